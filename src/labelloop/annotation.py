@@ -1,0 +1,33 @@
+"""Annotation: what is known of each class in each case.
+
+``present``: annotated and there. ``absent``: annotated and not there. ``unknown``: nobody looked.
+Grouping, losses, fusion, selection and scoring read these states, never "which ids occur in the file".
+"""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+PRESENT, ABSENT, UNKNOWN = "present", "absent", "unknown"
+States = Mapping[str, str]
+"""Class name to state, for one case."""
+
+
+def annotated(states: States) -> tuple[str, ...]:
+    """Return the classes somebody looked for, in the order of ``states``."""
+    return tuple(name for name, state in states.items() if state != UNKNOWN)
+
+
+def from_table(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Return ``{case: {class: state}}`` from an annotation (or selected) table."""
+    result: dict[str, dict[str, str]] = {}
+    for case, name, state in zip(table["case"], table["class"], table["state"], strict=True):
+        result.setdefault(case, {})[name] = state
+    return result
+
+
+def to_table(states: Mapping[str, States], classes: Iterable[str]) -> pd.DataFrame:
+    """Return the annotation table of ``{case: {class: state}}``; classes not named are unknown."""
+    names = list(classes)
+    rows = [(case, name, known.get(name, UNKNOWN)) for case, known in states.items() for name in names]
+    return pd.DataFrame(rows, columns=["case", "class", "state"])

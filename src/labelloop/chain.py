@@ -1,0 +1,179 @@
+"""The chain of a recipe: rounds unrolled into plain models and label sets, each with what it is made from."""
+
+from collections.abc import Iterable
+
+from labelloop.recipe import TRUTH, InferenceStep, LabelSetSpec, ModelSpec, Recipe, parents
+
+ROUND = "_round"
+
+
+def unroll(recipe: Recipe) -> Recipe:
+    """Return the recipe with its rounds written out: models and label sets ``NAME_round2``, ``NAME_round3``, ...
+
+    The loop's body is what lies between a model of ``feedback`` and its replacement. Round 1 keeps the plain names,
+    so that more rounds continue from fewer. What follows the loop reads its last round; every round is evaluated.
+    """
+    if recipe.rounds == 1:
+        return recipe
+    body = _body(recipe)
+    models, labels = dict(recipe.models), dict(recipe.labels)
+    for number in range(2, recipe.rounds + 1):
+        for name in body:
+            if name in recipe.models:
+                spec = recipe.models[name]
+                models[f"{name}{ROUND}{number}"] = spec.model_copy(
+                    update={"labels": _renamed(recipe, spec.labels, body, number)}
+                )
+            else:
+                spec = recipe.labels[name]
+                used = dict.fromkeys(_renamed(recipe, model, body, number) for model in spec.predict)
+                labels[f"{name}{ROUND}{number}"] = spec.model_copy(update={"predict": tuple(used)})
+    for name in set(recipe.models) - body:
+        models[name] = models[name].model_copy(update={"labels": _last(recipe, models[name].labels, body)})
+    for name in set(recipe.labels) - body:
+        used = tuple(_last(recipe, model, body) for model in labels[name].predict)
+        labels[name] = labels[name].model_copy(update={"predict": used})
+    return recipe.model_copy(
+        update={
+            "models": models,
+            "labels": labels,
+            "inference": tuple(_last_inference(recipe, step, body) for step in recipe.inference),
+            "evaluate": recipe.evaluate.model_copy(update={"models": _all_rounds(recipe, body)}),
+            "rounds": 1,
+            "feedback": {},
+        }
+    )
+
+
+def _ancestors(recipe: Recipe, name: str) -> set[str]:
+    found: set[str] = set()
+    todo = list(parents(recipe, name))
+    while todo:
+        parent = todo.pop()
+        if parent not in found:
+            found.add(parent)
+            todo += parents(recipe, parent)
+    return found
+
+
+def _body(recipe: Recipe) -> set[str]:
+    """Models and label sets that come after a replaced model and lead to (or are) its replacement."""
+    body: set[str] = set()
+    for teacher, student in recipe.feedback.items():
+        candidates = _ancestors(recipe, student) | {student}
+        body |= {name for name in candidates if teacher in _ancestors(recipe, name)}
+    return body
+
+
+def _renamed(recipe: Recipe, name: str, body: set[str], number: int) -> str:
+    if name in recipe.feedback:
+        student = recipe.feedback[name]
+        return student if number == 2 else f"{student}{ROUND}{number - 1}"
+    return f"{name}{ROUND}{number}" if name in body else name
+
+
+def _last(recipe: Recipe, name: str, body: set[str]) -> str:
+    return f"{name}{ROUND}{recipe.rounds}" if name in body else name
+
+
+def _last_inference(recipe: Recipe, step: InferenceStep, body: set[str]) -> InferenceStep:
+    segment = tuple(_last(recipe, m, body) for m in step.segment) if step.segment else None
+    compose = {k: _last(recipe, m, body) for k, m in step.compose.items()} if step.compose else None
+    return step.model_copy(update={"segment": segment, "compose": compose})
+
+
+def _all_rounds(recipe: Recipe, body: set[str]) -> tuple[str, ...]:
+    names: list[str] = []
+    for name in recipe.evaluate.models:
+        names.append(name)
+        if name in body:
+            names += [f"{name}{ROUND}{number}" for number in range(2, recipe.rounds + 1)]
+    return tuple(names)
+
+
+def ordered(recipe: Recipe) -> list[str]:
+    """Return all models and label sets, each after what it is made from, else in the order of the file."""
+    result: list[str] = []
+
+    def visit(name: str) -> None:
+        for parent in parents(recipe, name):
+            visit(parent)
+        if name not in result:
+            result.append(name)
+
+    for name in [*recipe.models, *recipe.labels]:
+        visit(name)
+    return result
+
+
+def images_of(recipe: Recipe, plan: str) -> str:
+    """Return the plan under whose name the prepared images lie: the first that prepares images in the same way."""
+    return next(name for name, other in recipe.plans.items() if other.images == recipe.plans[plan].images)
+
+
+def needed(recipe: Recipe) -> set[str]:
+    """Return the models and label sets that the inference and the evaluation lead back to."""
+    ends = {m for step in recipe.inference for m in step.segment or ()} | set(recipe.evaluate.models)
+    return ends | {name for end in ends for name in _ancestors(recipe, end)}
+
+
+def describe(recipe: Recipe) -> str:
+    """Return the unrolled chain as text, one line a step."""
+    chain = unroll(recipe)
+    lines = [f"{recipe.name}: {recipe.description.strip()}", ""]
+    for name in ordered(chain):
+        spec = chain.models.get(name) or chain.labels[name]
+        lines.append(_model_line(chain, name, spec) if isinstance(spec, ModelSpec) else _labels_line(name, spec))
+    lines += [f"inference: {_step_text(step)}" for step in chain.inference]
+    lines.append(f"evaluate: {', '.join([*chain.evaluate.models, 'the final label maps'])} by {chain.evaluate.rules}")
+    return "\n".join(lines) + "\n"
+
+
+def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
+    plan = chain.plans[spec.plan]
+    spacing = " x ".join(f"{s:g}" for s in plan.spacing_mm)
+    updates = spec.trainer.epochs * spec.trainer.iterations_per_epoch
+    return (
+        f"model {name}: {spec.trainer.kind} on {spec.labels}, cases {' or '.join(spec.cases)}, "
+        f"classes {', '.join(spec.classes)}, plan {spec.plan} ({spacing} mm), {updates} updates, seed {spec.trainer.seed}"
+    )
+
+
+def _labels_line(name: str, spec: LabelSetSpec) -> str:
+    steps = [f"predict by {', '.join(spec.predict)}", f"fuse {spec.fuse}"]
+    steps += ["agree"] if len(spec.predict) > 1 else []
+    steps += [f"clean ({len(spec.clean)} steps)"] if spec.clean else []
+    steps += [f"check {spec.check}"] if spec.check else []
+    return f"labels {name}: {' -> '.join([*steps, 'select'])}, cases {' or '.join(spec.cases)}"
+
+
+def _step_text(step: InferenceStep) -> str:
+    given = step.model_dump(exclude_defaults=True, exclude_none=True)
+    return ", ".join(f"{key} {_plain(value)}" for key, value in given.items())
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return " and ".join(f"{k} from {v}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def mermaid(recipe: Recipe) -> str:
+    """Return the unrolled chain as a mermaid flowchart."""
+    chain = unroll(recipe)
+    lines = ["flowchart TD", f'    {TRUTH}[("truth")]']
+    for name in ordered(chain):
+        shape = f'{name}(["model {name}"])' if name in chain.models else f'{name}[/"labels {name}"/]'
+        lines.append(f"    {shape}")
+        lines += [f"    {parent} --> {name}" for parent in _drawn_parents(chain, name)]
+    lines.append('    predictions[["predictions"]]')
+    models = dict.fromkeys(m for step in chain.inference for m in step.segment or ())
+    lines += [f"    {model} --> predictions" for model in models]
+    return "\n".join(lines) + "\n"
+
+
+def _drawn_parents(chain: Recipe, name: str) -> Iterable[str]:
+    if name in chain.models:
+        return (chain.models[name].labels,)
+    truth = (TRUTH,) if chain.labels[name].fuse == "truth_first" else ()
+    return (*truth, *chain.labels[name].predict)

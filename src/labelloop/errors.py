@@ -1,0 +1,20 @@
+"""The two ways in which labelloop says no."""
+
+
+class CaseError(Exception):
+    """One case cannot be used. The case is set aside and the run goes on.
+
+    Args:
+        code: stable reason code, e.g. ``image_truncated`` (see ``labelloop.survey.REASONS``).
+        file: the file at fault.
+        found: what was found.
+        action: what the user can do about it.
+    """
+
+    def __init__(self, code: str, file: str, found: str, action: str):
+        super().__init__(f"{code}: {file}: {found}. {action}")
+        self.code, self.file, self.found, self.action = code, str(file), found, action
+
+
+class UserError(Exception):
+    """The run as a whole cannot start or go on; the message says what was found, expected and what to do."""

@@ -1,0 +1,108 @@
+"""Plans: spacing, patch, network and normalization of a model, pinned in the recipe and never guessed from the data.
+
+A plan is the part of an nnU-Net configuration that decides a result. Spacing, patch and strides are in array order
+(z, y, x) of the canonical orientation (see :mod:`labelloop.volume`).
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from labelloop.classes import Strict
+
+Triple = tuple[int, int, int]
+ANISOTROPY = 2.0
+"""An axis is pooled only while its voxel is at most this many times the finest one (nnU-Net, topology rules)."""
+SMALLEST_FEATURE_MAP = 4
+
+
+class CtNormalization(Strict):
+    """Clip to ``clip_hu`` (HU), subtract ``mean``, divide by ``std``: nnU-Net's CTNormalization with pinned values."""
+
+    clip_hu: tuple[float, float] = (-200.0, 300.0)
+    mean: float = 60.0
+    std: float = 100.0
+
+
+class Plan(Strict):
+    """What a network is and what it sees. Two models with the same ``images`` fields share their prepared images."""
+
+    spacing_mm: tuple[float, float, float]
+    patch: Triple
+    batch_size: int = Field(2, ge=1)
+    features: tuple[int, ...] = (32, 64, 128, 256, 320, 320)
+    strides: tuple[Triple, ...] | None = None
+    kernels: tuple[Triple, ...] | None = None
+    convs_per_stage: int = Field(2, ge=1)
+    convs_per_stage_decoder: int = Field(2, ge=1)
+    ct: CtNormalization = CtNormalization()
+    mr: Literal["zscore"] = "zscore"
+    batch_dice: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Plan":
+        if any(s <= 0 for s in self.spacing_mm) or any(p < 8 for p in self.patch):
+            raise ValueError("spacing_mm must be positive and every side of the patch at least 8 voxels")
+        for name, given in (("strides", self.strides), ("kernels", self.kernels)):
+            if given is not None and len(given) != len(self.features):
+                raise ValueError(f"{name} has {len(given)} entries for {len(self.features)} stages (features)")
+        total = [1, 1, 1]
+        for stride in self.stage_strides:
+            total = [t * s for t, s in zip(total, stride, strict=True)]
+        if any(p % t for p, t in zip(self.patch, total, strict=True)):
+            raise ValueError(f"patch {self.patch} is not divisible by the product of the strides {tuple(total)}")
+        return self
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """The fields that decide how an image is prepared."""
+        return self.model_dump(mode="json", include={"spacing_mm", "ct", "mr"})
+
+    @property
+    def stage_strides(self) -> tuple[Triple, ...]:
+        """Strides of each stage: as pinned, or nnU-Net's rule (pool an axis while it is fine and large enough)."""
+        return self.strides or tuple(s for s, _ in _topology(self))
+
+    @property
+    def stage_kernels(self) -> tuple[Triple, ...]:
+        """Convolution kernels of each stage: as pinned, or nnU-Net's rule (1 along axes still too coarse)."""
+        return self.kernels or tuple(k for _, k in _topology(self))
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the ``architecture`` entry of an nnU-Net configuration for this plan."""
+        stages = len(self.features)
+        return {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": {
+                "n_stages": stages,
+                "features_per_stage": list(self.features),
+                "conv_op": "torch.nn.modules.conv.Conv3d",
+                "kernel_sizes": [list(k) for k in self.stage_kernels],
+                "strides": [list(s) for s in self.stage_strides],
+                "n_conv_per_stage": [self.convs_per_stage] * stages,
+                "n_conv_per_stage_decoder": [self.convs_per_stage_decoder] * (stages - 1),
+                "conv_bias": True,
+                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        }
+
+
+def _topology(plan: Plan) -> list[tuple[Triple, Triple]]:
+    """Return (stride, kernel) per stage by nnU-Net's rules: Isensee et al. 2021, supplementary note 2.4."""
+    spacing, size = list(plan.spacing_mm), list(plan.patch)
+    stages: list[tuple[Triple, Triple]] = []
+    for stage in range(len(plan.features)):
+        poolable = [s <= ANISOTROPY * min(spacing) and n >= 2 * SMALLEST_FEATURE_MAP and n % 2 == 0
+                    for s, n in zip(spacing, size, strict=True)]  # fmt: skip
+        stride = tuple(2 if p and stage else 1 for p in poolable)
+        kernel = tuple(3 if s <= ANISOTROPY * min(spacing) else 1 for s in spacing)
+        stages.append((stride, kernel))
+        spacing = [s * f for s, f in zip(spacing, stride, strict=True)]
+        size = [n // f for n, f in zip(size, stride, strict=True)]
+    return stages

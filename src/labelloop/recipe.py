@@ -1,0 +1,278 @@
+"""Recipes: YAML files that chain label sets and models, checked for form and for meaning before any job starts."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from labelloop.classes import CONFIG, ClassScheme, Strict, load_classes
+from labelloop.errors import UserError
+from labelloop.groups import BUILT_IN_GROUPS, Group
+from labelloop.labels.clean import CleanStep
+from labelloop.labels.select import SelectSettings
+from labelloop.plans import Plan
+from labelloop.training.settings import TrainerSettings
+
+TRUTH = "truth"
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ModelSpec(Strict):
+    """A model: what it learns (classes), from which labels and cases, on which plan, by which trainer."""
+
+    plan: str
+    labels: str = Field(TRUTH, description="label set to learn from; `truth` is what annotators gave")
+    cases: tuple[str, ...] = Field(("all",), description="groups of cases; a case in any of them is used")
+    classes: tuple[str, ...] = Field(("all",), description="classes or class sets that the model outputs")
+    trainer: TrainerSettings = TrainerSettings()
+    validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the cases kept for validation")
+
+    _lists = field_validator("cases", "classes", mode="before")(_listed)
+
+    @field_validator("trainer", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+class LabelSetSpec(Strict):
+    """A label set: predictions of one or more models, fused with the truth, checked, cleaned and selected."""
+
+    predict: tuple[str, ...] = Field(description="models whose predictions are used, the leading one first")
+    cases: tuple[str, ...] = ("all",)
+    classes: tuple[str, ...] = ("all",)
+    fuse: Literal["truth_first", "predictions_only"] = "truth_first"
+    clean: tuple[CleanStep, ...] = ()
+    check: Literal["anatomy"] | None = "anatomy"
+    select: SelectSettings = SelectSettings()
+
+    _lists = field_validator("predict", "cases", "classes", mode="before")(_listed)
+
+
+class InferenceStep(Strict):
+    """One step of the inference chain; exactly one of `segment`, `compose` and `keep_largest`."""
+
+    segment: tuple[str, ...] | None = Field(None, description="models that segment; several are averaged")
+    merge: dict[str, Literal["union"]] = Field({}, description="classes for which any model's voxel counts")
+    compose: dict[str, str] | None = Field(None, description="classes or class sets taken from each model")
+    keep_largest: tuple[str, ...] | None = Field(None, description="classes of which one component stays")
+    step: float = Field(0.5, gt=0, le=1, description="window step as a share of the patch")
+    mirror: bool = Field(False, description="average over mirrored inputs along the axes that training mirrored")
+
+    _lists = field_validator("segment", "keep_largest", mode="before")(_listed)
+
+
+class EvaluationSpec(Strict):
+    """What is scored against the truth of the test cases, besides the final label maps."""
+
+    models: tuple[str, ...] = ()
+    rules: str = "official-2024"
+
+
+class Recipe(Strict):
+    """A chain of label sets and models. See docs/recipes.md."""
+
+    name: str
+    description: str = ""
+    classes: str = "flare"
+    groups: dict[str, Group] = {}
+    plans: dict[str, Plan]
+    models: dict[str, ModelSpec]
+    labels: dict[str, LabelSetSpec] = {}
+    inference: tuple[InferenceStep, ...]
+    evaluate: EvaluationSpec = EvaluationSpec()
+    rounds: int = Field(1, ge=1, description="how often the loop is gone through")
+    feedback: dict[str, str] = Field({}, description="from round 2 on, this model is replaced by that one's last round")
+
+    @property
+    def scheme(self) -> ClassScheme:
+        """The class scheme that the recipe names."""
+        return load_classes(self.classes)
+
+
+def recipe_path(name: str | Path) -> Path:
+    """Return the file of a recipe given by name (``config/recipes/NAME.yaml``) or by path."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = CONFIG / "recipes" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (CONFIG / "recipes").glob("*.yaml"))
+        raise UserError(f"recipe {name!r}: no file {path}{_nearest(str(name), known)}. Known: {', '.join(known)}")
+    return path
+
+
+def load_recipe(name: str | Path, **overrides: Any) -> Recipe:
+    """Load a recipe and check its form and its meaning.
+
+    ``extends: NAME`` takes another recipe and overrides it key by key; ``like: NAME`` does so for one model.
+
+    Raises:
+        UserError: with all errors, one a line: file, key, what was found, the nearest valid name.
+    """
+    path = recipe_path(name)
+    raw = _merge(_raw(path, ()), {k: v for k, v in overrides.items() if v is not None})
+    raw.setdefault("name", path.stem)
+    try:
+        raw["models"] = _resolve_like(raw.get("models") or {})
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in form_errors(error, Recipe))) from None
+    problems = list(_meaning_errors(recipe))
+    if problems:
+        raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
+    return recipe
+
+
+def _raw(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise UserError(f"{path}: extends: a circle of recipes that extend each other")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    parent = content.pop("extends", None)
+    if parent is None:
+        return content
+    base = _raw(recipe_path(parent), (*seen, path))
+    base.pop("name", None)
+    return _merge(base, content)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _resolve_like(models: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+        spec = dict(models[name] or {})
+        base = spec.pop("like", None)
+        if base is None:
+            return spec
+        if base in seen or base not in models:
+            found = "a circle" if base in seen else f"no model {base!r}{_nearest(base, models)}"
+            raise UserError(f"models.{name}.like: {found}")
+        return _merge(resolve(base, (*seen, name)), spec)
+
+    return {name: resolve(name, ()) for name in models}
+
+
+def form_errors(error: ValidationError, model: type[Strict]) -> Iterable[str]:
+    """Yield one line per error of a pydantic model: key, what was found, the nearest valid key."""
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        found = f" (found {item['input']!r})" if not isinstance(item["input"], dict) else ""
+        hint = ""
+        if item["type"] == "extra_forbidden":
+            hint = _nearest(str(item["loc"][-1]), _fields_at(model, item["loc"][:-1]))
+            yield f"{place}: unknown key{hint}"
+        else:
+            yield f"{place}: {item['msg']}{found}"
+
+
+def _fields_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:
+    """Return the keys that are valid at a place of ``model``, by walking the fields of nested models."""
+    current: Any = model
+    for part in place:
+        annotation = current.model_fields[part].annotation if isinstance(current, type) and part in getattr(
+            current, "model_fields", {}
+        ) else current  # fmt: skip
+        models = [a for a in _arguments(annotation) if isinstance(a, type) and issubclass(a, Strict)]
+        current = models[0] if models else annotation
+    return list(getattr(current, "model_fields", {}))
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    inner = [a for argument in getattr(annotation, "__args__", ()) for a in _arguments(argument)]
+    return inner or [annotation]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _meaning_errors(recipe: Recipe) -> Iterable[str]:
+    yield from _name_errors(recipe)
+    scheme = recipe.scheme
+    known_groups = set(BUILT_IN_GROUPS) | set(recipe.groups)
+    for key, names in _class_references(recipe):
+        for name in names:
+            if name != "all" and name not in scheme.names and name not in scheme.sets:
+                yield f"{key}: no class or set {name!r}{_nearest(name, [*scheme.names, *scheme.sets])}"
+    for kind, specs in (("models", recipe.models), ("labels", recipe.labels)):
+        for name, spec in specs.items():
+            for group in spec.cases:
+                if group not in known_groups and not group.startswith("type:"):
+                    yield f"{kind}.{name}.cases: no group {group!r}{_nearest(group, known_groups)}"
+    cycle = _cycle(recipe)
+    if cycle:
+        yield f"models/labels: a circle: {' -> '.join(cycle)}; a model cannot learn from its own predictions"
+    if recipe.rounds > 1 and not recipe.feedback:
+        yield "rounds: more than one needs `feedback: {teacher: student}`, which model takes whose place in round 2"
+    if not any(step.segment for step in recipe.inference):
+        yield "inference: no step segments anything; add {segment: MODEL}"
+
+
+def _name_errors(recipe: Recipe) -> Iterable[str]:
+    references: list[tuple[str, str, Mapping[str, Any]]] = []
+    for name, spec in recipe.models.items():
+        references.append((f"models.{name}.plan", spec.plan, recipe.plans))
+        references.append((f"models.{name}.labels", spec.labels, {TRUTH: None, **recipe.labels}))
+    for name, spec in recipe.labels.items():
+        references += [(f"labels.{name}.predict", model, recipe.models) for model in spec.predict]
+    for number, step in enumerate(recipe.inference):
+        used = [*(step.segment or ()), *(step.compose or {}).values()]
+        references += [(f"inference.{number}", model, recipe.models) for model in used]
+    references += [("evaluate.models", model, recipe.models) for model in recipe.evaluate.models]
+    for model, replacement in recipe.feedback.items():
+        references += [("feedback", model, recipe.models), (f"feedback.{model}", replacement, recipe.models)]
+    for key, name, known in references:
+        if name not in known:
+            yield f"{key}: no such name {name!r}{_nearest(name, known)}"
+    for name in set(recipe.models) & set(recipe.labels):
+        yield f"labels.{name}: a model has the same name"
+    for name in [*recipe.models, *recipe.labels]:
+        if not name.replace("_", "").isalnum() or "_round" in name:
+            yield f"{name!r}: names are letters, digits and '_', without '_round'"
+
+
+def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:
+    yield from ((f"models.{name}.classes", spec.classes) for name, spec in recipe.models.items())
+    yield from ((f"labels.{name}.classes", spec.classes) for name, spec in recipe.labels.items())
+    for number, step in enumerate(recipe.inference):
+        yield f"inference.{number}", [*step.merge, *(step.compose or {}), *(step.keep_largest or ())]
+
+
+def parents(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """Return the models and label sets that ``name`` is made from."""
+    if name in recipe.models:
+        labels = recipe.models[name].labels
+        return () if labels == TRUTH else (labels,)
+    return recipe.labels[name].predict if name in recipe.labels else ()
+
+
+def _cycle(recipe: Recipe) -> list[str]:
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return []
+        for parent in parents(recipe, name):
+            if found := visit(parent, [*trail, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((c for name in [*recipe.models, *recipe.labels] if (c := visit(name, []))), [])

@@ -1,0 +1,119 @@
+"""A run: configuration, recipe, case table and shards. All that the DAG is made from; no image is opened here."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from labelloop.cases import Case, load_cases
+from labelloop.chain import images_of, unroll
+from labelloop.classes import Strict
+from labelloop.errors import UserError
+from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
+from labelloop.shards import assign_shards, broken_manifests
+
+
+class RunConfig(Strict):
+    """What to run: ``config/config.yaml``, overridden by ``--configfile`` and ``--config``."""
+
+    cases: str = Field(description="case table (CSV)")
+    recipe: str = Field("default", description="name in config/recipes, or a file")
+    results: str = Field("results/run", description="folder for everything produced")
+    rounds: int | None = Field(None, ge=1, description="overrides the recipe's number of rounds")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    shard_size: int = Field(64, ge=1, description="cases handled by one job, at most")
+    workers: int = Field(2, ge=0, description="processes that load training batches beside the training itself")
+    deterministic: bool = Field(True, description="bit-identical results of equal runs; costs speed on a GPU")
+    infer_roles: tuple[Literal["train", "test"], ...] = Field(
+        ("test",), description="roles whose cases get final label maps; all cases when there is no test case"
+    )
+
+
+def load_config(content: dict[str, Any]) -> RunConfig:
+    """Validate Snakemake's config dictionary. Raises UserError with all errors, one a line."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(f"config: {line}" for line in form_errors(error, RunConfig))) from None
+
+
+class Run:
+    """The run that a configuration describes. Raises UserError when it cannot start."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = load_config(config)
+        self.results = self.config.results.rstrip("/")
+        self.recipe: Recipe = load_recipe(self.config.recipe, rounds=self.config.rounds)
+        self.chain: Recipe = unroll(self.recipe)
+        self.scheme = self.chain.scheme
+        self.cases, self.rejected = load_cases(self.config.cases)
+        if not self.cases:
+            reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
+            raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
+        shard_of = assign_shards([(case.case, case.role) for case in self.cases], self.config.shard_size)
+        self.shards: dict[str, list[Case]] = {}
+        for case in self.cases:
+            self.shards.setdefault(shard_of[case.case], []).append(case)
+
+    @cached_property
+    def train_shards(self) -> list[str]:
+        """Shards whose cases models learn from."""
+        return sorted(s for s in self.shards if s.startswith("train-"))
+
+    @cached_property
+    def test_shards(self) -> list[str]:
+        """Shards whose truth is hidden from the loop and used for evaluation only."""
+        return sorted(s for s in self.shards if s.startswith("test-"))
+
+    @cached_property
+    def infer_shards(self) -> list[str]:
+        """Shards that get final label maps."""
+        chosen = [s for s in self.shards if s.split("-")[0] in self.config.infer_roles]
+        return sorted(chosen or self.shards)
+
+    def rows(self, shard: str) -> list[dict[str, str]]:
+        """Rows of the case table of one shard, as plain dictionaries for a rule's params."""
+        return [case.model_dump() for case in self.shards[shard]]
+
+    def files(self, shard: str) -> list[str]:
+        """Image and label files of a shard that exist; the survey sets aside the cases of those that do not."""
+        named = [path for case in self.shards[shard] for path in (case.image, case.label) if path]
+        return [path for path in named if Path(path).is_file()]
+
+    def model(self, name: str) -> ModelSpec:
+        """A model of the chain."""
+        return self.chain.models[name]
+
+    def label_set(self, name: str) -> LabelSetSpec:
+        """A label set of the chain."""
+        return self.chain.labels[name]
+
+    def images(self, model: str) -> str:
+        """Name under which the prepared images of a model's plan lie."""
+        return images_of(self.chain, self.model(model).plan)
+
+    def inference_models(self) -> list[str]:
+        """Models that the inference chain loads."""
+        return list(dict.fromkeys(m for step in self.chain.inference for m in step.segment or ()))
+
+    def evaluated(self) -> list[str]:
+        """What is scored: models of the recipe and the final label maps, where there are test cases."""
+        return [*self.chain.evaluate.models, "final"] if self.test_shards else []
+
+    def groups(self) -> dict[str, dict]:
+        """The recipe's own groups, as plain data."""
+        return {name: group.model_dump(mode="json") for name, group in self.chain.groups.items()}
+
+    def discard_broken(self) -> list[Path]:
+        """Remove manifests whose files were deleted or altered, so that their shards are looked at again."""
+        results = Path(self.results)
+        folders = [results / "models" / model / "predictions" for model in self.chain.models]
+        folders += [results / "labels" / name for name in self.chain.labels]
+        for plan in {images_of(self.chain, plan) for plan in self.chain.plans}:
+            prepared = results / "prepared" / plan
+            folders += [prepared, *(prepared / "labels" / name for name in (TRUTH, *self.chain.labels))]
+        broken = broken_manifests([*folders, results / "predictions"])
+        for manifest in broken:
+            manifest.unlink()
+        return broken

@@ -1,0 +1,130 @@
+"""Shards and their ledgers: many cases in one job, each case finished, failed or untouched, never half done.
+
+A shard's job walks its cases. Every case has a *key*, the fingerprint of all that its result is made from. The ledger
+remembers key and content hash of each result, so that a killed job resumes with the next case, a repeated job does
+nothing, and a file that was deleted or altered is made anew. Snakemake decides what might be stale, the ledger what is.
+"""
+
+import csv
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from labelloop.errors import CaseError
+from labelloop.files import sha256
+from labelloop.tables import read_table, write_table
+
+log = logging.getLogger(__name__)
+
+
+def assign_shards(cases: Sequence[tuple[str, str]], size: int) -> dict[str, str]:
+    """Assign (case, role) pairs to shards named ``<role>-<number>``; return ``{case: shard}``.
+
+    A case's shard follows from its id and the number of shards alone. That number is a power of two, so that adding
+    a case leaves every other case where it is, except when the collection outgrows it.
+    """
+    counts: dict[str, int] = {}
+    for _, role in cases:
+        counts[role] = counts.get(role, 0) + 1
+    shards = {role: 1 << max(0, (-(-count // size) - 1).bit_length()) for role, count in counts.items()}
+    return {case: f"{role}-{zlib.crc32(case.encode()) % shards[role]:03d}" for case, role in cases}
+
+
+class Ledger:
+    """Results of one step for the cases of one shard.
+
+    Args:
+        folder: where the case files go; ``<folder>/shards/<shard>.csv`` is the manifest, written by :meth:`close`.
+        shard: shard name.
+    """
+
+    def __init__(self, folder: str | Path, shard: str):
+        self.folder, self.shard = Path(folder), shard
+        self.manifest = self.folder / "shards" / f"{shard}.csv"
+        self._journal = self.folder / "shards" / f".{shard}.jsonl"
+        self._known: dict[str, dict] = {}
+        self._rows: dict[str, dict] = {}
+        if self._journal.is_file():
+            for line in self._journal.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:  # the line that a kill cut short
+                    continue
+                self._known[row["case"]] = row
+
+    def run(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
+        """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
+
+        ``work`` returns the file it wrote (or None) and a JSON-able dictionary of results to remember as ``extra``.
+        A :class:`CaseError`, or any other error of one case, is recorded as failed and does not stop the shard.
+        """
+        known = self._known.get(case)
+        if known and known["key"] == key and known["status"] == "done" and self._intact(known):
+            self._rows[case] = known
+            return known
+        row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
+        try:
+            path, row["extra"] = work()
+            if path is not None:
+                row |= {"file": str(Path(path).relative_to(self.folder)), "sha256": sha256(path)}
+        except CaseError as error:
+            row |= {"status": "failed", "reason": str(error)}
+            log.warning("%s set aside: %s", case, error)
+        except (MemoryError, OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
+            row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            log.exception("%s set aside", case)
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        with self._journal.open("a") as journal:
+            journal.write(json.dumps(row, sort_keys=True) + "\n")
+        self._rows[case] = row
+        return row
+
+    def close(self) -> None:
+        """Write the manifest of all cases run, and forget cases that left the shard."""
+        rows = [{k: v for k, v in row.items() if k != "extra"} for row in self._rows.values()]
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(self._rows[case], sort_keys=True) + "\n" for case in sorted(self._rows)]
+        temporary = self._journal.with_suffix(".tmp")
+        temporary.write_text("".join(lines))
+        temporary.replace(self._journal)
+        write_table(self.manifest, pd.DataFrame(rows), "manifest")
+        done = sum(row["status"] == "done" for row in rows)
+        log.info("shard %s: %d cases done, %d set aside", self.shard, done, len(rows) - done)
+
+    def extras(self) -> dict[str, dict]:
+        """Return ``{case: extra}`` of the cases that are done."""
+        return {case: row["extra"] for case, row in self._rows.items() if row["status"] == "done"}
+
+    def _intact(self, row: dict) -> bool:
+        if not row["file"]:
+            return True
+        path = self.folder / row["file"]
+        return path.is_file() and sha256(path) == row["sha256"]
+
+
+def read_manifests(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Return the rows of several manifests, indexed by case, with ``file`` made a full path."""
+    tables = []
+    for path in paths:
+        table = read_table(path, "manifest")
+        table["file"] = [str(Path(path).parent.parent / f) if f else "" for f in table["file"]]
+        tables.append(table)
+    merged = pd.concat(tables) if tables else pd.DataFrame(columns=["case"])
+    return merged.set_index("case", drop=False)
+
+
+def broken_manifests(folders: Iterable[str | Path]) -> list[Path]:
+    """Return manifests that no longer tell the truth: a file they list is gone or was changed after them."""
+    broken = []
+    for folder in map(Path, folders):
+        for manifest in sorted((folder / "shards").glob("*.csv")):
+            when = manifest.stat().st_mtime_ns
+            with manifest.open(newline="") as handle:
+                files = [folder / row["file"] for row in csv.DictReader(handle) if row["file"]]
+            if any(not f.is_file() or f.stat().st_mtime_ns > when for f in files):
+                broken.append(manifest)
+    return broken

@@ -1,0 +1,209 @@
+"""Label sets: the steps of ``workflow/rules/labels.smk``."""
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from labelloop.annotation import annotated
+from labelloop.classes import ClassScheme, load_classes
+from labelloop.errors import CaseError
+from labelloop.files import digest
+from labelloop.labels.agree import disagreement
+from labelloop.labels.check import check as check_labels
+from labelloop.labels.clean import CleanStep, clean
+from labelloop.labels.fuse import fuse as fuse_labels
+from labelloop.labels.select import SelectSettings
+from labelloop.labels.select import select as select_classes
+from labelloop.recipe import TRUTH
+from labelloop.shards import Ledger
+from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed
+from labelloop.survey import read_truth
+from labelloop.tables import write_table
+from labelloop.volume import canonical, read, restore, write
+
+log = logging.getLogger(__name__)
+
+
+def table_of(extras: dict[str, dict], key: str) -> pd.DataFrame:
+    """Return the rows that a ledger remembers under ``key``, with their case."""
+    return pd.DataFrame([{"case": case, **row} for case, extra in extras.items() for row in extra[key]])
+
+
+def fuse(
+    rows: Rows,
+    spec: dict[str, Any],
+    known: dict[str, list[str]],
+    classes: str,
+    groups: dict[str, dict],
+    shard: str,
+    results: Path,
+    out: Path,
+    version: int,
+) -> None:
+    """Fuse the predictions for one shard with the truth, clean, and write label maps and provenance.
+
+    Args:
+        spec: ``predict``, ``cases``, ``classes``, ``fuse`` and ``clean`` of a label set.
+        known: the classes (or class sets) that each model knows.
+        out: folder of the label set.
+    """
+    scheme = load_classes(classes)
+    predictions = _predictions(spec["predict"], shard, results)
+    steps = [CleanStep.model_validate(step) for step in spec["clean"]]
+    ledger = Ledger(out, shard)
+    for item in in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups):
+        truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
+        key = digest([version, spec, known, truth_key, {m: files.key(item.id) for m, files in predictions.items()}])
+        ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, steps, out))
+    ledger.close()
+    write_table(out / "provenance" / f"{shard}.csv", table_of(ledger.extras(), "provenance"), "provenance")
+
+
+def _predictions(models: Iterable[str], shard: str, results: Path) -> dict[str, Files]:
+    manifests = {m: results / "models" / m / "predictions" / "shards" / f"{shard}.csv" for m in models}
+    return {model: Files([manifest], "prediction") for model, manifest in manifests.items()}
+
+
+def _fuse_case(
+    item: Surveyed,
+    spec: dict[str, Any],
+    known: dict[str, list[str]],
+    scheme: ClassScheme,
+    predictions: dict[str, Files],
+    steps: list[CleanStep],
+    out: Path,
+) -> tuple[Path, dict]:
+    volumes = {model: canonical(read(files.path(item.id))) for model, files in predictions.items()}
+    stored = read(predictions[spec["predict"][0]].path(item.id)).geometry
+    geometry = next(iter(volumes.values())).geometry
+    first = spec["fuse"] == "truth_first"
+    truth = _canonical_truth(item, scheme, stored) if first else None
+    states = item.states if truth is not None else {}
+    given = [(model, volume.array, scheme.select(known[model])) for model, volume in volumes.items()]
+    fused, provenance = fuse_labels(truth, states, given, scheme, scheme.select(spec["classes"]), geometry.voxel_ml)
+    cleaned, counted = clean(fused, geometry, steps, scheme)
+    path = out / f"{item.id}.nii.gz"
+    write(path, restore(cleaned, stored), stored)
+    return path, {"provenance": [*provenance, *counted]}
+
+
+def _canonical_truth(item: Surveyed, scheme: ClassScheme, geometry) -> np.ndarray | None:
+    truth = read_truth(item.case, scheme)
+    if truth is None:
+        return None
+    if difference := truth.geometry.difference(geometry):
+        raise CaseError("label_grid", item.case.label, f"label and prediction differ in {difference}", "Predict anew.")
+    return canonical(truth).array
+
+
+def agree(models: list[str], known: dict[str, list[str]], classes: str, shard: str, results: Path, out: Path) -> None:
+    """Write how far the models of a label set disagree on the cases of one shard, on classes that all know."""
+    scheme = load_classes(classes)
+    predictions = _predictions(models, shard, results)
+    shared = [c for c in scheme.names if all(c in scheme.select(known[m]) for m in models)]
+    ledger = Ledger(out, shard)
+    manifest = results / "models" / models[0] / "predictions" / "shards" / f"{shard}.csv"
+    for case in read_many([manifest], "manifest")["case"]:
+
+        def work(case=case):
+            arrays = [read(files.path(case)).array for files in predictions.values()]
+            return None, {"rows": disagreement(arrays, scheme, shared)}
+
+        ledger.run(case, digest([shared, [files.key(case) for files in predictions.values()]]), work)
+    ledger.close()
+    write_table(out / f"{shard}.csv", table_of(ledger.extras(), "rows"), "disagreement")
+
+
+def check(rows: Rows, scheme: dict[str, Any], shard: str, results: Path, labels: Path, version: int) -> None:
+    """Hold the label maps of one shard against the anatomy rules of the class scheme."""
+    rules = ClassScheme.model_validate(scheme)
+    files = Files([labels / "shards" / f"{shard}.csv"], "label_map")
+    ledger = Ledger(labels / "verdicts", shard)
+    for item in surveyed(rows, results / "survey", [shard]):
+        if item.id in files:
+            key = digest([version, scheme, files.key(item.id), item.image_sha256, item.states, item.case.surgery])
+            ledger.run(item.id, key, partial(_check_case, item, rules, files))
+    ledger.close()
+    write_table(labels / "verdicts" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "verdicts")
+
+
+def _check_case(item: Surveyed, scheme: ClassScheme, files: Files) -> tuple[None, dict]:
+    labels, image = canonical(read(files.path(item.id))), canonical(read(item.case.image))
+    surgery = tuple(name for name in item.case.surgery.split(";") if name)
+    modality = item.case.modality
+    found = check_labels(labels.array, labels.geometry, item.states, scheme, image.array, modality, surgery)
+    return None, {"rows": found}
+
+
+def select(
+    spec: dict[str, Any],
+    classes: str,
+    annotation: list[str],
+    provenance: list[str],
+    verdicts: list[str],
+    disagreements: list[str],
+    out: Path,
+) -> None:
+    """Decide which cases and classes of a label set are trusted; join the shards' tables on the way."""
+    scheme = load_classes(classes)
+    joined = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreements}
+    tables = {
+        kind: read_many(paths, kind) if paths else _empty(kind) for kind, paths in joined.items()
+    }  # fmt: skip
+    for kind, table in tables.items():
+        write_table(out / f"{kind}.csv", table, kind)
+    settings = SelectSettings.model_validate(spec["select"])
+    chosen = select_classes(
+        read_many(annotation, "annotation"),
+        tables["provenance"],
+        tables["verdicts"],
+        tables["disagreement"],
+        settings,
+        scheme.select(spec["classes"]),
+    )
+    write_table(out / "selected.csv", chosen, "selected")
+    counts = chosen["decision"].value_counts()
+    log.info("select: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
+
+
+def _empty(kind: str) -> pd.DataFrame:
+    from labelloop.tables import TABLES
+
+    return pd.DataFrame(columns=list(TABLES[kind]))
+
+
+def prepare_labels(
+    rows: Rows, classes: str, labels: str, shard: str, results: Path, prepared: Path, version: int
+) -> None:
+    """Bring the labels of one shard (the truth, or a label set) to the grids of the prepared images.
+
+    Args:
+        prepared: folder of the prepared images; arrays go to ``<prepared>/labels/<labels>``.
+    """
+    from labelloop.inference.prepare import Frame, prepare_label
+    from labelloop.training.prepared import open_image, write_label_array
+
+    scheme = load_classes(classes)
+    images = Files([prepared / "shards" / f"{shard}.csv"], "prepared_image")
+    files = None if labels == TRUTH else Files([results / "labels" / labels / "shards" / f"{shard}.csv"], "label_map")
+    out = prepared / "labels" / labels
+    ledger = Ledger(out, shard)
+    for item in surveyed(rows, results / "survey", [shard]):
+        if item.id not in images or not (annotated(item.states) if files is None else item.id in files):
+            continue
+
+        def work(item=item):
+            label = read_truth(item.case, scheme) if files is None else read(files.path(item.id))
+            path = out / f"{item.id}.b2nd"
+            frame = Frame.from_dict(open_image(images.path(item.id)).frame)
+            write_label_array(path, prepare_label(label, frame))
+            return path, {}
+
+        source = item.truth_key if files is None else files.key(item.id)
+        ledger.run(item.id, digest([version, source, images.key(item.id)]), work)
+    ledger.close()

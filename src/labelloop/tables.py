@@ -1,0 +1,167 @@
+"""Every CSV that labelloop writes: its columns and meaning in one place, written atomically and in a fixed order.
+
+Units stand in the column names. Tables never hold measured times or dates, so that equal runs give equal bytes;
+those go to ``benchmarks/`` and ``efficiency.csv``.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from labelloop.errors import UserError
+from labelloop.files import atomic
+
+CASES = {
+    "case": "unique id; letters, digits, '.', '_' and '-' only",
+    "image": "image file, absolute or relative to the table",
+    "label": "label file, empty when there is none",
+    "dataset": "data set file that explains the label ids (config/datasets)",
+    "modality": "CT or MR",
+    "sequence": "MR sequence or CT phase, may be empty",
+    "patient": "patient id; cases of one patient never straddle train and test",
+    "role": "train or test",
+    "annotated": "classes annotated in this case, separated by ';'; empty: as the data set file says",
+    "surgery": "organs removed by surgery, separated by ';'",
+}
+
+TABLES: dict[str, dict[str, str]] = {
+    "cases": CASES,
+    "geometry": {
+        "case": "case id",
+        "size_x": "voxels",
+        "size_y": "voxels",
+        "size_z": "voxels",
+        "spacing_x_mm": "voxel size",
+        "spacing_y_mm": "voxel size",
+        "spacing_z_mm": "voxel size",
+        "orientation": "axis codes of the stored grid, e.g. LPS",
+        "minimum": "smallest intensity",
+        "maximum": "largest intensity",
+        "image_sha256": "of the image file",
+        "label_sha256": "of the label file, empty without",
+    },
+    "annotation": {"case": "case id", "class": "class name", "state": "present, absent or unknown"},
+    "quarantine": {
+        "case": "case id",
+        "file": "file at fault",
+        "code": "stable reason code",
+        "severity": "error (case set aside) or warning (case kept)",
+        "found": "what was found",
+        "action": "what to do about it",
+    },
+    "groups": {"case": "case id", "group": "a group that the case belongs to"},
+    "manifest": {
+        "case": "case id",
+        "status": "done or failed",
+        "file": "file produced, relative to the manifest's parent folder; empty if failed",
+        "sha256": "of that file",
+        "key": "fingerprint of all that the file was made from",
+        "reason": "why it failed",
+    },
+    "confidence": {
+        "case": "case id",
+        "class": "class name",
+        "volume_ml": "volume of the predicted class",
+        "confidence": "mean softmax probability inside the predicted class; empty if nothing is predicted",
+    },
+    "provenance": {
+        "case": "case id",
+        "class": "class name",
+        "source": "truth, reviewer, a model's name, or none",
+        "step": "fuse, or the name of the cleaning step",
+        "voxels_changed": "voxels that the step gave to or took from the class",
+        "volume_ml": "volume of the class after the step",
+    },
+    "disagreement": {
+        "case": "case id",
+        "class": "class name",
+        "pairwise_dice": "mean over pairs of predictions; 1 when all are empty",
+        "uncertainty": "FLARE22 u = mean over consecutive predictions of |A!=B| / |B>0|",
+        "predictions": "how many predictions were compared",
+    },
+    "verdicts": {
+        "case": "case id",
+        "class": "class name",
+        "rule": "rule name",
+        "verdict": "pass, fail or not_applicable",
+        "value": "what was measured",
+        "threshold": "what it was held against",
+        "unit": "unit of both",
+        "reason": "in words",
+    },
+    "selected": {
+        "case": "case id",
+        "class": "class name",
+        "state": "annotation state that training uses: present, absent or unknown",
+        "decision": "truth, accepted, demoted, dropped or unknown",
+        "reason": "why",
+    },
+    "training_cases": {"case": "case id", "split": "train or validation", "key": "fingerprint of image and label"},
+    "scores": {
+        "case": "case id",
+        "class": "class name",
+        "dsc": "Dice similarity coefficient",
+        "nsd": "normalized surface Dice at the class's tolerance",
+        "volume_truth_ml": "volume in the truth",
+        "volume_prediction_ml": "volume in the prediction",
+        "volume_error_ml": "prediction minus truth",
+    },
+    "summary": {
+        "case": "case id",
+        "class": "class name",
+        "volume_ml": "volume of the final label map",
+        "confidence": "mean softmax probability inside the predicted class",
+    },
+    "efficiency": {
+        "case": "case id",
+        "runtime_s": "wall time of reading, computing and writing",
+        "peak_gpu_mb": "peak GPU memory allocated",
+        "peak_ram_mb": "peak resident memory of the process so far",
+    },
+}
+
+
+def write_table(path: str | Path, table: pd.DataFrame, kind: str) -> None:
+    """Write ``table`` as a ``kind`` of :data:`TABLES`: exactly its columns, sorted rows, 6 significant digits.
+
+    Raises:
+        UserError: when a column is missing or is not part of the schema.
+    """
+    columns = list(TABLES[kind])
+    if table.empty:
+        table = pd.DataFrame(columns=columns)
+    if set(table.columns) != set(columns):
+        raise UserError(f"{path}: columns {sorted(table.columns)}; a {kind} table has {sorted(columns)}")
+    keys = [c for c in ("case", "class", "group", "rule", "step", "code") if c in columns]
+    if kind != "provenance":  # its rows keep the order of the steps
+        table = table.sort_values(keys, kind="stable") if kind != "cases" else table
+    with atomic(path) as temporary:
+        table[columns].to_csv(temporary, index=False, float_format="%.6g")
+
+
+def read_table(path: str | Path, kind: str) -> pd.DataFrame:
+    """Read a ``kind`` of :data:`TABLES`; text columns keep empty strings, numbers become floats with NaN.
+
+    Raises:
+        UserError: when the file is missing or its columns are not the schema's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such {kind} table")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = set(TABLES[kind]) - set(table.columns)
+    if missing:
+        raise UserError(f"{path}: a {kind} table lacks the columns {sorted(missing)}")
+    return table.apply(_numbers_where_named)[list(TABLES[kind])]
+
+
+NUMBERS = {
+    "dsc", "nsd", "confidence", "value", "threshold", "pairwise_dice", "uncertainty", "predictions", "voxels_changed",
+    "minimum", "maximum", "size_x", "size_y", "size_z", "runtime_s", "peak_gpu_mb", "peak_ram_mb",
+}  # fmt: skip
+
+
+def _numbers_where_named(column: pd.Series) -> pd.Series:
+    name = str(column.name)
+    numeric = name in NUMBERS or name.endswith(("_ml", "_mm"))
+    return pd.to_numeric(column, errors="coerce") if numeric else column

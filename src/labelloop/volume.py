@@ -1,0 +1,166 @@
+"""Read and write volumes: arrays in (z, y, x) order with their place in the patient, atomically.
+
+Every array that leaves this module is indexed ``[z, y, x]`` as stored. :func:`canonical` turns it so that the
+three axes run inferior to superior, posterior to anterior and left to right ("RAS+" in nibabel's words), by
+permuting and flipping axes only; :func:`restore` is its exact inverse. Nothing else may assume an orientation.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from labelloop.files import atomic
+
+# Rows: world axes x (to the right), y (to the front), z (up), in ITK's LPS millimetre coordinates.
+RAS = np.diag([-1.0, -1.0, 1.0])
+GRID_TOLERANCE = 1e-3
+"""Largest difference of spacing (mm), origin (mm, per voxel of extent) and direction (cosine) of equal grids."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a voxel grid lies: all tuples are in ITK's (x, y, z) order and LPS millimetre coordinates."""
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Array shape (z, y, x)."""
+        return self.size[::-1]
+
+    @property
+    def spacing_zyx(self) -> tuple[float, float, float]:
+        """Voxel size in mm in array order (z, y, x)."""
+        return self.spacing[::-1]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml."""
+        return float(np.prod(self.spacing)) / 1000.0
+
+    def difference(self, other: "Geometry") -> str | None:
+        """Say in words in what two grids differ (size, spacing, origin or direction); None when they agree."""
+        if self.size != other.size:
+            return f"size {self.size} against {other.size}"
+        if not np.allclose(self.spacing, other.spacing, atol=GRID_TOLERANCE, rtol=0):
+            return f"spacing {_short(self.spacing)} mm against {_short(other.spacing)} mm"
+        if not np.allclose(self.direction, other.direction, atol=GRID_TOLERANCE, rtol=0):
+            return f"direction {_short(self.direction)} against {_short(other.direction)}"
+        if not np.allclose(self.origin, other.origin, atol=GRID_TOLERANCE * max(self.size), rtol=0):
+            return f"origin {_short(self.origin)} mm against {_short(other.origin)} mm"
+        return None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array ``[z, y, x]`` and its geometry."""
+
+    array: np.ndarray
+    geometry: Geometry
+
+
+def _short(values) -> tuple[float, ...]:
+    return tuple(round(float(v), 4) for v in values)
+
+
+def _geometry(image) -> Geometry:
+    return Geometry(
+        tuple(image.GetSize()), tuple(image.GetSpacing()), tuple(image.GetOrigin()), tuple(image.GetDirection())
+    )
+
+
+def read_geometry(path: str | Path) -> Geometry:
+    """Read only the header of a 3-D volume. Raises RuntimeError (SimpleITK) when the file is not an image."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return _geometry(reader)
+
+
+def read(path: str | Path) -> Volume:
+    """Read a 3-D volume (NIfTI, NRRD, MHA) with the stored data type. Raises RuntimeError when unreadable."""
+    image = sitk.ReadImage(str(path))
+    return Volume(sitk.GetArrayFromImage(image), _geometry(image))
+
+
+def write(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Write ``array`` [z, y, x] on ``geometry``, compressed, atomically.
+
+    Raises:
+        ValueError: when the array's shape is not the geometry's.
+    """
+    if array.shape != geometry.shape:
+        raise ValueError(f"{path}: array of shape {array.shape} for a grid of shape {geometry.shape} (z, y, x)")
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    with atomic(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _axes_to_ras(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the permutation of array axes, then the axes to flip, that turn stored order into RAS+ order."""
+    cosines = RAS @ np.asarray(geometry.direction).reshape(3, 3)  # world axis x image axis
+    left, source = np.abs(cosines).copy(), [0, 0, 0]
+    for _ in range(3):
+        world, axis = np.unravel_index(np.argmax(left), (3, 3))
+        source[world] = int(axis)
+        left[world, :], left[:, axis] = -1, -1
+    permutation = tuple(2 - source[world] for world in (2, 1, 0))
+    flips = tuple(2 - world for world in (2, 1, 0) if cosines[world, source[world]] < 0)
+    return permutation, flips
+
+
+def canonical(volume: Volume) -> Volume:
+    """Return the volume with axes inferior-superior, posterior-anterior, left-right: views, no interpolation.
+
+    Oblique grids are turned to the nearest axes and keep their obliquity in the direction matrix.
+    """
+    permutation, flips = _axes_to_ras(volume.geometry)
+    array = np.flip(np.transpose(volume.array, permutation), flips)
+    g = volume.geometry
+    direction = np.asarray(g.direction).reshape(3, 3)
+    columns = [2 - permutation[2 - world] for world in range(3)]  # image axis now serving as x, y, z
+    signs = np.array([-1.0 if (2 - world) in flips else 1.0 for world in range(3)])
+    size = tuple(g.size[c] for c in columns)
+    spacing = tuple(g.spacing[c] for c in columns)
+    turned = direction[:, columns] * signs
+    corner = np.array([size[i] - 1 if signs[i] < 0 else 0 for i in range(3)], float)
+    origin = np.asarray(g.origin) + direction[:, columns] @ (corner * np.asarray(spacing))
+    return Volume(array, Geometry(size, spacing, tuple(origin.tolist()), tuple(turned.ravel().tolist())))
+
+
+def restore(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Turn a canonical array [z, y, x] back to the stored axes of ``geometry``: the inverse of :func:`canonical`."""
+    permutation, flips = _axes_to_ras(geometry)
+    return np.ascontiguousarray(np.transpose(np.flip(array, flips), np.argsort(permutation)))
+
+
+def whole_numbers(array: np.ndarray) -> np.ndarray:
+    """Return a label array as uint8/int16; floats with whole values are fine.
+
+    Raises:
+        ValueError: naming the first fractional values found.
+    """
+    if np.issubdtype(array.dtype, np.floating):
+        rounded = np.rint(array)
+        bad = array[~np.isclose(array, rounded, atol=1e-6)]
+        if bad.size:
+            raise ValueError(f"{bad.size} fractional label values, e.g. {float(bad[0]):g}")
+        array = rounded
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    return array.astype(np.uint8 if 0 <= low and high <= 255 else np.int32)
+
+
+def with_spacing(geometry: Geometry, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> Geometry:
+    """Return a geometry over the same box with another grid: voxel edges, not centers, are aligned."""
+    direction = np.asarray(geometry.direction).reshape(3, 3)
+    shift = (np.asarray(spacing) - np.asarray(geometry.spacing)) / 2
+    origin = np.asarray(geometry.origin) + direction @ shift
+    return replace(geometry, size=size, spacing=spacing, origin=tuple(origin.tolist()))

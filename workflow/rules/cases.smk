@@ -1,0 +1,107 @@
+"""Survey, groups and prepared images.
+
+REQUIRED INPUTS: the case table and the files that it names.
+OUTPUTS: {R}/cases.csv annotation.csv geometry.csv quarantine.csv groups.csv, {R}/survey, {R}/prepared/<plan>
+"""
+
+
+rule survey:
+    """Read every image and label of a shard once: geometry, annotation states, cases set aside with reasons."""
+    input:
+        lambda w: run.files(w.shard),
+    output:
+        geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        annotation=f"{R}/survey/{{shard}}.annotation.csv",
+        quarantine=f"{R}/survey/{{shard}}.quarantine.csv",
+    params:
+        cases=lambda w: run.rows(w.shard),
+        classes=run.chain.classes,
+        version=1,
+    log:
+        f"{R}/logs/survey/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/survey/{{shard}}.tsv"
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(60),
+    retries: 1
+    message:
+        "survey: shard {wildcards.shard}"
+    script:
+        "../scripts/survey.py"
+
+
+rule collect:
+    """Join the shards' survey tables."""
+    input:
+        expand("{r}/survey/{shard}.{table}.csv", r=R, shard=run.shards, table=["geometry", "annotation", "quarantine"]),
+    output:
+        cases=f"{R}/cases.csv",
+        geometry=f"{R}/geometry.csv",
+        annotation=f"{R}/annotation.csv",
+        quarantine=f"{R}/quarantine.csv",
+    params:
+        cases=[row for shard in sorted(run.shards) for row in run.rows(shard)],
+        rejected=run.rejected,
+        shards=sorted(run.shards),
+    log:
+        f"{R}/logs/collect/all.log",
+    benchmark:
+        f"{R}/benchmarks/collect/all.tsv"
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(10),
+    retries: 1
+    message:
+        "collect: survey tables of all shards"
+    script:
+        "../scripts/collect.py"
+
+
+rule group:
+    """Name the groups that every case belongs to."""
+    input:
+        cases=f"{R}/cases.csv",
+        annotation=f"{R}/annotation.csv",
+    output:
+        f"{R}/groups.csv",
+    params:
+        classes=run.chain.classes,
+        groups=run.groups(),
+        version=1,
+    log:
+        f"{R}/logs/group/all.log",
+    benchmark:
+        f"{R}/benchmarks/group/all.tsv"
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(10),
+    retries: 1
+    message:
+        "group: cases by what is annotated"
+    script:
+        "../scripts/group.py"
+
+
+rule prepare:
+    """Bring the images of a shard into network space, once per plan, for all models, label sets and rounds."""
+    input:
+        geometry=f"{R}/survey/{{shard}}.geometry.csv",
+    output:
+        manifest=f"{R}/prepared/{{plan}}/shards/{{shard}}.csv",
+    params:
+        cases=lambda w: run.rows(w.shard),
+        plan=lambda w: run.chain.plans[w.plan].model_dump(mode="json"),
+        version=1,
+    log:
+        f"{R}/logs/prepare/{{plan}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/prepare/{{plan}}/{{shard}}.tsv"
+    resources:
+        mem_mb=memory(8000),
+        runtime=minutes(120),
+    retries: 1
+    message:
+        "prepare: images of shard {wildcards.shard} for plan {wildcards.plan}"
+    script:
+        "../scripts/prepare.py"

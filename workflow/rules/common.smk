@@ -1,0 +1,61 @@
+"""What all rules share: the run, its results folder, wildcard patterns, resources and the words at the end."""
+
+from labelloop.errors import UserError
+from labelloop.profiles import check_profiles
+from labelloop.run import Run
+
+try:
+    check_profiles(sys.argv, Path(workflow.basedir))
+    run = Run(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+R = run.results
+SCRIPTS = f"{workflow.basedir}/workflow/scripts"
+
+
+wildcard_constraints:
+    shard=r"(train|test)-\d+",
+    model=r"\w+",
+    labels=r"\w+",
+    plan=r"\w+",
+    name=r"\w+",
+
+
+localrules:
+    all,
+
+
+if workflow.is_main_process:
+    for manifest in run.discard_broken():
+        logger.warning(f"{manifest}: lists files that were deleted or altered; they are made anew")
+
+
+def memory(megabytes):
+    """Memory in MB, raised at each retry."""
+    return lambda wildcards, attempt: megabytes * attempt
+
+
+def minutes(first):
+    """Wall time in minutes, raised at each retry."""
+    return lambda wildcards, attempt: first * attempt
+
+
+GPUS = 0 if run.config.device == "cpu" else 1
+
+
+onstart:
+    total = sum(map(len, run.shards.values()))
+    print(f"labelloop: recipe {run.recipe.name}, {total} cases in {len(run.shards)} shards -> {R}")
+
+
+onsuccess:
+    print(f"labelloop: done. Open {R}/report/index.html")
+
+
+onerror:
+    print(
+        f"labelloop: a step failed. Its log: {R}/logs/<rule>/ (newest: ls -t {R}/logs/*/* | head -3); "
+        f"scheduler: {log}; Slurm: .snakemake/slurm_logs/.\n"
+        f"Finished cases and checkpoints are kept: type the same command again to go on where it stopped."
+    )

@@ -1,0 +1,19 @@
+"""Hold the label maps of one shard against anatomy."""
+
+from pathlib import Path
+
+from labelloop.scripting import job
+
+snakemake = job(globals(), "check", labels="pseudo", shard="train-000")
+
+from labelloop.steps.labels import check
+
+labels = Path(snakemake.input.manifest).parents[1]
+check(
+    rows=snakemake.params.cases,
+    scheme=snakemake.params.rules,
+    shard=snakemake.wildcards.shard,
+    results=labels.parents[1],
+    labels=labels,
+    version=snakemake.params.version,
+)

@@ -1,0 +1,22 @@
+"""Run the inference chain over one shard."""
+
+from pathlib import Path
+
+from labelloop.scripting import job
+
+snakemake = job(globals(), "infer", shard="test-000")
+
+from labelloop.gpu_lease import lease_gpu
+from labelloop.steps.inference import infer
+
+results = Path(snakemake.input.geometry).parents[1]
+
+with lease_gpu(snakemake.resources.device, results / "locks"):
+    infer(
+        rows=snakemake.params.cases,
+        steps=snakemake.params.steps,
+        classes=snakemake.params.classes,
+        shard=snakemake.wildcards.shard,
+        results=results,
+        device=snakemake.resources.device,
+    )

@@ -1,0 +1,21 @@
+"""Let one model label one shard."""
+
+from pathlib import Path
+
+from labelloop.scripting import job
+
+snakemake = job(globals(), "predict", model="teacher", shard="train-000")
+
+from labelloop.gpu_lease import lease_gpu
+from labelloop.steps.models import predict
+
+model = Path(snakemake.input.model).parent
+
+with lease_gpu(snakemake.resources.device, model.parents[1] / "locks"):
+    predict(
+        rows=snakemake.params.cases,
+        model=model,
+        shard=snakemake.wildcards.shard,
+        survey_folder=Path(snakemake.input.geometry).parent,
+        device=snakemake.resources.device,
+    )

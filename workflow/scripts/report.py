@@ -1,0 +1,19 @@
+"""Write the report page."""
+
+from pathlib import Path
+
+from labelloop.scripting import job
+
+snakemake = job(globals(), "report")
+
+from labelloop.steps.report import report
+
+report(
+    results=Path(snakemake.output[0]).parents[1],
+    recipe=snakemake.params.recipe,
+    classes=snakemake.params.classes,
+    evaluated=snakemake.params.evaluated,
+    models=snakemake.params.models,
+    labels=snakemake.params.labels,
+    out=Path(snakemake.output[0]),
+)

@@ -1,0 +1,28 @@
+"""Train one model."""
+
+from pathlib import Path
+
+from labelloop.scripting import job
+
+snakemake = job(globals(), "train", model="teacher")
+
+from labelloop.gpu_lease import lease_gpu
+from labelloop.steps.models import train
+
+results = Path(snakemake.output.model).parents[2]
+
+with lease_gpu(snakemake.resources.device, results / "locks"):
+    train(
+        rows=snakemake.params.cases,
+        name=snakemake.wildcards.model,
+        spec=snakemake.params.spec,
+        plan=snakemake.params.plan,
+        classes=snakemake.params.classes,
+        groups=snakemake.params.groups,
+        shards=[Path(manifest).stem for manifest in snakemake.input.images],
+        results=results,
+        images=Path(snakemake.input.images[0]).parents[1],
+        device=snakemake.resources.device,
+        deterministic=snakemake.params.deterministic,
+        workers=snakemake.resources.workers,
+    )
