@@ -11,7 +11,12 @@ min_version("9.19")
 configfile: "config/config.yaml"
 
 
+# One pinned environment for all rules; build it from envs/Dockerfile and run with --sdm apptainer.
+container: "envs/labelloop.sif"
+
+
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/cases.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/labels.smk"

@@ -135,7 +135,8 @@ def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
     updates = spec.trainer.epochs * spec.trainer.iterations_per_epoch
     return (
         f"model {name}: {spec.trainer.kind} on {spec.labels}, cases {' or '.join(spec.cases)}, "
-        f"classes {', '.join(spec.classes)}, plan {spec.plan} ({spacing} mm), {updates} updates, seed {spec.trainer.seed}"
+        f"classes {', '.join(spec.classes)}, plan {spec.plan} ({spacing} mm), {updates} updates, "
+        f"seed {spec.trainer.seed}"
     )
 
 
@@ -148,7 +149,7 @@ def _labels_line(name: str, spec: LabelSetSpec) -> str:
 
 
 def _step_text(step: InferenceStep) -> str:
-    given = step.model_dump(exclude_defaults=True, exclude_none=True)
+    given = step.model_dump(exclude_defaults=True, exclude_none=True, by_alias=True)
     return ", ".join(f"{key} {_plain(value)}" for key, value in given.items())
 
 

@@ -41,6 +41,100 @@ def _phantom(options) -> None:
     print(write_phantom(options.out, options.cases, options.seed))
 
 
+def _add_cases(commands) -> None:
+    parser = commands.add_parser("cases", help="write a case table from folders in nnU-Net or FLARE naming")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--labels", type=Path, help="folder of labels; may be the same folder; omit for none")
+    parser.add_argument("--dataset", required=True, help="name in config/datasets, or a data set file")
+    parser.add_argument("--out", type=Path, required=True, help="the table to write")
+    parser.add_argument("--modality", default="", help="CT or MR; default: the data set's")
+    parser.add_argument("--sequence", default="", help="MR sequence or CT phase of all cases")
+    parser.add_argument("--role", default="train", choices=("train", "test"))
+    parser.add_argument("--test-images", type=Path, help="folder of test images")
+    parser.add_argument("--test-labels", type=Path, help="folder of their labels")
+    parser.add_argument("--test-fraction", type=float, default=0.0, help="share of labeled cases to test on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--annotated-from-ids", action="store_true", help="take the ids in a label as annotated")
+    parser.add_argument("--overwrite", action="store_true")
+    parser.set_defaults(run=_cases)
+
+
+def _cases(options) -> None:
+    from labelloop.cases import table_from_folders
+
+    given = {k: v for k, v in vars(options).items() if k not in ("run", "images", "labels", "dataset", "out")}
+    cases = table_from_folders(options.images, options.labels, options.dataset, options.out, **given)
+    labeled = sum(bool(case.label) for case in cases)
+    tested = sum(case.role == "test" for case in cases)
+    print(f"{options.out}: {len(cases)} cases, {labeled} with a label, {tested} for testing")
+
+
+def _add_infer(commands) -> None:
+    parser = commands.add_parser("infer", help="segment images with a trained model; exit 0 all, 1 some failed, 2 none")
+    parser.add_argument("images", type=Path, help="a file, a folder of files, or a DICOM series folder")
+    parser.add_argument("--model", type=Path, required=True, action="append", help="model folder; several: their mean")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--modality", default="CT", choices=("CT", "MR"))
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--fast", action="store_true", help="the fast setting of the engine; default: exact")
+    parser.add_argument("--step", type=float, default=0.5, help="window step as a share of the patch")
+    parser.add_argument("--again", action="store_true", help="do finished cases again")
+    parser.set_defaults(run=_infer)
+
+
+def _infer(options) -> int:
+    from labelloop.inference.infer import infer
+    from labelloop.inference.settings import Settings
+
+    settings = Settings(mode="fast" if options.fast else "exact", step=options.step)
+    return infer(
+        options.images,
+        options.model,
+        options.out,
+        settings=settings,
+        device=options.device,
+        modality=options.modality,
+        resume=not options.again,
+    )
+
+
+def _add_evaluate(commands) -> None:
+    parser = commands.add_parser("evaluate", help="score label maps: DSC and NSD as FLARE computes them")
+    parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--prediction", type=Path, required=True)
+    parser.add_argument("--classes", default="flare")
+    parser.add_argument("--rules", default="official-2024", help="official-2022, -2023, -2024 or corrected")
+    parser.add_argument("--annotation", type=Path, help="annotation table; unknown classes are not scored")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options) -> int:
+    from labelloop.metrics.evaluate import evaluate_folders
+
+    o = options
+    return bool(evaluate_folders(o.truth, o.prediction, o.classes, o.rules, o.out, o.workers, o.annotation))
+
+
+def _add_check(commands) -> None:
+    parser = commands.add_parser("check", help="hold label maps against the rules of anatomy")
+    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--images", type=Path, help="folder of images, for the rules on intensity")
+    parser.add_argument("--classes", default="flare")
+    parser.add_argument("--dataset", help="data set whose ids the labels carry; default: the ids of --classes")
+    parser.add_argument("--modality", default="CT", choices=("CT", "MR"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.set_defaults(run=_check)
+
+
+def _check(options) -> int:
+    from labelloop.labels.folder import check_folder
+
+    o = options
+    return bool(check_folder(o.labels, o.classes, o.out, o.images, o.dataset, o.modality))
+
+
 def _add_recipe(commands) -> None:
     parser = commands.add_parser("recipe", help="look at a recipe")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
@@ -57,3 +151,18 @@ def _show_recipe(options) -> None:
 
     recipe = load_recipe(options.name, rounds=options.rounds)
     print(mermaid(recipe) if options.graph else describe(recipe), end="")
+
+
+def _add_schema(commands) -> None:
+    parser = commands.add_parser("schema", help="write the JSON schemas and the reference page from the models")
+    parser.set_defaults(run=_schema)
+
+
+def _schema(options) -> None:
+    from labelloop.classes import CONFIG
+    from labelloop.files import write_text
+    from labelloop.schemas import generated
+
+    for path, text in generated(CONFIG.parent).items():
+        write_text(path, text)
+        print(path)

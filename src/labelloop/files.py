@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place when the block succeeds.
 
-    The temporary name keeps all suffixes of ``path``, because writers choose their format by them.
+    The temporary name keeps all suffixes of ``path``, because writers choose their format by them. It follows from
+    ``path``, so that what a killed job left behind is overwritten and removed when the file is made again.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    folder = path.parent / f".tmp-{path.name}"
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / path.name
     try:
         yield temporary
@@ -26,8 +27,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-        folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -55,8 +55,6 @@ def digest(content: Any) -> str:
 
 def link(source: str | Path, target: str | Path) -> None:
     """Put ``source`` at ``target`` atomically, as a hard link where the file system allows, else as a copy."""
-    import shutil
-
     with atomic(target) as temporary:
         try:
             os.link(source, temporary)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from labelloop.classes import CONFIG, ClassScheme, Strict, load_classes
 from labelloop.errors import UserError
-from labelloop.groups import BUILT_IN_GROUPS, Group
+from labelloop.groups import Group, built_in, check_groups
+from labelloop.inference.settings import Settings
 from labelloop.labels.clean import CleanStep
 from labelloop.labels.select import SelectSettings
 from labelloop.plans import Plan
@@ -58,12 +59,13 @@ class LabelSetSpec(Strict):
 class InferenceStep(Strict):
     """One step of the inference chain; exactly one of `segment`, `compose` and `keep_largest`."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
     segment: tuple[str, ...] | None = Field(None, description="models that segment; several are averaged")
     merge: dict[str, Literal["union"]] = Field({}, description="classes for which any model's voxel counts")
     compose: dict[str, str] | None = Field(None, description="classes or class sets taken from each model")
     keep_largest: tuple[str, ...] | None = Field(None, description="classes of which one component stays")
-    step: float = Field(0.5, gt=0, le=1, description="window step as a share of the patch")
-    mirror: bool = Field(False, description="average over mirrored inputs along the axes that training mirrored")
+    result: str | None = Field(None, alias="as", description="name under which `compose` finds what was segmented")
 
     _lists = field_validator("segment", "keep_largest", mode="before")(_listed)
 
@@ -81,11 +83,12 @@ class Recipe(Strict):
     name: str
     description: str = ""
     classes: str = "flare"
-    groups: dict[str, Group] = {}
+    groups: dict[str, Group] = Field({})
     plans: dict[str, Plan]
     models: dict[str, ModelSpec]
-    labels: dict[str, LabelSetSpec] = {}
+    labels: dict[str, LabelSetSpec] = Field({})
     inference: tuple[InferenceStep, ...]
+    engine: Settings = Field(Settings(), description="how models are run, for pseudo-labels and final label maps")
     evaluate: EvaluationSpec = EvaluationSpec()
     rounds: int = Field(1, ge=1, description="how often the loop is gone through")
     feedback: dict[str, str] = Field({}, description="from round 2 on, this model is replaced by that one's last round")
@@ -204,7 +207,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _meaning_errors(recipe: Recipe) -> Iterable[str]:
     yield from _name_errors(recipe)
     scheme = recipe.scheme
-    known_groups = set(BUILT_IN_GROUPS) | set(recipe.groups)
+    yield from check_groups(recipe.groups, scheme)
+    known_groups = {*built_in(scheme), *recipe.groups}
     for key, names in _class_references(recipe):
         for name in names:
             if name != "all" and name not in scheme.names and name not in scheme.sets:
@@ -231,8 +235,9 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
     for name, spec in recipe.labels.items():
         references += [(f"labels.{name}.predict", model, recipe.models) for model in spec.predict]
     for number, step in enumerate(recipe.inference):
-        used = [*(step.segment or ()), *(step.compose or {}).values()]
-        references += [(f"inference.{number}", model, recipe.models) for model in used]
+        references += [(f"inference.{number}.segment", model, recipe.models) for model in step.segment or ()]
+        found = dict.fromkeys(_results_before(recipe, number))
+        references += [(f"inference.{number}.compose", result, found) for result in (step.compose or {}).values()]
     references += [("evaluate.models", model, recipe.models) for model in recipe.evaluate.models]
     for model, replacement in recipe.feedback.items():
         references += [("feedback", model, recipe.models), (f"feedback.{model}", replacement, recipe.models)]
@@ -244,6 +249,12 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
     for name in [*recipe.models, *recipe.labels]:
         if not name.replace("_", "").isalnum() or "_round" in name:
             yield f"{name!r}: names are letters, digits and '_', without '_round'"
+
+
+def _results_before(recipe: Recipe, number: int) -> Iterable[str]:
+    """Names under which earlier inference steps filed what they segmented."""
+    for step in recipe.inference[:number]:
+        yield from (*(step.segment or ()), *step.merge, *([step.result] if step.result else ()))
 
 
 def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:

@@ -5,7 +5,7 @@ three axes run inferior to superior, posterior to anterior and left to right ("R
 permuting and flipping axes only; :func:`restore` is its exact inverse. Nothing else may assume an orientation.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +156,3 @@ def whole_numbers(array: np.ndarray) -> np.ndarray:
         array = rounded
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     return array.astype(np.uint8 if 0 <= low and high <= 255 else np.int32)
-
-
-def with_spacing(geometry: Geometry, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> Geometry:
-    """Return a geometry over the same box with another grid: voxel edges, not centers, are aligned."""
-    direction = np.asarray(geometry.direction).reshape(3, 3)
-    shift = (np.asarray(spacing) - np.asarray(geometry.spacing)) / 2
-    origin = np.asarray(geometry.origin) + direction @ shift
-    return replace(geometry, size=size, spacing=spacing, origin=tuple(origin.tolist()))

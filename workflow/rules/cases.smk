@@ -13,18 +13,18 @@ rule survey:
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
         annotation=f"{R}/survey/{{shard}}.annotation.csv",
         quarantine=f"{R}/survey/{{shard}}.quarantine.csv",
-    params:
-        cases=lambda w: run.rows(w.shard),
-        classes=run.chain.classes,
-        version=1,
     log:
         f"{R}/logs/survey/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/survey/{{shard}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
-    retries: 1
+    params:
+        cases=lambda w: run.rows(w.shard),
+        classes=run.chain.classes,
+        version=1,
     message:
         "survey: shard {wildcards.shard}"
     script:
@@ -34,24 +34,29 @@ rule survey:
 rule collect:
     """Join the shards' survey tables."""
     input:
-        expand("{r}/survey/{shard}.{table}.csv", r=R, shard=run.shards, table=["geometry", "annotation", "quarantine"]),
+        expand(
+            "{r}/survey/{shard}.{table}.csv",
+            r=R,
+            shard=run.shards,
+            table=["geometry", "annotation", "quarantine"],
+        ),
     output:
         cases=f"{R}/cases.csv",
         geometry=f"{R}/geometry.csv",
         annotation=f"{R}/annotation.csv",
         quarantine=f"{R}/quarantine.csv",
-    params:
-        cases=[row for shard in sorted(run.shards) for row in run.rows(shard)],
-        rejected=run.rejected,
-        shards=sorted(run.shards),
     log:
         f"{R}/logs/collect/all.log",
     benchmark:
         f"{R}/benchmarks/collect/all.tsv"
+    retries: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
-    retries: 1
+    params:
+        cases=[row for shard in sorted(run.shards) for row in run.rows(shard)],
+        rejected=run.rejected,
+        shards=sorted(run.shards),
     message:
         "collect: survey tables of all shards"
     script:
@@ -65,18 +70,18 @@ rule group:
         annotation=f"{R}/annotation.csv",
     output:
         f"{R}/groups.csv",
-    params:
-        classes=run.chain.classes,
-        groups=run.groups(),
-        version=1,
     log:
         f"{R}/logs/group/all.log",
     benchmark:
         f"{R}/benchmarks/group/all.tsv"
+    retries: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
-    retries: 1
+    params:
+        classes=run.chain.classes,
+        groups=run.groups(),
+        version=1,
     message:
         "group: cases by what is annotated"
     script:
@@ -89,18 +94,18 @@ rule prepare:
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
     output:
         manifest=f"{R}/prepared/{{plan}}/shards/{{shard}}.csv",
-    params:
-        cases=lambda w: run.rows(w.shard),
-        plan=lambda w: run.chain.plans[w.plan].model_dump(mode="json"),
-        version=1,
     log:
         f"{R}/logs/prepare/{{plan}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/prepare/{{plan}}/{{shard}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(120),
-    retries: 1
+    params:
+        cases=lambda w: run.rows(w.shard),
+        plan=lambda w: run.chain.plans[w.plan].model_dump(mode="json"),
+        version=1,
     message:
         "prepare: images of shard {wildcards.shard} for plan {wildcards.plan}"
     script:

@@ -1,6 +1,7 @@
 """What all rules share: the run, its results folder, wildcard patterns, resources and the words at the end."""
 
 from labelloop.errors import UserError
+from labelloop.gpu_lease import list_gpus
 from labelloop.profiles import check_profiles
 from labelloop.run import Run
 
@@ -11,7 +12,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 R = run.results
-SCRIPTS = f"{workflow.basedir}/workflow/scripts"
+GPUS = 0 if run.config.device == "cpu" else 1  # per job that runs a network
 
 
 wildcard_constraints:
@@ -28,7 +29,13 @@ localrules:
 
 if workflow.is_main_process:
     for manifest in run.discard_broken():
-        logger.warning(f"{manifest}: lists files that were deleted or altered; they are made anew")
+        logger.warning(
+            f"{manifest}: lists files that were deleted or altered; they are made anew"
+        )
+    if (
+        workflow.nodes is None and "gpu" not in workflow.global_resources
+    ):  # on this machine, --resources gpu=N wins
+        workflow.register_resource("gpu", max(1, len(list_gpus())))
 
 
 def memory(megabytes):
@@ -41,12 +48,11 @@ def minutes(first):
     return lambda wildcards, attempt: first * attempt
 
 
-GPUS = 0 if run.config.device == "cpu" else 1
-
-
 onstart:
     total = sum(map(len, run.shards.values()))
-    print(f"labelloop: recipe {run.recipe.name}, {total} cases in {len(run.shards)} shards -> {R}")
+    print(
+        f"labelloop: recipe {run.recipe.name}, {total} cases in {len(run.shards)} shards -> {R}"
+    )
 
 
 onsuccess:

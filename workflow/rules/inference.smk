@@ -5,38 +5,38 @@ OUTPUTS: {R}/predictions, {R}/evaluation
 """
 
 
-def evaluated_manifests(w):
-    """Manifests of the label maps that are scored under a name."""
-    folder = f"{R}/predictions" if w.name == "final" else f"{R}/models/{w.name}/predictions"
-    return expand("{folder}/shards/{shard}.csv", folder=folder, shard=run.test_shards)
-
-
 rule infer:
     """Run the inference chain over the cases of a shard; the models are loaded once."""
     input:
-        models=expand("{r}/models/{model}/{file}", r=R, model=run.inference_models(), file=["model.json", "weights.pt"]),
+        models=expand(
+            "{r}/models/{model}/{file}",
+            r=R,
+            model=run.inference_models(),
+            file=["model.json", "weights.pt"],
+        ),
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
     output:
         manifest=f"{R}/predictions/shards/{{shard}}.csv",
         summary=f"{R}/predictions/summary/{{shard}}.csv",
         efficiency=f"{R}/predictions/efficiency/{{shard}}.csv",
-    params:
-        cases=lambda w: run.rows(w.shard),
-        steps=[step.model_dump(mode="json") for step in run.chain.inference],
-        models=run.inference_models(),
-        classes=run.chain.classes,
-        version=1,
     log:
         f"{R}/logs/infer/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/infer/{{shard}}.tsv"
+    retries: 1
     threads: 4
     resources:
         gpu=GPUS,
         mem_mb=memory(12000),
         runtime=minutes(240),
         device=run.config.device,
-    retries: 1
+    params:
+        cases=lambda w: run.rows(w.shard),
+        steps=[step.model_dump(mode="json", exclude_defaults=True, by_alias=True) for step in run.chain.inference],
+        engine=run.chain.engine.model_dump(mode="json"),
+        models=run.inference_models(),
+        classes=run.chain.classes,
+        version=1,
     message:
         "infer: final label maps of shard {wildcards.shard}"
     script:
@@ -46,8 +46,12 @@ rule infer:
 rule summarize:
     """Join volumes, confidence and run times of the final label maps."""
     input:
-        summary=expand("{r}/predictions/summary/{shard}.csv", r=R, shard=run.infer_shards),
-        efficiency=expand("{r}/predictions/efficiency/{shard}.csv", r=R, shard=run.infer_shards),
+        summary=expand(
+            "{r}/predictions/summary/{shard}.csv", r=R, shard=run.infer_shards
+        ),
+        efficiency=expand(
+            "{r}/predictions/efficiency/{shard}.csv", r=R, shard=run.infer_shards
+        ),
     output:
         summary=f"{R}/predictions/summary.csv",
         efficiency=f"{R}/predictions/efficiency.csv",
@@ -55,10 +59,10 @@ rule summarize:
         f"{R}/logs/summarize/all.log",
     benchmark:
         f"{R}/benchmarks/summarize/all.tsv"
+    retries: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
-    retries: 1
     message:
         "summarize: volumes and confidence of the final label maps"
     script:
@@ -69,23 +73,27 @@ rule evaluate:
     """Score label maps of the test cases: DSC and NSD per case and class, annotated classes only."""
     input:
         manifests=evaluated_manifests,
-        annotation=expand("{r}/survey/{shard}.annotation.csv", r=R, shard=run.test_shards),
+        annotation=expand(
+            "{r}/survey/{shard}.annotation.csv", r=R, shard=run.test_shards
+        ),
     output:
         f"{R}/evaluation/{{name}}.csv",
-    params:
-        cases=[row for shard in run.test_shards for row in run.rows(shard)],
-        rules=run.chain.evaluate.rules,
-        known=lambda w: list(run.model(w.name).classes) if w.name != "final" else ["all"],
-        classes=run.chain.classes,
-        version=1,
     log:
         f"{R}/logs/evaluate/{{name}}.log",
     benchmark:
         f"{R}/benchmarks/evaluate/{{name}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(240),
-    retries: 1
+    params:
+        cases=[row for shard in run.test_shards for row in run.rows(shard)],
+        rules=run.chain.evaluate.rules,
+        known=lambda w: (
+            list(run.model(w.name).classes) if w.name != "final" else ["all"]
+        ),
+        classes=run.chain.classes,
+        version=1,
     message:
         "evaluate: {wildcards.name} against the truth of the test cases"
     script:

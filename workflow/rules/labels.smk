@@ -5,28 +5,6 @@ OUTPUTS: {R}/labels/<set>, {R}/prepared/<plan>/labels/<set>
 """
 
 
-def predictions_of(w):
-    """Manifests of the predictions that a label set is made from."""
-    return expand(
-        "{r}/models/{model}/predictions/shards/{shard}.csv", r=R, model=run.label_set(w.labels).predict, shard=w.shard
-    )
-
-
-def label_set_tables(w):
-    """Tables of a label set that selection reads, over all shards."""
-    spec = run.label_set(w.labels)
-    tables = ["provenance"] + (["verdicts"] if spec.check else []) + (["disagreement"] if len(spec.predict) > 1 else [])
-    inputs = {t: expand("{r}/labels/{set}/{t}/{shard}.csv", r=R, set=w.labels, t=t, shard=run.train_shards) for t in tables}
-    inputs["annotation"] = expand("{r}/survey/{shard}.annotation.csv", r=R, shard=run.train_shards)
-    return inputs
-
-
-def label_source(w):
-    """What a label array is made from: the annotators' files, or the label maps of a set."""
-    geometry = f"{R}/survey/{w.shard}.geometry.csv"
-    return geometry if w.labels == "truth" else [geometry, f"{R}/labels/{w.labels}/shards/{w.shard}.csv"]
-
-
 rule fuse:
     """Fuse predictions with the truth class by class, truth first, then clean in named, counted steps."""
     input:
@@ -36,21 +14,25 @@ rule fuse:
     output:
         manifest=f"{R}/labels/{{labels}}/shards/{{shard}}.csv",
         provenance=f"{R}/labels/{{labels}}/provenance/{{shard}}.csv",
-    params:
-        spec=lambda w: run.label_set(w.labels).model_dump(mode="json", include={"predict", "cases", "classes", "fuse", "clean"}),
-        known=lambda w: {m: list(run.model(m).classes) for m in run.label_set(w.labels).predict},
-        cases=lambda w: run.rows(w.shard),
-        classes=run.chain.classes,
-        groups=run.groups(),
-        version=1,
     log:
         f"{R}/logs/fuse/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/fuse/{{labels}}/{{shard}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
-    retries: 1
+    params:
+        spec=lambda w: run.label_set(w.labels).model_dump(
+            mode="json", include={"predict", "cases", "classes", "fuse", "clean"}
+        ),
+        known=lambda w: {
+            m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
+        },
+        cases=lambda w: run.rows(w.shard),
+        classes=run.chain.classes,
+        groups=run.groups(),
+        version=1,
     message:
         "fuse: label set {wildcards.labels}, shard {wildcards.shard}"
     script:
@@ -63,19 +45,21 @@ rule agree:
         predictions=predictions_of,
     output:
         f"{R}/labels/{{labels}}/disagreement/{{shard}}.csv",
-    params:
-        models=lambda w: list(run.label_set(w.labels).predict),
-        known=lambda w: {m: list(run.model(m).classes) for m in run.label_set(w.labels).predict},
-        classes=run.chain.classes,
-        version=1,
     log:
         f"{R}/logs/agree/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/agree/{{labels}}/{{shard}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
-    retries: 1
+    params:
+        models=lambda w: list(run.label_set(w.labels).predict),
+        known=lambda w: {
+            m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
+        },
+        classes=run.chain.classes,
+        version=1,
     message:
         "agree: label set {wildcards.labels}, shard {wildcards.shard}"
     script:
@@ -87,20 +71,22 @@ rule check:
     input:
         manifest=f"{R}/labels/{{labels}}/shards/{{shard}}.csv",
         annotation=f"{R}/survey/{{shard}}.annotation.csv",
+        volumes=volumes_of,
     output:
         f"{R}/labels/{{labels}}/verdicts/{{shard}}.csv",
-    params:
-        cases=lambda w: run.rows(w.shard),
-        rules=run.scheme.model_dump(mode="json"),
-        version=1,
     log:
         f"{R}/logs/check/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/check/{{labels}}/{{shard}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
-    retries: 1
+    params:
+        cases=lambda w: run.rows(w.shard),
+        rules=run.scheme.model_dump(mode="json"),
+        classes=lambda w: list(run.label_set(w.labels).classes),
+        version=1,
     message:
         "check: label set {wildcards.labels}, shard {wildcards.shard}"
     script:
@@ -116,18 +102,20 @@ rule select:
         provenance=f"{R}/labels/{{labels}}/provenance.csv",
         verdicts=f"{R}/labels/{{labels}}/verdicts.csv",
         disagreement=f"{R}/labels/{{labels}}/disagreement.csv",
-    params:
-        spec=lambda w: run.label_set(w.labels).model_dump(mode="json", include={"classes", "select"}),
-        classes=run.chain.classes,
-        version=1,
     log:
         f"{R}/logs/select/{{labels}}.log",
     benchmark:
         f"{R}/benchmarks/select/{{labels}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),
-    retries: 1
+    params:
+        spec=lambda w: run.label_set(w.labels).model_dump(
+            mode="json", include={"classes", "select"}
+        ),
+        classes=run.chain.classes,
+        version=1,
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:
@@ -141,18 +129,18 @@ rule prepare_labels:
         images=f"{R}/prepared/{{plan}}/shards/{{shard}}.csv",
     output:
         manifest=f"{R}/prepared/{{plan}}/labels/{{labels}}/shards/{{shard}}.csv",
-    params:
-        cases=lambda w: run.rows(w.shard),
-        classes=run.chain.classes,
-        version=1,
     log:
         f"{R}/logs/prepare_labels/{{plan}}/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/prepare_labels/{{plan}}/{{labels}}/{{shard}}.tsv"
+    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
-    retries: 1
+    params:
+        cases=lambda w: run.rows(w.shard),
+        classes=run.chain.classes,
+        version=1,
     message:
         "prepare: labels {wildcards.labels} of shard {wildcards.shard} for plan {wildcards.plan}"
     script:

@@ -4,34 +4,50 @@ REQUIRED INPUTS: every table that the chain leaves.
 OUTPUTS: {R}/report/index.html
 """
 
+from labelloop.chain import describe, mermaid, needed
+
 used = needed(run.chain)
 
 
 rule report:
     """Write the report page: what went in, what each step did, scores, pictures."""
     input:
-        tables=expand("{r}/{table}.csv", r=R, table=["cases", "geometry", "annotation", "quarantine", "groups"]),
-        models=expand("{r}/models/{model}/model.json", r=R, model=[m for m in run.chain.models if m in used]),
-        labels=expand("{r}/labels/{labels}/selected.csv", r=R, labels=[s for s in run.chain.labels if s in used]),
+        tables=expand(
+            "{r}/{table}.csv",
+            r=R,
+            table=["cases", "geometry", "annotation", "quarantine", "groups"],
+        ),
+        models=expand(
+            "{r}/models/{model}/model.json",
+            r=R,
+            model=[m for m in run.chain.models if m in used],
+        ),
+        labels=expand(
+            "{r}/labels/{labels}/selected.csv",
+            r=R,
+            labels=[s for s in run.chain.labels if s in used],
+        ),
         scores=expand("{r}/evaluation/{name}.csv", r=R, name=run.evaluated()),
         summary=f"{R}/predictions/summary.csv",
     output:
         f"{R}/report/index.html",
+    log:
+        f"{R}/logs/report/page.log",
+    benchmark:
+        f"{R}/benchmarks/report/page.tsv"
+    retries: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(60),
     params:
+        cases=[row for shard in run.test_shards for row in run.rows(shard)],
         recipe=describe(run.recipe),
+        graph=mermaid(run.recipe),
         classes=run.chain.classes,
         evaluated=run.evaluated(),
         models=[m for m in run.chain.models if m in used],
         labels=[s for s in run.chain.labels if s in used],
         version=1,
-    log:
-        f"{R}/logs/report/page.log",
-    benchmark:
-        f"{R}/benchmarks/report/page.tsv"
-    resources:
-        mem_mb=memory(4000),
-        runtime=minutes(60),
-    retries: 1
     message:
         "report: {output}"
     script:

@@ -12,6 +12,8 @@ labels = Path(snakemake.input.manifest).parents[1]
 check(
     rows=snakemake.params.cases,
     scheme=snakemake.params.rules,
+    classes=snakemake.params.classes,
+    volumes=snakemake.input.volumes,
     shard=snakemake.wildcards.shard,
     results=labels.parents[1],
     labels=labels,

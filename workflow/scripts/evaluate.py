@@ -16,4 +16,5 @@ evaluate(
     known=snakemake.params.known,
     rules=snakemake.params.rules,
     out=Path(snakemake.output[0]),
+    version=snakemake.params.version,
 )

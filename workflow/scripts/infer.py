@@ -11,10 +11,11 @@ from labelloop.steps.inference import infer
 
 results = Path(snakemake.input.geometry).parents[1]
 
-with lease_gpu(snakemake.resources.device, results / "locks"):
+with lease_gpu(snakemake.resources.device):
     infer(
         rows=snakemake.params.cases,
         steps=snakemake.params.steps,
+        engine=snakemake.params.engine,
         classes=snakemake.params.classes,
         shard=snakemake.wildcards.shard,
         results=results,

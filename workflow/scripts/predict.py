@@ -11,11 +11,12 @@ from labelloop.steps.models import predict
 
 model = Path(snakemake.input.model).parent
 
-with lease_gpu(snakemake.resources.device, model.parents[1] / "locks"):
+with lease_gpu(snakemake.resources.device):
     predict(
         rows=snakemake.params.cases,
         model=model,
         shard=snakemake.wildcards.shard,
         survey_folder=Path(snakemake.input.geometry).parent,
+        engine=snakemake.params.engine,
         device=snakemake.resources.device,
     )

@@ -9,8 +9,10 @@ snakemake = job(globals(), "report")
 from labelloop.steps.report import report
 
 report(
+    rows=snakemake.params.cases,
     results=Path(snakemake.output[0]).parents[1],
     recipe=snakemake.params.recipe,
+    graph=snakemake.params.graph,
     classes=snakemake.params.classes,
     evaluated=snakemake.params.evaluated,
     models=snakemake.params.models,

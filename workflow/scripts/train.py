@@ -11,7 +11,7 @@ from labelloop.steps.models import train
 
 results = Path(snakemake.output.model).parents[2]
 
-with lease_gpu(snakemake.resources.device, results / "locks"):
+with lease_gpu(snakemake.resources.device):
     train(
         rows=snakemake.params.cases,
         name=snakemake.wildcards.model,

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from labelloop.classes import load_classes
+from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.groups import Group, group_cases
 from labelloop.plans import Plan
@@ -30,6 +31,13 @@ def collect(rows: Rows, rejected: list[dict[str, str]], shards: list[str], surve
         UserError: when nothing usable is left.
     """
     merge_survey([survey_folder / shard for shard in shards], out, rejected)
+    usable, aside = read_table(out / "geometry.csv", "geometry"), read_table(out / "quarantine.csv", "quarantine")
+    log.info(
+        "survey: %d cases usable, %d set aside", len(usable), aside[aside["severity"] == "error"]["case"].nunique()
+    )
+    if usable.empty:
+        reasons = "\n".join(f"  {row.case}: {row.code}: {row.found}" for row in aside.itertuples())
+        raise UserError(f"none of {len(rows)} cases can be used:\n{reasons}")
     write_table(out / "cases.csv", pd.DataFrame([case.model_dump() for case in as_cases(rows)]), "cases")
 
 

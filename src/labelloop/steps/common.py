@@ -1,6 +1,5 @@
 """What the steps share: cases of a shard as the survey found them, and where their files lie."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +72,11 @@ def in_groups(
     return [c for c in cases if c.id in wanted]
 
 
+def table_of(extras: dict[str, dict], key: str) -> pd.DataFrame:
+    """Return the rows that a ledger remembers under ``key``, with their case."""
+    return pd.DataFrame([{"case": case, **row} for case, extra in extras.items() for row in extra[key]])
+
+
 class Files:
     """Files that an earlier step made for each case, from its manifests."""
 
@@ -98,4 +102,4 @@ class Files:
 
 def order_by(text: str, seed: int) -> str:
     """Return a hash to sort by: an order of cases that does not depend on which other cases there are."""
-    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+    return digest([seed, text])

@@ -9,29 +9,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.annotation import annotated
+from labelloop.annotation import UNKNOWN, annotated
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.labels.agree import disagreement
 from labelloop.labels.check import check as check_labels
-from labelloop.labels.clean import CleanStep, clean
+from labelloop.labels.clean import clean
 from labelloop.labels.fuse import fuse as fuse_labels
 from labelloop.labels.select import SelectSettings
 from labelloop.labels.select import select as select_classes
 from labelloop.recipe import TRUTH
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed
+from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed, table_of
 from labelloop.survey import read_truth
-from labelloop.tables import write_table
+from labelloop.tables import TABLES, write_table
 from labelloop.volume import canonical, read, restore, write
 
 log = logging.getLogger(__name__)
-
-
-def table_of(extras: dict[str, dict], key: str) -> pd.DataFrame:
-    """Return the rows that a ledger remembers under ``key``, with their case."""
-    return pd.DataFrame([{"case": case, **row} for case, extra in extras.items() for row in extra[key]])
 
 
 def fuse(
@@ -54,12 +49,11 @@ def fuse(
     """
     scheme = load_classes(classes)
     predictions = _predictions(spec["predict"], shard, results)
-    steps = [CleanStep.model_validate(step) for step in spec["clean"]]
     ledger = Ledger(out, shard)
     for item in in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups):
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
         key = digest([version, spec, known, truth_key, {m: files.key(item.id) for m, files in predictions.items()}])
-        ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, steps, out))
+        ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, out))
     ledger.close()
     write_table(out / "provenance" / f"{shard}.csv", table_of(ledger.extras(), "provenance"), "provenance")
 
@@ -75,7 +69,6 @@ def _fuse_case(
     known: dict[str, list[str]],
     scheme: ClassScheme,
     predictions: dict[str, Files],
-    steps: list[CleanStep],
     out: Path,
 ) -> tuple[Path, dict]:
     volumes = {model: canonical(read(files.path(item.id))) for model, files in predictions.items()}
@@ -84,9 +77,12 @@ def _fuse_case(
     first = spec["fuse"] == "truth_first"
     truth = _canonical_truth(item, scheme, stored) if first else None
     states = item.states if truth is not None else {}
-    given = [(model, volume.array, scheme.select(known[model])) for model, volume in volumes.items()]
-    fused, provenance = fuse_labels(truth, states, given, scheme, scheme.select(spec["classes"]), geometry.voxel_ml)
-    cleaned, counted = clean(fused, geometry, steps, scheme)
+    given = [(model, volume.array) for model, volume in volumes.items()]
+    voters = {model: scheme.select(known[model]) for model in volumes}
+    fused, provenance = fuse_labels(
+        truth, states, given, scheme, scheme.select(spec["classes"]), geometry.voxel_ml, voters
+    )
+    cleaned, counted = clean(fused, geometry, spec["clean"], scheme, states)
     path = out / f"{item.id}.nii.gz"
     write(path, restore(cleaned, stored), stored)
     return path, {"provenance": [*provenance, *counted]}
@@ -119,24 +115,53 @@ def agree(models: list[str], known: dict[str, list[str]], classes: str, shard: s
     write_table(out / f"{shard}.csv", table_of(ledger.extras(), "rows"), "disagreement")
 
 
-def check(rows: Rows, scheme: dict[str, Any], shard: str, results: Path, labels: Path, version: int) -> None:
-    """Hold the label maps of one shard against the anatomy rules of the class scheme."""
+def check(
+    rows: Rows,
+    scheme: dict[str, Any],
+    classes: list[str],
+    volumes: list[str],
+    shard: str,
+    results: Path,
+    labels: Path,
+    version: int,
+) -> None:
+    """Hold the label maps of one shard against the anatomy rules of the class scheme.
+
+    Args:
+        classes: classes (or class sets) of the label set.
+        volumes: confidence tables of the models: a class that none of them found may really be absent.
+    """
     rules = ClassScheme.model_validate(scheme)
+    predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
     files = Files([labels / "shards" / f"{shard}.csv"], "label_map")
     ledger = Ledger(labels / "verdicts", shard)
     for item in surveyed(rows, results / "survey", [shard]):
         if item.id in files:
-            key = digest([version, scheme, files.key(item.id), item.image_sha256, item.states, item.case.surgery])
-            ledger.run(item.id, key, partial(_check_case, item, rules, files))
+            found = dict(predicted[item.id]) if item.id in predicted else {}
+            asked = [c for c in rules.select(classes) if c in found or item.states[c] != UNKNOWN]
+            nowhere = [c for c in asked if c in found and not found[c]]
+            content = [version, scheme, files.key(item.id), item.image_sha256, item.states, item.case.surgery]
+            work = partial(_check_case, item, rules, files, asked, nowhere)
+            ledger.run(item.id, digest([*content, asked, nowhere]), work)
     ledger.close()
     write_table(labels / "verdicts" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "verdicts")
 
 
-def _check_case(item: Surveyed, scheme: ClassScheme, files: Files) -> tuple[None, dict]:
+def _check_case(
+    item: Surveyed, scheme: ClassScheme, files: Files, asked: list[str], nowhere: list[str]
+) -> tuple[None, dict]:
     labels, image = canonical(read(files.path(item.id))), canonical(read(item.case.image))
-    surgery = tuple(name for name in item.case.surgery.split(";") if name)
-    modality = item.case.modality
-    found = check_labels(labels.array, labels.geometry, item.states, scheme, image.array, modality, surgery)
+    found = check_labels(
+        labels.array,
+        labels.geometry,
+        item.states,
+        scheme,
+        image.array,
+        item.case.modality,
+        item.case.surgery_names,
+        nowhere,
+        asked,
+    )
     return None, {"rows": found}
 
 
@@ -172,8 +197,6 @@ def select(
 
 
 def _empty(kind: str) -> pd.DataFrame:
-    from labelloop.tables import TABLES
-
     return pd.DataFrame(columns=list(TABLES[kind]))
 
 

@@ -5,12 +5,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from labelloop.annotation import UNKNOWN, from_table
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.plans import Plan
 from labelloop.recipe import ModelSpec
+from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, in_groups, order_by, surveyed
 from labelloop.tables import read_table, write_table
 
@@ -111,12 +114,15 @@ def validation_cases(cases: Iterable[str], fraction: float, seed: int) -> set[st
     return set(cases[:count])
 
 
-def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, device: str) -> None:
+def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, engine: dict[str, Any], device: str) -> None:
     """Let a model label the cases of one shard; write label maps, manifest and confidence."""
     from labelloop.inference.engine import Predictor
-    from labelloop.inference.infer import predict_shard
-    from labelloop.steps.labels import table_of
+    from labelloop.inference.infer import Case, predict_cases
+    from labelloop.inference.settings import Settings
 
     out = model / "predictions"
-    ledger = predict_shard(surveyed(rows, survey_folder, [shard]), Predictor(model, device), out, shard)
-    write_table(out / "confidence" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "confidence")
+    ledger = Ledger(out, shard)
+    items = surveyed(rows, survey_folder, [shard])
+    cases = [Case(i.id, Path(i.case.image), i.case.modality, i.image_sha256) for i in items]
+    found = predict_cases(cases, Predictor(model, device, Settings.model_validate(engine)), ledger)
+    write_table(out / "confidence" / f"{shard}.csv", pd.DataFrame(found), "confidence")

@@ -1,0 +1,405 @@
+"""Cases: the rows of a case table, read, checked and made.
+
+This module is read at every start of the workflow, so it imports neither SimpleITK nor pandas nor torch and opens no
+image. What only the image can tell is found by :mod:`labelloop.survey`.
+"""
+
+import csv
+import logging
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from labelloop.classes import Strict
+from labelloop.datasets import dataset_names, dataset_path, label_counts, nearest, read_dataset
+from labelloop.errors import CaseError, UserError
+from labelloop.files import atomic
+
+log = logging.getLogger(__name__)
+
+ROLES = ("train", "test")
+MODALITIES = ("CT", "MR")
+SUFFIXES = (".yaml", ".yml")
+REQUIRED = ("case", "image", "dataset")
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Image and label formats that the workflow reads: one file a volume."""
+
+SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+REASONS = {
+    "case_id_unsafe": "Give the case an id of letters, digits, '.', '_' and '-' that starts with none of '.' and '-'.",
+    "case_duplicate": "Give every case an id of its own; all rows with this id are set aside.",
+    "row_malformed": "Write as many fields as the header has; put quotes around fields with commas.",
+    "image_not_named": "Fill in the column image.",
+    "role_unknown": "Write train or test, or leave the field empty for train.",
+    "modality_unknown": "Write CT or MR, or leave the field empty for the data set's own.",
+    "dataset_unknown": "Name a file of config/datasets, or give the path of a data set file (.yaml).",
+    "patient_straddles": "Cases of one patient must not be trained on and tested on; the train cases are set aside. "
+    "Change role or patient.",
+    "image_straddles": "The same image must not be trained on and tested on; the train cases are set aside.",
+    "image_repeated": "Two cases name the same image; remove one unless this is meant.",
+}
+"""What to do about each reason code of a case table's rows."""
+
+
+class Case(Strict):
+    """A row of the case table (``tables.CASES``), all text; paths are absolute, defaults are filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    case: str
+    image: str
+    label: str = ""
+    dataset: str
+    modality: str = ""
+    sequence: str = ""
+    patient: str = ""
+    role: str = "train"
+    annotated: str = ""
+    surgery: str = ""
+
+    @property
+    def annotated_names(self) -> tuple[str, ...]:
+        """Classes or class sets that this row says are annotated; empty when the data set file decides."""
+        return names(self.annotated)
+
+    @property
+    def surgery_names(self) -> tuple[str, ...]:
+        """Classes removed by surgery."""
+        return names(self.surgery)
+
+
+COLUMNS = tuple(Case.model_fields)
+
+
+def names(field: str) -> tuple[str, ...]:
+    """Return the entries of a field whose entries are separated by ``;``."""
+    return tuple(part.strip() for part in field.split(";") if part.strip())
+
+
+def quarantine(case: str, file: str | Path, code: str, found: str, action: str, severity: str = "error") -> dict:
+    """Return a row of the quarantine table."""
+    return {
+        "case": case, "file": str(file), "code": code, "severity": severity, "found": found, "action": action,
+    }  # fmt: skip
+
+
+def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
+    """Read a case table; return its usable cases in order, and quarantine rows for the others.
+
+    Image and label paths are resolved against the table's folder, and so is a ``dataset`` that is a path. A train
+    case whose patient (or image file) is also tested on is set aside, whether or not the test row is usable: what
+    has been trained on can no longer be tested on.
+
+    Raises:
+        UserError: when there is no such table, it is not UTF-8 CSV, it has no rows, or its columns are wrong.
+    """
+    path = Path(path)
+    rows = _read_rows(path)
+    modalities: dict[str, str | None] = {}
+    ids = Counter(row["case"] for row, _, _ in rows)
+    cases: list[tuple[Case, int]] = []
+    rejected: list[dict] = []
+    for row, line, malformed in rows:
+        case = _complete(row, path.parent, modalities)
+        problems = _problems(row, case, malformed, ids[row["case"]], modalities[case.dataset] is not None)
+        rejected += [quarantine(row["case"], path, c, f"line {line}: {f}", REASONS[c]) for c, f in problems]
+        cases.append((case, line if not problems else 0))
+    usable = [case for case, line in cases if line]
+    everyone = [case for case, _ in cases]
+    aside: set[str] = set()
+    for column in ("patient", "image"):
+        leaks = _straddling(usable, everyone, column)
+        rejected += [
+            quarantine(c.case, path, f"{column}_straddles", f"{column} {getattr(c, column)} is also tested on, in "
+                       f"{tested}", REASONS[f"{column}_straddles"])
+            for c, tested in leaks if c.case not in aside
+        ]  # fmt: skip
+        aside |= {c.case for c, _ in leaks}
+    usable = [case for case in usable if case.case not in aside]
+    return usable, rejected + _repeated(usable, path)
+
+
+def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
+    """Return (row with all columns, line number, what is wrong with the number of fields) of each row."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such case table; `labelloop cases` makes one from folders of images")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(path, header)
+            rows = [(fields, reader.line_num) for fields in reader if any(f.strip() for f in fields)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV table in UTF-8: {error}") from error
+    if not rows:
+        raise UserError(f"{path}: the case table has no rows")
+    result = []
+    for fields, line in rows:
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(header, (f.strip() for f in fields), strict=False))
+        wrong = "" if len(fields) == len(header) else f"{len(fields)} fields under {len(header)} columns"
+        result.append((row, line, wrong))
+    return result
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    lines = [f"column {c!r} is missing" for c in REQUIRED if c not in header]
+    lines += [f"column {c!r} is unknown{nearest(c, COLUMNS)}" for c in header if c not in COLUMNS]
+    lines += [f"column {c!r} stands {n} times" for c, n in Counter(header).items() if n > 1 and c in COLUMNS]
+    if lines and len(header) == 1 and re.search(r"[;\t]", header[0]):
+        lines = ["columns are separated by ';' or tabs; save the table with commas"]
+    if lines:
+        raise UserError("\n".join(f"{path}: {line}" for line in lines))
+
+
+def _complete(row: dict[str, str], folder: Path, modalities: dict[str, str | None]) -> Case:
+    """Fill in the defaults of a row and make its paths absolute; ``modalities`` remembers each data set's."""
+    name = str(dataset_path(row["dataset"], folder)) if row["dataset"].endswith(SUFFIXES) else row["dataset"]
+    if name not in modalities:
+        exists = dataset_path(name).is_file() if name.endswith(SUFFIXES) else name in dataset_names()
+        modalities[name] = read_dataset(name).modality if exists else None
+    paths = {c: os.path.abspath(folder / row[c]) if row[c] else "" for c in ("image", "label")}  # noqa: PTH100
+    filled = {
+        "dataset": name,
+        "modality": row["modality"].upper() or modalities[name] or "",
+        "patient": row["patient"] or row["case"],
+        "role": row["role"].lower() or "train",
+    }
+    return Case.model_construct(**row | paths | filled)
+
+
+def _problems(
+    row: dict[str, str], case: Case, malformed: str, copies: int, known_dataset: bool
+) -> list[tuple[str, str]]:
+    """Return (reason code, what was found) of everything that is wrong with one row."""
+    checks = [
+        ("row_malformed", malformed, malformed),
+        ("case_id_unsafe", not SAFE_ID.fullmatch(case.case), f"case id {case.case!r}"),
+        ("case_duplicate", copies > 1, f"case id {case.case!r} stands in {copies} rows"),
+        ("image_not_named", not case.image, "no image"),
+        ("role_unknown", case.role not in ROLES, f"role {row['role']!r}"),
+        ("modality_unknown", case.modality and case.modality not in MODALITIES, f"modality {row['modality']!r}"),
+    ]
+    problems = [(code, found) for code, wrong, found in checks if wrong]
+    if not known_dataset:
+        found = f"data set {row['dataset']!r}{nearest(row['dataset'], dataset_names())}"
+        problems.append(("dataset_unknown", found))
+    return problems
+
+
+def _straddling(usable: Sequence[Case], everyone: Sequence[Case], column: str) -> list[tuple[Case, str]]:
+    """Return train cases that share ``column`` with a test case, and a test case that they share it with."""
+    tested = {getattr(c, column): c.case for c in everyone if c.role == "test" and getattr(c, column)}
+    return [(c, tested[getattr(c, column)]) for c in usable if c.role == "train" and getattr(c, column) in tested]
+
+
+def _repeated(cases: Sequence[Case], path: Path) -> list[dict]:
+    """Return warnings for cases that name the image of an earlier case."""
+    first: dict[str, str] = {}
+    rows = []
+    for case in cases:
+        other = first.setdefault(case.image, case.case)
+        if other != case.case:
+            found = f"image {case.image} is also that of {other}"
+            rows.append(quarantine(case.case, path, "image_repeated", found, REASONS["image_repeated"], "warning"))
+    return rows
+
+
+def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
+    """Write a case table atomically; paths below its folder become relative, so that the folder can be moved."""
+    folder = Path(path).absolute().parent
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for case in cases:
+            paths = {c: _relative(getattr(case, c), folder) for c in ("image", "label", "dataset")}
+            writer.writerow(case.model_dump() | paths)
+
+
+def _relative(file: str, folder: Path) -> str:
+    path = Path(file)
+    return str(path.relative_to(folder)) if path.is_absolute() and path.is_relative_to(folder) else file
+
+
+def volumes_in(folder: str | Path) -> dict[str, Path]:
+    """Return the volumes of a folder (not of its subfolders) by file name without extension, sorted.
+
+    Raises:
+        UserError: when there is no such folder, or two volumes differ in their extension alone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    twice = []
+    for path in sorted(folder.iterdir()):
+        extension = next((e for e in EXTENSIONS if path.name.lower().endswith(e)), None)
+        if extension is None or path.name.startswith(".") or not path.is_file():
+            continue
+        stem = path.name[: -len(extension)]
+        if stem in found:
+            twice.append(f"{path}: stands beside {found[stem].name}; keep one")
+        found[stem] = path
+    if twice:
+        raise UserError("\n".join(twice))
+    return found
+
+
+def pair_folders(images: str | Path, labels: str | Path | None = None) -> dict[str, tuple[Path, Path | None]]:
+    """Return ``{case: (image, label or None)}`` of folders in nnU-Net / FLARE naming.
+
+    Images are ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, labels ``<case>.nii.gz`` (any of :data:`EXTENSIONS`).
+    Both may lie in one folder when the images carry ``_0000``.
+
+    Raises:
+        UserError: for images of several channels, ambiguous names, and labels none of which has an image.
+    """
+    files = volumes_in(images)
+    same = labels is not None and Path(labels).resolve() == Path(images).resolve()
+    beside = {stem for stem in files if f"{stem}_0000" in files}
+    if beside and not same:
+        raise UserError(
+            f"{images}: holds {min(beside)} and {min(beside)}_0000; if the first is a label, name this folder as "
+            "the labels' folder too, else keep one of the two"
+        )
+    candidates = {stem: path for stem, path in files.items() if stem not in beside}
+    found = {stem.removesuffix("_0000"): path for stem, path in candidates.items()}
+    _refuse_channels(Path(images), candidates)
+    if same:
+        orphans = sorted(s for s in candidates if not s.endswith("_0000"))
+        if orphans:
+            raise UserError(
+                f"{images}: images and labels share this folder, but {', '.join(orphans[:5])} could be either; name "
+                "images <case>_0000 and labels <case>, or use two folders"
+            )
+        targets = {stem: files[stem] for stem in beside}
+    else:
+        targets = volumes_in(labels) if labels is not None else {}
+    if not found:
+        raise UserError(f"{images}: no image; looked for {', '.join(EXTENSIONS)}")
+    lost = sorted(set(targets) - set(found))
+    if lost and len(lost) == len(targets):
+        raise UserError(
+            f"{labels}: no label has an image; a label is named as its case, so {targets[lost[0]].name} belongs to "
+            f"{lost[0]}_0000 or {lost[0]}, but the images are of cases such as {min(found)}"
+        )
+    if lost:
+        log.warning("%s: %d labels without an image, left out: %s", labels, len(lost), ", ".join(lost[:5]))
+    return {case: (image, targets.get(case)) for case, image in sorted(found.items())}
+
+
+def _refuse_channels(folder: Path, candidates: dict[str, Path]) -> None:
+    several = sorted(s.removesuffix("_0001") for s in candidates if s.endswith("_0001"))
+    several = [case for case in several if f"{case}_0000" in candidates]
+    if several:
+        raise UserError(
+            f"{folder}: {len(several)} cases with several channels (_0000, _0001), e.g. {several[0]}; one image a case "
+            "is read. Keep the channel to use; sequences of MR that stand for themselves are cases of one patient. If "
+            "_0000 and _0001 are numbers of cases, rename the files"
+        )
+
+
+def table_from_folders(
+    images: str | Path,
+    labels: str | Path | None,
+    dataset: str,
+    out: str | Path,
+    *,
+    role: str = "train",
+    modality: str = "",
+    sequence: str = "",
+    test_images: str | Path | None = None,
+    test_labels: str | Path | None = None,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    annotated_from_ids: bool = False,
+    overwrite: bool = False,
+) -> list[Case]:
+    """Write the case table of a folder of images (see :func:`pair_folders`) and return its cases.
+
+    Args:
+        images: folder of images.
+        labels: folder of labels, the same folder, or None.
+        dataset: data set that explains the label ids: a name or the path of a data set file.
+        out: the table to write.
+        role: role of the cases in ``images``.
+        modality: CT or MR; empty: the data set's.
+        sequence: MR sequence or CT phase of all cases.
+        test_images: folder of test cases; ``test_labels`` is their labels' folder.
+        test_fraction: share of the labeled cases (0 to 1) to draw for testing, with ``seed``; at least one.
+        annotated_from_ids: note as annotated, case by case, the classes that occur in the label. It is how the
+            FLARE23 papers read their data, and it cannot know that an organ was looked for and is absent.
+        overwrite: write over an existing table.
+
+    Raises:
+        UserError: see :func:`pair_folders`; also when ``out`` exists, and for unsafe ids or contradicting options.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: exists; name another file or ask to overwrite it")
+    _check_options(role, modality, test_images, test_fraction)
+    read_dataset(dataset)
+    pairs = [(role, case, *files) for case, files in pair_folders(images, labels).items()]
+    if test_images is not None:
+        pairs += [("test", case, *files) for case, files in pair_folders(test_images, test_labels).items()]
+    _check_ids([case for _, case, _, _ in pairs])
+    drawn = _draw([case for _, case, _, label in pairs if label], test_fraction, seed)
+    name = str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset
+    cases = [
+        Case(
+            case=case,
+            image=str(image.absolute()),
+            label=str(label.absolute()) if label else "",
+            dataset=name,
+            modality=modality,
+            sequence=sequence,
+            role="test" if case in drawn else given,
+            annotated=_occurring(label, dataset) if annotated_from_ids and label else "",
+        )
+        for given, case, image, label in pairs
+    ]
+    write_cases(out, cases)
+    return cases
+
+
+def _check_options(role: str, modality: str, test_images: str | Path | None, test_fraction: float) -> None:
+    lines = [f"role {role!r}: write train or test"] if role not in ROLES else []
+    lines += [f"modality {modality!r}: write CT or MR"] if modality not in ("", *MODALITIES) else []
+    lines += [f"test fraction {test_fraction}: a number from 0 to below 1"] if not 0 <= test_fraction < 1 else []
+    if test_fraction and test_images is not None:
+        lines.append("give a test folder or a test fraction, not both")
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _check_ids(ids: list[str]) -> None:
+    lines = [f"case id {i!r} from its file name: {REASONS['case_id_unsafe']}" for i in ids if not SAFE_ID.fullmatch(i)]
+    lines += [f"case {i!r} is in the train and in the test folder" for i, n in Counter(ids).items() if n > 1]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:
+    if not fraction:
+        return set()
+    if len(labeled) < 2:
+        raise UserError(f"{len(labeled)} labeled cases: too few to set some of them aside for testing")
+    count = min(max(1, round(fraction * len(labeled))), len(labeled) - 1)
+    return set(random.Random(seed).sample(sorted(labeled), count))
+
+
+def _occurring(label: Path, dataset: str) -> str:
+    from labelloop.volume import read  # SimpleITK is slow to import
+
+    known = read_dataset(dataset).labels
+    try:
+        found = label_counts(read(label).array, str(label))
+    except (CaseError, RuntimeError) as error:
+        log.warning("%s: label not read, no class noted as annotated: %s", label, str(error).strip().splitlines()[-1])
+        return ""
+    return ";".join(dict.fromkeys(name for i, name in known.items() if name and i in found))

@@ -1,0 +1,190 @@
+"""Data sets: which label id means which class, and which classes are annotated (``config/datasets/*.yaml``)."""
+
+import difflib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import PrivateAttr, ValidationError, field_validator, model_validator
+
+from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Strict, load_classes
+from labelloop.errors import CaseError, UserError
+
+REASONS = {
+    "label_not_finite": "Write the label again with whole numbers only.",
+    "label_fractional": "The label was resampled with interpolation or is a probability map; resample it with nearest "
+    "neighbor.",
+    "label_unknown_ids": "Add these ids to the data set file (null for a structure that is no class), or name the "
+    "right data set in the case table.",
+}
+"""What to do about each reason code of this module."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LARGEST_ID = 65535
+BLOCK = 1 << 22
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known name most like ``name``, or ``; known: ...`` when none is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
+
+
+class Dataset(Strict):
+    """How one data set writes its label maps.
+
+    ``labels`` maps the data set's own ids to class names; null stands for a known structure that is no class of
+    ours. ``annotated`` names the classes that somebody looked for in every labeled case (a case table can say
+    otherwise for a case); by default the classes that ``labels`` maps to.
+    """
+
+    name: str
+    modality: Literal["CT", "MR"]
+    source: str
+    labels: dict[int, str | None]
+    annotated: tuple[str, ...]
+    label_set_notes: str = ""
+    _class_ids: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _annotated_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("annotated") is None and isinstance(values.get("labels"), dict):
+            values = values | {"annotated": tuple(dict.fromkeys(n for n in values["labels"].values() if n))}
+        return values
+
+    @field_validator("labels")
+    @classmethod
+    def _background_is_zero(cls, labels: dict[int, str | None]) -> dict[int, str | None]:
+        if BACKGROUND in labels:
+            raise ValueError("id 0 is background in every data set and is not listed")
+        return labels
+
+    def class_of(self, own_id: int) -> str | None:
+        """Return the class that one of the data set's own ids stands for in the scheme; None when in no class."""
+        name = self.labels.get(own_id)
+        return name if name in self._class_ids else None
+
+    def to_classes(self, array: np.ndarray, file: str = "label map") -> np.ndarray:
+        """Return ``array`` (own ids, any shape, whole numbers of any type) as uint8 class ids of the scheme.
+
+        Args:
+            array: label map in the data set's own ids.
+            file: name to use in errors.
+
+        Raises:
+            CaseError: ``label_not_finite``, ``label_fractional`` or ``label_unknown_ids``.
+        """
+        array = _whole(array, file)
+        own = sorted(label_counts(array, file))
+        self.check_ids(own, file)
+        ids = {i: self._class_ids.get(self.class_of(i) or "", BACKGROUND) for i in own}
+        lowest = own[0] if own else 0
+        table = np.zeros(own[-1] - lowest + 1 if own else 1, np.uint8)
+        for own_id, class_id in ids.items():
+            table[own_id - lowest] = class_id
+        if lowest == 0:
+            return table[array]
+        return table[array.astype(np.int64) - lowest]
+
+    def check_ids(self, own_ids: Iterable[int], file: str) -> None:
+        """Raise CaseError ``label_unknown_ids`` when a label map holds ids that the data set file does not list."""
+        unknown = sorted(set(own_ids) - set(self.labels) - {BACKGROUND})
+        if unknown:
+            known = ", ".join(map(str, sorted(self.labels))) or "none"
+            found = f"label ids {', '.join(map(str, unknown[:20]))}; data set {self.name} knows {known}"
+            raise CaseError("label_unknown_ids", file, found, REASONS["label_unknown_ids"])
+
+
+def _whole(array: np.ndarray, file: str) -> np.ndarray:
+    from labelloop.volume import whole_numbers  # SimpleITK is slow to import
+
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    if array.size and not np.isfinite([array.min(), array.max()]).all():
+        raise CaseError("label_not_finite", file, "NaN or infinite label values", REASONS["label_not_finite"])
+    try:
+        return whole_numbers(array)
+    except ValueError as error:
+        raise CaseError("label_fractional", file, str(error), REASONS["label_fractional"]) from error
+
+
+def label_counts(array: np.ndarray, file: str = "label map") -> dict[int, int]:
+    """Return how many voxels carry each id (background too) of a label map of whole numbers, floats included.
+
+    Raises:
+        CaseError: ``label_not_finite``, ``label_fractional``, or ``label_unknown_ids`` for ids no label map has.
+    """
+    array = _whole(array, file)
+    if not array.size:
+        return {}
+    low, high = int(array.min()), int(array.max())
+    if low < -LARGEST_ID or high > LARGEST_ID:
+        raise CaseError("label_unknown_ids", file, f"values from {low} to {high}", REASONS["label_unknown_ids"])
+    flat, counts = array.ravel(order="K"), np.zeros(high - low + 1, np.int64)
+    for start in range(0, flat.size, BLOCK):  # bincount works on 8-byte integers: not on a whole scan at once
+        counts += np.bincount(flat[start : start + BLOCK].astype(np.int64) - low, minlength=counts.size)
+    return {int(i) + low: int(counts[i]) for i in np.flatnonzero(counts)}
+
+
+def dataset_path(name: str | Path, folder: Path | None = None) -> Path:
+    """Return the file of a data set: a name in ``config/datasets``, or a path to a YAML file (from ``folder``)."""
+    if str(name).endswith((".yaml", ".yml")):
+        return (folder or Path()) / name
+    return CONFIG / "datasets" / f"{name}.yaml"
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Return the names of the data sets in ``config/datasets``."""
+    return tuple(sorted(path.stem for path in (CONFIG / "datasets").glob("*.yaml")))
+
+
+def read_dataset(name: str | Path) -> Dataset:
+    """Read a data set file without a class scheme: good for its modality and ids, not for :meth:`to_classes`.
+
+    Raises:
+        UserError: when there is no such file or it is wrong; every problem is one line.
+    """
+    path = dataset_path(name)
+    if not path.is_file():
+        raise UserError(f"no data set {str(name)!r} at {path}{nearest(str(name), dataset_names())}")
+    try:
+        return Dataset.model_validate(yaml.load(path.read_text(), Loader=_LOADER))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join(lines)) from error
+
+
+@cache
+def _shipped_class_names() -> frozenset[str]:
+    return frozenset(name for path in (CONFIG / "classes").glob("*.yaml") for name in load_classes(path).names)
+
+
+def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
+    """Load a data set by name or path for a class scheme.
+
+    A class that only another shipped scheme has counts as a structure that is no class of ours, so that one file
+    serves several schemes; a name that no scheme has is an error.
+
+    Raises:
+        UserError: see :func:`read_dataset`; also for class names that no scheme has.
+    """
+    dataset = read_dataset(name)
+    known = _shipped_class_names() | set(scheme.names)
+    used = {"labels": [n for n in dataset.labels.values() if n], "annotated": dataset.annotated}
+    lines = [
+        f"{dataset_path(name)}: {key}: no class {wrong!r}{nearest(wrong, known)}"
+        for key, names in used.items()
+        for wrong in dict.fromkeys(n for n in names if n not in known)
+    ]
+    if lines:
+        raise UserError("\n".join(lines))
+    bound = dataset.model_copy(update={"annotated": tuple(n for n in dataset.annotated if n in scheme.ids)})
+    bound._class_ids = dict(scheme.ids)
+    return bound

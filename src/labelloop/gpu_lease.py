@@ -1,0 +1,105 @@
+"""Give each local job a GPU of its own: Snakemake counts GPUs but assigns none (snakemake#281)."""
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
+
+LOCKS = Path(tempfile.gettempdir()) / f"labelloop-gpus-{os.getuid()}"
+"""Where the locks lie by default: on this machine, so that all runs of this user share its GPUs."""
+
+
+@contextmanager
+def lease_gpu(
+    device: str, folder: Path = LOCKS, gpus: list[str] | None = None, poll_s: float = 2.0
+) -> Iterator[str | None]:
+    """Hold a GPU: set ``CUDA_VISIBLE_DEVICES`` to one that no other holder has; wait while all are taken.
+
+    The kernel frees the GPU when the process ends, however it ends. Nothing is leased for a device other than ``auto``
+    and ``cuda``, without any GPU, under Slurm (which has chosen already), and when ``CUDA_VISIBLE_DEVICES`` names
+    one GPU or none: that is the user's choice. If it names several, one of these is leased.
+
+    Args:
+        device: ``auto``, ``cuda``, ``cpu``, ...
+        folder: folder of the lock files; must be on this machine's own disk.
+        gpus: ids to choose from; by default what ``nvidia-smi`` lists.
+        poll_s: seconds between two looks while all GPUs are taken.
+
+    Yields:
+        The id of the GPU leased, or None.
+
+    Raises:
+        RuntimeError: torch has already chosen its GPU; the lease comes too late.
+    """
+    choices = _choices(device, gpus)
+    if not choices:
+        yield None
+        return
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        raise RuntimeError("lease_gpu must come before the first use of the GPU in this process")
+    gpu, lock = _acquire(choices, Path(folder), poll_s)
+    before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as nvidia-smi does
+    log.info("GPU %s is mine until I end", gpu)
+    try:
+        yield gpu
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        lock.close()
+
+
+def list_gpus() -> list[str]:
+    """Return the ids of this machine's NVIDIA GPUs, as ``nvidia-smi`` numbers them, without importing torch."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
+    return [line.split(":")[0].removeprefix("GPU ") for line in lines if line.startswith("GPU ")]
+
+
+def _choices(device: str, gpus: list[str] | None) -> list[str]:
+    """Return the GPUs to choose from; none when there is nothing to lease."""
+    if device not in ("auto", "cuda") or "SLURM_JOB_ID" in os.environ:
+        return []
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        visible = [gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return visible if len(visible) > 1 else []
+    return list_gpus() if gpus is None else gpus
+
+
+def _acquire(choices: list[str], folder: Path, poll_s: float) -> tuple[str, IO[str]]:
+    """Return the first free GPU and its open lock file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = False
+    while True:
+        holders = []
+        for gpu in choices:
+            lock = (folder / f"gpu{gpu}.lock").open("a+")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holders.append(f"GPU {gpu} by process {lock.read() or '?'}")
+                lock.close()
+                continue
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            os.register_at_fork(after_in_child=lock.close)  # else a worker that outlives us would keep the GPU
+            return gpu, lock
+        if not waiting:
+            log.info("process %d waits for a GPU: %s", os.getpid(), ", ".join(holders))
+            waiting = True
+        time.sleep(poll_s)

@@ -1,0 +1,167 @@
+"""One model on one volume: load a model folder, compute logits, export the label map."""
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from labelloop.errors import UserError
+from labelloop.files import digest, sha256
+from labelloop.inference.export import Prediction, to_prediction
+from labelloop.inference.prepare import Prepared, prepare_image
+from labelloop.inference.settings import Settings
+from labelloop.inference.windows import slide
+from labelloop.network import build_network
+from labelloop.plans import Plan
+from labelloop.volume import Volume
+
+log = logging.getLogger(__name__)
+ENGINE_VERSION = 1
+"""Raised when the engine's answers change, so that ledgers do their cases anew."""
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class ModelFile(BaseModel):
+    """What inference reads of a ``model.json``; other keys (training data, versions) are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    classes: tuple[str, ...]
+    class_ids: dict[str, int]
+    plan: Plan
+    weights_sha256: str
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelFile":
+        missing = [c for c in self.classes if not 0 < self.class_ids.get(c, 0) < 256]
+        if missing or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be unique, with ids from 1 to 255; at fault: {missing or self.classes}")
+        return self
+
+
+class Predictor:
+    """A loaded model.
+
+    Args:
+        model_folder: holds ``model.json`` and ``weights.pt``.
+        device: ``auto`` (CUDA if there is one), or what torch accepts.
+
+    Raises:
+        UserError: when the folder is incomplete, or the weights are not the ones ``model.json`` names.
+    """
+
+    def __init__(self, model_folder: str | Path, device: str = "auto", settings: Settings | None = None):
+        folder = Path(model_folder)
+        self.settings = settings or Settings()
+        self.model = read_model(folder)
+        self.device = choose_device(device)
+        self._autocast = _choose_precision(self.settings, self.device)
+        weights = folder / "weights.pt"
+        if not weights.is_file():
+            raise UserError(f"{weights}: no such file; a trained model folder holds model.json and weights.pt")
+        if (found := sha256(weights)) != self.model.weights_sha256:
+            raise UserError(f"{weights}: sha256 {found[:12]}, model.json says {self.model.weights_sha256[:12]}")
+        state = torch.load(weights, map_location="cpu", weights_only=True)["weights"]
+        network = build_network(self.plan, len(self.classes) + 1, deep_supervision=False)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"{weights} does not fit the plan in model.json: {error}") from error
+        self.network = network.to(self.device).eval()
+        log.info("model %s: %d classes on %s", self.model.name, len(self.classes), self.device)
+
+    @property
+    def plan(self) -> Plan:
+        """Plan of the model."""
+        return self.model.plan
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in channel order, background left out."""
+        return self.model.classes
+
+    @property
+    def class_ids(self) -> dict[str, int]:
+        """Id of each class in label maps."""
+        return {c: self.model.class_ids[c] for c in self.classes}
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of all, besides the image, that a prediction depends on."""
+        settings = self.settings.model_dump(mode="json")
+        plan = self.plan.model_dump(mode="json")
+        about = [ENGINE_VERSION, self.model.weights_sha256, plan, list(self.class_ids.items()), settings]
+        return digest([*about, str(self._autocast)])
+
+    def with_settings(self, **changes) -> "Predictor":
+        """Return a predictor with some settings changed; it shares the network."""
+        changed = copy.copy(self)
+        changed.settings = Settings.model_validate({**self.settings.model_dump(), **changes})
+        changed._autocast = _choose_precision(changed.settings, self.device)
+        return changed
+
+    def prepare(self, volume: Volume, modality: str) -> Prepared:
+        """Bring a volume to the network grid. Models with equal ``plan.images`` can share the result."""
+        return prepare_image(volume, self.plan, modality)
+
+    def logits(self, prepared: Prepared) -> torch.Tensor:
+        """Return logits [1 + classes, z, y, x] on the network grid, float32 on the device."""
+        s = self.settings
+        image = torch.from_numpy(prepared.array).to(self.device)
+        return slide(
+            self.network, image, self.plan.patch, len(self.classes) + 1,
+            step=s.step, gaussian=s.gaussian, mirror_axes=s.mirror_axes, batch=s.window_batch, autocast=self._autocast,
+        )  # fmt: skip
+
+    def probabilities(self, prepared: Prepared) -> torch.Tensor:
+        """Return the softmax of :meth:`logits`."""
+        return softmax_(self.logits(prepared))
+
+    def predict(self, volume: Volume, modality: str) -> Prediction:
+        """Return the label map of ``volume`` on its stored grid, and volume and confidence of each class."""
+        prepared = self.prepare(volume, modality)
+        return to_prediction(self.logits(prepared), prepared.frame, self.classes, self.class_ids, self.settings.mode)
+
+
+def softmax_(logits: torch.Tensor) -> torch.Tensor:
+    """Turn logits [c, z, y, x] into probabilities in place, plane by plane: no second tensor of all classes."""
+    for z in range(logits.shape[1]):
+        logits[:, z] = logits[:, z].softmax(0)
+    return logits
+
+
+def read_model(folder: Path) -> ModelFile:
+    """Read ``model.json``. Raises UserError when it is missing or cannot be understood."""
+    path = Path(folder) / "model.json"
+    try:
+        return ModelFile.model_validate(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; a trained model folder holds model.json and weights.pt") from error
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the torch device for ``auto`` or a device name."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _choose_precision(settings: Settings, device: torch.device) -> torch.dtype | None:
+    if settings.precision != "auto":
+        return PRECISIONS[settings.precision]
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if settings.mode == "fast" and device.type == "cpu" and _cpu_likes_bf16() else None
+
+
+def _cpu_likes_bf16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))

@@ -1,0 +1,141 @@
+"""From a stored volume to what the network sees: orient, crop, normalize, resample.
+
+The same decisions as nnU-Net's ``DefaultPreprocessor`` with ``resample_torch_fornnunet`` on the canonical
+orientation. Training and inference both go through here, so they cannot drift apart.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from labelloop.inference.resample import Shape, resample_image, resample_labels, target_shape
+from labelloop.plans import Plan
+from labelloop.volume import Geometry, Volume, canonical, restore, whole_numbers
+
+SMALLEST_STD = 1e-8
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a prepared array came from: all that is needed to bring labels to the network grid and back.
+
+    ``stored`` is the grid of the file, ``oriented`` the same grid in canonical orientation, ``crop`` the part of
+    ``oriented`` that was used, as ``(start, stop)`` per axis z, y, x, and ``spacing_mm`` the network's voxel size.
+    """
+
+    stored: Geometry
+    oriented: Geometry
+    crop: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The crop as an index into a canonical array."""
+        z, y, x = (slice(*part) for part in self.crop)
+        return z, y, x
+
+    @property
+    def cropped_shape(self) -> Shape:
+        """Shape (z, y, x) of the canonical crop before resampling."""
+        z, y, x = (stop - start for start, stop in self.crop)
+        return z, y, x
+
+    @property
+    def shape(self) -> Shape:
+        """Shape (z, y, x) on the network grid."""
+        return target_shape(self.cropped_shape, self.oriented.spacing_zyx, self.spacing_mm)
+
+    def restore(self, cropped: np.ndarray) -> np.ndarray:
+        """Put a canonical crop back into a volume of zeros on the stored grid."""
+        whole = np.zeros(self.oriented.shape, cropped.dtype)
+        whole[self.slices] = cropped
+        return restore(whole, self.stored)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the frame as plain JSON-able data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Frame":
+        """Return the frame that :meth:`as_dict` described, also after a round trip through JSON."""
+        stored, oriented = (Geometry(**{k: tuple(v) for k, v in content[g].items()}) for g in ("stored", "oriented"))
+        z, y, x = (tuple(part) for part in content["crop"])
+        return cls(stored, oriented, (z, y, x), tuple(content["spacing_mm"]))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float32 array [z, y, x] on the network grid, and where it came from."""
+
+    array: np.ndarray
+    frame: Frame
+
+
+def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
+    """Bring an image as stored to the network grid of ``plan``.
+
+    Args:
+        volume: any orientation and spacing, any numeric type (HU for CT).
+        modality: ``CT`` (clip, shift and scale by ``plan.ct``) or ``MR`` (z-score over the crop).
+
+    Raises:
+        ValueError: when the modality is unknown, or the volume is empty, not 3-D or not finite.
+    """
+    if volume.array.ndim != 3 or not volume.array.size:
+        raise ValueError(f"a 3-D volume is needed, found shape {volume.array.shape}")
+    oriented = canonical(volume)
+    frame = Frame(volume.geometry, oriented.geometry, nonzero_box(oriented.array), plan.spacing_mm)
+    array = np.array(oriented.array[frame.slices], dtype=np.float32, order="C")
+    if np.issubdtype(volume.array.dtype, np.floating) and not np.isfinite(array).all():
+        raise ValueError(f"{int((~np.isfinite(array)).sum())} voxels are not finite (NaN or infinite)")
+    normalize(array, plan, modality)
+    return Prepared(resample_image(array, frame.shape, frame.oriented.spacing_zyx, plan.spacing_mm), frame)
+
+
+def prepare_label(label: Volume, frame: Frame) -> np.ndarray:
+    """Bring a label map as stored to the network grid of its image.
+
+    The result equals the argmax of the linearly resampled one-hot channels (ties: the lower id), uint8 or int32 as
+    the ids require. It is the same on every run.
+
+    Raises:
+        ValueError: when the label map is not on the grid of the image, or holds fractional or negative values.
+    """
+    if difference := label.geometry.difference(frame.stored):
+        raise ValueError(f"the label map is not on the grid of its image: {difference}")
+    cropped = whole_numbers(canonical(label).array[frame.slices])
+    if cropped.size and cropped.min() < 0:
+        raise ValueError(f"negative label values, e.g. {int(cropped.min())}")
+    return resample_labels(cropped, frame.shape, frame.oriented.spacing_zyx, frame.spacing_mm)
+
+
+def normalize(array: np.ndarray, plan: Plan, modality: str) -> None:
+    """Normalize a float32 array in place: nnU-Net's CTNormalization or ZScoreNormalization (without a mask)."""
+    if modality == "CT":
+        np.clip(array, *plan.ct.clip_hu, out=array)
+        mean, std = plan.ct.mean, plan.ct.std
+    elif modality == "MR":
+        mean, std = array.mean(), array.std()
+    else:
+        raise ValueError(f"modality {modality!r}; known: CT, MR")
+    array -= mean
+    array /= max(std, SMALLEST_STD)
+
+
+def nonzero_box(array: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Return ``(start, stop)`` per axis of the box around all nonzero voxels; the whole volume if there are none.
+
+    Planes are looked at from the outside in, so that a CT, whose air is not zero, costs six planes.
+    """
+    box = [(0, n) for n in array.shape]
+    for axis in range(3):
+        inner = array[tuple(slice(*part) for part in box)]
+        planes = np.moveaxis(inner, axis, 0)
+        start = next((i for i in range(len(planes)) if planes[i].any()), None)
+        if start is None:
+            return (0, array.shape[0]), (0, array.shape[1]), (0, array.shape[2])
+        stop = next(i for i in range(len(planes), 0, -1) if planes[i - 1].any())
+        box[axis] = (start, stop)
+    z, y, x = box
+    return z, y, x

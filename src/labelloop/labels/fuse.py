@@ -1,0 +1,137 @@
+"""Fuse truth and predictions into one label map, class by class, truth first (Jia, PWS-Seg, equation 5).
+
+What counts as truth is the annotation state, never "which ids occur in the file": a class annotated ``absent``
+keeps every pseudo-label of that class out of the map.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from labelloop.annotation import PRESENT, UNKNOWN, States
+from labelloop.classes import BACKGROUND, ClassScheme
+
+Row = dict[str, Any]
+
+
+def fuse(
+    truth: np.ndarray | None,
+    states: States,
+    predictions: Sequence[tuple[str, np.ndarray]],
+    scheme: ClassScheme,
+    classes: Sequence[str],
+    voxel_ml: float,
+    model_classes: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[np.ndarray, list[Row]]:
+    """Return the fused uint8 map of ``classes`` and its provenance rows (without ``case``).
+
+    - A class that is annotated (present or absent) comes from ``truth`` alone; an unknown one from the predictions.
+    - Several predictions vote per voxel, background included; a tie goes to the first of the tied in the order
+      given (so of two models the first one decides).
+    - Truth voxels always win: over a pseudo organ and also over a pseudo tumor. A pseudo tumor therefore fills a
+      hole that the annotator left in a true organ, but takes no voxel of the organ itself. A true tumor wins over a
+      pseudo organ.
+    - Pseudo tumor wins over pseudo organs when they come from different groups of models (see ``model_classes``).
+
+    Args:
+        truth: the annotated map [z, y, x], or None.
+        states: annotation state of each class; classes not named are unknown.
+        predictions: (model name, label map) pairs, best model first.
+        voxel_ml: volume of one voxel in ml.
+        model_classes: the classes each model can predict; a model does not vote on the others. Default: all.
+
+    Raises:
+        ValueError: for shapes that differ, no map at all, or a class annotated present without a truth map.
+    """
+    maps = [array for _, array in predictions] + ([] if truth is None else [truth])
+    if not maps:
+        raise ValueError("nothing to fuse: neither truth nor a prediction was given")
+    if len({m.shape for m in maps}) > 1:
+        raise ValueError(f"maps to fuse differ in shape (z, y, x): {[m.shape for m in maps]}")
+    classes = scheme.select(list(classes))
+    known = [name for name in classes if states.get(name, UNKNOWN) != UNKNOWN]
+    present = [name for name in known if states[name] == PRESENT]
+    if truth is None and present:
+        raise ValueError(f"annotated present, but there is no truth map: {', '.join(present)}")
+
+    able = {name: tuple(classes if model_classes is None else model_classes.get(name, ())) for name, _ in predictions}
+    voted = _vote_by_group(predictions, able, scheme, classes)
+    fused = np.zeros(maps[0].shape, np.uint8) if voted is None else _keep(voted, scheme, set(classes) - set(known))
+    if truth is not None and present:
+        true_map = _keep(truth, scheme, present)
+        np.copyto(fused, true_map, where=true_map != BACKGROUND)
+
+    counts = np.bincount(fused.ravel(order="K"), minlength=256)
+    lost = np.zeros(256, np.int64) if voted is None else np.bincount(voted[voted != fused], minlength=256)
+    rows = []
+    for name in classes:
+        models = [model for model, _ in predictions if name in able[model]]
+        index = scheme.ids[name]
+        rows.append(
+            {
+                "class": name,
+                "source": "truth" if name in known else "+".join(models) or "none",
+                "step": "fuse",
+                "voxels_changed": int(lost[index]),
+                "volume_ml": float(counts[index] * voxel_ml),
+            }
+        )
+    return fused, rows
+
+
+def absent_in_all(
+    predictions: Sequence[tuple[str, np.ndarray]], scheme: ClassScheme, classes: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the classes that no prediction contains: an exception of the anatomy rules (see ``check``)."""
+    if not predictions:
+        return ()
+    found = np.zeros(256, bool)
+    for _, array in predictions:
+        found |= np.bincount(array.ravel(order="K"), minlength=256)[:256] > 0
+    return tuple(name for name in scheme.select(list(classes)) if not found[scheme.ids[name]])
+
+
+def _keep(labels: np.ndarray, scheme: ClassScheme, names) -> np.ndarray:
+    """Return a copy of ``labels`` with every class but ``names`` set to background."""
+    table = np.zeros(256, np.uint8)
+    for name in names:
+        table[scheme.ids[name]] = scheme.ids[name]
+    return table[labels]
+
+
+def _vote_by_group(
+    predictions: Sequence[tuple[str, np.ndarray]],
+    able: Mapping[str, Sequence[str]],
+    scheme: ClassScheme,
+    classes: Sequence[str],
+) -> np.ndarray | None:
+    """Vote among the models that know a class; classes known by the same models are voted on together."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name in classes:
+        voters = tuple(i for i, (model, _) in enumerate(predictions) if name in able[model])
+        if voters:
+            groups.setdefault(voters, []).append(name)
+    if not groups:
+        return None
+    tumor = set(scheme.sets.get("tumor", ()))
+    merged = np.zeros(predictions[0][1].shape, np.uint8)
+    # Later groups fill what is still free; the group with the tumor goes first, so that tumor wins over organs.
+    for voters, names in sorted(groups.items(), key=lambda item: not tumor & set(item[1])):
+        chosen = vote([_keep(predictions[i][1], scheme, names) for i in voters])
+        np.copyto(merged, chosen, where=merged == BACKGROUND)
+    return merged
+
+
+def vote(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the per-voxel plurality of label maps [z, y, x]; of tied labels the one of the earliest map wins."""
+    result = maps[0].copy()
+    if len(maps) < 3:
+        return result  # one against one is a tie, and ties go to the first
+    differ = np.zeros(result.shape, bool)
+    for other in maps[1:]:
+        differ |= other != result
+    ballots = np.stack([m[differ] for m in maps])
+    support = np.stack([(ballots == ballot).sum(axis=0, dtype=np.uint8) for ballot in ballots])
+    result[differ] = np.take_along_axis(ballots, support.argmax(axis=0)[None], axis=0)[0]
+    return result

@@ -1,0 +1,220 @@
+"""Select which pseudo-labels to trust, case by case and class by class, with the reason in words.
+
+Truth is never judged here. The published schemes are settings:
+
+- Zhou: ``keep_least_uncertain: {all: 1000, tumor: 100}, demote: {tumor: background}``: 1000 cases by organs, of which
+  100 with tumor labels and 900 with the tumor set to background.
+- He: ``verdicts: [volume, one_component, joined], demote: drop``: a case is accepted as a whole or dropped.
+- FLARE22: ``drop_most_uncertain: 76``.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States, from_table
+from labelloop.classes import ClassScheme, Strict
+from labelloop.labels.agree import ALL
+from labelloop.tables import TABLES
+
+Demotion = Literal["unknown", "background", "drop"]
+
+
+class SelectSettings(Strict):
+    """Which pseudo-labels are accepted, and what happens to the refused ones.
+
+    Thresholds are one number for every class, or one per class (classes not named are not held against it; "all" is
+    the case as a whole). A threshold calibrated on held-out truth goes into ``min_pairwise_dice`` per class.
+    """
+
+    verdicts: Literal["all"] | tuple[str, ...] = Field("all", description="anatomy rules whose failure refuses a class")
+    min_pairwise_dice: float | dict[str, float] | None = Field(None, description="smallest mean pairwise Dice")
+    max_uncertainty: float | dict[str, float] | None = Field(None, description="largest FLARE22 uncertainty")
+    keep_least_uncertain: int | dict[str, int] | None = Field(
+        None, description="per class, the number of cases kept; 'all' ranks and keeps whole cases first"
+    )
+    drop_most_uncertain: int = Field(0, ge=0, description="whole cases dropped, the most uncertain first (FLARE22)")
+    demote: Demotion | dict[str, Demotion] = Field(
+        "unknown", description="a refused class becomes unknown (partial losses) or background, or its case is dropped"
+    )
+
+    def demotion(self, name: str) -> Demotion:
+        """What happens to a refused class."""
+        return self.demote.get(name, "unknown") if isinstance(self.demote, dict) else self.demote
+
+
+@dataclass
+class _Judgment:
+    """Reasons that speak against pseudo-labels: per (case, class), and per case."""
+
+    refused: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    refused_case: dict[str, str] = field(default_factory=dict)
+
+
+def select(
+    annotation: pd.DataFrame,
+    provenance: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    disagreement: pd.DataFrame,
+    settings: SelectSettings,
+    classes: Sequence[str],
+) -> pd.DataFrame:
+    """Return the "selected" table: one row per case of ``annotation`` and class, with state, decision and reason.
+
+    - An annotated class keeps its state (``truth``).
+    - A class no model predicted is ``unknown``.
+    - A pseudo-label is ``accepted`` (present if the fused and cleaned map has it, else absent) or ``demoted``.
+    - A case refused as a whole, or left without a single known class, is ``dropped``: all its classes are unknown.
+      Refused by ranking (``all``, ``drop_most_uncertain``), a case that has truth keeps the truth and only loses its
+      pseudo-labels.
+
+    Args:
+        annotation, provenance, verdicts, disagreement: tables of those kinds (``labelloop.tables``).
+        classes: the classes that training knows.
+    """
+    states = from_table(annotation)
+    sources, volumes = _provenance(provenance)
+    pseudo = {
+        (case, name)
+        for case, known in states.items()
+        for name in classes
+        if known.get(name, UNKNOWN) == UNKNOWN and sources.get((case, name), "none") != "none"
+    }
+    judgment = _judge(pseudo, verdicts, disagreement, settings)
+    rows = []
+    for case, known in states.items():
+        decided = {name: _decide(case, name, known, pseudo, volumes, judgment, settings) for name in classes}
+        rows += [(case, name, *decision) for name, decision in _whole_case(decided, settings).items()]
+    return pd.DataFrame(rows, columns=list(TABLES["selected"]))
+
+
+def apply_states(labels: np.ndarray, states: States, scheme: ClassScheme) -> np.ndarray:
+    """Return ``labels`` without the voxels of classes that are not present in ``states`` (one case's selected states).
+
+    A demoted class still has its voxels in the fused map; training must not see them.
+    """
+    table = np.zeros(256, np.uint8)
+    for name in scheme.names:
+        if states.get(name, UNKNOWN) == PRESENT:
+            table[scheme.ids[name]] = scheme.ids[name]
+    return table[labels]
+
+
+def _provenance(table: pd.DataFrame) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], float]]:
+    """Return who labeled each (case, class) when it was fused, and its volume in ml after the last step."""
+    fused = table[table["step"] == "fuse"]
+    sources = dict(zip(zip(fused["case"], fused["class"], strict=True), fused["source"], strict=True))
+    volumes = dict(zip(zip(table["case"], table["class"], strict=True), table["volume_ml"], strict=True))
+    return sources, volumes
+
+
+def _judge(
+    pseudo: set[tuple[str, str]], verdicts: pd.DataFrame, disagreement: pd.DataFrame, settings: SelectSettings
+) -> _Judgment:
+    judgment = _Judgment()
+    _judge_verdicts(judgment, pseudo, verdicts, settings)
+    scores = {
+        column: dict(
+            zip(zip(disagreement["case"], disagreement["class"], strict=True), disagreement[column], strict=True)
+        )
+        for column in ("pairwise_dice", "uncertainty")
+    }
+    cases = sorted({case for case, _ in pseudo})
+    for column, limits, sign, word in (
+        ("pairwise_dice", settings.min_pairwise_dice, 1, "below"),
+        ("uncertainty", settings.max_uncertainty, -1, "above"),
+    ):
+        for case, name in sorted(pseudo) + [(case, ALL) for case in cases if isinstance(limits, dict)]:
+            limit = limits.get(name) if isinstance(limits, dict) else limits
+            value = scores[column].get((case, name), float("nan"))
+            if limit is not None and not sign * value >= sign * limit:  # a missing score (NaN) is not good enough
+                said = f"no {column} to judge by" if pd.isna(value) else f"{column} {value:.4g} {word} {limit:g}"
+                _refuse(judgment, case, name, said)
+    _judge_ranks(judgment, pseudo, scores["uncertainty"], settings)
+    return judgment
+
+
+def _judge_verdicts(judgment: _Judgment, pseudo: set, verdicts: pd.DataFrame, settings: SelectSettings) -> None:
+    failed = verdicts[verdicts["verdict"] == "fail"]
+    if settings.verdicts != "all":
+        failed = failed[failed["rule"].isin(settings.verdicts)]
+    for case, name, rule, reason in failed[["case", "class", "rule", "reason"]].itertuples(index=False):
+        if (case, name) in pseudo:
+            judgment.refused[case, name].append(f"{rule}: {reason}")
+
+
+def _judge_ranks(judgment: _Judgment, pseudo: set, uncertainty: Mapping, settings: SelectSettings) -> None:
+    """Rank whole cases first, then classes among the cases and classes still accepted."""
+    cases = sorted({case for case, _ in pseudo})
+    ranked = sorted(cases, key=lambda case: _rank(uncertainty, case, ALL))
+    for place, case in enumerate(ranked, start=1):
+        if place > len(ranked) - settings.drop_most_uncertain:
+            judgment.refused_case.setdefault(
+                case, f"among the {settings.drop_most_uncertain} most uncertain cases (rank {place} of {len(ranked)})"
+            )
+    keep = settings.keep_least_uncertain
+    keep = {} if keep is None else keep if isinstance(keep, dict) else {name: keep for _, name in pseudo}
+    for name in sorted(keep, key=lambda n: n != ALL):
+        left = [case for case in cases if case not in judgment.refused_case]
+        if name != ALL:
+            left = [c for c in left if (c, name) in pseudo and not judgment.refused.get((c, name))]
+        left.sort(key=lambda case: _rank(uncertainty, case, name))
+        for place, case in enumerate(left[keep[name] :], start=keep[name] + 1):
+            _refuse(judgment, case, name, f"not among the {keep[name]} least uncertain (rank {place} of {len(left)})")
+
+
+def _rank(uncertainty: Mapping, case: str, name: str) -> tuple[float, str]:
+    value = uncertainty.get((case, name), float("nan"))
+    return (float("inf") if pd.isna(value) else float(value), case)
+
+
+def _refuse(judgment: _Judgment, case: str, name: str, reason: str) -> None:
+    if name == ALL:
+        judgment.refused_case.setdefault(case, reason)
+    else:
+        judgment.refused[case, name].append(reason)
+
+
+Decision = tuple[str, str, str]
+"""State, decision, reason."""
+
+
+def _decide(
+    case: str,
+    name: str,
+    known: Mapping[str, str],
+    pseudo: set[tuple[str, str]],
+    volumes: Mapping[tuple[str, str], float],
+    judgment: _Judgment,
+    settings: SelectSettings,
+) -> Decision:
+    state = known.get(name, UNKNOWN)
+    if state != UNKNOWN:
+        return state, "truth", f"annotated {state}"
+    if (case, name) not in pseudo:
+        return UNKNOWN, "unknown", "no model predicted it"
+    if case in judgment.refused_case:
+        return UNKNOWN, "demoted", f"case refused: {judgment.refused_case[case]}"
+    reasons = judgment.refused.get((case, name))
+    if reasons:
+        demotion, said = settings.demotion(name), "; ".join(reasons)
+        if demotion == "drop":
+            return UNKNOWN, "dropped", said
+        return (ABSENT if demotion == "background" else UNKNOWN), "demoted", said
+    state = PRESENT if volumes.get((case, name), 0.0) > 0 else ABSENT
+    return state, "accepted", "no criterion speaks against it"
+
+
+def _whole_case(decided: dict[str, Decision], settings: SelectSettings) -> dict[str, Decision]:
+    """Drop the case when a class demands it, or when nothing is known in it."""
+    culprits = [f"{name}: {reason}" for name, (_, decision, reason) in decided.items() if decision == "dropped"]
+    if culprits:
+        return dict.fromkeys(decided, (UNKNOWN, "dropped", f"case dropped because of {culprits[0]}"))
+    if all(state == UNKNOWN for state, _, _ in decided.values()):
+        return {name: (UNKNOWN, "dropped", f"no class is known; {reason}") for name, (_, _, reason) in decided.items()}
+    return decided

@@ -1,0 +1,138 @@
+"""Score a folder of label maps against a folder of truth: ``labelloop evaluate``."""
+
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from labelloop.annotation import States, from_table
+from labelloop.classes import ClassScheme, load_classes
+from labelloop.errors import CaseError, UserError
+from labelloop.metrics.flare import get_rules, score_case
+from labelloop.tables import read_table, write_table
+from labelloop.volume import Volume, read
+
+log = logging.getLogger(__name__)
+SUFFIX = ".nii.gz"
+
+
+def evaluate_folders(
+    truth_dir: str | Path,
+    prediction_dir: str | Path,
+    classes: str | Path,
+    rules: str,
+    out: str | Path,
+    workers: int = 1,
+    annotation: str | Path | None = None,
+) -> int:
+    """Score ``<case>.nii.gz`` in one folder against the same names in another; write ``scores``, print a summary.
+
+    Args:
+        truth_dir, prediction_dir: folders of label maps in the ids of ``classes``.
+        classes: class scheme, by name or path.
+        rules: a name in :data:`labelloop.metrics.flare.RULES`.
+        out: the table to write, of kind "scores".
+        workers: processes.
+        annotation: table of kind "annotation": classes that it calls unknown, or does not name, are not scored.
+
+    Returns:
+        How many problems there were: cases missing on one side, unreadable, or not comparable. Each is logged as one
+        line and does not stop the others.
+
+    Raises:
+        UserError: when a folder, the classes, the rules or the annotation table do not exist, or a folder holds no
+            label map.
+    """
+    get_rules(rules)
+    scheme = load_classes(classes)
+    states = from_table(read_table(annotation, "annotation")) if annotation else None
+    truths, predictions = _label_files(truth_dir), _label_files(prediction_dir)
+    problems = [f"{case}: no prediction in {prediction_dir}" for case in sorted(truths.keys() - predictions.keys())]
+    problems += [f"{case}: no truth in {truth_dir}" for case in sorted(predictions.keys() - truths.keys())]
+    jobs = [
+        (case, truths[case], predictions[case], scheme, rules, states if states is None else states.get(case, {}))
+        for case in sorted(truths.keys() & predictions.keys())
+    ]
+    rows: list[dict] = []
+    for scored, problem in _scored(jobs, workers):
+        rows += scored
+        problems += [problem] if problem else []
+    table = pd.DataFrame(rows)
+    write_table(out, table, "scores")
+    for problem in problems:
+        log.error("%s", problem)
+    print(summary(table, scheme))
+    return len(problems)
+
+
+def _label_files(folder: str | Path) -> dict[str, Path]:
+    """Return label files by case; images (``<case>_0000.nii.gz``) beside them are passed over."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = (p for p in Path(folder).glob(f"*{SUFFIX}") if not p.name.startswith("."))
+    files = {p.name.removesuffix(SUFFIX): p for p in paths if not p.name.endswith(f"_0000{SUFFIX}")}
+    if not files:
+        raise UserError(f"{folder}: no label map named <case>{SUFFIX}")
+    return files
+
+
+def _scored(jobs: list[tuple], workers: int) -> Iterable[tuple[list[dict], str | None]]:
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(_score_files, jobs)
+        return
+    # Spawned, because SimpleITK's threads do not survive a fork.
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_score_files, jobs)
+
+
+def _score_files(job: tuple[str, Path, Path, ClassScheme, str, States | None]) -> tuple[list[dict], str | None]:
+    """Return the rows of one case, or the problem that kept it from being scored."""
+    case, truth, prediction, scheme, rules, states = job
+    try:
+        rows = score_case(_read(truth), _read(prediction), scheme, rules, states, file=str(prediction))
+    except CaseError as error:
+        return [], f"{case}: {error}"
+    return [{"case": case, **row} for row in rows], None
+
+
+def _read(path: Path) -> Volume:
+    try:
+        volume = read(path)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CaseError("label_unreadable", str(path), reason, "Write the file again") from error
+    if volume.array.ndim != 3:
+        found = f"{volume.array.ndim} dimensions"
+        raise CaseError("label_not_3d", str(path), found, "Give one 3-D label map per case")
+    return volume
+
+
+def class_means(table: pd.DataFrame, scheme: ClassScheme) -> pd.DataFrame:
+    """Return mean DSC and NSD over cases [class; cases, dsc, nsd], then the means of the scheme's sets.
+
+    The mean of a set is the mean of its class means, as FLARE's organ DSC; a set of one class adds no row.
+    """
+    if table.empty:
+        return pd.DataFrame(columns=["cases", "dsc", "nsd"], dtype=float)
+    groups = table.groupby("class")[["dsc", "nsd"]]
+    means = groups.mean().assign(cases=groups.size())
+    means = means.reindex([n for n in scheme.names if n in means.index])[["cases", "dsc", "nsd"]]
+    for name, members in scheme.sets.items():
+        scored = means.loc[[m for m in members if m in means.index], ["dsc", "nsd"]]
+        if len(members) > 1 and len(scored):
+            cases = table.loc[table["class"].isin(members), "case"].nunique()
+            means.loc[f"mean of {name}"] = [cases, *scored.mean()]
+    return means.astype({"cases": int})
+
+
+def summary(table: pd.DataFrame, scheme: ClassScheme) -> str:
+    """Return :func:`class_means` as text, in percent."""
+    lines = [f"{'class':<22} {'cases':>5} {'DSC %':>7} {'NSD %':>7}"]
+    for name, row in class_means(table, scheme).iterrows():
+        dsc, nsd = (np.round(100 * row[metric], 2) for metric in ("dsc", "nsd"))
+        lines.append(f"{name:<22} {int(row['cases']):>5} {dsc:>7.2f} {nsd:>7.2f}")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""The rules of the FLARE challenges for DSC and NSD of one case, in their official versions and a corrected one.
+
+Source: JunMa11/FLARE, ``FLARE22/23/24_DSC_NSD_Eval.py`` (MIT). All of them score both-empty 1/1 and one-empty 0/0.
+The official scripts take the third array axis for z; here every volume is turned to canonical orientation first,
+which is the same on their data and right on any other.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from labelloop.annotation import UNKNOWN, States
+from labelloop.classes import ClassInfo, ClassScheme
+from labelloop.errors import CaseError, UserError
+from labelloop.metrics.surface import Box, bounding_box, dice, surface_dice, volume_ml
+from labelloop.volume import Volume, canonical, whole_numbers
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One version of the rules.
+
+    Args:
+        nsd_from_dsc: NSD is 0 without being computed where DSC is below this value.
+        tube_top: whether the top slice of the truth is scored for tubular classes, which are scored on the truth's
+            z-range only. The official scripts leave it out; a tube of one slice makes them crash (NaN, then
+            ValueError), so there is no official number: here that one slice is scored, in every version.
+        decimals: DSC and NSD are rounded to this many decimals per case and class; None keeps them all.
+    """
+
+    nsd_from_dsc: float
+    tube_top: bool
+    decimals: int | None
+
+
+RULES = {
+    # As the numbers of each year were made: the FLARE22 script had no rule on low DSC until 2024-03-29, the FLARE23
+    # script used 0.1 until 2024-03-18 (facts: git history of JunMa11/FLARE).
+    "official-2022": Rules(nsd_from_dsc=0.0, tube_top=False, decimals=4),
+    "official-2023": Rules(nsd_from_dsc=0.1, tube_top=False, decimals=4),
+    "official-2024": Rules(nsd_from_dsc=0.2, tube_top=False, decimals=4),
+    "corrected": Rules(nsd_from_dsc=0.2, tube_top=True, decimals=None),
+}
+
+
+def get_rules(name: str) -> Rules:
+    """Return a version of the rules by name. Raises UserError for a name that does not exist."""
+    if name not in RULES:
+        raise UserError(f"no rules {name!r}; known: {', '.join(RULES)}")
+    return RULES[name]
+
+
+def score_case(
+    truth: Volume,
+    prediction: Volume,
+    scheme: ClassScheme,
+    rules: str = "official-2024",
+    states: States | None = None,
+    file: str = "prediction",
+) -> list[dict]:
+    """Score every annotated class of one case.
+
+    Args:
+        truth, prediction: label maps in the ids of ``scheme``; ids that it lacks are not scored.
+        rules: a name in :data:`RULES`.
+        states: annotation of the case. A class that is ``unknown`` or not named is not scored; None scores all.
+        file: how errors name the prediction.
+
+    Returns:
+        Rows of a "scores" table without ``case``.
+
+    Raises:
+        CaseError: ``grid_differs`` when truth and prediction are not on the same grid (axes may be stored in another
+            order or direction), ``label_values`` when label values are not whole numbers.
+        UserError: when there are no such rules.
+    """
+    version = get_rules(rules)
+    truth, prediction = canonical(truth), canonical(prediction)
+    difference = truth.geometry.difference(prediction.geometry)
+    if difference:
+        action = "Resample the prediction to the grid of the truth"
+        raise CaseError("grid_differs", file, f"truth and prediction differ: {difference}", action)
+    spacing = truth.geometry.spacing_zyx
+    names = [n for n in scheme.names if states is None or states.get(n, UNKNOWN) != UNKNOWN]
+    classes = [scheme[name] for name in names]
+    masks = _masks(_labels(truth, "truth"), _labels(prediction, file), classes)
+    return [_row(info, *pair, spacing, version) for info, pair in zip(classes, masks, strict=True)]
+
+
+def _labels(volume: Volume, file: str) -> np.ndarray:
+    try:
+        return whole_numbers(volume.array)
+    except ValueError as error:
+        raise CaseError("label_values", file, str(error), "Write class ids, not probabilities") from error
+
+
+def _masks(
+    truth: np.ndarray, prediction: np.ndarray, classes: list[ClassInfo]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield truth and prediction of each class as boolean masks on the box that holds both."""
+    highest = max((c.id for c in classes), default=0)
+    boxes = [ndimage.find_objects(array, max_label=highest) for array in (truth, prediction)]
+    for info in classes:
+        box = _union(boxes[0][info.id - 1], boxes[1][info.id - 1])
+        yield truth[box] == info.id, prediction[box] == info.id
+
+
+def _union(first: Box | None, second: Box | None) -> Box:
+    if first is None or second is None:
+        return first or second or (slice(0, 0),) * 3
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+
+
+def _row(
+    info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float], rules: Rules
+) -> dict:
+    volumes = volume_ml(truth, spacing), volume_ml(prediction, spacing)
+    dsc, nsd = _dsc_nsd(info, truth, prediction, spacing, rules)
+    if rules.decimals is not None:  # as numpy rounds, like the scripts: 0.55625 to 0.5562, where Python gives 0.5563
+        dsc, nsd = (float(np.round(score, rules.decimals)) for score in (dsc, nsd))
+    return {
+        "class": info.name,
+        "dsc": dsc,
+        "nsd": nsd,
+        "volume_truth_ml": volumes[0],
+        "volume_prediction_ml": volumes[1],
+        "volume_error_ml": volumes[1] - volumes[0],
+    }
+
+
+def _dsc_nsd(
+    info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float], rules: Rules
+) -> tuple[float, float]:
+    there = truth.any(), prediction.any()
+    if not all(there):
+        return (0.0, 0.0) if any(there) else (1.0, 1.0)
+    if info.tube:
+        scored = _tube_range(truth, rules.tube_top)
+        truth, prediction = truth[scored], prediction[scored]
+    dsc = float(dice(truth, prediction))
+    if dsc < rules.nsd_from_dsc:
+        return dsc, 0.0
+    return dsc, surface_dice(truth, prediction, spacing, info.tolerance_mm)
+
+
+def _tube_range(truth: np.ndarray, top: bool) -> slice:
+    """Return the z-slices on which a tubular class is scored; see :class:`Rules` for one slice."""
+    extent = bounding_box(truth)[0]
+    return slice(extent.start, extent.stop if top else max(extent.stop - 1, extent.start + 1))

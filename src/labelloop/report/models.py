@@ -1,0 +1,78 @@
+"""Report section on models: what each was trained on, how its training went."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from labelloop.report.charts import Line, curves
+from labelloop.report.results import Results
+
+TRAIN, VALIDATION, DICE = "#486581", "#d9822b", "#1b7f86"
+
+
+def model(results: Results, name: str) -> dict[str, Any]:
+    """Return cases, epochs, validation Dice, facts and training curves of a model."""
+    folder = f"models/{name}"
+    about = results.json(f"{folder}/model.json")
+    epochs = results.json_lines(f"{folder}/training.jsonl")
+    cases = results.table(f"{folder}/cases.csv", "training_cases")
+    dice = [_number(row.get("dice_average")) for row in epochs]
+    best = max((d for d in dice if math.isfinite(d)), default=math.nan)
+    return {
+        "name": name,
+        "there": bool(about or epochs),
+        "train": int((cases["split"] == "train").sum()),
+        "validation": int((cases["split"] == "validation").sum()),
+        "cases_known": bool(len(cases)),
+        "classes": len(about.get("classes") or ()),
+        "epochs": len(epochs),
+        "dice": dice[-1] if dice else math.nan,
+        "best_dice": best,
+        "facts": _facts(about),
+        "versions": about.get("versions") or {},
+        "fingerprint": str(about.get("fingerprint", "")),
+        "weights_sha256": str(about.get("weights_sha256", "")),
+        "charts": _charts(epochs),
+        "picture": None if epochs else _embedded(results, f"{folder}/curve.png"),
+    }
+
+
+def _facts(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return what ``model.json`` says of the training, in words; what it does not say is left out."""
+    settings, plan = about.get("settings") or {}, about.get("plan") or {}
+    facts = {
+        "trainer": settings.get("trainer"),
+        "seed": settings.get("seed"),
+        "voxel z, y, x": plan.get("spacing_mm") and " × ".join(f"{s:g}" for s in plan["spacing_mm"]) + " mm",
+        "patch z, y, x": plan.get("patch") and " × ".join(map(str, plan["patch"])),
+        "weights of": about.get("epoch") and f"epoch {about['epoch']} ({settings.get('export', 'final')})",
+    }
+    return {words: str(value) for words, value in facts.items() if value is not None}
+
+
+def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    if not epochs:
+        return []
+    x = [float(row.get("epoch", number)) for number, row in enumerate(epochs, 1)]
+    losses = [
+        Line(part, color, x, [_number((row.get(part) or {}).get("loss")) for row in epochs])
+        for part, color in (("train", TRAIN), ("validation", VALIDATION))
+    ]
+    dices = [
+        Line("each epoch", "#b6d7d9", x, [_number(row.get("dice_mean")) for row in epochs]),
+        Line("moving average", DICE, x, [_number(row.get("dice_average")) for row in epochs]),
+    ]
+    drawn = [curves(losses, "Loss"), curves(dices, "Validation Dice of patches")]
+    return [chart for chart in drawn if chart]
+
+
+def _embedded(results: Results, path: str) -> str | None:
+    content = results.bytes(path)
+    return content and f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,0 +1,147 @@
+"""The report of a run: one HTML file that needs nothing beside it, made from the files of the results folder."""
+
+import logging
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from labelloop import __version__
+from labelloop.classes import ClassScheme
+from labelloop.files import write_text
+from labelloop.report import wording
+from labelloop.report.chain import draw_chain
+from labelloop.report.gallery import Atlas, Truth, queue_pictures, scored_pictures
+from labelloop.report.intake import DECISIONS, intake, label_set
+from labelloop.report.models import model
+from labelloop.report.results import Results
+from labelloop.report.scores import Scored, organs_of, read_scores, scores
+
+log = logging.getLogger(__name__)
+
+
+def write_report(
+    results: str | Path,
+    out: str | Path,
+    graph: str,
+    scheme: ClassScheme,
+    evaluated: Sequence[tuple[str, str | Path]] = (),
+    label_sets: Sequence[str] = (),
+    model_names: Sequence[str] = (),
+    cases: str | Path | None = None,
+    *,
+    recipe_text: str = "",
+    truth: Truth | None = None,
+    title: str = "labelloop",
+) -> None:
+    """Write the report page of a run, atomically. Equal files give equal bytes.
+
+    Parts that are missing or unreadable are named in words on the page.
+
+    Args:
+        results: results folder of the run.
+        out: the page, usually ``<results>/report/index.html``; links to files are relative to it.
+        graph: the chain of the recipe: a mermaid flow chart (drawn), or plain text.
+        scheme: classes of every label map and table.
+        evaluated: (title, scores table) of what is compared, the teacher first and the student (the final label
+            maps in ``predictions``) last; tables are absolute or relative to ``results``.
+        label_sets: names of folders in ``labels``.
+        model_names: names of folders in ``models``.
+        cases: case table; by default ``cases.csv`` of the results.
+        recipe_text: the recipe in words or YAML, shown folded away.
+        truth: gives the reference labels of a test case for its pictures.
+        title: name of the run.
+    """
+    root, page = Path(results), Path(out)
+    source = Results(root)
+    table_path = Path(cases) if cases else root / "cases.csv"
+    table = source.table(table_path.resolve() if cases else "cases.csv", "cases")
+    scored = read_scores(source, evaluated, scheme)
+    atlas = Atlas.of(root, table_path, table, scheme, truth)
+    sets = [label_set(source, name, scheme) for name in label_sets]
+    for entry in sets:
+        entry["pictures"] = queue_pictures(atlas, entry["name"], entry["queue"])
+    content: dict[str, Any] = {
+        "title": title,
+        "scheme": scheme,
+        "intake": intake(source, table, scheme),
+        "graph": graph.strip(),
+        "chain": draw_chain(graph),
+        "recipe_text": recipe_text.strip(),
+        "models": [model(source, name) for name in model_names],
+        "label_sets": sets,
+        "decisions": DECISIONS,
+        "scores": scores(scored, scheme),
+        "speed": _speed(source.table("predictions/efficiency.csv", "efficiency")),
+        "volumes": _volumes(source.table("predictions/summary.csv", "summary"), scheme),
+        "gallery": scored_pictures(atlas, scored[-1] if scored else None),
+        "truth_given": truth is not None,
+    }
+    content["headline"] = _headline(content["intake"], sets, scored, scheme)
+    content |= {"files": source.files(page), "missing": dict(sorted(source.missing.items())), "version": __version__}
+    write_text(page, render(content))
+    log.info("report: %s", page)
+
+
+def render(content: dict[str, Any]) -> str:
+    """Fill the template of the page."""
+    folder = resources.files("labelloop.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    for function in (wording.percent, wording.points, wording.number, wording.count, wording.plain):
+        environment.filters[function.__name__] = function
+    template = environment.from_string((folder / "report.html").read_text())
+    return template.render(style=Markup((folder / "report.css").read_text()), **content)
+
+
+def _headline(
+    arrived: dict[str, Any], sets: Sequence[dict[str, Any]], scored: Sequence[Scored], scheme: ClassScheme
+) -> dict[str, Any]:
+    """Return what the page says first."""
+    organs, tumors = organs_of(scheme), scheme.sets.get("tumor", ())
+    judged = [entry for entry in sets if entry["judged"]]
+    first, last = (scored[0], scored[-1]) if scored else (None, None)
+    return {
+        "cases": arrived["total"],
+        "set_aside": arrived["set_aside_count"],
+        "labels": judged[-1] if judged else None,
+        "student": last and last.title,
+        "teacher": first.title if first is not last else None,
+        "test_cases": last.table["case"].nunique() if last else 0,
+        "organs": {m: [s.mean(organs, m) for s in (first, last)] for m in ("dsc", "nsd")} if last else None,
+        "tumor": {m: [s.mean(tumors, m) for s in (first, last)] for m in ("dsc", "nsd")} if last else None,
+    }
+
+
+def _speed(efficiency: pd.DataFrame) -> dict[str, Any] | None:
+    """Return run time and peak memory over the cases; values that nobody measured are left out."""
+    columns = {
+        "runtime_s": "run time per case, s",
+        "peak_gpu_mb": "peak GPU memory, MB",
+        "peak_ram_mb": "peak memory, MB",
+    }
+    rows = []
+    for column, words in columns.items():
+        values = efficiency[column].dropna().astype(float)
+        if len(values):
+            rows.append({"what": words, "median": values.median(), "largest": values.max(), "n": len(values)})
+    return {"rows": rows} if rows else None
+
+
+def _volumes(summary: pd.DataFrame, scheme: ClassScheme) -> list[dict[str, Any]]:
+    """Return volume and confidence of the final label maps per class."""
+    rows = []
+    for info in scheme.classes:
+        part = summary[summary["class"] == info.name]
+        found = part[part["volume_ml"] > 0]
+        if len(part):
+            spread = [float(v) for v in found["volume_ml"].astype(float).quantile([0, 0.5, 1])]
+            confidence = float(found["confidence"].astype(float).mean())
+            rows.append(
+                {"name": info.name, "color": info.color, "found": len(found), "cases": len(part)}
+                | {"volume_ml": spread, "confidence": confidence}
+            )
+    return rows

@@ -1,0 +1,299 @@
+"""Pictures of a case as a radiologist hangs it: the patient's right on the left, outlines in the class colors.
+
+Axial slices show the front of the body at the top, coronal slices the head. Pixels are square in millimetres whatever
+the voxels are: the image is resampled bicubically, outlines through signed distances, so that 5 mm slices give smooth
+lines. Equal inputs give equal bytes; how a file stores its axes does not matter.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patheffects import withStroke
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from labelloop.classes import BACKGROUND, ClassScheme
+from labelloop.volume import Volume, canonical
+
+AXES = {"axial": 0, "coronal": 1}
+CT_WINDOW = (-160.0, 240.0)
+"""HU shown as black and white: the usual soft tissue window, level 40, width 400."""
+MR_PERCENTILES = (1.0, 99.0)
+MARGIN_MM = 60.0
+"""What is shown around the labels; about the distance from the organs to the skin."""
+SMOOTHING_VOXELS = 0.6
+"""Standard deviation by which outlines are smoothed, in voxels of the finer direction."""
+DPI = 100
+GUTTER = 6
+INK = "#101418"
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One slice to draw: gray values in [0, 1], label ids as outlines and as dashed outlines, pixels in mm."""
+
+    view: str
+    caption: str
+    gray: np.ndarray
+    solid: np.ndarray
+    dashed: np.ndarray | None
+    spacing: tuple[float, float]
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width in mm."""
+        rows, columns = self.gray.shape
+        return rows * self.spacing[0], columns * self.spacing[1]
+
+
+def case_picture(
+    image: Volume,
+    labels: Volume,
+    scheme: ClassScheme,
+    truth: Volume | None = None,
+    window: tuple[float, float] | None = CT_WINDOW,
+    *,
+    views: Sequence[str] = ("axial", "coronal"),
+    focus: Iterable[str] | None = None,
+    beside: bool = False,
+    panel_width: int = 720,
+) -> bytes:
+    """Draw the most telling slices of a case; return a PNG.
+
+    The slice of a view is the one with most of the ``focus`` classes (by default the set ``tumor`` of the scheme),
+    in the labels and the truth together; without any, the one with most foreground, or the
+    middle one of an empty label map. Slices are counted from the feet and from the back.
+
+    Args:
+        image: intensities [z, y, x], HU for CT.
+        labels: label ids of ``scheme`` on the grid of ``image``, drawn as colored outlines.
+        scheme: names and colors.
+        truth: reference label ids on the same grid, drawn as white dashed outlines, or left of the labels (``beside``).
+        window: intensities shown as black and white; None for percentiles 1 and 99 (MR).
+        views: ``axial`` or ``coronal``, from left to right.
+        focus: classes that choose the slice.
+        beside: draw the truth in a panel of its own.
+        panel_width: width of a panel in pixels.
+
+    Raises:
+        ValueError: when shapes differ, or for a view that does not exist.
+    """
+    turned = [canonical(v) if v is not None else None for v in (image, labels, truth)]
+    if any(v is not None and v.array.shape != turned[0].array.shape for v in turned):
+        shapes = [v.array.shape for v in turned if v is not None]
+        raise ValueError(f"image, labels and truth of one picture must share their grid; shapes (z, y, x): {shapes}")
+    if unknown := set(views) - set(AXES):
+        raise ValueError(f"no view {sorted(unknown)}; there are {sorted(AXES)}")
+    focus = scheme.sets.get("tumor", ()) if focus is None else tuple(focus)
+    panels = _panels(*turned, [scheme.ids[name] for name in focus], window, views, beside)
+    return _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
+
+
+def legend(scheme: ClassScheme, names: Iterable[str] | None = None, columns: int = 5, width: int = 900) -> bytes:
+    """Return a PNG that names the colors of the classes ``names`` (all by default)."""
+    shown = scheme.names if names is None else scheme.select(list(names))
+    row, step = 30, width // columns
+    sheet = Image.new("RGB", (width, row * -(-len(shown) // columns) + 8), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(str(FONT), 15)
+    for position, name in enumerate(shown):
+        x, y = position % columns * step + 4, position // columns * row + 8
+        draw.rounded_rectangle((x, y, x + 16, y + 16), 4, fill=scheme[name].color)
+        draw.text((x + 24, y + 8), name.replace("_", " "), INK, font, anchor="lm")
+    return _png(sheet)
+
+
+def contact_sheet(pictures: Sequence[tuple[str, bytes]], columns: int = 4, cell: int = 360) -> bytes:
+    """Arrange (title, PNG) pictures in a grid of cells ``cell`` pixels wide; return a PNG.
+
+    Raises:
+        ValueError: when there is no picture.
+    """
+    if not pictures:
+        raise ValueError("a contact sheet needs at least one picture")
+    tiles = [(title, _fit(Image.open(io.BytesIO(data)).convert("RGB"), cell)) for title, data in pictures]
+    columns = min(columns, len(tiles))
+    band, gap = 28, 10
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.height for _, tile in row) + band + gap for row in rows]
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, sum(heights) + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(str(FONT), 14)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, (title, tile) in enumerate(row):
+            left = gap + column * (cell + gap)
+            draw.text((left + 2, top + band // 2), title, INK, font, anchor="lm")
+            sheet.paste(tile, (left, top + band))
+        top += height
+    return _png(sheet)
+
+
+def _fit(picture: Image.Image, width: int) -> Image.Image:
+    return picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _panels(
+    image: Volume,
+    labels: Volume,
+    truth: Volume | None,
+    focus: Sequence[int],
+    window: tuple[float, float] | None,
+    views: Sequence[str],
+    beside: bool,
+) -> list[Panel]:
+    """Return the panels of canonical volumes."""
+    spacing = image.geometry.spacing_zyx
+    known = [v.array for v in (labels, truth) if v is not None]
+    foreground = np.any([a != BACKGROUND for a in known], axis=0)
+    wanted = np.any([np.isin(a, focus) for a in known], axis=0)
+    telling = wanted if wanted.any() else foreground
+    box = _box_around(foreground, spacing)
+    low, high = window or np.percentile(image.array[box], MR_PERCENTILES)
+    panels = []
+    for view in views:
+        axis = AXES[view]
+        area = telling.sum(axis=tuple(a for a in range(3) if a != axis))
+        index = int(area.argmax()) if area.any() else len(area) // 2
+        gray = _hang(image.array, axis, index, box).astype(np.float32)
+        gray = np.clip((gray - low) / max(float(high - low), 1e-6), 0, 1)
+        layers = [None if v is None else _hang(v.array, axis, index, box) for v in (labels, truth)]
+        caption = f"{view}, slice {index + 1} of {image.array.shape[axis]}"
+        shape = {"view": view, "gray": gray, "spacing": tuple(s for a, s in enumerate(spacing) if a != axis)}
+        if beside and truth is not None:
+            panels.append(Panel(**shape, caption=f"{caption} · truth", solid=layers[1], dashed=None))
+            panels.append(Panel(**shape, caption=f"{caption} · prediction", solid=layers[0], dashed=None))
+        else:
+            panels.append(Panel(**shape, caption=caption, solid=layers[0], dashed=layers[1]))
+    return panels
+
+
+def _box_around(foreground: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
+    """Return the box of the labels and :data:`MARGIN_MM` around it; everything when there are none."""
+    box = []
+    for axis in range(3):
+        seen = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = round(MARGIN_MM / spacing[axis])
+        box.append(slice(max(0, seen[0] - margin), seen[-1] + 1 + margin) if seen.size else slice(None))
+    return tuple(box)
+
+
+def _hang(array: np.ndarray, axis: int, index: int, box: tuple[slice, ...]) -> np.ndarray:
+    """Cut a canonical array (up, front, right) so that the head or front is on top and the right side on the left."""
+    inside = tuple(index if a == axis else s for a, s in enumerate(box))
+    return np.ascontiguousarray(array[inside][::-1, ::-1])
+
+
+def _draw(panels: Sequence[Panel], colors: Mapping[int, str], panel_width: int) -> bytes:
+    """Draw panels side by side at one scale (pixels per mm), centered on black."""
+    scale = panel_width / max(p.size_mm[1] for p in panels)
+    sizes = [tuple(max(1, round(side * scale)) for side in p.size_mm) for p in panels]
+    height = max(h for h, _ in sizes)
+    width = sum(w for _, w in sizes) + GUTTER * (len(panels) - 1)
+    figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="black")
+    canvas = FigureCanvasAgg(figure)
+    left = 0
+    for panel, (h, w) in zip(panels, sizes, strict=True):
+        axes = figure.add_axes((left / width, (height - h) // 2 / height, w / width, h / height))
+        _draw_panel(axes, panel, colors, (h, w), scale)
+        left += w + GUTTER
+    canvas.draw()
+    return _png(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+
+
+def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple[int, int], scale: float) -> None:
+    height, width = size
+    axes.set_axis_off()
+    gray = np.clip(_resample(panel.gray, size), 0, 1)
+    axes.imshow(gray, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest")
+    thick = max(1.2, width / 440)
+    for number in _ids(panel.solid):
+        if number in colors:
+            _outline(axes, panel.solid == number, panel.spacing, size, colors[number], thick)
+    for number in _ids(panel.dashed):
+        _dashes(axes, panel.dashed == number, panel.spacing, size, thick)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    _letters(axes, panel, size, scale)
+
+
+def _ids(array: np.ndarray | None) -> list[int]:
+    return [] if array is None else [int(i) for i in np.unique(array) if i != BACKGROUND]
+
+
+def _outline(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], color: str, thick: float) -> None:
+    """Draw a colored line on a thin casing over a light fill; dark colors get a wide white casing."""
+    x, y, field = _field(mask, spacing, size)
+    casing, extra = ("#ffffff", 2.4) if _luminance(color) < 0.15 else ("#000000", 1.3)
+    axes.contourf(x, y, field, levels=[0, np.inf], colors=[color], alpha=0.1, antialiased=True)
+    axes.contour(x, y, field, levels=[0], colors=[casing], linewidths=(thick + extra) * 72 / DPI, alpha=0.75)
+    axes.contour(x, y, field, levels=[0], colors=[color], linewidths=(thick + 0.3) * 72 / DPI)
+
+
+def _dashes(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], thick: float) -> None:
+    x, y, field = _field(mask, spacing, size)
+    style = [(0, (4.0, 3.0))]
+    axes.contour(x, y, field, levels=[0], colors=["#ffffff"], linewidths=thick * 0.85 * 72 / DPI, linestyles=style)
+
+
+def _field(mask: np.ndarray, spacing, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x and y (pixels) and there the signed distance (mm, positive inside) to the border of ``mask``.
+
+    Interpolating distances keeps thin organs, where smoothing a mask would erase them. A frame of two voxels around
+    the mask closes outlines that the edge of the picture cuts.
+    """
+    frame, coordinates, sizes = 2, [], []
+    padded = np.pad(mask, frame)
+    box = ndimage.find_objects(padded.astype(np.uint8))[0]
+    box = tuple(slice(s.start - frame, s.stop + frame) for s in box)
+    inside = padded[box]
+    distance = np.subtract(*(ndimage.distance_transform_edt(m, sampling=spacing) for m in (inside, ~inside)))
+    for side, extent, pixels in zip(box, mask.shape, size, strict=True):
+        count = max(2, round((side.stop - side.start) * pixels / extent))
+        voxels = (np.arange(count) + 0.5) / count * (side.stop - side.start) + side.start - frame
+        coordinates.append(voxels * pixels / extent)
+        sizes.append(count)
+    field = _resample(distance, (sizes[0], sizes[1]))
+    smooth = SMOOTHING_VOXELS * min(spacing) * size[0] / (mask.shape[0] * spacing[0])
+    return coordinates[1], coordinates[0], ndimage.gaussian_filter(field, smooth)
+
+
+def _resample(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resample a float32 picture to (height, width) bicubically; edges, not pixel centers, are aligned."""
+    picture = Image.fromarray(np.ascontiguousarray(array, np.float32))
+    return np.array(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def _luminance(color: str) -> float:
+    return float(np.dot(to_rgb(color), (0.2126, 0.7152, 0.0722)))
+
+
+def _letters(axes: Axes, panel: Panel, size: tuple[int, int], scale: float) -> None:
+    """Write R and L, the view and a scale bar of 5 cm (or 1 cm in small pictures)."""
+    height, width = size
+    points = max(11.0, width / 46)
+    font = FontProperties(fname=str(FONT), size=points * 72 / DPI)
+    large = FontProperties(fname=str(FONT), size=1.5 * points * 72 / DPI)
+    edge = 0.8 * points
+    shade = {"color": "#f4f6f8", "path_effects": [withStroke(linewidth=2.6, foreground="black", alpha=0.8)]}
+    axes.text(edge, height / 2, "R", fontproperties=large, ha="left", va="center", **shade)
+    axes.text(width - edge, height / 2, "L", fontproperties=large, ha="right", va="center", **shade)
+    axes.text(edge, edge, panel.caption, fontproperties=font, ha="left", va="top", **shade)
+    length = 5 if 50 * scale < 0.4 * width else 1
+    right, low = width - edge, height - edge
+    stroke = withStroke(linewidth=3.5, foreground="black", alpha=0.8)
+    axes.plot([right - 10 * length * scale, right], [low, low], color="#f4f6f8", linewidth=1.6, path_effects=[stroke])
+    axes.text(right, low - 0.5 * points, f"{length} cm", fontproperties=font, ha="right", va="bottom", **shade)

@@ -1,0 +1,165 @@
+"""Report sections on results: DSC and NSD of every evaluated model side by side, per class and per case.
+
+Means are taken over cases first and over classes second (FLARE); classes that nobody annotated in a case have no row
+and are never scored. Differences are the last model minus the first, on the cases and classes that both scored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from labelloop.classes import ClassScheme
+from labelloop.errors import UserError
+from labelloop.metrics.compare import compare_scores
+from labelloop.metrics.evaluate import class_means
+from labelloop.report.charts import strips
+from labelloop.report.results import Results
+from labelloop.report.wording import plain
+
+METRICS = ("dsc", "nsd")
+NAN = float("nan")
+FEWEST_CASES = 6
+"""Below so many paired cases a signed rank test cannot reach p < 0.05, and no interval is shown."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's scores: title, scores table, class scheme."""
+
+    title: str
+    table: pd.DataFrame
+    scheme: ClassScheme
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Means per class over cases."""
+        return class_means(self.table, self.scheme)
+
+    def mean(self, classes: Sequence[str], metric: str) -> float:
+        """Return the mean over ``classes`` of the means over cases; NaN without any."""
+        known = [name for name in classes if name in self.means.index]
+        return float(self.means.loc[known, metric].mean()) if known else NAN
+
+    def per_case(self, classes: Sequence[str], metric: str = "dsc") -> pd.Series:
+        """Return the mean over ``classes`` by case."""
+        rows = self.table[self.table["class"].isin(classes)].dropna(subset=[metric])
+        return rows.groupby("case")[metric].mean().astype(float)
+
+
+def read_scores(results: Results, evaluated: Sequence[tuple[str, str | Path]], scheme: ClassScheme) -> list[Scored]:
+    """Read the scores tables that are there and not empty."""
+    scored = []
+    for title, path in evaluated:
+        table = results.table(path, "scores")
+        table = table[table["class"].isin(scheme.names)].astype(dict.fromkeys(METRICS, float))
+        if len(table):
+            scored.append(Scored(title, table, scheme))
+    return scored
+
+
+def organs_of(scheme: ClassScheme) -> tuple[str, ...]:
+    """Return the classes of the set ``organs``, or all that are not in the set ``tumor``."""
+    tumors = scheme.sets.get("tumor", ())
+    return scheme.sets.get("organs", tuple(n for n in scheme.names if n not in tumors))
+
+
+def comparison(scored: Sequence[Scored], scheme: ClassScheme) -> pd.DataFrame | None:
+    """Compare the last model with the first (``labelloop.metrics.compare``); None when they share no case."""
+    if len(scored) < 2:
+        return None
+    try:
+        table = compare_scores(scored[0].table, scored[-1].table, scheme)
+    except UserError:
+        return None
+    return table.set_index(["class", "metric"])
+
+
+def scores(scored: Sequence[Scored], scheme: ClassScheme) -> dict[str, Any]:
+    """Return the tables and charts of the results section."""
+    organs, tumors = organs_of(scheme), scheme.sets.get("tumor", ())
+    shown = [n for n in scheme.names if any(n in s.means.index for s in scored)]
+    compared = comparison(scored, scheme)
+    rows = [_row(scored, scheme, name, compared) for name in shown]
+    return {
+        "titles": [s.title for s in scored],
+        "rows": rows,
+        "total": _total(scored, organs, rows),
+        "charts": [_chart(scored, shown, metric, scheme) for metric in METRICS] if scored else [],
+        "cases": _case_rows(scored, organs, tumors),
+        "paired": _paired(compared),
+    }
+
+
+def _row(scored: Sequence[Scored], scheme: ClassScheme, name: str, compared: pd.DataFrame | None) -> dict[str, Any]:
+    info = scheme[name]
+    row: dict[str, Any] = {"name": name, "color": info.color, "tolerance_mm": info.tolerance_mm}
+    row["n"] = [int(s.means["cases"].get(name, 0)) for s in scored]
+    for metric in METRICS:
+        row[metric] = [s.mean([name], metric) for s in scored]
+        row[f"{metric}_change"] = NAN if compared is None else compared["difference"].get((name, metric), NAN)
+    return row
+
+
+def _total(scored: Sequence[Scored], organs: Sequence[str], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the mean over organ classes of what the rows show."""
+    known = [row for row in rows if row["name"] in organs]
+    if not known:
+        return None
+    total: dict[str, Any] = {"n": [len(s.per_case(organs)) for s in scored]}
+    for metric in METRICS:
+        total[metric] = [s.mean(organs, metric) for s in scored]
+        changes = pd.Series([row[f"{metric}_change"] for row in known], dtype=float)
+        total[f"{metric}_change"] = float(changes.mean())
+    return total
+
+
+def _chart(scored: Sequence[Scored], names: Sequence[str], metric: str, scheme: ClassScheme) -> Markup:
+    rows = []
+    for name in names:
+        models = {s.title: (100 * s.per_case([name], metric)).to_dict() for s in scored}
+        rows.append((plain(name), scheme[name].color, models))
+    return strips(rows, f"{metric.upper()} of every case", "%")
+
+
+def _case_rows(scored: Sequence[Scored], organs: Sequence[str], tumors: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one row a case, best organ DSC of the last model first."""
+    if not scored:
+        return []
+    columns = [(s.per_case(organs, "dsc"), s.per_case(organs, "nsd"), s.per_case(tumors, "dsc")) for s in scored]
+    names = sorted({case for s in scored for case in s.table["case"]})
+    rows = [
+        {"case": case, "models": [[float(series.get(case, NAN)) for series in model] for model in columns]}
+        for case in names
+    ]
+    return sorted(rows, key=lambda row: -np.nan_to_num(row["models"][-1][0], nan=-1))
+
+
+def _paired(compared: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Return the paired comparison of the mean organ DSC per case."""
+    if compared is None or ("organ mean", "dsc") not in compared.index:
+        return None
+    row = compared.loc[("organ mean", "dsc")]
+    if row["cases"] < FEWEST_CASES:
+        return {"n": int(row["cases"]), "enough": False}
+    keys = {"difference": "difference", "low": "low_95", "high": "high_95", "p": "p_wilcoxon"}
+    return {"n": int(row["cases"]), "enough": True, **{key: float(row[column]) for key, column in keys.items()}}
+
+
+def chosen_cases(scored: Scored) -> list[tuple[str, str, float]]:
+    """Return (best, median or worst, case, mean organ DSC) of a model; fewer with less than three cases."""
+    ranked = scored.per_case(organs_of(scored.scheme))
+    if ranked.empty:
+        ranked = scored.per_case(scored.scheme.names)
+    ranked = ranked.sort_index().sort_values(ascending=False, kind="stable")
+    places = {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}
+    chosen: dict[int, str] = {}
+    for word, place in places.items():
+        if 0 <= place:
+            chosen.setdefault(place, word)
+    return [(chosen[place], ranked.index[place], float(ranked.iloc[place])) for place in sorted(chosen)]

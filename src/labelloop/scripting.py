@@ -1,0 +1,109 @@
+"""What every workflow script needs: Snakemake's object, also in a debugger, and a log that survives a retry."""
+
+import faulthandler
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labelloop.errors import UserError
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+log = logging.getLogger("labelloop")
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def job(namespace: dict[str, Any], rule: str, configfile: str = "config/demo.yaml", **wildcards: str) -> "Snakemake":
+    """Return the ``snakemake`` object of a workflow script, with logging set up. The script's first statement::
+
+        snakemake = job(globals(), "train", model="coarse")
+
+    Args:
+        namespace: the script's ``globals()``, in which Snakemake has put its object.
+        rule: the script's rule. Like the rest, used only when the script is started by hand, e.g. in a debugger.
+        configfile: config file of the debugging session, relative to the project's root.
+        wildcards: wildcard values of the debugging session.
+    """
+    if "snakemake" in namespace:
+        configure_logging(namespace["snakemake"])
+        return namespace["snakemake"]
+    logging.basicConfig(format=FORMAT)
+    log.setLevel(logging.INFO)
+    root = Path(namespace["__file__"]).resolve().parents[2]  # <root>/workflow/scripts/<script>.py
+    return standalone(rule, root, configfile, **wildcards)
+
+
+def configure_logging(snakemake: "Snakemake") -> None:
+    """Log to the rule's log and, appending, to ``<log>.attempts.log`` beside it; warnings also to the terminal.
+
+    Snakemake deletes the rule's log when it retries a job; the attempts stay. Uncaught errors, crashes in native code
+    and SIGTERM (time limit, scancel) end up in the logs, too.
+    """
+    rule_log = Path(snakemake.log[0])
+    attempts = rule_log.with_suffix(".attempts.log")
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    handlers = [terminal, logging.FileHandler(rule_log), logging.FileHandler(attempts)]
+    logging.basicConfig(format=FORMAT, handlers=handlers, force=True)
+    log.setLevel(logging.INFO)  # other libraries' chatter stays out
+    logging.captureWarnings(True)
+    faulthandler.enable(handlers[1].stream)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda caught: _log_uncaught(caught.exc_type, caught.exc_value, caught.exc_traceback)
+    _log_termination()
+    slurm = os.environ.get("SLURM_JOB_ID")
+    where = platform.node() + (f", Slurm job {slurm}" if slurm else "")
+    log.info("rule %s %s: process %d on %s", snakemake.rule, dict(snakemake.wildcards), os.getpid(), where)
+
+
+def standalone(rule: str, root: Path, configfile: str, **wildcards: str) -> "Snakemake":
+    """Return the ``snakemake`` object that a script of ``rule`` would get, and make ``root`` the working folder.
+
+    Snakemake has no public way to do this: the last lines lean on its internals (tested with the pinned version).
+    """
+    from snakemake.api import SnakemakeApi
+    from snakemake.dag import DAG
+    from snakemake.iocontainers import Snakemake
+    from snakemake.jobs import Job
+    from snakemake.settings.types import ConfigSettings, DAGSettings, ResourceSettings
+
+    os.chdir(root)  # all paths of the workflow are relative to it
+    with SnakemakeApi() as api:
+        config = ConfigSettings(configfiles=[Path(configfile)])
+        opened = api.workflow(
+            ResourceSettings(cores=os.cpu_count()), config_settings=config, snakefile=Path("Snakefile")
+        )
+        opened.dag(DAGSettings())
+        workflow = opened._workflow
+        found = workflow.get_rule(rule)
+        made = Job(found, DAG(workflow, rules=[found]), wildcards)
+        for path in [*made.output, *made.log]:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        parts = (made.input, made.output, made.params, made.wildcards, made.threads, made.resources, made.log)
+        return Snakemake(*parts, workflow.config, rule, None)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if issubclass(kind, UserError):  # its message says all
+        log.error("%s", error)
+    else:
+        log.critical("%s", kind.__name__, exc_info=(kind, error, trace))
+
+
+def _log_termination() -> None:
+    """Log SIGTERM and leave through every ``finally``, so that no half-written file stays behind."""
+    owner = os.getpid()
+
+    def leave(number: int, frame: Any) -> None:
+        if os.getpid() != owner:  # a worker process, ended by its parent as usual
+            os._exit(128 + number)
+        log.error("ended by SIGTERM: time limit, scancel or another kill")
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)

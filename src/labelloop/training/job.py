@@ -1,0 +1,76 @@
+"""What one training is made from, and the fingerprint that tells two trainings apart. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from labelloop.annotation import UNKNOWN
+from labelloop.files import digest
+from labelloop.plans import Plan
+from labelloop.training.settings import TrainerSettings
+
+TRAINING_VERSION = 1
+"""Raised whenever the same job would lead to other weights."""
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A case to train or validate on.
+
+    Args:
+        states: class name to present, absent or unknown; a class not named is unknown.
+        key: fingerprint of the prepared image and label.
+    """
+
+    case: str
+    split: Literal["train", "validation"]
+    states: dict[str, str]
+    key: str
+
+    def unknown(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of ``classes`` that nobody looked for in this case."""
+        return tuple(name for name in classes if self.states.get(name, UNKNOWN) == UNKNOWN)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: data, plan, settings, and where the model goes.
+
+    Args:
+        name: name of the model.
+        folder: where the finished model goes (``models/<model>``); work in progress lives in its ``work`` folder.
+        images: folder of prepared images, ``<case>.b2nd`` (see ``prepared``).
+        labels: folder of prepared labels, ``<case>.b2nd``, holding class ids.
+        classes: classes in the order of the output channels; class ``i`` is channel ``i + 1``, background channel 0.
+        class_ids: id of each class in the prepared labels; may name more classes than the model has.
+        deterministic: equal jobs give equal bytes, also on a GPU, at some cost of speed.
+        workers: processes that load and augment; does not change the batches. 0: none, in turn with the training.
+    """
+
+    name: str
+    folder: Path
+    plan: Plan
+    images: Path
+    labels: Path
+    cases: tuple[TrainingCase, ...]
+    classes: tuple[str, ...]
+    class_ids: dict[str, int]
+    settings: TrainerSettings
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = False
+    workers: int = 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of all that decides the weights; name, folders, device and workers are not part of it."""
+        return digest(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "version": TRAINING_VERSION,
+            "plan": self.plan.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json"),
+            "classes": [(name, self.class_ids[name]) for name in self.classes],
+            "cases": sorted((c.case, c.split, c.key, sorted(c.states.items())) for c in self.cases),
+            "deterministic": self.deterministic,
+        }

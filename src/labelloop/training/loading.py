@@ -1,0 +1,162 @@
+"""Reproducible batches: which patch, which augmentation, follows from the seed and the batch's number alone.
+
+nnU-Net's own loaders run free and draw from whatever state their worker is in, so no two runs are alike and no
+interrupted run can be continued exactly. Here every batch seeds its random numbers from (seed, stream, epoch,
+iteration). Any number of workers gives the same batches, and a resumed training sees those it would have seen.
+"""
+
+import random
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+
+from labelloop.training.prepared import LARGEST_ID, SUFFIX, open_image, open_label
+
+
+class Draw(NamedTuple):
+    """The number of one batch: ``stream`` is a loader's name, e.g. ``train`` or ``validation``."""
+
+    stream: str
+    epoch: int
+    iteration: int
+
+
+Channels = Mapping[int, int]
+"""Class id to output channel, for one case; ids that are not in it become background."""
+
+
+class MappedLabel:
+    """A stored label map that answers slices with output channels instead of class ids."""
+
+    def __init__(self, array: Any, channels: Channels):
+        self._array = array
+        self._table = np.zeros(LARGEST_ID + 1, np.int16)
+        self._table[list(channels)] = list(channels.values())
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, len(array.shape)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._table[self._array[index]]
+
+
+class PreparedDataset(nnUNetBaseDataset):
+    """nnU-Net's data set protocol over prepared arrays: images of a plan, labels of a label set.
+
+    Args:
+        images: folder of ``<case>.b2nd`` images.
+        labels: folder of ``<case>.b2nd`` labels.
+        cases: for each case, which class id is which output channel there. Classes that are unknown in a case are
+            left out, so that their voxels, if there are any, are background and are never sampled.
+    """
+
+    def __init__(self, images: Path, labels: Path, cases: Mapping[str, Channels]):
+        super().__init__(str(images), sorted(cases))
+        self._labels, self._cases = Path(labels), dict(cases)
+
+    def load_case(self, identifier: str) -> tuple[Any, MappedLabel, None, dict[str, Any]]:
+        """Return image [1, z, y, x], label of channels [1, z, y, x], None, and the properties of a case, unread."""
+        channels = self._cases[str(identifier)]
+        image = open_image(Path(self.source_folder) / f"{identifier}{SUFFIX}")
+        label = open_label(self._labels / f"{identifier}{SUFFIX}")
+        if image.array.shape != label.array.shape:
+            raise RuntimeError(f"{identifier}: image {image.array.shape[1:]} and label {label.array.shape[1:]} differ")
+        places = {channels[i]: where for i, where in label.locations.items() if i in channels}
+        return image.array, MappedLabel(label.array, channels), None, {"class_locations": places}
+
+    @staticmethod
+    def get_identifiers(folder: str) -> list[str]:
+        """Return the cases in a folder of prepared arrays."""
+        return sorted(path.name.removesuffix(SUFFIX) for path in Path(folder).glob(f"*{SUFFIX}"))
+
+    @staticmethod
+    def save_case(*_args, **_kwargs) -> None:
+        """Refuse: prepared arrays are written by ``labelloop.training.prepared``."""
+        raise NotImplementedError("prepared arrays are written by labelloop.training.prepared")
+
+
+class NumberedBatches(torch.utils.data.Dataset):
+    """Batches by their number, made by nnU-Net's loaders."""
+
+    def __init__(self, loaders: Mapping[str, nnUNetDataLoader], seed: int):
+        self._loaders, self._seed = dict(loaders), seed
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        with isolated_random_state(seed_of(self._seed, *draw)):
+            batch = self._loaders[draw.stream].generate_train_batch()
+        return batch | {"keys": [str(key) for key in batch["keys"]], "stream": draw.stream}
+
+
+def iterate(
+    loaders: Mapping[str, nnUNetDataLoader], draws: Sequence[Draw], seed: int, workers: int, pin_memory: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of ``draws`` in order; one pool of workers makes them ahead, across epochs and streams."""
+    loader = torch.utils.data.DataLoader(
+        NumberedBatches(loaders, seed),
+        batch_size=None,
+        sampler=draws,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="fork" if workers else None,
+        prefetch_factor=3 if workers else None,
+    )
+    yield from loader
+
+
+def seed_of(seed: int, *parts: str | int) -> int:
+    """Return a 64-bit seed that follows from ``seed`` and ``parts``, e.g. a stream, an epoch and an iteration."""
+    numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0])
+
+
+def set_random_state(seed: int) -> None:
+    """Seed Python's, numpy's and torch's CPU generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of all generators, to be kept in a checkpoint."""
+    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Bring the generators back to a state from :func:`random_state`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+@contextmanager
+def isolated_random_state(seed: int) -> Iterator[None]:
+    """Run a block on ``seed`` and one thread, leaving generators and threads as they were.
+
+    One thread, because the order in which several add up numbers shows in the last bits.
+    """
+    python, numbers, generator, threads = random.getstate(), np.random.get_state(), torch.get_rng_state(), _threads(1)
+    set_random_state(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+        torch.set_rng_state(generator)
+        _threads(threads)
+
+
+def _threads(number: int) -> int:
+    before = torch.get_num_threads()
+    if before != number:
+        torch.set_num_threads(number)
+    return before

@@ -1,0 +1,92 @@
+"""Train a model: the way into this package.
+
+:func:`train` does nothing when a finished training of the same data and settings is there, goes on where a killed one
+stopped, and otherwise starts. On a CPU, equal jobs give bit-identical weights on equal machines with equally many
+threads; ``deterministic`` asks the same of a GPU.
+"""
+
+import logging
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+
+from labelloop.files import atomic, sha256, write_json
+from labelloop.tables import write_table
+from labelloop.training.job import TRAINING_VERSION, TrainingCase, TrainingJob
+from labelloop.training.progress import Progress, draw_curve
+from labelloop.training.settings import AXES
+from labelloop.training.stock import dataset_json, export_nnunet, plans_json
+from labelloop.training.work import OUTPUTS, Stage, Work
+
+__all__ = ["OUTPUTS", "TrainingCase", "TrainingJob", "export_nnunet", "train"]
+
+log = logging.getLogger(__name__)
+
+
+def train(job: TrainingJob) -> None:
+    """Train the model of ``job`` and write the files of :data:`OUTPUTS` into ``job.folder``.
+
+    ``model.json`` describes the model, ``weights.pt`` holds ``{"weights": state_dict}`` of ``network.build_network``
+    without deep supervision, ``plans.json`` and ``dataset.json`` are in nnU-Net's format (see
+    :func:`~labelloop.training.stock.export_nnunet`), ``training.jsonl`` has a line an epoch, ``curve.png`` draws it,
+    ``cases.csv`` says which cases were used. None of them holds a time.
+
+    Raises:
+        UserError: when no case can be trained on, when the device cannot do what is asked, or when the work folder
+            claims progress that it does not have.
+    """
+    work = Work(job.folder / "work", job.fingerprint)
+    stage = work.begin()
+    if stage is Stage.FINISHED:
+        log.info("%s: nothing changed, reusing the finished training", job.name)
+    else:
+        from labelloop.training.trainers import TRAINERS
+
+        trainer = TRAINERS[job.settings.kind].of(job)
+        log.info(
+            "%s: %s training on %s (%s), fingerprint %s",
+            job.name, job.settings.kind, trainer.device, trainer.precision, job.fingerprint,
+        )  # fmt: skip
+        progress = trainer.fit(work)
+        _write_finished(job, work, trainer, progress)
+        work.finish(len(progress.epochs))
+    work.publish(job.folder)
+
+
+def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progress) -> None:
+    import torch
+
+    folder = work.finished
+    with atomic(folder / "weights.pt") as temporary:
+        torch.save({"weights": trainer.exported_weights()}, temporary)
+    cases = {split: len(trainer.cases[split]) for split in trainer.SPLITS}
+    write_json(folder / "plans.json", plans_json(job.name, job.plan))
+    write_json(folder / "dataset.json", dataset_json(job.classes, cases["train"]))
+    progress.write(folder / "training.jsonl")
+    draw_curve(folder / "curve.png", progress.epochs)
+    rows = [{"case": c.case, "split": c.split, "key": c.key} for split in trainer.SPLITS for c in trainer.cases[split]]
+    write_table(folder / "cases.csv", pd.DataFrame(rows), "training_cases")
+    description = _describe(job, progress, cases) | {"weights_sha256": sha256(folder / "weights.pt")}
+    write_json(folder / "model.json", description)
+
+
+def _describe(job: TrainingJob, progress: Progress, cases: dict[str, int]) -> dict[str, Any]:
+    """Return what ``model.json`` says of a model, apart from the hash of its weights."""
+    exported = progress.best_epoch if job.settings.export == "best" else len(progress.epochs)
+    return {
+        "name": job.name,
+        "classes": list(job.classes),
+        "class_ids": {name: job.class_ids[name] for name in job.classes},
+        "channels": ["background", *job.classes],
+        "plan": job.plan.model_dump(mode="json"),
+        "settings": job.settings.model_dump(mode="json"),
+        "mirror_axes": [AXES.index(axis) for axis in job.settings.mirror_axes],
+        "fingerprint": job.fingerprint,
+        "training_version": TRAINING_VERSION,
+        "versions": {name: version(name) for name in ("labelloop", "torch", "nnunetv2")},
+        "cases": cases,
+        "epoch": exported,
+        "best_epoch": progress.best_epoch,
+        "validation_dice": progress.epochs[exported - 1]["dice"],
+    }

@@ -1,0 +1,132 @@
+"""Prepared arrays: images and labels on the network grid, stored so that a patch is read without the whole volume.
+
+One Blosc2 file a case (``<case>.b2nd``), with what belongs to the array inside it: the image carries its ``frame``, the
+label the places where its classes are. Images are written once per plan, labels once per label set.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelloop.classes import BACKGROUND
+from labelloop.errors import UserError
+from labelloop.files import atomic
+
+SUFFIX = ".b2nd"
+CHUNK, BLOCK = (32, 64, 64), (8, 32, 32)
+"""Voxels compressed together and voxels decompressed together: 32 KB of float32, what a level-1 cache holds."""
+LOCATIONS_AT_LEAST, LOCATIONS_SHARE = 10_000, 0.01
+"""Voxels remembered per class: at least so many, or so large a share (nnU-Net, DefaultPreprocessor)."""
+LOCATIONS_SEED = 1234
+LARGEST_ID = 254
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An opened image: ``array`` is a read-only Blosc2 array float32 [1, z, y, x]; slice it before anything else."""
+
+    array: Any
+    frame: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PreparedLabel:
+    """An opened label map: ``array`` is a read-only Blosc2 array int16 [1, z, y, x] of class ids."""
+
+    array: Any
+
+    @cached_property
+    def locations(self) -> dict[int, np.ndarray]:
+        """Class id to voxel positions [n, 4] as (channel, z, y, x): a random subset where the class is large."""
+        stored = self.array.schunk.vlmeta["locations"]
+        places = np.frombuffer(stored["places"], np.uint16).reshape(-1, 3)
+        parts = np.split(places, np.cumsum(stored["counts"])[:-1]) if stored["ids"] else []
+        with_channel = [np.pad(part, ((0, 0), (1, 0))).astype(np.int64) for part in parts]
+        return dict(zip(stored["ids"], with_channel, strict=True))
+
+
+def write_image_array(path: str | Path, array: np.ndarray, frame: Mapping[str, Any] | None = None) -> None:
+    """Write a prepared image, float32 [z, y, x], atomically to ``path`` (``<folder>/<case>.b2nd``).
+
+    Args:
+        frame: JSON-able description of where the array came from; comes back as ``PreparedImage.frame``.
+    """
+    _write(path, np.asarray(array, np.float32), {"frame": dict(frame or {})})
+
+
+def write_label_array(path: str | Path, array: np.ndarray) -> None:
+    """Write a prepared label map of class ids [z, y, x], atomically to ``path`` (``<folder>/<case>.b2nd``).
+
+    Raises:
+        ValueError: when an id is not in 0..254.
+    """
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if low < BACKGROUND or high > LARGEST_ID:
+        raise ValueError(f"{path}: label ids run from {low} to {high}; prepared labels hold 0 to {LARGEST_ID}")
+    _write(path, np.asarray(array, np.int16), {"locations": _locations(array)})
+
+
+def open_image(path: str | Path) -> PreparedImage:
+    """Open a prepared image without reading it. Raises UserError when it is not there."""
+    array = _open(path)
+    return PreparedImage(array, array.schunk.vlmeta["frame"])
+
+
+def open_label(path: str | Path) -> PreparedLabel:
+    """Open a prepared label map without reading it. Raises UserError when it is not there."""
+    return PreparedLabel(_open(path))
+
+
+def _open(path: str | Path) -> Any:
+    import blosc2
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such prepared array; run the prepare step for this case")
+    return blosc2.open(urlpath=str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+
+
+def _write(path: str | Path, array: np.ndarray, content: dict[str, Any]) -> None:
+    import blosc2
+
+    if array.ndim != 3 or not array.size:
+        raise ValueError(f"{path}: a prepared array is [z, y, x], found shape {array.shape}")
+    if Path(path).suffix != SUFFIX:
+        raise ValueError(f"{path}: prepared arrays end in {SUFFIX}")
+    compression = {
+        "codec": blosc2.Codec.LZ4HC,
+        "clevel": 5,
+        "nthreads": 1,
+        "filters": [blosc2.Filter.SHUFFLE],
+    }
+    sides = [(1, *(min(side, n) for side, n in zip(shape, array.shape, strict=True))) for shape in (CHUNK, BLOCK)]
+    with atomic(path) as temporary:
+        stored = blosc2.asarray(
+            np.ascontiguousarray(array[None]),
+            urlpath=str(temporary),
+            chunks=sides[0],
+            blocks=sides[1],
+            cparams=compression,
+        )
+        for name, value in content.items():
+            stored.schunk.vlmeta[name] = value
+        del stored  # closes the file
+
+
+def _locations(array: np.ndarray) -> dict[str, Any]:
+    """Return ids, counts and positions of the classes in ``array``, always the same for the same array."""
+    flat = np.flatnonzero(array)
+    values = array.reshape(-1)[flat]
+    ids, counts, parts = [], [], []
+    for label in np.unique(values):
+        where = flat[values == label]
+        keep = min(len(where), max(LOCATIONS_AT_LEAST, int(np.ceil(LOCATIONS_SHARE * len(where)))))
+        chosen = np.random.default_rng((LOCATIONS_SEED, int(label))).permutation(where)[:keep]
+        parts.append(np.stack(np.unravel_index(np.sort(chosen), array.shape), axis=1).astype(np.uint16))
+        ids.append(int(label))
+        counts.append(keep)
+    places = np.concatenate(parts) if parts else np.empty((0, 3), np.uint16)
+    return {"ids": ids, "counts": counts, "places": places.tobytes()}

@@ -1,0 +1,7 @@
+"""Kinds of training: one class each, by the name that recipes use (``TrainerSettings.kind``)."""
+
+from labelloop.training.trainers.base import Trainer
+from labelloop.training.trainers.partial import PartialTrainer
+from labelloop.training.trainers.supervised import SupervisedTrainer
+
+TRAINERS: dict[str, type[Trainer]] = {"supervised": SupervisedTrainer, "partial": PartialTrainer}

@@ -1,0 +1,124 @@
+"""The work folder of a training: checkpoints, resuming, and the finished files behind the published ones.
+
+Snakemake deletes declared outputs before it runs a job again. What took days to compute therefore lives here, in
+``<model>/work``, which Snakemake does not know: ``state.json`` says whose training this is and how far it came,
+``checkpoint.pth`` is its last checkpoint, ``finished/`` holds the finished files. Publishing them costs no time.
+"""
+
+import json
+import logging
+import os
+import pickle
+import shutil
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from labelloop.errors import UserError
+from labelloop.files import atomic, link, sha256, write_json
+
+log = logging.getLogger(__name__)
+
+OUTPUTS = ("model.json", "weights.pt", "plans.json", "dataset.json", "training.jsonl", "curve.png", "cases.csv")
+"""The declared outputs of a training."""
+
+
+class Stage(Enum):
+    """How far the training of a fingerprint has come."""
+
+    NEW = "new"
+    INTERRUPTED = "interrupted"
+    FINISHED = "finished"
+
+
+class Work:
+    """The work folder of the training with ``fingerprint``.
+
+    Args:
+        folder: the folder, made when needed.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str):
+        self.folder, self.fingerprint = folder, fingerprint
+        self.checkpoint, self.finished = folder / "checkpoint.pth", folder / "finished"
+        self._state = folder / "state.json"
+
+    def begin(self) -> Stage:
+        """Find out how far this training has come. Work of another fingerprint is set aside beside the folder.
+
+        Raises:
+            UserError: when the state claims progress whose files are gone or altered.
+        """
+        state = json.loads(self._state.read_text()) if self._state.is_file() else None
+        if state and state["fingerprint"] != self.fingerprint:
+            self._set_aside(state)
+            state = None
+        if state is None:
+            state = self._note(epochs=0, finished=False)
+        if state["finished"]:
+            self._check_finished()
+            return Stage.FINISHED
+        if state["epochs"] and not self.checkpoint.is_file():
+            raise UserError(
+                f"{self._state} says that {state['epochs']} epochs are done, but {self.checkpoint} is gone. "
+                f"Put the checkpoint back, or delete {self.folder} to train from the start."
+            )
+        return Stage.INTERRUPTED if self.checkpoint.is_file() else Stage.NEW
+
+    def save(self, epochs: int, content: dict[str, Any]) -> None:
+        """Write a checkpoint after ``epochs`` epochs; a kill leaves the one before or this one."""
+        import torch
+
+        with atomic(self.checkpoint) as temporary:
+            torch.save(content | {"fingerprint": self.fingerprint}, temporary)
+        self._note(epochs, finished=False)
+
+    def load(self, device: Any) -> dict[str, Any]:
+        """Return the last checkpoint. Raises UserError when it is damaged or belongs to another training."""
+        import torch
+
+        try:
+            content = torch.load(self.checkpoint, map_location=device, weights_only=False)
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{self.checkpoint} cannot be read ({error}). Delete {self.folder} to train from the start."
+            ) from error
+        if content["fingerprint"] != self.fingerprint:
+            raise UserError(f"{self.checkpoint} belongs to another training. Delete {self.folder} to start anew.")
+        return content
+
+    def finish(self, epochs: int) -> None:
+        """Note that all files are in ``finished``; the checkpoint is no longer needed."""
+        self._note(epochs, finished=True)
+        self.checkpoint.unlink(missing_ok=True)
+
+    def publish(self, target: Path) -> None:
+        """Put the finished files into ``target``, with the time of now, so that they are newer than their inputs."""
+        for name in OUTPUTS:
+            link(self.finished / name, target / name)
+            os.utime(target / name)
+
+    def _note(self, epochs: int, finished: bool) -> dict[str, Any]:
+        state = {"fingerprint": self.fingerprint, "epochs": epochs, "finished": finished}
+        write_json(self._state, state)
+        return state
+
+    def _set_aside(self, state: dict[str, Any]) -> None:
+        aside = self.folder.with_name(f"{self.folder.name}.superseded")
+        log.warning(
+            "data or settings changed (fingerprint %s, was %s after %d epochs): training starts anew; the former work "
+            "is kept in %s until the next change",
+            self.fingerprint, state["fingerprint"], state["epochs"], aside,
+        )  # fmt: skip
+        if aside.exists():
+            shutil.rmtree(aside)
+        self.folder.rename(aside)
+
+    def _check_finished(self) -> None:
+        missing = [name for name in OUTPUTS if not (self.finished / name).is_file()]
+        if not missing:
+            model = json.loads((self.finished / "model.json").read_text())
+            if sha256(self.finished / "weights.pt") == model["weights_sha256"]:
+                return
+        what = f"{', '.join(missing)} missing" if missing else "weights.pt altered"
+        raise UserError(f"{self.finished}: {what} in a finished training. Delete {self.folder} to train anew.")

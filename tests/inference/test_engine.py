@@ -1,0 +1,117 @@
+"""A model folder on a volume."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_prepare import ORIENTATIONS, random_volume, turned
+from tiny_models import CLASSES, IDS, save_model, tiny_plan
+
+from labelloop.errors import UserError
+from labelloop.inference.engine import Predictor
+from labelloop.inference.settings import Settings
+from labelloop.volume import Geometry, Volume, canonical
+
+SPACINGS = [(0.5, 0.5, 0.5), (8.0, 0.7, 0.7), (3.0, 1.1, 1.2), (2.0, 2.0, 8.0), (8.0, 8.0, 8.0)]
+
+
+@pytest.fixture
+def predictor(model_folder):
+    return Predictor(model_folder, "cpu")
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_labels_lie_on_the_grid_of_the_input(model_folder, rng, spacing):
+    """All 48 orientations: flipping or permuting the input flips or permutes the output."""
+    predictor = Predictor(model_folder, "cpu", Settings(step=1))
+    extent = (40, 28, 30)  # mm, so that all spacings make networks grids of one size
+    shape = tuple(max(4, min(20, round(mm / s))) for mm, s in zip(extent, spacing, strict=True))
+    volume = random_volume(rng, shape, spacing)
+    expected = predictor.predict(volume, "CT")
+    assert expected.labels.dtype == np.uint8 and set(np.unique(expected.labels)) <= {0, *IDS.values()}
+    for permutation, flips in ORIENTATIONS:
+        stored = turned(volume, permutation, flips)
+        result = predictor.predict(stored, "CT")
+        assert result.labels.shape == stored.geometry.shape
+        np.testing.assert_array_equal(canonical(Volume(result.labels, stored.geometry)).array, expected.labels)
+        assert [r["volume_ml"] for r in result.rows] == pytest.approx([r["volume_ml"] for r in expected.rows])
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 20), (3, 4, 5), (1, 1, 1), (30, 5, 40)])
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_small_and_thin_volumes(predictor, rng, shape, modality):
+    result = predictor.predict(random_volume(rng, shape), modality)
+    assert result.labels.shape == shape
+    assert [r["class"] for r in result.rows] == list(CLASSES)
+    assert all(r["confidence"] is None or 0 <= r["confidence"] <= 1 for r in result.rows)
+
+
+def test_same_answer_twice_and_for_any_batch(model_folder, rng):
+    volume = random_volume(rng)
+    first, second = (Predictor(model_folder, "cpu").predict(volume, "CT") for _ in range(2))
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert first.rows == second.rows
+    batched = Predictor(model_folder, "cpu", Settings(window_batch=3)).predict(volume, "CT")
+    assert (batched.labels == first.labels).mean() > 0.999
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_fast_is_close_to_exact(model_folder, rng, precision):
+    volume = random_volume(rng)
+    exact = Predictor(model_folder, "cpu").predict(volume, "CT")
+    fast = Predictor(model_folder, "cpu", Settings(mode="fast", precision=precision)).predict(volume, "CT")
+    assert (fast.labels == exact.labels).mean() > 0.95
+
+
+def test_logits_and_probabilities(predictor, rng):
+    prepared = predictor.prepare(random_volume(rng), "CT")
+    logits = predictor.logits(prepared)
+    assert logits.shape == (4, *prepared.array.shape) and logits.dtype == torch.float32
+    torch.testing.assert_close(predictor.probabilities(prepared), logits.softmax(0))
+
+
+def test_fingerprint_follows_weights_and_settings(tmp_path):
+    a, same, b = (Predictor(save_model(tmp_path / n, seed=s), "cpu") for n, s in (("a", 0), ("c", 0), ("b", 1)))
+    assert a.fingerprint == same.fingerprint != b.fingerprint
+    changed = a.with_settings(step=0.7)
+    assert changed.fingerprint != a.fingerprint and a.settings.step == 0.5 and changed.network is a.network
+
+
+def test_a_broken_model_folder_is_refused(model_folder, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        Predictor(tmp_path / "nowhere")
+    content = json.loads((model_folder / "model.json").read_text())
+    wrong = content | {"plan": tiny_plan(features=(4, 16)).model_dump(mode="json")}
+    (model_folder / "model.json").write_text(json.dumps(wrong))
+    with pytest.raises(UserError, match="does not fit the plan"):
+        Predictor(model_folder, "cpu")
+    (model_folder / "model.json").write_text(json.dumps(content | {"classes": ["liver", "heart"]}))
+    with pytest.raises(UserError, match="heart"):
+        Predictor(model_folder, "cpu")
+    (model_folder / "model.json").write_text(json.dumps(content))
+    (model_folder / "weights.pt").write_bytes((model_folder / "weights.pt").read_bytes() + b"x")
+    with pytest.raises(UserError, match="sha256"):
+        Predictor(model_folder, "cpu")
+
+
+def test_oblique_geometry_is_kept(predictor, rng):
+    angle = np.deg2rad(20)
+    direction = (np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, 1)
+    array = random_volume(rng).array
+    volume = Volume(array, Geometry(array.shape[::-1], (1.2, 1.1, 3.0), direction=tuple(map(float, direction))))
+    assert predictor.predict(volume, "CT").labels.shape == array.shape
+
+
+def test_inference_does_not_import_nnunetv2_or_monai():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, labelloop.inference.infer, labelloop.inference.postprocess as p; "
+        "from labelloop.network import build_network; from labelloop.plans import Plan; "
+        "build_network(Plan(spacing_mm=(1,1,1), patch=(16,16,16), features=(4,8)), 2); "
+        "print([m for m in sys.modules if m.split('.')[0] in ('nnunetv2', 'monai')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,118 @@
+"""Export equals the argmax of nnU-Net's resampled logits."""
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from scipy.ndimage import gaussian_filter
+from test_prepare import GRIDS, ORIENTATIONS, RAS, turned
+
+from labelloop.inference import export
+from labelloop.inference.export import export_labels, to_prediction, winners_and_confidence
+from labelloop.inference.prepare import Frame
+from labelloop.inference.resample import Resampling, target_shape
+from labelloop.volume import Geometry, Volume, canonical
+
+IDS = [0, 5, 2, 200]
+NAMES = ("a", "b", "c")
+
+
+def frame_of(spacing, target, shape=(21, 26, 31), crop=((1, 20), (0, 26), (2, 31))):
+    geometry = Geometry(shape[::-1], spacing[::-1], direction=RAS)
+    return Frame(geometry, geometry, crop, target)
+
+
+def smooth_logits(rng, shape, channels=4, sigma=2.0, background=0.0):
+    logits = np.stack([gaussian_filter(rng.normal(size=shape), sigma) for _ in range(channels)]) * 20
+    logits[0] += background
+    return torch.from_numpy(logits.astype(np.float32))
+
+
+def stock_labels(logits, frame):
+    upsampled = resample_torch_fornnunet(
+        logits, frame.cropped_shape, frame.spacing_mm, frame.oriented.spacing_zyx, num_threads=2
+    )
+    result = np.zeros(frame.oriented.shape, np.uint8)
+    result[frame.slices] = np.asarray(IDS, np.uint8)[upsampled.argmax(0).numpy()]
+    return result
+
+
+@pytest.mark.parametrize("background", [0.0, 2.0])
+@pytest.mark.parametrize("tile", [2, 16])
+@pytest.mark.parametrize("slab", [1, 3000, 1 << 22])
+@pytest.mark.parametrize(("spacing", "target"), GRIDS)
+def test_exact_equals_argmax_of_nnunets_logits(rng, monkeypatch, spacing, target, slab, tile, background):
+    monkeypatch.setattr(Resampling.slabs, "__defaults__", (slab,))
+    monkeypatch.setattr(export, "TILE", tile)
+    frame = frame_of(spacing, target)
+    logits = smooth_logits(rng, frame.shape, background=background)
+    np.testing.assert_array_equal(export_labels(logits, frame, IDS, "exact"), stock_labels(logits, frame))
+
+
+@pytest.mark.parametrize(("spacing", "target"), GRIDS)
+def test_fast_agrees_where_classes_are_blobs(rng, spacing, target):
+    frame = frame_of(spacing, target)
+    logits = smooth_logits(rng, frame.shape, background=3.0)
+    fast = export_labels(logits, frame, IDS, "fast")
+    assert (fast == stock_labels(logits, frame)).mean() > 0.999
+
+
+def test_pruning_leaves_work_out(rng, monkeypatch):
+    """In a clear-cut volume only the surroundings of the object are resampled."""
+    frame = frame_of((2.0, 1.0, 1.0), (2.0, 2.0, 2.0), (20, 200, 200), ((0, 20), (0, 200), (0, 200)))
+    logits = torch.zeros(3, *frame.shape)
+    logits[0], logits[1:], logits[1, 5:9, 40:50, 40:50] = 5, -5, 20
+    seen = []
+    original = Resampling.region
+    monkeypatch.setattr(Resampling, "region", lambda s, a, box: seen.append(box) or original(s, a, box))
+    labels = export_labels(logits, frame, [0, 1, 2], "exact")
+    assert labels.any()
+    computed = sum(np.prod([b - a for a, b in box]) for box in seen)
+    assert computed < 0.5 * labels.size
+
+
+@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
+def test_any_orientation_gets_its_own_grid(rng, permutation, flips):
+    plain = Volume(np.zeros((9, 12, 14), np.int16), Geometry((14, 12, 9), (1.2, 1.1, 3.0), direction=RAS))
+    stored = turned(plain, permutation, flips)
+    crop, spacing = ((0, 9), (1, 12), (0, 13)), (2.5, 1.5, 1.5)
+    frames = [Frame(v.geometry, canonical(v).geometry, crop, spacing) for v in (plain, stored)]
+    logits = smooth_logits(rng, frames[0].shape)
+    expected, labels = (export_labels(logits, f, IDS) for f in frames)
+    assert labels.shape == stored.array.shape
+    np.testing.assert_array_equal(canonical(Volume(labels, stored.geometry)).array, expected)
+
+
+def test_rows(rng):
+    frame = frame_of((3.0, 1.1, 1.2), (2.5, 1.5, 1.5))
+    logits = smooth_logits(rng, frame.shape)
+    logits[3] = -50
+    ids = dict(zip(NAMES, IDS[1:], strict=True))
+    result = to_prediction(logits, frame, NAMES, ids)
+    for row in result.rows[:2]:
+        assert row["volume_ml"] == pytest.approx((result.labels == ids[row["class"]]).sum() * 3.0 * 1.1 * 1.2 / 1000)
+        assert 0 < row["confidence"] <= 1
+    assert result.rows[2] == {"class": "c", "volume_ml": 0.0, "confidence": None}
+    same = to_prediction(logits.softmax(0), frame, NAMES, ids, probabilities=True)
+    assert [r["confidence"] for r in same.rows] == pytest.approx([r["confidence"] for r in result.rows])
+
+
+def test_confidence_is_the_mean_probability_where_a_class_wins(rng):
+    logits = smooth_logits(rng, (12, 14, 16), sigma=1.0)
+    winners, confidence = winners_and_confidence(logits)
+    probability, winner = logits.softmax(0).max(0)
+    np.testing.assert_array_equal(winners, winner.numpy())
+    for channel in range(4):
+        assert confidence[channel] == pytest.approx(probability[winner == channel].mean().item(), abs=1e-6)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(RuntimeError, match="not finite"):
+        winners_and_confidence(torch.full((2, 2, 2, 2), torch.nan))
+
+
+def test_network_grid_may_be_the_images(rng):
+    assert target_shape((4, 5, 6), (1, 1, 1), (1, 1, 1)) == (4, 5, 6)
+    frame = frame_of((2.0, 2.0, 2.0), (2.0, 2.0, 2.0))
+    logits = smooth_logits(rng, frame.cropped_shape)
+    np.testing.assert_array_equal(export_labels(logits, frame, IDS), stock_labels(logits, frame))

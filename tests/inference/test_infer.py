@@ -1,0 +1,205 @@
+"""Many cases: find, read ahead, resume, fail one by one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from test_prepare import random_volume
+from tiny_models import IDS, save_model
+
+from labelloop.errors import CaseError, UserError
+from labelloop.inference import infer as module
+from labelloop.inference.engine import Predictor
+from labelloop.inference.infer import Case, case_name, find_cases, infer, predict_cases, read_image
+from labelloop.shards import Ledger
+from labelloop.tables import read_table
+from labelloop.volume import read, read_geometry, write
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    for i in range(3):
+        volume = random_volume(rng, (8, 10 + i, 12))
+        write(tmp_path / "in" / f"case_{i}_0000.nii.gz", volume.array, volume.geometry)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Names of the cases that were computed."""
+    seen = []
+    original = module._compute
+    monkeypatch.setattr(module, "_compute", lambda case, *a: seen.append(case.case) or original(case, *a))
+    return seen
+
+
+def test_folder(folder, model_folder, tmp_path):
+    out = tmp_path / "out"
+    assert infer(folder, model_folder, out, device="cpu") == 0
+    for i in range(3):
+        stored = out / f"case_{i}.nii.gz"
+        assert read_geometry(stored).difference(read_geometry(folder / f"case_{i}_0000.nii.gz")) is None
+        assert set(np.unique(read(stored).array)) <= {0, *IDS.values()}
+    summary, efficiency = read_table(out / "summary.csv", "summary"), read_table(out / "efficiency.csv", "efficiency")
+    assert list(summary["case"].unique()) == [f"case_{i}" for i in range(3)] and len(summary) == 9
+    assert (efficiency["runtime_s"] > 0).all() and (efficiency["peak_ram_mb"] > 10).all()
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_one_file_of_any_format(folder, model_folder, tmp_path, suffix):
+    volume = read(folder / "case_0_0000.nii.gz")
+    write(tmp_path / f"scan{suffix}", volume.array, volume.geometry)
+    assert infer(tmp_path / f"scan{suffix}", model_folder, tmp_path / "out", device="cpu") == 0
+    assert read(tmp_path / "out" / "scan.nii.gz").array.shape == volume.array.shape
+
+
+def test_rerun_does_only_what_is_missing_or_changed(folder, model_folder, tmp_path, counted):
+    out = tmp_path / "out"
+    infer(folder, model_folder, out, device="cpu")
+    first = (out / "summary.csv").read_bytes()
+    counted.clear()
+    assert infer(folder, model_folder, out, device="cpu") == 0 and counted == []
+    (out / "case_1.nii.gz").write_bytes(b"cut")
+    assert infer(folder, model_folder, out, device="cpu") == 0 and counted == ["case_1"]
+    assert (out / "summary.csv").read_bytes() == first
+    counted.clear()
+    volume = read(folder / "case_2_0000.nii.gz")
+    write(folder / "case_2_0000.nii.gz", volume.array + 1, volume.geometry)
+    infer(folder, model_folder, out, device="cpu")
+    assert counted == ["case_2"]
+    counted.clear()
+    infer(folder, model_folder, out, device="cpu", resume=False)
+    assert len(counted) == 3
+    counted.clear()
+    other = save_model(tmp_path / "other", seed=9)
+    infer(folder, other, out, device="cpu")
+    assert len(counted) == 3
+
+
+def test_one_bad_case_does_not_stop_the_rest(folder, model_folder, tmp_path):
+    (folder / "bad_0000.nii.gz").write_bytes(b"not an image")
+    volume = read(folder / "case_1_0000.nii.gz")
+    array = volume.array.astype(np.float32)
+    array[0, 0, 0] = np.nan
+    (folder / "case_1_0000.nii.gz").unlink()
+    write(folder / "case_1_0000.nrrd", array, volume.geometry)  # ITK reads NaN in a NIfTI file as 0
+    assert infer(folder, model_folder, tmp_path / "out", device="cpu") == 1
+    manifest = read_table(tmp_path / "out" / "shards" / "infer.csv", "manifest").set_index("case")
+    assert dict(manifest["status"]) == {"bad": "failed", "case_0": "done", "case_1": "failed", "case_2": "done"}
+    assert "not finite" in manifest.loc["case_1", "reason"]
+    assert not (tmp_path / "out" / "bad.nii.gz").exists()
+
+
+def test_nothing_usable(tmp_path, model_folder):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no")
+    assert infer(tmp_path / "in", model_folder, tmp_path / "out", device="cpu") == 2
+    with pytest.raises(UserError, match="no image"):
+        find_cases(model_folder)
+    with pytest.raises(UserError, match="no such file"):
+        find_cases(tmp_path / "nowhere")
+
+
+def test_kill_keeps_what_is_finished(folder, model_folder, tmp_path, counted):
+    """A process is killed after its first case; the rerun leaves that case alone."""
+    out = tmp_path / "out"
+    code = (
+        "import sys, time; from pathlib import Path; from labelloop.inference import infer as m\n"
+        "real = m._compute\n"
+        "def slow(case, *a):\n"
+        "    if case.case != 'case_0': time.sleep(600)\n"
+        "    return real(case, *a)\n"
+        "m._compute = slow\n"
+        "m.infer(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), device='cpu')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, folder, model_folder, out])
+    journal = out / "shards" / ".infer.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.is_file() and journal.read_text().count("\n")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = (out / "case_0.nii.gz").stat().st_mtime_ns
+    assert sorted(p.name for p in out.glob("*.nii.gz")) == ["case_0.nii.gz"]
+    assert infer(folder, model_folder, out, device="cpu") == 0
+    assert counted == ["case_1", "case_2"]
+    assert (out / "case_0.nii.gz").stat().st_mtime_ns == before
+
+
+def test_cases_of_a_shard(folder, model_folder, tmp_path, counted):
+    predictor = Predictor(model_folder, "cpu")
+    cases = [Case(f"p{i}", folder / f"case_{i}_0000.nii.gz", "CT", f"hash {i}") for i in range(2)]
+    for _ in range(2):
+        rows = predict_cases(cases, predictor, Ledger(tmp_path / "out", "train-000"))
+        assert set(rows[0]) == {"case", "class", "volume_ml", "confidence"} and len(rows) == 6
+    assert counted == ["p0", "p1"]
+    assert read_table(tmp_path / "out" / "shards" / "train-000.csv", "manifest")["status"].eq("done").all()
+
+
+def test_several_models(folder, tmp_path):
+    models = [save_model(tmp_path / n, seed=i) for i, n in enumerate("ab")]
+    assert infer(folder / "case_0_0000.nii.gz", models, tmp_path / "out", device="cpu") == 0
+    steps = [{"segment": ["x", "y"]}, {"keep_largest": ["liver"]}]
+    named = dict(zip("xy", models, strict=True))
+    assert infer(folder / "case_0_0000.nii.gz", named, tmp_path / "chain", steps=steps, device="cpu") == 0
+    assert len(pd.read_csv(tmp_path / "chain" / "summary.csv")) == 3
+    with pytest.raises(UserError, match="different names"):
+        infer(folder, [models[0], models[0]], tmp_path / "out")
+
+
+def test_names_of_cases(folder):
+    assert [c.case for c in find_cases(folder)] == ["case_0", "case_1", "case_2"]
+    label = read(folder / "case_0_0000.nii.gz")
+    write(folder / "case_0.nii.gz", label.array, label.geometry)  # the label beside its image
+    assert [c.image.name for c in find_cases(folder)] == [f"case_{i}_0000.nii.gz" for i in range(3)]
+    write(folder / "case_0_0000.nrrd", label.array, label.geometry)
+    with pytest.raises(UserError, match="several inputs for case_0"):
+        find_cases(folder)
+    assert case_name(folder / "FLARE_12_0000.NII.GZ") == "FLARE_12"
+
+
+def write_dicom(folder, array, spacing, skip=()):
+    folder.mkdir(parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for z in range(len(array)):
+        if z in skip:
+            continue
+        image = sitk.GetImageFromArray(array[z : z + 1].astype(np.int16))
+        image.SetSpacing(spacing)
+        tags = {
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0008|0018": f"1.2.3.4.{z}",
+            "0008|0060": "CT",
+            "0020|000d": "1.2.3",
+            "0020|000e": "1.2.3.4",
+            "0020|0013": str(z),
+            "0020|0032": f"-10\\-20\\{z * spacing[2]}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        image.SetOrigin((-10, -20, z * spacing[2]))
+        writer.SetFileName(str(folder / f"{len(array) - z:03d}.dcm"))
+        writer.Execute(image)
+
+
+def test_dicom(tmp_path, model_folder, rng):
+    array = random_volume(rng, (6, 9, 11)).array
+    write_dicom(tmp_path / "dicom" / "patient", array, (1.0, 1.0, 2.5))
+    volume = read_image(tmp_path / "dicom" / "patient")
+    np.testing.assert_array_equal(volume.array, array)
+    assert volume.geometry.spacing == pytest.approx((1.0, 1.0, 2.5))
+    assert [c.case for c in find_cases(tmp_path / "dicom")] == ["patient"]  # folder of folders
+    assert [c.case for c in find_cases(tmp_path / "dicom" / "patient")] == ["patient"]
+    assert infer(tmp_path / "dicom" / "patient", model_folder, tmp_path / "out", device="cpu") == 0
+    write_dicom(tmp_path / "gap", array, (1.0, 1.0, 2.5), skip=(2,))
+    with pytest.raises(CaseError, match="dicom_slices"):
+        read_image(tmp_path / "gap")

@@ -1,0 +1,147 @@
+"""Operations on label maps, and chains of models."""
+
+import numpy as np
+import pytest
+from test_prepare import random_volume
+from tiny_models import IDS, save_model, tiny_plan
+
+from labelloop.errors import UserError
+from labelloop.inference.engine import Predictor
+from labelloop.inference.postprocess import (
+    Chain,
+    State,
+    compose,
+    keep_largest,
+    load_chain,
+    merge_union,
+    merge_votes,
+    segment,
+)
+
+
+def line(*values):
+    return np.array(values, np.uint8)[None, None]
+
+
+def test_keep_largest_removes_islands_of_named_classes_only():
+    labels = line(1, 1, 0, 1, 0, 2, 0, 2, 2)
+    np.testing.assert_array_equal(keep_largest(labels, [1, 9]), line(1, 1, 0, 0, 0, 2, 0, 2, 2))
+    np.testing.assert_array_equal(labels, line(1, 1, 0, 1, 0, 2, 0, 2, 2))
+
+
+def test_keep_largest_joins_corners():
+    labels = np.zeros((3, 3, 3), np.uint8)
+    labels[0, 0, 0] = labels[1, 1, 1] = labels[2, 2, 2] = 1
+    np.testing.assert_array_equal(keep_largest(labels, [1]), labels)
+
+
+def test_union():
+    merged = merge_union(line(1, 0, 2), [line(0, 5, 2), line(0, 0, 5)], 5)
+    np.testing.assert_array_equal(merged, line(1, 5, 5))
+
+
+def test_votes_count_only_those_who_know_the_class():
+    a, b, c = line(1, 1, 1, 0), line(1, 2, 0, 0), line(0, 0, 3, 3)
+    merged = merge_votes([a, b, c], [[1, 2], [1, 2], [3]])
+    np.testing.assert_array_equal(merged, line(1, 1, 3, 3))
+
+
+def test_later_parts_are_painted_over_earlier_ones():
+    organs, tumor = line(1, 1, 2, 0), line(0, 14, 14, 1)
+    np.testing.assert_array_equal(compose([(organs, [1, 2]), (tumor, [14])]), line(1, 14, 14, 0))
+    np.testing.assert_array_equal(compose([(tumor, [14]), (organs, [1, 2])]), line(1, 1, 2, 0))
+
+
+@pytest.fixture
+def models(tmp_path):
+    organs = save_model(tmp_path / "organs", classes=("liver", "spleen"), seed=5)
+    other = save_model(tmp_path / "coarse", tiny_plan(spacing_mm=(4.0, 3.0, 3.0)), classes=("liver", "tumor"), seed=6)
+    folders = {"a": save_model(tmp_path / "a", seed=1), "b": save_model(tmp_path / "b", seed=2),
+               "organs": organs, "coarse": other}  # fmt: skip
+    return {name: Predictor(folder, "cpu") for name, folder in folders.items()}
+
+
+def test_models_alike_are_averaged(models, rng):
+    volume = random_volume(rng)
+    a, b = models["a"], models["b"]
+    prepared = a.prepare(volume, "CT")
+    mean = (a.probabilities(prepared) + b.probabilities(prepared)) / 2
+    from labelloop.inference.export import to_prediction
+
+    expected = to_prediction(mean, prepared.frame, a.classes, a.class_ids, probabilities=True)
+    state = State(volume, "CT")
+    result = segment([a, b], state)
+    np.testing.assert_array_equal(result.labels, expected.labels)
+    assert result.rows == expected.rows
+    assert len(state.prepared) == 1  # two models, one preparation
+
+
+def test_union_of_a_class_over_models(models, rng):
+    volume = random_volume(rng)
+    chain = Chain([{"segment": ["a", "b"], "merge": {"tumor": "union"}}], models)
+    result = chain.predict(volume, "CT")
+    singles = [models[n].predict(volume, "CT").labels == IDS["tumor"] for n in "ab"]
+    assert ((result.labels == IDS["tumor"]) >= (singles[0] | singles[1])).all()
+
+
+def test_models_that_differ_vote(models, rng):
+    volume = random_volume(rng)
+    result = segment([models["organs"], models["coarse"]], State(volume, "CT"))
+    maps = [models[n].predict(volume, "CT").labels for n in ("organs", "coarse")]
+    np.testing.assert_array_equal(result.labels, merge_votes(maps, [[1, 3], [1, 14]]))
+    assert [r["class"] for r in result.rows] == ["liver", "spleen", "tumor"]
+
+
+def test_chain(models, rng):
+    volume = random_volume(rng)
+    steps = [  # as the recipe dumps them
+        {"segment": ["organs"], "merge": {}, "compose": None, "keep_largest": None, "step": 0.5, "mirror": False},
+        {"segment": ["a", "b"], "merge": {"tumor": "union"}, "compose": None, "keep_largest": None, "step": 0.8},
+        {"segment": None, "merge": {}, "compose": {"spleen": "organs", "liver": "organs", "tumor": "a"}, "step": 0.5},
+        {"keep_largest": ["liver"], "segment": None, "compose": None, "merge": {}, "step": 0.5, "mirror": False},
+    ]
+    chain = Chain(steps, models)
+    result = chain.predict(volume, "CT")
+    assert {r["class"] for r in result.rows} == {"liver", "spleen", "tumor"}
+    for row in result.rows:
+        voxels = (result.labels == IDS[row["class"]]).sum()
+        assert row["volume_ml"] == pytest.approx(voxels * volume.geometry.voxel_ml)
+        assert (row["confidence"] is None) == (voxels == 0) and (row["confidence"] is None or row["confidence"] <= 1)
+    import cc3d
+
+    assert cc3d.connected_components(result.labels == IDS["liver"]).max() <= 1
+    assert chain.fingerprint == Chain(steps, models).fingerprint != Chain(steps[:1], models).fingerprint
+    turned = [steps[0], steps[1], {"compose": dict(reversed(steps[2]["compose"].items()))}, steps[3]]
+    assert Chain(turned, models).fingerprint != chain.fingerprint
+
+
+def test_chain_from_folders_with_class_sets(tmp_path, rng):
+    from labelloop.classes import load_classes
+
+    scheme = load_classes("flare")
+    ids = {n: scheme.ids[n] for n in ("liver", "spleen", "tumor")}
+    save_model(tmp_path / "student", ids=ids)
+    steps = [{"segment": ["student"], "merge": {}, "mirror": True}, {"compose": {"organs": "student"}, "segment": None}]
+    chain = load_chain(steps, tmp_path, scheme, "cpu")
+    result = chain.predict(random_volume(rng), "CT")
+    assert [r["class"] for r in result.rows] == ["liver", "spleen"]
+    assert set(np.unique(result.labels)) <= {0, ids["liver"], ids["spleen"]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([], "at least one segment"),
+        ([{"segmnt": "a"}], "exactly one of"),
+        ([{"keep_largest": ["liver"]}], "nothing has been segmented"),
+        ([{"segment": "x"}], "no model named x"),
+        ([{"segment": "a"}, {"keep_largest": ["lung"]}], "no class named lung"),
+        ([{"segment": "a"}, {"compose": {"liver": "b"}}], "compose from"),
+        ([{"segment": "organs"}, {"compose": {"tumor": "organs"}}], "knows nothing"),
+        ([{"segment": "a", "merge": {"tumor": "mean"}}], "only union"),
+        ([{"segment": "a", "threshold": 3}], "unknown keys"),
+    ],
+)
+def test_a_chain_that_makes_no_sense_is_refused(models, steps, message):
+    with pytest.raises(UserError, match=message):
+        Chain(steps, models)

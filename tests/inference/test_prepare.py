@@ -1,0 +1,154 @@
+"""Preparation equals nnU-Net's, and does not depend on how the file stores its axes."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from scipy.ndimage import gaussian_filter
+from tiny_models import tiny_plan
+
+from labelloop.inference.prepare import Frame, nonzero_box, prepare_image, prepare_label
+from labelloop.inference.resample import Resampling, resample_labels
+from labelloop.volume import Geometry, Volume, canonical
+
+GRIDS = [  # spacing of the image (z, y, x), spacing of the network
+    ((3.0, 1.1, 1.2), (2.5, 1.5, 1.5)),
+    ((5.0, 0.78, 0.78), (2.5, 1.5, 1.5)),  # separate z by the image
+    ((1.25, 0.78, 0.78), (6.0, 1.2, 1.2)),  # separate z by the network
+    ((0.8, 0.9, 4.0), (2.0, 2.0, 2.0)),  # separate x
+    ((4.0, 4.0, 1.0), (2.0, 2.0, 2.0)),  # two coarse axes: trilinear after all
+    ((2.5, 1.5, 1.5), (2.5, 1.5, 1.5)),
+    ((0.5, 0.5, 0.5), (8.0, 8.0, 8.0)),
+]
+# In LPS coordinates, the directions that make an array [z, y, x] canonical.
+RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def random_volume(rng, shape=(21, 26, 31), spacing=(3.0, 1.1, 1.2), low=-1000):
+    array = gaussian_filter(rng.normal(0, 900, shape), 1).round().astype(np.int16)
+    array[array == 0] = low
+    return Volume(array, Geometry(shape[::-1], spacing[::-1], (5.0, -7.0, 11.0), RAS))
+
+
+def turned(volume, permutation, flips):
+    """Store a canonical volume with other axes; the header says so."""
+    array = np.flip(np.transpose(volume.array, permutation), flips)
+    g = volume.geometry
+    columns = [2 - permutation[2 - i] for i in range(3)]
+    direction = np.asarray(g.direction).reshape(3, 3)[:, columns]
+    size, spacing = [g.size[c] for c in columns], [g.spacing[c] for c in columns]
+    signs = np.array([-1.0 if 2 - i in flips else 1.0 for i in range(3)])
+    corner = [(size[i] - 1) * spacing[i] if signs[i] < 0 else 0 for i in range(3)]
+    origin = np.asarray(g.origin) + direction @ corner
+    geometry = Geometry(tuple(size), tuple(spacing), tuple(origin), tuple((direction * signs).ravel()))
+    return Volume(np.ascontiguousarray(array), geometry)
+
+
+ORIENTATIONS = [
+    (p, f)
+    for p in itertools.permutations(range(3))
+    for f in itertools.chain.from_iterable(itertools.combinations(range(3), n) for n in range(4))
+]
+
+
+def stock(volume, plan, modality):
+    ct = {"mean": plan.ct.mean, "std": plan.ct.std,
+          "percentile_00_5": plan.ct.clip_hu[0], "percentile_99_5": plan.ct.clip_hu[1]}  # fmt: skip
+    scheme = "CTNormalization" if modality == "CT" else "ZScoreNormalization"
+    configuration = SimpleNamespace(
+        spacing=list(plan.spacing_mm),
+        normalization_schemes=[scheme],
+        use_mask_for_norm=[False],
+        resampling_fn_data=resample_torch_fornnunet,
+        resampling_fn_seg=lambda *a: resample_torch_fornnunet(*a, is_seg=True),
+    )
+    plans = SimpleNamespace(transpose_forward=[0, 1, 2], foreground_intensity_properties_per_channel={"0": ct})
+    properties = {"spacing": volume.geometry.spacing_zyx}
+    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        volume.array[None], None, properties, plans, configuration, {}
+    )
+    return data[0], properties
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize(("spacing", "target"), GRIDS)
+def test_image_equals_nnunets(rng, spacing, target, modality):
+    volume = random_volume(rng, spacing=spacing)
+    volume.array[:, :3] = volume.array[-2:] = 0
+    plan = tiny_plan(spacing_mm=target)
+    expected, properties = stock(volume, plan, modality)
+    prepared = prepare_image(volume, plan, modality)
+    np.testing.assert_allclose(prepared.array, expected, atol=1e-5, rtol=0)
+    assert [list(part) for part in prepared.frame.crop] == [list(b) for b in properties["bbox_used_for_cropping"]]
+    assert prepared.frame.shape == prepared.array.shape
+    assert prepared.array.dtype == np.float32 and prepared.array.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("spacing", "target"), GRIDS)
+def test_label_equals_argmax_of_resampled_one_hot(rng, spacing, target, monkeypatch):
+    shape = (21, 26, 31)
+    noise = [gaussian_filter(rng.normal(size=shape), 2) for _ in range(4)]
+    ids = np.array([0, 2, 7, 254], np.uint8)
+    label = Volume(ids[np.argmax(noise, 0)], Geometry(shape[::-1], spacing[::-1], direction=RAS))
+    frame = prepare_image(Volume(np.ones(shape, np.int16), label.geometry), tiny_plan(spacing_mm=target), "CT").frame
+    one_hot = [resample_torch_fornnunet((label.array == i).astype(np.float32)[None], frame.shape, spacing, target)[0]
+               for i in ids]  # fmt: skip
+    result = prepare_label(label, frame)
+    np.testing.assert_array_equal(result, ids[np.argmax(one_hot, 0)])
+    for voxels in (1, 900):  # many thin slabs
+        monkeypatch.setattr(Resampling.slabs, "__defaults__", (voxels,))
+        np.testing.assert_array_equal(resample_labels(label.array, frame.shape, spacing, target), result)
+
+
+@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
+def test_any_orientation_is_prepared_alike(rng, permutation, flips):
+    volume = random_volume(rng, (9, 12, 14))
+    stored = turned(volume, permutation, flips)
+    np.testing.assert_array_equal(canonical(stored).array, volume.array)
+    plain, other = (prepare_image(v, tiny_plan(), "CT") for v in (volume, stored))
+    np.testing.assert_array_equal(plain.array, other.array)
+    label = Volume((stored.array > 0).astype(np.uint8), stored.geometry)
+    expected = prepare_label(Volume((volume.array > 0).astype(np.uint8), volume.geometry), plain.frame)
+    np.testing.assert_array_equal(prepare_label(label, other.frame), expected)
+    cropped = canonical(label).array[other.frame.slices]
+    np.testing.assert_array_equal(other.frame.restore(cropped), label.array)
+
+
+def test_frame_survives_json(rng):
+    import json
+
+    frame = prepare_image(random_volume(rng), tiny_plan(), "CT").frame
+    assert Frame.from_dict(json.loads(json.dumps(frame.as_dict()))) == frame
+
+
+def test_box_of_an_empty_volume_is_the_volume():
+    assert nonzero_box(np.zeros((3, 4, 5))) == ((0, 3), (0, 4), (0, 5))
+    prepared = prepare_image(Volume(np.zeros((3, 4, 5)), Geometry((5, 4, 3), (1.0, 1.0, 1.0))), tiny_plan(), "MR")
+    assert not prepared.array.any()
+
+
+def test_thin_volume_keeps_a_voxel():
+    volume = Volume(np.ones((1, 9, 9), np.int16), Geometry((9, 9, 1), (1.5, 1.5, 0.5)))
+    assert prepare_image(volume, tiny_plan(), "CT").array.shape[0] == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(rng, bad):
+    volume = random_volume(rng)
+    array = volume.array.astype(float)
+    array[3, 3, 3] = bad
+    with pytest.raises(ValueError, match="1 voxels are not finite"):
+        prepare_image(Volume(array, volume.geometry), tiny_plan(), "CT")
+
+
+def test_modality_and_grid_are_checked(rng):
+    volume = random_volume(rng)
+    with pytest.raises(ValueError, match="PET"):
+        prepare_image(volume, tiny_plan(), "PET")
+    frame = prepare_image(volume, tiny_plan(), "CT").frame
+    other = Volume(volume.array, Geometry(volume.geometry.size, (9.0, 1.0, 1.0)))
+    with pytest.raises(ValueError, match="spacing"):
+        prepare_label(other, frame)

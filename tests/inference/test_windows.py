@@ -1,0 +1,74 @@
+"""The sliding window equals nnUNetPredictor's."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from tiny_models import tiny_plan
+
+from labelloop.inference.windows import gaussian_weights, slide, window_positions, window_starts
+from labelloop.network import build_network
+
+PATCH = (16, 8, 16)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network(tiny_plan(patch=PATCH), 3).eval()
+
+
+def stock_logits(monkeypatch, network, image, step, gaussian, mirror):
+    """Logits of nnU-Net's predictor, accumulated in float32 (it uses float16, whose rounding alone exceeds 1e-4)."""
+    predictor = nnUNetPredictor(step, gaussian, bool(mirror), device=torch.device("cpu"), allow_tqdm=False)
+    predictor.network, predictor.allowed_mirroring_axes = network, mirror
+    predictor.configuration_manager = SimpleNamespace(patch_size=PATCH)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "half", torch.float32)
+
+        def weights(*a, **k):
+            return compute_gaussian(*a, **{**k, "dtype": torch.float32})
+
+        patch.setattr(predict_from_raw_data, "compute_gaussian", weights)
+        return predictor.predict_sliding_window_return_logits(image[None])
+
+
+@pytest.mark.parametrize("shape", [(20, 21, 33), (9, 30, 16), (1, 5, 40), (16, 8, 16)])
+@pytest.mark.parametrize(("step", "gaussian", "mirror"), [(0.5, True, ()), (0.8, False, ()), (1, True, (0, 2))])
+def test_logits_equal_the_predictors(monkeypatch, network, shape, step, gaussian, mirror):
+    image = torch.from_numpy(np.random.default_rng(1).normal(size=shape).astype(np.float32))
+    expected = stock_logits(monkeypatch, network, image, step, gaussian, mirror)
+    for batch in (1, 3):
+        logits = slide(network, image, PATCH, 3, step=step, gaussian=gaussian, mirror_axes=mirror, batch=batch)
+        assert logits.shape == (3, *shape)
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", list(itertools.product((16, 17, 40), (8, 23), (16, 31))))
+@pytest.mark.parametrize("step", [0.3, 0.5, 0.8, 1])
+def test_positions_equal_nnunets(shape, step):
+    assert window_starts(shape, PATCH, step) == compute_steps_for_sliding_window(shape, PATCH, step)
+
+
+@pytest.mark.parametrize("patch", [(16, 8, 16), (9, 12, 40)])
+def test_weights_equal_nnunets(patch):
+    expected = compute_gaussian(patch, dtype=torch.float32, device=torch.device("cpu"))
+    torch.testing.assert_close(gaussian_weights(patch), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_skipped_voxels_are_background(network):
+    image = torch.zeros(16, 8, 48)
+    logits = slide(network, image, PATCH, 3, positions=window_positions(image.shape, PATCH, 1)[:1])
+    assert torch.isfinite(logits).all()
+    assert (logits[:, :, :, 16:].argmax(0) == 0).all() and (logits[0, :, :, 16:] == 1).all()
+
+
+def test_bad_step_is_refused():
+    with pytest.raises(ValueError, match="step"):
+        window_starts((16, 16, 16), PATCH, 0)

@@ -1,0 +1,347 @@
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelloop.errors import UserError
+from labelloop.labels.check import KINDS, check, load_rules
+from labelloop.tables import TABLES, write_table
+from labelloop.volume import Geometry, Volume, canonical, read
+
+BTCV = Path("/work/shared/data/btcv")
+BTCV_IDS = {
+    1: "spleen", 2: "right_kidney", 3: "left_kidney", 4: "gallbladder", 5: "esophagus", 6: "liver", 7: "stomach",
+    8: "aorta", 9: "inferior_vena_cava", 11: "pancreas", 12: "right_adrenal_gland", 13: "left_adrenal_gland",
+}  # fmt: skip
+
+
+def failing(rows):
+    return {(row["class"], row["rule"]) for row in rows if row["verdict"] == "fail"}
+
+
+def verdict(rows, name, rule):
+    return next(row for row in rows if (row["class"], row["rule"]) == (name, rule))
+
+
+def verdicts(anatomy, scheme, states=None, **arguments):
+    arguments.setdefault("image", anatomy.image)
+    return check(anatomy.labels, anatomy.geometry, states or {}, scheme, **arguments)
+
+
+def test_clean_anatomy_passes_every_rule(anatomy, scheme, tmp_path):
+    rows = verdicts(anatomy, scheme, dict.fromkeys(scheme.names, "present"))
+    assert failing(rows) == set()
+    skipped = {(r["class"], r["rule"], r["reason"]) for r in rows if r["verdict"] == "not_applicable"}
+    assert skipped == set()
+    assert {rule.kind for rule in load_rules(scheme)} == set(KINDS)
+    table = pd.DataFrame([{"case": "a", **row} for row in rows])
+    assert set(table.columns) == set(TABLES["verdicts"])
+    write_table(tmp_path / "verdicts.csv", table, "verdicts")
+
+
+# ------------------------------------------------------------------ injected errors: (name, function, what must fail)
+
+
+def move(anatomy, name, by):
+    """Move a class by (z, y, x) voxels, over whatever lies there."""
+    mask = anatomy.labels == anatomy.ids[name]
+    anatomy.labels[mask] = 0
+    moved = tuple(index + shift for index, shift in zip(np.nonzero(mask), by, strict=True))
+    anatomy.labels[moved] = anatomy.ids[name]
+
+
+def erase(anatomy, name, where):
+    region = anatomy.labels[where]
+    region[region == anatomy.ids[name]] = 0
+
+
+def paint(anatomy, name, mask):
+    anatomy.labels[mask] = anatomy.ids[name]
+
+
+def swap(anatomy, one, other):
+    a, b = anatomy.labels == anatomy.ids[one], anatomy.labels == anatomy.ids[other]
+    anatomy.labels[a], anatomy.labels[b] = anatomy.ids[other], anatomy.ids[one]
+
+
+def mirror(anatomy):
+    anatomy.labels, anatomy.image = anatomy.labels[:, :, ::-1].copy(), anatomy.image[:, :, ::-1].copy()
+
+
+def upside_down(anatomy):
+    anatomy.labels, anatomy.image = anatomy.labels[::-1].copy(), anatomy.image[::-1].copy()
+
+
+RIGHT, LEFT = "right_kidney", "left_kidney"
+ERRORS = {
+    "swapped kidneys": (lambda a: swap(a, RIGHT, LEFT), {(RIGHT, "side"), (LEFT, "side"), (LEFT, "side_of_midline")}),
+    "single kidney on the wrong side": (
+        lambda a: (erase(a, RIGHT, np.s_[:]), swap(a, RIGHT, LEFT)),
+        {(RIGHT, "side_of_midline")},
+    ),
+    "swapped adrenals": (
+        lambda a: swap(a, "right_adrenal_gland", "left_adrenal_gland"),
+        {("right_adrenal_gland", "side"), ("left_adrenal_gland", "side")},
+    ),
+    "liver island in the spleen": (
+        lambda a: paint(a, "liver", a.ball((62, 35, 30), (3, 3, 3))),
+        {("liver", "one_component")},
+    ),
+    "missing slices of the aorta": (
+        lambda a: erase(a, "aorta", np.s_[50:56]),
+        {("aorta", "continuous"), ("aorta", "one_component")},
+    ),
+    "aorta without its lower half": (lambda a: erase(a, "aorta", np.s_[:55]), {("aorta", "reaches_down")}),
+    "cava without its upper half": (
+        lambda a: erase(a, "inferior_vena_cava", np.s_[55:]),
+        {("inferior_vena_cava", "reaches_up")},
+    ),
+    "shifted pancreas": (lambda a: move(a, "pancreas", (40, 0, 0)), {("pancreas", "not_above_liver")}),
+    "duodenum above the liver": (  # there it touches the esophagus, so it is still joined
+        lambda a: move(a, "duodenum", (40, 0, 0)),
+        {("duodenum", "not_above_liver")},
+    ),
+    "spleen below the kidneys": (lambda a: move(a, "spleen", (-48, 0, 0)), {("spleen", "spleen_not_below_kidneys")}),
+    "adrenal below its kidney": (
+        lambda a: move(a, "right_adrenal_gland", (-30, 0, 0)),
+        {("right_adrenal_gland", "adrenal_above_kidney_center")},
+    ),
+    "adrenal far away": (
+        lambda a: move(a, "left_adrenal_gland", (30, 0, 0)) or erase(a, "aorta", np.s_[80:]),
+        {("left_adrenal_gland", "near_neighbors")},
+    ),
+    "tumor in the chest": (
+        lambda a: paint(a, "tumor", a.ball((94, 40, 100), (4, 4, 4))),
+        {("tumor", "inside_abdomen")},
+    ),
+    "tumor in the void": (
+        lambda a: paint(a, "tumor", a.ball((8, 90, 8), (5, 5, 5))),
+        {("tumor", "near_organs"), ("tumor", "inside_body"), ("tumor", "intensity")},
+    ),
+    "tiny liver": (lambda a: erase(a, "liver", np.s_[:66]), {("liver", "volume")}),
+    "stomach torn from the esophagus": (
+        lambda a: erase(a, "stomach", np.s_[62:]) or erase(a, "esophagus", np.s_[:72]),
+        {("esophagus", "joined")},
+    ),
+    "aorta and cava swapped": (
+        lambda a: swap(a, "aorta", "inferior_vena_cava"),
+        {("aorta", "aorta_left_of_cava")},
+    ),
+    "mirrored header": (mirror, {("liver", "side"), ("aorta", "aorta_left_of_cava")}),
+    "upside down": (upside_down, {("right_adrenal_gland", "adrenal_above_kidney_center")}),
+    "leaked stomach": (lambda a: paint(a, "stomach", np.s_[40:90, 55:98, 2:100]), {("stomach", "inside_body")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_injected_error_fails(anatomy, scheme, error):
+    inject, expected = ERRORS[error]
+    inject(anatomy)
+    found = failing(verdicts(anatomy, scheme))
+    assert expected <= found, found
+
+
+def test_every_kind_of_rule_is_failed_by_some_error(scheme):
+    kinds = {rule.name: rule.kind for rule in load_rules(scheme)}
+    failed = {kinds[rule] for _, expected in ERRORS.values() for _, rule in expected}
+    assert set(KINDS) - failed == {"annotation"}  # see the next test
+
+
+def test_annotation_is_held_against_the_map(anatomy, scheme):
+    erase(anatomy, "spleen", np.s_[:])
+    rows = verdicts(anatomy, scheme, {"spleen": "present", "gallbladder": "absent", "liver": "present"})
+    assert {c for c, rule in failing(rows) if rule == "annotation"} == {"spleen", "gallbladder"}
+    assert ("spleen", "volume") in failing(rows)
+
+
+# ------------------------------------------------------------------------------------------------- exceptions
+
+
+def reasons(rows, name, verdict="not_applicable"):
+    return {r["reason"] for r in rows if r["class"] == name and r["verdict"] == verdict}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"states": {"spleen": "absent"}}, "annotated absent"),
+        ({"models_absent": ["spleen"], "classes": ["organs"]}, "absent in every model"),
+        ({"surgery": ["spleen"], "classes": ["organs"]}, "surgery: spleen"),
+        ({}, "nobody labeled it"),
+    ],
+)
+def test_missing_spleen_can_be_true(anatomy, scheme, arguments, reason):
+    erase(anatomy, "spleen", np.s_[:])
+    rows = verdicts(anatomy, scheme, **arguments)
+    assert failing(rows) == set()
+    assert reason in reasons(rows, "spleen")
+
+
+def test_missing_spleen_that_some_model_saw_fails(anatomy, scheme):
+    erase(anatomy, "spleen", np.s_[:])
+    assert failing(verdicts(anatomy, scheme, classes=["all"])) == {("spleen", "volume")}
+
+
+def test_present_beats_absent_in_every_model(anatomy, scheme):
+    erase(anatomy, "spleen", np.s_[:])
+    rows = verdicts(anatomy, scheme, {"spleen": "present"}, models_absent=["spleen"])
+    assert ("spleen", "volume") in failing(rows)
+
+
+def test_organs_cut_by_the_field_of_view(anatomy, scheme):
+    low = 68  # the lower two thirds of the liver, the kidneys and the adrenals are outside of the scan
+    anatomy.labels, anatomy.image = anatomy.labels[low:], anatomy.image[low:]
+    anatomy.geometry = Geometry(anatomy.labels.shape[::-1], (3.0, 3.0, 3.0))
+    rows = verdicts(anatomy, scheme)
+    assert failing(rows) == set()
+    assert "cut by the field of view" in verdict(rows, "liver", "volume")["reason"]
+    assert verdict(rows, "liver", "volume")["value"] < 300
+
+
+def test_parts_that_may_be_joined_outside_are_one_component(anatomy, scheme):
+    paint(anatomy, "aorta", anatomy.tube(85, 100, 75, 66, 3))  # ascending aorta, joined above the last slice
+    assert verdict(verdicts(anatomy, scheme), "aorta", "one_component")["verdict"] == "pass"
+    erase(anatomy, "aorta", np.s_[95:])
+    assert verdict(verdicts(anatomy, scheme), "aorta", "one_component")["verdict"] == "fail"
+
+
+def test_atrophic_kidney_and_contracted_gallbladder_pass(anatomy, scheme):
+    erase(anatomy, RIGHT, np.s_[:])
+    paint(anatomy, RIGHT, anatomy.ball((44, 30, 88), (5, 4, 4)))
+    erase(anatomy, "gallbladder", np.s_[:])
+    paint(anatomy, "gallbladder", anatomy.ball((44, 66, 90), (2, 2, 2)))
+    rows = verdicts(anatomy, scheme)
+    assert verdict(rows, RIGHT, "volume")["value"] < 10
+    assert failing(rows) == set()
+
+
+def test_image_rules_step_back(anatomy, scheme):
+    saturated = np.clip(anatomy.image, -125, 275)  # like BTCV: no air, no body outline
+    for arguments in ({"image": saturated}, {"image": None}, {"modality": "MR"}):
+        rows = verdicts(anatomy, scheme, **arguments)
+        assert {r["verdict"] for r in rows if r["rule"] == "inside_body"} == {"not_applicable"}
+        assert failing(rows) == set()
+
+
+def test_islands_below_he_s_threshold_pass(anatomy, scheme):
+    anatomy.labels[5, 5, 5:10] = anatomy.ids["liver"]  # 5 voxels of 27 mm3 = 0.135 ml
+    rows = verdicts(anatomy, scheme, image=None)
+    assert verdict(rows, "liver", "one_component")["verdict"] == "pass"
+    anatomy.labels[5, 5, 5:16] = anatomy.ids["liver"]  # 11 voxels = 0.297 ml, above 64 * 4.32 mm3 = 0.276 ml
+    assert verdict(verdicts(anatomy, scheme, image=None), "liver", "one_component")["value"] == pytest.approx(0.297)
+    assert ("liver", "one_component") in failing(verdicts(anatomy, scheme, image=None))
+
+
+def test_empty_map(scheme, anatomy):
+    anatomy.labels[:] = 0
+    rows = verdicts(anatomy, scheme)
+    assert {row["verdict"] for row in rows} == {"not_applicable"}
+
+
+# ------------------------------------------------------------------------------------------------- orientation
+
+
+def stored(array, permutation, flips):
+    """Return a canonical array as stored with permuted and flipped axes, and the header that says so."""
+    out = np.flip(np.transpose(array, permutation), flips)
+    axes = {0: (0, 0, 1.0), 1: (0, -1.0, 0), 2: (-1.0, 0, 0)}  # world directions of the canonical axes (LPS)
+    columns = [np.array(axes[p]) * (-1 if i in flips else 1) for i, p in enumerate(permutation)][::-1]
+    direction = tuple(np.stack(columns, axis=1).ravel().tolist())
+    return Volume(out, Geometry(out.shape[::-1], (3.0, 3.0, 3.0), direction=direction))
+
+
+ORIENTATIONS = [
+    (p, tuple(i for i in range(3) if f[i])) for p in itertools.permutations(range(3)) for f in np.ndindex(2, 2, 2)
+]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_verdicts_do_not_change_with_orientation(anatomy, scheme, broken):
+    if broken:
+        swap(anatomy, RIGHT, LEFT)
+        erase(anatomy, "aorta", np.s_[50:56])
+    expected = verdicts(anatomy, scheme)
+    for permutation, flips in ORIENTATIONS:
+        labels = canonical(stored(anatomy.labels, permutation, flips))
+        image = canonical(stored(anatomy.image, permutation, flips))
+        rows = check(labels.array, labels.geometry, {}, scheme, image.array)
+        assert len(rows) == len(expected)
+        for row, wanted in zip(rows, expected, strict=True):
+            assert {k: v for k, v in row.items() if k not in ("value", "threshold")} == {
+                k: v for k, v in wanted.items() if k not in ("value", "threshold")
+            }
+            assert row["value"] == pytest.approx(wanted["value"], nan_ok=True)
+
+
+def test_verdicts_do_not_change_with_resampling(anatomy, scheme):
+    swap(anatomy, RIGHT, LEFT)
+    expected = {(r["class"], r["rule"]): r for r in verdicts(anatomy, scheme)}
+    fine = np.repeat(np.repeat(anatomy.labels, 2, axis=0), 2, axis=2)
+    image = np.repeat(np.repeat(anatomy.image, 2, axis=0), 2, axis=2)
+    rows = check(fine, Geometry(fine.shape[::-1], (1.5, 3.0, 1.5)), {}, scheme, image)
+    for row in rows:
+        wanted = expected[row["class"], row["rule"]]
+        assert row["verdict"] == wanted["verdict"]
+        if row["unit"] in ("mm", "ml") and not math.isnan(row["value"]):  # up to a voxel
+            assert row["value"] == pytest.approx(wanted["value"], rel=1e-6, abs=3.1)
+
+
+# ------------------------------------------------------------------------------------------------- rules as data
+
+
+def with_rule(scheme, **change):
+    rule = {"name": "odd", "kind": "continuous", "classes": ["aorta"], "threshold": 5, "unit": "mm", "source": "test"}
+    return scheme.model_copy(update={"rules": ({k: v for k, v in {**rule, **change}.items() if v is not None},)})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"treshold": 3}, "treshold"),
+        ({"threshold": None}, "threshold: Field required"),
+        ({"kind": "continous"}, "'continous' is none of"),
+        ({"classes": ["aorta", "heart"]}, "no class or set named heart"),
+        ({"threshold": {"aorta": 5}, "classes": ["aorta", "liver"]}, "threshold: given for"),
+        ({"kind": "position", "of": ["liver"], "direction": "left", "point": "top"}, "top and bottom go with"),
+        ({"kind": "position", "of": ["hart"], "direction": "left"}, "no class or set named hart"),
+        ({"kind": "volume", "threshold": {"liver": [5, 1]}, "classes": None}, "lowest value above the highest"),
+        ({"exceptions": ["weather"]}, "exceptions"),
+    ],
+)
+def test_wrong_rules_are_refused_by_name(scheme, change, said):
+    with pytest.raises(UserError, match=r"rule 'odd'") as error:
+        load_rules(with_rule(scheme, **change))
+    assert said in str(error.value)
+
+
+def test_a_rule_and_class_may_stand_only_once(scheme):
+    twice = with_rule(scheme)
+    with pytest.raises(UserError, match="given twice for aorta"):
+        load_rules(twice.model_copy(update={"rules": twice.rules * 2}))
+
+
+def test_shapes_must_agree(anatomy, scheme):
+    with pytest.raises(ValueError, match="image of shape"):
+        verdicts(anatomy, scheme, image=anatomy.image[1:])
+
+
+@pytest.mark.skipif(not BTCV.is_dir(), reason=f"no BTCV labels at {BTCV}")
+def test_expert_labels_pass(scheme):
+    """At most 2 % of the case-class rows of 16 expert label sets may fail with the default thresholds."""
+    table = np.zeros(256, np.uint8)
+    table[list(BTCV_IDS)] = [scheme.ids[name] for name in BTCV_IDS.values()]
+    judged, failed = set(), set()
+    for path in sorted(BTCV.glob("btcv_??.nii.gz")):
+        labels = canonical(read(path))
+        image = canonical(read(path.with_name(path.name.replace(".nii", "_0000.nii"))))
+        states = dict.fromkeys(BTCV_IDS.values(), "present")
+        for row in check(table[labels.array.astype(np.uint8)], labels.geometry, states, scheme, image.array):
+            if row["verdict"] != "not_applicable":
+                judged.add((path.name, row["class"]))
+            if row["verdict"] == "fail":
+                failed.add((path.name, row["class"]))
+    assert len(judged) == 16 * 12
+    assert len(failed) <= 0.02 * len(judged), sorted(failed)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from labelloop.labels.fuse import absent_in_all, fuse, vote
+
+SHAPE = (4, 5, 6)
+
+
+def row(rows, name):
+    return next(r for r in rows if r["class"] == name)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_truth_is_never_changed(scheme, seed):
+    """Property: annotated classes are the truth's voxels exactly; unknown ones hold only votes."""
+    random = np.random.default_rng(seed)
+    states = {name: str(random.choice(["present", "absent", "unknown"])) for name in scheme.names}
+    present = [scheme.ids[n] for n in scheme.names if states[n] == "present"]
+    truth = random.choice(np.array([0, *present, *range(15)], np.uint8), SHAPE)
+    maps = [random.integers(0, 15, SHAPE, dtype=np.uint8) for _ in range(random.integers(1, 5))]
+    fused, rows = fuse(truth, states, [(f"m{i}", m) for i, m in enumerate(maps)], scheme, scheme.names, 0.5)
+    voted = vote(maps)
+    owned = np.isin(truth, present)
+    np.testing.assert_array_equal(fused[owned], truth[owned])
+    for name, index in scheme.ids.items():
+        if states[name] == "present":
+            np.testing.assert_array_equal(fused == index, truth == index)
+        elif states[name] == "absent":
+            assert not (fused == index).any()
+        else:
+            np.testing.assert_array_equal(fused == index, (voted == index) & ~owned)
+        assert row(rows, name)["volume_ml"] == (fused == index).sum() * 0.5
+        assert row(rows, name)["voxels_changed"] == ((voted == index) & (fused != index)).sum()
+
+
+def test_annotated_absent_beats_pseudo(scheme):
+    prediction = np.full(SHAPE, scheme.ids["gallbladder"], np.uint8)
+    fused, rows = fuse(np.zeros(SHAPE, np.uint8), {"gallbladder": "absent"}, [("m", prediction)], scheme, ["all"], 1.0)
+    assert not fused.any()
+    assert row(rows, "gallbladder") == {
+        "class": "gallbladder", "source": "truth", "step": "fuse", "voxels_changed": prediction.size, "volume_ml": 0.0,
+    }  # fmt: skip
+    fused, rows = fuse(None, {"gallbladder": "absent"}, [("m", prediction)], scheme, ["all"], 1.0)
+    assert not fused.any()  # a scan without a map can be known to have no gallbladder
+
+
+def test_ids_in_the_file_are_not_annotation(scheme):
+    """A spleen in the truth file of a case where nobody annotated spleens is not truth."""
+    truth, prediction = np.full(SHAPE, scheme.ids["spleen"], np.uint8), np.zeros(SHAPE, np.uint8)
+    fused, rows = fuse(truth, {"liver": "present"}, [("m", prediction)], scheme, ["all"], 1.0)
+    assert not fused.any()
+    assert row(rows, "spleen")["source"] == "m"
+
+
+def test_tumor_and_organs(scheme):
+    liver, tumor = scheme.ids["liver"], scheme.ids["tumor"]
+    truth = np.full(SHAPE, liver, np.uint8)
+    truth[1] = 0  # a hole left by the annotator
+    pseudo = np.zeros(SHAPE, np.uint8)
+    pseudo[0:2] = tumor
+    fused, _ = fuse(truth, {"liver": "present"}, [("m", pseudo)], scheme, ["all"], 1.0)
+    assert (fused[0] == liver).all()  # the true organ wins
+    assert (fused[1] == tumor).all()  # the hole is filled
+    fused, _ = fuse(pseudo, {"tumor": "present"}, [("m", truth)], scheme, ["all"], 1.0)
+    assert (fused[:2] == tumor).all()  # a true tumor wins over a pseudo organ
+    assert (fused[2:] == liver).all()
+
+
+def test_majority_and_ties():
+    maps = [np.array(v, np.uint8) for v in ([1, 1, 3, 0], [2, 2, 2, 5], [2, 1, 1, 5])]
+    assert vote(maps).tolist() == [2, 1, 3, 5]
+    assert vote(maps[:2]).tolist() == [1, 1, 3, 0]  # one against one: the first
+    four = [np.array([v], np.uint8) for v in (7, 8, 9, 9)]
+    assert vote(four).tolist() == [9]
+    assert vote([np.array([v], np.uint8) for v in (6, 8, 9, 9, 8)]).tolist() == [8]  # tie of 8 and 9: the earlier
+
+
+def test_models_vote_only_on_what_they_know(scheme):
+    liver, tumor = scheme.ids["liver"], scheme.ids["tumor"]
+    organs, lesions = np.full(SHAPE, liver, np.uint8), np.zeros(SHAPE, np.uint8)
+    lesions[0] = tumor
+    fused, rows = fuse(
+        None, {}, [("organs", organs), ("tumor", lesions)], scheme, ["liver", "tumor", "spleen"], 1.0,
+        model_classes={"organs": ["liver"], "tumor": ["tumor"]},
+    )  # fmt: skip
+    assert (fused[0] == tumor).all()
+    assert (fused[1:] == liver).all()
+    assert [row(rows, n)["source"] for n in ("liver", "tumor", "spleen")] == ["organs", "tumor", "none"]
+
+
+def test_classes_left_out_are_not_in_the_map(scheme):
+    prediction = np.arange(np.prod(SHAPE), dtype=np.uint8).reshape(SHAPE) % 15
+    fused, rows = fuse(None, {}, [("a", prediction), ("b", prediction)], scheme, ["liver", "spleen"], 1.0)
+    assert set(np.unique(fused)) == {0, scheme.ids["liver"], scheme.ids["spleen"]}
+    assert [r["source"] for r in rows] == ["a+b", "a+b"]
+
+
+def test_absent_in_all(scheme):
+    a, b = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    a[0], b[0] = scheme.ids["liver"], scheme.ids["spleen"]
+    assert absent_in_all([("a", a), ("b", b)], scheme, ["liver", "spleen", "tumor"]) == ("tumor",)
+    assert absent_in_all([], scheme, ["liver"]) == ()
+
+
+def test_refusals(scheme):
+    small = np.zeros((1, 1, 1), np.uint8)
+    with pytest.raises(ValueError, match="nothing to fuse"):
+        fuse(None, {}, [], scheme, ["all"], 1.0)
+    with pytest.raises(ValueError, match="differ in shape"):
+        fuse(small, {}, [("m", np.zeros(SHAPE, np.uint8))], scheme, ["all"], 1.0)
+    with pytest.raises(ValueError, match="no truth map: liver"):
+        fuse(None, {"liver": "present"}, [("m", small)], scheme, ["all"], 1.0)

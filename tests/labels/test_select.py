@@ -1,0 +1,178 @@
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from labelloop.annotation import from_table, to_table
+from labelloop.labels.agree import ALL
+from labelloop.labels.select import SelectSettings, apply_states, select
+from labelloop.tables import TABLES, write_table
+
+CLASSES = ("liver", "spleen", "tumor")
+
+
+class World:
+    """Tables of some cases, to be spoiled by the test. Unannotated classes are predicted by model "m"."""
+
+    def __init__(self, states):
+        self.states = states
+        self.volume = {(case, name): 10.0 for case in states for name in CLASSES}
+        self.source = dict.fromkeys(self.volume, "m")
+        self.failed = []
+        self.dice = {(case, name): 0.95 for case in states for name in (*CLASSES, ALL)}
+        self.unsure = {(case, name): 0.05 for case in states for name in (*CLASSES, ALL)}
+
+    def select(self, **settings):
+        provenance = [
+            (*key, "truth" if self.states[key[0]].get(key[1]) else self.source[key], "fuse", 0, ml)
+            for key, ml in self.volume.items()
+        ]
+        verdicts = [(case, name, rule, "fail", 1.0, 2.0, "ml", "too bad") for case, name, rule in self.failed]
+        verdicts.append(("a", "liver", "volume", "pass", 1.0, 2.0, "ml", "fine"))
+        disagreement = [(*key, value, self.unsure[key], 2) for key, value in self.dice.items()]
+        columns = ["case", "class", "rule", "verdict", "value", "threshold", "unit", "reason"]
+        return select(
+            to_table(self.states, CLASSES),
+            pd.DataFrame(provenance, columns=list(TABLES["provenance"])),
+            pd.DataFrame(verdicts, columns=columns),
+            pd.DataFrame(disagreement, columns=list(TABLES["disagreement"])),
+            SelectSettings(**settings),
+            CLASSES,
+        )
+
+
+def decision(table, case, name):
+    row = table[(table["case"] == case) & (table["class"] == name)].iloc[0]
+    return row["state"], row["decision"], row["reason"]
+
+
+def kept(table, name):
+    return sorted(table[(table["class"] == name) & (table["decision"] == "accepted")]["case"])
+
+
+@pytest.fixture
+def world():
+    return World({"a": {"liver": "present", "spleen": "absent"}, "b": {}})
+
+
+def test_truth_stays_and_the_rest_is_accepted(world, tmp_path):
+    world.volume["b", "spleen"] = 0.0
+    table = world.select()
+    assert decision(table, "a", "liver") == ("present", "truth", "annotated present")
+    assert decision(table, "a", "spleen") == ("absent", "truth", "annotated absent")
+    assert decision(table, "a", "tumor")[:2] == ("present", "accepted")
+    assert decision(table, "b", "spleen")[:2] == ("absent", "accepted")  # nothing there after fusing and cleaning
+    write_table(tmp_path / "selected.csv", table, "selected")
+
+
+def test_truth_is_never_judged(world):
+    world.failed = [("a", "liver", "volume")]
+    world.dice["a", "liver"] = 0.0
+    assert decision(world.select(min_pairwise_dice=0.9), "a", "liver")[1] == "truth"
+
+
+def test_what_no_model_predicts_is_unknown(world):
+    world.source["b", "tumor"] = "none"
+    assert decision(world.select(), "b", "tumor") == ("unknown", "unknown", "no model predicted it")
+
+
+@pytest.mark.parametrize(
+    ("demote", "state", "word"), [("unknown", "unknown", "demoted"), ("background", "absent", "demoted")]
+)
+def test_refused_classes_are_demoted(world, demote, state, word):
+    world.failed = [("b", "tumor", "near_organs")]
+    table = world.select(demote=demote)
+    assert decision(table, "b", "tumor") == (state, word, "near_organs: too bad")
+    assert decision(table, "b", "liver")[1] == "accepted"
+    assert decision(world.select(verdicts=("volume",)), "b", "tumor")[1] == "accepted"  # not a rule that refuses
+    assert decision(world.select(verdicts=()), "b", "tumor")[1] == "accepted"
+
+
+def test_he_accepts_or_drops_whole_cases(world):
+    world.failed = [("b", "liver", "volume")]
+    table = world.select(demote="drop")
+    assert {decision(table, "b", name)[:2] for name in CLASSES} == {("unknown", "dropped")}
+    assert "liver: volume: too bad" in decision(table, "b", "spleen")[2]
+    assert decision(table, "a", "tumor")[1] == "accepted"
+
+
+def test_demotion_per_class(world):
+    world.failed = [("b", "liver", "volume"), ("b", "tumor", "near_organs")]
+    table = world.select(demote={"tumor": "background"})
+    assert [decision(table, "b", n)[0] for n in CLASSES] == ["unknown", "present", "absent"]
+
+
+def test_thresholds_for_all_and_per_class(world):
+    world.dice["b", "spleen"], world.unsure["b", "tumor"] = 0.8, 2.0
+    table = world.select(min_pairwise_dice=0.9, max_uncertainty={"tumor": 1.0})
+    assert decision(table, "b", "spleen") == ("unknown", "demoted", "pairwise_dice 0.8 below 0.9")
+    assert decision(table, "b", "tumor") == ("unknown", "demoted", "uncertainty 2 above 1")
+    assert decision(world.select(min_pairwise_dice={"liver": 0.9}), "b", "spleen")[1] == "accepted"
+
+
+def test_a_missing_score_is_not_good_enough(world):
+    world.dice["b", "spleen"] = float("nan")
+    assert decision(world.select(min_pairwise_dice=0.5), "b", "spleen")[2] == "no pairwise_dice to judge by"
+    assert decision(world.select(), "b", "spleen")[1] == "accepted"
+
+
+def test_flare22_drops_the_most_uncertain():
+    world = World({c: {} for c in "abcdef"})
+    for case, value in zip("abcdef", (0.1, 0.6, 0.2, float("nan"), 0.3, 0.4), strict=True):
+        world.unsure[case, ALL] = value
+    table = world.select(drop_most_uncertain=2)
+    assert kept(table, "liver") == ["a", "c", "e", "f"]
+    assert decision(table, "b", "liver")[:2] == ("unknown", "dropped")
+    assert "rank 5 of 6" in decision(table, "b", "liver")[2]
+
+
+def test_zhou_1000_then_100_and_900_in_small():
+    world = World({f"{i:02d}": {} for i in range(18)})
+    random = np.random.default_rng(0)
+    order, tumors = random.permutation(18), random.permutation(18)
+    for i in range(18):
+        world.unsure[f"{i:02d}", ALL], world.unsure[f"{i:02d}", "tumor"] = order[i] / 18, tumors[i] / 18
+    table = world.select(keep_least_uncertain={"all": 10, "tumor": 1}, demote={"tumor": "background"})
+    best = sorted(f"{i:02d}" for i in range(18) if order[i] < 10)
+    assert kept(table, "liver") == best
+    assert kept(table, "tumor") == [min(best, key=lambda c: world.unsure[c, "tumor"])]
+    states = from_table(table)
+    assert sum(states[c]["tumor"] == "absent" for c in best) == 9
+    assert sum(set(states[c].values()) == {"unknown"} for c in states) == 8
+
+
+def test_keep_n_of_every_class():
+    world = World({c: {} for c in "abc"})
+    world.failed = [("a", "liver", "volume")]
+    for i, case in enumerate("abc"):
+        for name in CLASSES:
+            world.unsure[case, name] = i / 10
+    table = world.select(keep_least_uncertain=1)
+    assert kept(table, "liver") == ["b"]  # refused ones do not take a place
+    assert kept(table, "spleen") == ["a"]
+
+
+def test_ranked_out_cases_keep_their_truth(world):
+    world.unsure["a", ALL], world.unsure["b", ALL] = 9.0, 0.1
+    table = world.select(drop_most_uncertain=1)
+    assert decision(table, "a", "liver")[1] == "truth"
+    assert decision(table, "a", "tumor")[1] == "demoted"
+
+
+def test_a_case_without_any_known_class_is_dropped(world):
+    world.failed = [("b", name, "volume") for name in CLASSES]
+    table = world.select()
+    assert {decision(table, "b", n)[1] for n in CLASSES} == {"dropped"}
+    assert decision(table, "b", "liver")[2] == "no class is known; volume: too bad"
+
+
+def test_settings_are_strict():
+    for wrong in ({"min_dice": 0.9}, {"demote": "delete"}, {"drop_most_uncertain": -1}):
+        with pytest.raises(ValidationError):
+            SelectSettings(**wrong)
+
+
+def test_apply_states(scheme):
+    labels = np.arange(15, dtype=np.uint8).reshape(1, 3, 5)
+    states = {"liver": "present", "spleen": "unknown", "tumor": "absent"}
+    assert np.unique(apply_states(labels, states, scheme)).tolist() == [0, 1]

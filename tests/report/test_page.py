@@ -1,0 +1,321 @@
+"""The report page: built from a tiny results folder, it says what the tables say, and names what is missing."""
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelloop.classes import load_classes
+from labelloop.report.chain import draw_chain
+from labelloop.report.charts import nice_ticks
+from labelloop.report.intake import review_queue
+from labelloop.report.page import write_report
+from labelloop.report.scores import Scored, chosen_cases
+from labelloop.tables import TABLES, write_table
+from labelloop.volume import Geometry, Volume, write
+
+SCHEME = load_classes("flare")
+GRID = Geometry((24, 20, 8), (3.0, 3.0, 5.0))
+TEST = ("case_a", "case_b", "case_c")
+GRAPH = """flowchart TD
+    truth[("truth")]
+    teacher(["model teacher"])
+    truth --> teacher
+    round1[/"labels round1"/]
+    truth --> round1
+    teacher --> round1
+    student(["model student"])
+    round1 --> student
+    predictions[["predictions"]]
+    student --> predictions
+"""
+
+
+def _save(path: Path, kind: str, rows: list[tuple]) -> None:
+    write_table(path, pd.DataFrame(rows, columns=list(TABLES[kind])), kind)
+
+
+def _labels(shift: int) -> np.ndarray:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[2:6, 4:12, 3 + shift : 10 + shift] = SCHEME.ids["liver"]
+    labels[3:5, 12:16, 16:20] = SCHEME.ids["spleen"]
+    return labels
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("run") / "results"
+    cases = []
+    for name in (*TEST, "case_d", "case_e", "case_f"):
+        image = root.parent / "images" / f"{name}_0000.nii.gz"
+        if name != "case_f":
+            write(image, (_labels(0) * 20.0 - 50).astype(np.float32), GRID)
+        role = "test" if name in TEST else "train"
+        cases.append((name, str(image), "", "phantom", "CT", "", name, role, "", ""))
+    _save(root / "cases.csv", "cases", cases)
+    surveyed = [row[0] for row in cases if row[0] != "case_f"]
+    _save(root / "geometry.csv", "geometry", [(c, 24, 20, 8, 3.0, 3.0, 5.0, "LPS", 0, 1, "a", "") for c in surveyed])
+    states = {"liver": "present", "spleen": "absent"}
+    rows = [(c, n, states.get(n, "unknown")) for c in surveyed for n in SCHEME.names]
+    _save(root / "annotation.csv", "annotation", rows)
+    _save(root / "groups.csv", "groups", [(c, "organs_partial") for c in surveyed])
+    quarantine = [
+        ("case_f", "case_f_0000.nii.gz", "image_missing", "error", "no such <file>", "Fetch it again"),
+        ("case_g", "cases.csv", "name_invalid", "error", "a space in the name", "Rename the case"),
+        ("case_d", "case_d_0000.nii.gz", "values_saturated", "warning", "ends at 275 HU", "Nothing to do"),
+    ]
+    _save(root / "quarantine.csv", "quarantine", quarantine)
+    _models(root)
+    _label_set(root / "labels" / "round1")
+    _scores(root)
+    return root
+
+
+def _models(root: Path) -> None:
+    for name in ("teacher", "student"):
+        folder = root / "models" / name
+        _save(folder / "cases.csv", "training_cases", [("case_d", "train", "k"), ("case_e", "validation", "k")])
+        epochs = [
+            {"epoch": e, "train": {"loss": 1 / e}, "validation": {}, "dice_mean": 0.8, "dice_average": 0.7 + e / 100}
+            for e in range(1, 6)
+        ]
+        (folder / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs) + '{"epoch": 6, "tr')
+        about = {"classes": list(SCHEME.names), "versions": {"torch": "2.0"}, "fingerprint": "f00d" * 4, "epoch": 5}
+        (folder / "model.json").write_text(json.dumps(about | {"settings": {"trainer": "partial", "seed": 7}}))
+
+
+def _label_set(folder: Path) -> None:
+    selected = [
+        ("case_d", "liver", "present", "truth", "annotated"),
+        ("case_d", "pancreas", "unknown", "demoted", "pairwise Dice 0.31 below 0.70"),
+        ("case_e", "pancreas", "unknown", "demoted", "pairwise Dice 0.52 below 0.70"),
+        ("case_e", "liver", "present", "accepted", "all rules passed"),
+    ]
+    _save(folder / "selected.csv", "selected", selected)
+    verdicts = [
+        ("case_e", "liver", "volume", "fail", 3000.0, 2500.0, "ml", "too large"),
+        ("case_d", "liver", "volume", "pass", 1500.0, 2500.0, "ml", ""),
+    ]
+    _save(folder / "verdicts.csv", "verdicts", verdicts)
+    _save(
+        folder / "disagreement.csv",
+        "disagreement",
+        [("case_d", "pancreas", 0.31, 0.9, 2), ("case_e", "liver", 0.9, 0.1, 2)],
+    )
+    _save(folder / "provenance.csv", "provenance", [("case_e", "liver", "teacher", "fuse", 0, 3000.0)])
+    write(folder / "case_e.nii.gz", _labels(1), GRID)
+
+
+def _scores(root: Path) -> None:
+    teacher = {"case_a": (0.90, 0.80), "case_b": (0.85, 0.75), "case_c": (0.80, 0.70)}
+    for name, gain in (("teacher", 0.0), ("final", 0.05)):
+        rows = []
+        for case, (dsc, nsd) in teacher.items():
+            for organ in ("liver", "spleen"):
+                rows.append((case, organ, dsc + gain, nsd + gain, 10.0, 11.0, 1.0))
+        rows.append(("case_a", "tumor", 0.4 + gain, 0.3 + gain, 1.0, 1.0, 0.0))
+        _save(root / "evaluation" / f"{name}.csv", "scores", rows)
+    for index, case in enumerate(TEST):
+        write(root / "predictions" / f"{case}.nii.gz", _labels(index), GRID)
+    _save(
+        root / "predictions" / "summary.csv",
+        "summary",
+        [("case_a", "liver", 1234.0, 0.97), ("case_a", "spleen", 0, "")],
+    )
+    _save(root / "predictions" / "efficiency.csv", "efficiency", [("case_a", 7.5, 2600.0, 4000.0)])
+
+
+def _write(results: Path, out: Path, **options) -> str:
+    arguments = {
+        "graph": GRAPH,
+        "scheme": SCHEME,
+        "evaluated": [("teacher", "evaluation/teacher.csv"), ("student", "evaluation/final.csv")],
+        "label_sets": ["round1"],
+        "model_names": ["teacher", "student"],
+        "truth": lambda case: Volume(_labels(0), GRID),
+    }
+    write_report(results, out, **(arguments | options))
+    return out.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(results) -> str:
+    return _write(results, results / "report" / "index.html")
+
+
+class _Rows(HTMLParser):
+    """Collects the cells of every table row."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.open = False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        self.open = self.open or tag in ("td", "th")
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.open = self.open and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.open:
+            self.rows[-1][-1] += data.strip()
+
+
+def _rows(page: str, first: str) -> list[list[str]]:
+    parser = _Rows()
+    parser.feed(page)
+    return [row for row in parser.rows if row and row[0] == first]
+
+
+def _text(page: str) -> str:
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S)))
+
+
+def test_is_one_file_that_fetches_nothing(page):
+    assert not re.search(r"(?:src|href|action)\s*=\s*[\"'](?:https?:)?//", page)
+    assert not re.search(r"url\(|@import|<script|<link|<iframe", page)
+    assert set(re.findall(r"<img src=\"([a-z]+:)", page)) == {"data:"}
+
+
+def test_every_case_set_aside_is_there_with_its_reason(page):
+    assert ["case_f", "image_missing", "no such <file>", "Fetch it again"] in _rows(page, "case_f")
+    assert ["case_g", "name_invalid", "a space in the name", "Rename the case"] in _rows(page, "case_g")
+    assert ["case_d", "values_saturated", "ends at 275 HU", "Nothing to do"] in _rows(page, "case_d")
+    assert "7 cases went in, 2 were set aside" in _text(page)
+
+
+def test_scores_are_those_of_the_tables(page):
+    assert ["liver", "3", "5", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"] in _rows(page, "liver")
+    assert ["tumor", "1", "2", "40.0", "45.0", "+5.0", "30.0", "35.0", "+5.0"] in _rows(page, "tumor")
+    assert ["mean of organs", "3", "", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"] in _rows(page, "mean of organs")
+    assert ["case_a", "90.0", "80.0", "40.0", "95.0", "85.0", "45.0"] in _rows(page, "case_a")
+    assert "Mean organ DSC on 3 test cases: student 90.0 % (NSD 80.0 %), teacher 85.0 % (NSD 75.0 %)." in _text(page)
+    assert "3 paired cases are too few" in _text(page)
+
+
+def test_annotation_and_acceptance_are_counted(page):
+    assert ["liver", "", "5", "0", "0"] in _rows(page, "liver")
+    assert ["spleen", "", "0", "5", "0"] in _rows(page, "spleen")
+    assert ["pancreas", "", "0", "0", "5"] in _rows(page, "pancreas")
+    assert ["liver", "", "1", "1", "·", "·", "·"] in _rows(page, "liver")
+    assert ["pancreas", "", "·", "·", "2", "·", "·"] in _rows(page, "pancreas")
+    assert ["2", "demoted", "pairwise Dice 0.31 below 0.70", "pancreas 2"] in _rows(page, "2")
+    assert ["volume", "2", "1", "50.0", "0", "liver 1"] in _rows(page, "volume")
+
+
+def test_review_queue_lists_failures_before_disagreement(page):
+    queue = [row[:4] for row in _rows(page, "case_e") + _rows(page, "case_d") if len(row) == 6]
+    assert ["case_e", "liver", "90.0", "volume: 3000 ml (threshold 2500)"] in queue
+    assert ["case_d", "pancreas", "31.0", ""] in queue
+    assert page.index("volume: 3000 ml") < page.index(">31.0<")
+
+
+def test_models_chain_volumes_and_speed_are_there(page):
+    text = _text(page)
+    assert "1 to train, 1 to validate" in text
+    assert "75.0 % last, 75.0 % best" in text
+    assert page.count("<polyline") == 2 * 3  # train loss, Dice of each epoch, moving average; no validation loss
+    assert "labels round1" in text
+    assert ["liver", "1 of 1", "1234", "1234", "1234", "97.0"] in _rows(page, "liver")
+    assert ["spleen", "0 of 1", "–", "–", "–", "–"] in _rows(page, "spleen")
+    assert ["run time per case, s", "7.5", "7.5", "1"] in _rows(page, "run time per case, s")
+    assert "f00df00df00df00d" in text
+
+
+def test_pictures_of_best_median_and_worst(page):
+    order = re.findall(r"<b>(\w+) case: (\w+)</b>", page)
+    assert order == [("Best", "case_a"), ("Median", "case_b"), ("Worst", "case_c")]
+    assert page.count("<img ") == 3 * 2 + 1  # axial and coronal each, and the one label map of the review queue
+    assert "white dashes: truth" in page
+
+
+def test_equal_files_give_equal_bytes(results, page):
+    assert _write(results, results / "report" / "again.html") == page
+
+
+def test_links_lead_to_the_files_read(results, page):
+    links = re.findall(r'<a href="([^#"]+)"', page)
+    assert "../evaluation/final.csv" in links
+    assert all((results / "report" / link).is_file() for link in links)
+
+
+def test_missing_parts_are_said_in_words(tmp_path):
+    text = _text(_write(tmp_path / "empty", tmp_path / "page.html", graph="one line", truth=None))
+    for words in ("No case table", "No annotation table", "No files of this model", "No selection table"):
+        assert words in text
+    assert "Nothing was scored" in text
+    assert "cases.csv not there" in text
+    assert "one line" in text
+
+
+def test_unreadable_tables_are_said_in_words(results, tmp_path):
+    broken = tmp_path / "broken.csv"
+    broken.write_text("case,class\na,liver\n")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    text = _text(_write(results, tmp_path / "page.html", evaluated=[("a", broken), ("b", empty)]))
+    assert "broken.csv unreadable: broken.csv: a scores table lacks the columns" in text
+    assert "empty.csv unreadable" in text
+    assert str(tmp_path) not in text
+
+
+def test_one_model_is_not_compared(results, tmp_path):
+    page = _write(results, tmp_path / "page.html", evaluated=[("student", "evaluation/final.csv")])
+    assert ["liver", "3", "5", "90.0", "80.0"] in _rows(page, "liver")
+    assert "change" not in _text(page)
+
+
+def test_a_case_without_files_costs_its_pictures_only(results, tmp_path):
+    def truth(case: str) -> Volume:
+        if case == "case_b":
+            raise RuntimeError("the label is gone")
+        return Volume(_labels(0), GRID)
+
+    page = _write(results, tmp_path / "page.html", truth=truth)
+    assert "No picture: the label is gone." in _text(page)
+    assert page.count("<img ") == 2 * 2 + 1
+
+
+def test_queue_leaves_out_agreeing_labels_and_truth_that_passes():
+    selected = pd.DataFrame(
+        [("a", "liver", "present", "truth", ""), ("b", "liver", "present", "accepted", "")],
+        columns=list(TABLES["selected"]),
+    )
+    disagreement = pd.DataFrame(
+        [("a", "liver", 0.1, 1.0, 2), ("b", "liver", 0.95, 0.1, 2)], columns=list(TABLES["disagreement"])
+    )
+    assert review_queue(selected, pd.DataFrame(columns=list(TABLES["verdicts"])), disagreement) == []
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])
+def test_few_cases_are_shown_once(count, words):
+    rows = [(f"c{i}", "liver", 1 - i / 10, 1.0, 1.0, 1.0, 0.0) for i in range(count)]
+    table = pd.DataFrame(rows, columns=list(TABLES["scores"]))
+    chosen = chosen_cases(Scored("m", table, SCHEME))
+    assert [(word, case) for word, case, _ in chosen] == [(w, f"c{i}") for i, w in enumerate(words)]
+
+
+def test_chain_is_drawn_from_mermaid_only():
+    drawn = draw_chain(GRAPH)
+    assert drawn.count("<rect") == 5
+    assert drawn.count('fill="none"') == 5
+    assert draw_chain("default: a plain text") is None
+    assert draw_chain("flowchart TD\n a --> b\n b --> a") is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1.3, 0.2), (5, 5), (0.9971, 0.9984), (1, 1000)])
+def test_ticks_enclose_the_values(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 8

@@ -1,0 +1,166 @@
+"""Pictures: the patient's right on the left, square millimetres, equal bytes for equal content."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labelloop.classes import load_classes
+from labelloop.report.pictures import case_picture, contact_sheet, legend
+from labelloop.volume import Geometry, Volume
+
+SCHEME = load_classes("flare")
+SPACING_XYZ = (2.0, 2.0, 5.0)
+LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def _lps(array: np.ndarray) -> Volume:
+    """An array [z up, y to the back, x to the left]: ITK's identity direction."""
+    return Volume(array, Geometry(array.shape[::-1], SPACING_XYZ, (0.0, 0.0, 0.0), LPS))
+
+
+def _as_ras(volume: Volume) -> Volume:
+    """The same scan stored with x to the right and y to the front."""
+    (x, y, _), (dx, dy, _) = volume.geometry.size, volume.geometry.spacing
+    origin = ((x - 1) * dx, (y - 1) * dy, 0.0)
+    direction = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+    return Volume(volume.array[:, ::-1, ::-1].copy(), Geometry(volume.geometry.size, SPACING_XYZ, origin, direction))
+
+
+def _as_sagittal(volume: Volume) -> Volume:
+    """The same scan stored with axes x = back, y = up, z = left."""
+    array = np.ascontiguousarray(volume.array.transpose(2, 0, 1))
+    direction = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    dx, dy, dz = SPACING_XYZ
+    return Volume(array, Geometry(array.shape[::-1], (dy, dz, dx), (0.0, 0.0, 0.0), direction))
+
+
+@pytest.fixture
+def scan() -> tuple[Volume, Volume]:
+    """A scan of -160 HU with a bright block at the patient's right, in front and low; a liver, a spleen."""
+    image = np.full((16, 40, 60), -160, np.int16)
+    labels = np.zeros(image.shape, np.uint8)
+    image[2:5, 4:10, 5:12] = 240  # x runs to the left in LPS, so a small x is the patient's right; y to the back
+    labels[2:5, 4:10, 5:12] = SCHEME.ids["liver"]
+    labels[9:12, 28:34, 45:50] = SCHEME.ids["spleen"]
+    return _lps(image), _lps(labels)
+
+
+def _gray(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("L"), float)
+
+
+def _center_of_marker(png: bytes) -> tuple[float, float]:
+    """Row and column of the bright block as shares of the picture; letters and lines are thinner than it."""
+    gray = _gray(png)
+    rows, columns = np.nonzero(gray > 150)
+    return np.median(rows) / gray.shape[0], np.median(columns) / gray.shape[1]
+
+
+def _bright_pixels(png: bytes) -> int:
+    return int((_gray(png) > 180).sum())
+
+
+def _picture(image: Volume, labels: Volume, **options) -> bytes:
+    return case_picture(image, labels, SCHEME, panel_width=240, **options)
+
+
+def test_right_of_patient_is_left_in_axial_and_front_is_up(scan):
+    row, column = _center_of_marker(_picture(*scan, views=("axial",)))
+    assert column < 0.4
+    assert row < 0.4
+
+
+def test_right_of_patient_is_left_in_coronal_and_head_is_up(scan):
+    row, column = _center_of_marker(_picture(*scan, views=("coronal",)))
+    assert column < 0.4
+    assert row > 0.6  # the block is low
+
+
+@pytest.mark.parametrize("stored", [_as_ras, _as_sagittal])
+def test_storage_does_not_matter(scan, stored):
+    image, labels = scan
+    truth = _lps(np.roll(labels.array, 1, axis=2))
+    first = _picture(image, labels, truth=truth)
+    assert first == _picture(stored(image), stored(labels), truth=stored(truth))
+
+
+def test_equal_inputs_give_equal_bytes_without_metadata(scan):
+    assert _picture(*scan) == _picture(*scan)
+    assert Image.open(io.BytesIO(_picture(*scan))).info == {}
+
+
+def test_pixels_are_square_millimetres(scan):
+    axial, coronal = (Image.open(io.BytesIO(_picture(*scan, views=(v,)))).size for v in ("axial", "coronal"))
+    assert axial == (240, 160)  # 120 x 80 mm
+    assert coronal == (240, 160)  # 120 x 80 mm: 16 slices of 5 mm
+
+
+def test_focus_and_tumor_choose_the_slice(scan):
+    image, labels = scan
+    with_tumor = labels.array.copy()
+    with_tumor[10, 30, 46] = SCHEME.ids["tumor"]
+    plain, spleen, tumor = (
+        _bright_pixels(_picture(image, shown, views=("axial",), focus=focus))
+        for shown, focus in ((labels, None), (labels, ["spleen"]), (_lps(with_tumor), None))
+    )
+    assert plain > 300 + spleen  # the slice of the liver shows the block: 14 x 12 mm at 4 pixels a mm²
+    assert plain > 300 + tumor
+
+
+def test_slice_of_an_empty_label_map_is_the_middle_one(scan):
+    image, labels = scan
+    array = image.array.copy()
+    array[8, 10:20, 10:20] = 240
+    assert _bright_pixels(_picture(_lps(array), _lps(np.zeros_like(labels.array)), views=("axial",))) > 1000
+
+
+def test_truth_is_dashed_over_or_beside(scan):
+    image, labels = scan
+    truth = _lps(np.roll(labels.array, 4, axis=2))
+    alone, over, beside = (
+        _gray(_picture(image, labels, views=("axial",), **options))
+        for options in ({}, {"truth": truth}, {"truth": truth, "beside": True})
+    )
+    assert over.shape == alone.shape
+    assert (over != alone).any()
+    assert beside.shape[1] > 2 * alone.shape[1]
+
+
+def test_thin_structures_keep_their_outline():
+    image = _lps(np.full((10, 40, 40), 0, np.int16))
+    labels = np.zeros(image.array.shape, np.uint8)
+    labels[5, 20, 10:30] = SCHEME.ids["right_adrenal_gland"]  # one voxel thin, in one slice
+    colors = np.asarray(Image.open(io.BytesIO(_picture(image, _lps(labels), views=("axial",)))), int)
+    cyan = (colors[..., 1] - colors[..., 0] > 60).sum()
+    assert cyan > 100
+
+
+def test_mr_window_follows_the_percentiles(scan):
+    image, labels = scan
+    shifted = Volume(image.array * 7 + 4000, image.geometry)
+    assert _picture(image, labels, window=None) == _picture(shifted, labels, window=None)
+
+
+def test_empty_labels_and_flat_images_are_drawn():
+    image = _lps(np.zeros((6, 20, 20), np.int16))
+    empty = _lps(np.zeros((6, 20, 20), np.uint8))
+    assert _picture(image, empty, window=None).startswith(b"\x89PNG")
+
+
+def test_wrong_grids_and_views_are_refused(scan):
+    image, labels = scan
+    with pytest.raises(ValueError, match="share their grid"):
+        _picture(image, _lps(labels.array[1:]))
+    with pytest.raises(ValueError, match="no view"):
+        _picture(image, labels, views=("oblique",))
+
+
+def test_legend_and_contact_sheet(scan):
+    picture = _picture(*scan)
+    sheet = Image.open(io.BytesIO(contact_sheet([("case 1", picture)] * 5, columns=3, cell=100)))
+    assert sheet.width == 3 * 110 + 10
+    assert Image.open(io.BytesIO(legend(SCHEME, ["organs"]))).width == 900
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([])

@@ -1,0 +1,282 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from labelloop.cases import COLUMNS, REASONS, Case, load_cases, pair_folders, table_from_folders, write_cases
+from labelloop.errors import UserError
+from labelloop.tables import CASES, read_table
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(*lines: str, header: str = "case,image,label,dataset,modality,patient,role,annotated"):
+        path = tmp_path / "cases.csv"
+        path.write_text("\n".join([header, *lines]) + "\n")
+        return path
+
+    return write
+
+
+def codes(rejected: list[dict]) -> list[tuple[str, str, str]]:
+    return [(row["case"], row["code"], row["severity"]) for row in rejected]
+
+
+def touch(folder, *names: str):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_a_case_has_the_columns_of_the_case_table():
+    assert tuple(CASES) == COLUMNS
+
+
+def test_paths_are_resolved_and_defaults_filled_in(table, tmp_path):
+    cases, rejected = load_cases(
+        table("a, images/a.nii.gz ,,btcv,,,,", "b,/data/b.nii.gz,b.nii.gz,chaos_mr,,p1,test,liver;spleen")
+    )
+    assert rejected == []
+    assert cases[0].image == str(tmp_path / "images/a.nii.gz")
+    assert (cases[0].label, cases[0].modality, cases[0].patient, cases[0].role) == ("", "CT", "a", "train")
+    assert (cases[1].image, cases[1].label) == ("/data/b.nii.gz", str(tmp_path / "b.nii.gz"))
+    assert (cases[1].modality, cases[1].patient, cases[1].role) == ("MR", "p1", "test")
+    assert cases[1].annotated_names == ("liver", "spleen")
+
+
+def test_a_data_set_file_beside_the_table_is_found(table, tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own\nmodality: MR\nsource: me\nlabels: {1: liver}\n")
+    cases, rejected = load_cases(table("a,a.nii.gz,,own.yaml,,,,", "b,b.nii.gz,,gone.yaml,,,,"))
+    assert [(c.dataset, c.modality) for c in cases] == [(str(tmp_path / "own.yaml"), "MR")]
+    assert codes(rejected) == [("b", "dataset_unknown", "error")]
+
+
+def test_all_problems_of_a_table_are_found_in_one_pass(table):
+    path = table(
+        "good,a.nii.gz,,btcv,,,,",
+        "twice,b.nii.gz,,btcv,,,,",
+        "twice,c.nii.gz,,btcv,,,,",
+        "../x,d.nii.gz,,btcv,,,,",
+        "a/b,e.nii.gz,,btcv,,,,",
+        ",f.nii.gz,,btcv,,,,",
+        ".x,g.nii.gz,,btcv,,,,",
+        "ä,h.nii.gz,,btcv,,,,",
+        "many,,,btcw,PET,,validation,",
+        "short,i.nii.gz,,btcv",
+    )
+    cases, rejected = load_cases(path)
+    assert [c.case for c in cases] == ["good"]
+    assert sorted(codes(rejected)) == sorted(
+        [("twice", "case_duplicate", "error")] * 2
+        + [(c, "case_id_unsafe", "error") for c in ("../x", "a/b", "", ".x", "ä")]
+        + [
+            ("many", f"{c}", "error")
+            for c in ("image_not_named", "dataset_unknown", "modality_unknown", "role_unknown")
+        ]
+        + [("short", "row_malformed", "error")]
+    )
+    assert all(row["action"] == REASONS[row["code"]] and row["file"] == str(path) for row in rejected)
+    by_code = {row["code"]: row["found"] for row in rejected}
+    assert by_code["dataset_unknown"] == "line 10: data set 'btcw'; did you mean 'btcv'?"
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("case,image", ["'dataset' is missing"]),
+        (
+            "cases,image,labels,dataset",
+            ["'case' is missing", "'cases' is unknown; did you mean 'case'", "did you mean 'label'"],
+        ),
+        ("case,case,image,dataset", ["stands 2 times"]),
+        ("case;image;dataset", ["separated by ';'"]),
+    ],
+)
+def test_a_header_that_is_wrong_stops_the_run_with_every_problem(table, header, says):
+    with pytest.raises(UserError) as caught:
+        load_cases(table("a,b,c,d", header=header))
+    assert all(part in str(caught.value) for part in says)
+
+
+def test_a_table_that_is_no_table_stops_the_run(tmp_path):
+    with pytest.raises(UserError, match="labelloop cases"):
+        load_cases(tmp_path / "none.csv")
+    (tmp_path / "cases.csv").write_bytes(b"case,image,dataset\n\xff\xfe,b,c\n")
+    with pytest.raises(UserError, match="UTF-8"):
+        load_cases(tmp_path / "cases.csv")
+    (tmp_path / "cases.csv").write_text("case,image,dataset\n\n")
+    with pytest.raises(UserError, match="no rows"):
+        load_cases(tmp_path / "cases.csv")
+
+
+def test_what_spreadsheets_write_is_read(tmp_path):
+    (tmp_path / "cases.csv").write_bytes('\ufeffcase,image,dataset\r\na,"x, y.nii.gz",btcv\r\n\r\n,,\r\n'.encode())
+    cases, rejected = load_cases(tmp_path / "cases.csv")
+    assert [c.image for c in cases] == [str(tmp_path / "x, y.nii.gz")] and rejected == []
+
+
+def test_the_train_cases_of_a_tested_patient_are_set_aside(table):
+    path = table(
+        "a,a.nii.gz,,btcv,,p1,train,",
+        "b,b.nii.gz,,btcv,,p1,test,",
+        "c,c.nii.gz,,btcv,,p2,train,",
+        "d,d.nii.gz,,btcv,,d,train,",
+        "e,d.nii.gz,,btcv,,e,test,",
+        "f,f.nii.gz,,btcv,,p3,train,",
+        "g,g.nii.gz,,btcv,PET,p3,test,",
+        "h,h.nii.gz,,btcv,,p2,train,",
+        "i,h.nii.gz,,btcv,,,train,",
+    )
+    cases, rejected = load_cases(path)
+    assert [c.case for c in cases] == ["b", "c", "e", "h", "i"]
+    assert set(codes(rejected)) == {
+        ("a", "patient_straddles", "error"),
+        ("d", "image_straddles", "error"),
+        ("f", "patient_straddles", "error"),  # also when the test row itself cannot be used
+        ("g", "modality_unknown", "error"),
+        ("i", "image_repeated", "warning"),
+    }
+
+
+def test_four_thousand_rows_are_read_quickly(table):
+    path = table(*(f"case_{i:04d},images/{i}.nii.gz,,{('flare23', 'btcv')[i % 2]},,,," for i in range(4000)))
+    start = time.perf_counter()
+    cases, rejected = load_cases(path)
+    assert (len(cases), rejected) == (4000, [])
+    assert time.perf_counter() - start < 2
+
+
+def test_reading_a_table_imports_nothing_heavy(table):
+    code = f"""
+import sys
+from labelloop.cases import load_cases
+load_cases({str(table("a,a.nii.gz,,btcv,,,,"))!r})
+print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_written_tables_are_read_back_and_can_be_moved(tmp_path):
+    touch(tmp_path / "d" / "images", "a.nii.gz")
+    inside = Case(case="a", image=str(tmp_path / "d/images/a.nii.gz"), dataset="btcv", modality="CT", patient="p")
+    outside = Case(case="b", image="/elsewhere/b.nii.gz", dataset="btcv", modality="CT", patient="b", annotated="liver")
+    write_cases(tmp_path / "d" / "cases.csv", [inside, outside])
+    assert load_cases(tmp_path / "d" / "cases.csv") == ([inside, outside], [])
+    assert list(read_table(tmp_path / "d" / "cases.csv", "cases")["image"]) == [
+        "images/a.nii.gz",
+        "/elsewhere/b.nii.gz",
+    ]
+    (tmp_path / "d").rename(tmp_path / "e")
+    assert load_cases(tmp_path / "e" / "cases.csv")[0][0].image == str(tmp_path / "e/images/a.nii.gz")
+
+
+def test_folders_in_nnunet_naming_are_paired(tmp_path):
+    images = touch(
+        tmp_path / "imagesTr", "FLARE_0001_0000.nii.gz", "FLARE_0002_0000.nii.gz", "b.nrrd", "notes.txt", ".x.nii"
+    )
+    labels = touch(tmp_path / "labelsTr", "FLARE_0001.nii.gz", "b.mha")
+    pairs = pair_folders(images, labels)
+    assert {c: (i.name, label and label.name) for c, (i, label) in pairs.items()} == {
+        "FLARE_0001": ("FLARE_0001_0000.nii.gz", "FLARE_0001.nii.gz"),
+        "FLARE_0002": ("FLARE_0002_0000.nii.gz", None),
+        "b": ("b.nrrd", "b.mha"),
+    }
+    assert pair_folders(images)["b"][1] is None
+
+
+def test_images_and_labels_in_one_folder_are_paired(tmp_path):
+    both = touch(
+        tmp_path / "x", *(f"FLARE_{i:04d}{s}.nii.gz" for i in range(3) for s in ("", "_0000")), "u_0000.nii.gz"
+    )
+    pairs = pair_folders(both, both)
+    assert {c: (i.name, label and label.name) for c, (i, label) in pairs.items()} == {
+        **{f"FLARE_{i:04d}": (f"FLARE_{i:04d}_0000.nii.gz", f"FLARE_{i:04d}.nii.gz") for i in range(3)},
+        "u": ("u_0000.nii.gz", None),
+    }
+    with pytest.raises(UserError, match="labels' folder too"):
+        pair_folders(both)
+    touch(both, "stray.nii.gz")
+    with pytest.raises(UserError, match="could be either"):
+        pair_folders(both, both)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["a_0000.nii.gz", "a_0001.nii.gz"], "several channels"),
+        (["a_0000.nii.gz", "a_0000.nrrd"], "keep one"),
+        (["notes.txt"], "no image"),
+    ],
+)
+def test_folders_that_cannot_be_paired_are_refused_in_words(tmp_path, files, says):
+    with pytest.raises(UserError, match=says):
+        pair_folders(touch(tmp_path / "x", *files))
+
+
+def test_labels_that_are_named_otherwise_are_refused_and_single_ones_left_out(tmp_path):
+    images = touch(tmp_path / "i", "img0001.nii.gz", "img0002.nii.gz")
+    with pytest.raises(UserError, match="no label has an image"):
+        pair_folders(images, touch(tmp_path / "l", "label0001.nii.gz"))
+    pairs = pair_folders(images, touch(tmp_path / "l", "img0001.nii.gz"))
+    assert [label is not None for _, label in pairs.values()] == [True, False]
+
+
+def test_a_table_is_made_from_folders(tmp_path):
+    images = touch(tmp_path / "imagesTr", *(f"c{i:02d}_0000.nii.gz" for i in range(10)))
+    labels = touch(tmp_path / "labelsTr", *(f"c{i:02d}.nii.gz" for i in range(8)))
+    out = tmp_path / "cases.csv"
+    made = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=3, sequence="portal")
+    read, rejected = load_cases(out)
+    assert rejected == []
+    assert [(c.case, c.label, c.role) for c in read] == [(c.case, c.label, c.role) for c in made]
+    tested = [c for c in read if c.role == "test"]
+    assert len(tested) == 2 and all(c.label for c in tested)  # drawn from the labeled ones
+    assert {c.sequence for c in read} == {"portal"} and {c.modality for c in read} == {"CT"}
+    with pytest.raises(UserError, match="exists"):
+        table_from_folders(images, labels, "btcv", out)
+    again = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=3, overwrite=True)
+    assert [c.role for c in again] == [c.role for c in made]
+    other = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=4, overwrite=True)
+    assert [c.role for c in other] != [c.role for c in made]
+
+
+def test_test_cases_can_come_from_folders_of_their_own(tmp_path):
+    images, labels = touch(tmp_path / "i", "a_0000.nii.gz"), touch(tmp_path / "l", "a.nii.gz")
+    test_images = touch(tmp_path / "ti", "b_0000.nii.gz")
+    test_labels = touch(tmp_path / "tl", "b.nii.gz")
+    out = tmp_path / "cases.csv"
+    table_from_folders(images, labels, "btcv", out, test_images=test_images, test_labels=test_labels)
+    assert [(c.case, c.role, bool(c.label)) for c in load_cases(out)[0]] == [("a", "train", True), ("b", "test", True)]
+    touch(test_images, "a_0000.nii.gz")
+    with pytest.raises(UserError, match="train and in the test folder"):
+        table_from_folders(images, labels, "btcv", out, test_images=test_images, overwrite=True)
+
+
+def test_contradicting_options_are_all_named(tmp_path):
+    images = touch(tmp_path / "i", "a_0000.nii.gz")
+    with pytest.raises(UserError) as caught:
+        table_from_folders(
+            images, None, "btcv", tmp_path / "c.csv", role="x", modality="US", test_images=images, test_fraction=0.5
+        )
+    assert len(str(caught.value).splitlines()) == 3
+    with pytest.raises(UserError, match="did you mean 'btcv'"):
+        table_from_folders(images, None, "btvc", tmp_path / "c.csv")
+    with pytest.raises(UserError, match="case id 'a b'"):
+        table_from_folders(touch(tmp_path / "j", "a b.nii.gz"), None, "btcv", tmp_path / "c.csv")
+    with pytest.raises(UserError, match="too few"):
+        table_from_folders(images, None, "btcv", tmp_path / "c.csv", test_fraction=0.5)
+    assert not (tmp_path / "c.csv").exists()
+
+
+def test_annotated_classes_can_be_taken_from_the_ids_that_occur(tmp_path):
+    from bad_inputs import ct_values, label_values, save
+
+    save(tmp_path / "x" / "a_0000.nii.gz", ct_values())
+    save(tmp_path / "x" / "a.nii.gz", label_values(14, 1))
+    save(tmp_path / "x" / "b_0000.nii.gz", ct_values())
+    (tmp_path / "x" / "b.nii.gz").write_bytes(b"no image")
+    cases = table_from_folders(tmp_path / "x", tmp_path / "x", "flare23", tmp_path / "c.csv", annotated_from_ids=True)
+    assert [c.annotated for c in cases] == ["liver;tumor", ""]

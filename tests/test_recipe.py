@@ -1,0 +1,137 @@
+"""Recipes: form and meaning are checked before anything runs, all errors at once; rounds unroll."""
+
+import re
+
+import pytest
+import yaml
+
+from labelloop.chain import describe, images_of, mermaid, ordered, unroll
+from labelloop.classes import CONFIG
+from labelloop.errors import UserError
+from labelloop.recipe import load_recipe, parents
+
+SMALL = {
+    "plans": {"p": {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8]}},
+    "models": {
+        "teacher": {"plan": "p", "cases": "organs_full", "classes": "organs"},
+        "student": {"plan": "p", "labels": "pseudo", "trainer": "partial"},
+    },
+    "labels": {"pseudo": {"predict": "teacher"}},
+    "inference": [{"segment": "student"}],
+    "evaluate": {"models": ["teacher"]},
+}
+
+
+def write(tmp_path, content, name="mine.yaml"):
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def changed(**changes):
+    """SMALL with values set at dotted places; __ stands for the dots."""
+    content = yaml.safe_load(yaml.safe_dump(SMALL))
+    for place, value in changes.items():
+        *parents, last = place.split("__")
+        part = content
+        for key in parents:
+            part = part[key]
+        part[last] = value
+    return content
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
+    for rounds in (1, 3):
+        recipe = load_recipe(path, rounds=rounds)
+        for name in ordered(unroll(recipe)):
+            assert re.search(rf"\b{name}\b", describe(recipe)) and re.search(rf"\b{name}\b", mermaid(recipe))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models__student__label": "pseudo"}, r"models\.student\.label: unknown key; did you mean 'labels'"),
+        ({"models__teacher__plan": "q"}, r"models\.teacher\.plan: no such name 'q'"),
+        ({"models__student__labels": "pseud"}, r"models\.student\.labels: .*'pseud'; did you mean 'pseudo'"),
+        ({"models__teacher__classes": "orgns"}, r"models\.teacher\.classes: .*'orgns'; did you mean 'organs'"),
+        ({"models__teacher__cases": "organs_ful"}, r"models\.teacher\.cases: .*did you mean 'organs_full'"),
+        ({"models__teacher__labels": "pseudo"}, r"a circle: .*teacher.*pseudo"),
+        ({"models__student__trainer": {"kind": "partial", "epocs": 3}}, r"epocs: unknown key; did you mean 'epochs'"),
+        ({"plans__p__strides": [[1, 1, 1], [3, 2, 2]]}, r"plans\.p: .*not divisible"),
+        ({"rounds": 2}, r"rounds: more than one needs `feedback"),
+        ({"inference": [{"keep_largest": "liver"}]}, r"inference: no step segments"),
+        ({"inference": [{"segment": "studnt"}]}, r"inference\.0\.segment: .*'studnt'; did you mean 'student'"),
+    ],
+)
+def test_errors_name_file_key_found_and_nearest(tmp_path, changes, message):
+    path = write(tmp_path, changed(**changes))
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(path)
+    assert all(str(path) in line for line in str(error.value).splitlines() if line)
+
+
+def test_all_errors_come_at_once(tmp_path):
+    path = write(tmp_path, changed(models__teacher__plan="q", models__student__labels="x", evaluate__models=["z"]))
+    with pytest.raises(UserError) as error:
+        load_recipe(path)
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_missing_recipe_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'default'"):
+        load_recipe("defalt")
+
+
+def test_like_and_extends_override_key_by_key(tmp_path):
+    write(tmp_path, changed(models__teacher__trainer={"epochs": 7, "seed": 1}), "base.yaml")
+    child = {
+        "extends": str(tmp_path / "base.yaml"),
+        "models": {"teacher": {"trainer": {"epochs": 9}}, "second": {"like": "teacher", "trainer": {"seed": 2}}},
+    }
+    recipe = load_recipe(write(tmp_path, child))
+    assert (recipe.models["teacher"].trainer.epochs, recipe.models["teacher"].trainer.seed) == (9, 1)
+    assert (recipe.models["second"].trainer.epochs, recipe.models["second"].trainer.seed) == (9, 2)
+    assert recipe.models["second"].cases == ("organs_full",)
+    assert recipe.name == "mine"
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    write(tmp_path, {"extends": str(tmp_path / "b.yaml")}, "a.yaml")
+    write(tmp_path, {"extends": str(tmp_path / "a.yaml")}, "b.yaml")
+    with pytest.raises(UserError, match="circle"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_rounds_unroll_into_a_chain_in_which_the_student_becomes_the_teacher(tmp_path):
+    content = changed(rounds=3, feedback={"teacher": "student"}, evaluate__models=["teacher", "student"])
+    content["models"]["other"] = {"plan": "p", "labels": "truth"}
+    content["labels"]["pseudo"]["predict"] = ["teacher", "other"]
+    content["models"]["small"] = {"plan": "p", "labels": "pseudo"}
+    content["inference"] = [{"segment": ["student", "small"]}]
+    chain = unroll(load_recipe(write(tmp_path, content)))
+    assert chain.labels["pseudo"].predict == ("teacher", "other")
+    assert chain.labels["pseudo_round2"].predict == ("student", "other")
+    assert chain.labels["pseudo_round3"].predict == ("student_round2", "other")
+    assert chain.models["student_round3"].labels == "pseudo_round3"
+    assert chain.models["small"].labels == "pseudo_round3" and "small_round2" not in chain.models
+    assert "teacher_round2" not in chain.models and "other_round2" not in chain.models
+    assert chain.inference[0].segment == ("student_round3", "small")
+    assert chain.evaluate.models == ("teacher", "student", "student_round2", "student_round3")
+    order = ordered(chain)
+    assert all(order.index(p) < order.index(n) for n in order for p in parents(chain, n))
+
+
+def test_more_rounds_keep_the_names_and_specs_of_fewer(tmp_path):
+    path = write(tmp_path, changed(feedback={"teacher": "student"}))
+    one, three = unroll(load_recipe(path)), unroll(load_recipe(path, rounds=3))
+    assert all(three.models[name] == spec for name, spec in one.models.items())
+    assert all(three.labels[name] == spec for name, spec in one.labels.items())
+
+
+def test_plans_that_prepare_images_alike_share_them(tmp_path):
+    content = changed()
+    content["plans"]["wide"] = {**content["plans"]["p"], "features": [8, 16]}
+    content["plans"]["coarse"] = {**content["plans"]["p"], "spacing_mm": [6, 6, 6]}
+    recipe = load_recipe(write(tmp_path, content))
+    assert [images_of(recipe, plan) for plan in ("p", "wide", "coarse")] == ["p", "p", "coarse"]

@@ -1,0 +1,85 @@
+"""Orientation is turned and restored without loss; files keep their place in the patient."""
+
+import itertools
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from labelloop.volume import Geometry, Volume, canonical, read, read_geometry, restore, whole_numbers, write
+
+ORIENTATIONS = [
+    (permutation, flips)
+    for permutation in itertools.permutations(range(3))
+    for flips in itertools.product([False, True], repeat=3)
+]
+
+
+def itk_image(permutation=(0, 1, 2), flips=(False, False, False)):
+    array = np.random.default_rng(0).integers(-100, 100, (4, 5, 6)).astype(np.int16)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    image.SetOrigin((5.0, 6.0, 7.0))
+    return sitk.Flip(sitk.PermuteAxes(image, permutation), flips)
+
+
+@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
+def test_canonical_agrees_with_itk_and_is_undone_exactly(tmp_path, permutation, flips):
+    image = itk_image(permutation, flips)
+    sitk.WriteImage(image, str(tmp_path / "image.mha"))
+    volume = read(tmp_path / "image.mha")
+    turned = canonical(volume)
+    reference = sitk.DICOMOrient(image, "RAS")
+    np.testing.assert_array_equal(turned.array, sitk.GetArrayFromImage(reference))
+    np.testing.assert_allclose(turned.geometry.origin, reference.GetOrigin())
+    np.testing.assert_allclose(turned.geometry.direction, reference.GetDirection())
+    np.testing.assert_allclose(turned.geometry.spacing, reference.GetSpacing())
+    np.testing.assert_array_equal(restore(turned.array, volume.geometry), volume.array)
+
+
+def test_oblique_grids_turn_to_the_nearest_axes():
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    volume = Volume(np.zeros((4, 5, 6)), Geometry((6, 5, 4), (1, 1, 1), direction=tuple(turn.ravel())))
+    direction = np.array(canonical(volume).geometry.direction).reshape(3, 3)
+    assert (np.diag(direction) * [-1, -1, 1] > 0.9).all()
+    np.testing.assert_allclose(direction @ direction.T, np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_write_then_read_keeps_array_and_place(tmp_path, suffix):
+    volume = Volume(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), Geometry((4, 3, 2), (0.7, 0.8, 5.0), (-1, 2, 3)))
+    write(tmp_path / f"label{suffix}", volume.array, volume.geometry)
+    again = read(tmp_path / f"label{suffix}")
+    np.testing.assert_array_equal(again.array, volume.array)
+    assert again.geometry.difference(volume.geometry) is None
+    assert read_geometry(tmp_path / f"label{suffix}") == again.geometry
+    assert [path.name for path in tmp_path.iterdir()] == [f"label{suffix}"]
+
+
+def test_equal_arrays_give_equal_bytes(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.nii.gz", np.ones((3, 4, 5), np.uint8), Geometry((5, 4, 3), (1, 1, 2)))
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("size", (5, 5, 6), "size"),
+        ("spacing", (1.0, 1.0, 1.1), "spacing"),
+        ("origin", (0.0, 0.0, 1.0), "origin"),
+        ("direction", (-1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), "direction"),
+    ],
+)
+def test_different_grids_are_told_apart_in_words(field, value, word):
+    grid = Geometry((5, 5, 5), (1.0, 1.0, 1.0))
+    other = Geometry(**{**grid.__dict__, field: value})
+    assert word in grid.difference(other)
+    assert grid.difference(Geometry(**grid.__dict__)) is None
+
+
+def test_fractional_labels_are_refused_and_whole_floats_kept():
+    np.testing.assert_array_equal(whole_numbers(np.array([0.0, 3.0])), np.array([0, 3]))
+    with pytest.raises(ValueError, match=r"1 fractional label values, e\.g\. 2\.5"):
+        whole_numbers(np.array([0.0, 2.5]))

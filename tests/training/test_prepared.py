@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from labelloop.errors import UserError
+from labelloop.training import prepared
+from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
+
+
+def test_image_round_trip(tmp_path):
+    array = np.random.default_rng(0).normal(size=(40, 70, 65)).astype(np.float32)
+    write_image_array(tmp_path / "a.b2nd", array, {"spacing_mm": [2.5, 1.5, 1.5], "crop": [[0, 40]]})
+    image = open_image(tmp_path / "a.b2nd")
+    assert image.array.shape == (1, 40, 70, 65)
+    assert np.array_equal(image.array[:, 30:40, 60:70, 0:5], array[None, 30:40, 60:70, 0:5])
+    assert image.frame == {"spacing_mm": [2.5, 1.5, 1.5], "crop": [[0, 40]]}
+
+
+def test_label_round_trip_with_locations(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepared, "LOCATIONS_AT_LEAST", 50)
+    array = np.zeros((20, 30, 40), np.uint8)
+    array[5:15, 5:25, 5:35] = 13
+    array[0, 0, :7] = 254
+    write_label_array(tmp_path / "a.b2nd", array)
+    label = open_label(tmp_path / "a.b2nd")
+    assert np.array_equal(label.array[0], array)
+    assert {i: len(where) for i, where in label.locations.items()} == {13: 60, 254: 7}  # 60: 1 % of 6000
+    for class_id, where in label.locations.items():
+        assert (array[tuple(where[:, 1:].T)] == class_id).all()
+        assert (where[:, 0] == 0).all()
+
+
+def test_empty_label_has_no_locations(tmp_path):
+    write_label_array(tmp_path / "a.b2nd", np.zeros((8, 8, 8), np.uint8))
+    assert open_label(tmp_path / "a.b2nd").locations == {}
+
+
+@pytest.mark.parametrize("wrong", [-1, 255, 300])
+def test_ids_out_of_range_are_refused_and_leave_no_file(tmp_path, wrong):
+    with pytest.raises(ValueError, match="label ids"):
+        write_label_array(tmp_path / "a.b2nd", np.full((4, 4, 4), wrong, np.int32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_array_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="run the prepare step"):
+        open_image(tmp_path / "nowhere.b2nd")

@@ -1,0 +1,187 @@
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_training
+import torch
+from tiny_training import CLASSES, LONG, PRESENT, make_job
+
+from labelloop.errors import UserError
+from labelloop.tables import read_table
+from labelloop.training.nnunet import OUTPUTS, train
+from labelloop.training.trainers import TRAINERS
+
+LIVER_ONLY = {"liver": "present"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+@pytest.fixture(scope="module")
+def model(data, tmp_path_factory):
+    """A finished model, trained without workers."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    train(make_job(data, folder))
+    return folder
+
+
+@pytest.fixture
+def copied(model, tmp_path):
+    """A copy of the finished model that a test may damage."""
+    return Path(shutil.copytree(model, tmp_path / "copy"))
+
+
+def test_outputs(model, data):
+    description = json.loads((model / "model.json").read_text())
+    assert description["channels"] == ["background", *CLASSES]
+    assert description["class_ids"] == {"liver": 1, "spleen": 3, "left_kidney": 13}
+    assert description["cases"] == {"train": 3, "validation": 1}
+    assert set(description["validation_dice"]) == set(CLASSES)
+    rows = [json.loads(line) for line in (model / "training.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[0]["learning_rate"] > rows[1]["learning_rate"]
+    for part in ("train", "validation"):
+        assert rows[0][part]["loss"] == pytest.approx(rows[0][part]["dice"] + rows[0][part]["cross_entropy"], abs=1e-5)
+    cases = read_table(model / "cases.csv", "training_cases")
+    assert dict(zip(cases["case"], cases["split"], strict=True))["case0"] == "validation"
+
+
+@pytest.mark.parametrize("change", [{}, {"workers": 2}])
+def test_equal_jobs_give_equal_bytes_with_any_number_of_workers(model, data, tmp_path, change):
+    train(make_job(data, tmp_path, **change))
+    assert contents(tmp_path) == contents(model)
+
+
+def test_another_seed_gives_other_weights(model, data, tmp_path):
+    train(make_job(data, tmp_path, settings={"seed": 1}))
+    assert (tmp_path / "weights.pt").read_bytes() != (model / "weights.pt").read_bytes()
+
+
+def test_deterministic_uses_only_reproducible_algorithms(data, tmp_path):
+    train(make_job(data, tmp_path, deterministic=True, settings={"epochs": 1}))
+    try:
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_killed_and_resumed_equals_uninterrupted(data, tmp_path, caplog):
+    # killed in the middle of epoch 4; the last checkpoint is of epoch 2
+    script = [sys.executable, tiny_training.__file__, str(data), str(tmp_path / "killed"), "11"]
+    assert subprocess.run(script, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "weights.pt").exists()
+    caplog.set_level(logging.INFO)
+    train(make_job(data, tmp_path / "killed", settings=LONG))
+    assert "resuming after epoch 2 of 4" in caplog.text
+    train(make_job(data, tmp_path / "whole", settings=LONG))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_finished_training_is_published_again_without_training(copied, data, caplog, monkeypatch):
+    before = contents(copied)
+    for name in OUTPUTS:
+        (copied / name).unlink()
+    monkeypatch.setattr(TRAINERS["supervised"], "of", lambda job: pytest.fail("trained again"))
+    caplog.set_level(logging.INFO)
+    started = (copied / "work").stat().st_mtime
+    train(make_job(data, copied))
+    assert contents(copied) == before
+    assert "nothing changed" in caplog.text
+    assert all((copied / name).stat().st_mtime >= started for name in OUTPUTS)
+
+
+def test_other_settings_train_anew_and_keep_the_former_work(copied, data, caplog):
+    before = (copied / "weights.pt").read_bytes()
+    train(make_job(data, copied, settings={"learning_rate": 0.02}))
+    assert "training starts anew" in caplog.text
+    assert (copied / "weights.pt").read_bytes() != before
+    assert (copied / "work.superseded" / "finished" / "weights.pt").read_bytes() == before
+
+
+def test_lost_checkpoint_is_an_error_not_a_restart(data, tmp_path):
+    job = make_job(data, tmp_path)
+    (tmp_path / "work").mkdir()
+    state = {"fingerprint": job.fingerprint, "epochs": 7, "finished": False}
+    (tmp_path / "work" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"7 epochs are done, but .*checkpoint.pth is gone"):
+        train(job)
+
+
+def test_damaged_checkpoint_is_an_error(data, tmp_path):
+    job = make_job(data, tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "checkpoint.pth").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="cannot be read"):
+        train(job)
+
+
+def test_altered_weights_of_a_finished_training_are_an_error(copied, data):
+    (copied / "work" / "finished" / "weights.pt").write_bytes(b"altered")
+    with pytest.raises(UserError, match=r"weights.pt altered"):
+        train(make_job(data, copied))
+
+
+def test_best_export_is_the_epoch_of_the_best_average(data, tmp_path):
+    train(make_job(data, tmp_path, settings={"epochs": 3, "export": "best", "learning_rate": 0.05}))
+    description = json.loads((tmp_path / "model.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    averages = [row["dice_average"] for row in rows]
+    assert description["epoch"] == description["best_epoch"] == averages.index(max(averages)) + 1
+
+
+@pytest.mark.parametrize("settings", [{"kind": "partial"}, {"kind": "partial", "merge": "max"}, {"precision": "bf16"}])
+def test_other_ways_to_train(data, tmp_path, settings):
+    states = {1: LIVER_ONLY} if settings.get("kind") else {}
+    train(make_job(data, tmp_path, states=states, settings=settings | {"epochs": 1}))
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)["weights"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_training_learns(data, tmp_path):
+    settings = {"epochs": 8, "iterations_per_epoch": 10, "validation_iterations": 0, "augmentation": "none"}
+    train(make_job(data, tmp_path, settings=settings | {"momentum": 0.9, "learning_rate": 0.02}))
+    rows = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert rows[-1]["train"]["loss"] < rows[0]["train"]["loss"] - 0.5
+
+
+def test_supervised_leaves_out_cases_with_unknown_classes(data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    trainer = TRAINERS["supervised"].of(make_job(data, tmp_path, states={1: LIVER_ONLY}))
+    assert [c.case for c in trainer.cases["train"]] == ["case2", "case3"]
+    assert "1 of 4 cases left out: a class of the model is unknown" in caplog.text
+
+
+def test_partial_uses_what_is_known(data, tmp_path):
+    states = {1: LIVER_ONLY, 2: {"tumor": "present"}}
+    trainer = TRAINERS["partial"].of(make_job(data, tmp_path, states=states, settings={"kind": "partial"}))
+    assert [c.case for c in trainer.cases["train"]] == ["case1", "case3"]
+    _, label, _, properties = trainer.get_dataloaders()["train"]._data.load_case("case1")
+    assert set(np.unique(label[:, :, :, :])) == {0, 1}  # voxels of the unknown classes are background,
+    assert set(properties["class_locations"]) == {1}  # and nothing steers patches to them
+
+
+def test_no_case_to_train_on_says_so(data, tmp_path):
+    states = dict.fromkeys(range(4), LIVER_ONLY)
+    with pytest.raises(UserError, match="none of its 4 cases"):
+        train(make_job(data, tmp_path, states=states))
+
+
+def test_unknown_classes_do_not_count_in_validation(data, tmp_path):
+    states = {0: LIVER_ONLY, 1: PRESENT}
+    trainer = TRAINERS["partial"].of(make_job(data, tmp_path, states=states, settings={"kind": "partial"}))
+    target = torch.tensor([[[[0, 1, 2, 0]]]])[:, None].expand(2, 1, 1, 1, 4)
+    predicted = torch.tensor([1, 1, 3, 2])  # per voxel: false liver, true liver, wrong organ, false spleen
+    logits = torch.nn.functional.one_hot(predicted, 4).T.reshape(1, 4, 1, 1, 4).expand(2, 4, 1, 1, 4).float() * 10
+    trainer.network = lambda data: [logits] * 3
+    batch = {"data": torch.zeros(2, 1, 1, 1, 4), "target": [target] * 3, "keys": ["case0", "case1"]}
+    _, counts = trainer.validation_step(batch)
+    assert counts[1].tolist() == [2, 2, 0]  # liver counts in both samples
+    assert counts[2].tolist() == [0, 1, 1]  # spleen only in case1, where it is known
+    assert counts[3].tolist() == [0, 1, 0]

@@ -1,0 +1,75 @@
+"""A data set and a job small enough to train in a second; also run as a script by the test that kills a training."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from labelloop.plans import Plan
+from labelloop.training.job import TrainingCase, TrainingJob
+from labelloop.training.prepared import write_image_array, write_label_array
+from labelloop.training.settings import TrainerSettings
+
+CLASSES = ("liver", "spleen", "left_kidney")
+IDS = {"liver": 1, "spleen": 3, "left_kidney": 13, "tumor": 14}
+PLAN = Plan(spacing_mm=(3, 3, 3), patch=(16, 24, 24), features=(4, 8, 8, 8), batch_size=2)
+PRESENT = dict.fromkeys(CLASSES, "present")
+CASES = 4
+
+
+def write_cases(root: Path, shape=(20, 28, 30)) -> None:
+    """Write images and labels with a box per class; the label maps also hold tumor, which the job does not ask for."""
+    for number in range(CASES):
+        rng = np.random.default_rng(number)
+        image = rng.normal(size=shape).astype(np.float32)
+        label = np.zeros(shape, np.int16)
+        for shift, name in enumerate([*CLASSES, "tumor"]):
+            start = [int(rng.integers(0, side - 8)) for side in shape]
+            box = tuple(slice(s, s + 8) for s in start)
+            label[box], image[box] = IDS[name], image[box] + 1 + shift
+        write_image_array(root / "images" / f"case{number}.b2nd", image)
+        write_label_array(root / "labels" / f"case{number}.b2nd", label)
+
+
+def make_job(root: Path, folder: Path, states=None, **options) -> TrainingJob:
+    """Return a job on the cases of ``root``; ``states`` replaces those of single cases, by number."""
+    settings = {"epochs": 2, "iterations_per_epoch": 3, "validation_iterations": 2} | options.pop("settings", {})
+    cases = tuple(
+        TrainingCase(f"case{i}", "validation" if i == 0 else "train", (states or {}).get(i, PRESENT), f"key{i}")
+        for i in range(CASES)
+    )
+    common = {"name": "tiny", "plan": PLAN, "cases": cases, "classes": CLASSES, "device": "cpu", "workers": 0}
+    return TrainingJob(
+        folder=folder,
+        images=root / "images",
+        labels=root / "labels",
+        class_ids=IDS,
+        settings=TrainerSettings(**settings),
+        **(common | options),
+    )
+
+
+LONG = {"epochs": 4, "save_every": 2}
+
+
+def train_until_killed(root: Path, folder: Path, step: int) -> None:
+    """Train with the settings LONG and kill this process, as kill -9 would, in training step number ``step``."""
+    from labelloop.training.nnunet import train
+    from labelloop.training.trainers.base import Trainer
+
+    original, count = Trainer.train_step, [0]
+
+    def step_or_die(self, batch):
+        count[0] += 1
+        if count[0] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, batch)
+
+    Trainer.train_step = step_or_die
+    train(make_job(root, folder, settings=LONG, workers=1))
+
+
+if __name__ == "__main__":
+    train_until_killed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

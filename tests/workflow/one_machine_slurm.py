@@ -1,0 +1,168 @@
+"""A real Slurm on this machine for the tests: one CPU node, one node with two fake GPUs, no systemd, no accounting.
+
+Slurm looks for its configuration in /etc/slurm, whatever SLURM_CONF says (the executor plugin drops that variable). So
+two files are written there and removed at the end; a machine that has a configuration of its own is left alone.
+"""
+
+import ctypes
+import fcntl
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+ETC = Path("/etc/slurm")
+MARK = "# Written by labelloop's tests. Remove it if no test is running.\n"
+NODES = {"cpu01": 17001, "gpu01": 17002}
+
+FLAGS = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
+"""What a Snakemake run here needs besides the profile: no accounting, hence squeue; short waits."""
+
+CONFIG = """\
+ClusterName=labelloop
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort=16817
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+SchedulerType=sched/backfill
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+# nodes may claim more CPUs and memory than this machine has
+SlurmdParameters=config_overrides
+DefMemPerCPU=1000
+ReturnToService=2
+# squeue must remember finished jobs
+MinJobAge=300
+KillWait=5
+MailProg=/bin/true
+GresTypes=gpu
+NodeName=cpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs=8 RealMemory=64000 State=UNKNOWN
+NodeName=gpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port=17002 CPUs=8 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+PartitionName=cpu Nodes=cpu01 Default=YES MaxTime=7-00:00:00 State=UP
+PartitionName=gpu Nodes=gpu01 MaxTime=7-00:00:00 State=UP
+"""
+GRES = "NodeName=gpu01 Name=gpu File=/dev/tty[0-1]\n"  # any two character devices pass for GPUs
+
+
+def why_not() -> str | None:
+    """Return why Slurm cannot be started here, or None if it can."""
+    missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if not shutil.which(name)]
+    if missing:
+        return f"not installed: {', '.join(missing)} (Debian: apt-get install slurm-wlm munge)"
+    if os.geteuid() != 0:
+        return "only root can start Slurm's daemons"
+    if not all(Path(f"/dev/tty{i}").is_char_device() for i in range(2)):
+        return "no /dev/tty0 and /dev/tty1 to pass for GPUs"
+    for name in ("slurm.conf", "gres.conf"):
+        if (ETC / name).exists() and not (ETC / name).read_text().startswith(MARK):
+            return f"this machine has its own {ETC / name}"
+    return None
+
+
+@contextmanager
+def one_machine_slurm() -> Iterator[None]:
+    """Run Slurm for the block; two of these at once, in two test runs, take turns."""
+    with ExitStack() as stack:
+        lock = stack.enter_context((Path(tempfile.gettempdir()) / "labelloop-slurm.lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="labelloop-slurm-", ignore_cleanup_errors=True))
+        )
+        for name in ("state", *(f"spool-{node}" for node in NODES)):
+            (folder / name).mkdir()
+        stack.enter_context(
+            _file(ETC / "slurm.conf", MARK + CONFIG.format(folder=folder, host=platform.node().split(".")[0]))
+        )
+        stack.enter_context(_file(ETC / "gres.conf", MARK + GRES))
+        _start_munge(stack, folder)
+        stack.enter_context(_daemon(folder, "slurmctld", "-D"))
+        for node in NODES:
+            stack.enter_context(_daemon(folder, "slurmd", "-D", "-N", node))
+        stack.callback(_end_jobs)
+        _wait(lambda: _ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(NODES), 60, folder, "idle nodes")
+        yield
+
+
+def _start_munge(stack: ExitStack, folder: Path) -> None:
+    """Start an authentication service with key and socket of its own; the machine's munge is not touched."""
+    key, socket = folder / "munge.key", folder / "munge.socket"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "log", "pid", "seed")]
+    stack.enter_context(_daemon(folder, "munged", "--foreground", "--force", f"--socket={socket}", *files))
+    _wait(socket.exists, 10, folder, "munge's socket")
+
+
+@contextmanager
+def _daemon(folder: Path, *command: str) -> Iterator[None]:
+    """Run ``command`` for the block. The kernel ends it, too, if the tests are killed."""
+
+    def end_with_parent() -> None:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f"{command[0]}-", suffix=".out") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def _file(path: Path, text: str) -> Iterator[None]:
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _end_jobs() -> None:
+    """Cancel what still runs, so that no job outlives the daemons."""
+    subprocess.run(["scancel", "--user=root"], capture_output=True)
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and _ask("squeue", "-h", "-t", "pending,running,completing"):
+        time.sleep(0.2)
+
+
+def _ask(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def _wait(ready, limit_s: float, folder: Path, what: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not ready():
+        if time.monotonic() > deadline:
+            logs = "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(folder.glob("*.out")))
+            raise RuntimeError(f"one-machine Slurm: no {what} after {limit_s} s\n{logs}")
+        time.sleep(0.2)

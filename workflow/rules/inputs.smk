@@ -1,0 +1,89 @@
+"""Input functions of the rules: which files a step reads, from the recipe's chain and the shards alone."""
+
+
+def training_inputs(w):
+    """Tables that tell which cases and classes a model learns from."""
+    spec, plan = run.model(w.model), run.images(w.model)
+    inputs = {
+        "annotation": expand(
+            "{r}/survey/{shard}.annotation.csv", r=R, shard=run.train_shards
+        ),
+        "images": expand(
+            "{r}/prepared/{plan}/shards/{shard}.csv",
+            r=R,
+            plan=plan,
+            shard=run.train_shards,
+        ),
+        "labels": expand(
+            "{r}/prepared/{plan}/labels/{labels}/shards/{shard}.csv",
+            r=R,
+            plan=plan,
+            labels=spec.labels,
+            shard=run.train_shards,
+        ),
+    }
+    if spec.labels != "truth":
+        inputs["selected"] = f"{R}/labels/{spec.labels}/selected.csv"
+    return inputs
+
+
+def volumes_of(w):
+    """Tables of the volumes that each model of a label set predicted: a class that none found may be absent."""
+    return expand(
+        "{r}/models/{model}/predictions/confidence/{shard}.csv",
+        r=R,
+        model=run.label_set(w.labels).predict,
+        shard=w.shard,
+    )
+
+
+def label_set_tables(w):
+    """Tables of a label set that selection reads, over all shards."""
+    spec = run.label_set(w.labels)
+    tables = (
+        ["provenance"]
+        + (["verdicts"] if spec.check else [])
+        + (["disagreement"] if len(spec.predict) > 1 else [])
+    )
+    inputs = {
+        t: expand(
+            "{r}/labels/{set}/{t}/{shard}.csv",
+            r=R,
+            set=w.labels,
+            t=t,
+            shard=run.train_shards,
+        )
+        for t in tables
+    }
+    inputs["annotation"] = expand(
+        "{r}/survey/{shard}.annotation.csv", r=R, shard=run.train_shards
+    )
+    return inputs
+
+
+def label_source(w):
+    """What a label array is made from: the annotators' files, or the label maps of a set."""
+    geometry = f"{R}/survey/{w.shard}.geometry.csv"
+    return (
+        geometry
+        if w.labels == "truth"
+        else [geometry, f"{R}/labels/{w.labels}/shards/{w.shard}.csv"]
+    )
+
+
+def evaluated_manifests(w):
+    """Manifests of the label maps that are scored under a name."""
+    folder = (
+        f"{R}/predictions" if w.name == "final" else f"{R}/models/{w.name}/predictions"
+    )
+    return expand("{folder}/shards/{shard}.csv", folder=folder, shard=run.test_shards)
+
+
+def predictions_of(w):
+    """Manifests of the predictions that a label set is made from."""
+    return expand(
+        "{r}/models/{model}/predictions/shards/{shard}.csv",
+        r=R,
+        model=run.label_set(w.labels).predict,
+        shard=w.shard,
+    )
