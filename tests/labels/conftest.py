@@ -30,10 +30,8 @@ def tube(low, high, y, x, radius):
 def draw():
     """Return labels and an image in HU."""
     ids, labels = load_classes("flare").ids, np.zeros(SHAPE, np.uint8)
-    duodenum = np.zeros(SHAPE, bool)
-    duodenum[46:52, 58:64, 50:72] = True
     parts = {
-        "duodenum": duodenum,
+        "duodenum": ball((49, 60, 62), (4, 7, 14)),
         "liver": ball((60, 55, 90), (18, 18, 22)),
         "spleen": ball((62, 35, 30), (12, 9, 8)),
         "right_kidney": ball((38, 30, 88), (14, 7, 7)),

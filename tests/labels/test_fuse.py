@@ -33,6 +33,23 @@ def test_truth_is_never_changed(scheme, seed):
         assert row(rows, name)["voxels_changed"] == ((voted == index) & (fused != index)).sum()
 
 
+def test_what_another_organ_was_given_is_counted(scheme):
+    liver, spleen, tumor = (scheme.ids[name] for name in ("liver", "spleen", "tumor"))
+    truth, first, second = (np.zeros(SHAPE, np.uint8) for _ in range(3))
+    truth[0], first[:2], second[1:] = spleen, liver, spleen
+    first[3], second[3] = liver, tumor  # a tumor lies in its organ: no overlap
+    models = {"a": ["liver"], "b": ["spleen", "tumor"]}
+    _, rows = fuse(
+        truth, {"spleen": "present"}, [("a", first), ("b", second)], scheme, ["liver", "spleen", "tumor"], 0.5, models
+    )
+    size = truth[0].size
+    extra = [r for r in rows if r["step"] == "overlap"]
+    # slice 0: true spleen; slice 1: the spleen of the group with the tumor comes first
+    assert extra == [{"class": "liver", "source": "a", "step": "overlap", "voxels_changed": 2 * size, "volume_ml": 0.0}]
+    _, rows = fuse(None, {}, [("a", first), ("b", first)], scheme, ["liver", "spleen"], 0.5)
+    assert [r["step"] for r in rows] == ["fuse", "fuse"]  # models that know the same classes vote; nothing overlaps
+
+
 def test_annotated_absent_beats_pseudo(scheme):
     prediction = np.full(SHAPE, scheme.ids["gallbladder"], np.uint8)
     fused, rows = fuse(np.zeros(SHAPE, np.uint8), {"gallbladder": "absent"}, [("m", prediction)], scheme, ["all"], 1.0)

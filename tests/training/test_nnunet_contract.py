@@ -1,6 +1,7 @@
 """What we rely on in nnunetv2, so that an update that breaks it says so here and not in the middle of a training."""
 
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -37,11 +38,14 @@ def test_constructor_signature():
         assert list(inspect.signature(trainer.__init__).parameters) == expected
 
 
-def test_constructor_leaves_no_trace(trainer, monkeypatch):
-    import os
-
-    assert not {name for name in os.environ if name.startswith("nnUNet_")}
+def test_constructor_leaves_no_trace(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "theirs"))
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    trainer = TRAINERS["supervised"].of(make_job(data, tmp_path / "model"))
+    assert os.environ["nnUNet_results"] == str(tmp_path / "theirs")
+    assert "nnUNet_raw" not in os.environ
     assert not Path(trainer.log_file).exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_cases_are_four_values(trainer):

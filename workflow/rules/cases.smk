@@ -22,11 +22,12 @@ rule survey:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
+        number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
         version=1,
     message:
-        "survey: shard {wildcards.shard}"
+        "survey: {params.number} cases of shard {wildcards.shard}"
     script:
         "../scripts/survey.py"
 
@@ -103,10 +104,11 @@ rule prepare:
         mem_mb=memory(8000),
         runtime=minutes(120),
     params:
+        number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         plan=lambda w: run.chain.plans[w.plan].model_dump(mode="json"),
         version=1,
     message:
-        "prepare: images of shard {wildcards.shard} for plan {wildcards.plan}"
+        "prepare: {params.number} images of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
         "../scripts/prepare.py"

@@ -31,14 +31,18 @@ rule infer:
         runtime=minutes(240),
         device=run.config.device,
     params:
+        number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
-        steps=[step.model_dump(mode="json", exclude_defaults=True, by_alias=True) for step in run.chain.inference],
+        steps=[
+            step.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+            for step in run.chain.inference
+        ],
         engine=run.chain.engine.model_dump(mode="json"),
         models=run.inference_models(),
         classes=run.chain.classes,
         version=1,
     message:
-        "infer: final label maps of shard {wildcards.shard}"
+        "infer: final label maps of {params.number} cases of shard {wildcards.shard}"
     script:
         "../scripts/infer.py"
 

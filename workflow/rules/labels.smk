@@ -23,6 +23,7 @@ rule fuse:
         mem_mb=memory(6000),
         runtime=minutes(120),
     params:
+        number=lambda w: len(run.shards[w.shard]),
         spec=lambda w: run.label_set(w.labels).model_dump(
             mode="json", include={"predict", "cases", "classes", "fuse", "clean"}
         ),
@@ -34,7 +35,7 @@ rule fuse:
         groups=run.groups(),
         version=1,
     message:
-        "fuse: label set {wildcards.labels}, shard {wildcards.shard}"
+        "fuse: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
         "../scripts/fuse.py"
 
@@ -54,6 +55,7 @@ rule agree:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
+        number=lambda w: len(run.shards[w.shard]),
         models=lambda w: list(run.label_set(w.labels).predict),
         known=lambda w: {
             m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
@@ -61,7 +63,7 @@ rule agree:
         classes=run.chain.classes,
         version=1,
     message:
-        "agree: label set {wildcards.labels}, shard {wildcards.shard}"
+        "agree: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
         "../scripts/agree.py"
 
@@ -83,12 +85,13 @@ rule check:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
+        number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         rules=run.scheme.model_dump(mode="json"),
         classes=lambda w: list(run.label_set(w.labels).classes),
         version=1,
     message:
-        "check: label set {wildcards.labels}, shard {wildcards.shard}"
+        "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
         "../scripts/check.py"
 
@@ -138,10 +141,11 @@ rule prepare_labels:
         mem_mb=memory(6000),
         runtime=minutes(120),
     params:
+        number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
         version=1,
     message:
-        "prepare: labels {wildcards.labels} of shard {wildcards.shard} for plan {wildcards.plan}"
+        "prepare: {params.number} labels ({wildcards.labels}) of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
         "../scripts/prepare_labels.py"

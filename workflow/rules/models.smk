@@ -64,10 +64,11 @@ rule predict:
         runtime=minutes(240),
         device=run.config.device,
     params:
+        number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         engine=run.chain.engine.model_dump(mode="json"),
         version=1,
     message:
-        "predict: shard {wildcards.shard} by model {wildcards.model}"
+        "predict: {params.number} cases of shard {wildcards.shard} by model {wildcards.model}"
     script:
         "../scripts/predict.py"

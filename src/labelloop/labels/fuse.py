@@ -34,6 +34,10 @@ def fuse(
       pseudo organ.
     - Pseudo tumor wins over pseudo organs when they come from different groups of models (see ``model_classes``).
 
+    What was predicted for a class and went to another organ (of the truth, or of other models) is counted in a row of
+    its own, with the step "overlap", where there is any: both cannot be right (rule ``overlap`` of the anatomy rules).
+    Voxels that went to a tumor are not counted.
+
     Args:
         truth: the annotated map [z, y, x], or None.
         states: annotation state of each class; classes not named are unknown.
@@ -56,10 +60,11 @@ def fuse(
         raise ValueError(f"annotated present, but there is no truth map: {', '.join(present)}")
 
     able = {name: tuple(classes if model_classes is None else model_classes.get(name, ())) for name, _ in predictions}
-    voted = _vote_by_group(predictions, able, scheme, classes)
+    voted, overlap = _vote_by_group(predictions, able, scheme, classes)
     fused = np.zeros(maps[0].shape, np.uint8) if voted is None else _keep(voted, scheme, set(classes) - set(known))
     if truth is not None and present:
         true_map = _keep(truth, scheme, present)
+        overlap += _contested(fused, true_map, scheme)
         np.copyto(fused, true_map, where=true_map != BACKGROUND)
 
     counts = np.bincount(fused.ravel(order="K"), minlength=256)
@@ -77,6 +82,8 @@ def fuse(
                 "volume_ml": float(counts[index] * voxel_ml),
             }
         )
+    taken = {row["class"]: int(overlap[scheme.ids[row["class"]]]) for row in rows if row["class"] not in known}
+    rows += [{**row, "step": "overlap", "voxels_changed": n} for row in rows if (n := taken.get(row["class"]))]
     return fused, rows
 
 
@@ -105,22 +112,36 @@ def _vote_by_group(
     able: Mapping[str, Sequence[str]],
     scheme: ClassScheme,
     classes: Sequence[str],
-) -> np.ndarray | None:
-    """Vote among the models that know a class; classes known by the same models are voted on together."""
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Vote among the models that know a class; classes known by the same models are voted on together.
+
+    Returns the merged map, and how many voxels of each class id an organ of another group was given.
+    """
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in classes:
         voters = tuple(i for i, (model, _) in enumerate(predictions) if name in able[model])
         if voters:
             groups.setdefault(voters, []).append(name)
+    overlap = np.zeros(256, np.int64)
     if not groups:
-        return None
+        return None, overlap
     tumor = set(scheme.sets.get("tumor", ()))
     merged = np.zeros(predictions[0][1].shape, np.uint8)
     # Later groups fill what is still free; the group with the tumor goes first, so that tumor wins over organs.
     for voters, names in sorted(groups.items(), key=lambda item: not tumor & set(item[1])):
         chosen = vote([_keep(predictions[i][1], scheme, names) for i in voters])
+        overlap += _contested(chosen, merged, scheme)
         np.copyto(merged, chosen, where=merged == BACKGROUND)
-    return merged
+    return merged, overlap
+
+
+def _contested(loser: np.ndarray, winner: np.ndarray, scheme: ClassScheme) -> np.ndarray:
+    """Count, per class id, the voxels of ``loser`` that carry an organ (not a tumor) in ``winner``."""
+    organs = np.ones(256, bool)
+    organs[[BACKGROUND, *(scheme.ids[name] for name in scheme.sets.get("tumor", ()))]] = False
+    counts = np.bincount(loser[organs[winner]], minlength=256)
+    counts[BACKGROUND] = 0
+    return counts
 
 
 def vote(maps: Sequence[np.ndarray]) -> np.ndarray:

@@ -43,7 +43,7 @@ class TrainerSettings(Strict):
     unknown: Literal["exclude", "background"] = "exclude"
     merge: Literal["logsumexp", "max"] = "logsumexp"
     export: Literal["final", "best"] = "final"
-    save_every: int = Field(10, ge=1)  # nnU-Net: 50; a checkpoint costs a second, an epoch minutes
+    save_every: int = Field(10, ge=1)  # nnU-Net: 50; a kill then loses fewer epochs
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -1,0 +1,102 @@
+"""What every kind of rule shares: its parameters, what it may look at, what it answers, and the list of kinds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import field_validator
+
+from labelloop.annotation import States
+from labelloop.classes import Strict
+from labelloop.labels.facts import LabelFacts
+
+Exceptions = tuple[Literal["absent", "models", "surgery", "cut"], ...]
+
+
+class Rule(Strict):
+    """What every rule says of itself.
+
+    ``classes`` may name sets; where ``threshold`` is given per class, they default to its keys. ``exceptions`` are
+    the circumstances in which the rule steps back: ``absent`` (annotated absent), ``models`` (absent in every model),
+    ``surgery`` (the class, or one it is compared with, was operated on) and ``cut`` (by the field of view).
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...] = ()
+    unit: str
+    source: str
+    modality: tuple[Literal["CT", "MR"], ...] = ("CT", "MR")
+    exceptions: Exceptions = ("absent", "models", "surgery", "cut")
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Classes other than its own that the rule looks at."""
+        return ()
+
+
+class Limit(Rule):
+    """A rule with one threshold, or one per class."""
+
+    threshold: float | dict[str, float]
+
+    def limit(self, name: str) -> float:
+        """Threshold of a class."""
+        return self.threshold[name] if isinstance(self.threshold, dict) else self.threshold
+
+
+class Range(Rule):
+    """A rule with a lowest and a highest value per class."""
+
+    threshold: dict[str, tuple[float, float]]
+
+    @field_validator("threshold")
+    @classmethod
+    def _ordered(cls, limits: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        wrong = [name for name, (low, high) in limits.items() if low > high]
+        if wrong:
+            raise ValueError(f"lowest value above the highest for {', '.join(wrong)}")
+        return limits
+
+
+class Finding(NamedTuple):
+    """What a rule found: ``failed`` with the measured value, the threshold it was held against, and the reason."""
+
+    value: float
+    threshold: float
+    failed: bool
+    reason: str
+
+
+class Skip(Exception):  # noqa: N818 - not an error: the rule does not apply, and the message says why
+    """Raised by a rule that does not apply."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a rule may look at.
+
+    ``body`` gives the air around the patient on a coarse grid, ``overlap`` the voxels of each class that fusion gave
+    to another organ; both None where not known.
+    """
+
+    facts: LabelFacts
+    states: States
+    image: np.ndarray | None
+    body: Callable[[], "np.ndarray | None"]
+    overlap: Mapping[str, int] | None = None
+
+
+KINDS: dict[str, tuple[type[Rule], Callable[[Any, Case, str], Finding]]] = {}
+"""Rule kinds by name: the model of their parameters and the function (rule, case, class) -> Finding."""
+
+
+def kind(name: str, model: type[Rule]) -> Callable:
+    """Register a function (rule, case, class) -> Finding as a kind of rules with the parameters ``model``."""
+
+    def register(function: Callable[[Any, Case, str], Finding]) -> Callable:
+        KINDS[name] = (model, function)
+        return function
+
+    return register

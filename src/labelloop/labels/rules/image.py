@@ -1,0 +1,87 @@
+"""Rules that look at the image: the body around a label, and the intensities inside of it (CT only)."""
+
+import cc3d
+import numpy as np
+from pydantic import field_validator
+
+from labelloop.labels.facts import LabelFacts
+from labelloop.labels.rules.base import Case, Finding, Limit, Range, Skip, kind
+
+AIR_HU = -300
+BODY_MM = 4.0
+"""Grid on which the body is found: fine enough for whole organs, a hundred times fewer voxels than the image."""
+
+
+@kind("inside_body", Limit)
+def _inside_body(rule: Limit, case: Case, name: str) -> Finding:
+    """Share of a class in the air around the patient, in %."""
+    around = case.body()
+    if around is None:
+        raise Skip("no image, or an image without air around the body: the body cannot be outlined")
+    mask = case.facts.labels[_grid(case.facts)] == case.facts.scheme.ids[name]
+    if mask.sum() < 8:
+        raise Skip(f"too small to judge on a grid of {BODY_MM:g} mm")
+    value, limit = 100.0 * float(around[mask].mean()), rule.limit(name)
+    return Finding(value, limit, value > limit, f"{value:.1f} % lie outside of the body; at most {limit:g} % expected")
+
+
+def _grid(facts: LabelFacts) -> tuple[slice, ...]:
+    return tuple(slice(None, None, max(1, int(BODY_MM / s))) for s in facts.spacing)
+
+
+def air_around(facts: LabelFacts, image: np.ndarray) -> np.ndarray | None:
+    """Return the air around the patient on the coarse grid; None when there is none (saturated or cropped images).
+
+    It is the air that reaches a lateral border of the volume; lungs and bowel gas do not. A body that fills the field
+    of view, or intensities cut off above air (BTCV: [-125, 275] HU), leave none.
+    """
+    air = image[_grid(facts)] < AIR_HU
+    if not air.any():
+        return None
+    parts = cc3d.connected_components(air, connectivity=6)
+    border = np.unique(np.concatenate([parts[:, [0, -1], :].ravel(), parts[:, :, [0, -1]].ravel()]))
+    around = np.isin(parts, border[border > 0])
+    return around if around.mean() > 0.01 else None
+
+
+SAMPLES = 200_000
+
+
+@kind("intensity", Range)
+def _intensity(rule: Range, case: Case, name: str) -> Finding:
+    """Median HU within a plausible range (CT only)."""
+    value = float(np.median(_values(case, name)))
+    low, high = rule.threshold[name]
+    limit = high if value > high else low
+    return Finding(value, limit, not low <= value <= high, f"median {value:.0f} HU; {low:g} to {high:g} HU expected")
+
+
+class Tissue(Limit):
+    """``hu``: lowest and highest intensity of the tissue (or air) that should not be inside."""
+
+    hu: tuple[float, float]
+
+    @field_validator("hu")
+    @classmethod
+    def _ordered(cls, hu: tuple[float, float]) -> tuple[float, float]:
+        if hu[0] > hu[1]:
+            raise ValueError("lowest intensity above the highest")
+        return hu
+
+
+@kind("tissue", Tissue)
+def _tissue(rule: Tissue, case: Case, name: str) -> Finding:
+    """Share, in %, of a class whose intensity is that of fat, air or another tissue it does not consist of."""
+    values, (low, high) = _values(case, name), rule.hu
+    value, limit = 100.0 * float(((values >= low) & (values <= high)).mean()), rule.limit(name)
+    said = f"{value:.1f} % lies between {low:g} and {high:g} HU; at most {limit:g} % expected"
+    return Finding(value, limit, value > limit, said)
+
+
+def _values(case: Case, name: str) -> np.ndarray:
+    """Return up to ``SAMPLES`` intensities inside a class, evenly spread. Raises Skip without an image."""
+    if case.image is None:
+        raise Skip("no image")
+    box = case.facts.box(name)
+    values = case.image[box][case.facts.mask(name, box)]
+    return values[:: max(1, values.size // SAMPLES)]

@@ -1,0 +1,146 @@
+"""Rules on the shape of one structure: volume, components, gaps, ends, length, and what fusion took from it."""
+
+from typing import Literal
+
+import numpy as np
+
+from labelloop.annotation import ABSENT, UNKNOWN
+from labelloop.labels.facts import AXES
+from labelloop.labels.rules.base import Case, Finding, Limit, Range, Rule, Skip, kind
+
+
+@kind("annotation", Limit)
+def _annotation(rule: Limit, case: Case, name: str) -> Finding:
+    """The map agrees with the annotation: present has voxels, absent has none."""
+    state, value, limit = case.states.get(name, UNKNOWN), case.facts.ml(name), rule.limit(name)
+    if state == UNKNOWN:
+        raise Skip("nobody annotated it")
+    failed = value > limit if state == ABSENT else value <= limit
+    return Finding(value, limit, failed, f"annotated {state}; the map has {value:.3g} ml")
+
+
+@kind("volume", Range)
+def _volume(rule: Range, case: Case, name: str) -> Finding:
+    """Volume in ml within a range; the lower bound is not held against an organ that the field of view cuts."""
+    value, (low, high) = case.facts.ml(name), rule.threshold[name]
+    if value > high:
+        return Finding(value, high, True, f"{value:.1f} ml is more than {high:g} ml")
+    if value and "cut" in rule.exceptions and case.facts.cut(name):
+        return Finding(value, high, False, f"{value:.1f} ml, at most {high:g} ml; cut by the field of view")
+    return Finding(value, low, value < low, f"{value:.1f} ml; {low:g} to {high:g} ml expected")
+
+
+class OneComponent(Limit):
+    """Components are found with ``connectivity`` 6, 18 or 26."""
+
+    connectivity: Literal[6, 18, 26] = 26
+
+
+@kind("one_component", OneComponent)
+def _one_component(rule: OneComponent, case: Case, name: str) -> Finding:
+    """The second component is smaller than a volume in ml."""
+    parts = case.facts.components(name, rule.connectivity)
+    value = max((int(parts.voxels[i - 1]) for i in _detached(case, parts, rule)), default=0) * case.facts.voxel_ml
+    limit = rule.limit(name)
+    return Finding(value, limit, value >= limit, f"largest detached part {value:.2f} ml; below {limit:g} ml expected")
+
+
+def _detached(case: Case, parts, rule: Rule) -> list[int]:
+    """Components beside the largest; not those that may be joined to it outside of the field of view."""
+    main, *others = parts.by_size
+    if "cut" not in rule.exceptions or not case.facts.sides(parts.boxes[main - 1]):
+        return others
+    return [i for i in others if not case.facts.sides(parts.boxes[i - 1])]
+
+
+class Joined(OneComponent):
+    """``classes`` hang together through the class ``through``."""
+
+    through: str
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        return (self.through,)
+
+
+@kind("joined", Joined)
+def _joined(rule: Joined, case: Case, name: str) -> Finding:
+    """Classes form one component together: what a class has in a detached component stays below a volume in ml."""
+    members = case.facts.found(rule.classes)
+    if rule.through not in members:
+        raise Skip(f"no {rule.through} to be joined with")
+    if len(members) < 2:
+        raise Skip("no other part of the chain")
+    parts = case.facts.joint_components(members, rule.connectivity)
+    own = np.bincount(parts.labels[case.facts.mask(name, parts.box)], minlength=len(parts.voxels) + 1)
+    value = max((int(own[i]) for i in _detached(case, parts, rule)), default=0) * case.facts.voxel_ml
+    limit = rule.limit(name)
+    chain = " + ".join(members)
+    return Finding(value, limit, value >= limit, f"{value:.2f} ml lie apart from {chain}; below {limit:g} ml expected")
+
+
+@kind("continuous", Limit)
+def _continuous(rule: Limit, case: Case, name: str) -> Finding:
+    """No stretch of slices is missing between the lowest and the highest slice."""
+    filled = np.flatnonzero(case.facts.mask(name).any(axis=(1, 2)))
+    value = float((np.diff(filled).max(initial=1) - 1) * case.facts.spacing[0])
+    limit = rule.limit(name)
+    return Finding(value, limit, value > limit, f"longest gap along z {value:.1f} mm; at most {limit:g} mm expected")
+
+
+@kind("flat_end", Limit)
+def _flat_end(rule: Limit, case: Case, name: str) -> Finding:
+    """Section at an end of the structure in % of its largest section on that axis; the worst of the six ends.
+
+    Organs end rounded or tapered; what ends with (nearly) a full section was cut off by a missing block of slices or a
+    missing window. An axis on which the field of view cuts the structure is not judged. Only the largest component is
+    looked at.
+    """
+    facts, parts = case.facts, case.facts.components(name)
+    main = parts.by_size[0]
+    box = parts.boxes[main - 1]
+    inner = tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, parts.box, strict=True))
+    mask = parts.labels[inner] == main
+    hidden = {side[0] for side in facts.sides(box)} if "cut" in rule.exceptions else set()
+    sheet = mask.sum(axis=2, dtype=np.uint16)
+    profiles = {"z": sheet.sum(axis=1), "y": sheet.sum(axis=0), "x": mask.sum(axis=0, dtype=np.uint16).sum(axis=0)}
+    ends = {
+        f"{axis}{sign}": 100.0 * float(profile[place] / profile.max())
+        for axis, profile in profiles.items()
+        for sign, place in (("-", 0), ("+", -1))
+        if axis not in hidden
+    }
+    if not ends:
+        raise Skip("cut by the field of view on every axis")
+    side = max(ends, key=ends.get)
+    value, limit = ends[side], rule.limit(name)
+    said = f"the section at its {ENDS[side]} end is {value:.0f} % of the largest; at most {limit:g} % expected"
+    return Finding(value, limit, value > limit, said)
+
+
+ENDS = {"z-": "lower", "z+": "upper", "y-": "rear", "y+": "front", "x-": "left", "x+": "right"}
+
+
+@kind("extent", Limit)
+def _extent(rule: Limit, case: Case, name: str) -> Finding:
+    """Longest side, in mm, of the box around all that carries the class."""
+    box = case.facts.box(name)
+    sides = {axis: (box[number].stop - box[number].start) * case.facts.spacing[number] for axis, number in AXES.items()}
+    axis = max(sides, key=sides.get)
+    value, limit = float(sides[axis]), rule.limit(name)
+    return Finding(value, limit, value > limit, f"{value:.0f} mm long along {axis}; at most {limit:g} mm expected")
+
+
+@kind("overlap", Limit)
+def _overlap(rule: Limit, case: Case, name: str) -> Finding:
+    """Share, in %, of the voxels predicted for a class that fusion gave to another organ (truth, or other models).
+
+    What is left of an organ that two sources drew over each other is no whole organ (AbdomenAtlas looks at overlap for
+    the same reason). Voxels given to a tumor do not count: a tumor lies in its organ.
+    """
+    if case.overlap is None:
+        raise Skip("what fusion took is not known")
+    lost, kept = case.overlap.get(name, 0), case.facts.voxels(name)
+    value, limit = 100.0 * lost / (lost + kept), rule.limit(name)
+    said = f"fusion gave {value:.1f} % of it to another organ; at most {limit:g} % expected"
+    return Finding(value, limit, value > limit, said)

@@ -1,0 +1,236 @@
+"""What a run costs: time, memory, area under the memory-time curves, energy; and the size and work of a network.
+
+:func:`flare_usage` repeats the arithmetic of the FLARE challenges' sampler (JunMa11/FLARE): it looks, then sleeps for
+0.1 s, and counts every look as 0.1 s, which leaves out the time that looking takes. :func:`usage` integrates over the
+true times of the same samples. Both can be taken from one :class:`Meter`.
+"""
+
+import importlib.util
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import psutil
+
+if TYPE_CHECKING:
+    from torch import nn
+
+INTERVAL_S = 0.1
+"""Pause between two samples (FLARE)."""
+RARE = 0.02
+"""FLARE 2021 and 2022: a value counts for the peak when more than this share of the samples has it."""
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look: seconds since the start, GPU memory and RAM in MiB, CPU in percent of one core."""
+
+    time_s: float
+    gpu_mb: float
+    ram_mb: float
+    cpu_percent: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Cost of a run. Areas are integrals over time: MiB s, and percent of one core times s.
+
+    ``energy_j`` is that of the whole GPU, None where its driver does not tell.
+    """
+
+    runtime_s: float
+    peak_gpu_mb: float
+    area_gpu_mb_s: float
+    peak_ram_mb: float
+    area_ram_mb_s: float
+    area_cpu_percent_s: float
+    energy_j: float | None = None
+
+
+class Meter:
+    """Samples a process and all its children in a thread, from ``with`` to its end.
+
+    Args:
+        pid: the process; default: this one.
+        gpu: index of the GPU, or None. Its memory is that of the whole device (FLARE), whoever uses it.
+        interval_s: pause between two samples.
+        shared: count memory that processes share once (slower; Linux only). RAM is the sum of resident sets otherwise.
+    """
+
+    def __init__(self, pid: int | None = None, gpu: int | None = None, interval_s: float = INTERVAL_S, shared=False):
+        self.samples: list[Sample] = []
+        self.runtime_s = 0.0
+        self._process = psutil.Process(pid or os.getpid())
+        self._gpu = _Gpu.of(gpu)
+        self._interval, self._shared = interval_s, shared
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="efficiency meter", daemon=True)
+        self._cpu: dict[int, float] = {}
+
+    def __enter__(self) -> "Meter":
+        self._start = self._last = time.perf_counter()
+        self._energy = self._gpu.energy_j() if self._gpu else None
+        self._cpu = self._cpu_seconds(self._processes())
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.runtime_s = time.perf_counter() - self._start
+        self._stop.set()
+        self._thread.join()
+        self._sample()
+
+    @property
+    def energy_j(self) -> float | None:
+        """Energy of the GPU since the start, where its driver tells."""
+        return self._gpu.energy_j() - self._energy if self._energy is not None else None
+
+    def usage(self) -> Usage:
+        """Return the cost over the true times of the samples."""
+        return usage(self.samples, self.runtime_s, self.energy_j)
+
+    def flare_usage(self, peak: Literal["2022", "2023"] = "2023") -> Usage:
+        """Return the cost as FLARE's script would count it."""
+        return flare_usage(self.samples, self.runtime_s, peak)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._sample()
+
+    def _sample(self) -> None:
+        processes = self._processes()
+        now = time.perf_counter()
+        cpu = self._cpu_seconds(processes)
+        spent = sum(seconds - self._cpu.get(pid, 0.0) for pid, seconds in cpu.items())
+        percent = 100 * spent / (now - self._last) if now > self._last else 0.0
+        gpu = self._gpu.used_mb() if self._gpu else 0.0
+        ram = sum(self._memory(p) for p in processes) / MIB
+        self.samples.append(Sample(now - self._start, gpu, ram, percent))
+        self._cpu, self._last = cpu, now
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            return [self._process, *self._process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _memory(self, process: psutil.Process) -> int:
+        try:
+            return process.memory_full_info().pss if self._shared else process.memory_info().rss
+        except psutil.Error:  # it has just ended
+            return 0
+
+    @staticmethod
+    def _cpu_seconds(processes: Sequence[psutil.Process]) -> dict[int, float]:
+        seconds = {}
+        for process in processes:
+            try:
+                times = process.cpu_times()
+            except psutil.Error:
+                continue
+            seconds[process.pid] = times.user + times.system
+        return seconds
+
+
+def usage(samples: Sequence[Sample], runtime_s: float, energy_j: float | None = None) -> Usage:
+    """Return peaks, and areas by the trapezoid rule over the samples' true times; CPU by its time steps."""
+    times = np.array([s.time_s for s in samples])
+    gpu, ram, cpu = (np.array([getattr(s, n) for s in samples]) for n in ("gpu_mb", "ram_mb", "cpu_percent"))
+    area_gpu, area_ram = (float(np.trapezoid(values, times)) for values in (gpu, ram))
+    area_cpu = float((cpu[1:] * np.diff(times)).sum())  # a CPU sample is the mean since the one before
+    return Usage(runtime_s, float(gpu.max()), area_gpu, float(ram.max()), area_ram, area_cpu, energy_j)
+
+
+def flare_usage(samples: Sequence[Sample], runtime_s: float, peak: Literal["2022", "2023"] = "2023") -> Usage:
+    """Return FLARE's numbers: each sample counts 0.1 s; peak as the plain maximum (2023) or without rare values."""
+    gpu, ram, cpu = ([getattr(s, n) for s in samples] for n in ("gpu_mb", "ram_mb", "cpu_percent"))
+    highest = max if peak == "2023" else common_maximum
+    return Usage(
+        runtime_s,
+        float(highest(gpu)),
+        sum(gpu) * INTERVAL_S,
+        float(highest(ram)),
+        sum(ram) * INTERVAL_S,
+        sum(cpu) * INTERVAL_S,
+    )
+
+
+def common_maximum(values: Sequence[float]) -> float:
+    """Return the largest whole value that more than 2 % of the samples have (FLARE 2021 and 2022); 0 if none is."""
+    counts = Counter(round(v) for v in values)
+    return max((value for value, count in counts.items() if count > RARE * len(values)), default=0)
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    """A GPU as NVML sees it (package ``nvidia-ml-py``), or as torch does, which knows no energy."""
+
+    handle: object
+    nvml: bool
+
+    @classmethod
+    def of(cls, index: int | None) -> "_Gpu | None":
+        if index is None:
+            return None
+        if importlib.util.find_spec("pynvml"):
+            import pynvml
+
+            pynvml.nvmlInit()
+            return cls(pynvml.nvmlDeviceGetHandleByIndex(index), True)
+        return cls(index, False)
+
+    def used_mb(self) -> float:
+        if self.nvml:
+            import pynvml
+
+            return pynvml.nvmlDeviceGetMemoryInfo(self.handle).used / MIB
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self.handle)
+        return (total - free) / MIB
+
+    def energy_j(self) -> float | None:
+        if not self.nvml:
+            return None
+        import pynvml
+
+        try:
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) / 1000
+        except pynvml.NVMLError:  # older cards
+            return None
+
+
+def count_parameters(network: "nn.Module") -> int:
+    """Return the number of parameters, each tensor once however many names it has.
+
+    Summing a state dict of an nnU-Net counts its encoder four times.
+    """
+    return sum({id(p): p.numel() for p in network.parameters()}.values())
+
+
+def count_macs(network: "nn.Module", patch: Sequence[int], channels: int = 1) -> int:
+    """Return the multiply-accumulates of one forward pass of a ``patch`` [z, y, x]: half of torch's FLOP count.
+
+    Convolutions and matrix products are counted, as usual; norms and activations are not. Nothing is computed.
+    """
+    import copy
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shadow = copy.deepcopy(network).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shadow(torch.empty((1, channels, *patch), device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def case_macs(macs_per_patch: int, windows: int, mirror_axes: Sequence[int] = ()) -> int:
+    """Return the multiply-accumulates of a case of so many windows, each mirrored along all subsets of the axes."""
+    return macs_per_patch * windows * 2 ** len(mirror_axes)
