@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint constraints
+.PHONY: help setup demo btcv test lint constraints
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +17,11 @@ setup: $(STAMP)  ## install labelloop and the tested versions of all it needs in
 
 demo: results/demo/phantom/cases.csv  ## run the whole workflow on a synthetic data set
 	snakemake --cores all --configfile config/demo.yaml
+
+btcv: $(STAMP)  ## run it on real CT: DATA=FOLDER with BTCV images and labels
+	@[ -n "$(DATA)" ] || { echo "Where are the scans? make btcv DATA=FOLDER (<case>_0000.nii.gz and <case>.nii.gz)" >&2; exit 1; }
+	python benchmarks/btcv/cases.py $(DATA) results/btcv/cases.csv
+	snakemake --cores all --configfile config/btcv.yaml
 
 test: $(STAMP)  ## run the tests
 	pytest

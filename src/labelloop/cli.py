@@ -11,7 +11,8 @@ from labelloop.errors import UserError
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 some cases failed, 2 nothing could be done."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("labelloop").setLevel(logging.INFO)
     try:
         return options.run(options) or 0
     except UserError as error:
