@@ -61,8 +61,13 @@ def test_truth_stays_and_the_rest_is_accepted(world, tmp_path):
     assert decision(table, "a", "liver") == ("present", "truth", "annotated present")
     assert decision(table, "a", "spleen") == ("absent", "truth", "annotated absent")
     assert decision(table, "a", "tumor")[:2] == ("present", "accepted")
-    assert decision(table, "b", "spleen")[:2] == ("absent", "accepted")  # nothing there after fusing and cleaning
+    assert decision(table, "b", "spleen")[:2] == ("unknown", "unknown")  # that no model finds it proves nothing
     write_table(tmp_path / "selected.csv", table, "selected")
+
+
+def test_absence_counts_only_where_the_recipe_says_so(world):
+    world.volume["b", "spleen"] = 0.0
+    assert decision(world.select(absence=("spleen",)), "b", "spleen")[:2] == ("absent", "accepted")
 
 
 def test_truth_is_never_judged(world):

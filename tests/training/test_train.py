@@ -1,41 +1,17 @@
 import json
 import logging
-import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_training
 import torch
-from tiny_training import CLASSES, LONG, PRESENT, make_job
+from tiny_training import CLASSES, PRESENT, contents, make_job
 
 from labelloop.errors import UserError
 from labelloop.tables import read_table
-from labelloop.training.nnunet import OUTPUTS, train
+from labelloop.training.nnunet import train
 from labelloop.training.trainers import TRAINERS
 
 LIVER_ONLY = {"liver": "present"}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in OUTPUTS}
-
-
-@pytest.fixture(scope="module")
-def model(data, tmp_path_factory):
-    """A finished model, trained without workers."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    train(make_job(data, folder))
-    return folder
-
-
-@pytest.fixture
-def copied(model, tmp_path):
-    """A copy of the finished model that a test may damage."""
-    return Path(shutil.copytree(model, tmp_path / "copy"))
 
 
 def test_outputs(model, data):
@@ -70,62 +46,6 @@ def test_deterministic_uses_only_reproducible_algorithms(data, tmp_path):
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def test_killed_and_resumed_equals_uninterrupted(data, tmp_path, caplog):
-    # killed in the middle of epoch 4; the last checkpoint is of epoch 2
-    script = [sys.executable, tiny_training.__file__, str(data), str(tmp_path / "killed"), "11"]
-    assert subprocess.run(script, capture_output=True, timeout=120).returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "weights.pt").exists()
-    caplog.set_level(logging.INFO)
-    train(make_job(data, tmp_path / "killed", settings=LONG))
-    assert "resuming after epoch 2 of 4" in caplog.text
-    train(make_job(data, tmp_path / "whole", settings=LONG))
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
-def test_finished_training_is_published_again_without_training(copied, data, caplog, monkeypatch):
-    before = contents(copied)
-    for name in OUTPUTS:
-        (copied / name).unlink()
-    monkeypatch.setattr(TRAINERS["supervised"], "of", lambda job: pytest.fail("trained again"))
-    caplog.set_level(logging.INFO)
-    started = (copied / "work").stat().st_mtime
-    train(make_job(data, copied))
-    assert contents(copied) == before
-    assert "nothing changed" in caplog.text
-    assert all((copied / name).stat().st_mtime >= started for name in OUTPUTS)
-
-
-def test_other_settings_train_anew_and_keep_the_former_work(copied, data, caplog):
-    before = (copied / "weights.pt").read_bytes()
-    train(make_job(data, copied, settings={"learning_rate": 0.02}))
-    assert "training starts anew" in caplog.text
-    assert (copied / "weights.pt").read_bytes() != before
-    assert (copied / "work.superseded" / "finished" / "weights.pt").read_bytes() == before
-
-
-def test_lost_checkpoint_is_an_error_not_a_restart(data, tmp_path):
-    job = make_job(data, tmp_path)
-    (tmp_path / "work").mkdir()
-    state = {"fingerprint": job.fingerprint, "epochs": 7, "finished": False}
-    (tmp_path / "work" / "state.json").write_text(json.dumps(state))
-    with pytest.raises(UserError, match=r"7 epochs are done, but .*checkpoint.pth is gone"):
-        train(job)
-
-
-def test_damaged_checkpoint_is_an_error(data, tmp_path):
-    job = make_job(data, tmp_path)
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "checkpoint.pth").write_bytes(b"cut off")
-    with pytest.raises(UserError, match="cannot be read"):
-        train(job)
-
-
-def test_altered_weights_of_a_finished_training_are_an_error(copied, data):
-    (copied / "work" / "finished" / "weights.pt").write_bytes(b"altered")
-    with pytest.raises(UserError, match=r"weights.pt altered"):
-        train(make_job(data, copied))
 
 
 def test_best_export_is_the_epoch_of_the_best_average(data, tmp_path):

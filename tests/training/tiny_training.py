@@ -11,6 +11,7 @@ from labelloop.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.prepared import write_image_array, write_label_array
 from labelloop.training.settings import TrainerSettings
+from labelloop.training.work import OUTPUTS
 
 CLASSES = ("liver", "spleen", "left_kidney")
 IDS = {"liver": 1, "spleen": 3, "left_kidney": 13, "tumor": 14}
@@ -49,6 +50,11 @@ def make_job(root: Path, folder: Path, states=None, **options) -> TrainingJob:
         settings=TrainerSettings(**settings),
         **(common | options),
     )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every declared output of a training."""
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
 
 
 LONG = {"epochs": 4, "save_every": 2}

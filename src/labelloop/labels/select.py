@@ -42,6 +42,9 @@ class SelectSettings(Strict):
     demote: Demotion | dict[str, Demotion] = Field(
         "unknown", description="a refused class becomes unknown (partial losses) or background, or its case is dropped"
     )
+    absence: tuple[str, ...] = Field(
+        (), description="classes that count as absent where no model finds them; of others, silence proves nothing"
+    )
 
     def demotion(self, name: str) -> Demotion:
         """What happens to a refused class."""
@@ -206,8 +209,11 @@ def _decide(
         if demotion == "drop":
             return UNKNOWN, "dropped", said
         return (ABSENT if demotion == "background" else UNKNOWN), "demoted", said
-    state = PRESENT if volumes.get((case, name), 0.0) > 0 else ABSENT
-    return state, "accepted", "no criterion speaks against it"
+    if volumes.get((case, name), 0.0) > 0:
+        return PRESENT, "accepted", "no criterion speaks against it"
+    if name in settings.absence:
+        return ABSENT, "accepted", "no model found it"
+    return UNKNOWN, "unknown", "no model found it, which does not prove that it is absent"
 
 
 def _whole_case(decided: dict[str, Decision], settings: SelectSettings) -> dict[str, Decision]:
