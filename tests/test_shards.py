@@ -85,6 +85,14 @@ def test_a_line_cut_short_by_a_kill_loses_only_its_case(tmp_path):
     assert [json.loads(line)["case"] for line in journal.read_text().splitlines()] == ["a", "b"]
 
 
+def test_a_second_kill_does_not_lose_what_followed_the_line_cut_short(tmp_path):
+    Ledger(tmp_path, "train-000").run("a", "key", writer(tmp_path, "a"))
+    journal = tmp_path / "shards" / ".train-000.jsonl"
+    journal.write_text(journal.read_text()[:-20])
+    Ledger(tmp_path, "train-000").run("b", "key", writer(tmp_path, "b"))  # no close(): killed again
+    Ledger(tmp_path, "train-000").run("b", "key", refuse)
+
+
 @pytest.mark.parametrize("change", ["delete", "alter"])
 def test_a_manifest_that_no_longer_tells_the_truth_is_found(tmp_path, change):
     ledger = Ledger(tmp_path, "train-000")
@@ -95,4 +103,12 @@ def test_a_manifest_that_no_longer_tells_the_truth_is_found(tmp_path, change):
         (tmp_path / "a.txt").unlink()
     else:
         (tmp_path / "a.txt").write_text("altered")
+    assert broken_manifests([tmp_path]) == [ledger.manifest]
+
+
+def test_a_damaged_manifest_is_found(tmp_path):
+    ledger = Ledger(tmp_path, "train-000")
+    ledger.run("a", "key", writer(tmp_path, "a"))
+    ledger.close()
+    ledger.manifest.write_text(ledger.manifest.read_text().split("\n", 1)[1])
     assert broken_manifests([tmp_path]) == [ledger.manifest]

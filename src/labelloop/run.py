@@ -1,5 +1,7 @@
 """A run: configuration, recipe, case table and shards. All that the DAG is made from; no image is opened here."""
 
+import fcntl
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ from labelloop.classes import Strict
 from labelloop.errors import UserError
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
+from labelloop.training.work import OUTPUTS
 
 
 class RunConfig(Strict):
@@ -106,7 +109,7 @@ class Run:
         return {name: group.model_dump(mode="json") for name, group in self.chain.groups.items()}
 
     def discard_broken(self) -> list[Path]:
-        """Remove manifests whose files were deleted or altered, so that their shards are looked at again."""
+        """Remove manifests whose files were deleted or altered, and altered files of models: they are made anew."""
         results = Path(self.results)
         folders = [results / "models" / model / "predictions" for model in self.chain.models]
         folders += [results / "labels" / name for name in self.chain.labels]
@@ -114,6 +117,37 @@ class Run:
             prepared = results / "prepared" / plan
             folders += [prepared, *(prepared / "labels" / name for name in (TRUTH, *self.chain.labels))]
         broken = broken_manifests([*folders, results / "predictions"])
-        for manifest in broken:
-            manifest.unlink()
+        broken += [file for model in self.chain.models for file in altered(results / "models" / model)]
+        for file in broken:
+            file.unlink()
         return broken
+
+    def claim(self) -> None:
+        """Keep other runs out of the results folder until this process ends.
+
+        The kernel lets go of the lock when the process ends, however it ends: unlike Snakemake's own, which the
+        profiles switch off, it leaves nothing to unlock after a kill. Raises UserError when another run works here.
+        """
+        path = Path(self.results) / ".lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read()
+            lock.close()
+            raise UserError(
+                f"{self.results}: another run, process {holder}, works here. Wait for it or end it, or change results."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+
+def altered(model: Path) -> list[Path]:
+    """Return the files of a trained model that are newer than the one that was published last."""
+    published = [model / name for name in OUTPUTS if (model / name).is_file()]
+    last = model / OUTPUTS[-1]
+    return [f for f in published if last.is_file() and f.stat().st_mtime_ns > last.stat().st_mtime_ns]

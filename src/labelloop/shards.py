@@ -16,7 +16,7 @@ import pandas as pd
 
 from labelloop.errors import CaseError
 from labelloop.files import sha256
-from labelloop.tables import read_table, write_table
+from labelloop.tables import TABLES, read_table, write_table
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,11 @@ class Ledger:
         self._known: dict[str, dict] = {}
         self._rows: dict[str, dict] = {}
         if self._journal.is_file():
-            for line in self._journal.read_text().splitlines():
+            text = self._journal.read_text()
+            if not text.endswith("\n"):  # else the next line would be lost with the one that a kill cut short
+                with self._journal.open("a") as journal:
+                    journal.write("\n")
+            for line in text.splitlines():
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError:  # the line that a kill cut short
@@ -118,13 +122,20 @@ def read_manifests(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 
 def broken_manifests(folders: Iterable[str | Path]) -> list[Path]:
-    """Return manifests that no longer tell the truth: a file they list is gone or was changed after them."""
-    broken = []
-    for folder in map(Path, folders):
-        for manifest in sorted((folder / "shards").glob("*.csv")):
-            when = manifest.stat().st_mtime_ns
-            with manifest.open(newline="") as handle:
-                files = [folder / row["file"] for row in csv.DictReader(handle) if row["file"]]
-            if any(not f.is_file() or f.stat().st_mtime_ns > when for f in files):
-                broken.append(manifest)
-    return broken
+    """Return manifests that no longer tell the truth: damaged, or a file they list is gone or changed after them."""
+    return [
+        manifest
+        for folder in map(Path, folders)
+        for manifest in sorted((folder / "shards").glob("*.csv"))
+        if _is_broken(folder, manifest)
+    ]
+
+
+def _is_broken(folder: Path, manifest: Path) -> bool:
+    when = manifest.stat().st_mtime_ns
+    with manifest.open(newline="") as handle:
+        reader = csv.DictReader(handle)
+        if reader.fieldnames != list(TABLES["manifest"]):
+            return True
+        files = [folder / row["file"] for row in reader if row["file"]]
+    return any(not f.is_file() or f.stat().st_mtime_ns > when for f in files)

@@ -21,8 +21,10 @@ ETC = Path("/etc/slurm")
 MARK = "# Written by labelloop's tests. Remove it if no test is running.\n"
 NODES = {"cpu01": 17001, "gpu01": 17002}
 
-FLAGS = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
-"""What a Snakemake run here needs besides the profile: no accounting, hence squeue; short waits."""
+FLAGS = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "10"]
+"""What a Snakemake run here needs besides the profile: no accounting, hence squeue; short waits.
+
+A first look at a job finds it finished after 6 s; 2 s would be too early, and the next look comes 10 s later."""
 
 CONFIG = """\
 ClusterName=labelloop
@@ -50,7 +52,7 @@ SlurmdParameters=config_overrides
 DefMemPerCPU=1000
 ReturnToService=2
 # squeue must remember finished jobs
-MinJobAge=300
+MinJobAge=3600
 KillWait=5
 MailProg=/bin/true
 GresTypes=gpu

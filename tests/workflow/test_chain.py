@@ -1,7 +1,5 @@
 """The whole chain on a tiny collection: what it leaves, what it never does, what it does with bad files."""
 
-from itertools import pairwise
-
 import pytest
 from tiny_project import Project
 
@@ -9,7 +7,6 @@ from labelloop.training.work import OUTPUTS
 
 TABLES = ["cases.csv", "annotation.csv", "geometry.csv", "quarantine.csv", "groups.csv"]
 MODELS = ["teacher", "teacher_b", "student"]
-ORGANS_ONLY = {"teacher": False, "final": True}
 
 
 def test_everything_declared_is_there_and_nothing_is_left_to_do(reference):
@@ -43,15 +40,16 @@ def test_every_bad_case_is_set_aside_with_its_reason(reference, collection):
 
 
 def test_only_annotated_classes_are_scored(reference):
-    annotated = {
-        (row["case"], row["class"]) for row in reference.table("annotation.csv") if row["state"] != "unknown"
-    }
+    annotated = {(row["case"], row["class"]) for row in reference.table("annotation.csv") if row["state"] != "unknown"}
     test = {row["case"] for row in reference.table("cases.csv") if row["role"] == "test"}
     expected = {pair for pair in annotated if pair[0] in test}
     assert ("good_test", "liver") in expected and ("good_test", "tumor") not in expected
-    scored = {name: {(r["case"], r["class"]) for r in reference.table(f"evaluation/{name}.csv")} for name in ORGANS_ONLY}
-    assert scored["final"] == expected
-    assert scored["teacher"] == {pair for pair in expected if pair[1] != "tumor"}  # it knows organs only
+    teacher, final = (
+        {(row["case"], row["class"]) for row in reference.table(f"evaluation/{which}.csv")}
+        for which in ("teacher", "final")
+    )
+    assert final == expected
+    assert teacher == {pair for pair in expected if pair[1] != "tumor"}  # it knows organs only
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -73,15 +71,19 @@ def test_a_second_round_goes_on_from_the_first(copied, reference):
     copied.configure(rounds=2)
     done = copied.run()
     train_shards = sorted(s.stem for s in (reference.results / "prepared/fine/shards").glob("*.csv"))
-    shards = lambda *jobs: {f"{job}/{shard}" for job in jobs for shard in train_shards}  # noqa: E731
+    per_shard = [
+        "predict/student",
+        *(f"{job}/pseudo_round2" for job in ("fuse", "agree", "check", "prepare_labels/fine")),
+    ]
     assert done == {
-        *shards("predict/student", "fuse/pseudo_round2", "agree/pseudo_round2", "check/pseudo_round2"),
-        *shards("prepare_labels/fine/pseudo_round2"),
+        *(f"{job}/{shard}" for job in per_shard for shard in train_shards),
         "select/pseudo_round2", "train/student_round2",
         "infer/test-000", "summarize/all", "evaluate/final", "report/page",
     }  # fmt: skip
     before, after = reference.contents(), copied.contents()
     changed = {name for name, content in before.items() if after[name] != content}
-    assert changed and all(name.startswith(("predictions/", "evaluation/final", "evaluation/cases")) for name in changed)
+    assert changed and all(
+        name.startswith(("predictions/", "evaluation/final", "evaluation/cases")) for name in changed
+    )
     page = (copied.results / "report/index.html").read_text()
     assert "student_round2" in page

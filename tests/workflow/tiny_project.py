@@ -22,7 +22,7 @@ RECIPE = {
 }
 ONE_THREAD = ["--set-threads", "train=1", "predict=1", "infer=1"]
 """So that two networks run at once on two cores, and that results do not depend on the number of cores."""
-LATE = "phantom_008"
+LATE = "phantom_007"
 """A case with a tumor label only, which the table does not name at first."""
 
 
@@ -74,7 +74,7 @@ class Project:
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(json.dumps({"name": "tiny"} | (recipe or RECIPE)))
         project = cls(folder)
-        tiny = {"recipe": "recipe.yaml", "results": "results", "device": "cpu", "shard_size": 10, "workers": 0}
+        tiny = {"recipe": "recipe.yaml", "results": "results", "device": "cpu", "shard_size": 48, "workers": 0}
         project.configure(**{"cases": str(cases)} | tiny | config)
         return project
 

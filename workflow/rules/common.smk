@@ -28,9 +28,9 @@ localrules:
 
 
 if workflow.is_main_process:
-    for manifest in run.discard_broken():
+    for file in run.discard_broken():
         logger.warning(
-            f"{manifest}: lists files that were deleted or altered; they are made anew"
+            f"{file}: it, or a file that it lists, was deleted or altered; made anew"
         )
     if (
         workflow.nodes is None and "gpu" not in workflow.global_resources
@@ -49,6 +49,10 @@ def minutes(first):
 
 
 onstart:
+    try:
+        run.claim()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     total = sum(map(len, run.shards.values()))
     print(
         f"labelloop: recipe {run.recipe.name}, {total} cases in {len(run.shards)} shards -> {R}"

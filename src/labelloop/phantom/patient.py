@@ -104,7 +104,7 @@ def draw_patient(seed: int, case: int, half: str = EASY, tumors: bool = True, ab
     arterial = rng.random() < 0.3
     portal = rng.uniform(0.0, 0.3) if arterial else rng.uniform(0.75, 1.0)
     oral = 170.0 if rng.random() < 0.2 else rng.uniform(-8, 12)
-    step = rng.uniform(16, 26) if hard else rng.uniform(34, 50)
+    step = rng.uniform(32, 44) if hard else rng.uniform(60, 80)
     noise = rng.uniform(16, 22) if hard else rng.uniform(7, 11)
     scan = Scan(
         hu=hounsfield(portal, strength, step, oral),
@@ -174,7 +174,7 @@ def _tumors(rng, patient: Patient, organs: dict[str, Structure], grid: _Grid, co
     result: list[Structure] = []
     for number in range(count):
         host = str(rng.choice(list(LIMITS_ML), p=[0.5, 0.12, 0.12, 0.14, 0.12]))
-        low, high = (4.0, LIMITS_ML[host]) if number == 0 else (1.2, 7.0)
+        low, high = (9.0, LIMITS_ML[host]) if number == 0 else (1.5, 9.0)
         radius = (np.exp(rng.uniform(np.log(low), np.log(high))) * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
         target = organs[host].shape if host in organs else Ellipsoid(np.array([0.0, 42, -40]), (50, 16, 40), np.eye(3))
         block = grid.part(patient, target, 0.0)

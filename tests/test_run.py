@@ -1,0 +1,106 @@
+"""A run: what its configuration may say, its shards, its lock, and files that are no longer what was made."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labelloop.errors import UserError
+from labelloop.run import Run, altered, load_config
+from labelloop.training.work import OUTPUTS
+
+CONFIG = Path(__file__).parents[1] / "config"
+HEADER = "case,image,label,dataset,role"
+
+
+def make(tmp_path: Path, *rows: str, **config) -> Run:
+    table = tmp_path / "cases.csv"
+    table.write_text("\n".join([HEADER, *rows]) + "\n")
+    return Run({"cases": str(table), "results": str(tmp_path / "results/")} | config)
+
+
+def rows(count: int, role: str = "train") -> list[str]:
+    return [f"{role}_{i},{role}_{i}.nii.gz,,flare22,{role}" for i in range(count)]
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda file: file.name)
+def test_shipped_configuration_is_valid(file):
+    load_config(yaml.safe_load(file.read_text()))
+
+
+def test_all_errors_of_a_configuration_are_told_at_once():
+    with pytest.raises(UserError) as error:
+        load_config({"cases": "cases.csv", "recipee": "default", "shard_size": 0, "device": "gpu"})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert "config: recipee: unknown key; did you mean 'recipe'?" in lines
+    assert any("shard_size" in line and "found 0" in line for line in lines)
+    assert any("device" in line and "'gpu'" in line for line in lines)
+
+
+def test_a_run_without_usable_case_says_why(tmp_path):
+    with pytest.raises(UserError, match=r"no usable case\n  a: dataset_unknown: .*flare99"):
+        make(tmp_path, "a,a.nii.gz,,flare99,train")
+
+
+def test_final_label_maps_are_for_test_cases_or_else_for_all(tmp_path):
+    both = make(tmp_path, *rows(5), *rows(2, "test"), shard_size=4)
+    assert both.test_shards == both.infer_shards == ["test-000"]
+    assert both.train_shards == ["train-000", "train-001"]
+    assert both.evaluated() == ["teacher", "final"]
+    alone = make(tmp_path, *rows(5), shard_size=4)
+    assert alone.infer_shards == alone.train_shards and alone.evaluated() == []
+    everything = make(tmp_path, *rows(5), *rows(2, "test"), shard_size=4, infer_roles=["train", "test"])
+    assert everything.infer_shards == ["test-000", "train-000", "train-001"]
+
+
+def test_rounds_of_the_configuration_win(tmp_path):
+    run = make(tmp_path, *rows(1), rounds=2)
+    assert run.recipe.rounds == 2
+    assert run.model("student_round2").labels == "pseudo_round2"
+    assert run.inference_models() == ["student_round2"]
+
+
+def test_only_one_run_at_a_time_works_in_a_results_folder(tmp_path):
+    first, second = (make(tmp_path, *rows(1)) for _ in range(2))
+    first.claim()
+    with pytest.raises(UserError, match=f"another run, process {os.getpid()}, works here"):
+        second.claim()
+    make(tmp_path, *rows(1), results=str(tmp_path / "elsewhere")).claim()
+
+
+def test_a_killed_run_leaves_nothing_to_unlock(tmp_path):
+    run = make(tmp_path, *rows(1))
+    claim_and_die = f"""
+import os, signal
+from labelloop.run import Run
+run = Run({{"cases": {run.config.cases!r}, "results": {run.results!r}}})
+run.claim()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", claim_and_die]).returncode == -9
+    assert (Path(run.results) / ".lock").read_text() != ""
+    run.claim()
+
+
+def published(folder: Path) -> Path:
+    folder.mkdir()
+    for time, name in enumerate(OUTPUTS):
+        (folder / name).write_text(name)
+        os.utime(folder / name, ns=(time, time))
+    return folder
+
+
+def test_model_files_as_published_are_not_altered(tmp_path):
+    assert altered(published(tmp_path / "model")) == []
+    assert altered(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize("name", OUTPUTS[:-1])
+def test_a_model_file_written_later_is_altered(tmp_path, name):
+    model = published(tmp_path / "model")
+    (model / name).write_text("something else")
+    assert altered(model) == [model / name]

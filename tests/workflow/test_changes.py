@@ -1,0 +1,126 @@
+"""A file that was deleted or changed, or a new case: what depends on it is done again, and nothing else."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_project import LATE, Project
+
+CASE, SHARD = "phantom_000", "train-001"
+SHARDS = ("train-000", SHARD)
+
+INFER = {"infer/test-000", "summarize/all", "evaluate/final", "report/page"}
+STUDENT = {"train/student", *INFER}
+SELECT = {"select/pseudo", *STUDENT}
+FUSE = {f"fuse/pseudo/{SHARD}", f"check/pseudo/{SHARD}", f"prepare_labels/fine/pseudo/{SHARD}", *SELECT}
+PREDICT = {f"predict/teacher/{SHARD}", f"agree/pseudo/{SHARD}", *FUSE}
+PSEUDO = {f"{job}/pseudo/{shard}" for job in ("fuse", "agree", "check", "prepare_labels/fine") for shard in SHARDS}
+TEACHER_USED = {*(f"predict/teacher/{s}" for s in (*SHARDS, "test-000")), "evaluate/teacher", *PSEUDO, *SELECT}
+TEACHERS = {"train/teacher", "train/teacher_b", *(f"predict/teacher_b/{s}" for s in SHARDS), *TEACHER_USED}
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def damage(file: Path) -> None:
+    """Put other bytes in the file's place, as a copy of a wrong file does."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    _replace(file, bytes(content))
+
+
+def append_space(file: Path) -> None:
+    _replace(file, file.read_bytes() + b" \n")
+
+
+def behead(file: Path) -> None:
+    """Drop the first line, a table's header."""
+    _replace(file, file.read_bytes().split(b"\n", 1)[1])
+
+
+def demote(file: Path) -> None:
+    _replace(file, file.read_bytes().replace(b"present", b"unknown", 1))
+
+
+def _replace(file: Path, content: bytes) -> None:
+    other = file.with_name(f"other-{file.name}")
+    other.write_bytes(content)
+    other.replace(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("annotation.csv", delete, {"collect/all", "group/all", "report/page"}),
+        (f"prepared/fine/{CASE}.b2nd", damage, {
+            f"prepare/fine/{SHARD}", f"prepare_labels/fine/truth/{SHARD}", *TEACHERS,
+        }),
+        (f"prepared/fine/labels/pseudo/{CASE}.b2nd", delete, {f"prepare_labels/fine/pseudo/{SHARD}", *STUDENT}),
+        ("models/teacher/model.json", delete, {"train/teacher", *TEACHER_USED}),
+        ("models/teacher/model.json", append_space, {"train/teacher", *TEACHER_USED}),
+        ("models/teacher/weights.pt", delete, {"train/teacher", *TEACHER_USED}),
+        ("models/teacher/weights.pt", damage, {"train/teacher", *TEACHER_USED}),
+        ("models/teacher/curve.png", delete, {"train/teacher", *TEACHER_USED}),
+        (f"models/teacher/predictions/{CASE}.nii.gz", delete, PREDICT),
+        (f"models/teacher/predictions/{CASE}.nii.gz", damage, PREDICT),
+        (f"models/teacher/predictions/shards/{SHARD}.csv", delete, PREDICT),
+        (f"models/teacher/predictions/shards/{SHARD}.csv", behead, PREDICT),
+        (f"labels/pseudo/{CASE}.nii.gz", damage, FUSE),
+        (f"labels/pseudo/verdicts/{SHARD}.csv", delete, {f"check/pseudo/{SHARD}", *SELECT}),
+        ("labels/pseudo/selected.csv", delete, SELECT),
+        ("labels/pseudo/selected.csv", demote, STUDENT),
+        ("predictions/phantom_001.nii.gz", damage, INFER),
+        ("evaluation/final.csv", delete, {"evaluate/final", "report/page"}),
+        ("report/index.html", delete, {"report/page"}),
+        ("report/index.html", append_space, set()),
+    ],
+)  # fmt: skip
+def test_a_changed_file_leads_to_what_depends_on_it(
+    copied: Project, name: str, change: Callable[[Path], None], expected: set[str]
+):
+    change(copied.results / name)
+    assert copied.planned() == expected
+
+
+def test_changed_files_are_made_anew_and_all_others_kept(copied, reference):
+    changes = {
+        f"models/teacher/predictions/{CASE}.nii.gz": damage,
+        f"prepared/fine/labels/truth/{CASE}.b2nd": damage,
+        "models/teacher/weights.pt": damage,
+        "labels/pseudo/selected.csv": delete,
+        f"labels/pseudo/{CASE}.nii.gz": delete,
+        "predictions/phantom_001.nii.gz": damage,
+    }
+    made = ("**/*.nii.gz", "prepared/**/*.b2nd", "models/*/work/training.jsonl")
+    before = {name: time for pattern in made for name, time in copied.times(pattern).items()}
+    for name, change in changes.items():
+        change(copied.results / name)
+    assert copied.run() == {f"prepare_labels/fine/truth/{SHARD}", *TEACHERS}
+    assert copied.contents() == reference.contents()
+    after = {name: time for pattern in made for name, time in copied.times(pattern).items()}
+    assert before.keys() == after.keys()
+    assert {name for name in before if after[name] != before[name]} == changes.keys() & before.keys()
+
+
+def test_a_new_case_leads_to_its_shard_and_what_is_downstream(copied, collection):
+    copied.configure(cases=str(collection.longer_table))
+    maps, arrays = copied.times("models/*/predictions/*.nii.gz"), copied.times("prepared/fine/*.b2nd")
+    trained = copied.times("models/*/work/training.jsonl")
+    done = copied.run()
+    [shard] = [s for s in SHARDS if LATE in {row["case"] for row in copied.table(f"prepared/fine/shards/{s}.csv")}]
+    own = {f"survey/{shard}", f"prepare/fine/{shard}", f"prepare_labels/fine/truth/{shard}"}
+    assert {job for job in done if job.startswith(("survey/", "prepare/", "prepare_labels/fine/truth/"))} == own
+
+    after = copied.times("models/*/predictions/*.nii.gz")
+    assert {name: after[name] for name in maps} == maps
+    assert {Path(name).name for name in after.keys() - maps.keys()} == {f"{LATE}.nii.gz"}
+    after = copied.times("prepared/fine/*.b2nd")
+    assert {name: after[name] for name in arrays} == arrays and len(after) == len(arrays) + 1
+
+    now = copied.times("models/*/work/training.jsonl")
+    repeated = {Path(name).parts[1] for name in trained if now[name] != trained[name]}
+    assert repeated == {"student"}  # the case holds no organs for the teachers to learn
+    log = (copied.results / "logs/train/teacher.log").read_text()
+    assert "nothing changed, reusing the finished training" in log
+    assert LATE in {row["case"] for row in copied.table("models/student/cases.csv")}
