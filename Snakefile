@@ -25,9 +25,35 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
-    """Everything that a recipe leads to: tables, models, label sets, predictions, scores, the report."""
+    """Everything that a recipe leads to: tables, models, label sets, predictions, scores, the report.
+
+    All outputs are named, not only the ends: Snakemake does not miss a file on the way to an end that is there.
+    """
     default_target: True
     input:
-        f"{R}/report/index.html",
-        f"{R}/predictions/summary.csv",
-        expand("{r}/evaluation/{name}.csv", r=R, name=run.evaluated()),
+        expand(rules.survey.output, shard=run.shards),
+        rules.collect.output,
+        rules.group.output,
+        [
+            expand(rules.prepare.output, plan=run.images(m), shard=run.train_shards)
+            for m in run.used_models
+        ],
+        [
+            expand(
+                rules.prepare_labels.output,
+                plan=run.images(m),
+                labels=run.model(m).labels,
+                shard=run.train_shards,
+            )
+            for m in run.used_models
+        ],
+        expand(rules.train.output, model=run.used_models),
+        [expand(rules.predict.output, model=m, shard=s) for m, s in run.predictions()],
+        expand(rules.fuse.output, labels=run.used_labels, shard=run.train_shards),
+        expand(rules.agree.output, labels=run.compared(), shard=run.train_shards),
+        expand(rules.check.output, labels=run.checked(), shard=run.train_shards),
+        expand(rules.select.output, labels=run.used_labels),
+        expand(rules.infer.output, shard=run.infer_shards),
+        rules.summarize.output,
+        expand(rules.evaluate.output, name=run.evaluated()),
+        rules.report.output,

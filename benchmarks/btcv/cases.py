@@ -2,8 +2,8 @@
 
     python benchmarks/btcv/cases.py FOLDER results/btcv/cases.csv
 
-FOLDER holds ``<case>_0000.nii.gz`` and ``<case>.nii.gz`` in BTCV's own label ids. The labels of the unlabeled half are not
-in the table, so that nothing in the workflow can see them.
+FOLDER holds ``<case>_0000.nii.gz`` and ``<case>.nii.gz`` in BTCV's own label ids. The labels of the unlabeled half are
+not in the table, so that nothing in the workflow can see them.
 """
 
 import sys

@@ -21,7 +21,9 @@ from labelloop.plans import Plan
 from labelloop.training.stock import dataset_json, plans_json
 
 PLAN = Plan(spacing_mm=(2.5, 1.5, 1.5), patch=(48, 128, 160), features=(16, 32, 64, 128, 256))
-CROP = (32, 64, 64)
+CROP = (32, 96, 96)
+LEVELS = 3
+"""Resolutions that have a loss of their own (deep supervision)."""
 PATIENTS = 8
 SEED = 3
 
@@ -46,27 +48,28 @@ def trained_model(folder: Path, steps: int) -> Path:
 
 
 def train(steps: int, outputs: int) -> torch.nn.Module:
-    """Train by cross-entropy and soft Dice on crops of phantoms, every other one around a foreground voxel."""
+    """Train as nnU-Net does (SGD, cross-entropy and soft Dice) on crops of phantoms, half of them around an organ."""
     rng = np.random.default_rng(SEED)
     torch.manual_seed(SEED)
     scans = [_scan(number) for number in range(PATIENTS)]
-    network = build_network(PLAN, outputs)
-    optimizer = torch.optim.AdamW(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.1)
+    network = build_network(PLAN, outputs, deep_supervision=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     start = time.perf_counter()
     for step in range(steps):
         image, label = _crop(*scans[rng.integers(PATIENTS)], rng, step % 2 == 0)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = network(image).float()
-        loss = functional.cross_entropy(logits, label) + _dice_loss(logits, label)
+            outputs_by_level = network(image)[:LEVELS]
+        losses = [_loss(logits.float(), label) / 2**level for level, logits in enumerate(outputs_by_level)]
+        loss = sum(losses)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
-            print(f"training step {step}: loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
-    return network.eval()
+            print(f"training step {step}: loss {losses[0].item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+    return network
 
 
 def _scan(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,10 +91,12 @@ def _crop(image: np.ndarray, truth: np.ndarray, rng: np.random.Generator, foregr
     return torch.from_numpy(image[box].copy())[None, None], torch.from_numpy(truth[box].astype(np.int64))[None]
 
 
-def _dice_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+def _loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return cross-entropy plus one minus the mean soft Dice of the classes present, on the grid of ``logits``."""
+    label = functional.interpolate(label[None].float(), logits.shape[2:], mode="nearest-exact")[0].long()
     probability = logits.softmax(1)
     truth = functional.one_hot(label, logits.shape[1]).movedim(-1, 1)
     axes = (0, 2, 3, 4)
     present = truth.sum(axes) > 0
     dice = (2 * (probability * truth).sum(axes) + 1) / (probability.sum(axes) + truth.sum(axes) + 1)
-    return 1 - dice[present].mean()
+    return functional.cross_entropy(logits, label) + 1 - dice[present].mean()

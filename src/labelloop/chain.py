@@ -21,15 +21,15 @@ def unroll(recipe: Recipe) -> Recipe:
         for name in body:
             if name in recipe.models:
                 spec = recipe.models[name]
-                models[f"{name}{ROUND}{number}"] = spec.model_copy(
-                    update={"labels": _renamed(recipe, spec.labels, body, number)}
-                )
+                update = {key: _renamed(recipe, value, body, number) for key, value in _origins(spec).items()}
+                models[f"{name}{ROUND}{number}"] = spec.model_copy(update=update)
             else:
                 spec = recipe.labels[name]
                 used = dict.fromkeys(_renamed(recipe, model, body, number) for model in spec.predict)
                 labels[f"{name}{ROUND}{number}"] = spec.model_copy(update={"predict": tuple(used)})
     for name in set(recipe.models) - body:
-        models[name] = models[name].model_copy(update={"labels": _last(recipe, models[name].labels, body)})
+        update = {key: _last(recipe, value, body) for key, value in _origins(models[name]).items()}
+        models[name] = models[name].model_copy(update=update)
     for name in set(recipe.labels) - body:
         used = tuple(_last(recipe, model, body) for model in labels[name].predict)
         labels[name] = labels[name].model_copy(update={"predict": used})
@@ -43,6 +43,11 @@ def unroll(recipe: Recipe) -> Recipe:
             "feedback": {},
         }
     )
+
+
+def _origins(spec: ModelSpec) -> dict[str, str]:
+    """The fields of a model that name a label set or another model."""
+    return {key: value for key in ("labels", "init_from") if (value := getattr(spec, key))}
 
 
 def _ancestors(recipe: Recipe, name: str) -> set[str]:
@@ -136,7 +141,7 @@ def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
     return (
         f"model {name}: {spec.trainer.kind} on {spec.labels}, cases {' or '.join(spec.cases)}, "
         f"classes {', '.join(spec.classes)}, plan {spec.plan} ({spacing} mm), {updates} updates, "
-        f"seed {spec.trainer.seed}"
+        f"seed {spec.trainer.seed}{f', starting from {spec.init_from}' if spec.init_from else ''}"
     )
 
 
@@ -175,6 +180,6 @@ def mermaid(recipe: Recipe) -> str:
 
 def _drawn_parents(chain: Recipe, name: str) -> Iterable[str]:
     if name in chain.models:
-        return (chain.models[name].labels,)
+        return tuple(_origins(chain.models[name]).values())
     truth = (TRUTH,) if chain.labels[name].fuse == "truth_first" else ()
     return (*truth, *chain.labels[name].predict)

@@ -78,4 +78,4 @@ def load_classes(name: str | Path) -> ClassScheme:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise UserError(f"no class scheme {name!r} at {path}; known: {known}")
-    return ClassScheme.model_validate(yaml.safe_load(path.read_text()))
+    return ClassScheme.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The command line: ``labelloop phantom | cases | infer | evaluate | check | recipe | schema``."""
+"""The command line: ``labelloop phantom | cases | infer | evaluate | check | calibrate | recipe | schema``."""
 
 import argparse
 import logging
@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="labelloop", description="Models make labels; checked labels make models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_phantom, _add_cases, _add_infer, _add_evaluate, _add_check, _add_recipe, _add_schema):
+    label_commands = (_add_evaluate, _add_check, _add_calibrate)
+    for add in (_add_phantom, _add_cases, _add_infer, *label_commands, _add_recipe, _add_schema):
         add(commands)
     return parser
 
@@ -125,15 +126,41 @@ def _add_check(commands) -> None:
     parser.add_argument("--classes", default="flare")
     parser.add_argument("--dataset", help="data set whose ids the labels carry; default: the ids of --classes")
     parser.add_argument("--modality", default="CT", choices=("CT", "MR"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rules", type=Path, help="thresholds that --fit wrote; default: those of --classes")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--out", type=Path, help="table of verdicts to write")
+    task.add_argument("--fit", type=Path, help="file of thresholds to write, fitted to these fully labeled maps")
     parser.set_defaults(run=_check)
 
 
 def _check(options) -> int:
+    o = options
+    if o.fit:
+        from labelloop.labels.fit import fit_folder
+
+        return bool(fit_folder(o.labels, o.classes, o.fit, o.images, o.dataset, o.modality))
     from labelloop.labels.folder import check_folder
 
+    return bool(check_folder(o.labels, o.classes, o.out, o.images, o.dataset, o.modality, o.rules))
+
+
+def _add_calibrate(commands) -> None:
+    parser = commands.add_parser("calibrate", help="from which agreement on do labels reach a DSC? Asks held-out truth")
+    parser.add_argument("--scores", type=Path, required=True, help="scores of cases that the models did not learn from")
+    parser.add_argument("--disagreement", type=Path, required=True, help="disagreement of the models on these cases")
+    parser.add_argument("--target-dsc", type=float, required=True, help="mean DSC that accepted labels are to reach")
+    parser.add_argument("--confidence", type=float, default=0.9, help="probability with which they do")
+    parser.add_argument("--classes", default="flare")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.set_defaults(run=_calibrate)
+
+
+def _calibrate(options) -> None:
+    from labelloop.labels.calibrate import calibrate_files
+
     o = options
-    return bool(check_folder(o.labels, o.classes, o.out, o.images, o.dataset, o.modality))
+    table = calibrate_files(o.scores, o.disagreement, o.out, o.classes, o.target_dsc, o.confidence)
+    print(table[["class", "threshold", "cases", "coverage", "mean_dsc", "aurc", "reason"]].to_string(index=False))
 
 
 def _add_recipe(commands) -> None:

@@ -153,7 +153,7 @@ def read_dataset(name: str | Path) -> Dataset:
     if not path.is_file():
         raise UserError(f"no data set {str(name)!r} at {path}{nearest(str(name), dataset_names())}")
     try:
-        return Dataset.model_validate(yaml.load(path.read_text(), Loader=_LOADER))
+        return Dataset.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:

@@ -31,6 +31,7 @@ class ModelSpec(Strict):
     labels: str = Field(TRUTH, description="label set to learn from; `truth` is what annotators gave")
     cases: tuple[str, ...] = Field(("all",), description="groups of cases; a case in any of them is used")
     classes: tuple[str, ...] = Field(("all",), description="classes or class sets that the model outputs")
+    init_from: str | None = Field(None, description="model to start from; classes keep their output rows by name")
     trainer: TrainerSettings = TrainerSettings()
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the cases kept for validation")
 
@@ -51,6 +52,7 @@ class LabelSetSpec(Strict):
     fuse: Literal["truth_first", "predictions_only"] = "truth_first"
     clean: tuple[CleanStep, ...] = ()
     check: Literal["anatomy"] | None = "anatomy"
+    thresholds: str | None = Field(None, description="thresholds of anatomy rules fitted by `labelloop check --fit`")
     select: SelectSettings = SelectSettings()
 
     _lists = field_validator("predict", "cases", "classes", mode="before")(_listed)
@@ -136,7 +138,7 @@ def _raw(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise UserError(f"{path}: extends: a circle of recipes that extend each other")
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     parent = content.pop("extends", None)
@@ -232,6 +234,8 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
     for name, spec in recipe.models.items():
         references.append((f"models.{name}.plan", spec.plan, recipe.plans))
         references.append((f"models.{name}.labels", spec.labels, {TRUTH: None, **recipe.labels}))
+        if spec.init_from:
+            references.append((f"models.{name}.init_from", spec.init_from, recipe.models))
     for name, spec in recipe.labels.items():
         references += [(f"labels.{name}.predict", model, recipe.models) for model in spec.predict]
     for number, step in enumerate(recipe.inference):
@@ -267,8 +271,9 @@ def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:
 def parents(recipe: Recipe, name: str) -> tuple[str, ...]:
     """Return the models and label sets that ``name`` is made from."""
     if name in recipe.models:
-        labels = recipe.models[name].labels
-        return () if labels == TRUTH else (labels,)
+        spec = recipe.models[name]
+        labels = () if spec.labels == TRUTH else (spec.labels,)
+        return (*labels, spec.init_from) if spec.init_from else labels
     return recipe.labels[name].predict if name in recipe.labels else ()
 
 

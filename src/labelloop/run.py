@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from labelloop.cases import Case, load_cases
-from labelloop.chain import images_of, unroll
+from labelloop.chain import images_of, needed, unroll
 from labelloop.classes import Strict
 from labelloop.errors import UserError
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
@@ -95,6 +95,32 @@ class Run:
     def images(self, model: str) -> str:
         """Name under which the prepared images of a model's plan lie."""
         return images_of(self.chain, self.model(model).plan)
+
+    @cached_property
+    def used_models(self) -> list[str]:
+        """Models that the final label maps or a score lead back to, in the order of the chain."""
+        used = needed(self.chain)
+        return [name for name in self.chain.models if name in used]
+
+    @cached_property
+    def used_labels(self) -> list[str]:
+        """Label sets that the final label maps or a score lead back to, in the order of the chain."""
+        used = needed(self.chain)
+        return [name for name in self.chain.labels if name in used]
+
+    def compared(self) -> list[str]:
+        """Return the label sets whose models are compared: those of several models."""
+        return [name for name in self.used_labels if len(self.label_set(name).predict) > 1]
+
+    def checked(self) -> list[str]:
+        """Return the label sets that are held against rules."""
+        return [name for name in self.used_labels if self.label_set(name).check]
+
+    def predictions(self) -> list[tuple[str, str]]:
+        """Return the (model, shard) of each model's own label maps: those for label sets and those to be scored."""
+        labeling = dict.fromkeys(m for name in self.used_labels for m in self.label_set(name).predict)
+        pairs = [(model, shard) for model in labeling for shard in self.train_shards]
+        return pairs + [(model, shard) for model in self.chain.evaluate.models for shard in self.test_shards]
 
     def inference_models(self) -> list[str]:
         """Models that the inference chain loads."""

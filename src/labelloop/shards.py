@@ -49,9 +49,9 @@ class Ledger:
         self._known: dict[str, dict] = {}
         self._rows: dict[str, dict] = {}
         if self._journal.is_file():
-            text = self._journal.read_text()
+            text = self._journal.read_text(encoding="utf-8")
             if not text.endswith("\n"):  # else the next line would be lost with the one that a kill cut short
-                with self._journal.open("a") as journal:
+                with self._journal.open("a", encoding="utf-8") as journal:
                     journal.write("\n")
             for line in text.splitlines():
                 try:
@@ -82,7 +82,7 @@ class Ledger:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
             log.exception("%s set aside", case)
         self._journal.parent.mkdir(parents=True, exist_ok=True)
-        with self._journal.open("a") as journal:
+        with self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(row, sort_keys=True) + "\n")
         self._rows[case] = row
         return row
@@ -93,7 +93,7 @@ class Ledger:
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(self._rows[case], sort_keys=True) + "\n" for case in sorted(self._rows)]
         temporary = self._journal.with_suffix(".tmp")
-        temporary.write_text("".join(lines))
+        temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(self._journal)
         write_table(self.manifest, pd.DataFrame(rows), "manifest")
         done = sum(row["status"] == "done" for row in rows)
@@ -133,7 +133,7 @@ def broken_manifests(folders: Iterable[str | Path]) -> list[Path]:
 
 def _is_broken(folder: Path, manifest: Path) -> bool:
     when = manifest.stat().st_mtime_ns
-    with manifest.open(newline="") as handle:
+    with manifest.open(newline="", encoding="utf-8") as handle:
         reader = csv.DictReader(handle)
         if reader.fieldnames != list(TABLES["manifest"]):
             return True

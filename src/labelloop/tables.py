@@ -68,7 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
         "case": "case id",
         "class": "class name",
         "source": "truth, reviewer, a model's name, or none",
-        "step": "fuse, or the name of the cleaning step",
+        "step": "fuse, overlap (predicted voxels that another organ was given), or the name of the cleaning step",
         "voxels_changed": "voxels that the step gave to or took from the class",
         "volume_ml": "volume of the class after the step",
     },
@@ -95,6 +95,18 @@ TABLES: dict[str, dict[str, str]] = {
         "state": "annotation state that training uses: present, absent or unknown",
         "decision": "truth, accepted, demoted, dropped or unknown",
         "reason": "why",
+    },
+    "calibration": {
+        "class": "class name",
+        "target_dsc": "mean DSC that accepted labels are to reach",
+        "confidence": "probability with which they do",
+        "threshold": "labels with a pairwise_dice above it are accepted; empty: none can be",
+        "cases": "held-out cases with truth",
+        "accepted": "of these, cases that the threshold accepts",
+        "coverage": "accepted by cases",
+        "mean_dsc": "mean DSC of the accepted held-out cases",
+        "aurc": "area under the risk-coverage curve, risk = mean 1 - DSC",
+        "reason": "in words",
     },
     "training_cases": {"case": "case id", "split": "train or validation", "key": "fingerprint of image and label"},
     "scores": {
@@ -158,6 +170,7 @@ def read_table(path: str | Path, kind: str) -> pd.DataFrame:
 NUMBERS = {
     "dsc", "nsd", "confidence", "value", "threshold", "pairwise_dice", "uncertainty", "predictions", "voxels_changed",
     "minimum", "maximum", "size_x", "size_y", "size_z", "runtime_s", "peak_gpu_mb", "peak_ram_mb",
+    "target_dsc", "cases", "accepted", "coverage", "mean_dsc", "aurc",
 }  # fmt: skip
 
 

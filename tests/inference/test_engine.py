@@ -75,7 +75,7 @@ def test_fingerprint_follows_weights_and_settings(tmp_path):
     a, same, b = (Predictor(save_model(tmp_path / n, seed=s), "cpu") for n, s in (("a", 0), ("c", 0), ("b", 1)))
     assert a.fingerprint == same.fingerprint != b.fingerprint
     changed = a.with_settings(step=0.7)
-    assert changed.fingerprint != a.fingerprint and a.settings.step == 0.5 and changed.network is a.network
+    assert changed.fingerprint != a.fingerprint and a.settings.window_step == 0.5 and changed.network is a.network
 
 
 def test_a_broken_model_folder_is_refused(model_folder, tmp_path):

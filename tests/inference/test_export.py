@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from test_prepare import GRIDS, ORIENTATIONS, RAS, turned
 
 from labelloop.inference import export
-from labelloop.inference.export import export_labels, to_prediction, winners_and_confidence
+from labelloop.inference.export import Confidence, export_labels, to_prediction
 from labelloop.inference.prepare import Frame
 from labelloop.inference.resample import Resampling, target_shape
 from labelloop.volume import Geometry, Volume, canonical
@@ -42,18 +42,17 @@ def stock_labels(logits, frame):
 @pytest.mark.parametrize("slab", [1, 3000, 1 << 22])
 @pytest.mark.parametrize(("spacing", "target"), GRIDS)
 def test_exact_equals_argmax_of_nnunets_logits(rng, monkeypatch, spacing, target, slab, tile, background):
-    monkeypatch.setattr(Resampling.slabs, "__defaults__", (slab,))
     monkeypatch.setattr(export, "TILE", tile)
     frame = frame_of(spacing, target)
     logits = smooth_logits(rng, frame.shape, background=background)
-    np.testing.assert_array_equal(export_labels(logits, frame, IDS, "exact"), stock_labels(logits, frame))
+    np.testing.assert_array_equal(export_labels([logits], frame, IDS, "exact", slab), stock_labels(logits, frame))
 
 
 @pytest.mark.parametrize(("spacing", "target"), GRIDS)
 def test_fast_agrees_where_classes_are_blobs(rng, spacing, target):
     frame = frame_of(spacing, target)
     logits = smooth_logits(rng, frame.shape, background=3.0)
-    fast = export_labels(logits, frame, IDS, "fast")
+    fast = export_labels([logits], frame, IDS, "fast")
     assert (fast == stock_labels(logits, frame)).mean() > 0.999
 
 
@@ -65,7 +64,7 @@ def test_pruning_leaves_work_out(rng, monkeypatch):
     seen = []
     original = Resampling.region
     monkeypatch.setattr(Resampling, "region", lambda s, a, box: seen.append(box) or original(s, a, box))
-    labels = export_labels(logits, frame, [0, 1, 2], "exact")
+    labels = export_labels([logits], frame, [0, 1, 2], "exact")
     assert labels.any()
     computed = sum(np.prod([b - a for a, b in box]) for box in seen)
     assert computed < 0.5 * labels.size
@@ -78,7 +77,7 @@ def test_any_orientation_gets_its_own_grid(rng, permutation, flips):
     crop, spacing = ((0, 9), (1, 12), (0, 13)), (2.5, 1.5, 1.5)
     frames = [Frame(v.geometry, canonical(v).geometry, crop, spacing) for v in (plain, stored)]
     logits = smooth_logits(rng, frames[0].shape)
-    expected, labels = (export_labels(logits, f, IDS) for f in frames)
+    expected, labels = (export_labels([logits], f, IDS) for f in frames)
     assert labels.shape == stored.array.shape
     np.testing.assert_array_equal(canonical(Volume(labels, stored.geometry)).array, expected)
 
@@ -99,7 +98,9 @@ def test_rows(rng):
 
 def test_confidence_is_the_mean_probability_where_a_class_wins(rng):
     logits = smooth_logits(rng, (12, 14, 16), sigma=1.0)
-    winners, confidence = winners_and_confidence(logits)
+    gathered = Confidence(4)
+    winners = np.concatenate([gathered.winners(block) for block in logits.split(5, 1)])
+    confidence = gathered.per_channel()
     probability, winner = logits.softmax(0).max(0)
     np.testing.assert_array_equal(winners, winner.numpy())
     for channel in range(4):
@@ -108,11 +109,11 @@ def test_confidence_is_the_mean_probability_where_a_class_wins(rng):
 
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(RuntimeError, match="not finite"):
-        winners_and_confidence(torch.full((2, 2, 2, 2), torch.nan))
+        Confidence(2).winners(torch.full((2, 2, 2, 2), torch.nan))
 
 
 def test_network_grid_may_be_the_images(rng):
     assert target_shape((4, 5, 6), (1, 1, 1), (1, 1, 1)) == (4, 5, 6)
     frame = frame_of((2.0, 2.0, 2.0), (2.0, 2.0, 2.0))
     logits = smooth_logits(rng, frame.cropped_shape)
-    np.testing.assert_array_equal(export_labels(logits, frame, IDS), stock_labels(logits, frame))
+    np.testing.assert_array_equal(export_labels([logits], frame, IDS), stock_labels(logits, frame))

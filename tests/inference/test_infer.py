@@ -16,7 +16,8 @@ from tiny_models import IDS, save_model
 from labelloop.errors import CaseError, UserError
 from labelloop.inference import infer as module
 from labelloop.inference.engine import Predictor
-from labelloop.inference.infer import Case, case_name, find_cases, infer, predict_cases, read_image
+from labelloop.inference.infer import infer, predict_cases
+from labelloop.inference.reading import Case, case_name, find_cases, read_image
 from labelloop.shards import Ledger
 from labelloop.tables import read_table
 from labelloop.volume import read, read_geometry, write
@@ -35,7 +36,7 @@ def counted(monkeypatch):
     """Names of the cases that were computed."""
     seen = []
     original = module._compute
-    monkeypatch.setattr(module, "_compute", lambda case, *a: seen.append(case.case) or original(case, *a))
+    monkeypatch.setattr(module, "_compute", lambda item, *a: seen.append(item.case.case) or original(item, *a))
     return seen
 
 
@@ -112,9 +113,9 @@ def test_kill_keeps_what_is_finished(folder, model_folder, tmp_path, counted):
     code = (
         "import sys, time; from pathlib import Path; from labelloop.inference import infer as m\n"
         "real = m._compute\n"
-        "def slow(case, *a):\n"
-        "    if case.case != 'case_0': time.sleep(600)\n"
-        "    return real(case, *a)\n"
+        "def slow(item, *a):\n"
+        "    if item.case.case != 'case_0': time.sleep(600)\n"
+        "    return real(item, *a)\n"
         "m._compute = slow\n"
         "m.infer(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), device='cpu')\n"
     )

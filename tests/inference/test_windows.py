@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from tiny_models import tiny_plan
 
-from labelloop.inference.windows import gaussian_weights, slide, window_positions, window_starts
+from labelloop.inference.windows import Window, gaussian_weights, slide_blocks, window_starts
 from labelloop.network import build_network
 
 PATCH = (16, 8, 16)
@@ -21,6 +21,10 @@ PATCH = (16, 8, 16)
 def network():
     torch.manual_seed(0)
     return build_network(tiny_plan(patch=PATCH), 3).eval()
+
+
+def slide(network, image, window, walk=None):
+    return torch.cat(list(slide_blocks(network, image, window, walk)), 1)
 
 
 def stock_logits(monkeypatch, network, image, step, gaussian, mirror):
@@ -45,7 +49,7 @@ def test_logits_equal_the_predictors(monkeypatch, network, shape, step, gaussian
     image = torch.from_numpy(np.random.default_rng(1).normal(size=shape).astype(np.float32))
     expected = stock_logits(monkeypatch, network, image, step, gaussian, mirror)
     for batch in (1, 3):
-        logits = slide(network, image, PATCH, 3, step=step, gaussian=gaussian, mirror_axes=mirror, batch=batch)
+        logits = slide(network, image, Window(PATCH, 3, step, gaussian, mirror, batch))
         assert logits.shape == (3, *shape)
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
@@ -64,7 +68,7 @@ def test_weights_equal_nnunets(patch):
 
 def test_skipped_voxels_are_background(network):
     image = torch.zeros(16, 8, 48)
-    logits = slide(network, image, PATCH, 3, positions=window_positions(image.shape, PATCH, 1)[:1])
+    logits = slide(network, image, Window(PATCH, 3), (step for step in [([(0, 0, 0)], False)]))
     assert torch.isfinite(logits).all()
     assert (logits[:, :, :, 16:].argmax(0) == 0).all() and (logits[0, :, :, 16:] == 1).all()
 

@@ -155,7 +155,7 @@ ERRORS = {
     "spleen in the void": (lambda a: move(a, "spleen", (0, -26, 0)), {("spleen", "air")}),
     "liver in the fat": (
         lambda a: a.image.__setitem__(a.labels == a.ids["liver"], -100),
-        {("liver", "fat"), ("liver", "intensity")},
+        {("liver", "fat"), ("liver", "fat_inside"), ("liver", "intensity")},
     ),
     "stomach in the lung": (
         lambda a: a.image.__setitem__((a.labels == a.ids["stomach"]) & (np.arange(130) < 42), -800),

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from labelloop.annotation import from_table, to_table
+from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
 from labelloop.labels.select import SelectSettings, apply_states, select
 from labelloop.tables import TABLES, write_table
@@ -22,7 +23,7 @@ class World:
         self.dice = {(case, name): 0.95 for case in states for name in (*CLASSES, ALL)}
         self.unsure = {(case, name): 0.05 for case in states for name in (*CLASSES, ALL)}
 
-    def select(self, **settings):
+    def select(self, table=None, **settings):
         provenance = [
             (*key, "truth" if self.states[key[0]].get(key[1]) else self.source[key], "fuse", 0, ml)
             for key, ml in self.volume.items()
@@ -38,6 +39,7 @@ class World:
             pd.DataFrame(disagreement, columns=list(TABLES["disagreement"])),
             SelectSettings(**settings),
             CLASSES,
+            table,
         )
 
 
@@ -119,6 +121,34 @@ def test_a_missing_score_is_not_good_enough(world):
     world.dice["b", "spleen"] = float("nan")
     assert decision(world.select(min_pairwise_dice=0.5), "b", "spleen")[2] == "no pairwise_dice to judge by"
     assert decision(world.select(), "b", "spleen")[1] == "accepted"
+
+
+def test_calibrated_thresholds(world):
+    columns = ["class", "target_dsc", "confidence", "threshold", "reason"]
+    rows = [("liver", 0.9, 0.8, 0.9, "fine"), ("spleen", 0.9, 0.8, float("nan"), "12 of 40 cases prove nothing")]
+    rows.append(("tumor", 0.9, 0.8, 0.5, "fine"))
+    table = pd.DataFrame(rows, columns=columns)
+    asked = {"target_dsc": 0.9, "confidence": 0.8, "calibration": "calibration.csv"}
+    world.states["c"] = {}
+    for name in (*CLASSES, ALL):
+        world.dice["c", name], world.unsure["c", name] = 0.9, 0.05
+    for name in CLASSES:
+        world.volume["c", name], world.source["c", name] = 10.0, "m"
+    chosen = world.select(table, **asked)
+    assert decision(chosen, "b", "liver")[1] == "accepted"  # 0.95 is above 0.9
+    assert decision(chosen, "c", "liver")[1:] == (
+        "demoted",
+        "pairwise_dice 0.9 not above 0.9, calibrated for DSC 0.9",
+    )
+    assert decision(chosen, "b", "spleen")[2] == "DSC 0.9 cannot be promised: 12 of 40 cases prove nothing"
+    assert "not in the calibration table" in decision(world.select(table[:2], **asked), "b", "tumor")[2]
+    assert decision(chosen, "a", "liver")[1] == "truth"
+    with pytest.raises(UserError, match=r"not for \(0.95, 0.8\)"):
+        world.select(table, **{**asked, "target_dsc": 0.95})
+    with pytest.raises(UserError, match="no calibration table"):
+        world.select(**asked)
+    with pytest.raises(ValidationError, match="go together"):
+        SelectSettings(target_dsc=0.9)
 
 
 def test_flare22_drops_the_most_uncertain():

@@ -131,3 +131,20 @@ def test_terms_add_up_to_the_loss(sample):
     parts = terms.take()
     assert parts.keys() == {"dice", "cross_entropy"}
     assert torch.isclose(sum(parts.values()).double(), value.double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unknown_may_differ_from_voxel_to_voxel(sample, mode):
+    logits, target = sample
+    by_voxel = UNKNOWN[:, :, None, None, None].expand_as(logits).clone()
+    for ours, theirs in zip(
+        merge_unknown(logits, target, by_voxel, mode), merge_unknown(logits, target, UNKNOWN, mode), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    by_voxel[:, :, 2:] = False  # all is known in the upper half
+    merged, labels = merge_unknown(logits, target, by_voxel, mode)
+    lower = merge_unknown(logits[:, :, :2], target[:, :, :2], UNKNOWN, mode)
+    assert torch.equal(merged[:, :, :2], lower[0])
+    assert torch.equal(labels[:, :, :2], lower[1])
+    assert torch.equal(merged[:, :, 2:], logits[:, :, 2:])
+    assert torch.equal(labels[:, :, 2:], target[:, :, 2:])

@@ -105,3 +105,21 @@ def test_unknown_classes_do_not_count_in_validation(data, tmp_path):
     assert counts[1].tolist() == [2, 2, 0]  # liver counts in both samples
     assert counts[2].tolist() == [0, 1, 1]  # spleen only in case1, where it is known
     assert counts[3].tolist() == [0, 1, 0]
+
+
+def test_coarsest_output_may_count(data, tmp_path):
+    jobs = [make_job(data, tmp_path, settings={"deep_supervision": how}) for how in (True, "all_outputs")]
+    weights = [TRAINERS["supervised"].of(job).loss.weight_factors for job in jobs]
+    assert [tuple(map(float, w)) for w in weights] == [
+        pytest.approx((2 / 3, 1 / 3, 0)),
+        pytest.approx((4 / 7, 2 / 7, 1 / 7)),
+    ]
+    train(make_job(data, tmp_path, settings={"epochs": 1, "deep_supervision": "all_outputs"}))
+    row = json.loads((tmp_path / "training.jsonl").read_text())["train"]
+    assert row["loss"] == pytest.approx(row["dice"] + row["cross_entropy"], abs=1e-5)
+
+
+def test_settings_that_are_not_given_leave_fingerprints_as_they_were(data, tmp_path):
+    """Of a job made before semi-supervised training was added; only TRAINING_VERSION may change it."""
+    job = make_job(data, tmp_path, settings={"kind": "partial"})
+    assert job.fingerprint == "fe94b478ae30ec0e"

@@ -22,6 +22,11 @@ def training_inputs(w):
             shard=run.train_shards,
         ),
     }
+    if spec.init_from:
+        inputs["init_from"] = [
+            f"{R}/models/{spec.init_from}/{file}"
+            for file in ("model.json", "weights.pt")
+        ]
     if spec.labels != "truth":
         inputs["selected"] = f"{R}/labels/{spec.labels}/selected.csv"
     return inputs
@@ -35,6 +40,12 @@ def volumes_of(w):
         model=run.label_set(w.labels).predict,
         shard=w.shard,
     )
+
+
+def thresholds_of(w):
+    """The file of fitted thresholds, if the label set names one."""
+    thresholds = run.label_set(w.labels).thresholds
+    return {"thresholds": thresholds} if thresholds else {}
 
 
 def label_set_tables(w):
@@ -58,6 +69,8 @@ def label_set_tables(w):
     inputs["annotation"] = expand(
         "{r}/survey/{shard}.annotation.csv", r=R, shard=run.train_shards
     )
+    if spec.select.calibration:
+        inputs["calibration"] = spec.select.calibration
     return inputs
 
 

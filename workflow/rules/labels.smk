@@ -33,7 +33,7 @@ rule fuse:
         cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
         groups=run.groups(),
-        version=1,
+        version=2,
     message:
         "fuse: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -71,8 +71,10 @@ rule agree:
 rule check:
     """Hold every label map against the rules of anatomy; every verdict has its number and reason."""
     input:
+        unpack(thresholds_of),
         manifest=f"{R}/labels/{{labels}}/shards/{{shard}}.csv",
         annotation=f"{R}/survey/{{shard}}.annotation.csv",
+        provenance=f"{R}/labels/{{labels}}/provenance/{{shard}}.csv",
         volumes=volumes_of,
     output:
         f"{R}/labels/{{labels}}/verdicts/{{shard}}.csv",
@@ -89,7 +91,7 @@ rule check:
         cases=lambda w: run.rows(w.shard),
         rules=run.scheme.model_dump(mode="json"),
         classes=lambda w: list(run.label_set(w.labels).classes),
-        version=1,
+        version=2,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

@@ -4,9 +4,7 @@ REQUIRED INPUTS: every table that the chain leaves.
 OUTPUTS: {R}/report/index.html
 """
 
-from labelloop.chain import describe, mermaid, needed
-
-used = needed(run.chain)
+from labelloop.chain import describe, mermaid
 
 
 rule report:
@@ -20,12 +18,12 @@ rule report:
         models=expand(
             "{r}/models/{model}/model.json",
             r=R,
-            model=[m for m in run.chain.models if m in used],
+            model=run.used_models,
         ),
         labels=expand(
             "{r}/labels/{labels}/selected.csv",
             r=R,
-            labels=[s for s in run.chain.labels if s in used],
+            labels=run.used_labels,
         ),
         scores=expand("{r}/evaluation/{name}.csv", r=R, name=run.evaluated()),
         summary=f"{R}/predictions/summary.csv",
@@ -45,8 +43,8 @@ rule report:
         graph=mermaid(run.recipe),
         classes=run.chain.classes,
         evaluated=run.evaluated(),
-        models=[m for m in run.chain.models if m in used],
-        labels=[s for s in run.chain.labels if s in used],
+        models=run.used_models,
+        labels=run.used_labels,
         version=1,
     message:
         "report: {output}"

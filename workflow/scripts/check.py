@@ -14,6 +14,8 @@ check(
     scheme=snakemake.params.rules,
     classes=snakemake.params.classes,
     volumes=snakemake.input.volumes,
+    provenance=snakemake.input.provenance,
+    thresholds=snakemake.input.get("thresholds"),
     shard=snakemake.wildcards.shard,
     results=labels.parents[1],
     labels=labels,

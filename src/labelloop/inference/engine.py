@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -11,16 +12,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from labelloop.errors import UserError
 from labelloop.files import digest, sha256
+from labelloop.inference.budget import Budget, Choice, Sizes, choose
 from labelloop.inference.export import Prediction, to_prediction
-from labelloop.inference.prepare import Prepared, prepare_image
+from labelloop.inference.prepare import Frame, Prepared, prepare_image
 from labelloop.inference.settings import Settings
-from labelloop.inference.windows import slide
+from labelloop.inference.skipping import skipping_walk
+from labelloop.inference.stages import stage, staged
+from labelloop.inference.windows import Window, padding, slide_blocks
 from labelloop.network import build_network
 from labelloop.plans import Plan
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Raised when the engine's answers change, so that ledgers do their cases anew."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,14 +55,21 @@ class Predictor:
     Args:
         model_folder: holds ``model.json`` and ``weights.pt``.
         device: ``auto`` (CUDA if there is one), or what torch accepts.
+        budget: memory that must be kept; it changes no decision, only how much is done at a time.
 
     Raises:
         UserError: when the folder is incomplete, or the weights are not the ones ``model.json`` names.
     """
 
-    def __init__(self, model_folder: str | Path, device: str = "auto", settings: Settings | None = None):
+    def __init__(
+        self,
+        model_folder: str | Path,
+        device: str = "auto",
+        settings: Settings | None = None,
+        budget: Budget | None = None,
+    ):
         folder = Path(model_folder)
-        self.settings = settings or Settings()
+        self.settings, self.budget = settings or Settings(), budget or Budget()
         self.model = read_model(folder)
         self.device = choose_device(device)
         self._autocast = _choose_precision(self.settings, self.device)
@@ -108,25 +119,59 @@ class Predictor:
 
     def prepare(self, volume: Volume, modality: str) -> Prepared:
         """Bring a volume to the network grid. Models with equal ``plan.images`` can share the result."""
-        return prepare_image(volume, self.plan, modality)
+        with stage("prepare"):
+            return prepare_image(volume, self.plan, modality)
 
     def logits(self, prepared: Prepared) -> torch.Tensor:
-        """Return logits [1 + classes, z, y, x] on the network grid, float32 on the device."""
-        s = self.settings
-        image = torch.from_numpy(prepared.array).to(self.device)
-        return slide(
-            self.network, image, self.plan.patch, len(self.classes) + 1,
-            step=s.step, gaussian=s.gaussian, mirror_axes=s.mirror_axes, batch=s.window_batch, autocast=self._autocast,
+        """Return all logits [1 + classes, z, y, x] on the network grid, float32.
+
+        Raises:
+            ValueError: when the memory budget does not allow it.
+        """
+        choice = self.choose(prepared.frame, full_logits=True)
+        logits = torch.empty((len(self.classes) + 1, *prepared.array.shape), device=self._home(choice))
+        start = 0
+        for block in self.logit_blocks(prepared, choice):
+            logits[:, start : start + block.shape[1]] = block
+            start += block.shape[1]
+        return logits
+
+    def logit_blocks(self, prepared: Prepared, choice: Choice) -> Iterator[torch.Tensor]:
+        """Yield the logits [1 + classes, planes, y, x] from the first plane to the last, as they are finished."""
+        s, plan = self.settings, self.plan
+        image = torch.from_numpy(prepared.array).to(self._home(choice))
+        window = Window(
+            plan.patch, len(self.classes) + 1, s.window_step, s.gaussian, s.mirror_axes, choice.batch, self._autocast,
+            self.device,
         )  # fmt: skip
+        padded = [n + sum(pad) for n, pad in zip(image.shape, padding(image.shape, plan.patch), strict=True)]
+        walk = skipping_walk(s.skip, padded, plan.patch, s.window_step, plan.spacing_mm, self.classes)
+        return staged("network", slide_blocks(self.network, image, window, walk))
 
     def probabilities(self, prepared: Prepared) -> torch.Tensor:
         """Return the softmax of :meth:`logits`."""
         return softmax_(self.logits(prepared))
 
     def predict(self, volume: Volume, modality: str) -> Prediction:
-        """Return the label map of ``volume`` on its stored grid, and volume and confidence of each class."""
+        """Return the label map of ``volume`` on its stored grid, and volume and confidence of each class.
+
+        Raises:
+            ValueError: when the volume cannot be used, or the memory budget does not allow it.
+        """
         prepared = self.prepare(volume, modality)
-        return to_prediction(self.logits(prepared), prepared.frame, self.classes, self.class_ids, self.settings.mode)
+        choice = self.choose(prepared.frame, volume.array.itemsize)
+        blocks = self.logit_blocks(prepared, choice)
+        mode, slab = self.settings.mode, choice.slab_voxels
+        return to_prediction(blocks, prepared.frame, self.classes, self.class_ids, mode, slab_voxels=slab)
+
+    def choose(self, frame: Frame, stored_bytes: int = 2, full_logits: bool = False) -> Choice:
+        """Return how a case is run within the memory budget. Raises ValueError when nothing fits."""
+        stored = frame.stored.size[0] * frame.stored.size[1] * frame.stored.size[2]
+        sizes = Sizes(stored, stored_bytes, frame.shape, len(self.classes) + 1, self.plan, full_logits)
+        return choose(sizes, self.budget, self.device.type != "cpu", self.settings.window_batch)
+
+    def _home(self, choice: Choice) -> torch.device:
+        return self.device if choice.on_gpu else torch.device("cpu")
 
 
 def softmax_(logits: torch.Tensor) -> torch.Tensor:
@@ -140,7 +185,7 @@ def read_model(folder: Path) -> ModelFile:
     """Read ``model.json``. Raises UserError when it is missing or cannot be understood."""
     path = Path(folder) / "model.json"
     try:
-        return ModelFile.model_validate(json.loads(path.read_text()))
+        return ModelFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; a trained model folder holds model.json and weights.pt") from error
     except (json.JSONDecodeError, ValidationError) as error:

@@ -5,6 +5,8 @@ maximum over the classes, slab by slab. A class is computed only in the rectangl
 
 * ``exact``: proven from the scores (an interpolated score lies between the smallest and the largest of its corners),
 * ``fast``: assumed to be where the class wins on the network grid, plus :data:`MARGIN` voxels.
+
+Scores may come in blocks of planes, as the sliding window finishes them; only what the next slab needs is held.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +17,9 @@ import torch
 from torch.nn import functional
 
 from labelloop.inference.prepare import Frame
-from labelloop.inference.resample import Range, Resampling, class_boxes
+from labelloop.inference.resample import SLAB_VOXELS, Range, Resampling, class_boxes
 from labelloop.inference.settings import Mode
+from labelloop.inference.stages import stage
 
 MARGIN = 3
 """Network voxels around the place where a class wins that ``fast`` searches (TotalSegmentator's margin)."""
@@ -35,73 +38,129 @@ class Prediction:
 
 
 def to_prediction(
-    scores: torch.Tensor,
+    scores: torch.Tensor | Iterable[torch.Tensor],
     frame: Frame,
     classes: Sequence[str],
     class_ids: Mapping[str, int],
     mode: Mode = "exact",
     probabilities: bool = False,
+    slab_voxels: int = SLAB_VOXELS,
 ) -> Prediction:
     """Return the prediction of logits (or ``probabilities``) [1 + classes, z, y, x] on the network grid.
+
+    Args:
+        scores: all at once, or blocks of consecutive planes.
 
     Raises:
         RuntimeError: when the scores are not finite.
     """
-    winners, confidence = winners_and_confidence(scores, probabilities)
-    labels = export_labels(scores, frame, [0, *(class_ids[c] for c in classes)], mode, winners)
-    volumes = np.bincount(labels.ravel(), minlength=256) * frame.stored.voxel_ml
+    blocks = [scores] if isinstance(scores, torch.Tensor) else scores
+    confidence = Confidence(len(classes) + 1, probabilities)
+    ids = [0, *(class_ids[c] for c in classes)]
+    with stage("export"):
+        labels = export_labels(blocks, frame, ids, mode, slab_voxels, confidence)
+        volumes = np.bincount(labels.ravel(), minlength=256) * frame.stored.voxel_ml
     rows = []
-    for name, sure in zip(classes, confidence[1:], strict=True):
+    for name, sure in zip(classes, confidence.per_channel()[1:], strict=True):
         volume = float(volumes[class_ids[name]])
         rows.append({"class": name, "volume_ml": volume, "confidence": sure if volume else None})
     return Prediction(labels, rows)
 
 
-def winners_and_confidence(scores: torch.Tensor, probabilities: bool = False) -> tuple[np.ndarray, list[float]]:
-    """Return the best channel per network voxel (uint8) and the confidence of each channel.
+class Confidence:
+    """Confidence of each channel, gathered plane by plane.
 
-    Confidence is the mean softmax probability of a class over the *network* voxels where it wins; for a class that
-    wins nowhere there, its largest probability.
+    It is the mean softmax probability of a class over the *network* voxels where it wins; for a class that wins
+    nowhere there, its largest probability.
     """
-    channels, depth = scores.shape[:2]
-    winners = np.empty(scores.shape[1:], np.uint8)
-    total, count, largest = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-    for z in range(depth):  # one plane at a time: the softmax of a plane fits the cache
-        plane = scores[:, z].float()
-        plane = plane if probabilities else plane.softmax(0)
-        sure, winner = plane.max(0)
-        winners[z] = winner.to(torch.uint8).cpu().numpy()
-        total += np.bincount(winners[z].ravel(), sure.double().cpu().numpy().ravel(), channels)
-        count += np.bincount(winners[z].ravel(), minlength=channels)
-        largest = np.maximum(largest, plane.amax((1, 2)).cpu().numpy())
-    if not np.isfinite(total).all():
-        raise RuntimeError("the network's output is not finite")
-    return winners, [float(min(1.0, t / n)) if n else float(m) for t, n, m in zip(total, count, largest, strict=True)]
+
+    def __init__(self, channels: int, probabilities: bool = False):
+        self._probabilities = probabilities
+        self._total, self._count, self._largest = (np.zeros(channels) for _ in range(3))
+
+    def winners(self, scores: torch.Tensor) -> np.ndarray:
+        """Take note of a block [channel, z, y, x]; return its best channels [z, y, x] (uint8).
+
+        Raises:
+            RuntimeError: when the scores are not finite.
+        """
+        channels, depth = scores.shape[:2]
+        winners = np.empty(scores.shape[1:], np.uint8)
+        for z in range(depth):  # one plane at a time: the softmax of a plane fits the cache
+            plane = scores[:, z].float()
+            plane = plane if self._probabilities else plane.softmax(0)
+            sure, winner = plane.max(0)
+            winners[z] = winner.to(torch.uint8).cpu().numpy()
+            self._total += np.bincount(winners[z].ravel(), sure.double().cpu().numpy().ravel(), channels)
+            self._count += np.bincount(winners[z].ravel(), minlength=channels)
+            self._largest = np.maximum(self._largest, plane.amax((1, 2)).cpu().numpy())
+        if not np.isfinite(self._total).all():
+            raise RuntimeError("the network's output is not finite")
+        return winners
+
+    def per_channel(self) -> list[float]:
+        """Return the confidence of each channel."""
+        numbers = zip(self._total, self._count, self._largest, strict=True)
+        return [float(min(1.0, t / n)) if n else float(m) for t, n, m in numbers]
+
+
+class _Held:
+    """The planes of a stream of blocks that are still needed: scores, and their best channels."""
+
+    def __init__(self, blocks: Iterable[torch.Tensor], confidence: Confidence):
+        self._blocks, self._confidence = iter(blocks), confidence
+        self.first = self.end = 0
+        self.scores: torch.Tensor | None = None
+        self.winners: np.ndarray | None = None
+
+    def load(self, first: int, last: int) -> None:
+        """Drop the planes before ``first``, then take blocks until plane ``last - 1`` is there, or the last of all."""
+        if self.scores is not None and first > self.first:
+            drop = min(first, self.end) - self.first
+            self.scores, self.winners = self.scores[:, drop:], self.winners[drop:]
+            self.first += drop
+        while self.end < last and (block := next(self._blocks, None)) is not None:
+            winners = self._confidence.winners(block)
+            if self.scores is None or self.first == self.end:
+                self.scores, self.winners = block, winners
+            else:
+                self.scores = torch.cat([self.scores, block], 1)
+                self.winners = np.concatenate([self.winners, winners])
+            self.end += block.shape[1]
 
 
 def export_labels(
-    scores: torch.Tensor, frame: Frame, ids: Sequence[int], mode: Mode = "exact", winners: np.ndarray | None = None
+    blocks: Iterable[torch.Tensor],
+    frame: Frame,
+    ids: Sequence[int],
+    mode: Mode = "exact",
+    slab_voxels: int = SLAB_VOXELS,
+    confidence: Confidence | None = None,
 ) -> np.ndarray:
-    """Return the label map on the stored grid: channel ``i`` of ``scores`` becomes ``ids[i]``.
+    """Return the label map on the stored grid: channel ``i`` of the scores becomes ``ids[i]``.
 
     Args:
-        winners: best channel per network voxel, if the caller has it; only ``fast`` uses it.
+        blocks: scores [channel, z, y, x] on the network grid, in blocks of consecutive planes.
+        slab_voxels: stored voxels that are worked on at a time.
+        confidence: takes note of all scores, if the caller wants to know.
     """
-    if mode == "fast" and winners is None:
-        winners, _ = winners_and_confidence(scores)
     spacing = frame.oriented.spacing_zyx
-    resampling = Resampling.between(scores.shape[1:], frame.cropped_shape, frame.spacing_mm, spacing)
+    resampling = Resampling.between(frame.shape, frame.cropped_shape, frame.spacing_mm, spacing)
     table = np.asarray(ids, np.uint8)
     cropped = np.zeros(frame.cropped_shape, np.uint8)
-    for slab in resampling.slabs():
-        if mode == "fast":
-            where = _where_it_wins(winners, resampling, slab)
-        else:
-            where = _where_it_can_win(scores, resampling, slab)
+    held = _Held(blocks, confidence or Confidence(len(ids)))
+    margin = MARGIN if mode == "fast" else 0
+    for slab in resampling.slabs(slab_voxels):
+        first, last = resampling.axes[0].needs(*slab)
+        held.load(max(0, first - margin), min(last + margin, frame.shape[0]))
+        local = resampling.planes(slab, held.first)
+        whole = (0, slab[1] - slab[0])
+        where = _where_it_wins(held.winners, local, margin) if mode == "fast" else _where_it_can_win(held.scores, local)
         if where:
             y, x = _around(where.values())
-            winner = _largest(scores, resampling, slab, where, (y, x))
+            winner = _largest(held.scores, local, whole, where, (y, x))
             cropped[slice(*slab), slice(*y), slice(*x)] = table[winner.cpu().numpy()]
+    held.load(frame.shape[0], frame.shape[0])  # planes that no voxel draws on count for the confidence all the same
     return frame.restore(cropped)
 
 
@@ -128,27 +187,27 @@ def _around(rectangles: Iterable[Rectangle]) -> Rectangle:
     return tuple((min(start for start, _ in parts), max(stop for _, stop in parts)) for parts in (y, x))
 
 
-def _where_it_wins(winners: np.ndarray, resampling: Resampling, slab: Range) -> dict[int, Rectangle]:
-    """Return, per foreground channel that wins near the slab on the network grid, its rectangle plus a margin."""
-    first, last = resampling.axes[0].needs(*slab)
-    planes = winners[max(0, first - MARGIN) : last + MARGIN]
+def _where_it_wins(winners: np.ndarray, slab: Resampling, margin: int) -> dict[int, Rectangle]:
+    """Return, per foreground channel that wins near ``slab`` on the network grid, its rectangle plus a margin."""
+    first, last = slab.axes[0].needs(0, len(slab.axes[0]))
+    planes = winners[max(0, first - margin) : last + margin]
     result = {}
     for channel, (_, *box) in class_boxes(planes).items():
         y, x = (
-            axis.reach(max(0, s.start - MARGIN), min(size, s.stop + MARGIN))
-            for axis, s, size in zip(resampling.axes[1:], box, planes.shape[1:], strict=True)
+            axis.reach(max(0, s.start - margin), min(size, s.stop + margin))
+            for axis, s, size in zip(slab.axes[1:], box, planes.shape[1:], strict=True)
         )
         if y[0] < y[1] and x[0] < x[1]:
             result[channel] = (y, x)
     return result
 
 
-def _where_it_can_win(scores: torch.Tensor, resampling: Resampling, slab: Range) -> dict[int, Rectangle]:
-    """Return, per foreground channel, the rectangle outside which it provably loses everywhere in the slab.
+def _where_it_can_win(scores: torch.Tensor, slab: Resampling) -> dict[int, Rectangle]:
+    """Return, per foreground channel, the rectangle outside which it provably loses everywhere in ``slab``.
 
     In each square, a channel whose largest score is below another channel's smallest score cannot win.
     """
-    first, last = resampling.axes[0].needs(*slab)
+    first, last = slab.axes[0].needs(0, len(slab.axes[0]))
     planes = scores[:, first:last].float()
     highest = _tiles(planes.amax(1))
     floor = (-_tiles(-planes.amin(1))).amax(0)
@@ -159,7 +218,7 @@ def _where_it_can_win(scores: torch.Tensor, resampling: Resampling, slab: Range)
         if len(rows):
             y, x = (
                 _starting_in(axis.low, int(t[0]) * TILE, (int(t[-1]) + 1) * TILE)
-                for axis, t in zip(resampling.axes[1:], (rows, columns), strict=True)
+                for axis, t in zip(slab.axes[1:], (rows, columns), strict=True)
             )
             if y[0] < y[1] and x[0] < x[1]:
                 result[channel] = (y, x)

@@ -21,6 +21,7 @@ import numpy as np
 from labelloop.classes import ClassScheme
 from labelloop.errors import UserError
 from labelloop.files import digest
+from labelloop.inference.budget import Budget
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.prepare import Prepared
@@ -192,10 +193,11 @@ def load_chain(
     scheme: ClassScheme | None = None,
     device: str = "auto",
     settings: Settings | None = None,
+    budget: Budget | None = None,
 ) -> Chain:
     """Return the chain of ``steps`` with the models they segment with, from the folders ``<models>/<name>``."""
     names = dict.fromkeys(name for step in steps for name in _names(step.get("segment") or []))
-    return Chain(steps, {name: Predictor(Path(models) / name, device, settings) for name in names}, scheme)
+    return Chain(steps, {name: Predictor(Path(models) / name, device, settings, budget) for name in names}, scheme)
 
 
 def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[int] = ()) -> Prediction:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from labelloop.inference.resample import Shape, resample_image, resample_labels, target_shape
+from labelloop.inference.resample import SLAB_VOXELS, AxisMap, Resampling, Shape, resample_labels, target_shape
 from labelloop.plans import Plan
 from labelloop.volume import Geometry, Volume, canonical, restore, whole_numbers
 
@@ -86,11 +87,29 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
         raise ValueError(f"a 3-D volume is needed, found shape {volume.array.shape}")
     oriented = canonical(volume)
     frame = Frame(volume.geometry, oriented.geometry, nonzero_box(oriented.array), plan.spacing_mm)
-    array = np.array(oriented.array[frame.slices], dtype=np.float32, order="C")
-    if np.issubdtype(volume.array.dtype, np.floating) and not np.isfinite(array).all():
-        raise ValueError(f"{int((~np.isfinite(array)).sum())} voxels are not finite (NaN or infinite)")
-    normalize(array, plan, modality)
-    return Prepared(resample_image(array, frame.shape, frame.oriented.spacing_zyx, plan.spacing_mm), frame)
+    cropped = oriented.array[frame.slices]
+    if np.issubdtype(cropped.dtype, np.floating) and (bad := sum(int((~np.isfinite(p)).sum()) for p in cropped)):
+        raise ValueError(f"{bad} voxels are not finite (NaN or infinite)")
+    return Prepared(_network_grid(cropped, frame, scaling(cropped, plan, modality)), frame)
+
+
+def _network_grid(cropped: np.ndarray, frame: Frame, normalization: "Scaling") -> np.ndarray:
+    """Normalize and resample a canonical crop, slab by slab, so that no float copy of the whole crop exists.
+
+    Planes that no voxel of the network grid draws on are left out.
+    """
+    resampling = Resampling.between(frame.cropped_shape, frame.shape, frame.oriented.spacing_zyx, frame.spacing_mm)
+    result = np.empty(frame.shape, np.float32)
+    z, y, x = resampling.axes
+    for start, stop in resampling.slabs(max(1, SLAB_VOXELS * len(y) * len(x) // max(1, cropped[0].size))):
+        low, high = z.low[start:stop], z.high[start:stop]
+        needed = np.union1d(low, high)
+        planes = np.array(cropped[needed], dtype=np.float32, order="C")
+        normalization.apply(planes)
+        there = AxisMap(np.searchsorted(needed, low), np.searchsorted(needed, high), z.weight[start:stop])
+        box = [(0, n) for n in (stop - start, len(y), len(x))]
+        result[start:stop] = Resampling((there, y, x)).region(torch.from_numpy(planes), box).numpy()
+    return result
 
 
 def prepare_label(label: Volume, frame: Frame) -> np.ndarray:
@@ -110,17 +129,40 @@ def prepare_label(label: Volume, frame: Frame) -> np.ndarray:
     return resample_labels(cropped, frame.shape, frame.oriented.spacing_zyx, frame.spacing_mm)
 
 
-def normalize(array: np.ndarray, plan: Plan, modality: str) -> None:
-    """Normalize a float32 array in place: nnU-Net's CTNormalization or ZScoreNormalization (without a mask)."""
+@dataclass(frozen=True)
+class Scaling:
+    """A normalization of intensities: clip, subtract ``mean``, divide by ``std``."""
+
+    clip: tuple[float, float] | None
+    mean: float
+    std: float
+
+    def apply(self, array: np.ndarray) -> None:
+        """Normalize a float32 array in place."""
+        if self.clip is not None:
+            np.clip(array, *self.clip, out=array)
+        array -= np.float32(self.mean)
+        array /= np.float32(max(self.std, SMALLEST_STD))
+
+
+def scaling(array: np.ndarray, plan: Plan, modality: str) -> Scaling:
+    """Return nnU-Net's CTNormalization, or its ZScoreNormalization of ``array`` (without a mask).
+
+    Raises:
+        ValueError: for a modality other than CT and MR.
+    """
     if modality == "CT":
-        np.clip(array, *plan.ct.clip_hu, out=array)
-        mean, std = plan.ct.mean, plan.ct.std
-    elif modality == "MR":
-        mean, std = array.mean(), array.std()
-    else:
+        return Scaling(plan.ct.clip_hu, plan.ct.mean, plan.ct.std)
+    if modality != "MR":
         raise ValueError(f"modality {modality!r}; known: CT, MR")
-    array -= mean
-    array /= max(std, SMALLEST_STD)
+    mean = sum(float(plane.sum(dtype=np.float64)) for plane in array) / array.size
+    variance = sum(float(np.square(plane - mean, dtype=np.float64).sum()) for plane in array) / array.size
+    return Scaling(None, mean, variance**0.5)
+
+
+def normalize(array: np.ndarray, plan: Plan, modality: str) -> None:
+    """Normalize a float32 array in place; see :func:`scaling`."""
+    scaling(array, plan, modality).apply(array)
 
 
 def nonzero_box(array: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

@@ -34,22 +34,6 @@ def separate_axis(spacing: Spacing, target: Spacing) -> int | None:
     return None
 
 
-def resample_image(array: np.ndarray, shape: Shape, spacing: Spacing, target: Spacing) -> np.ndarray:
-    """Resample a float32 image [z, y, x] from voxels of ``spacing`` to ``shape`` voxels of ``target`` (mm)."""
-    if array.shape == tuple(shape):
-        return array
-    source = torch.from_numpy(array)
-    axis = separate_axis(spacing, target)
-    if axis is None:
-        return functional.interpolate(source[None, None], tuple(shape), mode="trilinear")[0, 0].numpy()
-    planes = source.movedim(axis, 0)
-    flat = tuple(n for i, n in enumerate(shape) if i != axis)
-    if tuple(planes.shape[1:]) != flat:
-        planes = functional.interpolate(planes[None], flat, mode="bilinear")[0]
-    planes = planes.index_select(0, nearest_indices(array.shape[axis], shape[axis]))
-    return planes.movedim(0, axis).contiguous().numpy()
-
-
 def nearest_indices(size: int, new: int) -> torch.Tensor:
     """Return the source index of each of ``new`` voxels over the same extent as ``size`` voxels."""
     return functional.interpolate(torch.arange(size, dtype=torch.float32)[None, None], new, mode="nearest-exact")[
@@ -140,6 +124,12 @@ class Resampling:
             part = self.axes[dim].apply(part, dim, *box[dim], needs[dim][0])
         return part
 
+    def planes(self, slab: Range, first: int) -> "Resampling":
+        """Return the resampling of the output planes ``slab``, from a source that begins at plane ``first``."""
+        z, y, x = self.axes
+        part = slice(*slab)
+        return Resampling((AxisMap(z.low[part] - first, z.high[part] - first, z.weight[part]), y, x))
+
     def slabs(self, voxels: int = SLAB_VOXELS) -> Iterator[Range]:
         """Yield ranges of output planes of at most about ``voxels`` voxels each."""
         z, y, x = self.shape
@@ -171,7 +161,7 @@ def resample_labels(labels: np.ndarray, shape: Shape, spacing: Spacing, target: 
             continue
         first, last = resampling.axes[0].needs(*slab)
         planes = torch.from_numpy(np.ascontiguousarray(labels[first:last]).astype(np.int32, copy=False))
-        local = _shifted(resampling, slab, first)
+        local = resampling.planes(slab, first)
         best = local.region(planes == 0, [(0, slab[1] - slab[0]), *around[1:]])
         winner = torch.zeros(best.shape, dtype=torch.int32)
         for value in sorted(boxes):
@@ -187,13 +177,6 @@ def resample_labels(labels: np.ndarray, shape: Shape, spacing: Spacing, target: 
             winner[here] = torch.where(better, value, winner[here])
         result[slice(*slab), slice(*around[1]), slice(*around[2])] = winner.numpy().astype(labels.dtype)
     return result
-
-
-def _shifted(resampling: Resampling, slab: Range, first: int) -> Resampling:
-    """Return ``resampling`` for the output planes of ``slab``, from a source that begins at plane ``first``."""
-    z, y, x = resampling.axes
-    part = slice(*slab)
-    return Resampling((AxisMap(z.low[part] - first, z.high[part] - first, z.weight[part]), y, x))
 
 
 def class_boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:

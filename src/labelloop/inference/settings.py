@@ -1,12 +1,45 @@
 """How a model is run. Apart from the engine, so that a command line can name settings without loading torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from labelloop.classes import Strict
 
 Mode = Literal["exact", "fast"]
+STEPS: dict[Mode, float] = {"exact": 0.5, "fast": 0.8}
+"""Distance of windows as a share of the patch: nnU-Net's default, and that of blackbean's FLARE 2023 entry."""
+
+
+class ProbeFirst(Strict):
+    """Zhou's test: look at the middle windows of a level first, skip its others when those see next to nothing.
+
+    A level is all windows at one height. With 3 x 3 windows the probe is the center, with 2 x 2 those on the diagonal.
+    All probes must see less than ``min_foreground_ml``: 100 voxels of 2.5 x 1.5 x 1.5 mm (luckieucas/FLARE23;
+    another release asks for 1000, 5.6 ml). Volumes of fewer than ``from_levels`` levels are computed whole.
+    """
+
+    kind: Literal["probe_first"] = "probe_first"
+    min_foreground_ml: float = Field(0.5625, ge=0)
+    from_levels: int = Field(5, ge=1)
+
+
+class CenterFirst(Strict):
+    """The FLARE 2022 winner's test (Ziyan-Huang/FLARE22): 3 x 3 windows around the center, the center first.
+
+    When it sees less than ``min_foreground_ml`` (1000 voxels of 4 x 1.2 x 1.2 mm), the others and the next level are
+    skipped. When it sees only ``tubes``, the others are skipped except those before and behind it that a tube enters
+    with at least ``edge_mm2`` (10 voxels of 4 x 1.2 mm). In planes wider than twice the patch, what lies outside the
+    3 x 3 windows is never looked at.
+    """
+
+    kind: Literal["center_first"] = "center_first"
+    min_foreground_ml: float = Field(5.76, ge=0)
+    tubes: tuple[str, ...] = ("aorta", "inferior_vena_cava", "esophagus")
+    edge_mm2: float = Field(48.0, ge=0)
+
+
+Skip = Annotated[ProbeFirst | CenterFirst, Field(discriminator="kind")]
 
 
 class Settings(Strict):
@@ -14,12 +47,21 @@ class Settings(Strict):
 
     ``mode``: ``exact`` decides as nnU-Net's predictor with the same options does; ``fast`` searches each class only
     around the place where it wins on the network grid, and prefers bf16 on CPUs made for it.
+    ``step``: distance of windows as a share of the patch; by default 0.5 in ``exact`` and 0.8 in ``fast``.
     ``precision``: ``auto`` is fp16 on CUDA, else fp32 (in ``fast``: bf16 on CPUs with AMX or AVX512-bf16).
+    ``window_batch``: windows per forward pass, at most; a memory budget may lower it.
+    ``skip``: windows that need not be computed; what no window covers is background.
     """
 
-    step: float = Field(0.5, gt=0, le=1)
+    mode: Mode = "exact"
+    step: float | None = Field(None, gt=0, le=1)
     gaussian: bool = True
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
     window_batch: int = Field(1, ge=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    mode: Mode = "exact"
+    skip: Skip | None = None
+
+    @property
+    def window_step(self) -> float:
+        """The step that counts."""
+        return self.step or STEPS[self.mode]

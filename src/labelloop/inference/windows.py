@@ -1,8 +1,13 @@
-"""Sliding window: positions, weights and the accumulation of nnU-Net's predictor, with batches of windows."""
+"""Sliding window: positions, weights and the accumulation of nnU-Net's predictor, with batches of windows.
+
+Windows are computed level by level, a level being all windows at one height. Planes that no later window reaches are
+handed out at once, so that only one patch's height of logits is ever held.
+"""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +19,12 @@ from labelloop.inference.resample import Shape
 SIGMA = 1 / 8
 """Standard deviation of the Gaussian weights as a part of the patch (nnU-Net)."""
 Position = tuple[int, int, int]
+Walk = Generator[tuple[list[Position], bool], list[torch.Tensor], None]
+"""The order of the windows: yields positions of one level and whether it wants to see what wins in these windows.
+
+If so, it is sent the best channel of each voxel of each window ([z, y, x], integers), and can choose what comes next.
+Levels must not descend.
+"""
 
 
 def window_starts(shape: Sequence[int], patch: Sequence[int], step: float) -> list[list[int]]:
@@ -55,47 +66,128 @@ def padding(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[int, int]]
     return [(m // 2, m - m // 2) for m in missing]
 
 
-def slide(
-    network: nn.Module,
-    image: torch.Tensor,
-    patch: Shape,
-    outputs: int,
-    *,
-    step: float = 0.5,
-    gaussian: bool = True,
-    mirror_axes: Sequence[int] = (),
-    batch: int = 1,
-    autocast: torch.dtype | None = None,
-    positions: Iterable[Position] | None = None,
-) -> torch.Tensor:
-    """Return the logits [outputs, z, y, x] of ``image`` [z, y, x], float32 on the image's device.
+def every_window(starts: Sequence[Sequence[int]]) -> Walk:
+    """Walk through all windows of a grid of ``starts`` (z, y, x)."""
+    z_starts, *plane = starts
+    for z in z_starts:
+        yield [(z, y, x) for y, x in itertools.product(*plane)], False
+
+
+@dataclass(frozen=True)
+class Window:
+    """How windows are computed and added up.
 
     Args:
+        patch: size (z, y, x).
+        outputs: channels of the network.
+        step: distance of windows, as a share of the patch.
+        gaussian: weigh voxels by a Gaussian around the window's center, or all alike.
         mirror_axes: axes of the image; the mean over all combinations of flips along them is taken.
         batch: windows per forward pass.
         autocast: lower precision for the network, or None.
-        positions: windows of the padded image to compute, for callers that skip some; default all. Voxels that no
-            window covers are background.
+        device: of the network; default: the image's.
     """
-    pad = padding(image.shape, patch)
+
+    patch: Shape
+    outputs: int
+    step: float = 0.5
+    gaussian: bool = True
+    mirror_axes: tuple[int, ...] = ()
+    batch: int = 1
+    autocast: torch.dtype | None = None
+    device: torch.device | None = None
+
+
+def slide_blocks(
+    network: nn.Module, image: torch.Tensor, window: Window, walk: Walk | None = None
+) -> Iterator[torch.Tensor]:
+    """Yield the logits [outputs, planes, y, x] of ``image`` [z, y, x] from the first plane to the last.
+
+    Args:
+        walk: which windows to compute, as positions in the padded image; default all. Voxels that no window covers
+            are background: channel 0 is 1, the others 0.
+    """
+    pad = padding(image.shape, window.patch)
     padded = functional.pad(image, [n for part in reversed(pad) for n in part])
-    weight = gaussian_weights(patch).to(image.device) if gaussian else torch.ones(patch, device=image.device)
-    total = torch.zeros((outputs, *padded.shape), device=image.device)
-    weights = torch.zeros(padded.shape, device=image.device)
-    chosen = window_positions(padded.shape, patch, step) if positions is None else positions
-    for some in _chunks(chosen, batch):
-        windows = [tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True)) for start in some]
-        with torch.inference_mode(), _precision(image.device, autocast):
-            logits = _mirrored(network, torch.stack([padded[w] for w in windows])[:, None], mirror_axes)
-        for window, part in zip(windows, logits, strict=True):
-            total[(slice(None), *window)].addcmul_(part.float(), weight)
-            weights[window] += weight
-    uncovered = weights == 0 if positions is not None else None
-    total /= weights.clamp_(min=torch.finfo(torch.float32).tiny)
-    if uncovered is not None:
-        total[0].masked_fill_(uncovered, 1.0)
+    walk = walk or every_window(window_starts(padded.shape, window.patch, window.step))
+    planes = _Planes(padded.shape, window, image.device)
     inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))
-    return total[(slice(None), *inner)]
+    positions, wanted = next(walk)
+    while positions:
+        for block in planes.until(positions[0][0]):
+            yield from _inside(block, inner)
+        views = [planes.add(*part, wanted) for part in _logits(network, padded, window, positions)]
+        positions, wanted = _send(walk, views)
+    for block in planes.until(padded.shape[0]):
+        yield from _inside(block, inner)
+
+
+def _send(walk: Walk, views: list[torch.Tensor]) -> tuple[list[Position], bool]:
+    try:
+        return walk.send(views)
+    except StopIteration:
+        return [], False
+
+
+def _inside(block: tuple[int, torch.Tensor], inner: tuple[slice, slice, slice]) -> Iterator[torch.Tensor]:
+    """Yield what of a block of the padded image lies in the image, if anything."""
+    start, logits = block
+    z, y, x = inner
+    first, last = max(z.start - start, 0), min(z.stop - start, logits.shape[1])
+    if first < last:
+        yield logits[:, first:last, y, x]
+
+
+class _Planes:
+    """Weighted sums of logits for the planes that windows still add to: ``patch[0]`` planes from ``start`` on."""
+
+    def __init__(self, shape: Sequence[int], window: Window, device: torch.device):
+        self.start, self.end = 0, shape[0]
+        size = (window.patch[0], *shape[1:])
+        self._total = torch.zeros((window.outputs, *size), device=device)
+        self._weights = torch.zeros(size, device=device)
+        weight = gaussian_weights(window.patch) if window.gaussian else torch.ones(window.patch)
+        self._weight = weight.to(device)
+
+    def add(self, position: Position, logits: torch.Tensor, wanted: bool) -> torch.Tensor:
+        """Add a window's logits [outputs, z, y, x]; return its best channels if they are wanted, else nothing."""
+        _, y, x = position
+        depth, height, width = logits.shape[1:]
+        where = (slice(depth), slice(y, y + height), slice(x, x + width))
+        part = logits.to(self._total.device).float()
+        self._total[(slice(None), *where)].addcmul_(part, self._weight)
+        self._weights[where] += self._weight
+        return logits.argmax(0) if wanted else logits.new_empty(0)
+
+    def until(self, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (first plane, logits) up to plane ``stop``, and make room for the planes after it."""
+        depth = len(self._weights)
+        while self.start < stop:
+            count = min(stop - self.start, depth)
+            yield self.start, self._mean(count)
+            for held in (self._total.movedim(1, 0), self._weights):
+                held[: depth - count] = held[count:].clone()
+                held[depth - count :] = 0
+            self.start += count
+
+    def _mean(self, count: int) -> torch.Tensor:
+        weights = self._weights[:count]
+        mean = self._total[:, :count] / weights.clamp(min=torch.finfo(torch.float32).tiny)
+        mean[0].masked_fill_(weights == 0, 1.0)
+        return mean
+
+
+def _logits(
+    network: nn.Module, padded: torch.Tensor, window: Window, positions: Sequence[Position]
+) -> Iterator[tuple[Position, torch.Tensor]]:
+    """Yield positions and logits [outputs, z, y, x] of windows."""
+    device = window.device or padded.device
+    for some in _chunks(positions, window.batch):
+        boxes = [tuple(slice(s, s + p) for s, p in zip(at, window.patch, strict=True)) for at in some]
+        windows = torch.stack([padded[box] for box in boxes])[:, None].to(device)
+        with torch.inference_mode(), _precision(device, window.autocast):
+            logits = _mirrored(network, windows, window.mirror_axes)
+        yield from zip(some, logits, strict=True)
 
 
 def _mirrored(network: nn.Module, windows: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
@@ -110,7 +202,6 @@ def _precision(device: torch.device, dtype: torch.dtype | None) -> AbstractConte
     return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
 
 
-def _chunks(positions: Iterable[Position], size: int) -> Iterator[list[Position]]:
-    iterator = iter(positions)
-    while some := list(itertools.islice(iterator, max(1, size))):
-        yield some
+def _chunks(positions: Sequence[Position], size: int) -> Iterator[Sequence[Position]]:
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]

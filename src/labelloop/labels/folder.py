@@ -1,49 +1,56 @@
 """Hold a folder of label maps against the anatomy rules: ``labelloop check``."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from labelloop.cases import volumes_in
-from labelloop.classes import BACKGROUND, load_classes
+from labelloop.classes import BACKGROUND, ClassScheme, load_classes
 from labelloop.errors import CaseError, UserError
 from labelloop.labels.check import check
+from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.tables import write_table
-from labelloop.volume import canonical, read, whole_numbers
+from labelloop.volume import Volume, canonical, read, whole_numbers
 
 log = logging.getLogger(__name__)
 
 
 def check_folder(
-    labels: Path, classes: str, out: Path, images: Path | None = None, dataset: str | None = None, modality: str = "CT"
+    labels: Path,
+    classes: str,
+    out: Path,
+    images: Path | None = None,
+    dataset: str | None = None,
+    modality: str = "CT",
+    rules: Path | None = None,
 ) -> int:
     """Write the verdicts table of all label maps in a folder and log what fails.
 
     Args:
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, for the rules that look at intensities.
         dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
+        rules: thresholds fitted by ``labelloop check --fit``; default: those of ``classes``.
 
     Returns:
         How many label maps could not be checked; each is named in the log.
 
     Raises:
-        UserError: when there is nothing to check.
+        UserError: when there is nothing to check, or ``rules`` do not fit ``classes``.
     """
     scheme = load_classes(classes)
-    files = volumes_in(labels)
-    found = volumes_in(images) if images else {}
-    if not files:
-        raise UserError(f"{labels}: no label map to check")
+    if rules:
+        scheme = with_fitted(scheme, load_fitted(rules))
     rows, problems = [], 0
-    for case, path in files.items():
-        if case.endswith("_0000"):
-            continue
-        try:
-            rows += [{"case": case, **row} for row in _check_file(path, scheme, found, case, dataset, modality)]
-        except (CaseError, ValueError, RuntimeError) as error:
+    for case, found in read_maps(labels, scheme, images, dataset):
+        if isinstance(found, Exception):
             problems += 1
-            log.error("%s: %s", case, error)
+            log.error("%s: %s", case, found)
+            continue
+        volume, image = found
+        rows += [{"case": case, **row} for row in check(volume.array, volume.geometry, {}, scheme, image, modality)]
     table = pd.DataFrame(rows)
     write_table(out, table, "verdicts")
     if not table.empty:
@@ -53,7 +60,26 @@ def check_folder(
     return problems
 
 
-def _check_file(path: Path, scheme, images: dict[str, Path], case: str, dataset: str | None, modality: str):
+def read_maps(
+    labels: Path, scheme: ClassScheme, images: Path | None, dataset: str | None
+) -> Iterator[tuple[str, tuple[Volume, np.ndarray | None] | Exception]]:
+    """Yield each case of a folder with its canonical label map in the scheme's ids and its image, or what is wrong.
+
+    Raises:
+        UserError: when the folder holds no label map.
+    """
+    files = {case: path for case, path in volumes_in(labels).items() if not case.endswith("_0000")}
+    found = volumes_in(images) if images else {}
+    if not files:
+        raise UserError(f"{labels}: no label map to check")
+    for case, path in files.items():
+        try:
+            yield case, _read(path, scheme, found.get(f"{case}_0000", found.get(case)), dataset)
+        except (CaseError, ValueError, RuntimeError) as error:
+            yield case, error
+
+
+def _read(path: Path, scheme: ClassScheme, image: Path | None, dataset: str | None) -> tuple[Volume, np.ndarray | None]:
     volume = canonical(read(path))
     if dataset:
         from labelloop.datasets import load_dataset
@@ -64,6 +90,7 @@ def _check_file(path: Path, scheme, images: dict[str, Path], case: str, dataset:
         strange = set(map(int, pd.unique(labels.ravel()))) - {BACKGROUND, *scheme.ids.values()}
         if strange:
             raise ValueError(f"{path}: ids {sorted(strange)} are none of scheme {scheme.name}; name its --dataset")
-    image = images.get(f"{case}_0000", images.get(case))
     voxels = canonical(read(image)).array if image else None
-    return check(labels, volume.geometry, {}, scheme, voxels, modality)
+    if voxels is not None and voxels.shape != labels.shape:
+        raise ValueError(f"{image}: shape {voxels.shape} for labels of shape {labels.shape} (z, y, x)")
+    return Volume(labels, volume.geometry), voxels

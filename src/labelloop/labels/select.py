@@ -15,10 +15,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States, from_table
 from labelloop.classes import ClassScheme, Strict
+from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
 from labelloop.tables import TABLES
 
@@ -29,11 +30,18 @@ class SelectSettings(Strict):
     """Which pseudo-labels are accepted, and what happens to the refused ones.
 
     Thresholds are one number for every class, or one per class (classes not named are not held against it; "all" is
-    the case as a whole). A threshold calibrated on held-out truth goes into ``min_pairwise_dice`` per class.
+    the case as a whole). With ``target_dsc``, thresholds of pairwise Dice come from a "calibration" table that was made
+    for that target and confidence on held-out truth (``labels.calibrate``); a class it certifies no threshold for is
+    refused.
     """
 
     verdicts: Literal["all"] | tuple[str, ...] = Field("all", description="anatomy rules whose failure refuses a class")
     min_pairwise_dice: float | dict[str, float] | None = Field(None, description="smallest mean pairwise Dice")
+    target_dsc: float | None = Field(
+        None, gt=0, lt=1, description="mean DSC that accepted labels of a class must reach"
+    )
+    confidence: float = Field(0.9, gt=0, lt=1, description="probability with which `target_dsc` is reached")
+    calibration: str | None = Field(None, description="calibration table with the thresholds for `target_dsc`")
     max_uncertainty: float | dict[str, float] | None = Field(None, description="largest FLARE22 uncertainty")
     keep_least_uncertain: int | dict[str, int] | None = Field(
         None, description="per class, the number of cases kept; 'all' ranks and keeps whole cases first"
@@ -45,6 +53,12 @@ class SelectSettings(Strict):
     absence: tuple[str, ...] = Field(
         (), description="classes that count as absent where no model finds them; of others, silence proves nothing"
     )
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> "SelectSettings":
+        if (self.target_dsc is None) != (self.calibration is None):
+            raise ValueError("target_dsc and calibration go together")
+        return self
 
     def demotion(self, name: str) -> Demotion:
         """What happens to a refused class."""
@@ -66,6 +80,7 @@ def select(
     disagreement: pd.DataFrame,
     settings: SelectSettings,
     classes: Sequence[str],
+    calibration: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the "selected" table: one row per case of ``annotation`` and class, with state, decision and reason.
 
@@ -79,6 +94,10 @@ def select(
     Args:
         annotation, provenance, verdicts, disagreement: tables of those kinds (``labelloop.tables``).
         classes: the classes that training knows.
+        calibration: the table that ``settings.calibration`` names; required with ``settings.target_dsc``.
+
+    Raises:
+        UserError: when the calibration table was made for another target or confidence.
     """
     states = from_table(annotation)
     sources, volumes = _provenance(provenance)
@@ -88,7 +107,7 @@ def select(
         for name in classes
         if known.get(name, UNKNOWN) == UNKNOWN and sources.get((case, name), "none") != "none"
     }
-    judgment = _judge(pseudo, verdicts, disagreement, settings)
+    judgment = _judge(pseudo, verdicts, disagreement, settings, calibration)
     rows = []
     for case, known in states.items():
         decided = {name: _decide(case, name, known, pseudo, volumes, judgment, settings) for name in classes}
@@ -117,7 +136,11 @@ def _provenance(table: pd.DataFrame) -> tuple[dict[tuple[str, str], str], dict[t
 
 
 def _judge(
-    pseudo: set[tuple[str, str]], verdicts: pd.DataFrame, disagreement: pd.DataFrame, settings: SelectSettings
+    pseudo: set[tuple[str, str]],
+    verdicts: pd.DataFrame,
+    disagreement: pd.DataFrame,
+    settings: SelectSettings,
+    calibration: pd.DataFrame | None,
 ) -> _Judgment:
     judgment = _Judgment()
     _judge_verdicts(judgment, pseudo, verdicts, settings)
@@ -138,8 +161,35 @@ def _judge(
             if limit is not None and not sign * value >= sign * limit:  # a missing score (NaN) is not good enough
                 said = f"no {column} to judge by" if pd.isna(value) else f"{column} {value:.4g} {word} {limit:g}"
                 _refuse(judgment, case, name, said)
+    if settings.target_dsc is not None:
+        _judge_calibrated(judgment, pseudo, scores["pairwise_dice"], settings, calibration)
     _judge_ranks(judgment, pseudo, scores["uncertainty"], settings)
     return judgment
+
+
+def _judge_calibrated(
+    judgment: _Judgment,
+    pseudo: set[tuple[str, str]],
+    agreement: Mapping,
+    settings: SelectSettings,
+    calibration: pd.DataFrame | None,
+) -> None:
+    """Refuse what is not above its class's calibrated threshold, and classes without one."""
+    if calibration is None:
+        raise UserError("select: target_dsc is given, but no calibration table")
+    asked = (settings.target_dsc, settings.confidence)
+    made = {(float(row.target_dsc), float(row.confidence)) for row in calibration.itertuples()}
+    if made != {asked}:
+        raise UserError(f"{settings.calibration}: made for (target_dsc, confidence) {sorted(made)}, not for {asked}")
+    limits = calibration.set_index("class")[["threshold", "reason"]].to_dict("index")
+    for case, name in sorted(pseudo):
+        limit = limits.get(name, {"threshold": float("nan"), "reason": "the class is not in the calibration table"})
+        value, least = agreement.get((case, name), float("nan")), limit["threshold"]
+        if pd.isna(least):
+            _refuse(judgment, case, name, f"DSC {asked[0]:g} cannot be promised: {limit['reason']}")
+        elif not value > least:
+            said = f"pairwise_dice {value:.4g} not above {least:.4g}, calibrated for DSC {asked[0]:g}"
+            _refuse(judgment, case, name, "no pairwise_dice to judge by" if pd.isna(value) else said)
 
 
 def _judge_verdicts(judgment: _Judgment, pseudo: set, verdicts: pd.DataFrame, settings: SelectSettings) -> None:

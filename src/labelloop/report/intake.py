@@ -159,7 +159,7 @@ def _label_sources(provenance: pd.DataFrame) -> dict[str, int]:
 
 
 def _cleaning(provenance: pd.DataFrame) -> list[dict[str, Any]]:
-    cleaned = provenance[(provenance["step"] != "fuse") & (provenance["voxels_changed"] > 0)]
+    cleaned = provenance[~provenance["step"].isin(["fuse", "overlap"]) & (provenance["voxels_changed"] > 0)]
     return [
         {"step": step, "labels": len(part), "voxels": int(part["voxels_changed"].sum())}
         for step, part in cleaned.groupby("step", sort=True)

@@ -93,8 +93,8 @@ def render(content: dict[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     for function in (wording.percent, wording.points, wording.number, wording.count, wording.plain):
         environment.filters[function.__name__] = function
-    template = environment.from_string((folder / "report.html").read_text())
-    return template.render(style=Markup((folder / "report.css").read_text()), **content)
+    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
+    return template.render(style=Markup((folder / "report.css").read_text(encoding="utf-8")), **content)
 
 
 def _headline(

@@ -31,12 +31,12 @@ class Results:
 
     def json(self, relative: str | Path) -> dict[str, Any]:
         """Return a JSON object; empty when it is missing or unreadable."""
-        content = self._read(relative, lambda path: json.loads(path.read_text()))
+        content = self._read(relative, lambda path: json.loads(path.read_text(encoding="utf-8")))
         return content if isinstance(content, dict) else {}
 
     def json_lines(self, relative: str | Path) -> list[dict[str, Any]]:
         """Return the objects of a JSON lines file, without a last line that a kill cut short."""
-        return self._read(relative, lambda path: _parse_lines(path.read_text())) or []
+        return self._read(relative, lambda path: _parse_lines(path.read_text(encoding="utf-8"))) or []
 
     def bytes(self, relative: str | Path) -> bytes | None:
         """Return a file's bytes, or None."""

@@ -16,6 +16,7 @@ from labelloop.files import digest
 from labelloop.labels.agree import disagreement
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.clean import clean
+from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.fuse import fuse as fuse_labels
 from labelloop.labels.select import SelectSettings
 from labelloop.labels.select import select as select_classes
@@ -23,7 +24,7 @@ from labelloop.recipe import TRUTH
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed, table_of
 from labelloop.survey import read_truth
-from labelloop.tables import TABLES, write_table
+from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import canonical, read, restore, write
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,8 @@ def check(
     scheme: dict[str, Any],
     classes: list[str],
     volumes: list[str],
+    provenance: str,
+    thresholds: str | None,
     shard: str,
     results: Path,
     labels: Path,
@@ -130,8 +133,13 @@ def check(
     Args:
         classes: classes (or class sets) of the label set.
         volumes: confidence tables of the models: a class that none of them found may really be absent.
+        provenance: table that fusion wrote: what of a class went to another organ.
+        thresholds: file of fitted thresholds that take the place of the scheme's.
     """
     rules = ClassScheme.model_validate(scheme)
+    if thresholds:
+        rules = with_fitted(rules, load_fitted(thresholds))
+    lost = read_table(provenance, "provenance").query("step == 'overlap'").set_index(["case", "class"])
     predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
     files = Files([labels / "shards" / f"{shard}.csv"], "label_map")
     ledger = Ledger(labels / "verdicts", shard)
@@ -140,15 +148,16 @@ def check(
             found = dict(predicted[item.id]) if item.id in predicted else {}
             asked = [c for c in rules.select(classes) if c in found or item.states[c] != UNKNOWN]
             nowhere = [c for c in asked if c in found and not found[c]]
-            content = [version, scheme, files.key(item.id), item.image_sha256, item.states, item.case.surgery]
-            work = partial(_check_case, item, rules, files, asked, nowhere)
-            ledger.run(item.id, digest([*content, asked, nowhere]), work)
+            overlap = {name: int(n) for (case, name), n in lost["voxels_changed"].items() if case == item.id}
+            content = [version, rules.model_dump(mode="json"), files.key(item.id), item.image_sha256, item.states]
+            work = partial(_check_case, item, rules, files, asked, nowhere, overlap)
+            ledger.run(item.id, digest([*content, item.case.surgery, asked, nowhere, overlap]), work)
     ledger.close()
     write_table(labels / "verdicts" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "verdicts")
 
 
 def _check_case(
-    item: Surveyed, scheme: ClassScheme, files: Files, asked: list[str], nowhere: list[str]
+    item: Surveyed, scheme: ClassScheme, files: Files, asked: list[str], nowhere: list[str], overlap: dict[str, int]
 ) -> tuple[None, dict]:
     labels, image = canonical(read(files.path(item.id))), canonical(read(item.case.image))
     found = check_labels(
@@ -161,6 +170,7 @@ def _check_case(
         item.case.surgery_names,
         nowhere,
         asked,
+        overlap,
     )
     return None, {"rows": found}
 
@@ -190,6 +200,7 @@ def select(
         tables["disagreement"],
         settings,
         scheme.select(spec["classes"]),
+        read_table(settings.calibration, "calibration") if settings.calibration else None,
     )
     write_table(out / "selected.csv", chosen, "selected")
     counts = chosen["decision"].value_counts()

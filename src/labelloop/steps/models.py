@@ -56,6 +56,7 @@ def train(
             classes=outputs,
             class_ids=scheme.ids,
             settings=model.trainer,
+            init_from=results / "models" / model.init_from if model.init_from else None,
             device=device,
             deterministic=deterministic,
             workers=workers,

@@ -1,10 +1,13 @@
 """What one training is made from, and the fingerprint that tells two trainings apart. Imports nothing heavy."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from labelloop.annotation import UNKNOWN
+from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.plans import Plan
 from labelloop.training.settings import TrainerSettings
@@ -20,16 +23,36 @@ class TrainingCase:
     Args:
         states: class name to present, absent or unknown; a class not named is unknown.
         key: fingerprint of the prepared image and label.
+        full: the case belongs to the groups that ``settings.batches.full`` names.
     """
 
     case: str
     split: Literal["train", "validation"]
     states: dict[str, str]
     key: str
+    full: bool = False
 
     def unknown(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """Return those of ``classes`` that nobody looked for in this case."""
         return tuple(name for name in classes if self.states.get(name, UNKNOWN) == UNKNOWN)
+
+    def known(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of ``classes`` that somebody looked for in this case: its annotation type."""
+        unknown = self.unknown(classes)
+        return tuple(name for name in classes if name not in unknown)
+
+
+@dataclass(frozen=True)
+class TumorBank:
+    """Tumor objects to paste (see ``labels.tumors``).
+
+    Args:
+        folder: folder of ``<case>.npz``.
+        keys: fingerprint of each of these files, by case.
+    """
+
+    folder: Path
+    keys: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,8 @@ class TrainingJob:
         class_ids: id of each class in the prepared labels; may name more classes than the model has.
         deterministic: equal jobs give equal bytes, also on a GPU, at some cost of speed.
         workers: processes that load and augment; does not change the batches. 0: none, in turn with the training.
+        init_from: folder of a finished model whose weights the training starts from (see ``initial``).
+        tumors: objects that ``settings.cutmix`` pastes.
     """
 
     name: str
@@ -59,6 +84,8 @@ class TrainingJob:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = False
     workers: int = 1
+    init_from: Path | None = None
+    tumors: TumorBank | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -66,11 +93,26 @@ class TrainingJob:
         return digest(self._content())
 
     def _content(self) -> dict[str, Any]:
-        return {
+        content = {
             "version": TRAINING_VERSION,
             "plan": self.plan.model_dump(mode="json"),
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude_none=True),
             "classes": [(name, self.class_ids[name]) for name in self.classes],
             "cases": sorted((c.case, c.split, c.key, sorted(c.states.items())) for c in self.cases),
             "deterministic": self.deterministic,
         }
+        if self.init_from:
+            content["init_from"] = described(self.init_from)["weights_sha256"]
+        if self.settings.batches:
+            content["full"] = sorted(c.case for c in self.cases if c.full)
+        if self.settings.cutmix and self.tumors:
+            content["tumors"] = sorted(self.tumors.keys.items())
+        return content
+
+
+def described(model: Path) -> dict[str, Any]:
+    """Return the ``model.json`` of a finished model. Raises UserError when there is none."""
+    path = model / "model.json"
+    if not path.is_file():
+        raise UserError(f"init_from: {model} holds no model.json; it is not the folder of a finished model")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -52,7 +52,8 @@ class PreparedDataset(nnUNetBaseDataset):
         images: folder of ``<case>.b2nd`` images.
         labels: folder of ``<case>.b2nd`` labels.
         cases: for each case, which class id is which output channel there. Classes that are unknown in a case are
-            left out, so that their voxels, if there are any, are background and are never sampled.
+            left out, so that their voxels, if there are any, are background and are never sampled. A case without
+            any needs no label.
     """
 
     def __init__(self, images: Path, labels: Path, cases: Mapping[str, Channels]):
@@ -63,6 +64,9 @@ class PreparedDataset(nnUNetBaseDataset):
         """Return image [1, z, y, x], label of channels [1, z, y, x], None, and the properties of a case, unread."""
         channels = self._cases[str(identifier)]
         image = open_image(Path(self.source_folder) / f"{identifier}{SUFFIX}")
+        if not channels:
+            empty = MappedLabel(np.broadcast_to(np.int16(0), image.array.shape), channels)
+            return image.array, empty, None, {"class_locations": {}}
         label = open_label(self._labels / f"{identifier}{SUFFIX}")
         if image.array.shape != label.array.shape:
             raise RuntimeError(f"{identifier}: image {image.array.shape[1:]} and label {label.array.shape[1:]} differ")

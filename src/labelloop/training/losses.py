@@ -6,6 +6,7 @@ their summed probability (marginal loss; Fang & Yan 2020, Shi et al. 2021); ``ma
 semi-supervised trainer (luckieucas/FLARE23, ``merge_prediction_max``).
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -23,7 +24,8 @@ def merge_unknown(
     Args:
         logits: [batch, channels, ...].
         target: channel numbers [batch, 1, ...], any integer type.
-        unknown: bool [batch, channels]; the background, channel 0, is never unknown.
+        unknown: bool [batch, channels], or [batch, channels, ...] where it differs from voxel to voxel; the
+            background, channel 0, is never unknown.
 
     Returns:
         logits and target of the same shapes. Channel 0 is the merged background, unknown channels have probability 0
@@ -33,16 +35,22 @@ def merge_unknown(
         return logits, target
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     spatial = (1,) * (logits.ndim - 2)
-    gone = unknown.view(*unknown.shape, *spatial)
-    background = torch.arange(unknown.shape[1], device=unknown.device) == 0
-    members = logits.masked_fill(~(unknown | background).view_as(gone), -torch.inf)
+    gone = unknown.view(*unknown.shape, *spatial) if unknown.ndim == 2 else unknown
+    background = (torch.arange(unknown.shape[1], device=unknown.device) == 0).view(1, -1, *spatial)
+    members = logits.masked_fill(~(gone | background), -torch.inf)
     merged = members.logsumexp(1, keepdim=True) if mode == "logsumexp" else members.amax(1, keepdim=True)
     others = logits[:, 1:].masked_fill(gone[:, 1:], MERGED_LOGIT)
     return torch.cat([merged, others], 1), drop_unknown(target, unknown)
 
 
 def drop_unknown(labels: Tensor, unknown: Tensor) -> Tensor:
-    """Set channel numbers ``labels`` [batch, ...] that are ``unknown`` [batch, channels] in their sample to 0."""
+    """Set channel numbers ``labels`` [batch, ...] that are ``unknown`` in their sample, or at their voxel, to 0.
+
+    Args:
+        unknown: bool [batch, channels] or, with labels [batch, 1, ...], [batch, channels, ...].
+    """
+    if unknown.ndim > 2:
+        return labels.masked_fill(unknown.gather(1, labels.long()), 0)
     channels = torch.arange(unknown.shape[1], device=labels.device).expand(unknown.shape)
     table = channels.masked_fill(unknown, 0)
     return table.gather(1, labels.flatten(1).long()).view_as(labels).to(labels.dtype)
@@ -57,6 +65,12 @@ class PartialLabelLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
         return self.loss(*merge_unknown(logits, target, unknown, self.mode))
+
+
+def ramp_up(epoch: int, epochs: int, share: float) -> float:
+    """Return exp(-5 (1 - t)^2), where t grows from 0 to 1 over the first ``share`` of the epochs (He, section 2.3)."""
+    t = min(1.0, epoch / (share * epochs)) if share else 1.0
+    return math.exp(-5 * (1 - t) ** 2)
 
 
 class LossTerms:

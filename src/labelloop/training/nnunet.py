@@ -13,13 +13,13 @@ import pandas as pd
 
 from labelloop.files import atomic, sha256, write_json
 from labelloop.tables import write_table
-from labelloop.training.job import TRAINING_VERSION, TrainingCase, TrainingJob
+from labelloop.training.job import TRAINING_VERSION, TrainingCase, TrainingJob, TumorBank, described
 from labelloop.training.progress import Progress, draw_curve
 from labelloop.training.settings import AXES
 from labelloop.training.stock import dataset_json, export_nnunet, plans_json
 from labelloop.training.work import OUTPUTS, Stage, Work
 
-__all__ = ["OUTPUTS", "TrainingCase", "TrainingJob", "export_nnunet", "train"]
+__all__ = ["OUTPUTS", "TrainingCase", "TrainingJob", "TumorBank", "export_nnunet", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,16 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
     draw_curve(folder / "curve.png", progress.epochs)
     rows = [{"case": c.case, "split": c.split, "key": c.key} for split in trainer.SPLITS for c in trainer.cases[split]]
     write_table(folder / "cases.csv", pd.DataFrame(rows), "training_cases")
-    description = _describe(job, progress, cases) | {"weights_sha256": sha256(folder / "weights.pt")}
+    description = (
+        _describe(job, progress, cases) | trainer.description() | {"weights_sha256": sha256(folder / "weights.pt")}
+    )
     write_json(folder / "model.json", description)
 
 
 def _describe(job: TrainingJob, progress: Progress, cases: dict[str, int]) -> dict[str, Any]:
     """Return what ``model.json`` says of a model, apart from the hash of its weights."""
     exported = progress.best_epoch if job.settings.export == "best" else len(progress.epochs)
+    origin = described(job.init_from) if job.init_from else {}
     return {
         "name": job.name,
         "classes": list(job.classes),
@@ -85,6 +88,7 @@ def _describe(job: TrainingJob, progress: Progress, cases: dict[str, int]) -> di
         "fingerprint": job.fingerprint,
         "training_version": TRAINING_VERSION,
         "versions": {name: version(name) for name in ("labelloop", "torch", "nnunetv2")},
+        "init_from": {key: origin[key] for key in ("name", "weights_sha256")} if origin else None,
         "cases": cases,
         "epoch": exported,
         "best_epoch": progress.best_epoch,

@@ -1,8 +1,8 @@
 """What a recipe may set for a training. Imports nothing heavy: the Snakefile validates recipes with it."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from labelloop.classes import Strict
 
@@ -10,24 +10,100 @@ Axis = Literal["z", "y", "x"]
 AXES: tuple[Axis, ...] = ("z", "y", "x")
 """Axes of a canonical array: inferior-superior, posterior-anterior, left-right."""
 
-BELONGS_TO: dict[str, tuple[str, ...]] = {"merge": ("partial",), "unknown": ("supervised",)}
+BELONGS_TO: dict[str, tuple[str, ...]] = {
+    "merge": ("partial", "mean_teacher", "cross_pseudo"),
+    "unknown": ("supervised",),
+    "batches": ("partial",),
+    "cutmix": ("partial",),
+    "mean_teacher": ("mean_teacher",),
+    "cross": ("cross_pseudo",),
+}
 """Settings that only some trainers read. A setting not named here belongs to all."""
+OWN = {"mean_teacher": "mean_teacher", "cross_pseudo": "cross"}
+"""Trainers with a group of settings of their own, and its name."""
+
+
+class BatchTypes(Strict):
+    """Batches whose patches all come from cases with the same annotated classes (Zhou, section 2.2).
+
+    A type is drawn with a probability proportional to its number of cases. Cases of the groups ``full`` make a second
+    stream, from which the training begins.
+    """
+
+    full: tuple[str, ...] = Field((), description="groups of cases with full labels; none: one stream of all cases")
+    full_first_epochs: int = Field(0, ge=0, description="epochs on the full labels alone (Zhou: 150 of 1200)")
+    alternate: bool = Field(True, description="afterwards every other batch is of full labels; else of any type")
+    fewest_cases: int = Field(1, ge=1, description="types with fewer cases are left out (Zhou: the batch size, 4)")
+
+    @field_validator("full", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BatchTypes":
+        if self.full_first_epochs and not self.full:
+            raise ValueError("full_first_epochs needs `full`, the groups of cases with full labels")
+        return self
+
+
+class Favor(Strict):
+    """Patches centered on ``name`` more often than on the other classes of its case (Zhou's code: tumor, 0.8)."""
+
+    name: str = Field(description="the class")
+    drop_others: float = Field(ge=0, le=1, description="probability that each other class of the case is passed over")
+
+
+class CutMix(Strict):
+    """Tumor objects pasted into patches of cases whose tumor is absent or unknown (Zhou, section 2.2)."""
+
+    name: str = Field("tumor", description="class of the objects")
+    probability: float = Field(1.0, ge=0, le=1, description="share of such patches that get objects (Zhou: all)")
+    number: int = Field(1, ge=1, le=8, description="objects pasted into one patch (Zhou: 1)")
+    placement: Literal["organs", "body"] = Field(
+        "organs", description="inside the box of the labeled organs in the patch, or anywhere in the body"
+    )
+
+
+class MeanTeacher(Strict):
+    """A teacher that is the moving average of the student and that the student agrees with (He, section 2.3)."""
+
+    consistency: bool = Field(True, description="false: the student learns from labels alone, as in He's code")
+    on: Literal["unlabeled", "all"] = Field("unlabeled", description="samples on which the two are to agree")
+    weight: float = Field(0.1, ge=0, description="largest weight of the consistency")
+    ramp: float = Field(1.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once")
+    decay: float = Field(0.99, ge=0, lt=1, description="largest share of the past in the moving average")
+    noise: float = Field(0.1, ge=0, description="standard deviation of the noise on the teacher's input")
+    noise_limit: float = Field(0.2, ge=0, description="largest noise, either way")
+
+
+class CrossPseudo(Strict):
+    """Two networks that learn from each other's predictions (Jia, section 2.3; Chen et al. 2021)."""
+
+    weight: float = Field(1.0, ge=0, description="weight of the cross supervision")
+    ramp: float = Field(0.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once")
 
 
 class TrainerSettings(Strict):
     """How a model is trained. The defaults are nnU-Net's (Isensee et al. 2021), except where a comment says so.
 
     ``kind``: ``supervised`` learns from cases in which every class of the model is annotated; ``partial`` also from
-    cases in which some classes are unknown, by merging those into the background (see ``losses``).
+    cases in which some classes are unknown, by merging those into the background (see ``losses``). ``mean_teacher``
+    and ``cross_pseudo`` learn like ``partial`` and also from cases of which nothing is known; half of each batch is
+    unlabeled.
     ``unknown`` (supervised): ``exclude`` cases with an unknown class, or take unknown classes for ``background``.
-    ``merge`` (partial): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
+    ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
     ``foreground_fraction``: share of a batch's patches centered on an annotated class.
+    ``favor``: a class on which patches are centered more often.
+    ``batches`` (partial): batches of one annotation type. ``cutmix`` (partial): tumor objects pasted into patches.
+    ``deep_supervision``: ``all_outputs`` counts the coarsest output too, which nnU-Net leaves out.
     ``schedule``: exponent of the polynomial decay of the learning rate.
     ``precision``: ``auto`` is fp16 with gradient scaling on a GPU and fp32 on a CPU.
+    ``new_class_bias``: with ``init_from``, the first bias of classes that the other model lacks; without, 0 (Mao).
     ``export``: the weights of the ``final`` epoch, or of the ``best`` by moving average of the validation Dice.
     """
 
-    kind: Literal["supervised", "partial"] = "supervised"
+    kind: Literal["supervised", "partial", "mean_teacher", "cross_pseudo"] = "supervised"
     epochs: int = Field(1000, ge=1)
     iterations_per_epoch: int = Field(250, ge=1)
     validation_iterations: int = Field(50, ge=0)
@@ -38,13 +114,26 @@ class TrainerSettings(Strict):
     foreground_fraction: float = Field(0.33, ge=0, le=1)
     mirror_axes: tuple[Axis, ...] = ()  # nnU-Net mirrors all three; that makes left and right organs look alike
     augmentation: Literal["nnunet", "none"] = "nnunet"
-    deep_supervision: bool = True
+    deep_supervision: bool | Literal["all_outputs"] = True
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     unknown: Literal["exclude", "background"] = "exclude"
     merge: Literal["logsumexp", "max"] = "logsumexp"
     export: Literal["final", "best"] = "final"
     save_every: int = Field(10, ge=1)  # nnU-Net: 50; a kill then loses fewer epochs
     seed: int = Field(0, ge=0)
+    # What is None is no part of a training's fingerprint.
+    favor: Favor | None = None
+    batches: BatchTypes | None = None
+    cutmix: CutMix | None = None
+    mean_teacher: MeanTeacher | None = None
+    cross: CrossPseudo | None = None
+    new_class_bias: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_group(cls, data: Any) -> Any:
+        own = OWN.get(data.get("kind", "")) if isinstance(data, dict) else None
+        return data | {own: data.get(own) or {}} if own else data
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainerSettings":

@@ -89,8 +89,8 @@ def export_nnunet(model: str | Path, out: str | Path) -> Path:
         if not (model / name).is_file():
             raise UserError(f"{model}: no {name} there; is this a finished model?")
     for name in ("plans.json", "dataset.json"):
-        write_text(out / name, (model / name).read_text())
-    mirrored = json.loads((model / "model.json").read_text())["mirror_axes"]
+        write_text(out / name, (model / name).read_text(encoding="utf-8"))
+    mirrored = json.loads((model / "model.json").read_text(encoding="utf-8"))["mirror_axes"]
     checkpoint = {
         "network_weights": torch.load(model / "weights.pt", map_location="cpu", weights_only=True)["weights"],
         "trainer_name": "nnUNetTrainer",

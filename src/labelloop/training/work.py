@@ -49,7 +49,7 @@ class Work:
         Raises:
             UserError: when the state claims progress whose files are gone or altered.
         """
-        state = json.loads(self._state.read_text()) if self._state.is_file() else None
+        state = json.loads(self._state.read_text(encoding="utf-8")) if self._state.is_file() else None
         if state and state["fingerprint"] != self.fingerprint:
             self._set_aside(state)
             state = None
@@ -117,7 +117,7 @@ class Work:
     def _check_finished(self) -> None:
         missing = [name for name in OUTPUTS if not (self.finished / name).is_file()]
         if not missing:
-            model = json.loads((self.finished / "model.json").read_text())
+            model = json.loads((self.finished / "model.json").read_text(encoding="utf-8"))
             if sha256(self.finished / "weights.pt") == model["weights_sha256"]:
                 return
         what = f"{', '.join(missing)} missing" if missing else "weights.pt altered"

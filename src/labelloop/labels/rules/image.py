@@ -1,5 +1,7 @@
 """Rules that look at the image: the body around a label, and the intensities inside of it (CT only)."""
 
+import math
+
 import cc3d
 import numpy as np
 from pydantic import field_validator
@@ -76,6 +78,34 @@ def _tissue(rule: Tissue, case: Case, name: str) -> Finding:
     value, limit = 100.0 * float(((values >= low) & (values <= high)).mean()), rule.limit(name)
     said = f"{value:.1f} % lies between {low:g} and {high:g} HU; at most {limit:g} % expected"
     return Finding(value, limit, value > limit, said)
+
+
+@kind("inclusion", Tissue)
+def _inclusion(rule: Tissue, case: Case, name: str) -> Finding:
+    """Volume, in ml, of another tissue in a class, without the rim that partial volume makes (on the body's grid).
+
+    A leak into fat is a lump of it; a border is a sheet as thin as the voxels.
+    """
+    if case.image is None:
+        raise Skip("no image")
+    grid, box = _grid(case.facts), case.facts.box(name)
+    coarse = tuple(slice(-(-b.start // g.step), -(-b.stop // g.step)) for b, g in zip(box, grid, strict=True))
+    image, labels = case.image[grid][coarse], case.facts.labels[grid][coarse]
+    other = (labels == case.facts.scheme.ids[name]) & (image >= rule.hu[0]) & (image <= rule.hu[1])
+    voxel_ml = case.facts.voxel_ml * math.prod(g.step for g in grid)
+    value, limit = float(_without_rim(other).sum() * voxel_ml), rule.limit(name)
+    said = f"{value:.1f} ml in lumps of {rule.hu[0]:g} to {rule.hu[1]:g} HU; at most {limit:g} ml expected"
+    return Finding(value, limit, value > limit, said)
+
+
+def _without_rim(mask: np.ndarray) -> np.ndarray:
+    """Return the voxels of ``mask`` whose six neighbors are all in it."""
+    padded = np.pad(mask, 1)
+    inner = mask.copy()
+    for axis in range(3):
+        for shift in (-1, 1):
+            inner &= np.roll(padded, shift, axis)[1:-1, 1:-1, 1:-1]
+    return inner
 
 
 def _values(case: Case, name: str) -> np.ndarray:

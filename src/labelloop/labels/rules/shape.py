@@ -41,8 +41,19 @@ def _one_component(rule: OneComponent, case: Case, name: str) -> Finding:
     """The second component is smaller than a volume in ml."""
     parts = case.facts.components(name, rule.connectivity)
     value = max((int(parts.voxels[i - 1]) for i in _detached(case, parts, rule)), default=0) * case.facts.voxel_ml
-    limit = rule.limit(name)
+    limit = _resolved(rule.limit(name), case)
     return Finding(value, limit, value >= limit, f"largest detached part {value:.2f} ml; below {limit:g} ml expected")
+
+
+RESOLVED_VOXELS = 8
+
+
+def _resolved(limit_ml: float, case: Case) -> float:
+    """Return the limit, or the volume of 2 x 2 x 2 voxels where that is more: smaller parts are noise of the grid.
+
+    He's 0.276 ml are 64 voxels on his grid, but not even two of 5.5 mm, where a thin bridge breaks by rounding alone.
+    """
+    return max(limit_ml, RESOLVED_VOXELS * case.facts.voxel_ml)
 
 
 def _detached(case: Case, parts, rule: Rule) -> list[int]:
@@ -74,7 +85,7 @@ def _joined(rule: Joined, case: Case, name: str) -> Finding:
     parts = case.facts.joint_components(members, rule.connectivity)
     own = np.bincount(parts.labels[case.facts.mask(name, parts.box)], minlength=len(parts.voxels) + 1)
     value = max((int(own[i]) for i in _detached(case, parts, rule)), default=0) * case.facts.voxel_ml
-    limit = rule.limit(name)
+    limit = _resolved(rule.limit(name), case)
     chain = " + ".join(members)
     return Finding(value, limit, value >= limit, f"{value:.2f} ml lie apart from {chain}; below {limit:g} ml expected")
 
@@ -88,13 +99,16 @@ def _continuous(rule: Limit, case: Case, name: str) -> Finding:
     return Finding(value, limit, value > limit, f"longest gap along z {value:.1f} mm; at most {limit:g} mm expected")
 
 
+SECTIONS = 4
+
+
 @kind("flat_end", Limit)
 def _flat_end(rule: Limit, case: Case, name: str) -> Finding:
     """Section at an end of the structure in % of its largest section on that axis; the worst of the six ends.
 
     Organs end rounded or tapered; what ends with (nearly) a full section was cut off by a missing block of slices or a
-    missing window. An axis on which the field of view cuts the structure is not judged. Only the largest component is
-    looked at.
+    missing window. Not judged: an axis on which the field of view cuts the structure, or which it crosses in fewer than
+    ``SECTIONS`` voxels. Only the largest component is looked at.
     """
     facts, parts = case.facts, case.facts.components(name)
     main = parts.by_size[0]
@@ -108,10 +122,10 @@ def _flat_end(rule: Limit, case: Case, name: str) -> Finding:
         f"{axis}{sign}": 100.0 * float(profile[place] / profile.max())
         for axis, profile in profiles.items()
         for sign, place in (("-", 0), ("+", -1))
-        if axis not in hidden
+        if axis not in hidden and len(profile) >= SECTIONS
     }
     if not ends:
-        raise Skip("cut by the field of view on every axis")
+        raise Skip("cut by the field of view, or too small to have ends")
     side = max(ends, key=ends.get)
     value, limit = ends[side], rule.limit(name)
     said = f"the section at its {ENDS[side]} end is {value:.0f} % of the largest; at most {limit:g} % expected"

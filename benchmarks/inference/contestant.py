@@ -1,0 +1,63 @@
+"""One contestant in a process of its own: segment images, print seconds per stage and case as JSON.
+
+    python benchmarks/inference/contestant.py NAME MODEL OUT IMAGE...
+
+NAME is ``exact``, ``fast``, or a stock predictor of :data:`STOCK`; MODEL is a model folder, for stock ones as exported.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+STOCK = {  # mirroring, resampling as nnU-Net's planner chooses it (else with torch), processes
+    "stock_default": (True, True, True),
+    "stock_planner": (False, True, True),
+    "stock_fastest": (False, False, False),
+}
+
+
+def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
+    from labelloop.inference.infer import Options, run_cases
+    from labelloop.inference.reading import Case, case_name
+    from labelloop.inference.settings import Settings
+    from labelloop.shards import Ledger
+
+    def load():
+        from labelloop.inference.engine import Predictor
+
+        precision = mode.partition("_")[2] or "auto"
+        return Predictor(model, "cpu", Settings(mode=mode.partition("_")[0], precision=precision))
+
+    ledger = Ledger(out, "benchmark")
+    run_cases([Case(case_name(image), image) for image in images], load, ledger, Options())
+    return {case: extra["seconds"] for case, extra in ledger.extras().items()}
+
+
+def run_stock(name: str, model: Path, out: Path, images: list[Path]) -> dict:
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    mirror, _, processes = STOCK[name]
+    predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
+    files = [[str(image)] for image in images]
+    names = [str(out / image.name.replace("_0000.nii.gz", "")) for image in images]
+    predict = predictor.predict_from_files if processes else predictor.predict_from_files_sequential
+    # predict_from_files with its defaults starts 8 processes for each of preparing and exporting; 1 suits two cores
+    extra = {"num_processes_preprocessing": 1, "num_processes_segmentation_export": 1} if processes else {}
+    predict(files, names, save_probabilities=False, overwrite=True, **extra)
+    return {}
+
+
+def main() -> None:
+    name, model, out, *images = sys.argv[1:]
+    run = run_stock if name in STOCK else run_ours
+    Path(out).mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    seconds = run(name, Path(model), Path(out), [Path(image) for image in images])
+    print(json.dumps({"ready": start, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Keeping a memory budget: what a case needs at a setting, and the largest setting that fits.
+
+The estimates are sums of the arrays that exist at the same time, with a measured allowance for the network's inner
+activations; a test holds them against the true peak.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from labelloop.errors import UserError
+from labelloop.inference.resample import SLAB_VOXELS, Shape
+from labelloop.plans import Plan
+
+log = logging.getLogger(__name__)
+MIB = 2**20
+FLOAT = 4
+PROGRAM_MB = 500
+"""Resident memory of Python, torch and SimpleITK before the first case (measured: 430 MB; CUDA adds its own)."""
+CUDA_MB = 600
+"""GPU memory of a CUDA context with cuDNN's workspaces."""
+FEATURE_MAPS = 6.0
+"""Full-resolution tensors of the first stage's width that a forward pass holds at its peak: skip connection, upsampled
+features, their concatenation (two) and the convolution's input and output layouts."""
+SMALLEST_SLAB = 1 << 18
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits in MiB; None: no limit. RAM is the whole process's, GPU memory what this process allocates."""
+
+    max_ram_mb: float | None = None
+    max_gpu_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("--max-ram-mb", self.max_ram_mb), ("--max-gpu-mb", self.max_gpu_mb)):
+            if limit is not None and limit <= 0:
+                raise UserError(f"{name} {limit:g}: a limit must be above 0")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to run one case: windows per forward pass, where logits are added up, voxels per exported slab."""
+
+    batch: int
+    on_gpu: bool
+    slab_voxels: int = SLAB_VOXELS
+
+    def __str__(self) -> str:
+        where = "on the GPU" if self.on_gpu else "in RAM"
+        return f"{self.batch} windows at a time, logits added up {where}, slabs of {self.slab_voxels / 1e6:.2g} Mvoxel"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What decides the memory of a case.
+
+    Args:
+        stored: voxels of the image as stored, and ``stored_bytes`` of one of them.
+        network: shape (z, y, x) on the network grid.
+        outputs: channels of the network.
+        full_logits: all logits are held at once (ensembles), instead of one patch's height of them.
+    """
+
+    stored: int
+    stored_bytes: int
+    network: Shape
+    outputs: int
+    plan: Plan
+    full_logits: bool = False
+
+
+def ram_mb(sizes: Sizes, choice: Choice, gpu: bool) -> float:
+    """Return the estimated peak of RAM in MiB, while the next image is read ahead and the last label map is written."""
+    image = sizes.stored * sizes.stored_bytes
+    prepared = _voxels(sizes.network) * FLOAT
+    labels = 3 * sizes.stored  # the one in work, its turned copy, the one being written
+    total = 2 * image + image // 2 + 2 * prepared + labels + 8 * choice.slab_voxels * FLOAT
+    if not choice.on_gpu:
+        total += _accumulated(sizes)
+    if not gpu:
+        total += _activations(sizes.plan, choice.batch)
+    return PROGRAM_MB + (CUDA_MB if gpu else 0) + total / MIB
+
+
+def gpu_mb(sizes: Sizes, choice: Choice) -> float:
+    """Return the estimated peak of GPU memory in MiB."""
+    total = _activations(sizes.plan, choice.batch) + 3 * _weights(sizes.plan) * FLOAT
+    if choice.on_gpu:
+        total += _accumulated(sizes) + 2 * _voxels(sizes.network) * FLOAT + 8 * choice.slab_voxels * FLOAT
+    return CUDA_MB + total / MIB
+
+
+def choose(sizes: Sizes, budget: Budget, gpu: bool, batch: int) -> Choice:
+    """Return the fastest way to run a case within ``budget``.
+
+    Args:
+        gpu: whether the network runs on a GPU.
+        batch: windows per forward pass, at most.
+
+    Raises:
+        ValueError: when not even the smallest setting fits; the message says what it would need.
+    """
+    slabs = [SLAB_VOXELS]
+    while slabs[-1] > SMALLEST_SLAB:
+        slabs.append(slabs[-1] // 4)
+    batches = [batch] + [1 << i for i in range(batch.bit_length() - 1, -1, -1) if 1 << i < batch]
+    choices = [Choice(b, on, s) for on in ((True, False) if gpu else (False,)) for b in batches for s in slabs]
+    limits = [limit for limit in (budget.max_ram_mb, budget.max_gpu_mb) if limit is not None]
+    for choice in choices:
+        if _fits(sizes, choice, budget, gpu):
+            if limits and choice != choices[0]:
+                log.info("memory budget: %s", choice)
+            return choice
+    raise ValueError(_refusal(sizes, replace(choices[-1]), budget, gpu))
+
+
+def _fits(sizes: Sizes, choice: Choice, budget: Budget, gpu: bool) -> bool:
+    ram = budget.max_ram_mb is None or ram_mb(sizes, choice, gpu) <= budget.max_ram_mb
+    return ram and (not gpu or budget.max_gpu_mb is None or gpu_mb(sizes, choice) <= budget.max_gpu_mb)
+
+
+def _refusal(sizes: Sizes, smallest: Choice, budget: Budget, gpu: bool) -> str:
+    needs = [f"{ram_mb(sizes, smallest, gpu):.0f} MB of RAM (allowed: {budget.max_ram_mb or 'any'})"]
+    if gpu:
+        needs.append(f"{gpu_mb(sizes, smallest):.0f} MB on the GPU (allowed: {budget.max_gpu_mb or 'any'})")
+    grid = "x".join(map(str, sizes.network[::-1]))
+    return f"memory: {grid} voxels on the network grid need about {' and '.join(needs)} at the smallest setting"
+
+
+def _accumulated(sizes: Sizes) -> int:
+    """Bytes of the sums of logits: those of one patch's height, a finished block, and the planes export still holds."""
+    depth, height, width = (max(n, p) for n, p in zip(sizes.network, sizes.plan.patch, strict=True))
+    held = depth if sizes.full_logits else min(depth, sizes.plan.patch[0])
+    planes = 3 * sizes.plan.patch[0] + (held if sizes.full_logits else 0)
+    return (sizes.outputs + 1) * planes * height * width * FLOAT
+
+
+def _activations(plan: Plan, batch: int) -> int:
+    """Bytes of the activations of a forward pass."""
+    voxels, total = _voxels(plan.patch), 0.0
+    for stage, (features, stride) in enumerate(zip(plan.features, plan.stage_strides, strict=True)):
+        voxels //= _voxels(stride)
+        total += (FEATURE_MAPS if stage == 0 else 1.0) * voxels * features
+    return int(batch * total * FLOAT)
+
+
+def _weights(plan: Plan) -> int:
+    """Roughly the number of weights of the network."""
+    pairs = zip((1, *plan.features), plan.features, strict=False)
+    return sum(27 * (a * b + 3 * b * b) for a, b in pairs)
+
+
+def _voxels(shape: Sequence[int]) -> int:
+    z, y, x = shape
+    return z * y * x

@@ -1,0 +1,201 @@
+"""The images to segment: find them, and read each file once for both its hash and its voxels."""
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from labelloop.errors import CaseError, UserError
+from labelloop.files import digest, sha256
+from labelloop.volume import Geometry, Volume, read, read_geometry
+
+log = logging.getLogger(__name__)
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+CHANNEL = "_0000"
+"""nnU-Net's and FLARE's suffix of an image's name; left out of the case's name."""
+SLICE_TOLERANCE = 0.05
+"""Largest deviation of a DICOM slice distance from their median, as a part of it."""
+GZIP = 31
+"""zlib's code for a gzip stream of any window size."""
+DEFLATE_LIMIT = 1032
+"""Deflate cannot shrink data by more than this factor."""
+NIFTI_INTEGERS = {2: "u1", 4: "<i2", 8: "<i4", 256: "i1", 512: "<u2", 768: "<u4"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image to segment. ``image`` is a file, or a folder with one DICOM series."""
+
+    case: str
+    image: Path
+    modality: str = "CT"
+    image_sha256: str = ""
+
+
+class Image:
+    """An image file, or a folder with one DICOM series. A gzipped NIfTI file is read from disk once."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._content: bytes | None = None
+
+    @property
+    def _gzipped(self) -> bool:
+        return self.path.name.lower().endswith(".nii.gz") and self.path.is_file()
+
+    def sha256(self) -> str:
+        """Return the sha256 of the file, or a fingerprint of names and hashes of the files of a folder."""
+        if self._gzipped:
+            return hashlib.sha256(self._bytes()).hexdigest()
+        if self.path.is_dir():
+            return digest([(p.name, sha256(p)) for p in sorted(self.path.iterdir()) if p.is_file()])
+        return sha256(self.path)
+
+    def volume(self) -> Volume:
+        """Return the volume. Forgets the bytes, so that it can be asked for once. Raises as :func:`read_image` does."""
+        content = self._bytes() if self._gzipped else None
+        self._content = None
+        volume = decode_nifti(content, self.path) if content is not None else None
+        return volume or read_image(self.path)
+
+    def _bytes(self) -> bytes:
+        if self._content is None:
+            self._content = self.path.read_bytes()
+        return self._content
+
+
+def gunzip(content: bytes) -> bytes:
+    """Decompress a gzip file of one member, with ISA-L (package ``isal``, 2-3 times as fast) where it is installed.
+
+    Raises:
+        Exception: that of the library, when the content is damaged.
+    """
+    fast = importlib.util.find_spec("isal") is not None
+    library = importlib.import_module("isal.isal_zlib") if fast else zlib
+    size = int.from_bytes(content[-4:], "little")  # of the last member, modulo 2**32
+    return library.decompress(content, GZIP, max(1, min(size, DEFLATE_LIMIT * len(content))))
+
+
+def decode_nifti(content: bytes, path: Path) -> Volume | None:
+    """Return the volume of a gzipped NIfTI file of integers, without a second copy of it.
+
+    None when the file is in any way unusual or damaged: then ITK must read it, or say what is wrong. The geometry is
+    ITK's in any case.
+    """
+    try:
+        raw = gunzip(content)
+    except Exception:  # each library has errors of its own; ITK will find the words
+        return None
+    if len(raw) < 352 or struct.unpack_from("<i", raw)[0] != 348 or raw[344:348] != b"n+1\0":
+        return None
+    dimensions = struct.unpack_from("<8h", raw, 40)
+    code = struct.unpack_from("<h", raw, 70)[0]
+    offset, slope, shift = struct.unpack_from("<3f", raw, 108)
+    plain = code in NIFTI_INTEGERS and slope in (0, 1) and shift == 0 and dimensions[0] == 3
+    if not plain or not math.isfinite(offset):
+        return None
+    dtype, size = np.dtype(NIFTI_INTEGERS[code]), dimensions[1:4]
+    if min(size) < 1 or offset < 352 or len(raw) < offset + math.prod(size) * dtype.itemsize:
+        return None
+    geometry = read_geometry(path)
+    if geometry.size != size:
+        return None
+    return Volume(np.frombuffer(raw, dtype, math.prod(size), int(offset)).reshape(geometry.shape), geometry)
+
+
+def read_image(path: Path) -> Volume:
+    """Read a 3-D image from a file or from a folder with one DICOM series.
+
+    Raises:
+        CaseError: when the image is not 3-D, or the folder does not hold exactly one evenly spaced series.
+    """
+    volume = _read_dicom(path) if path.is_dir() else read(path)
+    if volume.array.ndim != 3 or not volume.array.size:
+        raise CaseError("image_not_3d", str(path), f"array of shape {volume.array.shape}", "Give one 3-D image.")
+    return volume
+
+
+def _read_dicom(folder: Path) -> Volume:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise CaseError("dicom_series", str(folder), f"{len(series)} DICOM series", "Give a folder with one series.")
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    _check_slices(folder, files)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    image = reader.Execute()
+    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return Volume(sitk.GetArrayFromImage(image), geometry)
+
+
+def _check_slices(folder: Path, files: Sequence[str]) -> None:
+    """Refuse a series with missing or uneven slices, which SimpleITK would stack as if they were even."""
+    if len(files) < 3:
+        return
+    centers = []
+    for file in files:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(file)
+        reader.ReadImageInformation()
+        centers.append(reader.GetOrigin())
+    steps = np.linalg.norm(np.diff(np.asarray(centers), axis=0), axis=1)
+    usual = float(np.median(steps))
+    if np.abs(steps - usual).max() > SLICE_TOLERANCE * usual:
+        found = f"slice distances from {steps.min():.3f} to {steps.max():.3f} mm"
+        raise CaseError("dicom_slices", str(folder), found, "Slices are missing or uneven; export the series again.")
+
+
+def find_cases(inputs: Path, modality: str = "CT") -> list[Case]:
+    """Return the cases of a file, a folder of files and DICOM folders, or a folder with one DICOM series.
+
+    Where a folder holds both ``NAME`` and ``NAME_0000``, the latter is the image (nnU-Net's and FLARE's naming) and
+    the former, usually its label, is left out.
+
+    Raises:
+        UserError: when there is nothing to segment, or two inputs would give the same case.
+    """
+    inputs = Path(inputs)
+    if inputs.is_file():
+        return [Case(case_name(inputs), inputs, modality)]
+    if not inputs.is_dir():
+        raise UserError(f"{inputs}: no such file or folder")
+    entries = sorted(p for p in inputs.iterdir() if not p.name.startswith("."))
+    files = [p for p in entries if p.is_file() and p.name.lower().endswith(SUFFIXES)]
+    channels = {case_name(p) for p in files if _stem(p).endswith(CHANNEL)}
+    images = [p for p in files if _stem(p).endswith(CHANNEL) or _stem(p) not in channels]
+    if len(images) < len(files):
+        log.info("%d files left out, because a %s image stands beside them", len(files) - len(images), CHANNEL)
+    images += [p for p in entries if p.is_dir() and _has_dicom(p)]
+    if not images and _has_dicom(inputs):
+        images = [inputs]
+    if not images:
+        raise UserError(f"{inputs}: no image ({', '.join(SUFFIXES)}) and no DICOM series in it")
+    cases = [Case(case_name(p), p, modality) for p in images]
+    names = [c.case for c in cases]
+    if doubled := sorted({n for n in names if names.count(n) > 1}):
+        raise UserError(f"{inputs}: several inputs for {', '.join(doubled[:5])}; rename them or move them apart")
+    return cases
+
+
+def _has_dicom(folder: Path) -> bool:
+    return bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "") if not path.is_dir() else ""
+    return name[: len(name) - len(suffix)]
+
+
+def case_name(path: Path) -> str:
+    """Return the name of a file without suffix and channel number, or the name of a folder."""
+    return _stem(Path(path).resolve() if not Path(path).name else Path(path)).removesuffix(CHANNEL)

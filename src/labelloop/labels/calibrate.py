@@ -1,0 +1,160 @@
+"""Calibrate acceptance on held-out truth: the lowest agreement at which accepted labels reach a target DSC.
+
+Risk is the mean of 1 - DSC over accepted labels. For a class, held-out cases are sorted by agreement; a set of the k
+most agreeing cases is tested against "its risk is 1 - target or more". The test is a bet: an e-value that is at most 1
+in expectation while that hypothesis holds, for losses in [0, 1] and any sample size, and a set is certified when it
+reaches 1 / (1 - confidence) (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B
+2024, section 4; here constant bets mixed over a fixed grid, so that the order of the cases does not matter). Sets are
+tested from small to large and the first that fails ends it, so that no error is spent on trying several (fixed sequence
+testing: Angelopoulos et al., "Learn then test", arXiv 2110.01052, section 4). Given the agreement of the next case,
+those above it are a random sample of all that agree more, hence the threshold is the next case's agreement. Each test
+is exact; the sequence is so up to the step between one set and the next, because the sets follow from the agreements.
+
+The promise is about people and scanners like the held-out ones. With few cases nothing can be certified: the table says
+how many it takes. Risk-coverage curves and AURC: Geifman et al., "Bias-reduced uncertainty estimation", ICLR 2019.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from labelloop.classes import load_classes
+from labelloop.errors import UserError
+from labelloop.tables import TABLES, read_table, write_table
+
+SCORE = "pairwise_dice"
+BETS = np.linspace(0.05, 0.95, 19)
+"""Shares of the largest bet that cannot be ruined."""
+HOPED = 0.5
+"""The first set is large enough to be certified if its mean loss is this share of the loss allowed."""
+STEPS = 20
+
+
+def calibrate(
+    scores: pd.DataFrame, disagreement: pd.DataFrame, target_dsc: float, confidence: float, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Return the "calibration" table: per class the pairwise Dice from which labels may be accepted.
+
+    A threshold means: with probability ``confidence`` over the choice of held-out cases, labels of new cases whose
+    pairwise Dice is above it have a mean DSC of at least ``target_dsc``. Each class is a statement of its own. Where no
+    threshold can be certified it is NaN, and ``reason`` says why.
+
+    Args:
+        scores: table of kind "scores" of labels that the models did not learn from.
+        disagreement: table of kind "disagreement" of the same cases and models.
+
+    Raises:
+        ValueError: when target or confidence do not lie between 0 and 1.
+    """
+    if not (0 < target_dsc < 1 and 0 < confidence < 1):
+        raise ValueError(f"target DSC {target_dsc} and confidence {confidence} must lie between 0 and 1")
+    both = scores.merge(disagreement, on=["case", "class"], validate="one_to_one").dropna(subset=["dsc", SCORE])
+    rows = []
+    for name in classes:
+        mine = both[both["class"] == name]
+        agreement, dsc = mine[SCORE].to_numpy(float), mine["dsc"].to_numpy(float)
+        found = threshold(agreement, dsc, target_dsc, confidence)
+        rows.append({"class": name, "target_dsc": target_dsc, "confidence": confidence, **found})
+    return pd.DataFrame(rows, columns=list(TABLES["calibration"]))
+
+
+def threshold(agreement: np.ndarray, dsc: np.ndarray, target_dsc: float, confidence: float) -> dict[str, float | str]:
+    """Return threshold, cases, accepted, coverage, mean_dsc of the accepted, aurc and reason for one class."""
+    order = np.argsort(-agreement, kind="stable")
+    ranked, loss = agreement[order], 1.0 - dsc[order]
+    number, allowed = len(loss), 1.0 - target_dsc
+    least = fewest_cases(allowed, confidence)
+    accepted, tried = 0, _sizes(ranked, least)
+    for size in tried:
+        if e_value(loss[:size], allowed) < 1.0 / (1.0 - confidence):
+            break
+        accepted = size
+    below = ranked[accepted] if 0 < accepted < number else -math.inf
+    return {
+        "threshold": (below if below > -math.inf else 0.0) if accepted else math.nan,
+        "cases": number,
+        "accepted": accepted,
+        "coverage": accepted / number if number else math.nan,
+        "mean_dsc": float(1 - loss[:accepted].mean()) if accepted else math.nan,
+        "aurc": aurc(agreement, dsc),
+        "reason": _reason(accepted, number, least, loss, tried, allowed),
+    }
+
+
+def _sizes(ranked: np.ndarray, least: int) -> list[int]:
+    """Return the sizes to test, from ``least`` (or all, if fewer) to all; cases that agree equally stay together."""
+    number = len(ranked)
+    if not number:
+        return []
+    wanted = np.unique(np.linspace(min(least, number), number, STEPS).round().astype(int))
+    tops = np.append(np.flatnonzero(ranked[:-1] > ranked[1:]) + 1, number)
+    return sorted({int(tops[np.searchsorted(tops, size)]) for size in wanted})
+
+
+def _reason(accepted: int, number: int, least: int, loss: np.ndarray, tried: Sequence[int], allowed: float) -> str:
+    if accepted:
+        return f"{accepted} of {number} held-out cases are accepted"
+    if not number:
+        return "no held-out case with truth"
+    first, few = tried[0], f"; with fewer than {least} only far better ones will do" if number < least else ""
+    mean = f"mean DSC {1 - loss[:first].mean():.3f}"
+    return f"the {first} of {number} held-out cases that agree most ({mean}) do not prove {1 - allowed:g}{few}"
+
+
+def e_value(losses: np.ndarray, allowed: float) -> float:
+    """Return the evidence that the mean of ``losses`` (each in [0, 1]) is below ``allowed``.
+
+    The mean over bets b of the product of 1 + b (allowed - loss); at most 1 in expectation if the mean is not below.
+    """
+    bets = BETS / (1.0 - allowed)
+    logs = np.log1p(bets[:, None] * (allowed - np.asarray(losses)[None, :])).sum(axis=1)
+    return float(np.exp(np.logaddexp.reduce(logs) - math.log(len(bets))))
+
+
+def fewest_cases(allowed: float, confidence: float) -> int:
+    """Return how many cases it takes to certify losses of ``HOPED`` times what is allowed."""
+    size, enough = 1, 1.0 / (1.0 - confidence)
+    while e_value(np.full(size, HOPED * allowed), allowed) < enough:
+        size += 1
+    return size
+
+
+def risk_coverage(agreement: np.ndarray, dsc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coverage (share accepted) and risk (mean 1 - DSC of the accepted), accepting by falling agreement.
+
+    Cases that agree equally are accepted together, so the curve does not depend on their order.
+    """
+    order = np.argsort(-agreement, kind="stable")
+    ranked, loss = agreement[order], 1.0 - dsc[order]
+    ends = np.append(np.flatnonzero(ranked[:-1] > ranked[1:]) + 1, len(ranked)) if len(ranked) else np.zeros(0, int)
+    return ends / max(len(ranked), 1), np.cumsum(loss)[ends - 1] / np.maximum(ends, 1)
+
+
+def aurc(agreement: np.ndarray, dsc: np.ndarray) -> float:
+    """Return the area under the risk-coverage curve (steps); the mean loss when agreement says nothing, 0 is best."""
+    coverage, risk = risk_coverage(agreement, dsc)
+    return float(np.diff(coverage, prepend=0.0) @ risk) if len(coverage) else math.nan
+
+
+def calibrate_files(
+    scores: Path, disagreement: Path, out: Path, classes: str, target_dsc: float, confidence: float
+) -> pd.DataFrame:
+    """Read the two tables, write the calibration table of the classes that were scored, and return it.
+
+    Raises:
+        UserError: when a table is missing, no case and class is in both, or the numbers make no sense.
+    """
+    tables = read_table(scores, "scores"), read_table(disagreement, "disagreement")
+    shared = set.intersection(*(set(zip(t["case"], t["class"], strict=True)) for t in tables))
+    if not shared:
+        raise UserError(f"{scores} and {disagreement} have no case and class in common")
+    names = [name for name in load_classes(classes).names if name in {shared_name for _, shared_name in shared}]
+    try:
+        table = calibrate(*tables, target_dsc, confidence, names)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    write_table(out, table, "calibration")
+    return table

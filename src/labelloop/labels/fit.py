@@ -1,0 +1,240 @@
+"""Fit thresholds of anatomy rules to fully labeled truth: ``labelloop check --fit``.
+
+A fitted threshold is a tolerance bound: with a stated confidence, at least a stated share of people like those measured
+lies inside (NIST/SEMATECH e-Handbook of Statistical Methods, 7.2.6.3: Howe's method for two sides, the noncentral t for
+one). Volumes and lengths are taken to be log-normal, intensities and positions normal. No bound is tighter than what
+was observed: the labels it was fitted to pass. Bounds stand in a YAML file beside the quantiles they come from.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError
+from scipy import stats
+
+from labelloop.classes import ClassScheme, Strict, load_classes
+from labelloop.errors import UserError
+from labelloop.files import write_text
+from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
+from labelloop.labels.facts import LabelFacts
+from labelloop.labels.rules import Rule
+from labelloop.volume import Geometry
+
+log = logging.getLogger(__name__)
+
+COVERAGE, CONFIDENCE = 0.99, 0.95
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+LEAST_CASES = 10
+LEAST_NEAR_MM = 10.0
+"""No fitted distance is below two slices of 5 mm: a rule may not depend on the voxels of those it was fitted to."""
+SIDES = {"volume": "both", "intensity": "both", "near": "upper", "extent": "upper", "position": "lower"}
+"""Kinds of rules that are fitted, and on which side their threshold lies."""
+LOGARITHMIC = ("volume", "extent")
+
+Threshold = float | tuple[float, float]
+Values = dict[tuple[str, str], list[float]]
+
+
+class Fitted(Strict):
+    """Threshold of one rule and class, the one it takes the place of, and the quantiles of what was measured."""
+
+    threshold: Threshold
+    default: Threshold
+    unit: str
+    cases: int
+    quantiles: dict[float, float]
+
+
+class FittedRules(Strict):
+    """The file that ``labelloop check --rules`` reads."""
+
+    classes: str
+    source: str = Field(description="the label maps that were measured")
+    coverage: float
+    confidence: float
+    thresholds: dict[str, dict[str, Fitted]]
+
+
+def measure(
+    labels: np.ndarray, geometry: Geometry, scheme: ClassScheme, image: np.ndarray | None = None, modality: str = "CT"
+) -> dict[tuple[str, str], float]:
+    """Return what the rules that can be fitted measure on one fully labeled map, by rule and class.
+
+    Volumes of organs that the field of view cuts say nothing and are left out.
+
+    Args:
+        labels: canonical uint8 class ids [z, y, x], on the canonical ``geometry`` (mm).
+        image: canonical intensities of the same shape.
+    """
+    kinds = {rule.name: rule.kind for rule in load_rules(scheme)}
+    facts = LabelFacts(labels, geometry, scheme)
+    return {
+        (row["rule"], row["class"]): row["value"]
+        for row in check(labels, geometry, {}, scheme, image, modality)
+        if kinds[row["rule"]] in SIDES
+        and row["verdict"] != NOT_APPLICABLE
+        and np.isfinite(row["value"])
+        and not (kinds[row["rule"]] == "volume" and facts.cut(row["class"]))
+    }
+
+
+def fit(
+    measured: Iterable[Mapping[tuple[str, str], float]],
+    scheme: ClassScheme,
+    source: str,
+    coverage: float = COVERAGE,
+    confidence: float = CONFIDENCE,
+    least_cases: int = LEAST_CASES,
+) -> FittedRules:
+    """Fit the thresholds of a scheme's rules to the measurements of several cases (see :func:`measure`).
+
+    A rule that fewer than ``least_cases`` cases speak to keeps its default and is not in the result.
+
+    Raises:
+        UserError: when not a single threshold can be fitted.
+    """
+    values: Values = defaultdict(list)
+    for case in measured:
+        for key, value in case.items():
+            values[key].append(value)
+    thresholds: dict[str, dict[str, Fitted]] = defaultdict(dict)
+    for rule in load_rules(scheme):
+        for name in rule.classes if rule.kind in SIDES else ():
+            found = np.array(values.get((rule.name, name), ()))
+            if len(found) >= least_cases:
+                thresholds[rule.name][name] = _fitted(rule, name, found, coverage, confidence)
+    if not thresholds:
+        most = max(map(len, values.values()), default=0)
+        raise UserError(f"{source}: at most {most} cases for a rule and class; {least_cases} are needed to fit it")
+    return FittedRules(
+        classes=scheme.name, source=source, coverage=coverage, confidence=confidence, thresholds=dict(thresholds)
+    )
+
+
+def _fitted(rule: Rule, name: str, values: np.ndarray, coverage: float, confidence: float) -> Fitted:
+    bounds = tolerance_bounds(values, SIDES[rule.kind], coverage, confidence, rule.kind in LOGARITHMIC)
+    if rule.kind == "near":
+        bounds = (bounds[0], max(bounds[1], LEAST_NEAR_MM))
+    low, high = (round(float(bound), 3) for bound in (np.floor(bounds[0] * 100) / 100, np.ceil(bounds[1] * 100) / 100))
+    default = rule.threshold[name] if isinstance(rule.threshold, dict) else rule.threshold
+    return Fitted(
+        threshold={"both": (low, high), "upper": high, "lower": low}[SIDES[rule.kind]],
+        default=default,
+        unit=rule.unit,
+        cases=len(values),
+        quantiles={q: round(float(v), 3) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)},
+    )
+
+
+def tolerance_bounds(
+    values: np.ndarray, side: str, coverage: float, confidence: float, logarithmic: bool
+) -> tuple[float, float]:
+    """Return normal (or log-normal) tolerance bounds, widened to the smallest and largest value.
+
+    With ``confidence``, at least the share ``coverage`` of the population lies between them (``side`` "both"), below
+    the higher ("upper") or above the lower ("lower"): mean -+ k standard deviations (NIST/SEMATECH e-Handbook 7.2.6.3).
+    """
+    logarithmic = logarithmic and values.min() > 0
+    scaled = np.log(values) if logarithmic else values
+    number = len(values)
+    if side == "both":
+        chi = stats.chi2.ppf(1 - confidence, number - 1)
+        k = stats.norm.ppf((1 + coverage) / 2) * np.sqrt((number - 1) * (1 + 1 / number) / chi)
+    else:
+        root = np.sqrt(number)
+        k = stats.nct.ppf(confidence, number - 1, stats.norm.ppf(coverage) * root) / root
+    mean, reach = scaled.mean(), k * scaled.std(ddof=1)
+    low, high = (np.exp(bound) if logarithmic else bound for bound in (mean - reach, mean + reach))
+    return float(min(low, values.min())), float(max(high, values.max()))
+
+
+def write_fitted(path: Path, fitted: FittedRules) -> None:
+    """Write fitted thresholds and their quantiles as YAML."""
+    head = "# Thresholds fitted by `labelloop check --fit`; see docs/labels.md. `default` is what each stands in for.\n"
+    write_text(path, head + yaml.safe_dump(fitted.model_dump(mode="json"), sort_keys=False, width=120))
+
+
+def load_fitted(path: Path | str) -> FittedRules:
+    """Read a file of fitted thresholds. Raises UserError when it is missing or no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of fitted thresholds; `labelloop check --fit` writes one")
+    try:
+        return FittedRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a file of fitted thresholds: {error}") from error
+
+
+def with_fitted(scheme: ClassScheme, fitted: FittedRules) -> ClassScheme:
+    """Return the scheme with fitted thresholds in the place of its own, and their source named in the rules.
+
+    Raises:
+        UserError: when the file was fitted for other classes, or names a rule or class that the scheme does not have.
+    """
+    if fitted.classes != scheme.name:
+        raise UserError(f"thresholds fitted for the classes {fitted.classes!r}, used with {scheme.name!r}")
+    rules, left = [], {(rule, name) for rule, found in fitted.thresholds.items() for name in found}
+    for raw, rule in zip(scheme.rules, load_rules(scheme), strict=True):
+        found = fitted.thresholds.get(rule.name, {})
+        used = [name for name in rule.classes if name in found]
+        left -= {(rule.name, name) for name in used}
+        rules.append(_with_thresholds(raw, rule, found, fitted.source) if used else raw)
+    if left:
+        raise UserError(f"fitted thresholds without a rule: {', '.join(f'{r} of {c}' for r, c in sorted(left))}")
+    return scheme.model_copy(update={"rules": tuple(rules)})
+
+
+def _with_thresholds(raw: Mapping[str, Any], rule: Rule, found: Mapping[str, Fitted], source: str) -> dict[str, Any]:
+    default = rule.threshold if isinstance(rule.threshold, dict) else dict.fromkeys(rule.classes, rule.threshold)
+    threshold = {name: found[name].threshold if name in found else default[name] for name in rule.classes}
+    return {**raw, "threshold": threshold, "source": f"fitted to {source}; else {rule.source}"}
+
+
+def fit_folder(
+    labels: Path,
+    classes: str,
+    out: Path,
+    images: Path | None = None,
+    dataset: str | None = None,
+    modality: str = "CT",
+    source: str | None = None,
+) -> int:
+    """Fit thresholds to a folder of fully labeled truth and write them; return how many maps could not be read.
+
+    Args:
+        images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
+        dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
+        source: name written into the file; default: the folder's.
+
+    Raises:
+        UserError: when there is nothing to fit to, or too little.
+    """
+    from labelloop.labels.folder import read_maps
+
+    scheme, measured, problems = load_classes(classes), [], 0
+    for case, found in read_maps(labels, scheme, images, dataset):
+        if isinstance(found, Exception):
+            problems += 1
+            log.error("%s: %s", case, found)
+            continue
+        volume, image = found
+        measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
+    fitted = fit(measured, scheme, f"{source or labels.name} ({len(measured)} cases)")
+    write_fitted(out, fitted)
+    _report(fitted, load_rules(scheme))
+    return problems
+
+
+def _report(fitted: FittedRules, rules: Sequence[Rule]) -> None:
+    for rule in rules:
+        for name in rule.classes if rule.kind in SIDES else ():
+            found = fitted.thresholds.get(rule.name, {}).get(name)
+            if found is None:
+                log.warning("%s of %s: fewer than %d cases, the default stays", rule.name, name, LEAST_CASES)
+            else:
+                log.info("%s of %s: %s %s (was %s)", rule.name, name, found.threshold, found.unit, found.default)

@@ -1,0 +1,75 @@
+"""Starting a training from the weights of another model: what both know by name is kept, what is new starts blank."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from labelloop.errors import UserError
+from labelloop.files import sha256
+from labelloop.network import build_network
+from labelloop.plans import Plan
+from labelloop.training.job import described
+from labelloop.training.loading import isolated_random_state
+
+log = logging.getLogger(__name__)
+
+
+def start_from(network: nn.Module, folder: Path, classes: tuple[str, ...], bias: float = 0.0) -> None:
+    """Copy the weights of a finished model into ``network``, whose output channels are background and ``classes``.
+
+    Everything before the output layers must have the same shape in both. In the output layers, background and the
+    classes that both know, by name, keep their rows; rows of other classes are left out, and new ones have zero
+    weights (Mao, section 2.3) and the given bias. A new class thus has the constant logit ``bias``.
+
+    Raises:
+        UserError: when there is no finished model, its weights are not those of its description, or it does not fit.
+    """
+    description, weights = described(folder), folder / "weights.pt"
+    if not weights.is_file() or sha256(weights) != description["weights_sha256"]:
+        raise UserError(f"init_from: {weights} is not the file that {folder / 'model.json'} describes")
+    theirs = tuple(description["classes"])
+    other = _network_of(description, weights)
+    heads = {id(p) for layer in network.decoder.seg_layers for p in layer.parameters()}
+    body = [(n, p) for n, p in network.named_parameters() if id(p) not in heads]
+    sources = dict(other.named_parameters())  # each tensor once: the encoder's also go by a name in the decoder
+    misfits = [name for name, p in body if name not in sources or sources[name].shape != p.shape]
+    if misfits or len(body) + len(heads) != len(sources):
+        raise UserError(
+            f"init_from: the network of model {description['name']} is built otherwise, e.g. at "
+            f"{misfits[0] if misfits else 'its depth'}; both need the same features, strides, kernels and convolutions"
+        )
+    with torch.no_grad():
+        for name, parameter in body:
+            parameter.copy_(sources[name])
+        for layer, source in zip(network.decoder.seg_layers, other.decoder.seg_layers, strict=True):
+            _copy_rows(layer, source, classes, theirs, bias)
+    kept = [name for name in classes if name in theirs]
+    log.info(
+        "starting from model %s (%s): classes kept: %s; new: %s; left out: %s",
+        description["name"], description["weights_sha256"][:16], _list(kept),
+        _list([n for n in classes if n not in kept]), _list([n for n in theirs if n not in kept]),
+    )  # fmt: skip
+
+
+def _network_of(description: dict, weights: Path) -> nn.Module:
+    with isolated_random_state(0):
+        network = build_network(Plan.model_validate(description["plan"]), len(description["channels"]))
+    state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)["weights"]
+    network.load_state_dict(state)
+    return network
+
+
+def _copy_rows(
+    layer: nn.Module, source: nn.Module, classes: tuple[str, ...], theirs: tuple[str, ...], bias: float
+) -> None:
+    layer.weight.zero_()
+    layer.bias.fill_(bias)
+    rows = {0: 0} | {i: theirs.index(name) + 1 for i, name in enumerate(classes, start=1) if name in theirs}
+    for row, origin in rows.items():
+        layer.weight[row], layer.bias[row] = source.weight[origin], source.bias[origin]
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,85 @@
+"""What is settled before a training begins: usable cases, device, precision, determinism."""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from labelloop.errors import UserError
+from labelloop.training.job import TrainingCase, TrainingJob
+
+if TYPE_CHECKING:
+    from labelloop.training.trainers.base import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def usable_cases(trainer: type["Trainer"], job: TrainingJob) -> dict[str, tuple[TrainingCase, ...]]:
+    """Return the cases of each split that ``trainer`` can use, in the order of their ids; count the others in the log.
+
+    Raises:
+        UserError: when no case is left to train on.
+    """
+    reasons = {case.case: trainer.why_not(case, job) for case in job.cases}
+    for reason, number in sorted(Counter(filter(None, reasons.values())).items()):
+        log.info("%s: %d of %d cases left out: %s", job.name, number, len(job.cases), reason)
+    kept = {
+        split: tuple(sorted((c for c in job.cases if c.split == split and not reasons[c.case]), key=lambda c: c.case))
+        for split in trainer.SPLITS
+    }
+    log.info("%s: %d cases to train, %d to validate", job.name, len(kept["train"]), len(kept["validation"]))
+    if not kept["train"]:
+        raise UserError(
+            f"model {job.name}: none of its {len(job.cases)} cases can be used to train ({job.settings.kind}). "
+            "Choose other cases or classes, or trainer: partial if some classes are unknown in every case."
+        )
+    if not kept["validation"]:
+        if job.settings.export == "best":
+            raise UserError(f"model {job.name}: export: best needs at least one validation case")
+        log.warning("%s: no validation case, so there will be no validation Dice", job.name)
+    return kept
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device of ``auto``, ``cpu`` or ``cuda``. Raises UserError when there is no GPU for cuda."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: torch finds no GPU here. Set device: cpu or auto, or check the driver.")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return the precision of ``auto`` on ``device``. Raises UserError for fp16 on a CPU, which cannot train in it."""
+    if precision == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("precision fp16 needs a GPU; on a CPU set precision: auto, fp32 or bf16")
+    return precision
+
+
+def set_determinism(deterministic: bool, device: torch.device) -> None:
+    """Ask torch for reproducible algorithms, or for the fastest."""
+    cuda = device.type == "cuda"
+    if cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to be reproducible
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
+    # Only a warning on a GPU: the sum inside its cross-entropy has no reproducible form, but the gradients do.
+    torch.use_deterministic_algorithms(deterministic, warn_only=cuda)
+
+
+@contextlib.contextmanager
+def nnunet_folders_elsewhere() -> Iterator[None]:
+    """Let nnU-Net's constructor make its folders and log file where they leave no trace."""
+    names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(dict.fromkeys(names, folder))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})

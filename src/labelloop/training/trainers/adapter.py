@@ -1,0 +1,186 @@
+"""nnU-Net's trainer as a job describes it: network, optimizer, loss and loaders, without its folders and its loop."""
+
+import logging
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from torch import Tensor
+
+from labelloop.annotation import PRESENT, UNKNOWN, States
+from labelloop.errors import UserError
+from labelloop.training.initial import start_from
+from labelloop.training.job import TrainingCase, TrainingJob
+from labelloop.training.loading import Channels, PreparedDataset
+from labelloop.training.losses import LossTerms
+from labelloop.training.sampling import Chooser, Loader
+from labelloop.training.settings import AXES
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Adapter(nnUNetTrainer):
+    """nnU-Net's trainer with ``job`` and ``cases`` set from outside: nnU-Net forbids a constructor of our own."""
+
+    job: TrainingJob
+    cases: dict[str, tuple[TrainingCase, ...]]
+    precision: str
+
+    def add_networks(self) -> None:
+        """Add what a kind of training needs beside ``network``; called once that is built."""
+        raise NotImplementedError
+
+    def choosers(self) -> dict[str, Chooser | None]:
+        """Return the streams of training batches, and how each chooses its cases; None: any cases."""
+        return {"train": None}
+
+    def initialize(self) -> None:
+        """Build network, optimizer and loss: nnU-Net's, without its look-up of data folders."""
+        self._set_batch_size_and_oversample()
+        self.num_input_channels = determine_num_input_channels(
+            self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        self.network = self.new_network()
+        if self.job.init_from:
+            start_from(
+                bare(self.network), self.job.init_from, self.job.classes, self.job.settings.new_class_bias or 0.0
+            )
+        self.add_networks()
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        self.loss = self._build_loss()
+        self._unknown = {c.case: self._unknown_channels(c.states) for cases in self.cases.values() for c in cases}
+        self.was_initialized = True
+
+    def new_network(self) -> torch.nn.Module:
+        """Return a network of the plan, initialized from torch's generator."""
+        network = self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        )
+        return self.compiled(network.to(self.device))
+
+    def compiled(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return the network compiled, where nnU-Net would."""
+        return torch.compile(network) if self._do_i_compile() else network
+
+    # --- what differs from nnU-Net's methods of the same name
+
+    def print_to_log_file(self, *args, also_print_to_console=True, add_timestamp=True) -> None:
+        log.debug(" ".join(map(str, args)))
+
+    def _do_i_compile(self) -> bool:
+        return not self.job.deterministic and super()._do_i_compile()
+
+    def configure_optimizers(self):
+        settings = self.job.settings
+        optimizer = torch.optim.SGD(
+            [parameter for network in self.trained for parameter in network.parameters()],
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+        )
+        return optimizer, PolyLRScheduler(optimizer, settings.learning_rate, settings.epochs, settings.schedule)
+
+    def _build_loss(self):
+        loss = super()._build_loss()
+        if not self.enable_deep_supervision:
+            loss = DeepSupervisionWrapper(loss, (1.0,))
+        elif self.job.settings.deep_supervision == "all_outputs":
+            weights = [0.5**level for level in range(len(loss.weight_factors))]
+            loss.weight_factors = tuple(weight / sum(weights) for weight in weights)
+        self._terms = LossTerms(loss.loss, tuple(weight for weight in loss.weight_factors if weight))
+        return loss
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
+        rotation, dummy_2d, initial_patch, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        return rotation, dummy_2d, initial_patch, tuple(AXES.index(axis) for axis in self.job.settings.mirror_axes)
+
+    def get_dataloaders(self) -> dict[str, Loader]:
+        """Return the loader of each training stream, and of validation if it has cases and iterations."""
+        scales = self._get_deep_supervision_scales()
+        rotation, dummy_2d, initial_patch, mirror = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        augment = plain = self.get_validation_transforms(scales)
+        first_patch = patch = list(self.job.plan.patch)
+        if self.job.settings.augmentation == "nnunet":
+            first_patch = initial_patch
+            augment = self.get_training_transforms(patch, rotation, scales, mirror, dummy_2d)
+            _do_not_time_blurs(augment)
+        loaders = {
+            stream: self._loader("train", first_patch, augment, choose=choose, **self.loader_options())
+            for stream, choose in self.choosers().items()
+        }
+        if self.cases["validation"] and self.job.settings.validation_iterations:
+            loaders["validation"] = self._loader("validation", patch, plain)
+        return loaders
+
+    def loader_options(self) -> dict[str, Any]:
+        """Return what the loaders of training batches are told besides."""
+        favor, classes = self.job.settings.favor, self.job.classes
+        if favor and favor.name not in classes:
+            raise UserError(f"model {self.job.name}: favor.name: {favor.name!r} is none of {', '.join(classes)}")
+        return {"favored": (classes.index(favor.name) + 1, favor.drop_others) if favor else None}
+
+    def _loader(self, split: str, first_patch: list[int], transforms: Any, **options) -> Loader:
+        return Loader(
+            PreparedDataset(
+                self.job.images, self.job.labels, {c.case: self.channels_of(c.states) for c in self.cases[split]}
+            ),
+            self.batch_size,
+            first_patch,
+            list(self.job.plan.patch),
+            self.label_manager,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            transforms=transforms,
+            **options,
+        )
+
+    def on_device(self, batch: dict[str, Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return images, targets and unknown channels of a batch as :meth:`compute_loss` takes them, on the device."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        targets = [t.to(self.device, non_blocking=True) for t in _as_list(batch["target"])]
+        unknown = torch.stack([self._unknown[key] for key in batch["keys"]]).to(self.device)
+        return data, targets, [unknown] * len(targets)
+
+    def logits_of(self, network: torch.nn.Module, data: Tensor) -> list[Tensor]:
+        """Return the logits of a network in full precision, one tensor per deep-supervision output."""
+        with torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES):
+            logits = _as_list(network(data))
+        return [output.float() for output in logits]
+
+    def channels_of(self, states: States) -> Channels:
+        """Return the channels of a case with ``states``: of what is present.
+
+        A label map may hold voxels of a class that selection demoted to absent or unknown.
+        """
+        numbered = enumerate(self.job.classes, start=1)
+        return {self.job.class_ids[n]: i for i, n in numbered if states.get(n) == PRESENT}
+
+    def _unknown_channels(self, states: States) -> Tensor:
+        return torch.tensor([False] + [states.get(name, UNKNOWN) == UNKNOWN for name in self.job.classes])
+
+
+def bare(network: torch.nn.Module) -> torch.nn.Module:
+    """Return a network without the wrapper of ``torch.compile``."""
+    return getattr(network, "_orig_mod", network)
+
+
+def _do_not_time_blurs(transforms: Any) -> None:
+    """Stop nnU-Net's blur from choosing its algorithm by a stopwatch: results would depend on the machine's mood."""
+    for transform in transforms.transforms:
+        inner = getattr(transform, "transform", None)
+        if isinstance(inner, GaussianBlurTransform):
+            inner.benchmark = False
+
+
+def _as_list(value: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+    return list(value) if isinstance(value, list | tuple) else [value]

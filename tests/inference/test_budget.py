@@ -1,0 +1,117 @@
+"""A memory budget is kept, and changes nothing but the memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_prepare import random_volume
+from tiny_models import save_model, tiny_plan
+
+from labelloop.errors import UserError
+from labelloop.inference.budget import SMALLEST_SLAB, Budget, Sizes, choose, gpu_mb, ram_mb
+from labelloop.inference.engine import Predictor
+from labelloop.inference.infer import infer
+from labelloop.inference.settings import Settings
+from labelloop.plans import Plan
+from labelloop.tables import read_table
+from labelloop.volume import write
+
+PLAN = Plan(spacing_mm=(2.5, 1.5, 1.5), patch=(48, 128, 160), features=(16, 32, 64, 128, 256))
+LARGE = Sizes(512 * 512 * 1000, 2, (400, 273, 273), 15, PLAN)  # 0.8 x 0.8 x 1 mm
+
+
+def test_a_large_scan_fits_24_gib_and_far_less():
+    choice = choose(LARGE, Budget(max_ram_mb=24 * 1024), gpu=False, batch=1)
+    assert ram_mb(LARGE, choice, gpu=False) < 6 * 1024
+    on_gpu = choose(LARGE, Budget(max_gpu_mb=4096), gpu=True, batch=8)
+    assert gpu_mb(LARGE, on_gpu) <= 4096 and on_gpu.on_gpu
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_tighter_budget_never_takes_more(gpu):
+    needs = []
+    for limit in (None, 20000, 8000, 6000, 5000, 4000, 3500, 3000, 2000, 1500, 1200, 1000, 900):
+        budget = Budget(max_gpu_mb=limit) if gpu else Budget(max_ram_mb=limit)
+        need = gpu_mb if gpu else lambda s, c: ram_mb(s, c, gpu=False)
+        try:
+            choice = choose(LARGE, budget, gpu, batch=16)
+        except ValueError as error:
+            assert "at the smallest setting" in str(error) and f"{limit}" in str(error)
+            break
+        assert limit is None or need(LARGE, choice) <= limit
+        needs.append(need(LARGE, choice))
+    else:
+        pytest.fail("no budget was too small")
+    assert needs == sorted(needs, reverse=True) and needs[-1] < 0.6 * needs[0]
+
+
+def test_sums_leave_the_gpu_before_the_window_batch_is_given_up_altogether():
+    smallest = choose(LARGE, Budget(max_gpu_mb=1400), gpu=True, batch=8)
+    assert not smallest.on_gpu
+    assert choose(LARGE, Budget(), gpu=True, batch=8).batch == 8
+
+
+def test_ensembles_need_all_logits():
+    whole = Sizes(LARGE.stored, 2, LARGE.network, 15, PLAN, full_logits=True)
+    choice = choose(LARGE, Budget(), gpu=False, batch=1)
+    assert ram_mb(whole, choice, False) - ram_mb(LARGE, choice, False) >= 15 * 400 * 273 * 273 * 4 / 2**20
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_is_positive(limit):
+    with pytest.raises(UserError, match="above 0"):
+        Budget(max_ram_mb=limit)
+
+
+def test_a_small_budget_gives_the_same_labels(model_folder, rng, caplog):
+    volume = random_volume(rng, (30, 50, 50))
+    free = Predictor(model_folder, "cpu", Settings(window_batch=4))
+    frame = free.prepare(volume, "CT").frame
+    large = free.choose(frame)
+    sizes = Sizes(volume.array.size, 2, frame.shape, 4, free.plan)
+    limit = ram_mb(sizes, type(large)(1, False, SMALLEST_SLAB), gpu=False) + 0.01
+    assert limit < ram_mb(sizes, large, gpu=False)
+    tight = Predictor(model_folder, "cpu", Settings(window_batch=4), Budget(max_ram_mb=limit))
+    with caplog.at_level("INFO"):
+        result = tight.predict(volume, "CT")
+    assert "memory budget: 1 windows at a time" in caplog.text
+    assert (result.labels == free.predict(volume, "CT").labels).mean() > 0.999  # batches round differently
+    assert tight.fingerprint == free.fingerprint
+
+
+def test_a_case_that_cannot_fit_is_set_aside(model_folder, tmp_path, rng):
+    for name, shape in (("small", (8, 9, 10)), ("large", (200, 200, 200))):
+        volume = random_volume(rng, (8, 9, 10))
+        array = np.broadcast_to(volume.array[:1, :1, :1], shape) if name == "large" else volume.array
+        geometry = type(volume.geometry)(shape[::-1], volume.geometry.spacing)
+        write(tmp_path / "in" / f"{name}_0000.nii.gz", np.ascontiguousarray(array), geometry)
+    assert infer(tmp_path / "in", model_folder, tmp_path / "out", device="cpu", budget=Budget(max_ram_mb=515)) == 1
+    manifest = read_table(tmp_path / "out" / "shards" / "infer.csv", "manifest").set_index("case")
+    assert dict(manifest["status"]) == {"small": "done", "large": "failed"}
+    assert "smallest setting" in manifest.loc["large", "reason"]
+
+
+def test_the_estimate_is_an_upper_bound_and_not_far_off(tmp_path):
+    """A process segments 160 x 160 x 1000 voxels; the peak of its memory against the estimate."""
+    plan = tiny_plan(patch=(32, 64, 64), features=(8, 16, 32))
+    model = save_model(tmp_path / "model", plan)
+    shape, spacing = (1000, 160, 160), (1.0, 1.5, 1.5)
+    array = (np.arange(np.prod(shape), dtype=np.int64) % 977 - 500).astype(np.int16).reshape(shape)
+    volume = random_volume(np.random.default_rng(0), (4, 5, 6))
+    image = tmp_path / "in" / "long_0000.nii.gz"
+    write(image, array, type(volume.geometry)(shape[::-1], spacing[::-1]))
+    code = (
+        "import resource, sys, torch; torch.set_num_threads(1); from pathlib import Path\n"
+        "from labelloop.inference.infer import infer\n"
+        "assert infer(*map(Path, sys.argv[1:4]), device='cpu') == 0\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, image, model, tmp_path / "out"], capture_output=True, text=True, check=True
+    )
+    peak = float(done.stdout)
+    predictor = Predictor(model, "cpu")
+    sizes = Sizes(array.size, 2, (400, 160, 160), 4, plan)
+    estimate = ram_mb(sizes, choose(sizes, Budget(), False, 1), gpu=False)
+    assert predictor.plan == plan and peak <= estimate <= 2 * peak

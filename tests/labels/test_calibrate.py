@@ -1,0 +1,130 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelloop.errors import UserError
+from labelloop.labels.calibrate import (
+    aurc,
+    calibrate,
+    calibrate_files,
+    e_value,
+    fewest_cases,
+    risk_coverage,
+    threshold,
+)
+from labelloop.tables import TABLES, read_table, write_table
+
+
+def simulated(number, seed):
+    """Agreement and true DSC: good labels agree; one in four is bad, and some of these agree all the same."""
+    random = np.random.default_rng(seed)
+    bad = random.random(number) < 0.25
+    dsc = np.where(bad, random.beta(4, 4, number), random.beta(40, 3, number))
+    agreement = np.clip(dsc + random.normal(0.02, 0.08, number), 0, 1)
+    return agreement, dsc
+
+
+def test_calibrated_thresholds_meet_their_target():
+    """On fresh cases accepted labels reach the target in at least 9 of 10 seeds (asked for: 90 % confidence)."""
+    fresh = simulated(200_000, 10_000)
+    met, coverages = [], []
+    for seed in range(40):
+        found = threshold(*simulated(100, seed), target_dsc=0.85, confidence=0.9)
+        accepted = fresh[0] > found["threshold"]
+        met.append(np.isnan(found["threshold"]) or fresh[1][accepted].mean() >= 0.85)
+        coverages.append(accepted.mean())
+    assert fresh[1].mean() < 0.85  # accepting everything would miss it
+    assert min(sum(met[i : i + 10]) for i in range(0, 40, 10)) >= 9
+    assert np.median(coverages) > 0.5  # and it does not do so by refusing everything
+
+
+def test_no_promise_is_made_where_none_holds():
+    """With labels that are on average at the target, agreement telling nothing, at most 10 % of the seeds certify."""
+    random = np.random.default_rng(0)
+    certified = 0
+    for _ in range(200):
+        dsc = 0.8 + 0.2 * (random.random(60) < 0.25)  # mean 0.85
+        certified += not np.isnan(threshold(random.random(60), dsc, 0.85, 0.9)["threshold"])
+    assert certified <= 0.1 * 200
+
+
+def test_evidence_is_at_most_one_in_expectation():
+    random = np.random.default_rng(1)
+    values = [e_value((random.random(30) < 0.2).astype(float), 0.2) for _ in range(20_000)]
+    assert np.mean(values) < 1.05
+    assert e_value(np.zeros(50), 0.2) > 1000
+
+
+def test_too_few_cases_say_how_many_it_takes():
+    least = fewest_cases(0.15, 0.9)
+    found = threshold(np.linspace(0.8, 0.9, 8), np.full(8, 0.92), 0.85, 0.9)
+    assert np.isnan(found["threshold"])
+    assert f"fewer than {least}" in found["reason"]
+    assert found["accepted"] == 0
+    enough = threshold(np.linspace(0.8, 0.9, least), np.full(least, 0.925), 0.85, 0.9)
+    assert enough["accepted"] == least
+    assert np.isnan(threshold(np.zeros(0), np.zeros(0), 0.85, 0.9)["threshold"])
+
+
+def test_cases_that_agree_equally_are_treated_equally():
+    agreement, dsc = simulated(120, 3)
+    agreement = agreement.round(1)
+    random = np.random.default_rng(0)
+    expected = threshold(agreement, dsc, 0.8, 0.9)
+    for _ in range(5):
+        order = random.permutation(120)
+        found = threshold(agreement[order], dsc[order], 0.8, 0.9)
+        assert found["accepted"] == expected["accepted"] == (agreement > found["threshold"]).sum()
+        assert found["aurc"] == pytest.approx(expected["aurc"])
+
+
+def test_risk_coverage_equals_the_definition():
+    agreement, dsc = simulated(50, 0)
+    agreement -= np.arange(50) * 1e-6  # no two agree equally
+    coverage, risk = risk_coverage(agreement, dsc)
+    for share, value in zip(coverage, risk, strict=True):
+        best = np.sort(agreement)[::-1][: round(share * 50)]
+        assert value == pytest.approx(1 - dsc[agreement >= best.min()].mean())
+    assert aurc(agreement, dsc) == pytest.approx(risk.mean())
+    assert aurc(dsc, dsc) <= aurc(agreement, dsc) < aurc(-dsc, dsc)
+    assert aurc(np.ones(50), dsc) == pytest.approx(1 - dsc.mean())
+
+
+def test_table(tmp_path):
+    agreement, dsc = simulated(80, 1)
+    cases = [f"c{i}" for i in range(80)]
+    scores = pd.DataFrame({"case": cases, "class": "liver", "dsc": dsc})
+    scores.loc[0, "dsc"] = np.nan  # neither truth nor prediction: nothing to learn from
+    rows = pd.DataFrame({"case": cases, "class": "liver", "pairwise_dice": agreement, "uncertainty": 0.0})
+    table = calibrate(scores, rows, 0.8, 0.9, ["liver", "spleen"])
+    assert table.set_index("class")["cases"].to_dict() == {"liver": 79, "spleen": 0}
+    write_table(tmp_path / "calibration.csv", table, "calibration")
+    again = read_table(tmp_path / "calibration.csv", "calibration").set_index("class")
+    assert list(again.reset_index().columns) == list(TABLES["calibration"])
+    assert again.loc["liver", "threshold"] == pytest.approx(table["threshold"][0], rel=1e-5)
+    assert again.loc["spleen", "reason"] == "no held-out case with truth"
+    assert np.isnan(again.loc["spleen", "threshold"])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        calibrate(scores, rows, 85, 0.9, ["liver"])
+
+
+def test_files(tmp_path):
+    agreement, dsc = simulated(60, 2)
+    cases = [f"c{i}" for i in range(60)]
+    scores = pd.DataFrame({"case": cases, "class": "liver", "dsc": dsc, "nsd": dsc})
+    for column in ("volume_truth_ml", "volume_prediction_ml", "volume_error_ml"):
+        scores[column] = 1.0
+    rows = pd.DataFrame(
+        {"case": cases, "class": "liver", "pairwise_dice": agreement, "uncertainty": 0.0, "predictions": 2}
+    )
+    paths = tmp_path / "scores.csv", tmp_path / "disagreement.csv", tmp_path / "calibration.csv"
+    write_table(paths[0], scores, "scores")
+    write_table(paths[1], rows, "disagreement")
+    table = calibrate_files(*paths, "flare", 0.8, 0.9)
+    assert list(table["class"]) == ["liver"]
+    assert read_table(paths[2], "calibration")["accepted"][0] == table["accepted"][0] > 0
+    with pytest.raises(UserError, match="between 0 and 1"):
+        calibrate_files(*paths, "flare", 80, 0.9)
+    write_table(paths[1], rows.assign(case="other"), "disagreement")
+    with pytest.raises(UserError, match="in common"):
+        calibrate_files(*paths, "flare", 0.8, 0.9)

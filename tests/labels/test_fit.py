@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from labelloop.errors import UserError
+from labelloop.labels.check import check, load_rules
+from labelloop.labels.fit import fit, fit_folder, load_fitted, measure, tolerance_bounds, with_fitted, write_fitted
+from labelloop.labels.folder import check_folder
+from labelloop.tables import read_table
+from labelloop.volume import write
+
+
+def simulated(number, seed=0):
+    """Volumes of a log-normal liver and normal intensities of the spleen."""
+    random = np.random.default_rng(seed)
+    return [
+        {("volume", "liver"): float(np.exp(random.normal(7.3, 0.2))), ("intensity", "spleen"): random.normal(110, 20)}
+        for _ in range(number)
+    ]
+
+
+def threshold(scheme, rule, name):
+    found = next(r for r in load_rules(scheme) if r.name == rule and name in r.classes)
+    return found.threshold[name] if isinstance(found.threshold, dict) else found.threshold
+
+
+def test_factors_equal_those_of_the_handbook():
+    """NIST/SEMATECH 7.2.6.3, examples with n = 43, 90 % coverage, 99 % confidence: k = 2.217 (two sides), 1.8740."""
+    values = np.array([-1.0, 1.0] * 21 + [0.0])
+    spread = values.std(ddof=1)
+    assert tolerance_bounds(values, "both", 0.90, 0.99, False)[1] / spread == pytest.approx(2.217, abs=1e-3)
+    assert tolerance_bounds(values, "upper", 0.90, 0.99, False)[1] / spread == pytest.approx(1.8740, abs=1e-3)
+    low, high = tolerance_bounds(np.exp(values), "both", 0.90, 0.99, True)
+    assert np.log([low, high]) / spread == pytest.approx([-2.217, 2.217], abs=1e-3)
+
+
+@pytest.mark.parametrize("side", ["both", "upper", "lower"])
+def test_bounds_hold_the_share_they_promise(side):
+    """In at least 95 % of the repetitions (less noise) 99 % of the population lies inside, also with 12 cases."""
+    kept = 0
+    for seed in range(200):
+        values = np.random.default_rng(seed).normal(50, 7, 12)
+        low, high = tolerance_bounds(values, side, 0.99, 0.95, False)
+        inside = stats.norm.cdf([low if side != "upper" else -np.inf, high if side != "lower" else np.inf], 50, 7)
+        kept += inside[1] - inside[0] >= 0.99
+    assert kept >= 0.95 * 200 - 2 * np.sqrt(200 * 0.95 * 0.05)
+
+
+def test_what_it_was_fitted_to_passes(scheme):
+    measured = simulated(16)
+    measured[3]["volume", "liver"] = 9000.0
+    fitted = with_fitted(scheme, fit(measured, scheme, "simulated"))
+    low, high = threshold(fitted, "volume", "liver")
+    assert low <= min(m["volume", "liver"] for m in measured)
+    assert high >= 9000
+    assert threshold(fitted, "volume", "spleen") == threshold(scheme, "volume", "spleen")  # nobody measured it
+    assert "simulated" in next(r for r in load_rules(fitted) if r.name == "volume").source
+
+
+def test_too_few_cases_fit_nothing(scheme):
+    with pytest.raises(UserError, match="at most 9 cases"):
+        fit(simulated(9), scheme, "few")
+
+
+def test_files_round_trip_and_are_checked(scheme, tmp_path):
+    fitted = fit(simulated(20), scheme, "simulated")
+    write_fitted(tmp_path / "rules.yaml", fitted)
+    assert load_fitted(tmp_path / "rules.yaml") == fitted
+    quantiles = fitted.thresholds["volume"]["liver"].quantiles
+    assert list(quantiles.values()) == sorted(quantiles.values())
+    with pytest.raises(UserError, match="no such file"):
+        load_fitted(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="used with 'flare'"):
+        with_fitted(scheme, fitted.model_copy(update={"classes": "other"}))
+    odd = fitted.model_copy(update={"thresholds": {"color": fitted.thresholds["volume"]}})
+    with pytest.raises(UserError, match="color of liver"):
+        with_fitted(scheme, odd)
+    (tmp_path / "odd.yaml").write_text("classes: flare\n")
+    with pytest.raises(UserError, match="not a file of fitted"):
+        load_fitted(tmp_path / "odd.yaml")
+
+
+def test_cut_organs_say_nothing_about_volumes(anatomy, scheme):
+    assert ("volume", "liver") in measure(anatomy.labels, anatomy.geometry, scheme)
+    anatomy.labels[-1][anatomy.ball((99, 50, 90), (2, 8, 8))[-1]] = anatomy.ids["liver"]
+    assert ("volume", "liver") not in measure(anatomy.labels, anatomy.geometry, scheme)
+
+
+def test_a_folder_is_fitted_and_then_passes(anatomy, scheme, tmp_path):
+    """Twelve patients of different sizes and intensities; a liver four times as large fails afterwards."""
+    random = np.random.default_rng(0)
+    for number in range(12):
+        scale = random.uniform(0.9, 1.1)
+        geometry = type(anatomy.geometry)(
+            anatomy.geometry.size, (3.0 * scale,) * 3, direction=anatomy.geometry.direction
+        )
+        write(tmp_path / "labels" / f"case_{number}.nii.gz", anatomy.labels, geometry)
+        write(tmp_path / "images" / f"case_{number}_0000.nii.gz", anatomy.image + random.integers(-9, 9), geometry)
+    (tmp_path / "labels" / "broken.nii.gz").write_text("no image")
+    out = tmp_path / "fitted.yaml"
+    assert fit_folder(tmp_path / "labels", "flare", out, tmp_path / "images") == 1
+    fitted = with_fitted(scheme, load_fitted(out))
+    assert threshold(fitted, "intensity", "liver")[0] > threshold(scheme, "intensity", "liver")[0]
+    assert check_folder(tmp_path / "labels", "flare", tmp_path / "v.csv", tmp_path / "images", rules=out) == 1
+    assert set(read_table(tmp_path / "v.csv", "verdicts")["verdict"]) <= {"pass", "not_applicable"}
+    big = type(anatomy.geometry)(anatomy.geometry.size, (5.0,) * 3, direction=anatomy.geometry.direction)
+    failed = {
+        (row["class"], row["rule"])
+        for row in check(anatomy.labels, big, {}, fitted, anatomy.image)
+        if row["verdict"] == "fail"
+    }
+    assert ("liver", "volume") in failed

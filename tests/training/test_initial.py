@@ -1,0 +1,93 @@
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_training import CLASSES, PLAN, PRESENT, make_job
+
+from labelloop.errors import UserError
+from labelloop.network import build_network
+from labelloop.plans import Plan
+from labelloop.training.initial import start_from
+from labelloop.training.trainers import TRAINERS
+
+GROWN = ("tumor", "left_kidney", "liver", "spleen")  # another order than the donor's
+
+
+@pytest.fixture
+def patch():
+    return torch.randn(1, 1, *PLAN.patch, generator=torch.Generator().manual_seed(0))
+
+
+def outputs(network, patch):
+    with torch.no_grad():
+        return network.eval()(patch)
+
+
+def donor_outputs(model, patch):
+    network = build_network(PLAN, len(CLASSES) + 1, deep_supervision=True)
+    network.load_state_dict(torch.load(model / "weights.pt", weights_only=True)["weights"])
+    return outputs(network, patch)
+
+
+def grown_job(data, model, **settings):
+    states = dict.fromkeys(range(4), PRESENT | {"tumor": "present"})
+    return make_job(data, model.parent / "grown", states=states, classes=GROWN, init_from=model, settings=settings)
+
+
+@pytest.mark.parametrize("bias", [None, -5.0])
+def test_shared_classes_have_the_same_logits_right_after_growth(model, data, patch, bias):
+    trainer = TRAINERS["supervised"].of(grown_job(data, model, new_class_bias=bias))
+    before, after = donor_outputs(model, patch), outputs(trainer.network, patch)
+    assert len(before) == len(after) == 3
+    for old, new in zip(before, after, strict=True):
+        rows = [0, *(GROWN.index(name) + 1 for name in CLASSES)]
+        assert torch.allclose(new[:, rows], old, rtol=0, atol=1e-6)
+        assert (new[:, GROWN.index("tumor") + 1] == (bias or 0.0)).all()
+
+
+def test_shrinking_keeps_the_rows_that_are_left(model, patch):
+    network = build_network(PLAN, 2, deep_supervision=True)
+    start_from(network, model, ("left_kidney",))
+    for old, new in zip(donor_outputs(model, patch), outputs(network, patch), strict=True):
+        assert torch.allclose(new, old[:, [0, CLASSES.index("left_kidney") + 1]], rtol=0, atol=1e-6)
+
+
+def test_all_names_of_a_weight_still_share_it(model):
+    network = build_network(PLAN, len(CLASSES) + 1)
+    start_from(network, model, CLASSES)
+    assert network.encoder is network.decoder.encoder
+    donor = torch.load(model / "weights.pt", weights_only=True)["weights"]
+    assert all(torch.equal(value, donor[name]) for name, value in network.state_dict().items())
+
+
+def test_new_class_is_learned(data, model):
+    trainer = TRAINERS["supervised"].of(grown_job(data, model))
+    loader = trainer.get_dataloaders()["train"]
+    row = GROWN.index("tumor") + 1
+    trainer.train_step(loader.generate_train_batch())
+    assert trainer.network.decoder.seg_layers[-1].weight[row].abs().sum() > 0
+
+
+def test_fingerprint_follows_the_weights_not_the_folder(model, data, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    plain = make_job(data, tmp_path)
+    jobs = [make_job(data, tmp_path, init_from=folder) for folder in (model, copy)]
+    assert jobs[0].fingerprint == jobs[1].fingerprint != plain.fingerprint
+    description = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(description | {"weights_sha256": "0" * 64}))
+    assert jobs[1].fingerprint != jobs[0].fingerprint
+
+
+def test_what_does_not_fit_is_refused(model, tmp_path):
+    with pytest.raises(UserError, match=r"holds no model.json"):
+        start_from(build_network(PLAN, 4), tmp_path, CLASSES)
+    wider = Plan.model_validate(PLAN.model_dump() | {"features": (4, 8, 8, 16)})
+    deeper = Plan.model_validate(PLAN.model_dump() | {"features": (4, 8, 8, 8, 8)})
+    for plan in (wider, deeper):
+        with pytest.raises(UserError, match="built otherwise"):
+            start_from(build_network(plan, 4), model, CLASSES)
+    copy = shutil.copytree(model, tmp_path / "copy")
+    (copy / "weights.pt").write_bytes(b"altered")
+    with pytest.raises(UserError, match="is not the file that"):
+        start_from(build_network(PLAN, 4), copy, CLASSES)
