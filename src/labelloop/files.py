@@ -15,11 +15,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place when the block succeeds.
 
     The temporary name keeps all suffixes of ``path``, because writers choose their format by them. It follows from
-    ``path``, so that what a killed job left behind is overwritten and removed when the file is made again.
+    ``path``, so that what a killed job left behind is removed when the file is made again.
     """
     path = Path(path)
     folder = path.parent / f".tmp-{path.name}"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # some writers would go on in half a file that they find
+    folder.mkdir(parents=True)
     temporary = folder / path.name
     try:
         yield temporary

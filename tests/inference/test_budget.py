@@ -93,18 +93,18 @@ def test_a_case_that_cannot_fit_is_set_aside(model_folder, tmp_path, rng):
 
 
 def test_the_estimate_is_an_upper_bound_and_not_far_off(tmp_path):
-    """A process segments 160 x 160 x 1000 voxels; the peak of its memory against the estimate."""
-    plan = tiny_plan(patch=(32, 64, 64), features=(8, 16, 32))
+    """A process segments 128 x 128 x 1000 voxels; the peak of its memory against the estimate."""
+    plan = tiny_plan(patch=(32, 64, 64))
     model = save_model(tmp_path / "model", plan)
-    shape, spacing = (1000, 160, 160), (1.0, 1.5, 1.5)
+    shape, spacing = (1000, 128, 128), (1.0, 1.5, 1.5)
     array = (np.arange(np.prod(shape), dtype=np.int64) % 977 - 500).astype(np.int16).reshape(shape)
     volume = random_volume(np.random.default_rng(0), (4, 5, 6))
     image = tmp_path / "in" / "long_0000.nii.gz"
     write(image, array, type(volume.geometry)(shape[::-1], spacing[::-1]))
     code = (
         "import resource, sys, torch; torch.set_num_threads(1); from pathlib import Path\n"
-        "from labelloop.inference.infer import infer\n"
-        "assert infer(*map(Path, sys.argv[1:4]), device='cpu') == 0\n"
+        "from labelloop.inference.infer import infer; from labelloop.inference.settings import Settings\n"
+        "assert infer(*map(Path, sys.argv[1:4]), device='cpu', settings=Settings(step=1)) == 0\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     done = subprocess.run(
@@ -112,6 +112,6 @@ def test_the_estimate_is_an_upper_bound_and_not_far_off(tmp_path):
     )
     peak = float(done.stdout)
     predictor = Predictor(model, "cpu")
-    sizes = Sizes(array.size, 2, (400, 160, 160), 4, plan)
+    sizes = Sizes(array.size, 2, (400, 128, 128), 4, plan)
     estimate = ram_mb(sizes, choose(sizes, Budget(), False, 1), gpu=False)
     assert predictor.plan == plan and peak <= estimate <= 2 * peak

@@ -54,8 +54,10 @@ def test_meter_sees_children_memory_and_work(shared):
         subprocess.run([sys.executable, "-c", code], check=True)
     result, idle = meter.usage(), meter.samples[0].ram_mb
     assert result.runtime_s >= 0.5 and len(meter.samples) > 5
-    assert 300 < result.peak_ram_mb - idle < 700
-    assert 30 < result.area_cpu_percent_s < 300  # half a second of one core, and the sampler's own
+    assert result.peak_ram_mb - idle > 250 and result.area_cpu_percent_s > 30
+    if not shared:  # what else runs on the machine is not in it
+        assert result.peak_ram_mb - idle < 700
+        assert result.area_cpu_percent_s < 300  # half a second of one core, and the sampler's own
     assert result.peak_gpu_mb == 0 and result.energy_j is None
 
 

@@ -72,6 +72,9 @@ class Project:
     def new(cls, folder: Path, cases: Path, recipe: dict | None = None, **config) -> "Project":
         """Make the folder; ``config`` overrides the configuration of a tiny run."""
         folder.mkdir(parents=True)
+        (folder / "slurm").symlink_to(
+            ROOT / "profiles" / "slurm"
+        )  # a profile's paths are looked up in the working folder
         (folder / "recipe.yaml").write_text(json.dumps({"name": "tiny"} | (recipe or RECIPE)))
         project = cls(folder)
         tiny = {"recipe": "recipe.yaml", "results": "results", "device": "cpu", "shard_size": 48, "workers": 0}
@@ -140,8 +143,9 @@ class Project:
         return {name: sha256(file) for name, file in sorted(names.items())}
 
     def times(self, pattern: str) -> dict[str, int]:
-        """Return the modification times of the files in ``results`` that match."""
-        return {str(f.relative_to(self.results)): f.stat().st_mtime_ns for f in self.results.glob(pattern)}
+        """Return the modification times of the files in ``results`` that match and are finished."""
+        files = [f for f in self.results.glob(pattern) if not f.name.startswith(".tmp-")]
+        return {str(f.relative_to(self.results)): f.stat().st_mtime_ns for f in files}
 
     def table(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a table in ``results``."""

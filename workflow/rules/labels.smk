@@ -124,7 +124,7 @@ rule select:
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:
-        "../scripts/select.py"
+        "../scripts/select_classes.py"
 
 
 rule prepare_labels:
