@@ -72,9 +72,7 @@ class Project:
     def new(cls, folder: Path, cases: Path, recipe: dict | None = None, **config) -> "Project":
         """Make the folder; ``config`` overrides the configuration of a tiny run."""
         folder.mkdir(parents=True)
-        (folder / "slurm").symlink_to(
-            ROOT / "profiles" / "slurm"
-        )  # a profile's paths are looked up in the working folder
+        (folder / "slurm").symlink_to(ROOT / "profiles" / "slurm")  # looked up in the working folder
         (folder / "recipe.yaml").write_text(json.dumps({"name": "tiny"} | (recipe or RECIPE)))
         project = cls(folder)
         tiny = {"recipe": "recipe.yaml", "results": "results", "device": "cpu", "shard_size": 48, "workers": 0}
