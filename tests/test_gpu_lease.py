@@ -30,9 +30,8 @@ from pathlib import Path
 from labelloop.gpu_lease import lease_gpu
 
 with lease_gpu("cuda", Path(sys.argv[1]), ["0"]):
-    child = os.fork()  # like a data loader's worker, which may outlive its parent
-    if child:
-        print(child, flush=True)
+    if not os.fork():  # like a data loader's worker, which may outlive its parent
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 

@@ -48,7 +48,6 @@ def test_two_jobs_at_once_get_different_gpus(slurm, tmp_path):
     assert sorted(results) == [["gpu", "0"], ["gpu", "1"]]
 
 
-@pytest.mark.xfail(strict=False, reason="mended last; not yet seen to pass on a quiet machine")
 def test_whole_chain(slurm, reference, collection, tmp_path):
     project = Project.new(tmp_path / "project", collection.table, ONE_TEACHER, device="auto", shard_size=80)
     project.snakemake("--profile", "slurm", *FLAGS)
