@@ -13,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_training import CLASSES, PLAN, make_job
 
 import labelloop
+from labelloop.errors import UserError
 from labelloop.network import build_network
 from labelloop.training.nnunet import export_nnunet, train
 from labelloop.training.stock import plans_json
@@ -89,6 +90,19 @@ def test_blurs_are_not_chosen_by_a_stopwatch(trainer):
     transforms = trainer.get_dataloaders()["train"].transforms.transforms
     blurs = [t.transform for t in transforms if isinstance(getattr(t, "transform", None), GaussianBlurTransform)]
     assert [blur.benchmark for blur in blurs] == [False]
+
+
+def test_class_weights_count_in_the_cross_entropy(data, tmp_path):
+    settings = {"class_weights": {"spleen": 3.0}, "deep_supervision": False}
+    trainer = TRAINERS["supervised"].of(make_job(data, tmp_path, settings=settings))
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 4, 5, 6, generator=generator)
+    target = torch.randint(0, 4, (2, 1, 4, 5, 6), generator=generator)
+    trainer.compute_loss([logits], [target], [])
+    expected = torch.nn.functional.cross_entropy(logits, target[:, 0], weight=torch.tensor([1.0, 1.0, 3.0, 1.0]))
+    assert trainer._terms.take()["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-6)
+    with pytest.raises(UserError, match="'heart' is none of liver, spleen"):
+        TRAINERS["supervised"].of(make_job(data, tmp_path, settings={"class_weights": {"heart": 2.0}}))
 
 
 def test_stock_predictor_loads_the_export(data, tmp_path):

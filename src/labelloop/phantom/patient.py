@@ -165,7 +165,14 @@ def _calibrated(patient: Patient, organs: dict[str, Structure], with_tumors: boo
     return tuple(done)
 
 
-LIMITS_ML = {"liver": 38.0, "right_kidney": 16.0, "left_kidney": 16.0, "pancreas": 11.0, "fat": 18.0}
+LARGEST_ML = {
+    "liver": (30.0, 120.0),
+    "right_kidney": (15, 45),
+    "left_kidney": (15, 45),
+    "pancreas": (10, 20),
+    "fat": (20, 50),
+}
+"""Smallest and largest volume of a patient's largest tumor, by what it grows in. The others have 1.5 to 12 ml."""
 
 
 def _tumors(rng, patient: Patient, organs: dict[str, Structure], grid: _Grid, codes, cavity) -> list[Structure]:
@@ -173,8 +180,8 @@ def _tumors(rng, patient: Patient, organs: dict[str, Structure], grid: _Grid, co
     count = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
     result: list[Structure] = []
     for number in range(count):
-        host = str(rng.choice(list(LIMITS_ML), p=[0.5, 0.12, 0.12, 0.14, 0.12]))
-        low, high = (9.0, LIMITS_ML[host]) if number == 0 else (1.5, 9.0)
+        host = str(rng.choice(list(LARGEST_ML), p=[0.5, 0.12, 0.12, 0.14, 0.12]))
+        low, high = LARGEST_ML[host] if number == 0 else (1.5, 12.0)
         radius = (np.exp(rng.uniform(np.log(low), np.log(high))) * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
         target = organs[host].shape if host in organs else Ellipsoid(np.array([0.0, 42, -40]), (50, 16, 40), np.eye(3))
         block = grid.part(patient, target, 0.0)

@@ -94,6 +94,7 @@ class TrainerSettings(Strict):
     ``unknown`` (supervised): ``exclude`` cases with an unknown class, or take unknown classes for ``background``.
     ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
     ``foreground_fraction``: share of a batch's patches centered on an annotated class.
+    ``class_weights``: weights of classes in the cross-entropy; 1 for those not named.
     ``favor``: a class on which patches are centered more often.
     ``batches`` (partial): batches of one annotation type. ``cutmix`` (partial): tumor objects pasted into patches.
     ``deep_supervision``: ``all_outputs`` counts the coarsest output too, which nnU-Net leaves out.
@@ -122,6 +123,7 @@ class TrainerSettings(Strict):
     save_every: int = Field(10, ge=1)  # nnU-Net: 50; a kill then loses fewer epochs
     seed: int = Field(0, ge=0)
     # What is None is no part of a training's fingerprint.
+    class_weights: dict[str, float] | None = None
     favor: Favor | None = None
     batches: BatchTypes | None = None
     cutmix: CutMix | None = None
