@@ -1,0 +1,73 @@
+"""Print what a finished run reached: DSC and NSD per class, of its evaluated models and of its final label maps.
+
+    python benchmarks/loop/scores.py results/demo [--write demo]
+
+A class's mean is over the test cases in which it is annotated; a model that does not know a class has no score in it.
+"Where present" leaves out cases without the class, in which finding nothing scores 1.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from labelloop.classes import load_classes
+from labelloop.files import write_text
+from labelloop.tables import read_table
+
+FINAL = "final"
+FIVE = ("liver", "spleen", "right_kidney", "left_kidney", "aorta")
+PACKAGES = ("nnunetv2", "torch", "snakemake")
+
+
+def lines(tables: dict[str, pd.DataFrame], organs: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
+    """Yield the table of all classes, of means over organs, and of each case's tumor if there are any."""
+    names = list(tables)
+    means = {name: table.groupby("class")[["dsc", "nsd"]].mean() for name, table in tables.items()}
+    yield f"| class | cases | {' | '.join(f'{name} DSC | {name} NSD' for name in names)} |"
+    yield f"| --- | ---: | {' | '.join('---: | ---:' for _ in names)} |"
+    known = [name for name in classes if name in means[FINAL].index]
+    for name in known:
+        count = (tables[FINAL]["class"] == name).sum()
+        yield f"| {name} | {count} | {' | '.join(_pair(means[model].reindex([name])) for model in names)} |"
+    scored = [name for name in organs if all(name in table.index for table in means.values())]
+    for title, some in ((f"mean of {len(scored)} organs", scored), (f"mean of {', '.join(FIVE)}", FIVE)):
+        yield f"| **{title}** | | {' | '.join(_pair(means[model].reindex(some)) for model in names)} |"
+    for name in set(known) - set(organs):
+        rows = tables[FINAL].query("`class` == @name and volume_truth_ml > 0")
+        each = ", ".join(f"{row.case} {row.dsc:.3f}" for row in rows.itertuples())
+        yield ""
+        yield f"Final DSC of {name} where present: mean {rows['dsc'].mean():.3f} ({each})."
+
+
+def _pair(rows: pd.DataFrame) -> str:
+    return f"{rows['dsc'].mean():.3f} | {rows['nsd'].mean():.3f}".replace("nan", "–")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--write", metavar="NAME", help="write benchmarks/results/NAME.md too")
+    options = parser.parse_args()
+    found = {path.stem: path for path in sorted((options.results / "evaluation").glob("*.csv"))}
+    ordered = [*(name for name in found if name != FINAL), FINAL]
+    tables = {name: read_table(found[name], "scores") for name in ordered}
+    tables = {name: table.astype({"dsc": float, "nsd": float}) for name, table in tables.items()}
+    scheme = load_classes("flare")
+    text = "\n".join(lines(tables, scheme.sets["organs"], scheme.names)) + "\n"
+    print(text)
+    if options.write:
+        command = f"python benchmarks/loop/scores.py {options.results} --write {options.write}"
+        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+        where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}, {versions}"
+        head = f"# {options.write}\n\nWritten by `{command}` on {date.today()}: {where}."
+        write_text(Path(__file__).parents[1] / "results" / f"{options.write}.md", f"{head}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
