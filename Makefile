@@ -25,8 +25,8 @@ btcv: $(STAMP)  ## run it on real CT: DATA=FOLDER with BTCV images and labels
 	python benchmarks/btcv/cases.py $(DATA) results/btcv/cases.csv
 	snakemake --cores all --configfile config/btcv.yaml
 
-test: $(STAMP)  ## run the tests
-	pytest
+test: $(STAMP)  ## run the tests, in two processes
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 lint: results/demo/phantom/cases.csv  ## check style and workflow
 	ruff check

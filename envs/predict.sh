@@ -17,7 +17,7 @@ for model in "$models"/*/; do
 done
 
 code=0
-labelloop infer "$inputs" "$@" --out "$work" ${FLARE_OPTIONS:---fast} || code=$?
+labelloop infer "$inputs" "$@" --out "$work" ${FLARE_OPTIONS:---mode fast} || code=$?
 for label in "$work"/*.nii.gz; do
     [ -e "$label" ] && mv "$label" "$outputs/"
 done
