@@ -47,13 +47,33 @@ rule all:
             )
             for m in run.used_models
         ],
-        expand(rules.train.output, model=run.used_models),
+        [
+            expand(
+                rules.cut_objects.output,
+                plan=run.images(m),
+                bank=run.bank(m),
+                shard=run.train_shards,
+            )
+            for m in run.used_models
+            if run.model(m).trainer.cutmix
+        ],
+        expand(
+            rules.train.output,
+            model=[m for m in run.used_models if m not in run.slice_classifiers],
+        ),
+        [
+            expand(rules.train_slices.output, model=m)
+            for m in run.used_models
+            if m in run.slice_classifiers
+        ],
         [expand(rules.predict.output, model=m, shard=s) for m, s in run.predictions()],
         expand(rules.fuse.output, labels=run.used_labels, shard=run.train_shards),
         expand(rules.agree.output, labels=run.compared(), shard=run.train_shards),
         expand(rules.check.output, labels=run.checked(), shard=run.train_shards),
+        expand(rules.held_out.output, labels=run.compared(), shard=run.train_shards),
         expand(rules.select.output, labels=run.used_labels),
         expand(rules.infer.output, shard=run.infer_shards),
         rules.summarize.output,
         expand(rules.evaluate.output, name=run.evaluated()),
+        expand(rules.review.output, labels=run.used_labels),
         rules.report.output,

@@ -10,7 +10,7 @@ import yaml
 
 from labelloop.errors import UserError
 from labelloop.run import Run, altered, load_config
-from labelloop.training.work import OUTPUTS
+from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS
 
 CONFIG = Path(__file__).parents[1] / "config"
 HEADER = "case,image,label,dataset,role"
@@ -64,6 +64,15 @@ def test_rounds_of_the_configuration_win(tmp_path):
     assert run.inference_models() == ["student_round2"]
 
 
+def test_models_that_only_locate_are_trained_and_loaded_too(tmp_path):
+    two_stage, coarse_to_fine = (make(tmp_path, *rows(1), recipe=name) for name in ("two_stage", "coarse_to_fine"))
+    assert two_stage.inference_models() == ["abdomen", "student"]
+    assert (two_stage.slice_classifiers, coarse_to_fine.slice_classifiers) == (["abdomen"], [])
+    assert {"abdomen", "organs_small", "teacher", "student"} == set(two_stage.used_models)
+    assert coarse_to_fine.inference_models() == ["coarse", "tumor_a", "tumor_b", "organs_fine"]
+    assert "abdomen" not in {model for model, _ in two_stage.predictions()}
+
+
 def test_only_one_run_at_a_time_works_in_a_results_folder(tmp_path):
     first, second = (make(tmp_path, *rows(1)) for _ in range(2))
     first.claim()
@@ -86,9 +95,9 @@ os.kill(os.getpid(), signal.SIGKILL)
     run.claim()
 
 
-def published(folder: Path) -> Path:
+def published(folder: Path, outputs: tuple[str, ...] = OUTPUTS) -> Path:
     folder.mkdir()
-    for time, name in enumerate(OUTPUTS):
+    for time, name in enumerate(outputs):
         (folder / name).write_text(name)
         os.utime(folder / name, ns=(time, time))
     return folder
@@ -99,8 +108,8 @@ def test_model_files_as_published_are_not_altered(tmp_path):
     assert altered(tmp_path / "nothing") == []
 
 
-@pytest.mark.parametrize("name", OUTPUTS[:-1])
-def test_a_model_file_written_later_is_altered(tmp_path, name):
-    model = published(tmp_path / "model")
+@pytest.mark.parametrize(("outputs", "name"), [(o, name) for o in (OUTPUTS, SLICE_OUTPUTS) for name in o[:-1]])
+def test_a_model_file_written_later_is_altered(tmp_path, outputs, name):
+    model = published(tmp_path / "model", outputs)
     (model / name).write_text("something else")
     assert altered(model) == [model / name]

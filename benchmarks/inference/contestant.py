@@ -6,8 +6,8 @@ NAME is ``exact``, ``fast``, or a stock predictor of :data:`STOCK`; MODEL is a m
 """
 
 import json
+import re
 import sys
-import time
 from pathlib import Path
 
 STOCK = {  # mirroring, resampling as nnU-Net's planner chooses it (else with torch), processes
@@ -41,6 +41,8 @@ def run_stock(name: str, model: Path, out: Path, images: list[Path]) -> dict:
     mirror, _, processes = STOCK[name]
     predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
+    if mirror:  # as nnU-Net's own training allows
+        predictor.allowed_mirroring_axes = (0, 1, 2)
     files = [[str(image)] for image in images]
     names = [str(out / image.name.replace("_0000.nii.gz", "")) for image in images]
     predict = predictor.predict_from_files if processes else predictor.predict_from_files_sequential
@@ -54,9 +56,9 @@ def main() -> None:
     name, model, out, *images = sys.argv[1:]
     run = run_stock if name in STOCK else run_ours
     Path(out).mkdir(parents=True, exist_ok=True)
-    start = time.time()
     seconds = run(name, Path(model), Path(out), [Path(image) for image in images])
-    print(json.dumps({"ready": start, "seconds": seconds}))
+    peak_kb = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
+    print(json.dumps({"seconds": seconds, "peak_mb": int(peak_kb) / 1024}))
 
 
 if __name__ == "__main__":

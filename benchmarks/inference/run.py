@@ -1,13 +1,13 @@
 """End-to-end inference: labelloop against nnU-Net's own predictor, on the same model, scans and machine.
 
     python benchmarks/inference/run.py                         # a phantom of 256x256x160, minutes
-    python benchmarks/inference/run.py --cases full --write    # 512x512x400 phantom and real scans, an hour on 2 cores
+    python benchmarks/inference/run.py --scans full hcc_048 ircad_17 --write    # half an hour on two quiet cores
     python benchmarks/inference/run.py --skipping --write      # what skipping windows saves and costs
 
-Every contestant runs in a process of its own, twice the same image in a row: "first" is from the start of Python to the
-first label map, "next" from there to the second. Peak memory is that of the process and its children, memory they share
-counted once. Where other work shares the machine, CPU seconds tell more than wall seconds. The model is trained by the
-command itself (``model.py``) and kept in ``build``.
+Every contestant runs in a process of its own, by default on the same image twice in a row: "first" is from the start of
+Python to the first label map, "next" from there to the second. Peak memory is that of the process, or of it and its
+children together, memory they share counted once, if that is more. Where other work shares the machine, CPU seconds
+tell more than wall seconds. The model is trained by the command itself (``model.py``) and kept in ``build``.
 """
 
 import argparse
@@ -26,19 +26,19 @@ from pathlib import Path
 import numpy as np
 import skipping
 from contestant import STOCK
-from model import PLAN, trained_model
+from model import trained_model
 
 from labelloop.files import link, write_json, write_text
 from labelloop.inference.reading import case_name
-from labelloop.metrics.efficiency import Meter, case_macs, count_macs, count_parameters
+from labelloop.metrics.efficiency import Meter, count_macs, count_parameters
 from labelloop.phantom import draw_patient, field_of_view, render
-from labelloop.volume import read, write
+from labelloop.volume import Geometry, Volume, read, read_geometry, write
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 RESULTS = HERE.parents[1] / "results"
 CONTESTANTS = ("stock_fastest", "stock_planner", "stock_default", "exact", "exact_bf16", "fast")
-REAL = ("hcc/hcc_048_0000.nii.gz", "ircad/ircad_17_0000.nii.gz")
+REAL = {"hcc_048": "hcc/hcc_048_0000.nii.gz", "ircad_17": "ircad/ircad_17_0000.nii.gz"}
 SIZES = {"tiny": (96, 96, 60), "small": (256, 256, 160), "full": (512, 512, 400)}
 TRAINING_STEPS = 700
 
@@ -56,22 +56,30 @@ class Result:
     labels: np.ndarray
 
 
-def scans(cases: str, build: Path) -> dict[str, Path]:
-    """Return the images by name; render the phantom where it is not there, real scans only where they are."""
-    phantom = build / f"phantom_{cases}_0000.nii.gz"
-    if not phantom.is_file():
-        patient = draw_patient(3, 100)
-        geometry = field_of_view(patient, size=SIZES[cases])
-        write(phantom, render(patient, geometry)[0], geometry)
-    found = {f"phantom {'x'.join(map(str, SIZES[cases]))}": phantom}
-    if cases == "full":
-        for name in REAL:
-            path = ROOT.parent / "shared" / "data" / name
-            if path.is_file():
-                found[case_name(path)] = path
-            else:
-                print(f"skipped {case_name(path)}: not there")
-    return found
+def scan(name: str, build: Path) -> Path | None:
+    """Return an image; draw a phantom where it is not there. None for a real scan that is not there."""
+    if name in REAL:
+        path = ROOT.parent / "shared" / "data" / REAL[name]
+        return path if path.is_file() else None
+    path = build / f"phantom_{name}_0000.nii.gz"
+    if not path.is_file():
+        if name == "full":
+            volume = enlarged(read(scan("small", build)), SIZES["full"])
+        else:
+            patient = draw_patient(3, 100)
+            geometry = field_of_view(patient, size=SIZES[name])
+            volume = Volume(render(patient, geometry)[0], geometry)
+        write(path, volume.array, volume.geometry)
+    return path
+
+
+def enlarged(volume: Volume, size: tuple[int, int, int]) -> Volume:
+    """Return a volume of ``size`` (x, y, z) over about the same box, by nearest neighbor."""
+    array, g = volume.array, volume.geometry
+    for axis, n in enumerate(reversed(size)):
+        array = array.take(np.arange(n) * array.shape[axis] // n, axis)
+    spacing = tuple(s * old / new for s, old, new in zip(g.spacing, g.size, size, strict=True))
+    return Volume(array, Geometry(size, spacing, g.origin, g.direction))
 
 
 def stock_models(model: Path, build: Path) -> dict[bool, Path]:
@@ -104,7 +112,7 @@ def run(name: str, model: Path, image: Path, repeats: int) -> Result:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         start = time.time()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        with Meter(process.pid, shared=True) as meter:
+        with Meter(process.pid, interval_s=3, shared=True) as meter:
             printed, errors = process.communicate()
         if process.returncode:
             raise SystemExit(f"{name} failed:\n{errors}")
@@ -112,10 +120,11 @@ def run(name: str, model: Path, image: Path, repeats: int) -> Result:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         maps = sorted(out.glob("*.nii.gz"), key=lambda path: path.stat().st_mtime)
         times = [path.stat().st_mtime for path in maps]
-        stages = json.loads(printed.splitlines()[-1])["seconds"]
+        told = json.loads(printed.splitlines()[-1])
         return Result(
             name, times[0] - start, times[1] - times[0] if repeats > 1 else None, cpu / repeats,
-            meter.usage().peak_ram_mb, stages.get(case_name(images[-1]), {}), read(maps[0]).array,
+            max(meter.usage().peak_ram_mb, told["peak_mb"]), told["seconds"].get(case_name(images[-1]), {}),
+            read(maps[0]).array,
         )  # fmt: skip
 
 
@@ -140,13 +149,17 @@ def floor(image: Path, network_s: float) -> str:
     return f"{unzip:.1f} + {network_s:.1f} = {unzip + network_s:.1f}"
 
 
-def compare(title: str, image: Path, names: list[str], model: Path, stock: dict[bool, Path], repeats: int) -> list[str]:
+def compare(title: str, image: Path, names: list[str], model: Path, stock: dict[bool, Path], repeats: int) -> tuple:
     """Run all contestants on one image and return the rows of its table, and those of the stages."""
+    about = json.loads((model / "model.json").read_text())
+    ids = np.array([0, *(about["class_ids"][c] for c in about["classes"])], np.uint8)
     done: dict[str, Result] = {}
     for name in names:
         folder = stock[STOCK[name][1]] if name in STOCK else model
-        done[name] = run(name, folder, image, repeats)
+        done[name] = run(name, folder, image, 1 if name == "stock_default" else repeats)
         r = done[name]
+        if name in STOCK:  # nnU-Net numbers the classes of a model without gaps
+            r.labels = ids[r.labels]
         print(f"{title}: {name}: first {r.first_s:.1f} s, CPU {r.cpu_s:.1f} s, {r.peak_mb:.0f} MB", flush=True)
     exact = next((done[n] for n in ("exact", *names) if n in done), None)
     rows = []
@@ -163,50 +176,52 @@ def compare(title: str, image: Path, names: list[str], model: Path, stock: dict[
         if r.stages:
             cells = " | ".join(f"{r.stages.get(s, 0):.1f}" for s in ("read", "prepare", "network", "export", "write"))
             stages.append(f"| {title} | {name} | {cells} | {floor(image, r.stages['network'])} |")
-    return [rows, stages]
+    return rows, stages
 
 
 def machine() -> str:
-    """Return kind of machine and versions."""
+    """Return kind of machine, what it is busy with besides, and versions."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "nnunetv2", "SimpleITK", "numpy"))
-    kind = f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU used"
-    return f"{kind}; Python {platform.python_version()}, {versions}"
+    kind = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPU cores ({platform.machine()}), no GPU used"
+    shared = f"niceness {os.nice(0)}, load average {os.getloadavg()[2]:.1f}"
+    return f"{kind}; {shared}; Python {platform.python_version()}, {versions}"
 
 
 def report(arguments: argparse.Namespace, model: Path) -> str:
     """Run everything and return the text of the result."""
-    import torch
-
     from labelloop.inference.engine import Predictor
 
     build = ROOT / "build" / "benchmark_inference"
-    network = Predictor(model, torch.device("cpu")).network
-    macs = count_macs(network, PLAN.patch)
+    predictor = Predictor(model, "cpu")
+    plan, network = predictor.plan, predictor.network
+    macs = count_macs(network, plan.patch)
     stock = stock_models(model, build)
     tables: list[list[str]] = [[], []]
-    for title, image in scans(arguments.cases, build).items():
-        for table, rows in zip(
-            tables, compare(title, image, arguments.contestants, model, stock, arguments.repeats), strict=True
-        ):
+    for name in arguments.scans:
+        if (image := scan(name, build)) is None:
+            print(f"skipped {name}: not beside the project")
+            continue
+        title = f"{name} ({'x'.join(map(str, read_geometry(image).size))})"
+        found = compare(title, image, arguments.contestants, model, stock, arguments.repeats)
+        for table, rows in zip(tables, found, strict=True):
             table += rows
     network_size = (
-        f"Model: {count_parameters(network) / 1e6:.2f} M parameters, 14 classes, {macs / 1e9:.1f} GMAC a window of "
-        f"{'x'.join(map(str, PLAN.patch))}, {case_macs(macs, 24) / 1e12:.2f} TMAC for 24 windows."
+        f"Model `{model.name}`: {count_parameters(network) / 1e6:.2f} M parameters, {len(predictor.classes)} classes, "
+        f"voxels of {'x'.join(f'{mm:g}' for mm in plan.spacing_mm)} mm, {macs / 1e9:.1f} GMAC a window of "
+        f"{'x'.join(map(str, plan.patch))}."
     )
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     rows, stages = ("\n".join(table) for table in tables)
-    return TEXT.format(
-        size=network_size, machine=f"{machine()}; load average at the end {load}", rows=rows, stages=stages
-    )
+    return TEXT.format(size=network_size, machine=machine(), rows=rows, stages=stages)
 
 
 TEXT = """{size}
 Machine: {machine}.
 
-`first` and `next`: wall seconds. `CPU`: CPU seconds per case, with its share of the start of Python. Peak memory in
-GiB. The three ratios are CPU seconds of a stock predictor over those of the row: fastest (torch resampling, no
-mirroring, in one process), planner (resampling as nnU-Net's planner writes it, no mirroring), default (the same with
-mirroring). `equal` (percent of voxels) and `DSC` (mean over classes) are against `exact`.
+`first` and `next`: wall seconds. `CPU`: CPU seconds per case, with its share of the start of Python (all of it where
+there is no `next`). Peak memory in GiB. The three ratios are CPU seconds of a stock predictor over those of the row:
+fastest (torch resampling, no mirroring, in one process), planner (resampling as nnU-Net's planner writes it, no
+mirroring), default (the same with mirroring). `equal` (percent of voxels) and `DSC` (mean over classes) are against
+`exact`.
 
 | scan | contestant | first | next | CPU | peak | x fastest | x planner | x default | equal % | DSC |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -222,7 +237,7 @@ Wall seconds per stage of the last case, and the floor: gunzip + network.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", choices=SIZES, default="small", help="tiny: only to see that this script works")
+    parser.add_argument("--scans", nargs="+", choices=[*SIZES, *REAL], default=["small"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="default: all but those that mirror")
     parser.add_argument("--repeats", type=int, default=2, help="times the image is segmented in a row")
     parser.add_argument("--model", type=Path, help="model folder; default: train one, or the one trained before")
@@ -231,17 +246,18 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write the tables to {RESULTS.name}/")
     arguments = parser.parse_args()
     arguments.contestants = arguments.contestants or [n for n in CONTESTANTS if n != "stock_default"]
-    model = arguments.model or trained_model(ROOT / "build" / "benchmark_model", arguments.steps)
     if arguments.skipping:
-        text, name = skipping.report(model, machine()), "skipping"
+        text, name = skipping.report(machine()), "inference_skipping"
     else:
-        text, name = report(arguments, model), "inference"
+        model = arguments.model or trained_model(ROOT / "build" / "benchmark_model", arguments.steps)
+        text, name = report(arguments, model), "_".join(["inference", model.name, *arguments.scans])
     print(f"\n{text}")
     if arguments.write:
         command = "python benchmarks/inference/run.py " + " ".join(a for a in sys.argv[1:] if a != "--write")
         date = time.strftime("%Y-%m-%d")
         write_text(
-            RESULTS / f"{name}.md", f"# {name.capitalize()}\n\nWritten by `{command} --write` on {date}.\n\n{text}"
+            RESULTS / f"{name}.md",
+            f"# {name.capitalize().replace('_', ' ')}\n\nWritten by `{command} --write` on {date}.\n\n{text}",
         )
 
 

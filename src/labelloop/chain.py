@@ -50,7 +50,8 @@ def _origins(spec: ModelSpec) -> dict[str, str]:
     return {key: value for key in ("labels", "init_from") if (value := getattr(spec, key))}
 
 
-def _ancestors(recipe: Recipe, name: str) -> set[str]:
+def ancestors(recipe: Recipe, name: str) -> set[str]:
+    """Return all models and label sets that lead to a model or label set."""
     found: set[str] = set()
     todo = list(parents(recipe, name))
     while todo:
@@ -65,8 +66,8 @@ def _body(recipe: Recipe) -> set[str]:
     """Models and label sets that come after a replaced model and lead to (or are) its replacement."""
     body: set[str] = set()
     for teacher, student in recipe.feedback.items():
-        candidates = _ancestors(recipe, student) | {student}
-        body |= {name for name in candidates if teacher in _ancestors(recipe, name)}
+        candidates = ancestors(recipe, student) | {student}
+        body |= {name for name in candidates if teacher in ancestors(recipe, name)}
     return body
 
 
@@ -82,9 +83,10 @@ def _last(recipe: Recipe, name: str, body: set[str]) -> str:
 
 
 def _last_inference(recipe: Recipe, step: InferenceStep, body: set[str]) -> InferenceStep:
+    locate = _last(recipe, step.locate, body) if step.locate else None
     segment = tuple(_last(recipe, m, body) for m in step.segment) if step.segment else None
     compose = {k: _last(recipe, m, body) for k, m in step.compose.items()} if step.compose else None
-    return step.model_copy(update={"segment": segment, "compose": compose})
+    return step.model_copy(update={"locate": locate, "segment": segment, "compose": compose})
 
 
 def _all_rounds(recipe: Recipe, body: set[str]) -> tuple[str, ...]:
@@ -116,10 +118,20 @@ def images_of(recipe: Recipe, plan: str) -> str:
     return next(name for name, other in recipe.plans.items() if other.images == recipe.plans[plan].images)
 
 
+def bank_of(recipe: Recipe, model: str) -> str:
+    """Return the first model that pastes the same tumor objects as ``model``; under its name they lie."""
+
+    def source(spec: ModelSpec) -> tuple | None:
+        cutmix = spec.trainer.cutmix
+        return (images_of(recipe, spec.plan), spec.labels, cutmix.cut) if cutmix else None
+
+    return next(name for name, spec in recipe.models.items() if source(spec) == source(recipe.models[model]))
+
+
 def needed(recipe: Recipe) -> set[str]:
     """Return the models and label sets that the inference and the evaluation lead back to."""
-    ends = {m for step in recipe.inference for m in step.segment or ()} | set(recipe.evaluate.models)
-    return ends | {name for end in ends for name in _ancestors(recipe, end)}
+    ends = {m for step in recipe.inference for m in step.models} | set(recipe.evaluate.models)
+    return ends | {name for end in ends for name in ancestors(recipe, end)}
 
 
 def describe(recipe: Recipe) -> str:
@@ -142,11 +154,14 @@ def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
         f"model {name}: {spec.trainer.kind} on {spec.labels}, cases {' or '.join(spec.cases)}, "
         f"classes {', '.join(spec.classes)}, plan {spec.plan} ({spacing} mm), {updates} updates, "
         f"seed {spec.trainer.seed}{f', starting from {spec.init_from}' if spec.init_from else ''}"
+        f"{f', {spec.trainer.cutmix.name} objects pasted' if spec.trainer.cutmix else ''}"
     )
 
 
 def _labels_line(name: str, spec: LabelSetSpec) -> str:
-    steps = [f"predict by {', '.join(spec.predict)}", f"fuse {spec.fuse}"]
+    asked = f" for {' or '.join(spec.predict_for)}" if spec.predict_for else ""
+    steps = [f"predict by {', '.join(spec.predict)}{asked}", f"fuse {spec.fuse}"]
+    steps += [f"tumor voxels to the {spec.tumor_voxels.replace('_', ' ')}"] if spec.tumor_voxels else []
     steps += ["agree"] if len(spec.predict) > 1 else []
     steps += [f"clean ({len(spec.clean)} steps)"] if spec.clean else []
     steps += [f"check {spec.check}"] if spec.check else []
@@ -155,7 +170,8 @@ def _labels_line(name: str, spec: LabelSetSpec) -> str:
 
 def _step_text(step: InferenceStep) -> str:
     given = step.model_dump(exclude_defaults=True, exclude_none=True, by_alias=True)
-    return ", ".join(f"{key} {_plain(value)}" for key, value in given.items())
+    merged = [f"{how} of {name}" for name, how in given.pop("merge", {}).items()]
+    return ", ".join([*(f"{key} {_plain(value)}" for key, value in given.items()), *merged])
 
 
 def _plain(value: object) -> str:
@@ -173,7 +189,7 @@ def mermaid(recipe: Recipe) -> str:
         lines.append(f"    {shape}")
         lines += [f"    {parent} --> {name}" for parent in _drawn_parents(chain, name)]
     lines.append('    predictions[["predictions"]]')
-    models = dict.fromkeys(m for step in chain.inference for m in step.segment or ())
+    models = dict.fromkeys(m for step in chain.inference for m in step.models)
     lines += [f"    {model} --> predictions" for model in models]
     return "\n".join(lines) + "\n"
 

@@ -34,13 +34,14 @@ def _add_phantom(commands) -> None:
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mr", type=int, default=0, metavar="PATIENTS", help="other patients to write MR sequences of")
     parser.set_defaults(run=_phantom)
 
 
 def _phantom(options) -> None:
     from labelloop.phantom import write_phantom
 
-    print(write_phantom(options.out, options.cases, options.seed))
+    print(write_phantom(options.out, options.cases, options.seed, mr_patients=options.mr))
 
 
 def _add_cases(commands) -> None:
@@ -78,25 +79,37 @@ def _add_infer(commands) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--modality", default="CT", choices=("CT", "MR"))
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--fast", action="store_true", help="the fast setting of the engine; default: exact")
-    parser.add_argument("--step", type=float, default=0.5, help="window step as a share of the patch")
+    parser.add_argument("--mode", default="exact", choices=("exact", "fast"), help="as nnU-Net decides, or faster")
+    parser.add_argument("--step", type=float, help="window step as a share of the patch; default: 0.5, fast 0.8")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--max-ram-mb", type=float, help="RAM that must be enough")
+    parser.add_argument("--max-gpu-mb", type=float, help="GPU memory that must be enough")
+    parser.add_argument("--preview", action="store_true", help="draw a picture of each case")
+    parser.add_argument("--classes", default="flare", help="class scheme with the colors of the pictures")
     parser.add_argument("--again", action="store_true", help="do finished cases again")
     parser.set_defaults(run=_infer)
 
 
 def _infer(options) -> int:
+    from labelloop.classes import load_classes
+    from labelloop.inference.budget import Budget
     from labelloop.inference.infer import infer
     from labelloop.inference.settings import Settings
 
-    settings = Settings(mode="fast" if options.fast else "exact", step=options.step)
+    if options.step is not None and not 0 < options.step <= 1:
+        raise UserError(f"--step {options.step:g}: above 0 and at most 1")
     return infer(
         options.images,
         options.model,
         options.out,
-        settings=settings,
+        scheme=load_classes(options.classes) if options.preview else None,
+        settings=Settings(mode=options.mode, step=options.step, precision=options.precision),
         device=options.device,
         modality=options.modality,
         resume=not options.again,
+        budget=Budget(options.max_ram_mb, options.max_gpu_mb),
+        preview=options.preview,
+        progress=True,
     )
 
 

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from labelloop.classes import CONFIG, ClassScheme, Strict, load_classes
 from labelloop.errors import UserError
 from labelloop.groups import Group, built_in, check_groups
 from labelloop.inference.settings import Settings
+from labelloop.inference.steps import InferenceStep
 from labelloop.labels.clean import CleanStep
+from labelloop.labels.fuse import TumorVoxels
 from labelloop.labels.select import SelectSettings
 from labelloop.plans import Plan
-from labelloop.training.settings import TrainerSettings
+from labelloop.training.settings import SLICE_CLASSIFIER, TrainerSettings
 
 TRUTH = "truth"
 
@@ -34,6 +36,9 @@ class ModelSpec(Strict):
     init_from: str | None = Field(None, description="model to start from; classes keep their output rows by name")
     trainer: TrainerSettings = TrainerSettings()
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the cases kept for validation")
+    validation_seed: int = Field(
+        0, ge=0, description="models with equal seeds keep the same cases, which calibration can then ask; folds differ"
+    )
 
     _lists = field_validator("cases", "classes", mode="before")(_listed)
 
@@ -50,26 +55,18 @@ class LabelSetSpec(Strict):
     cases: tuple[str, ...] = ("all",)
     classes: tuple[str, ...] = ("all",)
     fuse: Literal["truth_first", "predictions_only"] = "truth_first"
+    predict_for: tuple[str, ...] | None = Field(
+        None, description="groups of cases that get predictions; the others keep what annotators gave. None: all cases"
+    )
+    tumor_voxels: TumorVoxels | None = Field(
+        None, description="in a label set of organs, the organ that voxels of a true tumor are given to"
+    )
     clean: tuple[CleanStep, ...] = ()
     check: Literal["anatomy"] | None = "anatomy"
     thresholds: str | None = Field(None, description="thresholds of anatomy rules fitted by `labelloop check --fit`")
     select: SelectSettings = SelectSettings()
 
-    _lists = field_validator("predict", "cases", "classes", mode="before")(_listed)
-
-
-class InferenceStep(Strict):
-    """One step of the inference chain; exactly one of `segment`, `compose` and `keep_largest`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    segment: tuple[str, ...] | None = Field(None, description="models that segment; several are averaged")
-    merge: dict[str, Literal["union"]] = Field({}, description="classes for which any model's voxel counts")
-    compose: dict[str, str] | None = Field(None, description="classes or class sets taken from each model")
-    keep_largest: tuple[str, ...] | None = Field(None, description="classes of which one component stays")
-    result: str | None = Field(None, alias="as", description="name under which `compose` finds what was segmented")
-
-    _lists = field_validator("segment", "keep_largest", mode="before")(_listed)
+    _lists = field_validator("predict", "cases", "classes", "predict_for", mode="before")(_listed)
 
 
 class EvaluationSpec(Strict):
@@ -217,9 +214,11 @@ def _meaning_errors(recipe: Recipe) -> Iterable[str]:
                 yield f"{key}: no class or set {name!r}{_nearest(name, [*scheme.names, *scheme.sets])}"
     for kind, specs in (("models", recipe.models), ("labels", recipe.labels)):
         for name, spec in specs.items():
-            for group in spec.cases:
-                if group not in known_groups and not group.startswith("type:"):
-                    yield f"{kind}.{name}.cases: no group {group!r}{_nearest(group, known_groups)}"
+            yield from _group_errors(f"{kind}.{name}.cases", spec.cases, known_groups)
+    yield from _trainer_errors(recipe, scheme, known_groups)
+    for name, labels in recipe.labels.items():
+        if labels.select.target_dsc is not None and len(labels.predict) < 2:
+            yield f"labels.{name}.select.target_dsc: asks how far models agree; `predict` needs two or more"
     cycle = _cycle(recipe)
     if cycle:
         yield f"models/labels: a circle: {' -> '.join(cycle)}; a model cannot learn from its own predictions"
@@ -227,6 +226,38 @@ def _meaning_errors(recipe: Recipe) -> Iterable[str]:
         yield "rounds: more than one needs `feedback: {teacher: student}`, which model takes whose place in round 2"
     if not any(step.segment for step in recipe.inference):
         yield "inference: no step segments anything; add {segment: MODEL}"
+    yield from _slice_classifier_errors(recipe)
+
+
+def _group_errors(key: str, names: Iterable[str], known: set[str]) -> Iterable[str]:
+    for name in names:
+        if name not in known and not name.startswith("type:"):
+            yield f"{key}: no group {name!r}{_nearest(name, known)}"
+
+
+def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> Iterable[str]:
+    """Names inside the settings of trainers and label sets."""
+    known = {*scheme.names, *scheme.sets, "all"}
+    for name, spec in recipe.models.items():
+        place = f"models.{name}.trainer"
+        if spec.trainer.batches:
+            yield from _group_errors(f"{place}.batches.full", spec.trainer.batches.full, groups)
+        if not set(spec.classes) <= known:
+            continue  # said elsewhere
+        outputs = scheme.select(spec.classes)
+        asked = [(f"{key}.name", getattr(getattr(spec.trainer, key), "name", None)) for key in ("favor", "cutmix")]
+        asked += [("class_weights", weighted) for weighted in spec.trainer.class_weights or ()]
+        for key, wanted in asked:
+            if wanted and wanted not in outputs:
+                yield f"{place}.{key}: the model has no class {wanted!r}{_nearest(wanted, outputs)}"
+    for name, spec in recipe.labels.items():
+        yield from _group_errors(f"labels.{name}.predict_for", spec.predict_for or (), groups)
+        for absent in spec.select.absence:
+            if absent not in known:
+                yield f"labels.{name}.select.absence: no class or set {absent!r}{_nearest(absent, known)}"
+        tumors = set(scheme.sets.get("tumor", ()))
+        if spec.tumor_voxels and set(spec.classes) <= known and tumors & set(scheme.select(spec.classes)):
+            yield f"labels.{name}.tumor_voxels: the label set has the tumor itself; leave it out of `classes`"
 
 
 def _name_errors(recipe: Recipe) -> Iterable[str]:
@@ -239,7 +270,7 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
     for name, spec in recipe.labels.items():
         references += [(f"labels.{name}.predict", model, recipe.models) for model in spec.predict]
     for number, step in enumerate(recipe.inference):
-        references += [(f"inference.{number}.segment", model, recipe.models) for model in step.segment or ()]
+        references += [(f"inference.{number}.{step.verb}", model, recipe.models) for model in step.models]
         found = dict.fromkeys(_results_before(recipe, number))
         references += [(f"inference.{number}.compose", result, found) for result in (step.compose or {}).values()]
     references += [("evaluate.models", model, recipe.models) for model in recipe.evaluate.models]
@@ -255,17 +286,34 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{name!r}: names are letters, digits and '_', without '_round'"
 
 
+def _slice_classifier_errors(recipe: Recipe) -> Iterable[str]:
+    """Yield a line for each place where a slice classifier, which labels no voxels, is asked to."""
+    places = {f"labels.{name}.predict": spec.predict for name, spec in recipe.labels.items()}
+    places |= {f"inference.{n}.segment": step.segment or () for n, step in enumerate(recipe.inference)}
+    places |= {f"inference.{n}.compose": (step.compose or {}).values() for n, step in enumerate(recipe.inference)}
+    places |= {f"models.{name}.init_from": (spec.init_from,) for name, spec in recipe.models.items()}
+    places["evaluate.models"] = recipe.evaluate.models
+    for key, names in places.items():
+        for name in names:
+            if name in recipe.models and recipe.models[name].trainer.kind == SLICE_CLASSIFIER:
+                yield f"{key}: {name!r} is a slice classifier, which labels no voxels; it can only locate"
+    for name, spec in recipe.models.items():
+        if spec.trainer.kind == SLICE_CLASSIFIER and spec.init_from:
+            yield f"models.{name}.init_from: a slice classifier starts from random weights"
+
+
 def _results_before(recipe: Recipe, number: int) -> Iterable[str]:
     """Names under which earlier inference steps filed what they segmented."""
     for step in recipe.inference[:number]:
-        yield from (*(step.segment or ()), *step.merge, *([step.result] if step.result else ()))
+        yield from (*step.models, *([step.result] if step.result else ()))
 
 
 def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:
     yield from ((f"models.{name}.classes", spec.classes) for name, spec in recipe.models.items())
     yield from ((f"labels.{name}.classes", spec.classes) for name, spec in recipe.labels.items())
     for number, step in enumerate(recipe.inference):
-        yield f"inference.{number}", [*step.merge, *(step.compose or {}), *(step.keep_largest or ())]
+        named = (*step.classes, *step.merge, *(step.compose or {}), *(step.keep_largest or ()))
+        yield f"inference.{number}", (*named, step.near) if step.near else named
 
 
 def parents(recipe: Recipe, name: str) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from labelloop.cases import Case, load_cases
-from labelloop.chain import images_of, needed, unroll
+from labelloop.chain import ancestors, bank_of, images_of, needed, unroll
 from labelloop.classes import Strict
 from labelloop.errors import UserError
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
-from labelloop.training.work import OUTPUTS
+from labelloop.training.settings import SLICE_CLASSIFIER
+from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS
 
 
 class RunConfig(Strict):
@@ -28,6 +29,7 @@ class RunConfig(Strict):
     shard_size: int = Field(64, ge=1, description="cases handled by one job, at most")
     workers: int = Field(2, ge=0, description="processes that load training batches beside the training itself")
     deterministic: bool = Field(True, description="bit-identical results of equal runs; costs speed on a GPU")
+    review: int = Field(30, ge=0, description="labels in the review queue of a label set, each with a picture")
     infer_roles: tuple[Literal["train", "test"], ...] = Field(
         ("test",), description="roles whose cases get final label maps; all cases when there is no test case"
     )
@@ -96,6 +98,10 @@ class Run:
         """Name under which the prepared images of a model's plan lie."""
         return images_of(self.chain, self.model(model).plan)
 
+    def bank(self, model: str) -> str:
+        """Name under which the tumor objects that a model pastes lie: the first model's that cuts the same ones."""
+        return bank_of(self.chain, model)
+
     @cached_property
     def used_models(self) -> list[str]:
         """Models that the final label maps or a score lead back to, in the order of the chain."""
@@ -112,6 +118,11 @@ class Run:
         """Return the label sets whose models are compared: those of several models."""
         return [name for name in self.used_labels if len(self.label_set(name).predict) > 1]
 
+    def behind(self, labels: str) -> list[str]:
+        """Return the models that make a label set and those that they descend from, in the order of the chain."""
+        found = ancestors(self.chain, labels)
+        return [name for name in self.chain.models if name in found]
+
     def checked(self) -> list[str]:
         """Return the label sets that are held against rules."""
         return [name for name in self.used_labels if self.label_set(name).check]
@@ -124,7 +135,12 @@ class Run:
 
     def inference_models(self) -> list[str]:
         """Models that the inference chain loads."""
-        return list(dict.fromkeys(m for step in self.chain.inference for m in step.segment or ()))
+        return list(dict.fromkeys(m for step in self.chain.inference for m in step.models))
+
+    @cached_property
+    def slice_classifiers(self) -> list[str]:
+        """Models that look for slices; all others segment."""
+        return [name for name, spec in self.chain.models.items() if spec.trainer.kind == SLICE_CLASSIFIER]
 
     def evaluated(self) -> list[str]:
         """What is scored: models of the recipe and the final label maps, where there are test cases."""
@@ -142,6 +158,7 @@ class Run:
         for plan in {images_of(self.chain, plan) for plan in self.chain.plans}:
             prepared = results / "prepared" / plan
             folders += [prepared, *(prepared / "labels" / name for name in (TRUTH, *self.chain.labels))]
+            folders += [prepared / "objects" / model for model in self.chain.models]
         broken = broken_manifests([*folders, results / "predictions"])
         broken += [file for model in self.chain.models for file in altered(results / "models" / model)]
         for file in broken:
@@ -174,6 +191,6 @@ class Run:
 
 def altered(model: Path) -> list[Path]:
     """Return the files of a trained model that are newer than the one that was published last."""
-    published = [model / name for name in OUTPUTS if (model / name).is_file()]
+    published = [model / name for name in dict.fromkeys((*OUTPUTS, *SLICE_OUTPUTS)) if (model / name).is_file()]
     last = model / OUTPUTS[-1]
     return [f for f in published if last.is_file() and f.stat().st_mtime_ns > last.stat().st_mtime_ns]

@@ -68,7 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
         "case": "case id",
         "class": "class name",
         "source": "truth, reviewer, a model's name, or none",
-        "step": "fuse, overlap (predicted voxels that another organ was given), or the name of the cleaning step",
+        "step": "fuse, overlap (predicted voxels that another organ was given), tumor_to_organs, or a cleaning step",
         "voxels_changed": "voxels that the step gave to or took from the class",
         "volume_ml": "volume of the class after the step",
     },
@@ -96,6 +96,14 @@ TABLES: dict[str, dict[str, str]] = {
         "decision": "truth, accepted, demoted, dropped or unknown",
         "reason": "why",
     },
+    "held_out": {
+        "case": "case id, labeled, but no model behind the label set learned from it",
+        "class": "class name, annotated",
+        "pairwise_dice": "as in disagreement",
+        "dsc": "Dice similarity coefficient of the pseudo-label with the truth; 1 when both are empty",
+        "decision": "what selection makes of the pseudo-label, calibrated threshold and ranks left out",
+        "reason": "why",
+    },
     "calibration": {
         "class": "class name",
         "target_dsc": "mean DSC that accepted labels are to reach",
@@ -108,7 +116,35 @@ TABLES: dict[str, dict[str, str]] = {
         "aurc": "area under the risk-coverage curve, risk = mean 1 - DSC",
         "reason": "in words",
     },
+    "objects": {
+        "case": "case id",
+        "object": "number in the case's file, the largest tumor first",
+        "tumor_ml": "volume of the class inside the object's box",
+        "box_ml": "volume of the box, surroundings included",
+    },
+    "review": {
+        "rank": "1 is the most suspicious",
+        "case": "case id",
+        "class": "class name",
+        "decision": "as in selected",
+        "pairwise_dice": "as in disagreement; empty for truth",
+        "failed": "rules of anatomy that failed, separated by ';'",
+        "reasons": "in words, one a line",
+        "file": "label map, relative to the table's folder; empty when nothing was predicted",
+        "image": "image, as in cases.csv",
+        "picture": "picture with the reasons written on it, relative to the table's folder",
+    },
     "training_cases": {"case": "case id", "split": "train or validation", "key": "fingerprint of image and label"},
+    "slice_scores": {
+        "split": "validation: slices of cases that the slice classifier did not learn from",
+        "cases": "cases",
+        "slices": "slices of these cases",
+        "positive": "slices that show a class of the model",
+        "auc": "area under the receiver operating characteristic; empty where all slices are of one kind",
+        "accuracy": "share of the slices that are told right at a probability of 0.5",
+        "sensitivity": "of the slices with a class, the share told right",
+        "specificity": "of the slices without, the share told right",
+    },
     "scores": {
         "case": "case id",
         "class": "class name",
@@ -123,6 +159,17 @@ TABLES: dict[str, dict[str, str]] = {
         "class": "class name",
         "volume_ml": "volume of the final label map",
         "confidence": "mean softmax probability inside the predicted class",
+    },
+    "transfers": {
+        "case": "case id of the sequence that labels were carried to",
+        "source": "case id of the T1W image that they come from",
+        "sequence": "MR sequence of the case",
+        "decision": "accepted or refused",
+        "right_kidney_dsc": "of the carried label with the kidney as this image shows it; empty: no such kidney",
+        "left_kidney_dsc": "likewise",
+        "turned_degrees": "angle of the rotation that was found",
+        "moved_mm": "how far the middle of the image was moved",
+        "reason": "in words",
     },
     "efficiency": {
         "case": "case id",
@@ -145,8 +192,8 @@ def write_table(path: str | Path, table: pd.DataFrame, kind: str) -> None:
     if set(table.columns) != set(columns):
         raise UserError(f"{path}: columns {sorted(table.columns)}; a {kind} table has {sorted(columns)}")
     keys = [c for c in ("case", "class", "group", "rule", "step", "code") if c in columns]
-    if kind != "provenance":  # its rows keep the order of the steps
-        table = table.sort_values(keys, kind="stable") if kind != "cases" else table
+    if kind not in ("cases", "provenance", "review"):  # their rows have an order of their own
+        table = table.sort_values(keys, kind="stable")
     with atomic(path) as temporary:
         table[columns].to_csv(temporary, index=False, float_format="%.6g")
 
@@ -170,7 +217,9 @@ def read_table(path: str | Path, kind: str) -> pd.DataFrame:
 NUMBERS = {
     "dsc", "nsd", "confidence", "value", "threshold", "pairwise_dice", "uncertainty", "predictions", "voxels_changed",
     "minimum", "maximum", "size_x", "size_y", "size_z", "runtime_s", "peak_gpu_mb", "peak_ram_mb",
-    "target_dsc", "cases", "accepted", "coverage", "mean_dsc", "aurc",
+    "target_dsc", "cases", "rank", "accepted", "coverage", "mean_dsc", "aurc",
+    "slices", "positive", "auc", "accuracy", "sensitivity", "specificity",
+    "right_kidney_dsc", "left_kidney_dsc", "turned_degrees",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from labelloop.inference.settings import Settings
 from labelloop.volume import Geometry, Volume, canonical
 
 SPACINGS = [(0.5, 0.5, 0.5), (8.0, 0.7, 0.7), (3.0, 1.1, 1.2), (2.0, 2.0, 8.0), (8.0, 8.0, 8.0)]
+SPACINGS += [tuple(row) for row in np.random.default_rng(5).uniform(0.5, 8, (4, 3)).round(3).tolist()]
 
 
 @pytest.fixture
@@ -108,7 +109,8 @@ def test_inference_does_not_import_nnunetv2_or_monai():
     import sys
 
     code = (
-        "import sys, labelloop.inference.infer, labelloop.inference.postprocess as p; "
+        "import sys, labelloop.inference.infer; assert 'torch' not in sys.modules; "  # so that reading does not wait
+        "import labelloop.inference.postprocess; "
         "from labelloop.network import build_network; from labelloop.plans import Plan; "
         "build_network(Plan(spacing_mm=(1,1,1), patch=(16,16,16), features=(4,8)), 2); "
         "print([m for m in sys.modules if m.split('.')[0] in ('nnunetv2', 'monai')])"

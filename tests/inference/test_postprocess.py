@@ -7,16 +7,8 @@ from tiny_models import IDS, save_model, tiny_plan
 
 from labelloop.errors import UserError
 from labelloop.inference.engine import Predictor
-from labelloop.inference.postprocess import (
-    Chain,
-    State,
-    compose,
-    keep_largest,
-    load_chain,
-    merge_union,
-    merge_votes,
-    segment,
-)
+from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge_union, merge_votes
+from labelloop.inference.postprocess import Chain, State, load_chain, segment
 
 
 def line(*values):
@@ -33,6 +25,19 @@ def test_keep_largest_joins_corners():
     labels = np.zeros((3, 3, 3), np.uint8)
     labels[0, 0, 0] = labels[1, 1, 1] = labels[2, 2, 2] = 1
     np.testing.assert_array_equal(keep_largest(labels, [1]), labels)
+
+
+@pytest.mark.parametrize(("spacing_z", "kept"), [(10.0, (1, 1, 0)), (5.0, (1, 1, 1)), (20.0, (1, 0, 0))])
+def test_islands_far_above_or_below_go_by_mm(spacing_z, kept):
+    labels = np.zeros((30, 6, 40), np.uint8)
+    labels[2:5, :3, :3], labels[3, 5, 5] = 1, 1  # the liver, its larger part at level 3
+    labels[10:13, 2, 30:], labels[14:17, 2, 2] = 3, 14  # both touch nothing; 8 and 12 levels above it
+    labels[5, :2, :2] = 3  # one island with the liver, whatever its own place
+    result = drop_far(labels, spacing_z, near=[1], within_z_mm=100)
+    found = [(result[z] == i).any() for z, i in ((3, 1), (11, 3), (15, 14))]
+    assert tuple(map(int, found)) == kept and (result[5] == labels[5]).all()
+    np.testing.assert_array_equal(result[result > 0], labels[result > 0])
+    np.testing.assert_array_equal(drop_far(labels, spacing_z, near=[9], within_z_mm=1), labels)  # nothing to be near to
 
 
 def test_union():
@@ -94,11 +99,11 @@ def test_models_that_differ_vote(models, rng):
 
 def test_chain(models, rng):
     volume = random_volume(rng)
-    steps = [  # as the recipe dumps them
+    steps = [  # with keys left open, as a full dump of a recipe has them
         {"segment": ["organs"], "merge": {}, "compose": None, "keep_largest": None, "step": 0.5, "mirror": False},
-        {"segment": ["a", "b"], "merge": {"tumor": "union"}, "compose": None, "keep_largest": None, "step": 0.8},
-        {"segment": None, "merge": {}, "compose": {"spleen": "organs", "liver": "organs", "tumor": "a"}, "step": 0.5},
-        {"keep_largest": ["liver"], "segment": None, "compose": None, "merge": {}, "step": 0.5, "mirror": False},
+        {"segment": ["a", "b"], "merge": {"tumor": "union"}, "compose": None, "step": 0.8, "as": "lesions"},
+        {"segment": None, "merge": {}, "compose": {"spleen": "organs", "liver": "organs", "tumor": "lesions"}},
+        {"keep_largest": ["liver"], "segment": None, "compose": None, "merge": {}},
     ]
     chain = Chain(steps, models)
     result = chain.predict(volume, "CT")
@@ -132,14 +137,20 @@ def test_chain_from_folders_with_class_sets(tmp_path, rng):
     ("steps", "message"),
     [
         ([], "at least one segment"),
-        ([{"segmnt": "a"}], "exactly one of"),
+        ([{"segmnt": "a"}], "segmnt: Extra inputs"),
+        ([{"segment": "a", "keep_largest": ["liver"]}], "exactly one of"),
         ([{"keep_largest": ["liver"]}], "nothing has been segmented"),
         ([{"segment": "x"}], "no model named x"),
         ([{"segment": "a"}, {"keep_largest": ["lung"]}], "no class named lung"),
         ([{"segment": "a"}, {"compose": {"liver": "b"}}], "compose from"),
         ([{"segment": "organs"}, {"compose": {"tumor": "organs"}}], "knows nothing"),
-        ([{"segment": "a", "merge": {"tumor": "mean"}}], "only union"),
-        ([{"segment": "a", "threshold": 3}], "unknown keys"),
+        ([{"segment": "a", "merge": {"tumor": "mean"}}], r"step 1: merge.tumor: .*'union'"),
+        ([{"segment": "a", "threshold": 3}], "threshold: Extra inputs"),
+        ([{"segment": "a", "margin_mm": 3}], "margin_mm cannot go with segment"),
+        ([{"segment": "a"}, {"keep_largest": ["liver"], "near": "liver"}], "go together"),
+        ([{"locate": "a"}], "at least one segment"),
+        ([{"locate": "x"}, {"segment": "a"}], "no model named x"),
+        ([{"locate": "organs", "classes": ["lung"]}, {"segment": "a"}], "no class named lung"),
     ],
 )
 def test_a_chain_that_makes_no_sense_is_refused(models, steps, message):

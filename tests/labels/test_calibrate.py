@@ -7,6 +7,7 @@ from labelloop.labels.calibrate import (
     aurc,
     calibrate,
     calibrate_files,
+    calibrate_held_out,
     e_value,
     fewest_cases,
     risk_coverage,
@@ -102,7 +103,7 @@ def test_table(tmp_path):
     again = read_table(tmp_path / "calibration.csv", "calibration").set_index("class")
     assert list(again.reset_index().columns) == list(TABLES["calibration"])
     assert again.loc["liver", "threshold"] == pytest.approx(table["threshold"][0], rel=1e-5)
-    assert again.loc["spleen", "reason"] == "no held-out case with truth"
+    assert again.loc["spleen", "reason"] == "no held-out label to judge by"
     assert np.isnan(again.loc["spleen", "threshold"])
     with pytest.raises(ValueError, match="between 0 and 1"):
         calibrate(scores, rows, 85, 0.9, ["liver"])
@@ -128,3 +129,14 @@ def test_files(tmp_path):
     write_table(paths[1], rows.assign(case="other"), "disagreement")
     with pytest.raises(UserError, match="in common"):
         calibrate_files(*paths, "flare", 0.8, 0.9)
+
+
+def test_only_labels_that_pass_the_other_criteria_calibrate():
+    agreement, dsc = simulated(80, 5)
+    rows = [(f"c{i}", "liver", *pair, "accepted", "") for i, pair in enumerate(zip(agreement, dsc, strict=True))]
+    refused = [(f"r{i}", "liver", 1.0, 0.0, "demoted", "side: mirrored") for i in range(80)]
+    tables = [pd.DataFrame(part, columns=list(TABLES["held_out"])) for part in (rows, rows + refused)]
+    found = [calibrate_held_out(table, 0.8, 0.9, ["liver", "spleen"]) for table in tables]
+    pd.testing.assert_frame_equal(*found)
+    assert found[0]["threshold"][0] == pytest.approx(threshold(agreement, dsc, 0.8, 0.9)["threshold"])
+    assert found[0]["reason"][1] == "no held-out label to judge by"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from labelloop.labels.fuse import absent_in_all, fuse, vote
+from labelloop.labels.fuse import absent_in_all, fuse, give_tumor_to_organs, vote
 
 SHAPE = (4, 5, 6)
 
@@ -127,3 +127,47 @@ def test_refusals(scheme):
         fuse(small, {}, [("m", np.zeros(SHAPE, np.uint8))], scheme, ["all"], 1.0)
     with pytest.raises(ValueError, match="no truth map: liver"):
         fuse(None, {"liver": "present"}, [("m", small)], scheme, ["all"], 1.0)
+
+
+def _row_of_voxels(*names, scheme):
+    """A map of one line of voxels, 2 mm apart; "" is background."""
+    return np.array([scheme.ids.get(name, 0) for name in names], np.uint8).reshape(1, 1, -1)
+
+
+def test_tumor_voxels_go_to_the_organ_that_is_predicted(scheme):
+    organs = ("liver", "spleen", "stomach")
+    truth = _row_of_voxels("liver", "tumor", "tumor", "tumor", "tumor", "", scheme=scheme)
+    predicted = _row_of_voxels("spleen", "liver", "spleen", "stomach", "", "liver", scheme=scheme)
+    states = {"liver": "present", "stomach": "absent", "tumor": "present"}
+    given = [("m", predicted)]
+    fused, _ = fuse(truth, states, given, scheme, organs, 1.0)
+    filled, rows = give_tumor_to_organs(
+        fused, truth, states, given, scheme, organs, "predicted_organ", (2, 2, 2), {"m": organs}
+    )
+    # the spleen is unknown and already fused; the stomach is annotated absent; outside the tumor nothing changes
+    expected = _row_of_voxels("liver", "liver", "spleen", "", "", "", scheme=scheme)
+    np.testing.assert_array_equal(filled, expected)
+    assert [(r["class"], r["voxels_changed"], r["volume_ml"]) for r in rows] == [("liver", 1, 2 * 8 / 1000)]
+
+
+def test_tumor_voxels_go_to_the_nearest_organ_in_mm(scheme):
+    truth = np.zeros((4, 5, 5), np.uint8)
+    truth[1:3, 2, 2] = scheme.ids["tumor"]
+    fused = np.zeros_like(truth)
+    fused[0, 2, 2], fused[1, 2, 4] = scheme.ids["liver"], scheme.ids["spleen"]
+    states = {"liver": "present", "tumor": "present"}
+    for spacing, names in (((10, 1, 1), ("spleen", "spleen")), ((1, 10, 10), ("liver", "liver"))):
+        filled, rows = give_tumor_to_organs(fused, truth, states, [], scheme, ["organs"], "nearest_organ", spacing)
+        assert filled[1:3, 2, 2].tolist() == [scheme.ids[n] for n in names]
+        assert sum(r["voxels_changed"] for r in rows) == 2 == (filled != fused).sum()
+
+
+@pytest.mark.parametrize("how", ["predicted_organ", "nearest_organ"])
+def test_without_a_true_tumor_nothing_is_given(scheme, how):
+    truth = np.full(SHAPE, scheme.ids["tumor"], np.uint8)
+    fused = np.zeros(SHAPE, np.uint8)
+    fused[0] = scheme.ids["liver"]
+    for states in ({"tumor": "absent"}, {}):
+        filled, rows = give_tumor_to_organs(fused, truth, states, [], scheme, ["organs"], how, (1, 1, 1))
+        np.testing.assert_array_equal(filled, fused)
+        assert rows == []

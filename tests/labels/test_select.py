@@ -147,8 +147,8 @@ def test_calibrated_thresholds(world):
         world.select(table, **{**asked, "target_dsc": 0.95})
     with pytest.raises(UserError, match="no calibration table"):
         world.select(**asked)
-    with pytest.raises(ValidationError, match="go together"):
-        SelectSettings(target_dsc=0.9)
+    with pytest.raises(ValidationError, match="calibration needs target_dsc"):
+        SelectSettings(calibration="calibration.csv")
 
 
 def test_flare22_drops_the_most_uncertain():
@@ -174,6 +174,23 @@ def test_zhou_1000_then_100_and_900_in_small():
     states = from_table(table)
     assert sum(states[c]["tumor"] == "absent" for c in best) == 9
     assert sum(set(states[c].values()) == {"unknown"} for c in states) == 8
+
+
+def test_only_unlabeled_cases_are_ranked_if_so_asked():
+    world = World({"partly": {"spleen": "present"}, "b": {}, "c": {}})
+    world.unsure["partly", ALL], world.unsure["b", ALL], world.unsure["c", ALL] = 0.9, 0.5, 0.1
+    asked = {"keep_least_uncertain": {"all": 1}}
+    assert kept(world.select(rank="unlabeled", **asked), "liver") == ["c", "partly"]
+    assert kept(world.select(**asked), "liver") == ["c"]
+
+
+def test_cases_in_which_nothing_was_found_take_no_place_in_a_class():
+    world = World({c: {} for c in "abc"})
+    world.volume["a", "tumor"], world.unsure["a", "tumor"] = 0.0, 0.0  # all agree that there is none
+    world.unsure["b", "tumor"], world.unsure["c", "tumor"] = 0.2, 0.1
+    table = world.select(keep_least_uncertain={"tumor": 1}, demote={"tumor": "background"}, absence=("tumor",))
+    assert kept(table, "tumor") == ["a", "c"]
+    assert [decision(table, case, "tumor")[0] for case in "abc"] == ["absent", "absent", "present"]
 
 
 def test_keep_n_of_every_class():

@@ -1,5 +1,6 @@
 """The report page: built from a tiny results folder, it says what the tables say, and names what is missing."""
 
+import base64
 import html
 import json
 import re
@@ -11,12 +12,13 @@ import pandas as pd
 import pytest
 
 from labelloop.classes import load_classes
+from labelloop.report.calibration import calibration_of
 from labelloop.report.chain import draw_chain
 from labelloop.report.charts import nice_ticks
-from labelloop.report.intake import review_queue
 from labelloop.report.page import write_report
+from labelloop.report.review import CaseFiles, queue, write_review
 from labelloop.report.scores import Scored, chosen_cases
-from labelloop.tables import TABLES, write_table
+from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import Geometry, Volume, write
 
 SCHEME = load_classes("flare")
@@ -92,8 +94,8 @@ def _models(root: Path) -> None:
 def _label_set(folder: Path) -> None:
     selected = [
         ("case_d", "liver", "present", "truth", "annotated"),
-        ("case_d", "pancreas", "unknown", "demoted", "pairwise Dice 0.31 below 0.70"),
-        ("case_e", "pancreas", "unknown", "demoted", "pairwise Dice 0.52 below 0.70"),
+        ("case_d", "pancreas", "unknown", "demoted", "pairwise_dice 0.31 below 0.7"),
+        ("case_e", "pancreas", "unknown", "demoted", "pairwise_dice 0.52 below 0.7"),
         ("case_e", "liver", "present", "accepted", "all rules passed"),
     ]
     _save(folder / "selected.csv", "selected", selected)
@@ -109,6 +111,20 @@ def _label_set(folder: Path) -> None:
     )
     _save(folder / "provenance.csv", "provenance", [("case_e", "liver", "teacher", "fuse", 0, 3000.0)])
     write(folder / "case_e.nii.gz", _labels(1), GRID)
+    held_out = [(f"held_{i}", "liver", i / 10, 0.5 + i / 20, "accepted", "") for i in range(10)]
+    _save(folder / "held_out.csv", "held_out", [*held_out, ("held_0", "spleen", 0.1, 0.2, "demoted", "too small")])
+    calibration = [("liver", 0.85, 0.9, 0.55, 10, 4, 0.4, 0.87, 0.1, "4 of 10 held-out cases are accepted")]
+    _save(folder / "calibration.csv", "calibration", calibration)
+    _review(folder)
+
+
+def _review(folder: Path) -> None:
+    kinds = ("selected", "verdicts", "disagreement")
+    table = queue(*(read_table(folder / f"{kind}.csv", kind) for kind in kinds))
+    root = folder.parents[1]
+    images = {case: root.parent / "images" / f"{case}_0000.nii.gz" for case in ("case_d", "case_e")}
+    files = {case: CaseFiles(image, "CT", folder / f"{case}.nii.gz") for case, image in images.items()}
+    write_review(table, files, SCHEME, root / "review" / "round1.csv", root / "review" / "round1", limit=10)
 
 
 def _scores(root: Path) -> None:
@@ -207,24 +223,36 @@ def test_annotation_and_acceptance_are_counted(page):
     assert ["liver", "", "5", "0", "0"] in _rows(page, "liver")
     assert ["spleen", "", "0", "5", "0"] in _rows(page, "spleen")
     assert ["pancreas", "", "0", "0", "5"] in _rows(page, "pancreas")
-    assert ["liver", "", "1", "1", "·", "·", "·"] in _rows(page, "liver")
-    assert ["pancreas", "", "·", "·", "2", "·", "·"] in _rows(page, "pancreas")
-    assert ["2", "demoted", "pairwise Dice 0.31 below 0.70", "pancreas 2"] in _rows(page, "2")
+    assert ["liver", "", "1", "1", "·", "·", "·", ""] in _rows(page, "liver")
+    assert ["pancreas", "", "·", "·", "2", "·", "·", "agreement 2"] in _rows(page, "pancreas")
+    assert ["2", "demoted", "pairwise_dice 0.31 below 0.7", "pancreas 2"] in _rows(page, "2")
     assert ["volume", "2", "1", "50.0", "0", "liver 1"] in _rows(page, "volume")
 
 
-def test_review_queue_lists_failures_before_disagreement(page):
-    queue = [row[:4] for row in _rows(page, "case_e") + _rows(page, "case_d") if len(row) == 6]
-    assert ["case_e", "liver", "90.0", "volume: 3000 ml (threshold 2500)"] in queue
-    assert ["case_d", "pancreas", "31.0", ""] in queue
-    assert page.index("volume: 3000 ml") < page.index(">31.0<")
+def test_the_review_queue_is_on_the_page_as_in_its_table(results, page):
+    assert ["1", "case_e", "liver", "90.0", "accepted", "volume: too large", "picture"] in _rows(page, "1")
+    assert ["2", "case_d", "pancreas", "31.0", "demoted", "pairwise_dice 0.31 below 0.7", ""] in _rows(page, "2")
+    table = read_table(results / "review" / "round1.csv", "review")
+    assert list(table["case"]) == ["case_e", "case_d", "case_e"]
+    picture = results / "review" / table["picture"][0]
+    assert "case_e_liver" in picture.name
+    assert base64.b64encode(picture.read_bytes()).decode() in page
+    assert (results / "review" / table["file"][0]).resolve() == (results / "labels/round1/case_e.nii.gz").resolve()
+
+
+def test_calibration_is_drawn_where_there_are_enough_labels(page):
+    assert ["liver", "10", "10", "72.5", "0.163", "55.0", "40.0", "87.0", ""] in _rows(page, "liver")
+    assert ["spleen", "1", "0", "–", "–", "–", "–", "–", ""] in _rows(page, "spleen")
+    assert page.count("liver by share accepted, %") == 1
+    assert page.count("spleen by share accepted, %") == 0
+    assert "at least 85.0 % with a confidence of 90.0 %" in _text(page)
 
 
 def test_models_chain_volumes_and_speed_are_there(page):
     text = _text(page)
     assert "1 to train, 1 to validate" in text
     assert "75.0 % last, 75.0 % best" in text
-    assert page.count("<polyline") == 2 * 3  # train loss, Dice of each epoch, moving average; no validation loss
+    assert page.count("<polyline") == 2 * 3 + 3  # train loss, Dice, its average; target, mean and curve of the liver
     assert "labels round1" in text
     assert ["liver", "1 of 1", "1234", "1234", "1234", "97.0"] in _rows(page, "liver")
     assert ["spleen", "0 of 1", "–", "–", "–", "–"] in _rows(page, "spleen")
@@ -235,7 +263,7 @@ def test_models_chain_volumes_and_speed_are_there(page):
 def test_pictures_of_best_median_and_worst(page):
     order = re.findall(r"<b>(\w+) case: (\w+)</b>", page)
     assert order == [("Best", "case_a"), ("Median", "case_b"), ("Worst", "case_c")]
-    assert page.count("<img ") == 3 * 2 + 1  # axial and coronal each, and the one label map of the review queue
+    assert page.count("<img ") == 3 * 2 + 2  # axial and coronal each; two labels of the queue have a map
     assert "white dashes: truth" in page
 
 
@@ -283,18 +311,55 @@ def test_a_case_without_files_costs_its_pictures_only(results, tmp_path):
 
     page = _write(results, tmp_path / "page.html", truth=truth)
     assert "No picture: the label is gone." in _text(page)
-    assert page.count("<img ") == 2 * 2 + 1
+    assert page.count("<img ") == 2 * 2 + 2
+
+
+EMPTY = {kind: pd.DataFrame(columns=list(TABLES[kind])) for kind in ("selected", "verdicts", "disagreement")}
+
+
+def _queue(**rows: list[tuple]) -> pd.DataFrame:
+    return queue(*(pd.DataFrame(rows.get(kind, []), columns=list(TABLES[kind])) for kind in EMPTY))
 
 
 def test_queue_leaves_out_agreeing_labels_and_truth_that_passes():
-    selected = pd.DataFrame(
-        [("a", "liver", "present", "truth", ""), ("b", "liver", "present", "accepted", "")],
-        columns=list(TABLES["selected"]),
-    )
-    disagreement = pd.DataFrame(
-        [("a", "liver", 0.1, 1.0, 2), ("b", "liver", 0.95, 0.1, 2)], columns=list(TABLES["disagreement"])
-    )
-    assert review_queue(selected, pd.DataFrame(columns=list(TABLES["verdicts"])), disagreement) == []
+    selected = [("a", "liver", "present", "truth", ""), ("b", "liver", "present", "accepted", "")]
+    disagreement = [("a", "liver", 0.1, 1.0, 2), ("b", "liver", 0.95, 0.1, 2)]
+    assert _queue(selected=selected, disagreement=disagreement).empty
+
+
+def test_queue_puts_more_failed_rules_first_then_less_agreement():
+    selected = [(case, "liver", "unknown", "demoted", "pairwise_dice low") for case in "abc"]
+    selected += [("d", "liver", "present", "truth", "annotated")]
+    failed = [("c", "volume"), ("d", "volume"), ("d", "side")]
+    verdicts = [(case, "liver", rule, "fail", 1.0, 2.0, "ml", "odd") for case, rule in failed]
+    disagreement = [(case, "liver", dice, 0.1, 2) for case, dice in zip("abcd", (0.4, 0.3, 0.6, 0.1), strict=True)]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=disagreement)
+    assert list(table["case"]) == ["d", "c", "b", "a"]
+    assert list(table["failed"]) == ["volume;side", "volume", "", ""]
+    assert list(table["rank"]) == [1, 2, 3, 4]
+    assert pd.isna(table["pairwise_dice"][0])  # what models say of a truth is not asked
+
+
+def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
+    selected = [(case, "aorta", "unknown", "demoted", "volume: too small") for case in "abcde"]
+    selected += [("a", "liver", "unknown", "demoted", "pairwise_dice 0.6 below 0.7")]
+    verdicts = [(case, "aorta", "volume", "fail", 1.0, 2.0, "ml", "too small") for case in "abcde"]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.6, 0.1, 2)])
+    assert list(zip(table["case"], table["class"], strict=True)) == [
+        ("a", "aorta"), ("b", "aorta"), ("a", "liver"), ("c", "aorta"), ("d", "aorta"), ("e", "aorta"),
+    ]  # fmt: skip
+
+
+def test_a_reason_is_said_once_and_what_selection_adds_stays():
+    said = "volume: 3 ml; 10 to 900 ml expected; pairwise_dice 0.1 below 0.7"
+    verdicts = [("a", "liver", "volume", "fail", 3.0, 10.0, "ml", "3 ml; 10 to 900 ml expected")]
+    table = _queue(selected=[("a", "liver", "unknown", "demoted", said)], verdicts=verdicts)
+    assert table["reasons"][0].splitlines() == ["volume: 3 ml; 10 to 900 ml expected", "pairwise_dice 0.1 below 0.7"]
+
+
+def test_nothing_held_out_is_no_section():
+    empty = [pd.DataFrame(columns=list(TABLES[kind])) for kind in ("held_out", "calibration")]
+    assert calibration_of(*empty, SCHEME) is None
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])

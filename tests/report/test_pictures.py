@@ -164,3 +164,42 @@ def test_legend_and_contact_sheet(scan):
     assert Image.open(io.BytesIO(legend(SCHEME, ["organs"]))).width == 900
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([])
+
+
+def test_a_note_stands_beneath_the_picture_and_long_lines_are_wrapped(scan):
+    plain = _gray(case_picture(*scan, SCHEME, panel_width=300))
+    short = _gray(case_picture(*scan, SCHEME, panel_width=300, note=["volume: 3 ml"]))
+    long = _gray(case_picture(*scan, SCHEME, panel_width=300, note=["volume: 3 ml " * 12]))
+    assert np.array_equal(short[: len(plain)], plain)
+    assert plain.shape[1] == long.shape[1]
+    assert len(plain) < len(short) < len(long)
+    assert (long[len(plain) :, -4:] < 60).all()  # no letter runs out of the picture
+    assert (long[len(plain) :] > 150).any()
+
+
+def test_others_than_the_focus_are_drawn_faintly(scan):
+    def colored(name: str, **options) -> int:
+        rgb = np.asarray(Image.open(io.BytesIO(case_picture(*both, SCHEME, views=("axial",), **options))), int)
+        color = np.array([int(SCHEME[name].color[i : i + 2], 16) for i in (1, 3, 5)])
+        return int((np.abs(rgb - color).max(axis=-1) < 40).sum())
+
+    image, labels = scan
+    side_by_side = labels.array.copy()
+    side_by_side[2:5, 28:34, 45:50] = SCHEME.ids["spleen"]
+    both = image, Volume(side_by_side, labels.geometry)
+    strong = {name: colored(name, focus=["liver"]) for name in ("liver", "spleen")}
+    faint = {name: colored(name, focus=["liver"], faint_others=True) for name in ("liver", "spleen")}
+    assert faint["liver"] == strong["liver"] > 0
+    assert faint["spleen"] < 0.6 * strong["spleen"]
+
+
+def test_the_last_view_shows_a_detached_part(scan):
+    image, labels = scan
+    with_part = labels.array.copy()
+    with_part[12:14, 30:33, 20:23] = SCHEME.ids["liver"]
+    options = {"focus": ["liver"], "faint_others": True, "views": ("coronal",)}
+    parted = Volume(with_part, labels.geometry)
+    in_front = case_picture(image, parted, SCHEME, **options | {"views": ("coronal", "axial")})
+    behind = case_picture(image, parted, SCHEME, **options)
+    bright = [(_gray(png)[:, :700] > 200).sum() for png in (in_front, behind)]
+    assert bright[0] > 2 * bright[1]  # the bright block lies in the front; the part behind it is on dark ground

@@ -57,6 +57,15 @@ def test_half_of_each_batch_is_unlabeled(unlabeled, kind):
     assert all(first in ("case1", "case2") and second == "case3" for first, second in batches)
 
 
+def test_partly_labeled_cases_count_as_unlabeled_if_so_asked(data):
+    partly = {2: {"liver": "present"}}
+    for cross, labeled in (({}, {"case1", "case2", "case3"}), ({"partly_labeled": "unlabeled"}, {"case1", "case3"})):
+        loader = trainer_of(data, "cross_pseudo", partly, cross=cross).get_dataloaders()["train"]
+        batches = [[str(case) for case in loader.get_indices()] for _ in range(30)]
+        assert {batch[0] for batch in batches} == labeled
+        assert {batch[1] for batch in batches} == ({"case2"} if cross else labeled)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_unlabeled_half_has_no_part_in_the_supervised_terms(unlabeled, kind):
     trainer = trainer_of(unlabeled, kind)

@@ -73,11 +73,11 @@ def test_a_second_round_goes_on_from_the_first(copied, reference):
     train_shards = sorted(s.stem for s in (reference.results / "prepared/fine/shards").glob("*.csv"))
     per_shard = [
         "predict/student",
-        *(f"{job}/pseudo_round2" for job in ("fuse", "agree", "check", "prepare_labels/fine")),
+        *(f"{job}/pseudo_round2" for job in ("fuse", "agree", "check", "held_out", "prepare_labels/fine")),
     ]
     assert done == {
         *(f"{job}/{shard}" for job in per_shard for shard in train_shards),
-        "select/pseudo_round2", "train/student_round2",
+        "select/pseudo_round2", "review/pseudo_round2", "train/student_round2",
         "infer/test-000", "summarize/all", "evaluate/final", "report/page",
     }  # fmt: skip
     before, after = reference.contents(), copied.contents()

@@ -11,10 +11,11 @@ SHARDS = ("train-000", SHARD)
 
 INFER = {"infer/test-000", "summarize/all", "evaluate/final", "report/page"}
 STUDENT = {"train/student", *INFER}
-SELECT = {"select/pseudo", *STUDENT}
+SELECT = {"select/pseudo", "review/pseudo", *STUDENT}
 FUSE = {f"fuse/pseudo/{SHARD}", f"check/pseudo/{SHARD}", f"prepare_labels/fine/pseudo/{SHARD}", *SELECT}
-PREDICT = {f"predict/teacher/{SHARD}", f"agree/pseudo/{SHARD}", *FUSE}
-PSEUDO = {f"{job}/pseudo/{shard}" for job in ("fuse", "agree", "check", "prepare_labels/fine") for shard in SHARDS}
+PREDICT = {f"predict/teacher/{SHARD}", f"agree/pseudo/{SHARD}", f"held_out/pseudo/{SHARD}", *FUSE}
+LABELING = ("fuse", "agree", "check", "held_out", "prepare_labels/fine")
+PSEUDO = {f"{job}/pseudo/{shard}" for job in LABELING for shard in SHARDS}
 TEACHER_USED = {*(f"predict/teacher/{s}" for s in (*SHARDS, "test-000")), "evaluate/teacher", *PSEUDO, *SELECT}
 TEACHERS = {"train/teacher", "train/teacher_b", *(f"predict/teacher_b/{s}" for s in SHARDS), *TEACHER_USED}
 
@@ -69,7 +70,10 @@ def _replace(file: Path, content: bytes) -> None:
         (f"labels/pseudo/{CASE}.nii.gz", damage, FUSE),
         (f"labels/pseudo/verdicts/{SHARD}.csv", delete, {f"check/pseudo/{SHARD}", *SELECT}),
         ("labels/pseudo/selected.csv", delete, SELECT),
-        ("labels/pseudo/selected.csv", demote, STUDENT),
+        ("labels/pseudo/selected.csv", demote, {"review/pseudo", *STUDENT}),
+        (f"labels/pseudo/held_out/{SHARD}.csv", delete, {f"held_out/pseudo/{SHARD}", *SELECT}),
+        ("review/pseudo.csv", delete, {"review/pseudo", "report/page"}),
+        ("predictions/efficiency.csv", delete, {"summarize/all", "report/page"}),
         ("predictions/phantom_001.nii.gz", damage, INFER),
         ("evaluation/final.csv", delete, {"evaluate/final", "report/page"}),
         ("report/index.html", delete, {"report/page"}),

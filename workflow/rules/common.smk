@@ -20,6 +20,7 @@ wildcard_constraints:
     model=r"\w+",
     labels=r"\w+",
     plan=r"\w+",
+    bank=r"\w+",
     name=r"\w+",
 
 

@@ -29,6 +29,29 @@ def training_inputs(w):
         ]
     if spec.labels != "truth":
         inputs["selected"] = f"{R}/labels/{spec.labels}/selected.csv"
+    if spec.trainer.cutmix:
+        inputs["objects"] = expand(
+            "{r}/prepared/{plan}/objects/{bank}/shards/{shard}.csv",
+            r=R,
+            plan=plan,
+            bank=run.bank(w.model),
+            shard=run.train_shards,
+        )
+    return inputs
+
+
+def objects_inputs(w):
+    """What the tumor objects of a bank are cut from: images and labels, where the labels are trusted."""
+    labels = run.model(w.bank).labels
+    prepared = f"{R}/prepared/{w.plan}"
+    inputs = {
+        "images": f"{prepared}/shards/{w.shard}.csv",
+        "labels": f"{prepared}/labels/{labels}/shards/{w.shard}.csv",
+        "annotation": f"{R}/survey/{w.shard}.annotation.csv",
+        "geometry": f"{R}/survey/{w.shard}.geometry.csv",
+    }
+    if labels != "truth":
+        inputs["selected"] = f"{R}/labels/{labels}/selected.csv"
     return inputs
 
 
@@ -40,6 +63,11 @@ def volumes_of(w):
         model=run.label_set(w.labels).predict,
         shard=w.shard,
     )
+
+
+def learned_by(w):
+    """Tables of the cases that the models behind a label set, and those they descend from, were trained with."""
+    return expand("{r}/models/{model}/cases.csv", r=R, model=run.behind(w.labels))
 
 
 def thresholds_of(w):
@@ -54,7 +82,7 @@ def label_set_tables(w):
     tables = (
         ["provenance"]
         + (["verdicts"] if spec.check else [])
-        + (["disagreement"] if len(spec.predict) > 1 else [])
+        + (["disagreement", "held_out"] if len(spec.predict) > 1 else [])
     )
     inputs = {
         t: expand(

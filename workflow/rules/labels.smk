@@ -1,7 +1,7 @@
 """Label sets: fuse, agree, check, select, and their arrays in network space.
 
 REQUIRED INPUTS: predictions of the models that a label set names, survey tables.
-OUTPUTS: {R}/labels/<set>, {R}/prepared/<plan>/labels/<set>
+OUTPUTS: {R}/labels/<set>, {R}/prepared/<plan>/labels/<set>, {R}/prepared/<plan>/objects/<model>
 """
 
 
@@ -25,7 +25,12 @@ rule fuse:
     params:
         number=lambda w: len(run.shards[w.shard]),
         spec=lambda w: run.label_set(w.labels).model_dump(
-            mode="json", include={"predict", "cases", "classes", "fuse", "clean"}
+            mode="json",
+            include={
+                *("predict", "predict_for", "cases", "classes"),
+                *("fuse", "tumor_voxels", "clean"),
+            },
+            exclude_none=True,
         ),
         known=lambda w: {
             m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
@@ -98,6 +103,44 @@ rule check:
         "../scripts/check.py"
 
 
+rule held_out:
+    """Let labeled cases that no model learned from go the way of unlabeled ones, then look at their truth."""
+    input:
+        unpack(thresholds_of),
+        predictions=predictions_of,
+        learned=learned_by,
+        disagreement=f"{R}/labels/{{labels}}/disagreement/{{shard}}.csv",
+        annotation=f"{R}/survey/{{shard}}.annotation.csv",
+        geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        volumes=volumes_of,
+    output:
+        f"{R}/labels/{{labels}}/held_out/{{shard}}.csv",
+    log:
+        f"{R}/logs/held_out/{{labels}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/held_out/{{labels}}/{{shard}}.tsv"
+    retries: 1
+    resources:
+        mem_mb=memory(6000),
+        runtime=minutes(120),
+    params:
+        number=lambda w: len(run.shards[w.shard]),
+        spec=lambda w: run.label_set(w.labels).model_dump(
+            mode="json",
+            include={"predict", "classes", "clean", "check", "select"},
+        ),
+        known=lambda w: {
+            m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
+        },
+        cases=lambda w: run.rows(w.shard),
+        rules=run.scheme.model_dump(mode="json"),
+        version=1,
+    message:
+        "held_out: label set {wildcards.labels}, labeled cases of shard {wildcards.shard} that no model learned from"
+    script:
+        "../scripts/held_out.py"
+
+
 rule select:
     """Decide which cases and classes of a label set are trusted, and say why not."""
     input:
@@ -107,6 +150,8 @@ rule select:
         provenance=f"{R}/labels/{{labels}}/provenance.csv",
         verdicts=f"{R}/labels/{{labels}}/verdicts.csv",
         disagreement=f"{R}/labels/{{labels}}/disagreement.csv",
+        held_out=f"{R}/labels/{{labels}}/held_out.csv",
+        calibration=f"{R}/labels/{{labels}}/calibration.csv",
     log:
         f"{R}/logs/select/{{labels}}.log",
     benchmark:
@@ -120,7 +165,7 @@ rule select:
             mode="json", include={"classes", "select"}
         ),
         classes=run.chain.classes,
-        version=1,
+        version=2,
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:
@@ -151,3 +196,32 @@ rule prepare_labels:
         "prepare: {params.number} labels ({wildcards.labels}) of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
         "../scripts/prepare_labels.py"
+
+
+rule cut_objects:
+    """Cut tumors with their surroundings out of a shard's prepared images, for trainings that paste them (CutMix)."""
+    input:
+        unpack(objects_inputs),
+    output:
+        manifest=f"{R}/prepared/{{plan}}/objects/{{bank}}/shards/{{shard}}.csv",
+        index=f"{R}/prepared/{{plan}}/objects/{{bank}}/index/{{shard}}.csv",
+    log:
+        f"{R}/logs/cut_objects/{{plan}}/{{bank}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/cut_objects/{{plan}}/{{bank}}/{{shard}}.tsv"
+    retries: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(60),
+    params:
+        number=lambda w: len(run.shards[w.shard]),
+        cases=lambda w: run.rows(w.shard),
+        classes=run.chain.classes,
+        labels=lambda w: run.model(w.bank).labels,
+        settings=lambda w: run.model(w.bank).trainer.cutmix.cut.model_dump(mode="json"),
+        spacing_mm=lambda w: run.chain.plans[w.plan].spacing_mm,
+        version=1,
+    message:
+        "cut tumors: {params.labels}, {params.number} cases of shard {wildcards.shard} for plan {wildcards.plan}"
+    script:
+        "../scripts/cut_objects.py"

@@ -1,6 +1,6 @@
 """Train models and let them predict.
 
-REQUIRED INPUTS: prepared images, a label set (or the truth), survey tables.
+REQUIRED INPUTS: prepared images, a label set (or the truth), survey tables, tumor objects where they are pasted.
 OUTPUTS: {R}/models/<model>, {R}/models/<model>/predictions
 """
 
@@ -21,6 +21,8 @@ rule train:
         f"{R}/logs/train/{{model}}.log",
     benchmark:
         f"{R}/benchmarks/train/{{model}}.tsv"
+    wildcard_constraints:
+        model="|".join(m for m in run.chain.models if m not in run.slice_classifiers),
     retries: 1
     threads: 8
     resources:
@@ -30,7 +32,7 @@ rule train:
         device=run.config.device,
         workers=run.config.workers,
     params:
-        spec=lambda w: run.model(w.model).model_dump(mode="json"),
+        spec=lambda w: run.model(w.model).model_dump(mode="json", exclude_none=True),
         plan=lambda w: run.chain.plans[run.model(w.model).plan].model_dump(mode="json"),
         cases=[row for shard in run.train_shards for row in run.rows(shard)],
         classes=run.chain.classes,
@@ -41,6 +43,22 @@ rule train:
         "train: model {wildcards.model}"
     script:
         "../scripts/train.py"
+
+
+if run.slice_classifiers:
+
+    # A model that finds slices leaves other files than one that segments.
+    use rule train as train_slices with:
+        output:
+            model=f"{R}/models/{{model}}/model.json",
+            weights=f"{R}/models/{{model}}/weights.pt",
+            cases=f"{R}/models/{{model}}/cases.csv",
+            scores=f"{R}/models/{{model}}/scores.csv",
+            epochs=f"{R}/models/{{model}}/training.jsonl",
+        wildcard_constraints:
+            model="|".join(run.slice_classifiers),
+        message:
+            "train: slice classifier {wildcards.model}"
 
 
 rule predict:

@@ -1,10 +1,44 @@
-"""One HTML page about the run.
+"""The review queues of the label sets, and one HTML page about the run.
 
 REQUIRED INPUTS: every table that the chain leaves.
-OUTPUTS: {R}/report/index.html
+OUTPUTS: {R}/review, {R}/report/index.html
 """
 
 from labelloop.chain import describe, mermaid
+
+
+rule review:
+    """Queue the most suspicious labels of a set for a radiologist, with reasons and a picture of each."""
+    input:
+        manifests=lambda w: expand(
+            "{r}/labels/{set}/shards/{shard}.csv",
+            r=R,
+            set=w.labels,
+            shard=run.train_shards,
+        ),
+        selected=f"{R}/labels/{{labels}}/selected.csv",
+        verdicts=f"{R}/labels/{{labels}}/verdicts.csv",
+        disagreement=f"{R}/labels/{{labels}}/disagreement.csv",
+    output:
+        table=f"{R}/review/{{labels}}.csv",
+        pictures=directory(f"{R}/review/{{labels}}"),
+    log:
+        f"{R}/logs/review/{{labels}}.log",
+    benchmark:
+        f"{R}/benchmarks/review/{{labels}}.tsv"
+    retries: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(60),
+    params:
+        cases=[row for shard in run.train_shards for row in run.rows(shard)],
+        classes=run.chain.classes,
+        limit=run.config.review,
+        version=1,
+    message:
+        "review: the most suspicious labels of {wildcards.labels}"
+    script:
+        "../scripts/review.py"
 
 
 rule report:
@@ -16,19 +50,33 @@ rule report:
             table=["cases", "geometry", "annotation", "quarantine", "groups"],
         ),
         models=expand(
-            "{r}/models/{model}/model.json",
+            "{r}/models/{model}/{file}",
             r=R,
             model=run.used_models,
+            file=["model.json", "cases.csv", "training.jsonl"],
         ),
         labels=expand(
-            "{r}/labels/{labels}/selected.csv",
+            "{r}/labels/{labels}/{table}.csv",
             r=R,
             labels=run.used_labels,
+            table=[
+                "selected",
+                "provenance",
+                "verdicts",
+                "disagreement",
+                "held_out",
+                "calibration",
+            ],
         ),
+        review=expand(rules.review.output, labels=run.used_labels),
         scores=expand("{r}/evaluation/{name}.csv", r=R, name=run.evaluated()),
+        predictions=expand(
+            "{r}/predictions/shards/{shard}.csv", r=R, shard=run.infer_shards
+        ),
         summary=f"{R}/predictions/summary.csv",
+        efficiency=f"{R}/predictions/efficiency.csv",
     output:
-        f"{R}/report/index.html",
+        page=f"{R}/report/index.html",
     log:
         f"{R}/logs/report/page.log",
     benchmark:
@@ -45,7 +93,7 @@ rule report:
         evaluated=run.evaluated(),
         models=run.used_models,
         labels=run.used_labels,
-        version=1,
+        version=2,
     message:
         "report: {output}"
     script:

@@ -15,5 +15,6 @@ select(
     provenance=snakemake.input.provenance,
     verdicts=snakemake.input.get("verdicts", []),
     disagreements=snakemake.input.get("disagreement", []),
+    held_out=snakemake.input.get("held_out", []),
     out=Path(snakemake.output.selected).parent,
 )

@@ -10,6 +10,7 @@ from labelloop.gpu_lease import lease_gpu
 from labelloop.steps.models import train
 
 results = Path(snakemake.output.model).parents[2]
+objects = snakemake.input.get("objects")
 
 with lease_gpu(snakemake.resources.device):
     train(
@@ -22,6 +23,7 @@ with lease_gpu(snakemake.resources.device):
         shards=[Path(manifest).stem for manifest in snakemake.input.images],
         results=results,
         images=Path(snakemake.input.images[0]).parents[1],
+        bank=Path(objects[0]).parents[1] if objects else None,
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,
         workers=snakemake.resources.workers,

@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from labelloop.errors import UserError
-from labelloop.inference.resample import SLAB_VOXELS, Shape
 from labelloop.plans import Plan
 
 log = logging.getLogger(__name__)
 MIB = 2**20
 FLOAT = 4
-PROGRAM_MB = 500
-"""Resident memory of Python, torch and SimpleITK before the first case (measured: 430 MB; CUDA adds its own)."""
+PROGRAM_MB = 900
+"""Resident memory of Python, torch and SimpleITK before the first case (measured: 680 MB), and what oneDNN and the
+memory allocator add to it (110 MB) with some room; a CUDA context adds its own."""
 CUDA_MB = 600
 """GPU memory of a CUDA context with cuDNN's workspaces."""
 FEATURE_MAPS = 6.0
 """Full-resolution tensors of the first stage's width that a forward pass holds at its peak: skip connection, upsampled
 features, their concatenation (two) and the convolution's input and output layouts."""
-SMALLEST_SLAB = 1 << 18
+SLAB_VOXELS, SMALLEST_SLAB = 1 << 22, 1 << 18
+"""Stored voxels that are resampled at a time: 16 MiB of float32, and the least that is worth it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Sizes:
 
     stored: int
     stored_bytes: int
-    network: Shape
+    network: tuple[int, int, int]
     outputs: int
     plan: Plan
     full_logits: bool = False

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from labelloop.errors import UserError
 from labelloop.files import digest, sha256
 from labelloop.inference.budget import Budget, Choice, Sizes, choose
+from labelloop.inference.cpu import channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.prepare import Frame, Prepared, prepare_image
 from labelloop.inference.settings import Settings
@@ -24,7 +25,7 @@ from labelloop.plans import Plan
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 """Raised when the engine's answers change, so that ledgers do their cases anew."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,7 +85,10 @@ class Predictor:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"{weights} does not fit the plan in model.json: {error}") from error
-        self.network = network.to(self.device).eval()
+        network = network.to(self.device).eval()
+        self.network = channels_last(network) if self.device.type == "cpu" else network
+        if self.device.type == "cpu" and self.budget.max_ram_mb is None:
+            keep_freed_memory()
         log.info("model %s: %d classes on %s", self.model.name, len(self.classes), self.device)
 
     @property

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.prepare import Frame
-from labelloop.inference.resample import SLAB_VOXELS, Range, Resampling, class_boxes
+from labelloop.inference.resample import Range, Resampling, class_boxes
 from labelloop.inference.settings import Mode
 from labelloop.inference.stages import stage
 
 MARGIN = 3
 """Network voxels around the place where a class wins that ``fast`` searches (TotalSegmentator's margin)."""
-TILE = 16
-"""Side (network voxels) of the squares for which ``exact`` decides which classes can win."""
+TILE = 4
+"""Side (network voxels) of the squares for which ``exact`` decides which classes can win; larger ones save less."""
 SLACK = 1e-4
 """Part of a score that rounding is granted in that decision."""
 
@@ -59,7 +60,8 @@ def to_prediction(
     ids = [0, *(class_ids[c] for c in classes)]
     with stage("export"):
         labels = export_labels(blocks, frame, ids, mode, slab_voxels, confidence)
-        volumes = np.bincount(labels.ravel(), minlength=256) * frame.stored.voxel_ml
+        counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in labels)  # it turns its input to int64
+    volumes = counts * frame.stored.voxel_ml
     rows = []
     for name, sure in zip(classes, confidence.per_channel()[1:], strict=True):
         volume = float(volumes[class_ids[name]])

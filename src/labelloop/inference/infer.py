@@ -333,13 +333,11 @@ def _load_models(
     device: str,
     budget: Budget,
 ) -> Segmenter:
-    from labelloop.inference.engine import Predictor  # torch: imported while the first image is being read
-    from labelloop.inference.postprocess import Chain
+    from labelloop.inference.postprocess import Chain, load_model  # torch: imported while the first image is read
 
-    models = {name: Predictor(folder, device, settings, budget) for name, folder in folders.items()}
-    if steps is None and len(models) == 1:
-        return next(iter(models.values()))
-    return Chain(steps or [{"segment": list(models)}], models, scheme)
+    models = {name: load_model(folder, device, settings, budget) for name, folder in folders.items()}
+    chain = Chain(steps or [{"segment": list(models)}], models, scheme)
+    return next(iter(models.values())) if steps is None and len(models) == 1 else chain
 
 
 def _picture(scheme: ClassScheme, case: Case, image: Volume, labels: Volume) -> bytes:

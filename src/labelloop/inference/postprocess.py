@@ -1,22 +1,28 @@
-"""Chains of models: the ``inference:`` part of a recipe, and the operations on label maps that it is made of.
+"""Chains of models: the ``inference:`` part of a recipe.
 
 ::
 
     inference:
+      - {segment: coarse, step: 1}
+      - {keep_largest: [liver, spleen], near: liver, within_z_mm: 130}
+      - {locate: coarse, margin_mm: 20}                # later steps segment the box around what was found
       - {segment: [tumor_a, tumor_b], merge: {tumor: union}, step: 0.5, mirror: false}
       - {segment: organs}
       - {compose: {organs: organs, tumor: tumor_a}}    # later entries are painted over earlier ones
       - {keep_largest: [liver, spleen]}
 
-Every step leaves a result. A ``segment`` step files it under the names of its models, by which ``compose`` finds it
-(both ``tumor_a`` and ``tumor_b`` name the merged result above); ``keep_largest`` changes the latest result.
+Every step but ``locate`` leaves a result, on the grid of the whole image. A ``segment`` step files it under the names
+of its models (and that of ``as``), by which ``compose`` finds it: both ``tumor_a`` and ``tumor_b`` name the merged
+result above. ``keep_largest`` changes the latest result, also where it is filed.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from labelloop.classes import ClassScheme
 from labelloop.errors import UserError
@@ -24,83 +30,24 @@ from labelloop.files import digest
 from labelloop.inference.budget import Budget
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
+from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge_union, merge_votes
+from labelloop.inference.locate import Box, box_of_mask, box_of_slices, height_mm, in_whole, part_of
 from labelloop.inference.prepare import Prepared
 from labelloop.inference.settings import Settings
-from labelloop.volume import Volume
+from labelloop.inference.slices import SliceClassifier, is_slice_classifier
+from labelloop.inference.steps import InferenceStep
+from labelloop.volume import Volume, canonical, restore
 
-# ---------------------------------------------------------------------------------------------- on label maps
-
-
-def keep_largest(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """Return ``labels`` with only the largest 26-connected component of each id; the rest becomes background.
-
-    Components are compared by voxel count, which on one grid is volume.
-    """
-    import cc3d
-    from scipy.ndimage import find_objects
-
-    result = labels.copy()
-    boxes = find_objects(labels)
-    for value in ids:
-        box = boxes[value - 1] if value <= len(boxes) else None
-        if box is None:
-            continue
-        mask = np.ascontiguousarray(labels[box] == value)
-        components = cc3d.connected_components(mask, connectivity=26)
-        sizes = np.bincount(components.ravel())
-        sizes[0] = 0
-        result[box][mask & (components != sizes.argmax())] = 0
-    return result
-
-
-def merge_union(base: np.ndarray, maps: Sequence[np.ndarray], value: int) -> np.ndarray:
-    """Return ``base`` with ``value`` painted wherever any of ``maps`` has it."""
-    result = base.copy()
-    for labels in maps:
-        result[labels == value] = value
-    return result
-
-
-def merge_votes(maps: Sequence[np.ndarray], known: Sequence[Sequence[int]]) -> np.ndarray:
-    """Merge label maps voxel by voxel: a class wins where at least half of the maps that know it have it.
-
-    Args:
-        maps: label maps of one shape.
-        known: per map, the ids it can contain; it has no vote on others.
-
-    Among several such classes the one with the larger share wins; then the one of the earlier map.
-    """
-    best = np.zeros(maps[0].shape, np.float32)
-    result = np.zeros_like(maps[0])
-    for value in dict.fromkeys(v for ids in known for v in ids):
-        voters = [labels for labels, ids in zip(maps, known, strict=True) if value in ids]
-        votes = np.zeros(best.shape, np.uint8)
-        for labels in voters:
-            votes += labels == value
-        share = votes / np.float32(len(voters))
-        wins = (share >= 0.5) & (share > best)
-        result[wins], best[wins] = value, share[wins]
-    return result
-
-
-def compose(parts: Sequence[tuple[np.ndarray, Sequence[int]]]) -> np.ndarray:
-    """Paint the given ids of each label map onto background, later parts over earlier ones."""
-    result = np.zeros_like(parts[0][0])
-    for labels, ids in parts:
-        chosen = np.isin(labels, list(ids))
-        result[chosen] = labels[chosen]
-    return result
-
-
-# ------------------------------------------------------------------------------------------------- the chain
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class State:
     """What the steps of a chain hand on for one case.
 
-    ``volume`` is what the next ``segment`` sees. A ``locate`` step will replace it by a part of the whole volume and
-    keep where that part lies; everything else works on whatever ``volume`` is.
+    ``volume`` is what the next ``segment`` sees: the image as stored, or the part of it, in canonical orientation, that
+    a ``locate`` step cut out; ``box`` then says where that part lies in the canonical grid. Results lie on the grid of
+    the image as stored.
     """
 
     volume: Volume
@@ -108,6 +55,26 @@ class State:
     results: dict[str, Prediction] = field(default_factory=dict)
     latest: Prediction | None = None
     prepared: dict[str, Prepared] = field(default_factory=dict)
+    box: Box | None = None
+    whole: Volume = field(init=False)
+
+    def __post_init__(self):
+        self.whole = self.volume
+
+    def narrow(self, box: Box) -> None:
+        """Let later steps see only what lies in ``box`` of the whole image's canonical grid."""
+        self.volume, self.box, self.prepared = part_of(canonical(self.whole), box), box, {}
+
+    def on_whole(self, prediction: Prediction) -> Prediction:
+        """Return a prediction of ``volume`` on the grid of the whole image, as stored; outside it is background."""
+        if self.box is None:
+            return prediction
+        labels = np.zeros(canonical(self.whole).array.shape, prediction.labels.dtype)
+        labels[tuple(slice(*part) for part in self.box)] = prediction.labels
+        return Prediction(restore(labels, self.whole.geometry), prediction.rows)
+
+
+Model = Predictor | SliceClassifier
 
 
 class Chain:
@@ -115,16 +82,20 @@ class Chain:
 
     Args:
         steps: the recipe's ``inference`` list.
-        models: the predictors that the steps name.
-        scheme: for names of class sets in ``compose`` and ``keep_largest``; without it only class names are known.
+        models: what the steps name: predictors, and slice classifiers to locate with.
+        scheme: for names of class sets; without it only class names are known.
 
     Raises:
         UserError: when a step, a model or a class is unknown, or no ``segment`` step comes first.
     """
 
-    def __init__(self, steps: Sequence[Mapping], models: Mapping[str, Predictor], scheme: ClassScheme | None = None):
-        # The recipe dumps every key of every step; those left open do not count.
-        self.steps = [{k: v for k, v in s.items() if v is not None and v != {}} for s in steps]
+    def __init__(
+        self,
+        steps: Sequence[Mapping | InferenceStep],
+        models: Mapping[str, Model],
+        scheme: ClassScheme | None = None,
+    ):
+        self.steps = [_parsed(number, step) for number, step in enumerate(steps, start=1)]
         self.models, self.scheme = dict(models), scheme
         self.class_ids = _ids_of_all(self.models)
         self._check()
@@ -138,15 +109,16 @@ class Chain:
     def fingerprint(self) -> str:
         """Fingerprint of all, besides the image, that a prediction depends on."""
         sets = {k: list(v) for k, v in self.scheme.sets.items()} if self.scheme else {}
+        given = [step.model_dump(mode="json", exclude_defaults=True, by_alias=True) for step in self.steps]
         # A list of pairs, because the order of a compose mapping decides and digest() ignores mapping order.
-        steps = [[(k, list(v.items()) if isinstance(v, Mapping) else v) for k, v in s.items()] for s in self.steps]
+        steps = [[(k, list(v.items()) if isinstance(v, Mapping) else v) for k, v in s.items()] for s in given]
         return digest([steps, {name: m.fingerprint for name, m in self.models.items()}, sets])
 
     def predict(self, volume: Volume, modality: str) -> Prediction:
-        """Run the steps on one volume and return the result of the last."""
+        """Run the steps on one volume; return the result of the last on the volume's grid."""
         state = State(volume, modality)
         for step in self.steps:
-            STEPS[_verb(step)](self, state, step)
+            STEPS[step.verb](self, state, step)
         return state.latest
 
     def ids(self, names: str | Sequence[str]) -> list[int]:
@@ -161,43 +133,57 @@ class Chain:
     def _check(self) -> None:
         filed: set[str] = set()
         for number, step in enumerate(self.steps, start=1):
-            verb = _verb(step)
-            if extra := set(step) - {verb, "merge", "step", "mirror"}:
-                raise UserError(f"inference step {number} ({verb}): unknown keys {sorted(extra)}")
-            if verb == "segment":
-                names = _names(step["segment"])
-                if unknown := [n for n in names if n not in self.models]:
-                    known = ", ".join(self.models)
-                    raise UserError(f"inference step {number}: no model named {', '.join(unknown)}; known: {known}")
-                for name, how in step.get("merge", {}).items():
-                    if how != "union" or not self.ids(name):
-                        raise UserError(f"inference step {number}: merge {name}: {how}; only union, of a known class")
-                filed |= set(names)
-            elif not filed:
-                raise UserError(f"inference step {number} ({verb}): nothing has been segmented before")
-            elif verb == "compose":
-                if unknown := [n for n in step["compose"].values() if n not in filed]:
-                    raise UserError(f"inference step {number}: compose from {unknown}; results so far: {sorted(filed)}")
-                for classes, model in step["compose"].items():
-                    if not set(self.ids(classes)) & set(self.models[model].class_ids.values()):
-                        raise UserError(f"inference step {number}: model {model} knows nothing of {classes}")
-            else:
-                self.ids(step["keep_largest"])
-        if not filed:
+            if unknown := [n for n in step.models if n not in self.models]:
+                known = ", ".join(self.models)
+                raise UserError(f"inference step {number}: no model named {', '.join(unknown)}; known: {known}")
+            if step.verb in ("compose", "keep_largest") and not filed:
+                raise UserError(f"inference step {number} ({step.verb}): nothing has been segmented before")
+            self._check_classes(number, step)
+            self._check_results(number, step, filed)
+            filed |= {n for n in step.models if isinstance(self.models[n], Predictor)}
+            filed |= {step.result} if step.result else set()
+        if not any(step.verb == "segment" for step in self.steps):
             raise UserError("inference: a chain needs at least one segment step")
+
+    def _check_classes(self, number: int, step: InferenceStep) -> None:
+        for names in (step.classes, tuple(step.merge), step.keep_largest or (), (step.near,) if step.near else ()):
+            if names and not self.ids(names):
+                raise UserError(f"inference step {number}: no model knows anything of {', '.join(names)}")
+
+    def _check_results(self, number: int, step: InferenceStep, filed: set[str]) -> None:
+        if missing := [n for n in (step.compose or {}).values() if n not in filed]:
+            raise UserError(f"inference step {number}: compose from {missing}; results so far: {sorted(filed)}")
+        for classes, name in (step.compose or {}).items():
+            knows = self.models[name].class_ids.values() if name in self.models else self.class_ids.values()
+            if not set(self.ids(classes)) & set(knows):
+                raise UserError(f"inference step {number}: model {name} knows nothing of {classes}")
+        for name in step.segment or ():
+            if isinstance(self.models[name], SliceClassifier):
+                raise UserError(f"inference step {number}: {name} is a slice classifier; it can only locate")
 
 
 def load_chain(
-    steps: Sequence[Mapping],
+    steps: Sequence[Mapping | InferenceStep],
     models: str | Path,
     scheme: ClassScheme | None = None,
     device: str = "auto",
     settings: Settings | None = None,
     budget: Budget | None = None,
 ) -> Chain:
-    """Return the chain of ``steps`` with the models they segment with, from the folders ``<models>/<name>``."""
-    names = dict.fromkeys(name for step in steps for name in _names(step.get("segment") or []))
-    return Chain(steps, {name: Predictor(Path(models) / name, device, settings, budget) for name in names}, scheme)
+    """Return the chain of ``steps`` with the models that they name, from the folders ``<models>/<name>``."""
+    parsed = [_parsed(number, step) for number, step in enumerate(steps, start=1)]
+    names = dict.fromkeys(name for step in parsed for name in step.models)
+    loaded = {name: load_model(Path(models) / name, device, settings, budget) for name in names}
+    return Chain(parsed, loaded, scheme)
+
+
+def load_model(
+    folder: str | Path, device: str = "auto", settings: Settings | None = None, budget: Budget | None = None
+) -> Model:
+    """Return the model in a folder: a predictor, or a slice classifier. Raises UserError when it cannot be used."""
+    if is_slice_classifier(folder):
+        return SliceClassifier(folder, device)
+    return Predictor(folder, device, settings, budget)
 
 
 def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[int] = ()) -> Prediction:
@@ -208,8 +194,7 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
     """
     first = predictors[0]
     if len(predictors) == 1:
-        scores = first.logits(_prepared(state, first))
-        return _finish(scores, state, first)
+        return _predict(first, state)
     alike = all(p.plan == first.plan and p.class_ids == first.class_ids for p in predictors)
     singles: list[Prediction] = []
     total = None
@@ -243,54 +228,93 @@ def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources:
     return Prediction(labels, rows)
 
 
-def _segment_step(chain: Chain, state: State, step: Mapping) -> None:
-    names = _names(step["segment"])
-    union_ids = [value for name in step.get("merge", {}) for value in chain.ids(name)]
-    state.latest = segment([_with_options(chain.models[n], step) for n in names], state, union_ids)
-    state.results |= dict.fromkeys(names, state.latest)
+def _segment_step(chain: Chain, state: State, step: InferenceStep) -> None:
+    union_ids = [value for name in step.merge for value in chain.ids(name)]
+    found = segment([_with_options(chain.models[n], step) for n in step.segment], state, union_ids)
+    state.latest = state.on_whole(found)
+    state.results |= dict.fromkeys([*step.segment, *([step.result] if step.result else [])], state.latest)
 
 
-def _with_options(predictor: Predictor, step: Mapping) -> Predictor:
-    changes = {"step": step["step"]} if "step" in step else {}
-    if "mirror" in step:
-        changes["mirror_axes"] = predictor.model.mirror_axes if step["mirror"] else ()
+def _with_options(predictor: Predictor, step: InferenceStep) -> Predictor:
+    changes = {} if step.step is None else {"step": step.step}
+    if step.mirror is not None:
+        changes["mirror_axes"] = predictor.model.mirror_axes if step.mirror else ()
     return predictor.with_settings(**changes) if changes else predictor
 
 
-def _compose_step(chain: Chain, state: State, step: Mapping) -> None:
-    named = [(state.results[result], chain.ids(classes)) for classes, result in step["compose"].items()]
+def _locate_step(chain: Chain, state: State, step: InferenceStep) -> None:
+    """Narrow what later steps see. Where nothing is found, they see what they would have seen without this step."""
+    name, height = step.locate, height_mm(state.whole)
+    if height < step.from_mm:
+        log.info("locate by %s: not needed, the image is only %.0f mm high", name, height)
+        return
+    model = chain.models[name]
+    box = (
+        _box_by_slices(model, state, step) if isinstance(model, SliceClassifier) else _box_by_labels(chain, state, step)
+    )
+    if box is None:
+        log.warning("locate by %s: nothing found; the image is segmented as a whole", name)
+        return
+    state.narrow(box)
+    log.info("locate by %s: %.0f of %.0f mm along z", name, height_mm(state.volume), height)
+
+
+def _box_by_slices(model: SliceClassifier, state: State, step: InferenceStep) -> Box | None:
+    prepared = _prepared(state, model)
+    box = box_of_slices(model.find(prepared), prepared.frame, step)
+    return in_whole(box, state.box) if box and state.box else box
+
+
+def _box_by_labels(chain: Chain, state: State, step: InferenceStep) -> Box | None:
+    """Return the box of what a segmenter found, which is run now unless an earlier step did."""
+    if step.locate not in state.results:
+        state.results[step.locate] = state.latest = state.on_whole(segment([chain.models[step.locate]], state))
+    known = chain.models[step.locate].class_ids.values()
+    wanted = [i for i in (chain.ids(step.classes) if step.classes else known) if i in known]
+    labels = canonical(Volume(state.results[step.locate].labels, state.whole.geometry))
+    return box_of_mask(np.isin(labels.array, wanted), labels.geometry.spacing_zyx, step)
+
+
+def _compose_step(chain: Chain, state: State, step: InferenceStep) -> None:
+    named = [(state.results[result], chain.ids(classes)) for classes, result in step.compose.items()]
     labels = compose([(prediction.labels, ids) for prediction, ids in named])
     by_class: list[Prediction] = []  # per part, only the rows of the classes it contributes
     for prediction, ids in named:
         rows = [r for r in prediction.rows if chain.class_ids[r["class"]] in ids]
         by_class.append(Prediction(prediction.labels, rows))
     used = {name: i for name, i in chain.class_ids.items() if any(i in ids for _, ids in named)}
-    state.latest = recount(labels, used, state.volume, by_class)
+    state.latest = recount(labels, used, state.whole, by_class)
 
 
-def _keep_largest_step(chain: Chain, state: State, step: Mapping) -> None:
-    labels = keep_largest(state.latest.labels, chain.ids(step["keep_largest"]))
-    ids = {r["class"]: chain.class_ids[r["class"]] for r in state.latest.rows}
-    state.latest = recount(labels, ids, state.volume, [state.latest])
+def _keep_largest_step(chain: Chain, state: State, step: InferenceStep) -> None:
+    before, labels = state.latest, state.latest.labels
+    if step.near:
+        turned = canonical(Volume(labels, state.whole.geometry))
+        near, height = chain.ids(step.near), turned.geometry.spacing_zyx[0]
+        labels = restore(drop_far(turned.array, height, near, step.within_z_mm), state.whole.geometry)
+    labels = keep_largest(labels, chain.ids(step.keep_largest))
+    ids = {r["class"]: chain.class_ids[r["class"]] for r in before.rows}
+    state.latest = recount(labels, ids, state.whole, [before])
+    state.results = {name: state.latest if old is before else old for name, old in state.results.items()}
 
 
-STEPS: dict[str, Callable[[Chain, State, Mapping], None]] = {
+STEPS: dict[str, Callable[[Chain, State, InferenceStep], None]] = {
+    "locate": _locate_step,
     "segment": _segment_step,
     "compose": _compose_step,
     "keep_largest": _keep_largest_step,
 }
-"""The verbs of a chain. ``locate`` will join them as a step that narrows ``state.volume``."""
+"""What each verb of a chain does."""
 
 
-def _verb(step: Mapping) -> str:
-    verbs = [k for k in step if k in STEPS]
-    if len(verbs) != 1:
-        raise UserError(f"inference: step {dict(step)} needs exactly one of {', '.join(STEPS)}")
-    return verbs[0]
-
-
-def _names(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
+def _parsed(number: int, step: Mapping | InferenceStep) -> InferenceStep:
+    if isinstance(step, InferenceStep):
+        return step
+    try:
+        return InferenceStep.model_validate(dict(step))
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}".lstrip(": ") for item in error.errors()]
+        raise UserError(f"inference step {number}: {'; '.join(lines)}") from None
 
 
 def _ids_of_all(models: Mapping) -> dict[str, int]:
@@ -302,12 +326,23 @@ def _ids_of_all(models: Mapping) -> dict[str, int]:
     return ids
 
 
-def _prepared(state: State, predictor: Predictor) -> Prepared:
-    """Return the image on the predictor's network grid, prepared once per way of preparing."""
-    key = digest(predictor.plan.images)
+def _prepared(state: State, model: Model) -> Prepared:
+    """Return the image on the model's network grid, prepared once per way of preparing."""
+    key = digest(model.plan.images)
     if key not in state.prepared:
-        state.prepared[key] = predictor.prepare(state.volume, state.modality)
+        state.prepared[key] = model.prepare(state.volume, state.modality)
     return state.prepared[key]
+
+
+def _predict(predictor: Predictor, state: State) -> Prediction:
+    """Predict as ``predictor`` alone does, which never holds all logits, on an image that may be prepared already."""
+    prepared = _prepared(state, predictor)
+    choice = predictor.choose(prepared.frame, state.volume.array.itemsize)
+    blocks = predictor.logit_blocks(prepared, choice)
+    p = predictor
+    return to_prediction(
+        blocks, prepared.frame, p.classes, p.class_ids, p.settings.mode, slab_voxels=choice.slab_voxels
+    )
 
 
 def _finish(scores, state: State, predictor: Predictor, probabilities: bool = False) -> Prediction:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from labelloop.inference.resample import SLAB_VOXELS, AxisMap, Resampling, Shape, resample_labels, target_shape
+from labelloop.inference.budget import SLAB_VOXELS
+from labelloop.inference.resample import AxisMap, Resampling, Shape, resample_labels, target_shape
 from labelloop.plans import Plan
 from labelloop.volume import Geometry, Volume, canonical, restore, whole_numbers
 

@@ -1,8 +1,8 @@
 """The images to segment: find them, and read each file once for both its hash and its voxels."""
 
+import gzip
 import hashlib
 import importlib
-import importlib.util
 import logging
 import math
 import struct
@@ -26,8 +26,10 @@ SLICE_TOLERANCE = 0.05
 """Largest deviation of a DICOM slice distance from their median, as a part of it."""
 GZIP = 31
 """zlib's code for a gzip stream of any window size."""
+GZIP_START = b"\x1f\x8b"
 DEFLATE_LIMIT = 1032
 """Deflate cannot shrink data by more than this factor."""
+HEADER, HEADER_SAYS = 352, 348
 NIFTI_INTEGERS = {2: "u1", 4: "<i2", 8: "<i4", 256: "i1", 512: "<u2", 768: "<u4"}
 
 
@@ -79,8 +81,10 @@ def gunzip(content: bytes) -> bytes:
     Raises:
         Exception: that of the library, when the content is damaged.
     """
-    fast = importlib.util.find_spec("isal") is not None
-    library = importlib.import_module("isal.isal_zlib") if fast else zlib
+    try:
+        library = importlib.import_module("isal.isal_zlib")
+    except ImportError:
+        library = zlib
     size = int.from_bytes(content[-4:], "little")  # of the last member, modulo 2**32
     return library.decompress(content, GZIP, max(1, min(size, DEFLATE_LIMIT * len(content))))
 
@@ -88,28 +92,33 @@ def gunzip(content: bytes) -> bytes:
 def decode_nifti(content: bytes, path: Path) -> Volume | None:
     """Return the volume of a gzipped NIfTI file of integers, without a second copy of it.
 
-    None when the file is in any way unusual or damaged: then ITK must read it, or say what is wrong. The geometry is
-    ITK's in any case.
+    None when the file is in any way unusual: then ITK must read it. The geometry is ITK's in any case.
+
+    Raises:
+        CaseError: when the file is damaged or ends early. ITK would silently fill what is missing with zeros.
     """
+    if not content.startswith(GZIP_START):
+        return None
     try:
         raw = gunzip(content)
-    except Exception:  # each library has errors of its own; ITK will find the words
+        if len(raw) < HEADER or struct.unpack_from("<i", raw)[0] != HEADER_SAYS or raw[344:348] != b"n+1\0":
+            return None
+        axes, *size = struct.unpack_from("<8h", raw, 40)
+        code, bits = struct.unpack_from("<2h", raw, 70)
+        offset, slope, shift = struct.unpack_from("<3f", raw, 108)
+        stored = math.prod(max(1, n) for n in size) * bits // 8
+        if math.isfinite(offset) and len(raw) < offset + stored:
+            raw = gzip.decompress(content)  # of several members
+            if len(raw) < offset + stored:
+                raise EOFError(f"{len(raw)} bytes instead of {offset + stored:.0f}")
+    except Exception as error:  # each library has errors of its own
+        raise CaseError("image_corrupt", str(path), str(error), "Copy or download it again.") from error
+    plain = axes == 3 and code in NIFTI_INTEGERS and slope in (0, 1) and shift == 0 and offset >= HEADER
+    geometry = read_geometry(path) if plain else None
+    if geometry is None or geometry.shape != (size[2], size[1], size[0]):
         return None
-    if len(raw) < 352 or struct.unpack_from("<i", raw)[0] != 348 or raw[344:348] != b"n+1\0":
-        return None
-    dimensions = struct.unpack_from("<8h", raw, 40)
-    code = struct.unpack_from("<h", raw, 70)[0]
-    offset, slope, shift = struct.unpack_from("<3f", raw, 108)
-    plain = code in NIFTI_INTEGERS and slope in (0, 1) and shift == 0 and dimensions[0] == 3
-    if not plain or not math.isfinite(offset):
-        return None
-    dtype, size = np.dtype(NIFTI_INTEGERS[code]), dimensions[1:4]
-    if min(size) < 1 or offset < 352 or len(raw) < offset + math.prod(size) * dtype.itemsize:
-        return None
-    geometry = read_geometry(path)
-    if geometry.size != size:
-        return None
-    return Volume(np.frombuffer(raw, dtype, math.prod(size), int(offset)).reshape(geometry.shape), geometry)
+    dtype = np.dtype(NIFTI_INTEGERS[code])
+    return Volume(np.frombuffer(raw, dtype, math.prod(geometry.shape), int(offset)).reshape(geometry.shape), geometry)
 
 
 def read_image(path: Path) -> Volume:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from labelloop.inference.budget import SLAB_VOXELS
+
 SEPARATE_ABOVE = 3.0
 """A grid whose coarsest voxel side is more than this many times its finest is resampled axis by axis (nnU-Net)."""
-SLAB_VOXELS = 1 << 22
-"""Output voxels per z slab: 16 MiB of float32."""
 Shape = tuple[int, int, int]
 Spacing = Sequence[float]
 

@@ -65,3 +65,11 @@ class Settings(Strict):
     def window_step(self) -> float:
         """The step that counts."""
         return self.step or STEPS[self.mode]
+
+
+class SliceInput(Strict):
+    """What a slice classifier sees of an axial slice: a window of Hounsfield units in a square (Mao, section 2.2)."""
+
+    size: int = Field(256, ge=32, description="pixels a side")
+    width_hu: float = Field(400.0, gt=0, description="width of the window")
+    level_hu: float = Field(40.0, description="middle of the window")

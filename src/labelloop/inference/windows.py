@@ -185,6 +185,8 @@ def _logits(
     for some in _chunks(positions, window.batch):
         boxes = [tuple(slice(s, s + p) for s, p in zip(at, window.patch, strict=True)) for at in some]
         windows = torch.stack([padded[box] for box in boxes])[:, None].to(device)
+        if device.type == "cpu":  # see inference.cpu
+            windows = windows.contiguous(memory_format=torch.channels_last_3d)
         with torch.inference_mode(), _precision(device, window.autocast):
             logits = _mirrored(network, windows, window.mirror_axes)
         yield from zip(some, logits, strict=True)

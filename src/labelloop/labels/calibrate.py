@@ -3,12 +3,15 @@
 Risk is the mean of 1 - DSC over accepted labels. For a class, held-out cases are sorted by agreement; a set of the k
 most agreeing cases is tested against "its risk is 1 - target or more". The test is a bet: an e-value that is at most 1
 in expectation while that hypothesis holds, for losses in [0, 1] and any sample size, and a set is certified when it
-reaches 1 / (1 - confidence) (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B
-2024, section 4; here constant bets mixed over a fixed grid, so that the order of the cases does not matter). Sets are
-tested from small to large and the first that fails ends it, so that no error is spent on trying several (fixed sequence
-testing: Angelopoulos et al., "Learn then test", arXiv 2110.01052, section 4). Given the agreement of the next case,
-those above it are a random sample of all that agree more, hence the threshold is the next case's agreement. Each test
-is exact; the sequence is so up to the step between one set and the next, because the sets follow from the agreements.
+reaches 2 / (1 - confidence) (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B
+2024, section 4; here constant bets mixed over a fixed grid, so that the order of the cases does not matter).
+
+Sets are tested from small to large and the first that fails ends it, so that no error is spent on trying several. Half
+of the error is kept for a second start, the set of all cases: many cases may prove what the few that agree most cannot
+(fixed sequence testing from several starts: Angelopoulos et al., "Learn then test", arXiv 2110.01052, section 4). Given
+the agreement of the next case, those above it are a random sample of all that agree more, hence the threshold is the
+next case's agreement. Each test is exact; the sequence is so up to the step between one set and the next, because the
+sets follow from the agreements.
 
 The promise is about people and scanners like the held-out ones. With few cases nothing can be certified: the table says
 how many it takes. Risk-coverage curves and AURC: Geifman et al., "Bias-reduced uncertainty estimation", ICLR 2019.
@@ -61,6 +64,16 @@ def calibrate(
     return pd.DataFrame(rows, columns=list(TABLES["calibration"]))
 
 
+def calibrate_held_out(
+    held_out: pd.DataFrame, target_dsc: float, confidence: float, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Return the "calibration" table from a table of kind "held_out": from its labels that pass all other criteria."""
+    passed = held_out[held_out["decision"] == "accepted"]
+    return calibrate(
+        passed[["case", "class", "dsc"]], passed[["case", "class", SCORE]], target_dsc, confidence, classes
+    )
+
+
 def threshold(agreement: np.ndarray, dsc: np.ndarray, target_dsc: float, confidence: float) -> dict[str, float | str]:
     """Return threshold, cases, accepted, coverage, mean_dsc of the accepted, aurc and reason for one class."""
     order = np.argsort(-agreement, kind="stable")
@@ -68,10 +81,11 @@ def threshold(agreement: np.ndarray, dsc: np.ndarray, target_dsc: float, confide
     number, allowed = len(loss), 1.0 - target_dsc
     least = fewest_cases(allowed, confidence)
     accepted, tried = 0, _sizes(ranked, least)
-    for size in tried:
-        if e_value(loss[:size], allowed) < 1.0 / (1.0 - confidence):
-            break
-        accepted = size
+    for sequence in (tried, tried[-1:]):
+        for size in sequence:
+            if e_value(loss[:size], allowed) < _enough(confidence):
+                break
+            accepted = max(accepted, size)
     below = ranked[accepted] if 0 < accepted < number else -math.inf
     return {
         "threshold": (below if below > -math.inf else 0.0) if accepted else math.nan,
@@ -98,7 +112,7 @@ def _reason(accepted: int, number: int, least: int, loss: np.ndarray, tried: Seq
     if accepted:
         return f"{accepted} of {number} held-out cases are accepted"
     if not number:
-        return "no held-out case with truth"
+        return "no held-out label to judge by"
     first, few = tried[0], f"; with fewer than {least} only far better ones will do" if number < least else ""
     mean = f"mean DSC {1 - loss[:first].mean():.3f}"
     return f"the {first} of {number} held-out cases that agree most ({mean}) do not prove {1 - allowed:g}{few}"
@@ -114,10 +128,15 @@ def e_value(losses: np.ndarray, allowed: float) -> float:
     return float(np.exp(np.logaddexp.reduce(logs) - math.log(len(bets))))
 
 
+def _enough(confidence: float) -> float:
+    """Return the evidence that a test needs so that both sequences together err with probability 1 - confidence."""
+    return 2.0 / (1.0 - confidence)
+
+
 def fewest_cases(allowed: float, confidence: float) -> int:
     """Return how many cases it takes to certify losses of ``HOPED`` times what is allowed."""
-    size, enough = 1, 1.0 / (1.0 - confidence)
-    while e_value(np.full(size, HOPED * allowed), allowed) < enough:
+    size = 1
+    while e_value(np.full(size, HOPED * allowed), allowed) < _enough(confidence):
         size += 1
     return size
 

@@ -10,7 +10,7 @@ import pandas as pd
 from labelloop.cases import volumes_in
 from labelloop.classes import BACKGROUND, ClassScheme, load_classes
 from labelloop.errors import CaseError, UserError
-from labelloop.labels.check import check
+from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.tables import write_table
 from labelloop.volume import Volume, canonical, read, whole_numbers
@@ -57,7 +57,15 @@ def check_folder(
         for row in table[table["verdict"] == "fail"].itertuples():
             log.warning("%s: %s", row.case, row.reason)
         log.info("%s", table["verdict"].value_counts().to_string())
+        log.info("%d of %d case-class rows fail a rule (%.1f %%)", *failing(table))
     return problems
+
+
+def failing(verdicts: pd.DataFrame) -> tuple[int, int, float]:
+    """Return of a "verdicts" table the rows (case, class) that fail a rule, those to which any applied, and percent."""
+    applied = verdicts[verdicts["verdict"] != NOT_APPLICABLE]
+    failed = (applied["verdict"] == FAIL).groupby([applied["case"], applied["class"]]).any()
+    return int(failed.sum()), len(failed), 100 * float(failed.mean()) if len(failed) else 0.0
 
 
 def read_maps(

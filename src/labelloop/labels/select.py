@@ -2,8 +2,8 @@
 
 Truth is never judged here. The published schemes are settings:
 
-- Zhou: ``keep_least_uncertain: {all: 1000, tumor: 100}, demote: {tumor: background}``: 1000 cases by organs, of which
-  100 with tumor labels and 900 with the tumor set to background.
+- Zhou: ``rank: unlabeled, keep_least_uncertain: {all: 1000, tumor: 100}, demote: {tumor: background}``: 1000 unlabeled
+  cases, of which 100 with tumor labels and 900 with the tumor set to background.
 - He: ``verdicts: [volume, one_component, joined], demote: drop``: a case is accepted as a whole or dropped.
 - FLARE22: ``drop_most_uncertain: 76``.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States, from_table
+from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States, annotated, from_table
 from labelloop.classes import ClassScheme, Strict
 from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
@@ -30,9 +30,9 @@ class SelectSettings(Strict):
     """Which pseudo-labels are accepted, and what happens to the refused ones.
 
     Thresholds are one number for every class, or one per class (classes not named are not held against it; "all" is
-    the case as a whole). With ``target_dsc``, thresholds of pairwise Dice come from a "calibration" table that was made
-    for that target and confidence on held-out truth (``labels.calibrate``); a class it certifies no threshold for is
-    refused.
+    the case as a whole). With ``target_dsc``, thresholds of pairwise Dice are calibrated on held-out truth
+    (``labels.calibrate``): by the run itself, on labeled cases that no model behind the label set learned from, or
+    elsewhere, in the table ``calibration``. A class that no threshold can be certified for is refused.
     """
 
     verdicts: Literal["all"] | tuple[str, ...] = Field("all", description="anatomy rules whose failure refuses a class")
@@ -41,10 +41,15 @@ class SelectSettings(Strict):
         None, gt=0, lt=1, description="mean DSC that accepted labels of a class must reach"
     )
     confidence: float = Field(0.9, gt=0, lt=1, description="probability with which `target_dsc` is reached")
-    calibration: str | None = Field(None, description="calibration table with the thresholds for `target_dsc`")
+    calibration: str | None = Field(
+        None, description="calibration table made elsewhere for `target_dsc`; default: the run makes its own"
+    )
     max_uncertainty: float | dict[str, float] | None = Field(None, description="largest FLARE22 uncertainty")
     keep_least_uncertain: int | dict[str, int] | None = Field(
-        None, description="per class, the number of cases kept; 'all' ranks and keeps whole cases first"
+        None, description="per class, the number of cases kept that have it; 'all' ranks and keeps whole cases first"
+    )
+    rank: Literal["all", "unlabeled"] = Field(
+        "all", description="cases that are ranked as a whole: all with pseudo-labels, or those without any truth (Zhou)"
     )
     drop_most_uncertain: int = Field(0, ge=0, description="whole cases dropped, the most uncertain first (FLARE22)")
     demote: Demotion | dict[str, Demotion] = Field(
@@ -56,9 +61,14 @@ class SelectSettings(Strict):
 
     @model_validator(mode="after")
     def _calibrated(self) -> "SelectSettings":
-        if (self.target_dsc is None) != (self.calibration is None):
-            raise ValueError("target_dsc and calibration go together")
+        if self.calibration is not None and self.target_dsc is None:
+            raise ValueError("calibration needs target_dsc, for which the table was made")
         return self
+
+    def without_threshold(self) -> "SelectSettings":
+        """Return what is asked of a label besides its calibrated threshold and its rank among all cases."""
+        others = {"target_dsc": None, "calibration": None, "keep_least_uncertain": None, "drop_most_uncertain": 0}
+        return self.model_copy(update=others)
 
     def demotion(self, name: str) -> Demotion:
         """What happens to a refused class."""
@@ -94,7 +104,7 @@ def select(
     Args:
         annotation, provenance, verdicts, disagreement: tables of those kinds (``labelloop.tables``).
         classes: the classes that training knows.
-        calibration: the table that ``settings.calibration`` names; required with ``settings.target_dsc``.
+        calibration: thresholds, made for ``settings.target_dsc`` and ``confidence``; required with the former.
 
     Raises:
         UserError: when the calibration table was made for another target or confidence.
@@ -107,7 +117,9 @@ def select(
         for name in classes
         if known.get(name, UNKNOWN) == UNKNOWN and sources.get((case, name), "none") != "none"
     }
-    judgment = _judge(pseudo, verdicts, disagreement, settings, calibration)
+    cases = {case for case, _ in pseudo if settings.rank == "all" or not annotated(states[case])}
+    found = {key for key in pseudo if volumes.get(key, 0.0) > 0}
+    judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration)
     rows = []
     for case, known in states.items():
         decided = {name: _decide(case, name, known, pseudo, volumes, judgment, settings) for name in classes}
@@ -137,6 +149,8 @@ def _provenance(table: pd.DataFrame) -> tuple[dict[tuple[str, str], str], dict[t
 
 def _judge(
     pseudo: set[tuple[str, str]],
+    found: set[tuple[str, str]],
+    ranked: set[str],
     verdicts: pd.DataFrame,
     disagreement: pd.DataFrame,
     settings: SelectSettings,
@@ -163,7 +177,7 @@ def _judge(
                 _refuse(judgment, case, name, said)
     if settings.target_dsc is not None:
         _judge_calibrated(judgment, pseudo, scores["pairwise_dice"], settings, calibration)
-    _judge_ranks(judgment, pseudo, scores["uncertainty"], settings)
+    _judge_ranks(judgment, found, ranked, scores["uncertainty"], settings)
     return judgment
 
 
@@ -180,7 +194,8 @@ def _judge_calibrated(
     asked = (settings.target_dsc, settings.confidence)
     made = {(float(row.target_dsc), float(row.confidence)) for row in calibration.itertuples()}
     if made != {asked}:
-        raise UserError(f"{settings.calibration}: made for (target_dsc, confidence) {sorted(made)}, not for {asked}")
+        source = settings.calibration or "calibration"
+        raise UserError(f"{source}: made for (target_dsc, confidence) {sorted(made)}, not for {asked}")
     limits = calibration.set_index("class")[["threshold", "reason"]].to_dict("index")
     for case, name in sorted(pseudo):
         limit = limits.get(name, {"threshold": float("nan"), "reason": "the class is not in the calibration table"})
@@ -201,9 +216,14 @@ def _judge_verdicts(judgment: _Judgment, pseudo: set, verdicts: pd.DataFrame, se
             judgment.refused[case, name].append(f"{rule}: {reason}")
 
 
-def _judge_ranks(judgment: _Judgment, pseudo: set, uncertainty: Mapping, settings: SelectSettings) -> None:
-    """Rank whole cases first, then classes among the cases and classes still accepted."""
-    cases = sorted({case for case, _ in pseudo})
+def _judge_ranks(
+    judgment: _Judgment, found: set, cases: set[str], uncertainty: Mapping, settings: SelectSettings
+) -> None:
+    """Rank the whole ``cases`` first, then each class among those where it was found and is still accepted.
+
+    Models that agree on finding nothing are not uncertain at all: such cases would take the places of those with
+    tumors.
+    """
     ranked = sorted(cases, key=lambda case: _rank(uncertainty, case, ALL))
     for place, case in enumerate(ranked, start=1):
         if place > len(ranked) - settings.drop_most_uncertain:
@@ -211,11 +231,11 @@ def _judge_ranks(judgment: _Judgment, pseudo: set, uncertainty: Mapping, setting
                 case, f"among the {settings.drop_most_uncertain} most uncertain cases (rank {place} of {len(ranked)})"
             )
     keep = settings.keep_least_uncertain
-    keep = {} if keep is None else keep if isinstance(keep, dict) else {name: keep for _, name in pseudo}
+    keep = {} if keep is None else keep if isinstance(keep, dict) else {name: keep for _, name in found}
     for name in sorted(keep, key=lambda n: n != ALL):
-        left = [case for case in cases if case not in judgment.refused_case]
+        left = [case for case in sorted(cases) if case not in judgment.refused_case]
         if name != ALL:
-            left = [c for c in left if (c, name) in pseudo and not judgment.refused.get((c, name))]
+            left = [c for c in left if (c, name) in found and not judgment.refused.get((c, name))]
         left.sort(key=lambda case: _rank(uncertainty, case, name))
         for place, case in enumerate(left[keep[name] :], start=keep[name] + 1):
             _refuse(judgment, case, name, f"not among the {keep[name]} least uncertain (rank {place} of {len(left)})")

@@ -11,6 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import UserError
 from labelloop.files import atomic
+from labelloop.phantom.mr import write_mr
 from labelloop.phantom.patient import EASY, HARD, ORIENTATIONS, draw_patient, field_of_view, render
 from labelloop.tables import write_table
 from labelloop.volume import Geometry, write
@@ -128,7 +129,7 @@ def _annotate(plan: CasePlan, truth, image, geometry: Geometry, classes: ClassSc
     return label
 
 
-def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.0) -> Path:
+def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.0, mr_patients: int = 0) -> Path:
     """Write a deterministic synthetic abdomen CT collection; return the path of its case table.
 
     Under ``out``: ``images/<case>_0000.nii.gz``, ``labels/<case>.nii.gz`` (what annotators gave: partial, two of
@@ -141,6 +142,7 @@ def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.
         cases: number of cases, at least 8.
         seed: seed of the collection.
         spacing_mm: finest voxel size in plane; cases have 1 to 1.12 times that, and slices of 0.8 to 1.2 times.
+        mr_patients: number of other patients to write MR of, eight sequences each (see ``phantom.mr``).
 
     Raises:
         UserError: for fewer than 8 cases or a spacing that is not positive.
@@ -170,5 +172,7 @@ def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.
         log.info("%s: %s, %s, %s", plan.name, plan.kind, plan.half, " x ".join(map(str, geometry.size)))
     with atomic(out / "truth.csv") as temporary:
         pd.DataFrame(hidden, columns=list(TRUTH_COLUMNS)).to_csv(temporary, index=False)
+    if mr_patients:
+        rows += write_mr(out, mr_patients, seed, spacing_mm)
     write_table(out / "cases.csv", pd.DataFrame(rows), "cases")
     return out / "cases.csv"

@@ -22,10 +22,10 @@ class Line:
     y: Sequence[float]
 
 
-def curves(lines: Sequence[Line], label: str, size: tuple[int, int] = (440, 190)) -> Markup:
-    """Draw curves over the epochs, with a legend above and ``label`` (quantity and unit) as heading."""
+def curves(lines: Sequence[Line], label: str, size: tuple[int, int] = (440, 204), axis: str = "epoch") -> Markup:
+    """Draw curves over ``axis`` (whole numbers), with a legend above and ``label`` (quantity and unit) as heading."""
     width, height = size
-    left, right, top, bottom = 46, 16, 30, 26
+    left, right, top, bottom = 46, 16, 30, 40
     shown = [line for line in lines if any(map(math.isfinite, line.y))]
     values = [v for line in shown for v in line.y if math.isfinite(v)]
     if not values:
@@ -40,15 +40,15 @@ def curves(lines: Sequence[Line], label: str, size: tuple[int, int] = (440, 190)
         parts.append(_rule(left, to_y(tick), width - right, to_y(tick), GRID))
         parts.append(_text(left - 6, to_y(tick) + 4, f"{tick:g}", "end"))
     for tick in [t for t in nice_ticks(first, last, 5) if first <= t <= last and t == round(t)]:
-        parts.append(_text(to_x(tick), height - 8, f"{tick:g}", "middle"))
-    parts.append(_text(left - 8, height - 8, "epoch", "end"))
+        parts.append(_text(to_x(tick), height - bottom + 18, f"{tick:g}", "middle"))
+    parts.append(_text((left + width - right) / 2, height - 6, axis, "middle"))
     at = width - right
-    for line in reversed(shown):
+    for line in reversed([line for line in shown if line.name]):
         parts.append(_text(at, 12, line.name, "end", line.color, 600))
         at -= 8 * len(line.name) + 14
     for line in shown:
         parts.append(_path(line, to_x, to_y))
-    return _svg(width, height, parts, f"{label} by epoch")
+    return _svg(width, height, parts, f"{label} by {axis}")
 
 
 def strips(rows: Sequence[tuple[str, str, Mapping[str, Mapping[str, float]]]], label: str, unit: str) -> Markup:

@@ -1,6 +1,7 @@
 """Report sections on what went in and which labels were trusted: plain dictionaries for the template."""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,14 +9,23 @@ import pandas as pd
 
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN
 from labelloop.classes import ClassScheme
+from labelloop.report.calibration import calibration_of
 from labelloop.report.results import Results
 from labelloop.report.wording import number
 
 DECISIONS = ("truth", "accepted", "demoted", "dropped", "unknown")
-QUEUE_LENGTH = 20
 REASONS_SHOWN = 8
-DISAGREE = 0.8
-"""Mean pairwise DSC below which predictions are called doubtful without a failed rule."""
+CRITERIA = {
+    "pairwise_dice": "agreement",
+    "no pairwise_dice": "agreement",
+    "uncertainty": "uncertainty",
+    "no uncertainty": "uncertainty",
+    "DSC ": "not calibrated",
+    "not among": "rank",
+    "case ": "whole case",
+    "no class": "whole case",
+}
+"""How a reason of selection begins, and what it is called in a word; other reasons begin with the name of a rule."""
 
 
 def intake(results: Results, cases: pd.DataFrame, scheme: ClassScheme) -> dict[str, Any]:
@@ -101,27 +111,45 @@ def _spread(values: pd.Series, digits: int = 3) -> str:
 
 
 def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any]:
-    """Return acceptance per class, frequent reasons, failures per rule and the review queue of a label set."""
+    """Return acceptance per class, frequent reasons, failures per rule, calibration and review queue of a label set."""
     folder = f"labels/{name}"
     selected = results.table(f"{folder}/selected.csv", "selected")
     verdicts = results.table(f"{folder}/verdicts.csv", "verdicts")
-    disagreement = results.table(f"{folder}/disagreement.csv", "disagreement")
     provenance = results.table(f"{folder}/provenance.csv", "provenance")
+    held_out = results.table(f"{folder}/held_out.csv", "held_out")
+    calibration = results.table(f"{folder}/calibration.csv", "calibration")
     decisions = {d: int((selected["decision"] == d).sum()) for d in DECISIONS}
     judged = decisions["accepted"] + decisions["demoted"] + decisions["dropped"]
+    why, counted = _why(selected, set(verdicts["rule"])), _counts(selected, "decision", DECISIONS, scheme)
     return {
         "name": name,
         "cases": selected["case"].nunique(),
         "decisions": decisions,
         "judged": judged,
         "accepted_share": decisions["accepted"] / judged if judged else None,
-        "classes": _counts(selected, "decision", DECISIONS, scheme),
+        "classes": [row | {"why": why.get(row["name"], {})} for row in counted],
         "reasons": _reasons(selected),
         "rules": _rules(verdicts),
         "sources": _label_sources(provenance),
         "cleaning": _cleaning(provenance),
-        "queue": review_queue(selected, verdicts, disagreement),
+        "calibration": calibration_of(held_out, calibration, scheme),
+        "queue": results.table(f"review/{name}.csv", "review").to_dict("records"),
     }
+
+
+def _why(selected: pd.DataFrame, rules: set[str]) -> dict[str, dict[str, int]]:
+    """Return per class by which criteria labels were refused, and how many by each; a label may fail several."""
+    doubted = selected[selected["decision"].isin(["demoted", "dropped"])]
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for name, reason in zip(doubted["class"], doubted["reason"], strict=True):
+        counts[name].update({_criterion(part, rules) for part in reason.split("; ")} - {""})
+    return {name: dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))) for name, found in counts.items()}
+
+
+def _criterion(part: str, rules: set[str]) -> str:
+    """Return what a part of a reason is called; empty for the rest of a reason that holds a semicolon itself."""
+    head = part.partition(":")[0]
+    return head if head in rules else next((word for start, word in CRITERIA.items() if part.startswith(start)), "")
 
 
 def _reasons(selected: pd.DataFrame) -> list[dict[str, Any]]:
@@ -164,31 +192,3 @@ def _cleaning(provenance: pd.DataFrame) -> list[dict[str, Any]]:
         {"step": step, "labels": len(part), "voxels": int(part["voxels_changed"].sum())}
         for step, part in cleaned.groupby("step", sort=True)
     ]
-
-
-def review_queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the most doubtful case-class labels: failed rules first, then the lowest mean pairwise DSC.
-
-    Agreement of predictions says nothing about a label that an annotator drew; such a label is listed only when it
-    fails a rule.
-    """
-    keys = ["case", "class"]
-    failed = verdicts[verdicts["verdict"] == "fail"]
-    fails = {key: part.to_dict("records") for key, part in failed.groupby(keys, sort=True)}
-    agreement = dict(
-        zip(disagreement[keys].itertuples(index=False, name=None), disagreement["pairwise_dice"], strict=True)
-    )
-    chosen = {(row["case"], row["class"]): row for row in selected.to_dict("records")}
-    rows = []
-    for key in sorted({*fails, *agreement, *chosen}):
-        row = chosen.get(key, {"decision": "", "reason": ""})
-        dice = float("nan") if row["decision"] == "truth" else agreement.get(key, float("nan"))
-        doubtful = row["decision"] in ("demoted", "dropped") or dice < DISAGREE
-        if key in fails or doubtful:
-            rows.append({"case": key[0], "class": key[1], "fails": fails.get(key, []), "pairwise_dice": dice, **row})
-    return sorted(rows, key=_doubt)[:QUEUE_LENGTH]
-
-
-def _doubt(row: dict[str, Any]) -> tuple[int, float, str, str]:
-    dice = row["pairwise_dice"]
-    return -len(row["fails"]), dice if dice == dice else 2.0, row["case"], row["class"]

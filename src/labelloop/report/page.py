@@ -64,7 +64,7 @@ def write_report(
     atlas = Atlas.of(root, table_path, table, scheme, truth)
     sets = [label_set(source, name, scheme) for name in label_sets]
     for entry in sets:
-        entry["pictures"] = queue_pictures(atlas, entry["name"], entry["queue"])
+        entry["pictures"] = queue_pictures(source, entry["queue"])
     content: dict[str, Any] = {
         "title": title,
         "scheme": scheme,

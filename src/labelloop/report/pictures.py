@@ -7,9 +7,10 @@ lines. Equal inputs give equal bytes; how a file stores its axes does not matter
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cc3d
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,6 +49,8 @@ class Panel:
     solid: np.ndarray
     dashed: np.ndarray | None
     spacing: tuple[float, float]
+    strong: frozenset[int] | None = None
+    """Ids that are drawn strongly, all others faintly; None: all strongly."""
 
     @property
     def size_mm(self) -> tuple[float, float]:
@@ -66,6 +69,8 @@ def case_picture(
     views: Sequence[str] = ("axial", "coronal"),
     focus: Iterable[str] | None = None,
     beside: bool = False,
+    faint_others: bool = False,
+    note: Sequence[str] = (),
     panel_width: int = 720,
 ) -> bytes:
     """Draw the most telling slices of a case; return a PNG.
@@ -83,6 +88,9 @@ def case_picture(
         views: ``axial`` or ``coronal``, from left to right.
         focus: classes that choose the slice.
         beside: draw the truth in a panel of its own.
+        faint_others: draw classes that are not in ``focus`` as thin lines. The last view then shows the largest part
+            that is detached from the ``focus`` classes, if there is one.
+        note: lines written under the picture, wrapped where they are too long.
         panel_width: width of a panel in pixels.
 
     Raises:
@@ -95,8 +103,43 @@ def case_picture(
     if unknown := set(views) - set(AXES):
         raise ValueError(f"no view {sorted(unknown)}; there are {sorted(AXES)}")
     focus = scheme.sets.get("tumor", ()) if focus is None else tuple(focus)
-    panels = _panels(*turned, [scheme.ids[name] for name in focus], window, views, beside)
-    return _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
+    ids = [scheme.ids[name] for name in focus]
+    panels = _panels(*turned, ids, window, views, beside, faint_others)
+    if faint_others:
+        panels = [replace(panel, strong=frozenset(ids)) for panel in panels]
+    picture = _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
+    return _png(_with_note(picture, note) if note else picture)
+
+
+def _with_note(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """Return ``picture`` with lines of text on a band beneath it, the first one larger."""
+    size = max(14, picture.width // 50)
+    fonts = [ImageFont.truetype(str(FONT), round(1.15 * size))] + [ImageFont.truetype(str(FONT), size)] * len(lines)
+    wrapped = [
+        (part, font)
+        for line, font in zip(lines, fonts, strict=False)
+        for part in _wrapped(line, font, picture.width - 2 * size)
+    ]
+    step = round(1.5 * size)
+    sheet = Image.new("RGB", (picture.width, picture.height + step * len(wrapped) + size), INK)
+    sheet.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for number, (line, font) in enumerate(wrapped):
+        color = "#ffffff" if font is fonts[0] else "#ffd166"
+        draw.text((size, picture.height + round((number + 0.85) * step)), line, color, font, anchor="lm")
+    return sheet
+
+
+def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Break a line at spaces so that each part is at most ``width`` pixels wide, where words allow it."""
+    parts = [""]
+    for word in line.split(" "):
+        longer = f"{parts[-1]} {word}" if parts[-1] else word
+        if parts[-1] and font.getlength(longer) > width:
+            parts.append(word)
+        else:
+            parts[-1] = longer
+    return parts
 
 
 def legend(scheme: ClassScheme, names: Iterable[str] | None = None, columns: int = 5, width: int = 900) -> bytes:
@@ -155,6 +198,7 @@ def _panels(
     window: tuple[float, float] | None,
     views: Sequence[str],
     beside: bool,
+    detached: bool,
 ) -> list[Panel]:
     """Return the panels of canonical volumes."""
     spacing = image.geometry.spacing_zyx
@@ -167,6 +211,8 @@ def _panels(
     panels = []
     for view in views:
         axis = AXES[view]
+        if detached and view == views[-1] and wanted.any():
+            telling = _second_part(wanted)
         area = telling.sum(axis=tuple(a for a in range(3) if a != axis))
         index = int(area.argmax()) if area.any() else len(area) // 2
         gray = _hang(image.array, axis, index, box).astype(np.float32)
@@ -180,6 +226,13 @@ def _panels(
         else:
             panels.append(Panel(**shape, caption=caption, solid=layers[0], dashed=layers[1]))
     return panels
+
+
+def _second_part(mask: np.ndarray) -> np.ndarray:
+    """Return the second largest connected part of a mask; the mask itself when it is in one part."""
+    parts = cc3d.connected_components(mask, connectivity=26)
+    sizes = np.bincount(parts.ravel())[1:]
+    return parts == np.argsort(-sizes, kind="stable")[1] + 1 if len(sizes) > 1 else mask
 
 
 def _box_around(foreground: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
@@ -198,7 +251,7 @@ def _hang(array: np.ndarray, axis: int, index: int, box: tuple[slice, ...]) -> n
     return np.ascontiguousarray(array[inside][::-1, ::-1])
 
 
-def _draw(panels: Sequence[Panel], colors: Mapping[int, str], panel_width: int) -> bytes:
+def _draw(panels: Sequence[Panel], colors: Mapping[int, str], panel_width: int) -> Image.Image:
     """Draw panels side by side at one scale (pixels per mm), centered on black."""
     scale = panel_width / max(p.size_mm[1] for p in panels)
     sizes = [tuple(max(1, round(side * scale)) for side in p.size_mm) for p in panels]
@@ -212,7 +265,7 @@ def _draw(panels: Sequence[Panel], colors: Mapping[int, str], panel_width: int) 
         _draw_panel(axes, panel, colors, (h, w), scale)
         left += w + GUTTER
     canvas.draw()
-    return _png(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple[int, int], scale: float) -> None:
@@ -221,9 +274,12 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple
     gray = np.clip(_resample(panel.gray, size), 0, 1)
     axes.imshow(gray, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest")
     thick = max(1.2, width / 440)
-    for number in _ids(panel.solid):
-        if number in colors:
+    strong = set(colors) if panel.strong is None else panel.strong
+    for number in sorted(_ids(panel.solid), key=strong.__contains__):
+        if number in strong:
             _outline(axes, panel.solid == number, panel.spacing, size, colors[number], thick)
+        elif number in colors:
+            _thin_outline(axes, panel.solid == number, panel.spacing, size, colors[number])
     for number in _ids(panel.dashed):
         _dashes(axes, panel.dashed == number, panel.spacing, size, thick)
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -241,6 +297,12 @@ def _outline(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], color
     axes.contourf(x, y, field, levels=[0, np.inf], colors=[color], alpha=0.1, antialiased=True)
     axes.contour(x, y, field, levels=[0], colors=[casing], linewidths=(thick + extra) * 72 / DPI, alpha=0.75)
     axes.contour(x, y, field, levels=[0], colors=[color], linewidths=(thick + 0.3) * 72 / DPI)
+
+
+def _thin_outline(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], color: str) -> None:
+    x, y, field = _field(mask, spacing, size)
+    shade = "#ffffff" if _luminance(color) < 0.05 else color
+    axes.contour(x, y, field, levels=[0], colors=[shade], linewidths=0.9 * 72 / DPI, alpha=0.75)
 
 
 def _dashes(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], thick: float) -> None:

@@ -13,6 +13,7 @@ from labelloop.classes import ClassScheme
 from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.groups import Group, members
+from labelloop.recipe import TRUTH
 from labelloop.shards import read_manifests
 from labelloop.tables import read_table
 
@@ -60,6 +61,18 @@ def surveyed(rows: Rows, survey: str | Path, shards: Iterable[str]) -> list[Surv
         for case in as_cases(rows)
         if case.case in geometry.index
     ]
+
+
+def trusted(labels: str, results: Path, cases: Sequence[Surveyed]) -> dict[str, dict[str, str]]:
+    """Return the states that training uses: what annotators gave, or what selection trusts of a label set.
+
+    Cases that are not part of the label set are left out.
+    """
+    given = {c.id: c.states for c in cases}
+    if labels == TRUTH:
+        return given
+    chosen = from_table(read_table(results / "labels" / labels / "selected.csv", "selected"))
+    return {case: chosen[case] for case in given if case in chosen}
 
 
 def in_groups(

@@ -1,7 +1,7 @@
 """Label sets: the steps of ``workflow/rules/labels.smk``."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.annotation import UNKNOWN, annotated
+from labelloop.annotation import PRESENT, UNKNOWN, States, annotated
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.labels.agree import disagreement
+from labelloop.labels.calibrate import calibrate_held_out
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.clean import clean
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.fuse import fuse as fuse_labels
+from labelloop.labels.fuse import give_tumor_to_organs
 from labelloop.labels.select import SelectSettings
 from labelloop.labels.select import select as select_classes
+from labelloop.labels.tumors import CutSettings, cut_tumors, write_objects
 from labelloop.recipe import TRUTH
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed, table_of
+from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed, table_of, trusted
 from labelloop.survey import read_truth
 from labelloop.tables import TABLES, read_table, write_table
-from labelloop.volume import canonical, read, restore, write
+from labelloop.volume import Geometry, Volume, canonical, read, restore, write
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +47,28 @@ def fuse(
     """Fuse the predictions for one shard with the truth, clean, and write label maps and provenance.
 
     Args:
-        spec: ``predict``, ``cases``, ``classes``, ``fuse`` and ``clean`` of a label set.
+        spec: what a recipe says of a label set, without ``check`` and ``select``.
         known: the classes (or class sets) that each model knows.
         out: folder of the label set.
     """
     scheme = load_classes(classes)
-    predictions = _predictions(spec["predict"], shard, results)
+    predictions = predictions_for(spec["predict"], shard, results)
     ledger = Ledger(out, shard)
-    for item in in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups):
+    items = in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups)
+    asked = {item.id for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups)}
+    for item in items:
+        if item.id not in asked and not (spec["fuse"] == "truth_first" and annotated(item.states)):
+            continue
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
-        key = digest([version, spec, known, truth_key, {m: files.key(item.id) for m, files in predictions.items()}])
-        ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, out))
+        used = predictions if item.id in asked else {}
+        key = digest([version, spec, known, truth_key, {m: files.key(item.id) for m, files in used.items()}])
+        ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, item.id in asked, out))
     ledger.close()
     write_table(out / "provenance" / f"{shard}.csv", table_of(ledger.extras(), "provenance"), "provenance")
 
 
-def _predictions(models: Iterable[str], shard: str, results: Path) -> dict[str, Files]:
+def predictions_for(models: Iterable[str], shard: str, results: Path) -> dict[str, Files]:
+    """Return the predictions of each model on one shard."""
     manifests = {m: results / "models" / m / "predictions" / "shards" / f"{shard}.csv" for m in models}
     return {model: Files([manifest], "prediction") for model, manifest in manifests.items()}
 
@@ -70,23 +79,47 @@ def _fuse_case(
     known: dict[str, list[str]],
     scheme: ClassScheme,
     predictions: dict[str, Files],
+    asked: bool,
     out: Path,
 ) -> tuple[Path, dict]:
+    cleaned, stored, provenance = fused_map(item, spec, known, scheme, predictions, asked)
+    path = out / f"{item.id}.nii.gz"
+    write(path, restore(cleaned.array, stored), stored)
+    return path, {"provenance": provenance}
+
+
+def fused_map(
+    item: Surveyed,
+    spec: dict[str, Any],
+    known: dict[str, list[str]],
+    scheme: ClassScheme,
+    predictions: dict[str, Files],
+    asked: bool = True,
+) -> tuple[Volume, Geometry, list[dict]]:
+    """Return the fused and cleaned map of one case (canonical), the grid of its files, and provenance rows.
+
+    Args:
+        asked: whether the predictions count; if not, the truth stands alone.
+    """
     volumes = {model: canonical(read(files.path(item.id))) for model, files in predictions.items()}
     stored = read(predictions[spec["predict"][0]].path(item.id)).geometry
     geometry = next(iter(volumes.values())).geometry
     first = spec["fuse"] == "truth_first"
     truth = _canonical_truth(item, scheme, stored) if first else None
     states = item.states if truth is not None else {}
-    given = [(model, volume.array) for model, volume in volumes.items()]
+    given = [(model, volume.array) for model, volume in volumes.items()] if asked else []
     voters = {model: scheme.select(known[model]) for model in volumes}
     fused, provenance = fuse_labels(
         truth, states, given, scheme, scheme.select(spec["classes"]), geometry.voxel_ml, voters
     )
+    if truth is not None and spec.get("tumor_voxels"):
+        how, spacing = spec["tumor_voxels"], geometry.spacing_zyx
+        fused, given_to = give_tumor_to_organs(
+            fused, truth, states, given, scheme, scheme.select(spec["classes"]), how, spacing, voters
+        )
+        provenance += given_to
     cleaned, counted = clean(fused, geometry, spec["clean"], scheme, states)
-    path = out / f"{item.id}.nii.gz"
-    write(path, restore(cleaned, stored), stored)
-    return path, {"provenance": [*provenance, *counted]}
+    return Volume(cleaned, geometry), stored, [*provenance, *counted]
 
 
 def _canonical_truth(item: Surveyed, scheme: ClassScheme, geometry) -> np.ndarray | None:
@@ -101,7 +134,7 @@ def _canonical_truth(item: Surveyed, scheme: ClassScheme, geometry) -> np.ndarra
 def agree(models: list[str], known: dict[str, list[str]], classes: str, shard: str, results: Path, out: Path) -> None:
     """Write how far the models of a label set disagree on the cases of one shard, on classes that all know."""
     scheme = load_classes(classes)
-    predictions = _predictions(models, shard, results)
+    predictions = predictions_for(models, shard, results)
     shared = [c for c in scheme.names if all(c in scheme.select(known[m]) for m in models)]
     ledger = Ledger(out, shard)
     manifest = results / "models" / models[0] / "predictions" / "shards" / f"{shard}.csv"
@@ -139,7 +172,8 @@ def check(
     rules = ClassScheme.model_validate(scheme)
     if thresholds:
         rules = with_fitted(rules, load_fitted(thresholds))
-    lost = read_table(provenance, "provenance").query("step == 'overlap'").set_index(["case", "class"])
+    made = read_table(provenance, "provenance").set_index(["case", "class"])
+    lost, nobodys = made.query("step == 'overlap'"), set(made.query("step == 'fuse' and source == 'none'").index)
     predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
     files = Files([labels / "shards" / f"{shard}.csv"], "label_map")
     ledger = Ledger(labels / "verdicts", shard)
@@ -147,6 +181,7 @@ def check(
         if item.id in files:
             found = dict(predicted[item.id]) if item.id in predicted else {}
             asked = [c for c in rules.select(classes) if c in found or item.states[c] != UNKNOWN]
+            asked = [c for c in asked if (item.id, c) not in nobodys]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: int(n) for (case, name), n in lost["voxels_changed"].items() if case == item.id}
             content = [version, rules.model_dump(mode="json"), files.key(item.id), item.image_sha256, item.states]
@@ -182,32 +217,48 @@ def select(
     provenance: list[str],
     verdicts: list[str],
     disagreements: list[str],
+    held_out: list[str],
     out: Path,
 ) -> None:
     """Decide which cases and classes of a label set are trusted; join the shards' tables on the way."""
     scheme = load_classes(classes)
-    joined = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreements}
-    tables = {
-        kind: read_many(paths, kind) if paths else _empty(kind) for kind, paths in joined.items()
-    }  # fmt: skip
+    names, settings = scheme.select(spec["classes"]), selection(spec, scheme)
+    joined = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreements, "held_out": held_out}
+    tables = {kind: read_many(paths, kind) if paths else empty_table(kind) for kind, paths in joined.items()}
+    tables["calibration"] = _calibration(settings, tables["held_out"], names)
     for kind, table in tables.items():
         write_table(out / f"{kind}.csv", table, kind)
-    settings = SelectSettings.model_validate(spec["select"])
     chosen = select_classes(
         read_many(annotation, "annotation"),
         tables["provenance"],
         tables["verdicts"],
         tables["disagreement"],
         settings,
-        scheme.select(spec["classes"]),
-        read_table(settings.calibration, "calibration") if settings.calibration else None,
+        names,
+        tables["calibration"],
     )
     write_table(out / "selected.csv", chosen, "selected")
     counts = chosen["decision"].value_counts()
     log.info("select: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
 
 
-def _empty(kind: str) -> pd.DataFrame:
+def selection(spec: dict[str, Any], scheme: ClassScheme) -> SelectSettings:
+    """Return the selection settings of a label set, class sets replaced by classes."""
+    settings = SelectSettings.model_validate(spec["select"])
+    return settings.model_copy(update={"absence": scheme.select(settings.absence)})
+
+
+def _calibration(settings: SelectSettings, held_out: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return the thresholds: those of a table made elsewhere, or calibrated here; none when none are asked for."""
+    if settings.target_dsc is None:
+        return empty_table("calibration")
+    if settings.calibration:
+        return read_table(settings.calibration, "calibration")
+    return calibrate_held_out(held_out, settings.target_dsc, settings.confidence, classes)
+
+
+def empty_table(kind: str) -> pd.DataFrame:
+    """Return a table of a kind without rows."""
     return pd.DataFrame(columns=list(TABLES[kind]))
 
 
@@ -241,3 +292,61 @@ def prepare_labels(
         source = item.truth_key if files is None else files.key(item.id)
         ledger.run(item.id, digest([version, source, images.key(item.id)]), work)
     ledger.close()
+
+
+def cut_objects(
+    rows: Rows,
+    settings: dict[str, Any],
+    classes: str,
+    labels: str,
+    spacing_mm: Sequence[float],
+    shard: str,
+    results: Path,
+    prepared: Path,
+    bank: Path,
+    version: int,
+) -> None:
+    """Cut the tumors that are trusted in ``labels`` out of the prepared images of one shard.
+
+    Args:
+        settings: those of ``labels.tumors.CutSettings``.
+        spacing_mm: voxel size (z, y, x) of the prepared images.
+        prepared: folder of the prepared images.
+        bank: folder that gets the objects, ``<case>.npz``, and their index.
+    """
+    scheme, cut = load_classes(classes), CutSettings.model_validate(settings)
+    images = Files([prepared / "shards" / f"{shard}.csv"], "prepared_image")
+    maps = Files([prepared / "labels" / labels / "shards" / f"{shard}.csv"], "prepared_label")
+    states = trusted(labels, results, surveyed(rows, results / "survey", [shard]))
+    ledger = Ledger(bank, shard)
+    for case, known in states.items():
+        if known.get(cut.name) == PRESENT and case in images and case in maps:
+            key = digest([version, settings, spacing_mm, known, images.key(case), maps.key(case)])
+            arrays = images.path(case), maps.path(case)
+            ledger.run(case, key, partial(_cut_case, case, known, arrays, spacing_mm, scheme.ids[cut.name], cut, bank))
+    ledger.close()
+    write_table(bank / "index" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "objects")
+
+
+def _cut_case(
+    case: str,
+    states: States,
+    arrays: tuple[Path, Path],
+    spacing_mm: Sequence[float],
+    class_id: int,
+    settings: CutSettings,
+    bank: Path,
+) -> tuple[Path | None, dict]:
+    from labelloop.training.prepared import open_image, open_label
+
+    image, label = open_image(arrays[0]).array[0], open_label(arrays[1]).array[0]
+    objects = cut_tumors(case, image, label, spacing_mm, class_id, settings)
+    if not objects:
+        return None, {"rows": []}
+    path, voxel_ml = bank / f"{case}.npz", float(np.prod(spacing_mm)) / 1000
+    write_objects(path, objects, states)
+    rows = [
+        {"object": n, "tumor_ml": int((ids == class_id).sum()) * voxel_ml, "box_ml": ids.size * voxel_ml}
+        for n, (_, ids) in enumerate(objects)
+    ]
+    return path, {"rows": rows}

@@ -1,21 +1,22 @@
 """Train models and let them predict: the steps of ``workflow/rules/models.smk``."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from labelloop.annotation import UNKNOWN, from_table
+from labelloop.annotation import UNKNOWN, annotated
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.plans import Plan
 from labelloop.recipe import ModelSpec
-from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, in_groups, order_by, surveyed
-from labelloop.tables import read_table, write_table
+from labelloop.shards import Ledger, read_manifests
+from labelloop.steps.common import Files, Rows, Surveyed, in_groups, order_by, surveyed, trusted
+from labelloop.tables import write_table
+from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER
 
 log = logging.getLogger(__name__)
 
@@ -30,33 +31,40 @@ def train(
     shards: Sequence[str],
     results: Path,
     images: Path,
+    bank: Path | None,
     device: str,
     deterministic: bool,
     workers: int,
 ) -> None:
     """Train one model on its label set.
 
+    Args:
+        images: folder of the prepared images of the model's plan.
+        bank: folder of the tumor objects that the training pastes, if it does.
+
     Raises:
         UserError: when no case is left to learn from.
     """
     from labelloop.training.nnunet import TrainingJob
-    from labelloop.training.nnunet import train as run_training
 
     model, scheme = ModelSpec.model_validate(spec), load_classes(classes)
     usable = in_groups(surveyed(rows, results / "survey", shards), model.cases, scheme, groups)
+    batches = model.trainer.batches
+    full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
     outputs = scheme.select(model.classes)
-    run_training(
+    _trainer(model)(
         TrainingJob(
             name=name,
             folder=results / "models" / name,
             plan=Plan.model_validate(plan),
             images=images,
             labels=images / "labels" / model.labels,
-            cases=_training_cases(usable, model, outputs, name, results, images, shards),
+            cases=_training_cases(usable, full, model, outputs, name, results, images, shards),
             classes=outputs,
             class_ids=scheme.ids,
             settings=model.trainer,
             init_from=results / "models" / model.init_from if model.init_from else None,
+            tumors=_tumor_bank(bank, shards) if bank else None,
             device=device,
             deterministic=deterministic,
             workers=workers,
@@ -64,31 +72,43 @@ def train(
     )
 
 
+def _trainer(model: ModelSpec) -> Callable:
+    """Return what trains a model of this kind."""
+    if model.trainer.kind == SLICE_CLASSIFIER:
+        from labelloop.training.slices import train
+    else:
+        from labelloop.training.nnunet import train
+    return train
+
+
 def _training_cases(
     usable: Sequence[Surveyed],
+    full: set[str],
     model: ModelSpec,
     outputs: Sequence[str],
     name: str,
     results: Path,
     images: Path,
-    shards: Iterable[str],
+    shards: Sequence[str],
 ) -> tuple:
+    """Return the cases of a training: those with a known class and, for trainers that use them, the unlabeled ones."""
     from labelloop.training.nnunet import TrainingCase
 
-    shards = list(shards)
     image_files = Files([images / "shards" / f"{s}.csv" for s in shards], "prepared_image")
     label_files = Files([images / "labels" / model.labels / "shards" / f"{s}.csv" for s in shards], "prepared_label")
-    states = {c.id: c.states for c in usable}
-    if model.labels != "truth":
-        chosen = from_table(read_table(results / "labels" / model.labels / "selected.csv", "selected"))
-        states = {case: chosen[case] for case in states if case in chosen}
-    known = {
-        case: {c: state.get(c, UNKNOWN) for c in outputs}
-        for case, state in states.items()
-        if case in image_files and case in label_files and any(state.get(c, UNKNOWN) != UNKNOWN for c in outputs)
+    states = trusted(model.labels, results, usable)
+    asked = {
+        c.id: {o: states.get(c.id, {}).get(o, UNKNOWN) if c.id in label_files else UNKNOWN for o in outputs}
+        for c in usable
+        if c.id in image_files
     }
-    held_out = validation_cases(known, model.validation_fraction, model.trainer.seed)
-    log.info("model %s: %d cases to learn from, %d of them for validation", name, len(known), len(held_out))
+    known = {case: state for case, state in asked.items() if annotated(state)}
+    used = asked if model.trainer.kind in SEMI_SUPERVISED else known
+    held_out = validation_cases(known, model.validation_fraction, model.validation_seed)
+    log.info(
+        "model %s: %d cases to learn from, %d of them for validation, %d unlabeled",
+        name, len(used), len(held_out), len(used) - len(known),
+    )  # fmt: skip
     if not known:
         raise UserError(
             f"model {name}: none of {len(usable)} cases in {' or '.join(model.cases)} has a known class of "
@@ -98,11 +118,20 @@ def _training_cases(
         TrainingCase(
             case=case,
             split="validation" if case in held_out else "train",
-            states=known[case],
-            key=digest([image_files.key(case), label_files.key(case)]),
+            states=used[case],
+            key=digest([image_files.key(case), *([label_files.key(case)] if case in known else [])]),
+            full=case in full,
         )
-        for case in sorted(known)
+        for case in sorted(used)
     )
+
+
+def _tumor_bank(folder: Path, shards: Sequence[str]):
+    """Return the tumor objects that were cut from the cases of all shards."""
+    from labelloop.training.nnunet import TumorBank
+
+    rows = read_manifests([folder / "shards" / f"{s}.csv" for s in shards])
+    return TumorBank(folder, {row.case: row.sha256 for row in rows.itertuples() if row.file})
 
 
 def validation_cases(cases: Iterable[str], fraction: float, seed: int) -> set[str]:

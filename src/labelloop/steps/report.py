@@ -1,4 +1,4 @@
-"""The report page: the step of ``workflow/rules/report.smk``."""
+"""Review queues and the report page: the steps of ``workflow/rules/report.smk``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 from labelloop.cases import Case
 from labelloop.classes import load_classes
 from labelloop.report.page import write_report
-from labelloop.steps.common import Rows, as_cases
+from labelloop.report.review import CaseFiles, queue, write_review
+from labelloop.steps.common import Files, Rows, as_cases
 from labelloop.survey import read_truth
+from labelloop.tables import read_table
 from labelloop.volume import Volume
 
 
@@ -46,3 +48,23 @@ def report(
         truth=truth,
         title=results.name,
     )
+
+
+def review(
+    rows: Rows, classes: str, manifests: Sequence[str], labels: Path, out: Path, pictures: Path, limit: int
+) -> None:
+    """Write the review queue of a label set and its pictures.
+
+    Args:
+        manifests: manifests of the label maps. labels: folder of the label set.
+        limit: length of the queue.
+    """
+    kinds = ("selected", "verdicts", "disagreement")
+    table = queue(*(read_table(labels / f"{kind}.csv", kind) for kind in kinds))
+    maps = Files(manifests, "label_map")
+    files = {
+        case.case: CaseFiles(Path(case.image), case.modality, maps.path(case.case))
+        for case in as_cases(rows)
+        if case.case in maps
+    }
+    write_review(table, files, load_classes(classes), out, pictures, limit)

@@ -76,6 +76,7 @@ class Paster:
         """Return where an object's center may lie: positions [n, 3] in the part that augmentation leaves over.
 
         The body is what is brighter than the patch's mean: tissue beside air or in front of lung, in CT and MR alike.
+        A box of organs may reach into the lungs or out of the body, so it is that part of it that counts.
         """
         margin = np.maximum((np.array(label.shape) - self._patch) // 2, 0)
         inner = tuple(slice(m, n - m) for m, n in zip(margin, label.shape, strict=True))
@@ -86,7 +87,7 @@ class Paster:
             low, high = organs.min(0), organs.max(0) + 1
             box = np.zeros_like(allowed)
             box[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
-            allowed = inside & box
+            allowed = allowed & box if (allowed & box).any() else inside & box
         return np.argwhere(allowed) + margin
 
     def _paste(self, stored: Stored, region: int, center: np.ndarray, image: np.ndarray, label: np.ndarray) -> None:

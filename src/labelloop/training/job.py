@@ -12,7 +12,7 @@ from labelloop.files import digest
 from labelloop.plans import Plan
 from labelloop.training.settings import TrainerSettings
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Raised whenever the same job would lead to other weights."""
 
 

@@ -45,6 +45,21 @@ class MappedLabel:
         return self._table[self._array[index]]
 
 
+class Levels:
+    """The levels from ``start`` to ``stop`` of a stored array [channel, z, y, x], unread; answers slices."""
+
+    def __init__(self, array: Any, start: int, stop: int):
+        self._array, self._start = array, start
+        channels, _, *plane = array.shape
+        self.shape, self.dtype = (channels, stop - start, *plane), array.dtype
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        channels, z, *plane = index
+        start, stop, step = z.indices(self.shape[1])
+        return self._array[(channels, slice(start + self._start, stop + self._start, step), *plane)]
+
+
 class PreparedDataset(nnUNetBaseDataset):
     """nnU-Net's data set protocol over prepared arrays: images of a plan, labels of a label set.
 
@@ -54,11 +69,13 @@ class PreparedDataset(nnUNetBaseDataset):
         cases: for each case, which class id is which output channel there. Classes that are unknown in a case are
             left out, so that their voxels, if there are any, are background and are never sampled. A case without
             any needs no label.
+        margin: levels kept above and below the classes of a case; the others are hidden. None: all are seen.
     """
 
-    def __init__(self, images: Path, labels: Path, cases: Mapping[str, Channels]):
+    def __init__(self, images: Path, labels: Path, cases: Mapping[str, Channels], margin: int | None = None):
         super().__init__(str(images), sorted(cases))
-        self._labels, self._cases = Path(labels), dict(cases)
+        self._labels, self._cases, self._margin = Path(labels), dict(cases), margin
+        self._levels: dict[str, tuple[int, int]] = {}
 
     def load_case(self, identifier: str) -> tuple[Any, MappedLabel, None, dict[str, Any]]:
         """Return image [1, z, y, x], label of channels [1, z, y, x], None, and the properties of a case, unread."""
@@ -71,7 +88,20 @@ class PreparedDataset(nnUNetBaseDataset):
         if image.array.shape != label.array.shape:
             raise RuntimeError(f"{identifier}: image {image.array.shape[1:]} and label {label.array.shape[1:]} differ")
         places = {channels[i]: where for i, where in label.locations.items() if i in channels}
-        return image.array, MappedLabel(label.array, channels), None, {"class_locations": places}
+        first, last = self._levels_of(str(identifier), label.array, channels)
+        places = {channel: where - np.array([0, first, 0, 0]) for channel, where in places.items()}
+        seen = [Levels(array, first, last) for array in (image.array, MappedLabel(label.array, channels))]
+        return seen[0], seen[1], None, {"class_locations": places}
+
+    def _levels_of(self, case: str, label: Any, channels: Channels) -> tuple[int, int]:
+        """Return the levels of a case that are seen; looked up once, because that reads the whole label map."""
+        if self._margin is None:
+            return 0, label.shape[1]
+        if case not in self._levels:
+            found = np.flatnonzero(np.isin(label[:], list(channels)).any((0, 2, 3)))
+            first, last = (found[0], found[-1] + 1) if len(found) else (0, label.shape[1])
+            self._levels[case] = max(0, int(first) - self._margin), min(label.shape[1], int(last) + self._margin)
+        return self._levels[case]
 
     @staticmethod
     def get_identifiers(folder: str) -> list[str]:

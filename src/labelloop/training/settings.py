@@ -5,6 +5,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from labelloop.classes import Strict
+from labelloop.inference.settings import SliceInput
+from labelloop.labels.tumors import CutSettings
 
 Axis = Literal["z", "y", "x"]
 AXES: tuple[Axis, ...] = ("z", "y", "x")
@@ -17,10 +19,18 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     "cutmix": ("partial",),
     "mean_teacher": ("mean_teacher",),
     "cross": ("cross_pseudo",),
+    "slices": ("slice_classifier",),
 }
 """Settings that only some trainers read. A setting not named here belongs to all."""
-OWN = {"mean_teacher": "mean_teacher", "cross_pseudo": "cross"}
+SEMI_SUPERVISED = ("mean_teacher", "cross_pseudo")
+"""Trainers that also learn from cases of which nothing is known."""
+SLICE_CLASSIFIER = "slice_classifier"
+OWN = {"mean_teacher": "mean_teacher", "cross_pseudo": "cross", SLICE_CLASSIFIER: "slices"}
 """Trainers with a group of settings of their own, and its name."""
+READ_BY_SLICE_CLASSIFIER = (
+    "kind", "epochs", "iterations_per_epoch", "validation_iterations", "learning_rate", "weight_decay", "schedule",
+    "save_every", "seed", "slices",
+)  # fmt: skip
 
 
 class BatchTypes(Strict):
@@ -54,15 +64,22 @@ class Favor(Strict):
     drop_others: float = Field(ge=0, le=1, description="probability that each other class of the case is passed over")
 
 
-class CutMix(Strict):
-    """Tumor objects pasted into patches of cases whose tumor is absent or unknown (Zhou, section 2.2)."""
+class CutMix(CutSettings):
+    """Tumor objects pasted into patches of cases whose tumor is absent or unknown (Zhou, section 2.2).
 
-    name: str = Field("tumor", description="class of the objects")
+    The objects are cut from the labels that the model learns from, where their class is present.
+    """
+
     probability: float = Field(1.0, ge=0, le=1, description="share of such patches that get objects (Zhou: all)")
     number: int = Field(1, ge=1, le=8, description="objects pasted into one patch (Zhou: 1)")
     placement: Literal["organs", "body"] = Field(
-        "organs", description="inside the box of the labeled organs in the patch, or anywhere in the body"
+        "organs", description="in the body: inside the box of the labeled organs in the patch, or anywhere"
     )
+
+    @property
+    def cut(self) -> CutSettings:
+        """How the objects are cut."""
+        return CutSettings(**{name: getattr(self, name) for name in CutSettings.model_fields})
 
 
 class MeanTeacher(Strict):
@@ -82,6 +99,18 @@ class CrossPseudo(Strict):
 
     weight: float = Field(1.0, ge=0, description="weight of the cross supervision")
     ramp: float = Field(0.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once")
+    partly_labeled: Literal["labeled", "unlabeled"] = Field(
+        "labeled", description="cases with unknown classes teach what is known of them, or count as unlabeled (Jia)"
+    )
+
+
+class Slices(SliceInput):
+    """What a slice classifier sees, and how its slices are augmented (Mao, section 2.2, gives no ranges)."""
+
+    batch_size: int = Field(32, ge=2, description="slices in a batch")
+    rotate_degrees: float = Field(15.0, ge=0, description="largest rotation, either way")
+    shift: float = Field(0.1, ge=0, lt=1, description="largest shift, as a share of the slice's side")
+    zoom: float = Field(0.1, ge=0, lt=1, description="largest change of scale, either way")
 
 
 class TrainerSettings(Strict):
@@ -90,7 +119,9 @@ class TrainerSettings(Strict):
     ``kind``: ``supervised`` learns from cases in which every class of the model is annotated; ``partial`` also from
     cases in which some classes are unknown, by merging those into the background (see ``losses``). ``mean_teacher``
     and ``cross_pseudo`` learn like ``partial`` and also from cases of which nothing is known; half of each batch is
-    unlabeled.
+    unlabeled. ``slice_classifier`` learns by Adam which axial slices show a class of the model, in cases in which every
+    class is annotated; of the settings it reads epochs, iterations, learning rate, its schedule, weight decay,
+    ``save_every``, ``seed`` and ``slices``.
     ``unknown`` (supervised): ``exclude`` cases with an unknown class, or take unknown classes for ``background``.
     ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
     ``foreground_fraction``: share of a batch's patches centered on an annotated class.
@@ -101,10 +132,12 @@ class TrainerSettings(Strict):
     ``schedule``: exponent of the polynomial decay of the learning rate.
     ``precision``: ``auto`` is fp16 with gradient scaling on a GPU and fp32 on a CPU.
     ``new_class_bias``: with ``init_from``, the first bias of classes that the other model lacks; without, 0 (Mao).
+    ``crop_z_mm``: patches come from the levels of a case that hold a class of the model, and so much above and below
+    (Meng, section 2.1); none: from the whole case.
     ``export``: the weights of the ``final`` epoch, or of the ``best`` by moving average of the validation Dice.
     """
 
-    kind: Literal["supervised", "partial", "mean_teacher", "cross_pseudo"] = "supervised"
+    kind: Literal["supervised", "partial", "mean_teacher", "cross_pseudo", "slice_classifier"] = "supervised"
     epochs: int = Field(1000, ge=1)
     iterations_per_epoch: int = Field(250, ge=1)
     validation_iterations: int = Field(50, ge=0)
@@ -129,7 +162,9 @@ class TrainerSettings(Strict):
     cutmix: CutMix | None = None
     mean_teacher: MeanTeacher | None = None
     cross: CrossPseudo | None = None
+    slices: Slices | None = None
     new_class_bias: float | None = None
+    crop_z_mm: float | None = Field(None, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -142,6 +177,10 @@ class TrainerSettings(Strict):
         for name, trainers in BELONGS_TO.items():
             if self.kind not in trainers and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is read by trainer {' and '.join(trainers)} only, not by {self.kind}")
+        if self.kind == SLICE_CLASSIFIER:
+            given = [name for name in type(self).model_fields if name not in READ_BY_SLICE_CLASSIFIER]
+            if wrong := [name for name in given if getattr(self, name) != type(self).model_fields[name].default]:
+                raise ValueError(f"{', '.join(wrong)} is not read by trainer {self.kind}")
         if len(set(self.mirror_axes)) != len(self.mirror_axes):
             raise ValueError("mirror_axes names an axis twice")
         if self.export == "best" and not self.validation_iterations:

@@ -5,32 +5,33 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from labelloop.errors import UserError
 from labelloop.training.job import TrainingCase, TrainingJob
 
-if TYPE_CHECKING:
-    from labelloop.training.trainers.base import Trainer
-
 log = logging.getLogger(__name__)
 
 
-def usable_cases(trainer: type["Trainer"], job: TrainingJob) -> dict[str, tuple[TrainingCase, ...]]:
-    """Return the cases of each split that ``trainer`` can use, in the order of their ids; count the others in the log.
+def usable_cases(
+    job: TrainingJob, why_not: Callable[[TrainingCase, TrainingJob], str | None], splits: Sequence[str]
+) -> dict[str, tuple[TrainingCase, ...]]:
+    """Return the cases of each split that can be used, in the order of their ids; count the others in the log.
+
+    Args:
+        why_not: says why a case cannot be used; None if it can.
 
     Raises:
         UserError: when no case is left to train on.
     """
-    reasons = {case.case: trainer.why_not(case, job) for case in job.cases}
+    reasons = {case.case: why_not(case, job) for case in job.cases}
     for reason, number in sorted(Counter(filter(None, reasons.values())).items()):
         log.info("%s: %d of %d cases left out: %s", job.name, number, len(job.cases), reason)
     kept = {
         split: tuple(sorted((c for c in job.cases if c.split == split and not reasons[c.case]), key=lambda c: c.case))
-        for split in trainer.SPLITS
+        for split in splits
     }
     log.info("%s: %d cases to train, %d to validate", job.name, len(kept["train"]), len(kept["validation"]))
     if not kept["train"]:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 OUTPUTS = ("model.json", "weights.pt", "plans.json", "dataset.json", "training.jsonl", "curve.png", "cases.csv")
 """The declared outputs of a training."""
+SLICE_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "scores.csv", "cases.csv")
+"""Those of the training of a slice classifier. The last of both is published last."""
 
 
 class Stage(Enum):
@@ -36,10 +38,11 @@ class Work:
 
     Args:
         folder: the folder, made when needed.
+        outputs: the declared outputs of the training.
     """
 
-    def __init__(self, folder: Path, fingerprint: str):
-        self.folder, self.fingerprint = folder, fingerprint
+    def __init__(self, folder: Path, fingerprint: str, outputs: tuple[str, ...] = OUTPUTS):
+        self.folder, self.fingerprint, self._outputs = folder, fingerprint, outputs
         self.checkpoint, self.finished = folder / "checkpoint.pth", folder / "finished"
         self._state = folder / "state.json"
 
@@ -94,7 +97,7 @@ class Work:
 
     def publish(self, target: Path) -> None:
         """Put the finished files into ``target``, with the time of now, so that they are newer than their inputs."""
-        for name in OUTPUTS:
+        for name in self._outputs:
             link(self.finished / name, target / name)
             os.utime(target / name)
 
@@ -115,7 +118,7 @@ class Work:
         self.folder.rename(aside)
 
     def _check_finished(self) -> None:
-        missing = [name for name in OUTPUTS if not (self.finished / name).is_file()]
+        missing = [name for name in self._outputs if not (self.finished / name).is_file()]
         if not missing:
             model = json.loads((self.finished / "model.json").read_text(encoding="utf-8"))
             if sha256(self.finished / "weights.pt") == model["weights_sha256"]:

@@ -14,7 +14,9 @@ from labelloop.labels.rules.base import Case, Finding, Limit, Skip, kind
 DIRECTIONS = {
     "above": (0, 1), "below": (0, -1), "in_front": (1, 1), "behind": (1, -1), "right": (2, 1), "left": (2, -1),
 }  # fmt: skip
-WORDS = {"right": "to the right of", "left": "to the left of", "in_front": "in front of"}
+WORDS = {"right": "to the right", "left": "to the left", "in_front": "in front"}
+OPPOSITE = {"above": "below", "in_front": "behind", "right": "left"}
+OPPOSITE |= {other: name for name, other in OPPOSITE.items()}
 Point = Literal["center", "top", "bottom", "front", "back", "right_end", "left_end"]
 ENDS = {"top": (0, 1), "bottom": (0, -1), "front": (1, 1), "back": (1, -1), "right_end": (2, 1), "left_end": (2, -1)}
 """Axis and side of the points that are not the center."""
@@ -67,10 +69,18 @@ def _position(rule: Position, case: Case, name: str) -> Finding:
         ends = [_along(facts, *point, axis, turned) for point in (((name,), rule.point), (of, rule.of_point))]
         value = sign * turned * (ends[0] - ends[1])
     limit, names = rule.limit(name), " + ".join(of)
-    where = WORDS.get(rule.direction, rule.direction)
     point, of_point = (p.replace("_", " ") for p in (rule.point, rule.of_point))
-    said = f"its {point} is {value:.1f} mm {where} the {of_point} of {names}; at least {limit:g} mm expected"
+    place, asked = _in_words(value, rule.direction), _in_words(limit, rule.direction)
+    of_it = " of" if place.split()[-1] in ("right", "left", "front") else ""
+    bound = "at least" if limit >= 0 else "at most"
+    said = f"its {point} is {place}{of_it} the {of_point} of {names.replace('_', ' ')}; {bound} {asked} expected"
     return Finding(value, limit, value < limit, said)
+
+
+def _in_words(value: float, direction: str) -> str:
+    """Return a signed distance in a direction, in mm, as people say it."""
+    direction = direction if value >= 0 else OPPOSITE[direction]
+    return f"{round(abs(value), 1):g} mm {WORDS.get(direction, direction)}"
 
 
 def _censored(facts: LabelFacts, name: str, point: str) -> bool:

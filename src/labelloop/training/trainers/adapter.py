@@ -1,6 +1,7 @@
 """nnU-Net's trainer as a job describes it: network, optimizer, loss and loaders, without its folders and its loop."""
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -151,10 +152,11 @@ class Adapter(nnUNetTrainer):
         return {"favored": (self.job.classes.index(favor.name) + 1, favor.drop_others)}
 
     def _loader(self, split: str, first_patch: list[int], transforms: Any, **options) -> Loader:
+        crop = self.job.settings.crop_z_mm
+        margin = None if crop is None else math.ceil(crop / self.job.plan.spacing_mm[0])
+        channels = {c.case: self.channels_of(c.states) for c in self.cases[split]}
         return Loader(
-            PreparedDataset(
-                self.job.images, self.job.labels, {c.case: self.channels_of(c.states) for c in self.cases[split]}
-            ),
+            PreparedDataset(self.job.images, self.job.labels, channels, margin),
             self.batch_size,
             first_patch,
             list(self.job.plan.patch),

@@ -106,7 +106,7 @@ class Trainer(Adapter):
             UserError: when no case can be trained on, or the device cannot do what is asked.
         """
         device = resolve_device(job.device)
-        cases = usable_cases(cls, job)
+        cases = usable_cases(job, cls.why_not, cls.SPLITS)
         plans = plans_json(job.name, job.plan) | {"continue_training": False}
         with nnunet_folders_elsewhere(), contextlib.redirect_stdout(io.StringIO()):
             trainer = cls(plans, CONFIGURATION, 0, dataset_json(job.classes, len(cases["train"])), device)

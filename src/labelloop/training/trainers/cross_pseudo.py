@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labelloop.training.job import TrainingCase
 from labelloop.training.loading import seed_of, set_random_state
 from labelloop.training.losses import ramp_up
 from labelloop.training.progress import Progress
@@ -21,6 +22,11 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
     serves as label at each deep-supervision output's own resolution. Both networks are validated, the better one is
     exported. With ``init_from`` the first starts from that model; the second does not, for equal networks stay equal.
     """
+
+    def is_labeled(self, case: TrainingCase) -> bool:
+        if self.job.settings.cross.partly_labeled == "unlabeled":
+            return not case.unknown(self.job.classes)
+        return super().is_labeled(case)
 
     def add_networks(self) -> None:
         set_random_state(seed_of(self.job.settings.seed, "second network"))

@@ -66,4 +66,8 @@ class SemiSupervisedTrainer(PartialTrainer):
         super()._run_epoch(epoch, batches, validate)
 
     def _cases_of(self, labeled: bool) -> list[str]:
-        return [c.case for c in self.cases["train"] if bool(c.known(self.job.classes)) is labeled]
+        return [c.case for c in self.cases["train"] if self.is_labeled(c) is labeled]
+
+    def is_labeled(self, case: TrainingCase) -> bool:
+        """Say whether ``case`` belongs to the labeled half."""
+        return bool(case.known(self.job.classes))

@@ -1,0 +1,116 @@
+"""What the ablation trains: every arm is a model of a recipe, once a seed, and two arms make a pair."""
+
+from typing import Any, NamedTuple
+
+ARMS = ("background", "max", "marginal", "cutmix", "gated", "ungated", "pseudo_alone")
+SEMI_ARMS = ("supervised", "cross", "mean_teacher")
+QUICK = {"learning_rate": 0.1, "momentum": 0.9, "deep_supervision": False, "precision": "bf16"}
+
+
+class Size(NamedTuple):
+    """How much is trained, on what. ``plan`` is that of every arm."""
+
+    plan: dict[str, Any]
+    trainer: dict[str, Any]
+    phantoms: int
+    phantom_mm: float
+
+
+SIZES = {
+    "full": Size(
+        {"spacing_mm": [7, 6, 6], "patch": [32, 40, 48], "batch_size": 2, "features": [8, 16, 32, 64]},
+        QUICK | {"epochs": 20, "iterations_per_epoch": 60, "validation_iterations": 4},
+        48,
+        5.0,
+    ),
+    "tiny": Size(
+        {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},
+        QUICK | {"epochs": 1, "iterations_per_epoch": 2, "validation_iterations": 1},
+        12,
+        10.0,
+    ),
+}
+
+
+class Pair(NamedTuple):
+    """Two arms to compare: is ``second`` better than ``first`` in ``what``, a class or the mean of the organs?"""
+
+    question: str
+    first: str
+    second: str
+    what: str = "organ mean"
+
+
+PAIRS = (
+    Pair("unknown taken for background, or merged by max", "background", "max"),
+    Pair("unknown taken for background, or merged by max", "background", "max", "tumor"),
+    Pair("unknown taken for background, or merged exactly", "background", "marginal"),
+    Pair("unknown taken for background, or merged exactly", "background", "marginal", "tumor"),
+    Pair("merged by max, or exactly", "max", "marginal"),
+    Pair("labeled cases only, or all with pseudo-labels", "marginal", "gated"),
+    Pair("pseudo-labels alone, or truth first (Jia, table 5)", "pseudo_alone", "ungated"),
+    Pair("without, or with the anatomy gate (He, table 6)", "ungated", "gated"),
+    Pair("without, or with tumor CutMix (Zhou)", "marginal", "cutmix", "tumor"),
+)
+SEMI_PAIRS = (
+    Pair("supervised, or cross supervision", "supervised", "cross"),
+    Pair("supervised, or mean teacher", "supervised", "mean_teacher"),
+)
+BTCV_PAIRS = (Pair("a third of the organs in each case: background, or merged by max", "background", "max"),)
+
+
+def model_name(arm: str, seed: int) -> str:
+    """Return the name of an arm's model of one seed."""
+    return f"{arm}_seed{seed}"
+
+
+def partial_recipe(size: Size, seeds: range, arms: tuple[str, ...] = ARMS, classes: str | list[str] = "all") -> dict:
+    """Return the recipe of the arms on partly labeled cases."""
+    models: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    for seed in seeds:
+        common = {"plan": "p", "classes": classes, "validation_fraction": 0}
+        trainers = {
+            "background": {"kind": "supervised", "unknown": "background"},
+            "max": {"kind": "partial", "merge": "max"},
+            "cutmix": {"kind": "partial", "cutmix": {}},
+        }
+        sets = {"gated": "anatomy", "ungated": None, "pseudo_alone": None}
+        for arm in arms:
+            trainer = size.trainer | {"seed": seed} | trainers.get(arm, {"kind": "partial"})
+            learned = {"labels": f"set_{arm}{seed}"} if arm in sets else {"cases": "labeled"}
+            models[model_name(arm, seed)] = common | {"trainer": trainer} | learned
+            if arm in sets:
+                fuse = "predictions_only" if arm == "pseudo_alone" else "truth_first"
+                made = {"predict": model_name("marginal", seed), "fuse": fuse, "check": sets[arm]}
+                labels[f"set_{arm}{seed}"] = made
+    return _recipe("ablation", size, models, labels)
+
+
+def semi_recipe(size: Size, seeds: range) -> dict:
+    """Return the recipe of the arms on fully labeled and unlabeled cases; they know the organs only."""
+    kinds = {"supervised": "supervised", "cross": "cross_pseudo", "mean_teacher": "mean_teacher"}
+    models = {
+        model_name(arm, seed): {
+            "plan": "p",
+            "classes": "organs",
+            "cases": "organs_full" if arm == "supervised" else "all",
+            "validation_fraction": 0,
+            "trainer": size.trainer | {"kind": kinds[arm], "seed": seed},
+        }
+        for arm in SEMI_ARMS
+        for seed in seeds
+    }
+    return _recipe("ablation_semi", size, models, {})
+
+
+def _recipe(name: str, size: Size, models: dict, labels: dict) -> dict:
+    first = next(iter(models))
+    return {
+        "name": name,
+        "plans": {"p": size.plan},
+        "models": models,
+        "labels": labels,
+        "inference": [{"segment": first}],
+        "evaluate": {"models": list(models), "rules": "corrected"},
+    }

@@ -1,0 +1,64 @@
+"""Give a CT the look of MR, window by window, with the intensities that the generator was trained on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from labelloop.adapt.generator import Generator
+from labelloop.adapt.grey import from_network, to_network
+from labelloop.adapt.settings import TranslatorSettings
+from labelloop.errors import UserError
+from labelloop.files import sha256
+from labelloop.inference.windows import Window, padding, slide_blocks
+
+BLACK = -1.0
+
+
+def load_generator(folder: Path, device: str = "cpu") -> tuple[Generator, TranslatorSettings]:
+    """Return the generator from CT to MR of a finished translator, and the settings that it was trained with.
+
+    Raises:
+        UserError: when the folder holds no translator, or its weights are not those that were trained.
+    """
+    description = Path(folder) / "model.json"
+    content = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
+    if content.get("kind") != "translator":
+        raise UserError(f"{folder} holds no translator: its model.json is missing or tells of another kind of model")
+    if sha256(Path(folder) / "weights.pt") != content["weights_sha256"]:
+        raise UserError(f"{folder}/weights.pt is not the file that was trained. Delete the folder to train anew.")
+    settings = TranslatorSettings(**content["settings"])
+    network = Generator(settings.features, settings.blocks)
+    network.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True)["weights"])
+    return network.to(device).eval(), settings
+
+
+@torch.inference_mode()
+def translate(
+    network: nn.Module, grey: np.ndarray, patch: Sequence[int], overlap: float = 0.5, batch: int = 1
+) -> np.ndarray:
+    """Return the translation of a whole volume, float32 on the grey scale [z, y, x].
+
+    Windows overlap and are blended with Gaussian weights, where the released code takes plain means. A volume
+    smaller than a window is surrounded by black.
+
+    Args:
+        network: a generator, on the device that it is to run on.
+        grey: an array that ``grey.to_grey`` made: the same that training sees.
+        patch: size of the windows (z, y, x), that of training.
+        overlap: of neighboring windows, as a share of the patch.
+    """
+    first = next(network.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    image = torch.from_numpy(to_network(grey))
+    pad = padding(image.shape, patch)
+    padded = functional.pad(image, [n for part in reversed(pad) for n in part], value=BLACK)
+    window = Window(tuple(patch), outputs=1, step=1 - overlap, batch=batch, device=device)
+    network.eval()
+    whole = torch.cat([block.float().cpu() for block in slide_blocks(network, padded, window)], dim=1)[0]
+    inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))
+    return from_network(whole[inner].numpy())

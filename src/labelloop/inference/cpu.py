@@ -1,0 +1,89 @@
+"""The same network, arranged for CPUs: channels last, where convolutions of few channels are up to twice as fast.
+
+And memory that is kept: a forward pass asks for tens of tensors of tens of MB. The C library takes each from the system
+and gives it back, page by page, which is a quarter of the time of a network of 16 features.
+"""
+
+import ctypes
+import platform
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's ``mallopt`` (malloc.h)."""
+
+
+class SampleNorm(nn.Module):
+    """An instance norm that keeps channels last.
+
+    Torch's own turns its input to channels first and back. The norm of one sample is a batch norm of a batch of one,
+    for which torch has a kernel for either layout.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm3d):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize [batch, channel, z, y, x]."""
+        samples = [
+            functional.batch_norm(one, None, None, self.weight, self.bias, training=True, momentum=0.0, eps=self.eps)
+            for one in x.split(1)
+        ]
+        return samples[0] if len(samples) == 1 else torch.cat(samples)
+
+
+class OneDnnConv(nn.Module):
+    """A convolution by oneDNN; torch on its own takes a slower path, channels first, for single small samples.
+
+    One of size 1, the head, is computed in float32 in any case: scores of so few digits as bf16 has are often equal.
+    """
+
+    def __init__(self, convolution: nn.Conv3d):
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self._geometry = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
+        self._head = set(convolution.kernel_size) == {1}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve [batch, channel, z, y, x]."""
+        if self._head and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.forward(x.float())
+        padding, stride, dilation, groups = self._geometry
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if plain:
+            return torch.mkldnn_convolution(x, self.weight, self.bias, padding, stride, dilation, groups)
+        return functional.conv3d(x, self.weight, self.bias, stride, padding, dilation, groups)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Rearrange ``network`` in place and return it; what it computes is the same up to rounding.
+
+    Its input should be in ``torch.channels_last_3d`` too.
+    """
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.InstanceNorm3d) and not child.track_running_stats:
+                setattr(module, name, SampleNorm(child))
+            elif isinstance(child, nn.Conv3d) and _fits_onednn(child):
+                setattr(module, name, OneDnnConv(child))
+    return network.to(memory_format=torch.channels_last_3d)
+
+
+def _fits_onednn(convolution: nn.Conv3d) -> bool:
+    plain = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    return plain and torch.backends.mkldnn.is_available() and hasattr(torch, "mkldnn_convolution")
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, to use it again; for glibc, elsewhere nothing happens.
+
+    The process needs a little more memory at its peak, and does not shrink after it.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,69 @@
+"""The steps of an inference chain as a recipe writes them. Imports nothing heavy: the Snakefile validates recipes."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from labelloop.classes import Strict
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "locate": ("classes", "axes", "margin_mm", "gap_mm", "from_mm"),
+    "segment": ("merge", "step", "mirror", "result"),
+    "compose": (),
+    "keep_largest": ("near", "within_z_mm"),
+}
+"""The verbs of a chain, and the keys that each may carry."""
+
+
+class InferenceStep(Strict):
+    """One step of the inference chain; exactly one of `locate`, `segment`, `compose` and `keep_largest`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    locate: str | None = Field(None, description="model that finds the part of the image that later steps segment")
+    classes: tuple[str, ...] = Field((), description="locate: classes that count; none named: all that the model knows")
+    axes: Literal["z", "all"] = Field("all", description="locate: axes that are cut; a slice classifier cuts z alone")
+    margin_mm: float = Field(0.0, ge=0, description="locate: kept on either side of what was found")
+    gap_mm: float | None = Field(
+        None, ge=0, description="locate: finds farther apart along z are not one part, the longest stays; none: any gap"
+    )
+    from_mm: float = Field(0.0, ge=0, description="locate: images that are shorter along z are segmented whole")
+    segment: tuple[str, ...] | None = Field(None, description="models that segment; several are averaged")
+    merge: dict[str, Literal["union"]] = Field({}, description="classes for which any model's voxel counts")
+    step: float | None = Field(None, gt=0, le=1, description="segment: distance of windows; none: as the engine says")
+    mirror: bool | None = Field(None, description="segment: average over mirrored images; none: as the engine says")
+    compose: dict[str, str] | None = Field(None, description="classes or class sets taken from each result")
+    keep_largest: tuple[str, ...] | None = Field(None, description="classes of which one component stays")
+    near: str | None = Field(None, description="keep_largest: class that everything has to be near (`within_z_mm`)")
+    within_z_mm: float | None = Field(
+        None, gt=0, description="keep_largest: components whose centroid is farther along z from `near` are removed"
+    )
+    result: str | None = Field(None, alias="as", description="name under which `compose` finds what was segmented")
+
+    @field_validator("classes", "segment", "keep_largest", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InferenceStep":
+        verbs = [verb for verb in OPTIONS if getattr(self, verb)]
+        if len(verbs) != 1:
+            raise ValueError(f"a step needs exactly one of {', '.join(OPTIONS)}; found {' and '.join(verbs) or 'none'}")
+        others = [key for verb, keys in OPTIONS.items() if verb != verbs[0] for key in keys]
+        wrong = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} cannot go with {verbs[0]}")
+        if (self.near is None) != (self.within_z_mm is None):
+            raise ValueError("near and within_z_mm go together")
+        return self
+
+    @property
+    def verb(self) -> str:
+        """The verb of this step."""
+        return next(verb for verb in OPTIONS if getattr(self, verb))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that this step runs or asks."""
+        return self.segment or ((self.locate,) if self.locate else ())

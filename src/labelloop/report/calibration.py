@@ -1,0 +1,58 @@
+"""Report section on calibration: how good labels are that the models agree on, asked of held-out truth."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from labelloop.classes import ClassScheme
+from labelloop.labels.calibrate import SCORE, aurc, risk_coverage
+from labelloop.report.charts import AXIS, TEXT, Line, curves
+from labelloop.report.wording import plain
+
+FEWEST = 10
+"""Of fewer held-out labels no curve is drawn: a bad one more would turn it over."""
+TARGET = "#b03a1f"
+
+
+def calibration_of(held_out: pd.DataFrame, calibration: pd.DataFrame, scheme: ClassScheme) -> dict[str, Any] | None:
+    """Return table and curves of a label set; None without held-out labels.
+
+    Args:
+        held_out, calibration: tables of those kinds; the latter is empty when the recipe asks for no target DSC.
+    """
+    asked = calibration.set_index("class").to_dict("index")
+    rows = []
+    for info in scheme.classes:
+        mine = held_out[held_out["class"] == info.name]
+        passed = mine[mine["decision"] == "accepted"].dropna(subset=[SCORE, "dsc"])
+        if len(mine):
+            agreement, dsc = passed[SCORE].to_numpy(float), passed["dsc"].to_numpy(float)
+            limit = asked.get(info.name, {})
+            chart = _curve(info.name, info.color, agreement, dsc, limit) if len(passed) >= FEWEST else None
+            rows.append(
+                {"name": info.name, "color": info.color, "cases": len(mine), "passed": len(passed), "chart": chart}
+                | {"mean_dsc": float(dsc.mean()) if len(dsc) else np.nan, "aurc": aurc(agreement, dsc), **_limit(limit)}
+            )
+    if not rows:
+        return None
+    first = next(iter(asked.values()), {})
+    return {"rows": rows, "fewest": FEWEST, "target": first.get("target_dsc"), "confidence": first.get("confidence")}
+
+
+def _limit(limit: dict[str, Any]) -> dict[str, Any]:
+    keys = {"threshold": "threshold", "coverage": "coverage", "accepted_dsc": "mean_dsc", "reason": "reason"}
+    return {key: limit.get(column, "" if key == "reason" else np.nan) for key, column in keys.items()}
+
+
+def _curve(name: str, color: str, agreement: np.ndarray, dsc: np.ndarray, limit: dict[str, Any]) -> Markup:
+    """Draw the mean DSC of the labels accepted so far against their share, those that agree most first (percent)."""
+    coverage, risk = risk_coverage(agreement, dsc)
+    lines = [Line("", color, 100 * coverage, 100 * (1 - risk))]
+    lines.insert(0, Line("", AXIS, [0.0, 100.0], [100 * float(dsc.mean())] * 2))
+    if limit:
+        lines.insert(0, Line("target", TARGET, [0.0, 100.0], [100 * limit["target_dsc"]] * 2))
+        if limit["accepted"] > 0:
+            lines.append(Line("accepted", TEXT, [100 * limit["coverage"]], [100 * limit["mean_dsc"]]))
+    return curves(lines, plain(name), size=(320, 190), axis="share accepted, %")

@@ -1,0 +1,140 @@
+"""The review queue: labels that a radiologist should look at, the most suspicious first, each with a picture."""
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labelloop.classes import ClassScheme
+from labelloop.errors import CaseError
+from labelloop.files import atomic
+from labelloop.report.pictures import CT_WINDOW, case_picture
+from labelloop.report.wording import plain
+from labelloop.tables import TABLES, write_table
+from labelloop.volume import read
+
+log = logging.getLogger(__name__)
+DISAGREE = 0.8
+"""Mean pairwise Dice below which predictions are called doubtful without a failed rule."""
+ALIKE = 2
+PANEL_PIXELS = 560
+KEYS = ["case", "class"]
+
+
+def queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataFrame) -> pd.DataFrame:
+    """Return the doubtful labels of a label set as a "review" table that names no files yet.
+
+    Most failed rules first, then the lowest mean pairwise Dice of the predictions. Classes take turns, ``ALIKE`` labels
+    each: what a model does wrong in every case shall not hide the rest. Agreement says nothing about a label that an
+    annotator drew; such a label is listed only when it fails a rule.
+
+    Args:
+        selected, verdicts, disagreement: tables of those kinds (:mod:`labelloop.tables`).
+    """
+    failed = verdicts[verdicts["verdict"] == "fail"]
+    fails = {key: part.to_dict("records") for key, part in failed.groupby(KEYS, sort=True)}
+    agreement = disagreement.set_index(KEYS)["pairwise_dice"].to_dict()
+    chosen = {(row["case"], row["class"]): row for row in selected.to_dict("records")}
+    rows = []
+    for key in sorted({*fails, *chosen}):
+        row = chosen.get(key, {"decision": "", "reason": ""})
+        dice = float("nan") if row["decision"] == "truth" else agreement.get(key, float("nan"))
+        refused = row["decision"] in ("demoted", "dropped")
+        if key in fails or refused or (row["decision"] == "accepted" and dice < DISAGREE):
+            rows.append(_row(key, row, fails.get(key, []), dice))
+    rows.sort(key=_doubt)
+    table = pd.DataFrame(rows, columns=list(TABLES["review"]))
+    turn = table.groupby("class").cumcount() // ALIKE
+    table = table.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
+    return table.assign(rank=range(1, len(table) + 1))
+
+
+def _doubt(row: Mapping[str, Any]) -> tuple[int, float, str, str]:
+    dice, number = row["pairwise_dice"], len(row["failed"].split(";")) if row["failed"] else 0
+    return -number, dice if dice == dice else 2.0, row["case"], row["class"]
+
+
+def _row(key: tuple[str, str], chosen: Mapping[str, str], fails: list[dict[str, Any]], dice: float) -> dict[str, Any]:
+    """Return a row of the table; ``reasons`` has a failed rule a line, then what else selection said."""
+    lines = [f"{fail['rule']}: {fail['reason']}" for fail in fails]
+    said = chosen["reason"] if chosen["decision"] in ("demoted", "dropped") else ""
+    for line in lines:
+        said = said.replace(line, "")
+    lines += [rest] if (rest := re.sub(r"^(; )+|(; )+$", "", said)) else []
+    if dice < DISAGREE and "pairwise_dice" not in said:
+        lines.append(f"pairwise_dice {dice:.4g} below {DISAGREE:g}")
+    return {
+        "case": key[0],
+        "class": key[1],
+        "decision": chosen["decision"],
+        "pairwise_dice": dice,
+        "failed": ";".join(fail["rule"] for fail in fails),
+        "reasons": "\n".join(lines),
+    }
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """What there is of a case: its image and modality (CT or MR), and its label map in the set under review."""
+
+    image: Path
+    modality: str
+    labels: Path
+
+
+def write_review(
+    table: pd.DataFrame, files: Mapping[str, CaseFiles], scheme: ClassScheme, out: Path, pictures: Path, limit: int
+) -> None:
+    """Write the first ``limit`` rows of a queue as ``out``, and a picture of each to the folder ``pictures``.
+
+    Label maps and pictures are named relative to the folder of ``out``. A picture that cannot be drawn is left out;
+    the log says why.
+
+    Args:
+        files: by case; a case that is not there has no label map, because nothing was predicted.
+    """
+    shown = table.head(limit).assign(file="", image="", picture="")
+    pictures.mkdir(parents=True, exist_ok=True)
+    for case, rows in shown.groupby("case", sort=True):
+        if case not in files:
+            continue
+        shown.loc[rows.index, "image"] = str(files[case].image)
+        shown.loc[rows.index, "file"] = os.path.relpath(files[case].labels, out.parent)
+        for index, png in _pictures(rows, files[case], scheme).items():
+            path = pictures / f"{rows.loc[index, 'rank']:03d}_{case}_{rows.loc[index, 'class']}.png"
+            with atomic(path) as temporary:
+                temporary.write_bytes(png)
+            shown.loc[index, "picture"] = os.path.relpath(path, out.parent)
+    write_table(out, shown, "review")
+    log.info("review: %d of %d doubtful labels, %d pictures", len(shown), len(table), (shown["picture"] != "").sum())
+
+
+def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict[int, bytes]:
+    """Return the picture of each row of one case by its index; none when a file is missing or unreadable."""
+    window = CT_WINDOW if files.modality == "CT" else None
+    options = {"window": window, "faint_others": True, "panel_width": PANEL_PIXELS}
+    try:
+        image, labels = read(files.image), read(files.labels)
+        return {
+            index: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
+            for index, row in rows.iterrows()
+        }
+    except (CaseError, OSError, RuntimeError, ValueError) as error:
+        log.warning("no picture of %s: %s", rows["case"].iloc[0], error)
+        return {}
+
+
+def _note(row: Mapping[str, Any]) -> list[str]:
+    """Return what is written on a picture: which label, what became of it, why it is doubted."""
+    dice = row["pairwise_dice"]
+    agreement = f" · agreement of the models {100 * dice:.0f} %" if dice == dice else ""
+    lines = [line.partition(": ") for line in row["reasons"].splitlines()]
+    return [
+        f"{row['rank']}.  {row['case']} · {plain(row['class'])} · {row['decision']}{agreement}",
+        *(f"{plain(head)}{colon}{rest}" for head, colon, rest in lines),
+    ]

@@ -1,0 +1,129 @@
+"""Held-out labels: a step of ``workflow/rules/labels.smk``.
+
+What is a label worth that nobody checked? Ask the labeled cases that no model behind a label set learned from: let them
+go the way of an unlabeled case (predictions fused, cleaned, held against anatomy, selected), then look at their truth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labelloop.annotation import UNKNOWN, annotated, to_table
+from labelloop.classes import ClassScheme
+from labelloop.errors import CaseError
+from labelloop.files import digest
+from labelloop.labels.agree import disagreement
+from labelloop.labels.calibrate import SCORE
+from labelloop.labels.check import check as check_labels
+from labelloop.labels.fit import load_fitted, with_fitted
+from labelloop.labels.select import select as select_classes
+from labelloop.shards import Ledger
+from labelloop.steps.common import Files, Rows, Surveyed, read_many, surveyed, table_of
+from labelloop.steps.labels import empty_table, fused_map, predictions_for, selection
+from labelloop.survey import read_truth
+from labelloop.tables import TABLES, read_table, write_table
+from labelloop.volume import Volume, canonical, read
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What happens to a pseudo-label on its way: the label set, the class scheme with its rules, the predictions."""
+
+    spec: dict[str, Any]
+    known: dict[str, list[str]]
+    scheme: ClassScheme
+    predictions: dict[str, Files]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.scheme.select(self.spec["classes"])
+
+
+def held_out(
+    rows: Rows,
+    spec: dict[str, Any],
+    known: dict[str, list[str]],
+    scheme: dict[str, Any],
+    learned: Sequence[str],
+    agreement: str,
+    volumes: Sequence[str],
+    thresholds: str | None,
+    shard: str,
+    results: Path,
+    labels: Path,
+    version: int,
+) -> None:
+    """Judge the pseudo-labels of labeled cases that no model learned from, and measure their true DSC.
+
+    Args:
+        spec: ``predict``, ``classes``, ``clean``, ``check`` and ``select`` of a label set. The threshold for
+            ``target_dsc`` is left out, because the table serves to find it, and so are ranks among all cases.
+        known: the classes (or class sets) that each model knows.
+        learned: tables of the cases that the models, and the models these descend from, were trained with.
+        agreement: disagreement table of the shard.
+        volumes: confidence tables of the models.
+        thresholds: file of fitted thresholds that take the place of the scheme's.
+        labels: folder of the label set.
+    """
+    rules = ClassScheme.model_validate(scheme)
+    if thresholds:
+        rules = with_fitted(rules, load_fitted(thresholds))
+    way = _Way(spec | {"fuse": "predictions_only"}, known, rules, predictions_for(spec["predict"], shard, results))
+    seen = read_many(learned, "training_cases").query("split == 'train'")
+    pairs = dict(list(read_table(agreement, "disagreement").groupby("case")))
+    predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
+    ledger = Ledger(labels / "held_out", shard)
+    for item in surveyed(rows, results / "survey", [shard]):
+        if item.id in set(seen["case"]) or item.id not in pairs or not annotated(item.states):
+            continue
+        found = dict(predicted[item.id]) if item.id in predicted else {}
+        keys = [files.key(item.id) for files in way.predictions.values()]
+        content = [version, way.spec, known, rules.model_dump(mode="json"), keys, item.image_sha256, item.truth_key]
+        work = partial(_judge, item, way, found, pairs[item.id])
+        ledger.run(item.id, digest([*content, item.case.surgery]), work)
+    ledger.close()
+    write_table(labels / "held_out" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "held_out")
+
+
+def _judge(item: Surveyed, way: _Way, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
+    """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC."""
+    label, _, provenance = fused_map(item, way.spec, way.known, way.scheme, way.predictions)
+    nobody_looked = dict.fromkeys(way.classes, UNKNOWN)
+    made = pd.DataFrame([{"case": item.id, **row} for row in provenance])
+    verdicts = _verdicts(item, way, label, found, provenance) if way.spec["check"] else empty_table("verdicts")
+    settings = selection(way.spec, way.scheme).without_threshold()
+    chosen = select_classes(
+        to_table({item.id: nobody_looked}, way.classes), made, verdicts, pairs, settings, way.classes
+    ).set_index("class")
+    agreement = dict(zip(pairs["class"], pairs[SCORE], strict=True))
+    rows = [
+        {"class": name, SCORE: agreement.get(name), "dsc": dsc, **chosen.loc[name, ["decision", "reason"]].to_dict()}
+        for name, dsc in _true_dsc(item, way, label).items()
+    ]
+    return None, {"rows": rows}
+
+
+def _verdicts(
+    item: Surveyed, way: _Way, label: Volume, found: dict[str, float], provenance: Sequence[dict]
+) -> pd.DataFrame:
+    image = canonical(read(item.case.image)).array
+    asked = [name for name in way.classes if name in found]
+    nowhere = [name for name in asked if not found[name]]
+    overlap = {row["class"]: row["voxels_changed"] for row in provenance if row["step"] == "overlap"}
+    about = (item.case.modality, item.case.surgery_names, nowhere, asked, overlap)
+    rows = check_labels(label.array, label.geometry, {}, way.scheme, image, *about)
+    return pd.DataFrame([{"case": item.id, **row} for row in rows], columns=list(TABLES["verdicts"]))
+
+
+def _true_dsc(item: Surveyed, way: _Way, label: Volume) -> dict[str, float]:
+    """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent."""
+    truth = read_truth(item.case, way.scheme)
+    if truth is None:
+        raise CaseError("label_missing", item.case.label, "no label to hold the pseudo-label against", "Give one.")
+    known = [name for name in way.classes if item.states[name] != UNKNOWN]
+    found = disagreement([canonical(truth).array, label.array], way.scheme, known)
+    return {row["class"]: row["pairwise_dice"] for row in found if row["class"] in known}

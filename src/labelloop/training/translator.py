@@ -1,0 +1,274 @@
+"""Train the CT-to-MR translator: a 3-D CycleGAN (He et al., FLARE 2024, section 2.3 and Table 2).
+
+Every batch, and what the image pools do with it, follows from the seed and its number alone; a killed training goes on
+from its last checkpoint, which holds the pools too, and ends with the weights of an uninterrupted one.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional
+
+from labelloop.adapt.generator import Discriminator, Generator, initialize
+from labelloop.adapt.grey import to_network
+from labelloop.adapt.settings import TranslatorSettings
+from labelloop.errors import UserError
+from labelloop.files import atomic, digest, sha256, write_json, write_text
+from labelloop.tables import write_table
+from labelloop.training.loading import isolated_random_state, seed_of
+from labelloop.training.setup import resolve_device, set_determinism
+from labelloop.training.work import Stage, Work
+
+log = logging.getLogger(__name__)
+
+TRANSLATOR_VERSION = 1
+"""Raised whenever the same job would lead to other weights."""
+TRANSLATOR_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "cases.csv")
+LOOKS = ("ct", "mr")
+
+
+@dataclass(frozen=True)
+class GreyCase:
+    """A volume to learn a look from: an array on the grey scale (``adapt.grey``), ``.npy`` [z, y, x], and its key."""
+
+    case: str
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class TranslatorJob:
+    """One training of a translator.
+
+    Args:
+        name: name of the model.
+        folder: where the finished model goes; work in progress lives in its ``work`` folder.
+        ct, mr: cases of either look, on one voxel size and aligned by translation; they need not be paired.
+        deterministic: equal jobs give equal bytes, also on a GPU, at some cost of speed.
+    """
+
+    name: str
+    folder: Path
+    ct: tuple[GreyCase, ...]
+    mr: tuple[GreyCase, ...]
+    settings: TranslatorSettings
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = False
+
+    @property
+    def cases(self) -> dict[str, tuple[GreyCase, ...]]:
+        """Return the cases of each look, in the order of their ids."""
+        return {look: tuple(sorted(getattr(self, look), key=lambda c: c.case)) for look in LOOKS}
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of all that decides the weights; name, folder and device are not part of it."""
+        keys = {look: [(c.case, c.key) for c in cases] for look, cases in self.cases.items()}
+        settings = self.settings.model_dump(mode="json")
+        return digest([TRANSLATOR_VERSION, settings, keys, self.deterministic])
+
+
+def train_translator(job: TranslatorJob) -> None:
+    """Train, or go on where a killed training was, and publish the model in ``job.folder``.
+
+    Raises:
+        UserError: when a look has no cases, or the work folder is damaged.
+    """
+    for look, cases in job.cases.items():
+        if not cases:
+            raise UserError(f"translator {job.name}: no {look.upper()} case to learn from; at least one is needed")
+    work = Work(job.folder / "work", job.fingerprint, TRANSLATOR_OUTPUTS)
+    if work.begin() is Stage.FINISHED:
+        log.info("%s: nothing changed, reusing the finished training", job.name)
+    else:
+        training = TranslatorTraining(job)
+        training.fit(work)
+        training.write(work)
+        work.finish(job.settings.epochs)
+    work.publish(job.folder)
+
+
+def save_grey(path: Path, grey: np.ndarray) -> None:
+    """Write an array on the grey scale [z, y, x] for :class:`GreyCase`, float32, atomically."""
+    with atomic(path) as temporary:
+        np.save(temporary, grey.astype(np.float32))
+
+
+class Pool:
+    """The last fakes: half of the time a discriminator is shown one of them for the newest (CycleGAN)."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self.fakes: list[torch.Tensor] = []
+
+    def swap(self, fake: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Return ``fake``, or an older one whose place it takes."""
+        if len(self.fakes) < self._size:
+            self.fakes.append(fake)
+            return fake
+        if not self._size or rng.random() < 0.5:
+            return fake
+        place = int(rng.integers(self._size))
+        older, self.fakes[place] = self.fakes[place], fake
+        return older
+
+
+class TranslatorTraining:
+    """The training of a translator in progress."""
+
+    def __init__(self, job: TranslatorJob):
+        self.job, self.settings = job, job.settings
+        self.device = resolve_device(job.device)
+        set_determinism(job.deterministic, self.device)
+        s = self.settings
+        with isolated_random_state(seed_of(s.seed, "networks")):
+            self.networks = nn.ModuleDict(
+                {f"to_{look}": initialize(Generator(s.features, s.blocks)) for look in LOOKS}
+                | {f"is_{look}": initialize(Discriminator(s.features, s.layers)) for look in LOOKS}
+            ).to(self.device)
+        self.optimizers = {
+            kind: torch.optim.Adam(
+                [p for look in LOOKS for p in self.networks[f"{kind}_{look}"].parameters()], s.learning_rate, s.betas
+            )
+            for kind in ("to", "is")
+        }
+        self.pools = {look: Pool(s.pool) for look in LOOKS}
+        self.epochs: list[dict[str, float]] = []
+        self._arrays = {look: [np.load(c.path, mmap_mode="r") for c in cases] for look, cases in job.cases.items()}
+
+    def fit(self, work: Work) -> None:
+        """Train to the last epoch, from the last checkpoint of ``work`` if it has one."""
+        if work.checkpoint.is_file():
+            self._load(work.load(self.device))
+        s = self.settings
+        for epoch in range(len(self.epochs), s.epochs):
+            self._run_epoch(epoch)
+            if (epoch + 1) % s.save_every == 0 or epoch + 1 == s.epochs:
+                work.save(epoch + 1, self._state())
+
+    def write(self, work: Work) -> None:
+        """Write all finished files; ``weights.pt`` holds the generator from CT to MR alone."""
+        folder, job = work.finished, self.job
+        weights = {k: v.cpu() for k, v in self.networks["to_mr"].state_dict().items()}
+        with atomic(folder / "weights.pt") as temporary:
+            torch.save({"weights": weights}, temporary)
+        write_text(folder / "training.jsonl", "".join(json.dumps(e, sort_keys=True) + "\n" for e in self.epochs))
+        rows = [{"case": c.case, "split": "train", "key": c.key} for look in LOOKS for c in job.cases[look]]
+        write_table(folder / "cases.csv", pd.DataFrame(rows), "training_cases")
+        description = {
+            "name": job.name,
+            "kind": "translator",
+            "settings": job.settings.model_dump(mode="json"),
+            "fingerprint": job.fingerprint,
+            "training_version": TRANSLATOR_VERSION,
+            "versions": {name: version(name) for name in ("labelloop", "torch")},
+            "cases": {look: len(cases) for look, cases in job.cases.items()},
+            "epoch": len(self.epochs),
+            "weights_sha256": sha256(folder / "weights.pt"),
+        }
+        write_json(folder / "model.json", description)
+
+    def _run_epoch(self, epoch: int) -> None:
+        s = self.settings
+        rate = s.learning_rate * rate_factor(epoch, s)
+        for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
+            group["lr"] = rate
+        self.networks.train()
+        steps = []
+        for iteration in range(s.iterations_per_epoch):
+            rng = np.random.default_rng(seed_of(s.seed, "translator", epoch, iteration))
+            real = {look: self._patch(look, rng) for look in LOOKS}
+            steps.append(self._step(real, rng))
+        means = {name: float(torch.stack([step[name] for step in steps]).mean()) for name in steps[0]}
+        self.epochs.append({"epoch": epoch + 1, "learning_rate": rate} | means)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        log.info("%s: epoch %d/%d: %s", self.job.name, epoch + 1, s.epochs, told)
+
+    def _step(self, real: Mapping[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Learn from one patch of either look; return the losses."""
+        s = self.settings
+        self._discriminators_learn(False)
+        losses, fakes = self._generator_losses(real)
+        total = losses["adversarial"] + s.cycle * losses["cycle"] + s.identity * losses["identity"]
+        self._update("to", total)
+        self._discriminators_learn(True)
+        shown = {look: self.pools[look].swap(fake.detach(), rng) for look, fake in fakes.items()}
+        losses["discriminator"] = sum(
+            (self._verdict(look, real[look], True) + self._verdict(look, shown[look], False)) / 2 for look in LOOKS
+        )
+        self._update("is", losses["discriminator"])
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _generator_losses(self, real: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Return the generators' losses and the fakes: He's equations 4 and 5, both ways, and CycleGAN's others."""
+        losses: dict[str, Any] = dict.fromkeys(("adversarial", "cycle", "identity"), 0.0)
+        fakes = {}
+        for look, other in (LOOKS, LOOKS[::-1]):
+            there, back = self.networks[f"to_{other}"], self.networks[f"to_{look}"]
+            fake = fakes[other] = there(real[look])
+            losses["adversarial"] = losses["adversarial"] + self._verdict(other, fake, True)
+            losses["cycle"] = losses["cycle"] + functional.l1_loss(back(fake), real[look])
+            if self.settings.identity:
+                losses["identity"] = losses["identity"] + functional.l1_loss(back(real[look]), real[look])
+        losses["identity"] = torch.as_tensor(losses["identity"], device=self.device)
+        return losses, fakes
+
+    def _verdict(self, look: str, image: torch.Tensor, real: bool) -> torch.Tensor:
+        """Return the loss of the discriminator of a look for calling ``image`` the contrary of ``real``."""
+        logits = self.networks[f"is_{look}"](image)
+        target = torch.full_like(logits, float(real))
+        if self.settings.adversarial == "vanilla":
+            return functional.binary_cross_entropy_with_logits(logits, target)
+        return functional.mse_loss(logits, target)
+
+    def _update(self, kind: str, loss: torch.Tensor) -> None:
+        self.optimizers[kind].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[kind].step()
+
+    def _discriminators_learn(self, learn: bool) -> None:
+        for look in LOOKS:
+            self.networks[f"is_{look}"].requires_grad_(learn)
+
+    def _patch(self, look: str, rng: np.random.Generator) -> torch.Tensor:
+        """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
+        arrays, size = self._arrays[look], self.settings.patch
+        array = arrays[int(rng.integers(len(arrays)))]
+        starts = [int(rng.integers(max(1, n - p + 1))) for n, p in zip(array.shape, size, strict=True)]
+        part = array[tuple(slice(a, a + p) for a, p in zip(starts, size, strict=True))]
+        missing = [(0, p - n) for n, p in zip(part.shape, size, strict=True)]
+        return torch.from_numpy(to_network(np.pad(part, missing)))[None, None].to(self.device)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "networks": self.networks.state_dict(),
+            "optimizers": {kind: optimizer.state_dict() for kind, optimizer in self.optimizers.items()},
+            "pools": {look: pool.fakes for look, pool in self.pools.items()},
+            "epochs": self.epochs,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.networks.load_state_dict(state["networks"])
+        for kind, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][kind])
+        for look, pool in self.pools.items():
+            pool.fakes = list(state["pools"][look])
+        self.epochs = state["epochs"]
+        log.info("%s: resuming after epoch %d of %d", self.job.name, len(self.epochs), self.settings.epochs)
+
+
+def rate_factor(epoch: int, settings: TranslatorSettings) -> float:
+    """Return the learning rate of an epoch (from 0) as a share of the first: 1 - max(0, epoch + 2 - 200) / 201.
+
+    200 is ``decay_from`` and 201 one more than the epochs after it (He, Table 2): the last epoch has none.
+    """
+    return 1 - max(0, epoch + 2 - settings.decay_from) / (max(0, settings.epochs - settings.decay_from) + 1)

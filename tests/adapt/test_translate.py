@@ -1,0 +1,98 @@
+"""The translator's networks, its use on whole volumes, and the check that labels still fit."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_body import GRID, draw, stored
+from torch import nn
+
+from labelloop.adapt.generator import Discriminator, Generator
+from labelloop.adapt.settings import SMALL_TRANSLATOR, TranslatorSettings
+from labelloop.adapt.structure import structure_fit
+from labelloop.adapt.translate import translate
+from labelloop.volume import Volume
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_the_published_networks_have_the_published_size():
+    """He, Table 2: 90.32 million parameters, two generators and two discriminators."""
+    s = TranslatorSettings()
+    with torch.device("meta"):
+        total = 2 * parameters(Generator(s.features, s.blocks)) + 2 * parameters(Discriminator(s.features, s.layers))
+    assert total == 90_318_724
+
+
+@pytest.mark.parametrize("settings", [TranslatorSettings(), SMALL_TRANSLATOR])
+def test_shapes(settings):
+    with torch.device("meta"):
+        image = torch.empty(1, 1, *settings.patch)
+        assert Generator(settings.features, settings.blocks)(image).shape == image.shape
+        verdict = Discriminator(settings.features, settings.layers)(image)
+    assert verdict.shape[:2] == (1, 1) and all(
+        1 <= n < p for n, p in zip(verdict.shape[2:], settings.patch, strict=True)
+    )
+
+
+def test_patches_that_the_generators_cannot_halve_are_refused():
+    with pytest.raises(ValueError, match="multiples of 4"):
+        TranslatorSettings(patch=(48, 158, 160))
+
+
+@pytest.mark.parametrize("shape", [(20, 33, 41), (5, 50, 16), (16, 16, 16)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_an_identity_returns_what_it_is_given(shape, overlap):
+    grey = np.random.default_rng(1).uniform(0, 255, shape).astype(np.float32)
+    assert np.allclose(translate(nn.Identity(), grey, (16, 16, 16), overlap), grey, atol=1e-3)
+
+
+def test_what_lies_beyond_the_volume_is_black():
+    """A network that answers with the mean of its window sees how a small volume was surrounded."""
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3, 4), keepdim=True).expand_as(x)
+
+    small = translate(Mean(), np.full((8, 16, 16), 255, np.float32), (16, 16, 16))
+    assert small == pytest.approx(np.full((8, 16, 16), 127.5), abs=0.1)
+
+
+def test_windows_go_to_the_network_as_in_training():
+    seen = []
+
+    class Spy(nn.Identity):
+        def forward(self, x):
+            seen.append((float(x.min()), float(x.max())))
+            return x
+
+    translate(Spy(), np.linspace(0, 255, 16**3, dtype=np.float32).reshape(16, 16, 16), (16, 16, 16))
+    assert seen == [(-1.0, 1.0)]
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS"])
+def test_labels_fit_their_image_in_any_contrast(orientation):
+    image, label = (stored(v, orientation) for v in draw())
+    inverted = Volume(255 - image.array, image.geometry)
+    assert structure_fit(image, label).fits
+    assert structure_fit(inverted, label).fits
+    assert structure_fit(image, label).information == pytest.approx(
+        structure_fit(inverted, label).information, abs=0.01
+    )
+
+
+def test_invented_anatomy_is_noticed():
+    image, label = draw()
+    other = draw(shift=(0, 0, 24))[0]
+    noise = Volume(np.random.default_rng(0).uniform(0, 255, image.array.shape).astype(np.float32), GRID)
+    assert not structure_fit(other, label).fits
+    assert structure_fit(noise, label).information < 0.05 < structure_fit(image, label).information
+
+
+def test_labels_of_another_grid_and_empty_ones_are_refused():
+    image, label = draw()
+    with pytest.raises(ValueError, match="empty"):
+        structure_fit(image, Volume(np.zeros_like(label.array), GRID))
+    with pytest.raises(ValueError, match="grid"):
+        structure_fit(image, stored(label, "RAS"))

@@ -1,0 +1,107 @@
+"""``labelloop infer`` and the container's entry script, from the command line."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_prepare import random_volume
+
+from labelloop import cli
+from labelloop.inference import infer as module
+from labelloop.tables import read_table
+from labelloop.volume import read, write
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def images(tmp_path, rng):
+    for name in ("a", "b"):
+        volume = random_volume(rng, (8, 10, 12))
+        write(tmp_path / "in" / f"{name}_0000.nii.gz", volume.array, volume.geometry)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def command(images, model_folder, tmp_path):
+    """Run the command on the images; return its exit code."""
+
+    def run(*more):
+        options = ["infer", images, "--model", model_folder, "--out", tmp_path / "out", "--device", "cpu", *more]
+        return cli.main([str(o) for o in options])
+
+    return run
+
+
+def test_every_option_at_once(command, tmp_path):
+    options = ("--mode", "fast", "--step", 1, "--precision", "fp32", "--max-ram-mb", 4000, "--max-gpu-mb", 4000)
+    assert command(*options, "--preview", "--again") == 0
+    out = tmp_path / "out"
+    found = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and not p.name.startswith("."))
+    maps, tables = ["a.nii.gz", "b.nii.gz"], ["efficiency.csv", "shards/infer.csv", "summary.csv"]
+    assert found == sorted([*maps, *tables, "previews/a.png", "previews/b.png"])
+    assert set(read_table(out / "efficiency.csv", "efficiency")["case"]) == {"a", "b"}
+
+
+def test_options_reach_the_engine(command, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(module, "infer", lambda *a, **k: seen.update(k) or 0)
+    command("--mode", "fast", "--max-ram-mb", 3000)
+    assert (seen["settings"].mode, seen["settings"].window_step) == ("fast", 0.8)
+    assert (seen["budget"].max_ram_mb, seen["budget"].max_gpu_mb, seen["resume"]) == (3000, None, True)
+    command("--again", "--step", 0.25)
+    assert (seen["settings"].mode, seen["settings"].window_step, seen["resume"]) == ("exact", 0.25, False)
+
+
+def test_exit_codes(command, images, capsys):
+    assert command("--step", 1) == 0
+    (images / "a_0000.nii.gz").write_bytes(b"cut")
+    assert command("--step", 1) == 1
+    (images / "b_0000.nii.gz").write_bytes(b"cut")
+    assert command("--step", 1) == 2
+    for wrong, word in ((("--step", 2), "--step 2"), (("--max-ram-mb", -1), "--max-ram-mb")):
+        assert command(*wrong) == 2
+        assert word in capsys.readouterr().err
+
+
+BLOCKED = """
+import sys
+class Absent:
+    def find_spec(self, name, *more):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from labelloop.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_the_packages_of_the_container_suffice(images, model_folder, tmp_path):
+    container = re.sub("(?m)^#.*", "", (ROOT / "envs" / "Dockerfile").read_text())
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    left_out = [name for line in wanted if (name := re.match(r"[\w-]+", line)[0]) not in container]
+    assert "nnunetv2" in left_out and "torch" not in left_out
+    modules = ",".join([*left_out, "PIL", "skimage", "timm", "torchvision"])
+    options = ["infer", images, "--model", model_folder, "--out", tmp_path / "out", "--step", "1"]
+    done = subprocess.run([sys.executable, "-c", BLOCKED, modules, *options], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_containers_entry_script(images, model_folder, tmp_path):
+    """Only label maps are left in the output folder; the exit code is that of the command."""
+    out = tmp_path / "outputs"
+    out.mkdir()
+    folders = {"FLARE_INPUTS": images, "FLARE_OUTPUTS": out, "FLARE_MODELS": model_folder.parent}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {k: str(v) for k, v in folders.items()} | {"PATH": path}
+    script = ["sh", str(ROOT / "envs" / "predict.sh")]
+    assert subprocess.run(script, env=environment, capture_output=True, check=False).returncode == 0
+    assert sorted(p.name for p in out.iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    assert np.unique(read(out / "a.nii.gz").array).size > 1
+    environment["FLARE_MODELS"] = str(images)
+    assert subprocess.run(script, env=environment, capture_output=True, check=False).returncode == 2

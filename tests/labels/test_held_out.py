@@ -1,0 +1,172 @@
+"""Held-out labels: labeled cases that no model learned from go the way of unlabeled ones, then their truth is read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelloop.annotation import to_table
+from labelloop.chain import ancestors, unroll
+from labelloop.classes import load_classes
+from labelloop.errors import UserError
+from labelloop.recipe import load_recipe
+from labelloop.steps.held_out import held_out
+from labelloop.steps.labels import agree
+from labelloop.steps.models import validation_cases
+from labelloop.tables import TABLES, read_table, write_table
+from labelloop.volume import Geometry, read, write
+
+SCHEME = load_classes("flare")
+GRID = Geometry((30, 24, 16), (4.0, 4.0, 5.0))
+CLASSES = ("liver", "spleen")
+SHARD = "train-000"
+RULES = SCHEME.model_dump(mode="json") | {"rules": []}
+"""No anatomy here: of two blocks in a void no rule can approve."""
+
+
+def label_map(liver: int, spleen: int = 4) -> np.ndarray:
+    """Return a map with a liver and a spleen of these widths (voxels)."""
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[4:12, 6:18, 2 : 2 + liver] = SCHEME.ids["liver"]
+    labels[5:9, 6:12, 20 : 20 + spleen] = SCHEME.ids["spleen"]
+    return labels
+
+
+@dataclass
+class Loop:
+    """A results folder in which two models have predicted some labeled and unlabeled cases."""
+
+    results: Path
+    rows: list[dict] = field(default_factory=list)
+    states: dict[str, dict[str, str]] = field(default_factory=dict)
+    predictions: dict[str, list[dict]] = field(default_factory=lambda: {"m": [], "n": []})
+    learned: dict[str, list[str]] = field(default_factory=lambda: {"m": [], "n": []})
+    spec: dict = field(default_factory=dict)
+
+    def add(self, case: str, truth: np.ndarray | None, by_m: np.ndarray, by_n: np.ndarray, **states: str) -> None:
+        image, label = self.results / "images" / f"{case}.nii.gz", self.results / "truth" / f"{case}.nii.gz"
+        write(image, np.full(GRID.shape, 60, np.float32), GRID)
+        if truth is not None:
+            write(label, truth, GRID)
+        row = dict.fromkeys(TABLES["cases"], "") | {"case": case, "image": str(image), "dataset": "phantom"}
+        self.rows.append(row | {"modality": "CT", "label": str(label) if truth is not None else ""})
+        known = dict.fromkeys(CLASSES, "present") if truth is not None else {}
+        self.states[case] = dict.fromkeys(SCHEME.names, "unknown") | known | states
+        for model, array in (("m", by_m), ("n", by_n)):
+            folder = self.results / "models" / model / "predictions"
+            write(folder / f"{case}.nii.gz", array, GRID)
+            entry = {"case": case, "status": "done", "file": f"{case}.nii.gz", "sha256": "", "key": "", "reason": ""}
+            self.predictions[model].append(entry | {"sha256": f"{model}{array.sum()}{case}"})
+
+    def table(self, settings: dict) -> pd.DataFrame:
+        """Run the steps; return the table of held-out labels."""
+        self._survey()
+        self.spec = {"predict": ["m", "n"], "classes": list(CLASSES), "fuse": "truth_first", "clean": []}
+        self.spec |= {"check": "anatomy", "select": settings}
+        known, labels = {"m": ["organs"], "n": ["organs"]}, self.results / "labels" / "pseudo"
+        volumes = [str(self._volumes(model)) for model in ("m", "n")]
+        agree(["m", "n"], known, "flare", SHARD, self.results, labels / "disagreement")
+        learned = [str(self._learned(model)) for model in ("m", "n")]
+        agreement = str(labels / "disagreement" / f"{SHARD}.csv")
+        place = (agreement, volumes, None, SHARD, self.results, labels, 1)
+        held_out(self.rows, self.spec, known, RULES, learned, *place)
+        return read_table(labels / "held_out" / f"{SHARD}.csv", "held_out").set_index(["case", "class"])
+
+    def _survey(self) -> None:
+        survey = self.results / "survey"
+        write_table(survey / f"{SHARD}.annotation.csv", to_table(self.states, SCHEME.names), "annotation")
+        empty = dict.fromkeys(TABLES["geometry"], 0) | {"image_sha256": "", "label_sha256": ""}
+        rows = [empty | {"case": case} for case in self.states]
+        write_table(survey / f"{SHARD}.geometry.csv", pd.DataFrame(rows), "geometry")
+
+    def _volumes(self, model: str) -> Path:
+        folder = self.results / "models" / model / "predictions"
+        write_table(folder / "shards" / f"{SHARD}.csv", pd.DataFrame(self.predictions[model]), "manifest")
+        found = []
+        for case in self.states:
+            array = read(folder / f"{case}.nii.gz").array
+            sizes = {name: float((array == SCHEME.ids[name]).sum()) for name in CLASSES}
+            found += [{"case": case, "class": n, "volume_ml": v, "confidence": 1.0} for n, v in sizes.items()]
+        path = folder / "confidence" / f"{SHARD}.csv"
+        write_table(path, pd.DataFrame(found), "confidence")
+        return path
+
+    def _learned(self, model: str) -> Path:
+        split = {case: "train" if case in self.learned[model] else "validation" for case in self.states}
+        rows = [{"case": case, "split": s, "key": ""} for case, s in split.items()]
+        path = self.results / "models" / model / "cases.csv"
+        write_table(path, pd.DataFrame(rows), "training_cases")
+        return path
+
+
+@pytest.fixture
+def loop(tmp_path):
+    loop = Loop(tmp_path)
+    loop.add("fair", label_map(10), label_map(5), label_map(5))
+    loop.add("seen", label_map(10), label_map(10), label_map(10))
+    loop.add("seen_by_one", label_map(10), label_map(10), label_map(10))
+    loop.add("unlabeled", None, label_map(10), label_map(10))
+    loop.learned = {"m": ["seen", "seen_by_one"], "n": ["seen"]}
+    return loop
+
+
+def test_only_labeled_cases_that_no_model_learned_from_are_asked(loop):
+    assert set(loop.table({}).index.get_level_values("case")) == {"fair"}
+
+
+def test_the_pseudo_label_is_held_against_the_truth_not_the_truth_against_itself(loop):
+    table = loop.table({})
+    assert table.loc[("fair", "liver"), "dsc"] == pytest.approx(2 * 5 / 15)
+    assert table.loc[("fair", "liver"), "pairwise_dice"] == 1
+    assert table.loc[("fair", "spleen"), "dsc"] == 1
+    assert set(table["decision"]) == {"accepted"}
+
+
+def test_other_criteria_refuse_as_they_do_elsewhere_and_thresholds_and_ranks_do_not(loop):
+    loop.add("doubtful", label_map(10), label_map(5), label_map(10))
+    settings = {"min_pairwise_dice": 0.9, "target_dsc": 0.99, "keep_least_uncertain": 0}
+    table = loop.table(settings)["decision"]
+    assert table["doubtful", "liver"] == "demoted"
+    assert table["doubtful", "spleen"] == table["fair", "liver"] == "accepted"
+
+
+def test_unanimous_silence_about_an_organ_is_no_accepted_label(loop):
+    loop.add("missed", label_map(10), label_map(10, 0), label_map(10, 0))
+    row = loop.table({}).loc[("missed", "spleen")]
+    assert (row["decision"], row["pairwise_dice"], row["dsc"]) == ("unknown", 1, 0)
+
+
+def test_a_class_nobody_looked_for_is_not_asked_about(loop):
+    loop.add("partial", label_map(10), label_map(10), label_map(10), spleen="unknown")
+    assert ("partial", "spleen") not in loop.table({}).index
+
+
+def test_an_organ_that_was_invented_counts_as_wrong(loop):
+    loop.add("operated", label_map(10, 0), label_map(10), label_map(10), spleen="absent")
+    row = loop.table({}).loc[("operated", "spleen")]
+    assert (row["decision"], row["dsc"]) == ("accepted", 0)
+
+
+def test_models_behind_a_label_set_are_all_that_it_descends_from():
+    chain = unroll(load_recipe("default", rounds=2))
+    assert ancestors(chain, "pseudo") & set(chain.models) == {"teacher", "teacher_b"}
+    assert ancestors(chain, "pseudo_round2") & set(chain.models) == {"teacher", "teacher_b", "student"}
+
+
+def test_one_model_cannot_agree_with_itself(tmp_path):
+    recipe = tmp_path / "alone.yaml"
+    select = "{target_dsc: 0.8, min_pairwise_dice: null}"
+    recipe.write_text(f"extends: default\nlabels: {{pseudo: {{predict: teacher, select: {select}}}}}\n")
+    with pytest.raises(UserError, match=r"labels\.pseudo\.select\.target_dsc: .* two or more"):
+        load_recipe(recipe)
+
+
+def test_models_of_one_validation_seed_hold_out_nested_cases():
+    """So that cases are left that all of several models, or a model and what it descends from, hold out."""
+    everyone = [f"case_{i}" for i in range(40)]
+    for fewer in (everyone[::2], everyone[:7]):
+        mine, others = validation_cases(fewer, 0.25, 0), validation_cases(everyone, 0.25, 0) & set(fewer)
+        assert mine <= others or others <= mine
+    assert validation_cases(everyone, 0.25, 1) != validation_cases(everyone, 0.25, 0)

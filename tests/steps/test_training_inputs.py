@@ -1,0 +1,169 @@
+"""From the survey to a training: which cases it gets, what is known of them, what it pastes."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelloop.annotation import from_table
+from labelloop.classes import load_classes
+from labelloop.labels.tumors import read_contents, read_object
+from labelloop.phantom import write_phantom
+from labelloop.plans import Plan
+from labelloop.recipe import ModelSpec
+from labelloop.shards import Ledger, read_manifests
+from labelloop.steps.cases import prepare, survey
+from labelloop.steps.labels import cut_objects, fuse, prepare_labels, selection
+from labelloop.steps.models import train
+from labelloop.tables import read_table, write_table
+from labelloop.training import nnunet
+from labelloop.training.settings import CutMix
+from labelloop.volume import read, write
+
+SHARD = "train-000"
+PLAN = Plan(spacing_mm=(12, 12, 12), patch=(16, 16, 24), features=(4, 8))
+CUT = CutMix(at_least_ml=0.1).cut.model_dump(mode="json")
+
+
+class Prepared:
+    """Prepared images and true labels of a tiny phantom, and what the annotators looked for."""
+
+    def __init__(self, folder: Path):
+        table = write_phantom(folder / "phantom", cases=9, seed=3, spacing_mm=12)
+        with table.open(newline="") as handle:
+            rows = [row for row in csv.DictReader(handle) if row["role"] == "train"]
+        for row in rows:
+            row |= {key: str(table.parent / row[key]) if row[key] else "" for key in ("image", "label")}
+        self.rows, self.results = rows, folder / "results"
+        self.images = self.results / "prepared" / "fine"
+        survey(rows, "flare", SHARD, self.results / "survey")
+        prepare(rows, PLAN.model_dump(mode="json"), SHARD, self.results / "survey", self.images, 1)
+        prepare_labels(rows, "flare", "truth", SHARD, self.results, self.images, 1)
+        self.states = from_table(read_table(self.results / "survey" / f"{SHARD}.annotation.csv", "annotation"))
+
+    def looked_for(self, *names: str) -> set[str]:
+        """Cases in which all of these classes are annotated; all classes when none is named."""
+        return {c for c, s in self.states.items() if all(s[n] != "unknown" for n in names or s)}
+
+    def cut(self, labels: str = "truth") -> Path:
+        """Cut the tumor objects; return the bank's folder."""
+        bank = self.images / "objects" / "m"
+        arguments = {"spacing_mm": PLAN.spacing_mm, "results": self.results, "prepared": self.images}
+        cut_objects(self.rows, CUT, "flare", labels, shard=SHARD, bank=bank, version=1, **arguments)
+        return bank
+
+    def job(self, monkeypatch, bank: Path | None = None, **spec):
+        """Return the job that the step hands to the training."""
+        jobs = []
+        monkeypatch.setattr(nnunet, "train", jobs.append)
+        model = ModelSpec.model_validate({"plan": "fine"} | spec)
+        dumped = model.model_dump(mode="json", exclude_none=True)
+        train(
+            self.rows, "m", dumped, PLAN.model_dump(mode="json"), "flare", {}, [SHARD], self.results, self.images,
+            bank, "cpu", True, 0,
+        )  # fmt: skip
+        return jobs[0]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Prepared:
+    return Prepared(tmp_path_factory.mktemp("prepared"))
+
+
+def cases(job) -> set[str]:
+    return {case.case for case in job.cases}
+
+
+@pytest.mark.parametrize("kind", ["mean_teacher", "cross_pseudo"])
+def test_unlabeled_cases_reach_the_trainers_that_use_them(prepared, monkeypatch, kind):
+    job = prepared.job(monkeypatch, trainer=kind)
+    unlabeled = {case.case for case in job.cases if not case.known(job.classes)}
+    assert cases(job) == set(prepared.states)
+    assert unlabeled == {case for case, known in prepared.states.items() if set(known.values()) == {"unknown"}} != set()
+    assert all(case.split == "train" for case in job.cases if case.case in unlabeled)
+    assert cases(prepared.job(monkeypatch, trainer="partial")) == set(prepared.states) - unlabeled
+
+
+def test_the_partial_trainer_is_told_which_cases_are_full(prepared, monkeypatch):
+    batches = {"full": "organs_full_no_tumor", "full_first_epochs": 1}
+    job = prepared.job(monkeypatch, cases="labeled", trainer={"kind": "partial", "batches": batches})
+    organs = load_classes("flare").select("organs")
+    assert {case.case for case in job.cases if case.full} == prepared.looked_for(*organs) - prepared.looked_for("tumor")
+    assert not any(case.full for case in prepared.job(monkeypatch, trainer="partial").cases)
+
+
+def test_objects_are_cut_where_the_tumor_is_present_and_kept_by_content(prepared, monkeypatch):
+    bank = prepared.cut()
+    present = {case for case, known in prepared.states.items() if known["tumor"] == "present"}
+    manifest = read_manifests([bank / "shards" / f"{SHARD}.csv"])
+    assert set(manifest["case"]) == present != set()
+    index = read_table(bank / "index" / f"{SHARD}.csv", "objects")
+    for row in manifest.itertuples():
+        number, states = read_contents(Path(row.file))
+        assert states == prepared.states[row.case]
+        mine = index[index["case"] == row.case]
+        assert len(mine) == number
+        for place, (tumor_ml, box_ml) in enumerate(zip(mine["tumor_ml"], mine["box_ml"], strict=True)):
+            _, ids = read_object(Path(row.file), place)
+            assert np.isclose(tumor_ml, (ids == 14).sum() * 12**3 / 1000)
+            assert np.isclose(box_ml, ids.size * 12**3 / 1000)
+
+    before = {path: path.stat().st_mtime_ns for path in bank.glob("*.npz")}
+    prepared.cut()
+    assert {path: path.stat().st_mtime_ns for path in bank.glob("*.npz")} == before
+
+    job = prepared.job(monkeypatch, bank, trainer={"kind": "partial", "cutmix": {}})
+    assert job.tumors.folder == bank
+    assert job.tumors.keys == dict(zip(manifest["case"], manifest["sha256"], strict=True))
+    assert job.fingerprint != prepared.job(monkeypatch, trainer={"kind": "partial", "cutmix": {}}).fingerprint
+
+
+def test_only_trusted_tumors_of_a_label_set_are_cut(prepared):
+    """A label set whose arrays are the truth's, and whose selection refuses the tumor of one case."""
+    present = sorted(case for case, known in prepared.states.items() if known["tumor"] == "present")
+    rows = []
+    for case, known in prepared.states.items():
+        states = known | ({"tumor": "unknown"} if case == present[0] else {})
+        rows += [{"case": case, "class": n, "state": s, "decision": "truth", "reason": ""} for n, s in states.items()]
+    write_table(prepared.results / "labels" / "pseudo" / "selected.csv", pd.DataFrame(rows), "selected")
+    (prepared.images / "labels" / "pseudo").symlink_to("truth")
+    manifest = read_manifests([prepared.cut("pseudo") / "shards" / f"{SHARD}.csv"])
+    assert set(manifest["case"]) == set(present[1:])
+
+
+def test_only_the_cases_asked_for_get_predictions(prepared):
+    """A model that sees spleen everywhere, asked about some cases."""
+    spleen, organs = load_classes("flare").ids["spleen"], set(load_classes("flare").select("organs"))
+    folder = prepared.results / "models" / "m" / "predictions"
+    ledger = Ledger(folder, SHARD)
+    for row in prepared.rows:
+
+        def work(row=row):
+            image, path = read(row["image"]), folder / f"{row['case']}.nii.gz"
+            write(path, np.full(image.array.shape, spleen, np.uint8), image.geometry)
+            return path, {}
+
+        ledger.run(row["case"], "key", work)
+    ledger.close()
+    unlabeled = {case for case, known in prepared.states.items() if set(known.values()) == {"unknown"}}
+    for asked, expected in (("unlabeled", set(prepared.states)), ("labeled", set(prepared.states) - unlabeled)):
+        spec = {"predict": ["m"], "predict_for": [asked], "cases": ["all"], "classes": ["organs"], "clean": []}
+        spec |= {"fuse": "truth_first"}
+        out = prepared.results / "labels" / asked
+        fuse(prepared.rows, spec, {"m": ["all"]}, "flare", {}, SHARD, prepared.results, out, 1)
+        assert set(read_manifests([out / "shards" / f"{SHARD}.csv"])["case"]) == expected
+        table = read_table(out / "provenance" / f"{SHARD}.csv", "provenance").query("step == 'fuse'")
+        for case, rows in table.groupby("case"):
+            known = {name for name in organs if prepared.states[case][name] != "unknown"}
+            said = dict(zip(rows["class"], rows["source"], strict=True))
+            silence = "m" if (case in unlabeled) == (asked == "unlabeled") else "none"
+            assert said == {name: "truth" if name in known else silence for name in organs}
+            if silence == "none" and "spleen" not in known:
+                assert not (read(out / f"{case}.nii.gz").array == spleen).any()
+
+
+def test_sets_of_classes_may_count_as_absent():
+    scheme = load_classes("flare")
+    assert selection({"select": {"absence": ["organs"]}}, scheme).absence == scheme.select("organs")

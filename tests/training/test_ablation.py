@@ -1,0 +1,103 @@
+"""``benchmarks/ablation``: its recipes are valid, its pairs differ in one thing, its numbers are right."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelloop.cases import load_cases
+from labelloop.classes import load_classes
+from labelloop.phantom import write_phantom
+from labelloop.recipe import load_recipe
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "ablation"
+SEEDS = range(2)
+
+
+@pytest.fixture(scope="module")
+def ablation():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARK))
+        spec = importlib.util.spec_from_file_location("ablation_benchmark", BENCHMARK / "run.py")
+        benchmark = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, benchmark)
+        spec.loader.exec_module(benchmark)
+        sys.modules.pop("recipes")
+    return benchmark
+
+
+def load(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(content))
+    return load_recipe(path)
+
+
+def everything(recipe, name):
+    """What a model is made from, down to the truth, without names and seeds."""
+    model = recipe.models[name].model_dump(mode="json", exclude={"labels"})
+    model["trainer"].pop("seed")
+    labels = recipe.labels.get(recipe.models[name].labels)
+    source = None
+    if labels:
+        teachers = [everything(recipe, teacher) for teacher in labels.predict]
+        source = labels.model_dump(mode="json", exclude={"predict"}) | {"predict": teachers}
+    return model | {"labels": source}
+
+
+def flat(content, place=""):
+    if not isinstance(content, dict):
+        return {place: content}
+    return {k: v for key, value in content.items() for k, v in flat(value, f"{place}.{key}").items()}
+
+
+@pytest.mark.parametrize("size", ["tiny", "full"])
+def test_pairs_differ_in_what_they_ask_about(ablation, tmp_path, size):
+    recipe = load(tmp_path, ablation.partial_recipe(ablation.SIZES[size], SEEDS))
+    expected = {
+        ("background", "max"): {".trainer.kind", ".trainer.unknown", ".trainer.merge"},
+        ("background", "marginal"): {".trainer.kind", ".trainer.unknown"},
+        ("max", "marginal"): {".trainer.merge"},
+        ("pseudo_alone", "ungated"): {".labels.fuse"},
+        ("ungated", "gated"): {".labels.check"},
+    }
+    for (first, second), what in expected.items():
+        for seed in SEEDS:
+            parts = [flat(everything(recipe, ablation.model_name(arm, seed))) for arm in (first, second)]
+            assert {key for key in parts[0].keys() | parts[1].keys() if parts[0].get(key) != parts[1].get(key)} == what
+    pasting = recipe.models["cutmix_seed0"].trainer
+    assert pasting.model_copy(update={"cutmix": None}) == recipe.models["marginal_seed0"].trainer
+    assert {pair[:3][1:] for pair in ablation.PAIRS} >= expected.keys()
+    assert recipe.models["gated_seed1"].trainer.seed == recipe.models["marginal_seed1"].trainer.seed == 1
+
+
+def test_arms_on_few_labels_know_no_more_than_these(ablation, tmp_path):
+    load(tmp_path, ablation.semi_recipe(ablation.SIZES["full"], SEEDS))
+    table = write_phantom(tmp_path / "phantom", cases=12, seed=1, spacing_mm=20)
+    cases = load_cases(table)[0]
+    few = ablation.few_labeled(cases, 2)
+    labeled = [c for c in few if c.role == "train" and c.label]
+    organs = load_classes("flare").select("organs")
+    assert len(labeled) == 2 and all(set(c.annotated.split(";")) == set(organs) for c in labeled)
+    assert [c for c in few if c.role == "test"] == [c for c in cases if c.role == "test"]
+    assert all(not c.annotated for c in few if not c.label)
+
+
+def test_numbers_of_a_pair(ablation):
+    cases = [f"c{i}" for i in range(8)]
+
+    def scores(shift):
+        rows = [(case, name, 0.5 + i / 100 + shift) for i, case in enumerate(cases) for name in ("liver", "spleen")]
+        rows += [(case, "tumor", np.nan) for case in cases]
+        return pd.DataFrame(rows, columns=["case", "class", "dsc"]).assign(nsd=0.0)
+
+    row = ablation.compare([scores(0.0), scores(0.2)], [scores(0.3), scores(0.3)], "organ mean")
+    assert row["cases"] == 8
+    assert np.isclose(row["first"], 0.5 + 0.035 + 0.1) and np.isclose(row["first_sd"], 0.1)
+    assert np.isclose(row["second"], 0.835) and np.isclose(row["second_sd"], 0.0)
+    assert np.isclose(row["difference"], 0.2) and np.isclose(row["low_95"], 0.2)
+    assert row["p_wilcoxon"] == pytest.approx(2 / 2**8)
+    assert ablation.compare([scores(0)], [scores(1)], "tumor") is None

@@ -1,0 +1,118 @@
+"""The training of the translator: it learns, resumes exactly, and is published whole."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from labelloop.adapt.settings import TranslatorSettings
+from labelloop.adapt.translate import load_generator, translate
+from labelloop.errors import UserError
+from labelloop.files import sha256
+from labelloop.training import translator
+from labelloop.training.translator import GreyCase, Pool, TranslatorJob, rate_factor, save_grey, train_translator
+
+TINY = TranslatorSettings(
+    patch=(8, 16, 16), features=4, blocks=1, layers=1, pool=2, epochs=4, decay_from=2, iterations_per_epoch=3,
+    save_every=1, seed=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def looks(tmp_path_factory):
+    """Two cases of either look: the same kind of blocks, bright on dark in CT and dark on bright in MR."""
+    folder = tmp_path_factory.mktemp("grey")
+    rng = np.random.default_rng(0)
+    cases = {"ct": [], "mr": []}
+    for look in cases:
+        for number in range(2):
+            array = np.full((12, 20, 20), 60.0)
+            z, y, x = rng.integers(0, 8, 3)
+            array[z : z + 5, y : y + 8, x : x + 8] = 200
+            path = folder / f"{look}_{number}.npy"
+            save_grey(path, array if look == "ct" else 255 - array)
+            cases[look].append(GreyCase(f"{look}_{number}", path, sha256(path)))
+    return {look: tuple(found) for look, found in cases.items()}
+
+
+def job(folder, looks, settings=TINY, **changes) -> TranslatorJob:
+    return TranslatorJob("translator", folder, **(looks | changes), settings=settings, device="cpu", deterministic=True)
+
+
+def weights(folder):
+    return torch.load(folder / "weights.pt", weights_only=True)["weights"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, looks, monkeypatch, after):
+    train_translator(job(tmp_path / "whole", looks))
+    save = translator.Work.save
+
+    def save_and_die(work, epochs, content):
+        save(work, epochs, content)
+        if epochs == after:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(translator.Work, "save", save_and_die)
+        train_translator(job(tmp_path / "killed", looks))
+    assert not (tmp_path / "killed" / "weights.pt").exists()
+    train_translator(job(tmp_path / "killed", looks))
+    for name in translator.TRANSLATOR_OUTPUTS:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_another_seed_or_case_is_another_training(tmp_path, looks):
+    first = job(tmp_path, looks)
+    assert first.fingerprint == job(tmp_path / "elsewhere", looks | {"ct": looks["ct"][::-1]}).fingerprint
+    assert first.fingerprint != job(tmp_path, looks, TINY.model_copy(update={"seed": 4})).fingerprint
+    assert first.fingerprint != job(tmp_path, looks, mr=looks["mr"][:1]).fingerprint
+
+
+def test_it_learns_and_is_used_with_the_intensities_of_training(tmp_path, looks):
+    settings = TINY.model_copy(update={"epochs": 8, "decay_from": 8, "iterations_per_epoch": 5, "learning_rate": 4e-3})
+    train_translator(job(tmp_path, looks, settings))
+    epochs = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert len(epochs) == 8 and epochs[-1]["cycle"] < 0.7 * epochs[0]["cycle"]
+    network, used = load_generator(tmp_path)
+    assert used == settings
+    fake = translate(network, np.load(looks["ct"][0].path), used.patch)
+    assert fake.shape == (12, 20, 20) and 0 <= fake.min() < fake.max() <= 255
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, looks, monkeypatch):
+    train_translator(job(tmp_path, looks))
+    monkeypatch.setattr(translator.TranslatorTraining, "fit", None)
+    (tmp_path / "weights.pt").unlink()
+    train_translator(job(tmp_path, looks))
+    assert (tmp_path / "weights.pt").is_file()
+
+
+def test_the_learning_rate_is_the_published_one():
+    """He, Table 2: 1 - max(0, epoch + 2 - 200) / 201."""
+    published = TranslatorSettings()
+    for epoch in (0, 198, 199, 300, 399):
+        assert rate_factor(epoch, published) == pytest.approx(1 - max(0, epoch + 2 - 200) / 201)
+    assert rate_factor(399, published) == pytest.approx(0)
+
+
+def test_the_pool_gives_back_what_it_was_given_and_holds_no_more_than_its_size():
+    pool, rng = Pool(3), np.random.default_rng(0)
+    given = [torch.tensor(float(i)) for i in range(200)]
+    back = [pool.swap(fake, rng) for fake in given]
+    assert len(pool.fakes) == 3 and {float(b) for b in back} <= {float(g) for g in given}
+    older = sum(float(b) != float(g) for b, g in zip(back, given, strict=True))
+    assert 60 < older < 140
+    assert Pool(0).swap(given[7], rng) is given[7]
+
+
+def test_a_look_without_cases_and_a_folder_without_translator_are_named(tmp_path, looks):
+    with pytest.raises(UserError, match="no MR case"):
+        train_translator(job(tmp_path, looks, mr=()))
+    with pytest.raises(UserError, match="no translator"):
+        load_generator(tmp_path)
