@@ -10,9 +10,12 @@ Peers run when they can be imported (see README.md); each is timed once, labello
 """
 
 import argparse
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -191,7 +194,9 @@ def main() -> None:
     print(f"\n{text}")
     if arguments.write:
         command = "python benchmarks/metrics/run.py" + (" --full" if arguments.full else "")
-        write_text(RESULT, f"# Metrics\n\nWritten by `{command} --write`.\n\n{text}")
+        where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}, NumPy {np.__version__}"
+        head = f"# Metrics\n\nWritten by `{command} --write` on {date.today()}: {where}."
+        write_text(RESULT, f"{head}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ def unroll(recipe: Recipe) -> Recipe:
     )
 
 
+def round_before(name: str) -> str | None:
+    """Return the name that an unrolled model or label set had one round earlier; None in round 1."""
+    plain, _, number = name.partition(ROUND)
+    if not number:
+        return None
+    return f"{plain}{ROUND}{int(number) - 1}" if int(number) > 2 else plain
+
+
 def _origins(spec: ModelSpec) -> dict[str, str]:
     """The fields of a model that name a label set or another model."""
     return {key: value for key in ("labels", "init_from") if (value := getattr(spec, key))}

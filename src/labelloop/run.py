@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from labelloop.cases import Case, load_cases
-from labelloop.chain import ancestors, bank_of, images_of, needed, unroll
+from labelloop.chain import ancestors, bank_of, images_of, needed, round_before, unroll
 from labelloop.classes import Strict
 from labelloop.errors import UserError
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
@@ -122,6 +122,11 @@ class Run:
         """Return the models that make a label set and those that they descend from, in the order of the chain."""
         found = ancestors(self.chain, labels)
         return [name for name in self.chain.models if name in found]
+
+    def leading_before(self, labels: str) -> list[str]:
+        """Return the leading model of a label set one round earlier; none in round 1."""
+        earlier = round_before(labels)
+        return [self.label_set(earlier).predict[0]] if earlier else []
 
     def checked(self) -> list[str]:
         """Return the label sets that are held against rules."""

@@ -77,6 +77,7 @@ TABLES: dict[str, dict[str, str]] = {
         "class": "class name",
         "pairwise_dice": "mean over pairs of predictions; 1 when all are empty",
         "uncertainty": "FLARE22 u = mean over consecutive predictions of |A!=B| / |B>0|",
+        "stability": "Dice of the leading prediction with that of the round before; empty in round 1",
         "predictions": "how many predictions were compared",
     },
     "verdicts": {
@@ -215,7 +216,8 @@ def read_table(path: str | Path, kind: str) -> pd.DataFrame:
 
 
 NUMBERS = {
-    "dsc", "nsd", "confidence", "value", "threshold", "pairwise_dice", "uncertainty", "predictions", "voxels_changed",
+    "dsc", "nsd", "confidence", "value", "threshold", "pairwise_dice", "uncertainty", "stability", "predictions",
+    "voxels_changed",
     "minimum", "maximum", "size_x", "size_y", "size_z", "runtime_s", "peak_gpu_mb", "peak_ram_mb",
     "target_dsc", "cases", "rank", "accepted", "coverage", "mean_dsc", "aurc",
     "slices", "positive", "auc", "accuracy", "sensitivity", "specificity",

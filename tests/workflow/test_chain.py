@@ -3,6 +3,7 @@
 import pytest
 from tiny_project import Project
 
+from labelloop.tables import read_table
 from labelloop.training.work import OUTPUTS
 
 TABLES = ["cases.csv", "annotation.csv", "geometry.csv", "quarantine.csv", "groups.csv"]
@@ -85,5 +86,11 @@ def test_a_second_round_goes_on_from_the_first(copied, reference):
     assert changed and all(
         name.startswith(("predictions/", "evaluation/final", "evaluation/cases")) for name in changed
     )
+    steady = [
+        read_table(copied.results / f"labels/{name}/disagreement.csv", "disagreement")["stability"]
+        for name in ("pseudo", "pseudo_round2")
+    ]
+    assert steady[0].isna().all()
+    assert steady[1].between(0, 1).all()
     page = (copied.results / "report/index.html").read_text()
     assert "student_round2" in page

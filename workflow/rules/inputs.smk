@@ -120,11 +120,21 @@ def evaluated_manifests(w):
     return expand("{folder}/shards/{shard}.csv", folder=folder, shard=run.test_shards)
 
 
-def predictions_of(w):
-    """Manifests of the predictions that a label set is made from."""
+def predictions_by(models, shard):
+    """Manifests of what models predict for one shard."""
     return expand(
         "{r}/models/{model}/predictions/shards/{shard}.csv",
         r=R,
-        model=run.label_set(w.labels).predict,
-        shard=w.shard,
+        model=models,
+        shard=shard,
     )
+
+
+def predictions_of(w):
+    """Manifests of the predictions that a label set is made from."""
+    return predictions_by(run.label_set(w.labels).predict, w.shard)
+
+
+def predictions_before(w):
+    """Manifest of the leading predictions of the round before, to compare with; none in round 1."""
+    return predictions_by(run.leading_before(w.labels), w.shard)

@@ -49,6 +49,7 @@ rule agree:
     """Measure how far the models of a label set disagree, per case and class."""
     input:
         predictions=predictions_of,
+        earlier=predictions_before,
     output:
         f"{R}/labels/{{labels}}/disagreement/{{shard}}.csv",
     log:
@@ -62,11 +63,16 @@ rule agree:
     params:
         number=lambda w: len(run.shards[w.shard]),
         models=lambda w: list(run.label_set(w.labels).predict),
+        before=lambda w: run.leading_before(w.labels),
         known=lambda w: {
-            m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
+            m: list(run.model(m).classes)
+            for m in (
+                *run.label_set(w.labels).predict,
+                *run.leading_before(w.labels),
+            )
         },
         classes=run.chain.classes,
-        version=1,
+        version=2,
     message:
         "agree: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

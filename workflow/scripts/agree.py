@@ -11,9 +11,11 @@ from labelloop.steps.labels import agree
 out = Path(snakemake.output[0]).parent
 agree(
     models=snakemake.params.models,
+    before=snakemake.params.before,
     known=snakemake.params.known,
     classes=snakemake.params.classes,
     shard=snakemake.wildcards.shard,
     results=out.parents[2],
     out=out,
+    version=snakemake.params.version,
 )

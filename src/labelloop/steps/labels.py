@@ -131,20 +131,39 @@ def _canonical_truth(item: Surveyed, scheme: ClassScheme, geometry) -> np.ndarra
     return canonical(truth).array
 
 
-def agree(models: list[str], known: dict[str, list[str]], classes: str, shard: str, results: Path, out: Path) -> None:
-    """Write how far the models of a label set disagree on the cases of one shard, on classes that all know."""
+def agree(
+    models: list[str],
+    before: list[str],
+    known: dict[str, list[str]],
+    classes: str,
+    shard: str,
+    results: Path,
+    out: Path,
+    version: int,
+) -> None:
+    """Write how far the models of a label set disagree on the cases of one shard, on classes that all know.
+
+    Args:
+        models: the models of the label set, the leading one first.
+        before: the leading model of the round before, if there was one.
+    """
     scheme = load_classes(classes)
-    predictions = predictions_for(models, shard, results)
+    predictions, earlier = (predictions_for(names, shard, results) for names in (models, before))
     shared = [c for c in scheme.names if all(c in scheme.select(known[m]) for m in models)]
+    comparable = [c for c in shared if all(c in scheme.select(known[m]) for m in before)]
     ledger = Ledger(out, shard)
     manifest = results / "models" / models[0] / "predictions" / "shards" / f"{shard}.csv"
     for case in read_many([manifest], "manifest")["case"]:
 
         def work(case=case):
-            arrays = [read(files.path(case)).array for files in predictions.values()]
-            return None, {"rows": disagreement(arrays, scheme, shared)}
+            arrays, old = ([read(files.path(case)).array for files in some.values()] for some in (predictions, earlier))
+            both = disagreement([arrays[0], *old], scheme, comparable) if old else []
+            steady = {row["class"]: row["pairwise_dice"] for row in both}
+            rows = disagreement(arrays, scheme, shared)
+            return None, {"rows": [row | {"stability": steady.get(row["class"])} for row in rows]}
 
-        ledger.run(case, digest([shared, [files.key(case) for files in predictions.values()]]), work)
+        keys = [[files.key(case) for files in some.values()] for some in (predictions, earlier)]
+        ledger.run(case, digest([version, shared, *keys]), work)
     ledger.close()
     write_table(out / f"{shard}.csv", table_of(ledger.extras(), "rows"), "disagreement")
 
