@@ -149,7 +149,7 @@ def _add_check(commands) -> None:
 def _check(options) -> int:
     o = options
     if o.fit:
-        from labelloop.labels.fit import fit_folder
+        from labelloop.labels.folder import fit_folder
 
         return bool(fit_folder(o.labels, o.classes, o.fit, o.images, o.dataset, o.modality))
     from labelloop.labels.folder import check_folder

@@ -4,8 +4,8 @@ from scipy import stats
 
 from labelloop.errors import UserError
 from labelloop.labels.check import check, load_rules
-from labelloop.labels.fit import fit, fit_folder, load_fitted, measure, tolerance_bounds, with_fitted, write_fitted
-from labelloop.labels.folder import check_folder
+from labelloop.labels.fit import fit, load_fitted, measure, tolerance_bounds, with_fitted, write_fitted
+from labelloop.labels.folder import check_folder, fit_folder
 from labelloop.tables import read_table
 from labelloop.volume import write
 

@@ -6,9 +6,8 @@ one). Volumes and lengths are taken to be log-normal, intensities and positions 
 was observed: the labels it was fitted to pass. Bounds stand in a YAML file beside the quantiles they come from.
 """
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,13 @@ import yaml
 from pydantic import Field, ValidationError
 from scipy import stats
 
-from labelloop.classes import ClassScheme, Strict, load_classes
+from labelloop.classes import ClassScheme, Strict
 from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules import Rule
 from labelloop.volume import Geometry
-
-log = logging.getLogger(__name__)
 
 COVERAGE, CONFIDENCE = 0.99, 0.95
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -193,48 +190,3 @@ def _with_thresholds(raw: Mapping[str, Any], rule: Rule, found: Mapping[str, Fit
     default = rule.threshold if isinstance(rule.threshold, dict) else dict.fromkeys(rule.classes, rule.threshold)
     threshold = {name: found[name].threshold if name in found else default[name] for name in rule.classes}
     return {**raw, "threshold": threshold, "source": f"fitted to {source}; else {rule.source}"}
-
-
-def fit_folder(
-    labels: Path,
-    classes: str,
-    out: Path,
-    images: Path | None = None,
-    dataset: str | None = None,
-    modality: str = "CT",
-    source: str | None = None,
-) -> int:
-    """Fit thresholds to a folder of fully labeled truth and write them; return how many maps could not be read.
-
-    Args:
-        images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
-        dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
-        source: name written into the file; default: the folder's.
-
-    Raises:
-        UserError: when there is nothing to fit to, or too little.
-    """
-    from labelloop.labels.folder import read_maps
-
-    scheme, measured, problems = load_classes(classes), [], 0
-    for case, found in read_maps(labels, scheme, images, dataset):
-        if isinstance(found, Exception):
-            problems += 1
-            log.error("%s: %s", case, found)
-            continue
-        volume, image = found
-        measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
-    fitted = fit(measured, scheme, f"{source or labels.name} ({len(measured)} cases)")
-    write_fitted(out, fitted)
-    _report(fitted, load_rules(scheme))
-    return problems
-
-
-def _report(fitted: FittedRules, rules: Sequence[Rule]) -> None:
-    for rule in rules:
-        for name in rule.classes if rule.kind in SIDES else ():
-            found = fitted.thresholds.get(rule.name, {}).get(name)
-            if found is None:
-                log.warning("%s of %s: fewer than %d cases, the default stays", rule.name, name, LEAST_CASES)
-            else:
-                log.info("%s of %s: %s %s (was %s)", rule.name, name, found.threshold, found.unit, found.default)

@@ -1,7 +1,7 @@
-"""Hold a folder of label maps against the anatomy rules: ``labelloop check``."""
+"""A folder of label maps: hold it against the anatomy rules, or fit their thresholds to it. ``labelloop check``."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import pandas as pd
 from labelloop.cases import volumes_in
 from labelloop.classes import BACKGROUND, ClassScheme, load_classes
 from labelloop.errors import CaseError, UserError
-from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
-from labelloop.labels.fit import load_fitted, with_fitted
+from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
+from labelloop.labels.fit import LEAST_CASES, SIDES, FittedRules, fit, load_fitted, measure, with_fitted, write_fitted
+from labelloop.labels.rules import Rule
 from labelloop.tables import write_table
 from labelloop.volume import Volume, canonical, read, whole_numbers
 
@@ -59,6 +60,49 @@ def check_folder(
         log.info("%s", table["verdict"].value_counts().to_string())
         log.info("%d of %d case-class rows fail a rule (%.1f %%)", *failing(table))
     return problems
+
+
+def fit_folder(
+    labels: Path,
+    classes: str,
+    out: Path,
+    images: Path | None = None,
+    dataset: str | None = None,
+    modality: str = "CT",
+    source: str | None = None,
+) -> int:
+    """Fit thresholds to a folder of fully labeled truth and write them; return how many maps could not be read.
+
+    Args:
+        images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
+        dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
+        source: name written into the file; default: the folder's.
+
+    Raises:
+        UserError: when there is nothing to fit to, or too little.
+    """
+    scheme, measured, problems = load_classes(classes), [], 0
+    for case, found in read_maps(labels, scheme, images, dataset):
+        if isinstance(found, Exception):
+            problems += 1
+            log.error("%s: %s", case, found)
+            continue
+        volume, image = found
+        measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
+    fitted = fit(measured, scheme, f"{source or labels.name} ({len(measured)} cases)")
+    write_fitted(out, fitted)
+    _say_fitted(fitted, load_rules(scheme))
+    return problems
+
+
+def _say_fitted(fitted: FittedRules, rules: Sequence[Rule]) -> None:
+    for rule in rules:
+        for name in rule.classes if rule.kind in SIDES else ():
+            found = fitted.thresholds.get(rule.name, {}).get(name)
+            if found is None:
+                log.warning("%s of %s: fewer than %d cases, the default stays", rule.name, name, LEAST_CASES)
+            else:
+                log.info("%s of %s: %s %s (was %s)", rule.name, name, found.threshold, found.unit, found.default)
 
 
 def failing(verdicts: pd.DataFrame) -> tuple[int, int, float]:
