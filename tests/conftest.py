@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the long tests of the workflow in one process, while the other takes the files one by one."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
