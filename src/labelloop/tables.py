@@ -77,8 +77,8 @@ TABLES: dict[str, dict[str, str]] = {
         "class": "class name",
         "pairwise_dice": "mean over pairs of predictions; 1 when all are empty",
         "uncertainty": "FLARE22 u = mean over consecutive predictions of |A!=B| / |B>0|",
-        "stability": "Dice of the leading prediction with that of the round before; empty in round 1",
         "predictions": "how many predictions were compared",
+        "stability": "Dice of the leading prediction with that of the round before; empty in round 1",
     },
     "verdicts": {
         "case": "case id",

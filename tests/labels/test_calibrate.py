@@ -116,7 +116,14 @@ def test_files(tmp_path):
     for column in ("volume_truth_ml", "volume_prediction_ml", "volume_error_ml"):
         scores[column] = 1.0
     rows = pd.DataFrame(
-        {"case": cases, "class": "liver", "pairwise_dice": agreement, "uncertainty": 0.0, "predictions": 2}
+        {
+            "case": cases,
+            "class": "liver",
+            "pairwise_dice": agreement,
+            "uncertainty": 0.0,
+            "predictions": 2,
+            "stability": 1.0,
+        }
     )
     paths = tmp_path / "scores.csv", tmp_path / "disagreement.csv", tmp_path / "calibration.csv"
     write_table(paths[0], scores, "scores")

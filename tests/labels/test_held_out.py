@@ -67,7 +67,7 @@ class Loop:
         self.spec |= {"check": "anatomy", "select": settings}
         known, labels = {"m": ["organs"], "n": ["organs"]}, self.results / "labels" / "pseudo"
         volumes = [str(self._volumes(model)) for model in ("m", "n")]
-        agree(["m", "n"], known, "flare", SHARD, self.results, labels / "disagreement")
+        agree(["m", "n"], [], known, "flare", SHARD, self.results, labels / "disagreement", 1)
         learned = [str(self._learned(model)) for model in ("m", "n")]
         agreement = str(labels / "disagreement" / f"{SHARD}.csv")
         place = (agreement, volumes, None, SHARD, self.results, labels, 1)

@@ -30,7 +30,7 @@ class World:
         ]
         verdicts = [(case, name, rule, "fail", 1.0, 2.0, "ml", "too bad") for case, name, rule in self.failed]
         verdicts.append(("a", "liver", "volume", "pass", 1.0, 2.0, "ml", "fine"))
-        disagreement = [(*key, value, self.unsure[key], 2) for key, value in self.dice.items()]
+        disagreement = [(*key, value, self.unsure[key], 2, None) for key, value in self.dice.items()]
         columns = ["case", "class", "rule", "verdict", "value", "threshold", "unit", "reason"]
         return select(
             to_table(self.states, CLASSES),

@@ -107,7 +107,7 @@ def _label_set(folder: Path) -> None:
     _save(
         folder / "disagreement.csv",
         "disagreement",
-        [("case_d", "pancreas", 0.31, 0.9, 2), ("case_e", "liver", 0.9, 0.1, 2)],
+        [("case_d", "pancreas", 0.31, 0.9, 2, None), ("case_e", "liver", 0.9, 0.1, 2, None)],
     )
     _save(folder / "provenance.csv", "provenance", [("case_e", "liver", "teacher", "fuse", 0, 3000.0)])
     write(folder / "case_e.nii.gz", _labels(1), GRID)
@@ -323,7 +323,7 @@ def _queue(**rows: list[tuple]) -> pd.DataFrame:
 
 def test_queue_leaves_out_agreeing_labels_and_truth_that_passes():
     selected = [("a", "liver", "present", "truth", ""), ("b", "liver", "present", "accepted", "")]
-    disagreement = [("a", "liver", 0.1, 1.0, 2), ("b", "liver", 0.95, 0.1, 2)]
+    disagreement = [("a", "liver", 0.1, 1.0, 2, None), ("b", "liver", 0.95, 0.1, 2, None)]
     assert _queue(selected=selected, disagreement=disagreement).empty
 
 
@@ -332,7 +332,9 @@ def test_queue_puts_more_failed_rules_first_then_less_agreement():
     selected += [("d", "liver", "present", "truth", "annotated")]
     failed = [("c", "volume"), ("d", "volume"), ("d", "side")]
     verdicts = [(case, "liver", rule, "fail", 1.0, 2.0, "ml", "odd") for case, rule in failed]
-    disagreement = [(case, "liver", dice, 0.1, 2) for case, dice in zip("abcd", (0.4, 0.3, 0.6, 0.1), strict=True)]
+    disagreement = [
+        (case, "liver", dice, 0.1, 2, None) for case, dice in zip("abcd", (0.4, 0.3, 0.6, 0.1), strict=True)
+    ]
     table = _queue(selected=selected, verdicts=verdicts, disagreement=disagreement)
     assert list(table["case"]) == ["d", "c", "b", "a"]
     assert list(table["failed"]) == ["volume;side", "volume", "", ""]
@@ -344,7 +346,7 @@ def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
     selected = [(case, "aorta", "unknown", "demoted", "volume: too small") for case in "abcde"]
     selected += [("a", "liver", "unknown", "demoted", "pairwise_dice 0.6 below 0.7")]
     verdicts = [(case, "aorta", "volume", "fail", 1.0, 2.0, "ml", "too small") for case in "abcde"]
-    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.6, 0.1, 2)])
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.6, 0.1, 2, None)])
     assert list(zip(table["case"], table["class"], strict=True)) == [
         ("a", "aorta"), ("b", "aorta"), ("a", "liver"), ("c", "aorta"), ("d", "aorta"), ("e", "aorta"),
     ]  # fmt: skip
