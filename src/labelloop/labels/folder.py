@@ -44,13 +44,8 @@ def check_folder(
     scheme = load_classes(classes)
     if rules:
         scheme = with_fitted(scheme, load_fitted(rules))
-    rows, problems = [], 0
-    for case, found in read_maps(labels, scheme, images, dataset):
-        if isinstance(found, Exception):
-            problems += 1
-            log.error("%s: %s", case, found)
-            continue
-        volume, image = found
+    rows, problems = [], []
+    for case, volume, image in _maps(labels, scheme, images, dataset, problems):
         rows += [{"case": case, **row} for row in check(volume.array, volume.geometry, {}, scheme, image, modality)]
     table = pd.DataFrame(rows)
     write_table(out, table, "verdicts")
@@ -59,7 +54,7 @@ def check_folder(
             log.warning("%s: %s", row.case, row.reason)
         log.info("%s", table["verdict"].value_counts().to_string())
         log.info("%d of %d case-class rows fail a rule (%.1f %%)", *failing(table))
-    return problems
+    return len(problems)
 
 
 def fit_folder(
@@ -81,18 +76,13 @@ def fit_folder(
     Raises:
         UserError: when there is nothing to fit to, or too little.
     """
-    scheme, measured, problems = load_classes(classes), [], 0
-    for case, found in read_maps(labels, scheme, images, dataset):
-        if isinstance(found, Exception):
-            problems += 1
-            log.error("%s: %s", case, found)
-            continue
-        volume, image = found
+    scheme, measured, problems = load_classes(classes), [], []
+    for _, volume, image in _maps(labels, scheme, images, dataset, problems):
         measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
     fitted = fit(measured, scheme, f"{source or labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
     _say_fitted(fitted, load_rules(scheme))
-    return problems
+    return len(problems)
 
 
 def _say_fitted(fitted: FittedRules, rules: Sequence[Rule]) -> None:
@@ -112,10 +102,12 @@ def failing(verdicts: pd.DataFrame) -> tuple[int, int, float]:
     return int(failed.sum()), len(failed), 100 * float(failed.mean()) if len(failed) else 0.0
 
 
-def read_maps(
-    labels: Path, scheme: ClassScheme, images: Path | None, dataset: str | None
-) -> Iterator[tuple[str, tuple[Volume, np.ndarray | None] | Exception]]:
-    """Yield each case of a folder with its canonical label map in the scheme's ids and its image, or what is wrong.
+def _maps(
+    labels: Path, scheme: ClassScheme, images: Path | None, dataset: str | None, problems: list[str]
+) -> Iterator[tuple[str, Volume, np.ndarray | None]]:
+    """Yield each case of a folder, its canonical label map in the scheme's ids, and its image if there is one.
+
+    What cannot be read is said in the log, and the case added to ``problems``.
 
     Raises:
         UserError: when the folder holds no label map.
@@ -126,9 +118,12 @@ def read_maps(
         raise UserError(f"{labels}: no label map to check")
     for case, path in files.items():
         try:
-            yield case, _read(path, scheme, found.get(f"{case}_0000", found.get(case)), dataset)
+            volume, image = _read(path, scheme, found.get(f"{case}_0000", found.get(case)), dataset)
         except (CaseError, ValueError, RuntimeError) as error:
-            yield case, error
+            problems.append(case)
+            log.error("%s: %s", case, error)
+        else:
+            yield case, volume, image
 
 
 def _read(path: Path, scheme: ClassScheme, image: Path | None, dataset: str | None) -> tuple[Volume, np.ndarray | None]:
