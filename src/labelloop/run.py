@@ -14,6 +14,7 @@ from labelloop.classes import Strict
 from labelloop.errors import UserError
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
+from labelloop.tables import read_table
 from labelloop.training.settings import SLICE_CLASSIFIER
 from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS
 
@@ -156,7 +157,7 @@ class Run:
         return {name: group.model_dump(mode="json") for name, group in self.chain.groups.items()}
 
     def discard_broken(self) -> list[Path]:
-        """Remove manifests whose files were deleted or altered, and altered files of models: they are made anew."""
+        """Remove what lists files that were deleted or altered, and altered files of models: they are made anew."""
         results = Path(self.results)
         folders = [results / "models" / model / "predictions" for model in self.chain.models]
         folders += [results / "labels" / name for name in self.chain.labels]
@@ -166,6 +167,8 @@ class Run:
             folders += [prepared / "objects" / model for model in self.chain.models]
         broken = broken_manifests([*folders, results / "predictions"])
         broken += [file for model in self.chain.models for file in altered(results / "models" / model)]
+        queues = [results / "review" / f"{name}.csv" for name in self.chain.labels]
+        broken += [queue for queue in queues if queue.is_file() and not illustrated(queue)]
         for file in broken:
             file.unlink()
         return broken
@@ -199,3 +202,12 @@ def altered(model: Path) -> list[Path]:
     published = [model / name for name in dict.fromkeys((*OUTPUTS, *SLICE_OUTPUTS)) if (model / name).is_file()]
     last = model / OUTPUTS[-1]
     return [f for f in published if last.is_file() and f.stat().st_mtime_ns > last.stat().st_mtime_ns]
+
+
+def illustrated(queue: Path) -> bool:
+    """Say whether all pictures of a review queue are there and none is newer than its table, which is written last."""
+    written = queue.stat().st_mtime_ns
+    pictures = [
+        queue.parent / name for name in read_table(queue, "review")["picture"] if isinstance(name, str) and name
+    ]
+    return all(p.is_file() and p.stat().st_mtime_ns <= written for p in pictures)

@@ -87,6 +87,12 @@ def test_a_changed_file_leads_to_what_depends_on_it(
     assert copied.planned() == expected
 
 
+@pytest.mark.parametrize("change", [delete, damage])
+def test_a_changed_picture_of_the_review_queue_leads_to_the_queue(copied: Project, change: Callable[[Path], None]):
+    change(next((copied.results / "review/pseudo").glob("*.png")))
+    assert copied.planned() == {"review/pseudo", "report/page"}
+
+
 def test_changed_files_are_made_anew_and_all_others_kept(copied, reference):
     changes = {
         f"models/teacher/predictions/{CASE}.nii.gz": damage,
