@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from labelloop.annotation import from_table, to_table
 from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
-from labelloop.labels.select import SelectSettings, apply_states, select
+from labelloop.labels.select import SelectSettings, select
 from labelloop.tables import TABLES, write_table
 
 CLASSES = ("liver", "spleen", "tumor")
@@ -222,9 +222,3 @@ def test_settings_are_strict():
     for wrong in ({"min_dice": 0.9}, {"demote": "delete"}, {"drop_most_uncertain": -1}):
         with pytest.raises(ValidationError):
             SelectSettings(**wrong)
-
-
-def test_apply_states(scheme):
-    labels = np.arange(15, dtype=np.uint8).reshape(1, 3, 5)
-    states = {"liver": "present", "spleen": "unknown", "tumor": "absent"}
-    assert np.unique(apply_states(labels, states, scheme)).tolist() == [0, 1]

@@ -45,12 +45,6 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], step: float) -> li
     return starts
 
 
-def window_positions(shape: Sequence[int], patch: Sequence[int], step: float) -> list[Position]:
-    """Return the first corner of every window, z slowest."""
-    z, y, x = window_starts(shape, patch, step)
-    return list(itertools.product(z, y, x))
-
-
 def gaussian_weights(patch: Sequence[int]) -> torch.Tensor:
     """Return float32 weights [z, y, x] of a window: a Gaussian of sigma patch/8 around the center, 1 at its top."""
     sides = []

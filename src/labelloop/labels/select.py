@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States, annotated, from_table
-from labelloop.classes import ClassScheme, Strict
+from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table
+from labelloop.classes import Strict
 from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
 from labelloop.tables import TABLES
@@ -125,18 +124,6 @@ def select(
         decided = {name: _decide(case, name, known, pseudo, volumes, judgment, settings) for name in classes}
         rows += [(case, name, *decision) for name, decision in _whole_case(decided, settings).items()]
     return pd.DataFrame(rows, columns=list(TABLES["selected"]))
-
-
-def apply_states(labels: np.ndarray, states: States, scheme: ClassScheme) -> np.ndarray:
-    """Return ``labels`` without the voxels of classes that are not present in ``states`` (one case's selected states).
-
-    A demoted class still has its voxels in the fused map; training must not see them.
-    """
-    table = np.zeros(256, np.uint8)
-    for name in scheme.names:
-        if states.get(name, UNKNOWN) == PRESENT:
-            table[scheme.ids[name]] = scheme.ids[name]
-    return table[labels]
 
 
 def _provenance(table: pd.DataFrame) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], float]]:
