@@ -12,6 +12,8 @@ the p of Wilcoxon's signed-rank test over these cases, seeds averaged.
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +21,7 @@ from datetime import date
 from pathlib import Path
 
 import pandas as pd
+import torch
 from recipes import BTCV_PAIRS, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
 
 from labelloop.cases import Case, load_cases, pair_folders, write_cases
@@ -30,7 +33,7 @@ from labelloop.phantom import write_phantom
 from labelloop.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULT = ROOT / "benchmarks" / "results" / "ablation.md"
+RESULTS = ROOT / "benchmarks" / "results"
 LABELED = (2, 4, 8)
 
 
@@ -42,7 +45,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
-    parser.add_argument("--write", action="store_true", help=f"write the tables to {RESULT.name}")
+    parser.add_argument("--write", action="store_true", help="write the tables to ablation.md, or ablation_btcv.md")
     options = parser.parse_args()
     seeds, size = range(options.seeds), SIZES[options.size]
     out, folder = options.out, options.btcv
@@ -55,7 +58,10 @@ def main() -> None:
     print(text)
     if options.write:
         command = " ".join(["python benchmarks/ablation/run.py", *map(str, sys.argv[1:])])
-        write_text(RESULT, f"# Ablation\n\nWritten by `{command}` on {date.today()}.\n\n{text}")
+        where = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores, no GPU"
+        versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+        head = f"# Ablation\n\nWritten by `{command}` on {date.today()}: {where}; {versions}.\n\n"
+        write_text(RESULTS / ("ablation_btcv.md" if folder else "ablation.md"), head + text)
 
 
 Part = tuple[str, Path, dict, Sequence[Pair]]
