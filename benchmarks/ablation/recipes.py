@@ -1,5 +1,6 @@
 """What the ablation trains: every arm is a model of a recipe, once a seed, and two arms make a pair."""
 
+import math
 from typing import Any, NamedTuple
 
 ARMS = ("background", "max", "marginal", "cutmix", "gated", "ungated", "pseudo_alone")
@@ -91,7 +92,11 @@ def partial_recipe(size: Size, seeds: range, arms: tuple[str, ...] = ARMS, class
 
 
 def semi_recipe(size: Size, seeds: range) -> dict:
-    """Return the recipe of the arms on fully labeled and unlabeled cases; they know the organs only."""
+    """Return the recipe of the arms on fully labeled and unlabeled cases; they know the organs only.
+
+    There are nine models for each number of labeled cases, and each is trained with 0.7 of the updates.
+    """
+    quick = size.trainer | {"epochs": math.ceil(0.7 * size.trainer["epochs"])}
     kinds = {"supervised": "supervised", "cross": "cross_pseudo", "mean_teacher": "mean_teacher"}
     models = {
         model_name(arm, seed): {
@@ -99,7 +104,7 @@ def semi_recipe(size: Size, seeds: range) -> dict:
             "classes": "organs",
             "cases": "organs_full" if arm == "supervised" else "all",
             "validation_fraction": 0,
-            "trainer": size.trainer | {"kind": kinds[arm], "seed": seed},
+            "trainer": quick | {"kind": kinds[arm], "seed": seed},
         }
         for arm in SEMI_ARMS
         for seed in seeds
