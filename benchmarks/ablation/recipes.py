@@ -21,7 +21,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "full": Size(
-        {"spacing_mm": [7, 6, 6], "patch": [32, 40, 48], "batch_size": 2, "features": [8, 16, 32, 64]},
+        {"spacing_mm": [7, 7, 7], "patch": [24, 32, 40], "batch_size": 2, "features": [8, 16, 32, 64]},
         QUICK | {"epochs": 10, "iterations_per_epoch": 60, "validation_iterations": 4},
         48,
         5.0,
