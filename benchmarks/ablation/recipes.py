@@ -94,9 +94,9 @@ def partial_recipe(size: Size, seeds: range, arms: tuple[str, ...] = ARMS, class
 def semi_recipe(size: Size, seeds: range) -> dict:
     """Return the recipe of the arms on fully labeled and unlabeled cases; they know the organs only.
 
-    There are nine models for each number of labeled cases, and each is trained with 0.7 of the updates.
+    There are nine models for each number of labeled cases, and each is trained with half of the updates.
     """
-    quick = size.trainer | {"epochs": math.ceil(0.7 * size.trainer["epochs"])}
+    quick = size.trainer | {"epochs": math.ceil(size.trainer["epochs"] / 2)}
     kinds = {"supervised": "supervised", "cross": "cross_pseudo", "mean_teacher": "mean_teacher"}
     models = {
         model_name(arm, seed): {

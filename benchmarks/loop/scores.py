@@ -3,6 +3,7 @@
     python benchmarks/loop/scores.py results/demo [--write demo]
 
 A class's mean is over the test cases in which it is annotated; a model that does not know a class has no score in it.
+Cases that some model was not asked about, as one for MR is not about CT, are left out of all columns.
 "Where present" leaves out cases without the class, in which finding nothing scores 1.
 """
 
@@ -58,6 +59,8 @@ def main() -> None:
     ordered = [*(name for name in found if name != FINAL), FINAL]
     tables = {name: read_table(found[name], "scores") for name in ordered}
     tables = {name: table.astype({"dsc": float, "nsd": float}) for name, table in tables.items()}
+    shared = set.intersection(*(set(table["case"]) for table in tables.values()))
+    tables = {name: table[table["case"].isin(shared)] for name, table in tables.items()}
     scheme = load_classes("flare")
     text = "\n".join(lines(tables, scheme.sets["organs"], scheme.names)) + "\n"
     print(text)
