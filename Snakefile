@@ -19,6 +19,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/cases.smk"
 include: "workflow/rules/models.smk"
+include: "workflow/rules/adapt.smk"
 include: "workflow/rules/labels.smk"
 include: "workflow/rules/inference.smk"
 include: "workflow/rules/report.smk"
@@ -46,6 +47,7 @@ rule all:
                 shard=run.train_shards,
             )
             for m in run.used_models
+            if m not in run.translators
         ],
         [
             expand(
@@ -59,14 +61,22 @@ rule all:
         ],
         expand(
             rules.train.output,
-            model=[m for m in run.used_models if m not in run.slice_classifiers],
+            model=[m for m in run.used_models if m in run.segmenters],
         ),
         [
             expand(rules.train_slices.output, model=m)
             for m in run.used_models
             if m in run.slice_classifiers
         ],
+        rules.upright.output if run.upright else [],
+        [
+            expand(rules.train_translator.output, model=m)
+            for m in run.used_models
+            if m in run.translators
+        ],
+        [expand(rules.structure.output, plan=plan) for plan in run.translations],
         [expand(rules.predict.output, model=m, shard=s) for m, s in run.predictions()],
+        expand(rules.transfer.output, labels=run.transferring(), shard=run.train_shards),
         expand(rules.fuse.output, labels=run.used_labels, shard=run.train_shards),
         expand(rules.agree.output, labels=run.compared(), shard=run.train_shards),
         expand(rules.check.output, labels=run.checked(), shard=run.train_shards),

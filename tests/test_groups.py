@@ -106,14 +106,16 @@ def test_a_type_that_is_no_list_of_ids_is_refused(written):
 def test_groups_of_one_s_own_build_on_each_other():
     states, cases = collection({(): 2, (1, 3): 3, (1, 14): 4, ids((1, 13)): 5})
     cases |= {c: cases[c].model_copy(update={"modality": "MR", "dataset": "amos"}) for c in list(cases)[-2:]}
+    cases |= {c: cases[c].model_copy(update={"sequence": "t2w"}) for c in list(cases)[-1:]}
     extra = {
         "liver_ct": Group.model_validate({"all": ["liver"], "modality": "CT"}),
         "with_spleen": Group.model_validate({"in": "liver_ct", "any": ["spleen", "tumor"], "none": "tumor"}),
         "others": Group.model_validate({"labeled": True, "not_in": ["with_spleen", "type:1,14"]}),
         "amos": Group(dataset=("amos", "btcv")),
+        "t2w": Group.model_validate({"sequence": ["t1w", "t2w"]}),
     }
     found = Counter(group_cases(to_table(states, SCHEME.names), cases, SCHEME, extra)["group"])
-    assert {name: found[name] for name in extra} == {"liver_ct": 10, "with_spleen": 6, "others": 2, "amos": 2}
+    assert {name: found[name] for name in extra} == {"liver_ct": 10, "with_spleen": 6, "others": 2, "amos": 2, "t2w": 1}
     assert members(states, cases, SCHEME, extra, ["amos", "others"]) == set(list(cases)[-2:])
     assert len(members(states, cases, SCHEME, extra, ["type:1-1,14", "unlabeled"])) == 6
 

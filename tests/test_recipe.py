@@ -81,6 +81,31 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             r"absence: no class or set 'orgns'; did you mean 'organs'",
         ),
         ({"labels__pseudo__tumor_voxels": "nearest_organ"}, r"labels\.pseudo\.tumor_voxels: .* has the tumor itself"),
+        (
+            {"labels__pseudo": {"predict": ["teacher", "student"], "transfer": {}}},
+            r"labels\.pseudo\.transfer: carries the predictions of one model; `predict` names 2",
+        ),
+        (
+            {"labels__pseudo__transfer": {}, "models__teacher__classes": ["liver", "left_kidney"]},
+            r"labels\.pseudo\.transfer: the kidneys decide .* 'teacher' has no right_kidney",
+        ),
+        (
+            {"labels__pseudo__transfer": {"sorce": "t1w"}},
+            r"pseudo\.transfer\.sorce: unknown key; did you mean 'source'",
+        ),
+        (
+            {"labels__pseudo__transfer": {"follows": {"in_phase": "out_of_phase", "out_of_phase": "in_phase"}}},
+            r"labels\.pseudo\.transfer: .*leads in a circle",
+        ),
+        ({"labels__pseudo__transfer": {"on_images": {"t2w": "t1w"}}}, r"labels\.pseudo\.transfer: .*from or to t1w"),
+        (
+            {"labels__pseudo__clean": [{"step": "keep_levels", "classes": ["spleen"], "of": ["livr"], "above_mm": 0}]},
+            r"labels\.pseudo\.clean: no class or set 'livr'; did you mean 'liver'",
+        ),
+        (
+            {"inference": [{"segment": "student"}, {"clean": [{"step": "keep_largest", "classes": "livr"}]}]},
+            r"inference\.1",
+        ),
         ({"rounds": 2}, r"rounds: more than one needs `feedback"),
         ({"inference": [{"keep_largest": "liver"}]}, r"inference: no step segments"),
         ({"inference": [{"segment": "studnt"}]}, r"inference\.0\.segment: .*'studnt'; did you mean 'student'"),
@@ -127,6 +152,70 @@ def test_a_located_chain_needs_its_finder_and_follows_the_rounds(tmp_path):
     chain = unroll(load_recipe(write(tmp_path, content)))
     assert [step.locate for step in chain.inference] == ["student_round2", "finder", None]
     assert "finder" in needed(chain) and "finder --> predictions" in mermaid(chain)
+
+
+ADAPTED = SMALL | {
+    "plans": {
+        "p": SMALL["plans"]["p"] | {"grey": {}, "upright": True},
+        "fake": SMALL["plans"]["p"] | {"grey": {}, "upright": True, "translate": "to_mr"},
+    },
+    "models": {
+        "to_mr": {"plan": "p", "trainer": "translator"},
+        "teacher": {"plan": "fake", "cases": "organs_full", "classes": "organs"},
+        "student": {"plan": "p", "labels": "pseudo", "trainer": "partial"},
+    },
+}
+
+
+def test_a_translator_comes_before_those_whose_plan_names_it(tmp_path):
+    recipe = load_recipe(write(tmp_path, ADAPTED))
+    assert parents(recipe, "teacher") == ("to_mr",) and parents(recipe, "to_mr") == ()
+    assert needed(recipe) == {"to_mr", "teacher", "pseudo", "student"} and ordered(recipe)[0] == "to_mr"
+    assert "to_mr --> teacher" in mermaid(recipe) and "truth --> to_mr" not in mermaid(recipe)
+    assert "model to_mr: translator from CT to MR" in describe(recipe) and "199200 updates" in describe(recipe)
+    assert images_of(recipe, "fake") == "fake"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("plans__fake__translate", "to_m", r"plans\.fake\.translate: no such name 'to_m'; did you mean 'to_mr'"),
+        ("plans__fake__translate", "student", r"plans\.fake\.translate: 'student' is no translator"),
+        ("plans__fake__spacing_mm", [5, 4, 4], r"plans\.fake: spacing_mm, grey, upright must be those of p"),
+        ("plans__fake__grey", {"ct_width_hu": 300}, r"plans\.fake: spacing_mm, grey, upright must be those of p"),
+        ("models__to_mr__plan", "fake", r"models\.to_mr\.plan: fake must have `grey` and no `translate`"),
+        ("models__to_mr__labels", "pseudo", r"models\.to_mr\.labels: a translator learns from images alone"),
+        ("models__to_mr__init_from", "teacher", r"models\.to_mr\.init_from: a translator starts from random weights"),
+        ("models__to_mr__trainer", {"kind": "translator", "epochs": 3}, r"epochs is not read by trainer translator"),
+        ("models__student__init_from", "to_mr", r"models\.student\.init_from: 'to_mr' is a translator"),
+        ("labels__pseudo__predict", "to_mr", r"labels\.pseudo\.predict: 'to_mr' is a translator"),
+        ("inference", [{"locate": "to_mr"}, {"segment": "student"}], r"inference\.0\.locate: 'to_mr' is a translator"),
+        ("evaluate__models", ["to_mr"], r"evaluate\.models: 'to_mr' is a translator"),
+        ("plans__q", SMALL["plans"]["p"], None),
+        ("models__other", {"plan": "q"}, r"plans: some ask for upright, but not q"),
+        ("models__finder", {"plan": "p", "trainer": "slice_classifier"}, r"models\.finder\.plan: .* Hounsfield units"),
+    ],
+)
+def test_errors_of_a_translator(tmp_path, place, value, message):
+    content = yaml.safe_load(yaml.safe_dump(ADAPTED))
+    if place == "models__other":
+        content["plans"]["q"] = SMALL["plans"]["p"]
+    *way, last = place.split("__")
+    part = content
+    for key in way:
+        part = part[key]
+    part[last] = value
+    if message is None:
+        load_recipe(write(tmp_path, content))
+        return
+    with pytest.raises(UserError, match=message):
+        load_recipe(write(tmp_path, content))
+
+
+def test_a_transfer_is_told_in_words_and_drawn(tmp_path):
+    recipe = load_recipe(write(tmp_path, changed(labels__pseudo__transfer={"source": "portal_venous"})))
+    assert "transfer from portal_venous" in describe(recipe) and "labels pseudo from portal_venous" in mermaid(recipe)
+    assert "transfer" not in describe(load_recipe(write(tmp_path, SMALL)))
 
 
 def test_all_errors_come_at_once(tmp_path):

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from labelloop.volume import Geometry, Volume, canonical, read, read_geometry, restore, whole_numbers, write
+from labelloop.volume import (
+    Geometry,
+    Volume,
+    canonical,
+    on_its_feet,
+    read,
+    read_geometry,
+    restore,
+    whole_numbers,
+    write,
+)
 
 ORIENTATIONS = [
     (permutation, flips)
@@ -77,6 +87,18 @@ def test_different_grids_are_told_apart_in_words(field, value, word):
     other = Geometry(**{**grid.__dict__, field: value})
     assert word in grid.difference(other)
     assert grid.difference(Geometry(**grid.__dict__)) is None
+
+
+@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS[::7])
+def test_a_volume_on_its_feet_covers_the_same_place_the_other_way_up(tmp_path, permutation, flips):
+    sitk.WriteImage(itk_image(permutation, flips), str(tmp_path / "image.mha"))
+    volume = read(tmp_path / "image.mha")
+    turned, before = on_its_feet(volume), canonical(volume)
+    after = canonical(turned)
+    assert turned.array is volume.array
+    np.testing.assert_array_equal(after.array, before.array[::-1])
+    assert after.geometry.difference(before.geometry) is None
+    assert on_its_feet(turned).geometry.difference(volume.geometry) is None
 
 
 def test_fractional_labels_are_refused_and_whole_floats_kept():

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from labelloop.recipe import TRUTH, InferenceStep, LabelSetSpec, ModelSpec, Recipe, parents
+from labelloop.training.settings import TRANSLATOR
 
 ROUND = "_round"
 
@@ -157,10 +158,17 @@ def describe(recipe: Recipe) -> str:
 def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
     plan = chain.plans[spec.plan]
     spacing = " x ".join(f"{s:g}" for s in plan.spacing_mm)
-    updates = spec.trainer.epochs * spec.trainer.iterations_per_epoch
+    trainer = spec.trainer.translator or spec.trainer
+    updates = trainer.epochs * trainer.iterations_per_epoch
+    if spec.trainer.kind == TRANSLATOR:
+        return (
+            f"model {name}: translator from CT to MR, cases {' or '.join(spec.cases)}, plan {spec.plan} "
+            f"({spacing} mm), {updates} updates, seed {trainer.seed}"
+        )
     return (
         f"model {name}: {spec.trainer.kind} on {spec.labels}, cases {' or '.join(spec.cases)}, "
         f"classes {', '.join(spec.classes)}, plan {spec.plan} ({spacing} mm), {updates} updates, "
+        f"{f'CT translated by {plan.translate}, ' if plan.translate else ''}"
         f"seed {spec.trainer.seed}{f', starting from {spec.init_from}' if spec.init_from else ''}"
         f"{f', {spec.trainer.cutmix.name} objects pasted' if spec.trainer.cutmix else ''}"
     )
@@ -168,7 +176,9 @@ def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
 
 def _labels_line(name: str, spec: LabelSetSpec) -> str:
     asked = f" for {' or '.join(spec.predict_for)}" if spec.predict_for else ""
-    steps = [f"predict by {', '.join(spec.predict)}{asked}", f"fuse {spec.fuse}"]
+    steps = [f"predict by {', '.join(spec.predict)}{asked}"]
+    steps += [f"transfer from {spec.transfer.source}"] if spec.transfer else []
+    steps += [f"fuse {spec.fuse}"]
     steps += [f"tumor voxels to the {spec.tumor_voxels.replace('_', ' ')}"] if spec.tumor_voxels else []
     steps += ["agree"] if len(spec.predict) > 1 else []
     steps += [f"clean ({len(spec.clean)} steps)"] if spec.clean else []
@@ -178,6 +188,7 @@ def _labels_line(name: str, spec: LabelSetSpec) -> str:
 
 def _step_text(step: InferenceStep) -> str:
     given = step.model_dump(exclude_defaults=True, exclude_none=True, by_alias=True)
+    given |= {"clean": f"({len(step.clean)} steps)"} if step.clean else {}
     merged = [f"{how} of {name}" for name, how in given.pop("merge", {}).items()]
     return ", ".join([*(f"{key} {_plain(value)}" for key, value in given.items()), *merged])
 
@@ -193,7 +204,7 @@ def mermaid(recipe: Recipe) -> str:
     chain = unroll(recipe)
     lines = ["flowchart TD", f'    {TRUTH}[("truth")]']
     for name in ordered(chain):
-        shape = f'{name}(["model {name}"])' if name in chain.models else f'{name}[/"labels {name}"/]'
+        shape = f'{name}(["model {name}"])' if name in chain.models else f'{name}[/"{_titled(chain, name)}"/]'
         lines.append(f"    {shape}")
         lines += [f"    {parent} --> {name}" for parent in _drawn_parents(chain, name)]
     lines.append('    predictions[["predictions"]]')
@@ -202,8 +213,16 @@ def mermaid(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _titled(chain: Recipe, labels: str) -> str:
+    transfer = chain.labels[labels].transfer
+    return f"labels {labels} from {transfer.source}" if transfer else f"labels {labels}"
+
+
 def _drawn_parents(chain: Recipe, name: str) -> Iterable[str]:
     if name in chain.models:
-        return tuple(_origins(chain.models[name]).values())
+        spec = chain.models[name]
+        translator = chain.plans[spec.plan].translate
+        origins = () if spec.trainer.kind == TRANSLATOR else tuple(_origins(spec).values())
+        return (*origins, translator) if translator else origins
     truth = (TRUTH,) if chain.labels[name].fuse == "truth_first" else ()
     return (*truth, *chain.labels[name].predict)

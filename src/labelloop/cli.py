@@ -75,13 +75,16 @@ def _cases(options) -> None:
 def _add_infer(commands) -> None:
     parser = commands.add_parser("infer", help="segment images with a trained model; exit 0 all, 1 some failed, 2 none")
     parser.add_argument("images", type=Path, help="a file, a folder of files, or a DICOM series folder")
-    parser.add_argument("--model", type=Path, required=True, action="append", help="model folder; several: their mean")
+    models = parser.add_mutually_exclusive_group(required=True)
+    models.add_argument("--model", type=Path, action="append", help="model folder; several: their mean")
+    models.add_argument("--results", type=Path, help="results of a run, whose whole inference chain is used")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--modality", default="CT", choices=("CT", "MR"))
+    parser.add_argument("--sequence", default="", help="MR sequence, e.g. t1w; tells some models which end is up")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--mode", default="exact", choices=("exact", "fast"), help="as nnU-Net decides, or faster")
-    parser.add_argument("--step", type=float, help="window step as a share of the patch; default: 0.5, fast 0.8")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--mode", choices=("exact", "fast"), help="as nnU-Net decides (default), or faster")
+    parser.add_argument("--step", type=float, help="window step as a share of the patch; default: 0.5, or the run's")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto, or the run's")
     parser.add_argument("--max-ram-mb", type=float, help="RAM that must be enough")
     parser.add_argument("--max-gpu-mb", type=float, help="GPU memory that must be enough")
     parser.add_argument("--preview", action="store_true", help="draw a picture of each case")
@@ -95,17 +98,23 @@ def _infer(options) -> int:
     from labelloop.inference.budget import Budget
     from labelloop.inference.infer import infer
     from labelloop.inference.settings import Settings
+    from labelloop.inference.steps import FinishedInference
 
     if options.step is not None and not 0 < options.step <= 1:
         raise UserError(f"--step {options.step:g}: above 0 and at most 1")
+    given = {k: v for k in ("mode", "step", "precision") if (v := getattr(options, k)) is not None}
+    finished = FinishedInference.read(options.results) if options.results else None
+    drawn = load_classes(options.classes) if options.preview else None
     return infer(
         options.images,
-        options.model,
+        finished.folders(options.results) if finished else options.model,
         options.out,
-        scheme=load_classes(options.classes) if options.preview else None,
-        settings=Settings(mode=options.mode, step=options.step, precision=options.precision),
+        steps=finished.steps if finished else None,
+        scheme=finished.classes if finished else drawn,
+        settings=Settings.model_validate((finished.engine.model_dump() if finished else {}) | given),
         device=options.device,
         modality=options.modality,
+        sequence=options.sequence,
         resume=not options.again,
         budget=Budget(options.max_ram_mb, options.max_gpu_mb),
         preview=options.preview,
@@ -114,14 +123,16 @@ def _infer(options) -> int:
 
 
 def _add_evaluate(commands) -> None:
-    parser = commands.add_parser("evaluate", help="score label maps: DSC and NSD as FLARE computes them")
+    about = "score label maps: DSC and NSD as FLARE computes them, and how many tumors are found"
+    parser = commands.add_parser("evaluate", help=about)
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--prediction", type=Path, required=True)
     parser.add_argument("--classes", default="flare")
     parser.add_argument("--rules", default="official-2024", help="official-2022, -2023, -2024 or corrected")
     parser.add_argument("--annotation", type=Path, help="annotation table; unknown classes are not scored")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="table of scores to write")
+    parser.add_argument("--lesions", type=Path, help="table of tumors found and missed to write")
     parser.set_defaults(run=_evaluate)
 
 
@@ -129,7 +140,8 @@ def _evaluate(options) -> int:
     from labelloop.metrics.evaluate import evaluate_folders
 
     o = options
-    return bool(evaluate_folders(o.truth, o.prediction, o.classes, o.rules, o.out, o.workers, o.annotation))
+    files = o.annotation, o.lesions
+    return bool(evaluate_folders(o.truth, o.prediction, o.classes, o.rules, o.out, o.workers, *files))
 
 
 def _add_check(commands) -> None:

@@ -36,10 +36,11 @@ class Group(Strict):
     labeled: bool | None = Field(None, description="whether any class at all is annotated")
     dataset: tuple[str, ...] = Field((), description="the case is of one of these data sets")
     modality: Literal["", "CT", "MR"] = Field("", description="the case is of this modality")
+    sequence: tuple[str, ...] = Field((), description="the case is of one of these MR sequences (or CT phases)")
     in_groups: tuple[str, ...] = Field((), alias="in", description="the case is in every one of these groups")
     not_in: tuple[str, ...] = Field((), description="the case is in none of these groups")
 
-    @field_validator("all_of", "any_of", "none_of", "dataset", "in_groups", "not_in", mode="before")
+    @field_validator("all_of", "any_of", "none_of", "dataset", "sequence", "in_groups", "not_in", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -54,6 +55,7 @@ class Group(Strict):
             and self.labeled in (None, bool(classes))
             and (not self.dataset or case.dataset in self.dataset)
             and self.modality in ("", case.modality)
+            and (not self.sequence or case.sequence in self.sequence)
             and all(g in member_of for g in self.in_groups)
             and not any(g in member_of for g in self.not_in)
         )

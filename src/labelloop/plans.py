@@ -6,14 +6,17 @@ A plan is the part of an nnU-Net configuration that decides a result. Spacing, p
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from labelloop.adapt.settings import GreySettings
 from labelloop.classes import Strict
 
 Triple = tuple[int, int, int]
 ANISOTROPY = 2.0
 """An axis is pooled only while its voxel is at most this many times the finest one (nnU-Net, topology rules)."""
 SMALLEST_FEATURE_MAP = 4
+ADAPTATION = ("grey", "upright", "translate")
+"""Keys of a plan that adapts CT to MR; in a plan that asks for none of it, they are no part of its fingerprint."""
 
 
 class CtNormalization(Strict):
@@ -38,6 +41,13 @@ class Plan(Strict):
     ct: CtNormalization = CtNormalization()
     mr: Literal["zscore"] = "zscore"
     batch_dice: bool = False
+    grey: GreySettings | None = Field(
+        None, description="CT and MR on one grey scale, which the network sees from -1 to 1; `ct` and `mr` do not count"
+    )
+    upright: bool = Field(False, description="volumes that are stored upside down are put on their feet")
+    translate: str | None = Field(
+        None, description="translator that gives CT the look of MR; its plan has the same voxels and grey scale"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Plan":
@@ -51,12 +61,18 @@ class Plan(Strict):
             total = [t * s for t, s in zip(total, stride, strict=True)]
         if any(p % t for p, t in zip(self.patch, total, strict=True)):
             raise ValueError(f"patch {self.patch} is not divisible by the product of the strides {tuple(total)}")
+        if self.translate and self.grey is None:
+            raise ValueError("translate needs `grey`: {} for the published scale")
         return self
+
+    @model_serializer(mode="wrap")
+    def _what_is_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value or key not in ADAPTATION}
 
     @property
     def images(self) -> dict[str, Any]:
         """The fields that decide how an image is prepared."""
-        return self.model_dump(mode="json", include={"spacing_mm", "ct", "mr"})
+        return self.model_dump(mode="json", include={"spacing_mm", "ct", "mr", *ADAPTATION})
 
     @property
     def stage_strides(self) -> tuple[Triple, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from labelloop.adapt.settings import KIDNEYS, TransferSettings
 from labelloop.classes import CONFIG, ClassScheme, Strict, load_classes
 from labelloop.errors import UserError
 from labelloop.groups import Group, built_in, check_groups
@@ -17,7 +18,7 @@ from labelloop.labels.clean import CleanStep
 from labelloop.labels.fuse import TumorVoxels
 from labelloop.labels.select import SelectSettings
 from labelloop.plans import Plan
-from labelloop.training.settings import SLICE_CLASSIFIER, TrainerSettings
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
 
 TRUTH = "truth"
 
@@ -57,6 +58,10 @@ class LabelSetSpec(Strict):
     fuse: Literal["truth_first", "predictions_only"] = "truth_first"
     predict_for: tuple[str, ...] | None = Field(
         None, description="groups of cases that get predictions; the others keep what annotators gave. None: all cases"
+    )
+    transfer: TransferSettings | None = Field(
+        None,
+        description="predictions on one MR sequence serve the patient's others, where the kidneys say that they fit",
     )
     tumor_voxels: TumorVoxels | None = Field(
         None, description="in a label set of organs, the organ that voxels of a true tumor are given to"
@@ -219,6 +224,7 @@ def _meaning_errors(recipe: Recipe) -> Iterable[str]:
     for name, labels in recipe.labels.items():
         if labels.select.target_dsc is not None and len(labels.predict) < 2:
             yield f"labels.{name}.select.target_dsc: asks how far models agree; `predict` needs two or more"
+    yield from _transfer_errors(recipe, scheme)
     cycle = _cycle(recipe)
     if cycle:
         yield f"models/labels: a circle: {' -> '.join(cycle)}; a model cannot learn from its own predictions"
@@ -226,7 +232,8 @@ def _meaning_errors(recipe: Recipe) -> Iterable[str]:
         yield "rounds: more than one needs `feedback: {teacher: student}`, which model takes whose place in round 2"
     if not any(step.segment for step in recipe.inference):
         yield "inference: no step segments anything; add {segment: MODEL}"
-    yield from _slice_classifier_errors(recipe)
+    yield from _segmenter_errors(recipe)
+    yield from _adaptation_errors(recipe)
 
 
 def _group_errors(key: str, names: Iterable[str], known: set[str]) -> Iterable[str]:
@@ -262,6 +269,7 @@ def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> It
 
 def _name_errors(recipe: Recipe) -> Iterable[str]:
     references: list[tuple[str, str, Mapping[str, Any]]] = []
+    references += [(f"plans.{n}.translate", p.translate, recipe.models) for n, p in recipe.plans.items() if p.translate]
     for name, spec in recipe.models.items():
         references.append((f"models.{name}.plan", spec.plan, recipe.plans))
         references.append((f"models.{name}.labels", spec.labels, {TRUTH: None, **recipe.labels}))
@@ -286,8 +294,30 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{name!r}: names are letters, digits and '_', without '_round'"
 
 
-def _slice_classifier_errors(recipe: Recipe) -> Iterable[str]:
-    """Yield a line for each place where a slice classifier, which labels no voxels, is asked to."""
+def _transfer_errors(recipe: Recipe, scheme: ClassScheme) -> Iterable[str]:
+    """Yield a line for each label set that carries labels of several models, or of one that knows no kidneys."""
+    for name, spec in recipe.labels.items():
+        if spec.transfer is None:
+            continue
+        key, leading = f"labels.{name}.transfer", spec.predict[0]
+        if len(spec.predict) > 1:
+            yield f"{key}: carries the predictions of one model; `predict` names {len(spec.predict)}"
+        classes = recipe.models[leading].classes if leading in recipe.models else ("all",)
+        if set(classes) <= {*scheme.names, *scheme.sets, "all"}:
+            missing = [kidney for kidney in KIDNEYS if kidney not in scheme.select(classes)]
+            if missing:
+                yield f"{key}: the kidneys decide whether labels fit; {leading!r} has no {' and no '.join(missing)}"
+
+
+WHAT_ELSE = {
+    SLICE_CLASSIFIER: "a slice classifier, which labels no voxels; it can only locate",
+    TRANSLATOR: "a translator, which labels no voxels; it can only serve a plan's `translate`",
+}
+"""What models are that do not segment, and what they are good for."""
+
+
+def _segmenter_errors(recipe: Recipe) -> Iterable[str]:
+    """Yield a line for each place where a model that labels no voxels is asked to."""
     places = {f"labels.{name}.predict": spec.predict for name, spec in recipe.labels.items()}
     places |= {f"inference.{n}.segment": step.segment or () for n, step in enumerate(recipe.inference)}
     places |= {f"inference.{n}.compose": (step.compose or {}).values() for n, step in enumerate(recipe.inference)}
@@ -295,11 +325,39 @@ def _slice_classifier_errors(recipe: Recipe) -> Iterable[str]:
     places["evaluate.models"] = recipe.evaluate.models
     for key, names in places.items():
         for name in names:
-            if name in recipe.models and recipe.models[name].trainer.kind == SLICE_CLASSIFIER:
-                yield f"{key}: {name!r} is a slice classifier, which labels no voxels; it can only locate"
+            if name in recipe.models and (what := WHAT_ELSE.get(recipe.models[name].trainer.kind)):
+                yield f"{key}: {name!r} is {what}"
+    for number, step in enumerate(recipe.inference):
+        if step.locate in recipe.models and recipe.models[step.locate].trainer.kind == TRANSLATOR:
+            yield f"inference.{number}.locate: {step.locate!r} is {WHAT_ELSE[TRANSLATOR]}"
     for name, spec in recipe.models.items():
-        if spec.trainer.kind == SLICE_CLASSIFIER and spec.init_from:
-            yield f"models.{name}.init_from: a slice classifier starts from random weights"
+        if spec.trainer.kind in WHAT_ELSE and spec.init_from:
+            yield f"models.{name}.init_from: a {spec.trainer.kind.replace('_', ' ')} starts from random weights"
+        if spec.trainer.kind == TRANSLATOR and spec.labels != TRUTH:
+            yield f"models.{name}.labels: a translator learns from images alone"
+
+
+def _adaptation_errors(recipe: Recipe) -> Iterable[str]:
+    """Yield a line for each plan or model whose grey scale, translator or uprightness does not fit the others."""
+    plans, models = recipe.plans, recipe.models
+    for name, plan in plans.items():
+        translator = models.get(plan.translate or "")
+        if translator is None or translator.plan not in plans:
+            continue  # said elsewhere
+        if translator.trainer.kind != TRANSLATOR:
+            yield f"plans.{name}.translate: {plan.translate!r} is no translator (trainer: {{kind: translator}})"
+        elif plan.images | {"translate": None} != plans[translator.plan].images | {"translate": None}:
+            yield f"plans.{name}: spacing_mm, grey, upright must be those of {translator.plan} ({plan.translate})"
+    for name, spec in models.items():
+        plan = plans.get(spec.plan)
+        if plan and spec.trainer.kind == TRANSLATOR and (plan.grey is None or plan.translate):
+            yield f"models.{name}.plan: {spec.plan} must have `grey` and no `translate`: a translator sees CT as it is"
+        if plan and spec.trainer.kind == SLICE_CLASSIFIER and plan.grey:
+            yield f"models.{name}.plan: a slice classifier windows Hounsfield units; {spec.plan} has a grey scale"
+    upright = {spec.plan: plans[spec.plan].upright for spec in models.values() if spec.plan in plans}
+    if len(set(upright.values())) > 1:
+        wrong = ", ".join(name for name, value in upright.items() if not value)
+        yield f"plans: some ask for upright, but not {wrong}; a run puts volumes on their feet for all or for none"
 
 
 def _results_before(recipe: Recipe, number: int) -> Iterable[str]:
@@ -310,18 +368,25 @@ def _results_before(recipe: Recipe, number: int) -> Iterable[str]:
 
 def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:
     yield from ((f"models.{name}.classes", spec.classes) for name, spec in recipe.models.items())
-    yield from ((f"labels.{name}.classes", spec.classes) for name, spec in recipe.labels.items())
+    for name, labels in recipe.labels.items():
+        yield f"labels.{name}.classes", labels.classes
+        yield f"labels.{name}.clean", _cleaned(labels.clean)
     for number, step in enumerate(recipe.inference):
-        named = (*step.classes, *step.merge, *(step.compose or {}), *(step.keep_largest or ()))
+        named = (*step.classes, *step.merge, *(step.compose or {}), *(step.keep_largest or ()), *_cleaned(step.clean))
         yield f"inference.{number}", (*named, step.near) if step.near else named
+
+
+def _cleaned(steps: Iterable[CleanStep] | None) -> Iterable[str]:
+    return (name for step in steps or () for name in (*step.classes, *(getattr(step, "of", None) or ())))
 
 
 def parents(recipe: Recipe, name: str) -> tuple[str, ...]:
     """Return the models and label sets that ``name`` is made from."""
     if name in recipe.models:
         spec = recipe.models[name]
-        labels = () if spec.labels == TRUTH else (spec.labels,)
-        return (*labels, spec.init_from) if spec.init_from else labels
+        plan = recipe.plans.get(spec.plan)
+        made_from = (None if spec.labels == TRUTH else spec.labels, spec.init_from, plan.translate if plan else None)
+        return tuple(name for name in made_from if name)
     return recipe.labels[name].predict if name in recipe.labels else ()
 
 

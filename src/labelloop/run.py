@@ -15,8 +15,8 @@ from labelloop.errors import UserError
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
 from labelloop.tables import read_table
-from labelloop.training.settings import SLICE_CLASSIFIER
-from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
+from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS, TRANSLATOR_OUTPUTS
 
 
 class RunConfig(Strict):
@@ -129,6 +129,26 @@ class Run:
         earlier = round_before(labels)
         return [self.label_set(earlier).predict[0]] if earlier else []
 
+    def transferring(self) -> list[str]:
+        """Return the label sets that carry labels from one MR sequence to others."""
+        return [name for name in self.used_labels if self.label_set(name).transfer]
+
+    def relatives(self, shard: str) -> dict[str, list[Case]]:
+        """Return all cases of a shard's patients, by the shard that holds them."""
+        patients = dict.fromkeys(case.patient for case in self.shards[shard])
+        found: dict[str, list[Case]] = {}
+        for home, case in (pair for patient in patients for pair in self._of_patient[patient]):
+            found.setdefault(home, []).append(case)
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def _of_patient(self) -> dict[str, list[tuple[str, Case]]]:
+        found: dict[str, list[tuple[str, Case]]] = {}
+        for shard, cases in self.shards.items():
+            for case in cases:
+                found.setdefault(case.patient, []).append((shard, case))
+        return found
+
     def checked(self) -> list[str]:
         """Return the label sets that are held against rules."""
         return [name for name in self.used_labels if self.label_set(name).check]
@@ -145,8 +165,29 @@ class Run:
 
     @cached_property
     def slice_classifiers(self) -> list[str]:
-        """Models that look for slices; all others segment."""
+        """Models that look for slices."""
         return [name for name, spec in self.chain.models.items() if spec.trainer.kind == SLICE_CLASSIFIER]
+
+    @cached_property
+    def translators(self) -> list[str]:
+        """Models that give CT the look of MR."""
+        return [name for name, spec in self.chain.models.items() if spec.trainer.kind == TRANSLATOR]
+
+    @cached_property
+    def segmenters(self) -> list[str]:
+        """Models that label voxels: all others."""
+        return [name for name in self.chain.models if name not in (*self.slice_classifiers, *self.translators)]
+
+    @cached_property
+    def upright(self) -> bool:
+        """Whether volumes that are stored upside down are put on their feet wherever they are read."""
+        return any(self.chain.plans[self.model(name).plan].upright for name in self.used_models)
+
+    @cached_property
+    def translations(self) -> dict[str, str]:
+        """Names of prepared images with translated CT, and under which the same CT lies as it was."""
+        used = {self.images(m): self.chain.plans[self.model(m).plan].translate for m in self.used_models}
+        return {images: self.images(translator) for images, translator in used.items() if translator}
 
     def evaluated(self) -> list[str]:
         """What is scored: models of the recipe and the final label maps, where there are test cases."""
@@ -159,8 +200,11 @@ class Run:
     def discard_broken(self) -> list[Path]:
         """Remove what lists files that were deleted or altered, and altered files of models: they are made anew."""
         results = Path(self.results)
+        if not self.upright:  # left by another recipe; the steps would go by it
+            (results / "upright.csv").unlink(missing_ok=True)
         folders = [results / "models" / model / "predictions" for model in self.chain.models]
         folders += [results / "labels" / name for name in self.chain.labels]
+        folders += [results / "labels" / name / "transferred" for name in self.chain.labels]
         for plan in {images_of(self.chain, plan) for plan in self.chain.plans}:
             prepared = results / "prepared" / plan
             folders += [prepared, *(prepared / "labels" / name for name in (TRUTH, *self.chain.labels))]
@@ -199,7 +243,8 @@ class Run:
 
 def altered(model: Path) -> list[Path]:
     """Return the files of a trained model that are newer than the one that was published last."""
-    published = [model / name for name in dict.fromkeys((*OUTPUTS, *SLICE_OUTPUTS)) if (model / name).is_file()]
+    names = dict.fromkeys((*OUTPUTS, *SLICE_OUTPUTS, *TRANSLATOR_OUTPUTS))
+    published = [model / name for name in names if (model / name).is_file()]
     last = model / OUTPUTS[-1]
     return [f for f in published if last.is_file() and f.stat().st_mtime_ns > last.stat().st_mtime_ns]
 

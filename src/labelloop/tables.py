@@ -41,6 +41,14 @@ TABLES: dict[str, dict[str, str]] = {
         "label_sha256": "of the label file, empty without",
     },
     "annotation": {"case": "case id", "class": "class name", "state": "present, absent or unknown"},
+    "upright": {
+        "case": "case id",
+        "upside_down": "True or False: the header takes head for foot; corrected wherever the case is read",
+        "judged_by": "case whose image decided; empty: none could tell, and the case is taken as it is stored",
+        "dark_low": "share of the body that is dark in the lowest 30 mm of that image, as stored",
+        "dark_high": "the same in the highest 30 mm, where lungs are",
+        "reason": "why nothing could tell",
+    },
     "quarantine": {
         "case": "case id",
         "file": "file at fault",
@@ -135,6 +143,12 @@ TABLES: dict[str, dict[str, str]] = {
         "image": "image, as in cases.csv",
         "picture": "picture with the reasons written on it, relative to the table's folder",
     },
+    "structure": {
+        "case": "case id of a labeled CT",
+        "information": "share of its labels' entropy that its translation explains, 0 to 1",
+        "shifted": "largest of the same for labels moved by 6 mm along an axis",
+        "fits": "True or False: the labels explain the translation best where they are",
+    },
     "training_cases": {"case": "case id", "split": "train or validation", "key": "fingerprint of image and label"},
     "slice_scores": {
         "split": "validation: slices of cases that the slice classifier did not learn from",
@@ -154,6 +168,18 @@ TABLES: dict[str, dict[str, str]] = {
         "volume_truth_ml": "volume in the truth",
         "volume_prediction_ml": "volume in the prediction",
         "volume_error_ml": "prediction minus truth",
+    },
+    "lesions": {
+        "case": "case id",
+        "class": "class name, of the scheme's set tumor",
+        "lesions": "lesions in the truth: connected components (26 neighbors)",
+        "detected": "of these, lesions that a predicted one matches, one to one, with an IoU of at least 0.1",
+        "false_positives": "predicted lesions that match none",
+        "sensitivity": "detected by lesions; empty on a tumor-free scan",
+        "precision": "detected by predicted lesions; empty when none is predicted",
+        "dsc": "mean over the detected lesions; empty when none is",
+        "missed_ml": "volume of the lesions that were not detected",
+        "false_positive_ml": "volume of the predicted lesions that match none",
     },
     "summary": {
         "case": "case id",
@@ -177,6 +203,10 @@ TABLES: dict[str, dict[str, str]] = {
         "runtime_s": "wall time of reading, computing and writing",
         "peak_gpu_mb": "peak GPU memory allocated",
         "peak_ram_mb": "peak resident memory of the process so far",
+        "parameters": "of the networks that ran, each tensor counted once",
+        "gmacs": "multiply-accumulates of the networks, in 10^9, all windows and flips; FLOPs are twice as many",
+        "area_gpu_mb_s": "area under the curve of GPU memory over time, as FLARE's; empty without a GPU",
+        "energy_j": "energy of the GPU; empty without one, or where its driver does not tell",
     },
 }
 
@@ -215,13 +245,23 @@ def read_table(path: str | Path, kind: str) -> pd.DataFrame:
     return table.apply(_numbers_where_named)[list(TABLES[kind])]
 
 
+def upside_down(path: str | Path) -> set[str]:
+    """Return the cases that an ``upright`` table says are stored upside down; none where there is no table."""
+    if not Path(path).is_file():
+        return set()
+    table = read_table(path, "upright")
+    return set(table.loc[table["upside_down"] == "True", "case"])
+
+
 NUMBERS = {
     "dsc", "nsd", "confidence", "value", "threshold", "pairwise_dice", "uncertainty", "stability", "predictions",
     "voxels_changed",
     "minimum", "maximum", "size_x", "size_y", "size_z", "runtime_s", "peak_gpu_mb", "peak_ram_mb",
+    "parameters", "gmacs", "area_gpu_mb_s", "energy_j",
     "target_dsc", "cases", "rank", "accepted", "coverage", "mean_dsc", "aurc",
     "slices", "positive", "auc", "accuracy", "sensitivity", "specificity",
-    "right_kidney_dsc", "left_kidney_dsc", "turned_degrees",
+    "lesions", "detected", "false_positives", "precision",
+    "right_kidney_dsc", "left_kidney_dsc", "turned_degrees", "dark_low", "dark_high", "information", "shifted",
 }  # fmt: skip
 
 

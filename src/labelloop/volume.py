@@ -136,6 +136,19 @@ def canonical(volume: Volume) -> Volume:
     return Volume(array, Geometry(size, spacing, tuple(origin.tolist()), tuple(turned.ravel().tolist())))
 
 
+def on_its_feet(volume: Volume) -> Volume:
+    """Return a volume whose header takes head for foot with a true one: mirrored in z about the middle of its grid.
+
+    The array stays as it is stored.
+    """
+    g = volume.geometry
+    direction = np.asarray(g.direction).reshape(3, 3)
+    middle = np.asarray(g.origin) + direction @ ((np.asarray(g.size) - 1) / 2 * np.asarray(g.spacing))
+    mirrored = np.diag([1.0, 1.0, -1.0]) @ direction
+    origin = (g.origin[0], g.origin[1], float(2 * middle[2] - g.origin[2]))
+    return Volume(volume.array, Geometry(g.size, g.spacing, origin, tuple(mirrored.ravel().tolist())))
+
+
 def restore(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Turn a canonical array [z, y, x] back to the stored axes of ``geometry``: the inverse of :func:`canonical`."""
     permutation, flips = _axes_to_ras(geometry)

@@ -8,7 +8,7 @@ import pytest
 from tiny_body import draw, ellipsoid, stored
 
 from labelloop.adapt.body import body_mask, body_threshold, judge_patient, judge_upright, otsu
-from labelloop.adapt.grey import from_network, to_grey, to_network
+from labelloop.adapt.grey import to_grey
 from labelloop.adapt.settings import GreySettings
 from labelloop.volume import Volume, read
 
@@ -101,12 +101,6 @@ def test_mr_goes_from_black_to_white_whatever_its_units():
     hot[0, 0, 0] = 1e5
     robust = GreySettings(mr_percentiles=(0, 99.9))
     assert np.abs(to_grey(hot, "MR", robust) - to_grey(array, "MR", robust)).mean() < 1
-
-
-def test_network_values_go_and_come_back():
-    grey = np.linspace(0, 255, 11, dtype=np.float32)
-    assert to_network(grey)[[0, -1]].tolist() == [-1, 1]
-    assert np.allclose(from_network(to_network(grey)), grey, atol=1e-4)
 
 
 def test_what_is_not_finite_or_of_no_known_modality_is_refused():

@@ -10,6 +10,8 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 from scipy.ndimage import gaussian_filter
 from tiny_models import tiny_plan
 
+from labelloop.adapt.grey import to_grey
+from labelloop.adapt.settings import GreySettings
 from labelloop.inference.prepare import Frame, nonzero_box, prepare_image, prepare_label
 from labelloop.inference.resample import Resampling, resample_labels
 from labelloop.volume import Geometry, Volume, canonical
@@ -45,6 +47,27 @@ def turned(volume, permutation, flips):
     origin = np.asarray(g.origin) + direction @ corner
     geometry = Geometry(tuple(size), tuple(spacing), tuple(origin), tuple((direction * signs).ravel()))
     return Volume(np.ascontiguousarray(array), geometry)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("percentiles", [(0, 100), (1, 99)])
+def test_a_grey_plan_shows_the_network_the_grey_scale_from_minus_one_to_one(rng, modality, percentiles):
+    volume = random_volume(rng, spacing=(2.5, 1.5, 1.5))
+    settings = GreySettings(mr_percentiles=percentiles)
+    seen = prepare_image(volume, tiny_plan(grey=settings), modality).array
+    np.testing.assert_allclose(seen, to_grey(volume.array, modality, settings) / 127.5 - 1, atol=1e-5)
+    assert seen.min() == -1 and seen.max() == 1
+
+
+def test_a_plan_without_adaptation_is_what_it_was():
+    plan = tiny_plan()
+    assert set(plan.images) == {"spacing_mm", "ct", "mr"} and not {"grey", "upright", "translate"} & set(
+        plan.model_dump()
+    )
+    asked = tiny_plan(grey={}, upright=True, translate="to_mr")
+    assert asked.images["translate"] == "to_mr" and type(asked).model_validate(asked.model_dump(mode="json")) == asked
+    with pytest.raises(ValueError, match="translate needs `grey`"):
+        tiny_plan(translate="to_mr")
 
 
 ORIENTATIONS = [

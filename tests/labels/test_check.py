@@ -279,6 +279,19 @@ def test_image_rules_step_back(anatomy, scheme):
         assert failing(rows) == set()
 
 
+def test_no_rule_measures_hu_on_mr(anatomy, scheme):
+    """Also where a scheme forgets to say that a rule is for CT: the intensities would all fail."""
+    rules = tuple(rule | {"modality": ["CT", "MR"]} for rule in scheme.rules)
+    everywhere = scheme.model_copy(update={"rules": rules})
+    bright = np.full_like(anatomy.image, -100)  # fat everywhere, were it HU
+    assert failing(verdicts(anatomy, everywhere, image=bright))
+    rows = verdicts(anatomy, everywhere, image=bright, modality="MR")
+    reasons = {
+        r["reason"] for r in rows if r["rule"] in ("intensity", "fat", "fat_inside", "air", "lung", "inside_body")
+    }
+    assert failing(rows) == set() and reasons == {"measures HU, which MR does not have"}
+
+
 def test_islands_below_he_s_threshold_pass(anatomy, scheme):
     anatomy.labels[5, 5, 5:10] = anatomy.ids["liver"]  # 5 voxels of 27 mm3 = 0.135 ml
     rows = verdicts(anatomy, scheme, image=None)

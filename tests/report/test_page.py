@@ -24,6 +24,7 @@ from labelloop.volume import Geometry, Volume, write
 SCHEME = load_classes("flare")
 GRID = Geometry((24, 20, 8), (3.0, 3.0, 5.0))
 TEST = ("case_a", "case_b", "case_c")
+LESIONS = {"teacher": "teacher", "student": "final"}
 GRAPH = """flowchart TD
     truth[("truth")]
     teacher(["model teacher"])
@@ -136,6 +137,9 @@ def _scores(root: Path) -> None:
                 rows.append((case, organ, dsc + gain, nsd + gain, 10.0, 11.0, 1.0))
         rows.append(("case_a", "tumor", 0.4 + gain, 0.3 + gain, 1.0, 1.0, 0.0))
         _save(root / "evaluation" / f"{name}.csv", "scores", rows)
+    found = [("case_a", "tumor", 4, 3, 1, 0.75, 0.75, 0.6, 1.5, 0.2), ("case_b", "tumor", 0, 0, 3, "", 0, "", 0, 2.5)]
+    _save(root / "evaluation" / "lesions" / "final.csv", "lesions", found)
+    _save(root / "evaluation" / "lesions" / "teacher.csv", "lesions", [])
     for index, case in enumerate(TEST):
         write(root / "predictions" / f"{case}.nii.gz", _labels(index), GRID)
     _save(
@@ -143,7 +147,8 @@ def _scores(root: Path) -> None:
         "summary",
         [("case_a", "liver", 1234.0, 0.97), ("case_a", "spleen", 0, "")],
     )
-    _save(root / "predictions" / "efficiency.csv", "efficiency", [("case_a", 7.5, 2600.0, 4000.0)])
+    cost = ("case_a", 7.5, 2600.0, 4000.0, 5_500_000, 812.5, 9100.0, None)
+    _save(root / "predictions" / "efficiency.csv", "efficiency", [cost])
 
 
 def _write(results: Path, out: Path, **options) -> str:
@@ -151,6 +156,7 @@ def _write(results: Path, out: Path, **options) -> str:
         "graph": GRAPH,
         "scheme": SCHEME,
         "evaluated": [("teacher", "evaluation/teacher.csv"), ("student", "evaluation/final.csv")],
+        "lesions": [(name, f"evaluation/lesions/{file}.csv") for name, file in LESIONS.items()],
         "label_sets": ["round1"],
         "model_names": ["teacher", "student"],
         "truth": lambda case: Volume(_labels(0), GRID),
@@ -217,6 +223,12 @@ def test_scores_are_those_of_the_tables(page):
     assert ["case_a", "90.0", "80.0", "40.0", "95.0", "85.0", "45.0"] in _rows(page, "case_a")
     assert "Mean organ DSC on 3 test cases: student 90.0 % (NSD 80.0 %), teacher 85.0 % (NSD 75.0 %)." in _text(page)
     assert "3 paired cases are too few" in _text(page)
+
+
+def test_lesions_are_pooled_over_the_cases(page):
+    expected = ["student", "3 of 4", "75.0", "60.0", "4", "42.9", "54.5", "1 of 1", "3", "2.5"]
+    assert expected in _rows(page, "student")
+    assert not any(len(row) == len(expected) for row in _rows(page, "teacher"))  # it scored no tumor
 
 
 def test_annotation_and_acceptance_are_counted(page):

@@ -42,6 +42,8 @@ def test_a_trainer_has_its_own_settings_also_unasked():
         ({"kind": "mean_teacher", "cross": {}}, "cross is read by trainer cross_pseudo only"),
         ({"kind": "partial", "batches": {"full_first_epochs": 3}}, "full_first_epochs needs `full`"),
         ({"kind": "partial", "unknown": "background"}, "unknown is read by trainer supervised only"),
+        ({"kind": "translator", "epochs": 5}, "epochs is not read by trainer translator"),
+        ({"kind": "partial", "translator": {}}, "translator is read by trainer translator only"),
         ({"export": "best", "validation_iterations": 0}, "validation_iterations above 0"),
         ({"mirror_axes": ("x", "x")}, "twice"),
         ({"epoch": 3}, "Extra inputs"),

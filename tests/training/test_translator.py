@@ -1,6 +1,7 @@
 """The training of the translator: it learns, resumes exactly, and is published whole."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,34 +11,48 @@ from labelloop.adapt.settings import TranslatorSettings
 from labelloop.adapt.translate import load_generator, translate
 from labelloop.errors import UserError
 from labelloop.files import sha256
+from labelloop.plans import Plan
 from labelloop.training import translator
-from labelloop.training.translator import GreyCase, Pool, TranslatorJob, rate_factor, save_grey, train_translator
+from labelloop.training.prepared import open_image, write_image_array
+from labelloop.training.translator import (
+    GreyCase,
+    Pool,
+    TranslatorJob,
+    TranslatorTraining,
+    rate_factor,
+    train_translator,
+)
+from labelloop.training.work import TRANSLATOR_OUTPUTS
 
 TINY = TranslatorSettings(
     patch=(8, 16, 16), features=4, blocks=1, layers=1, pool=2, epochs=4, decay_from=2, iterations_per_epoch=3,
     save_every=1, seed=3,
 )  # fmt: skip
 
+PLAN = Plan(spacing_mm=(6, 4, 4), patch=(8, 16, 16), features=(4, 8), grey={})
+
 
 @pytest.fixture(scope="module")
 def looks(tmp_path_factory):
-    """Two cases of either look: the same kind of blocks, bright on dark in CT and dark on bright in MR."""
+    """Two prepared cases of either look: blocks, bright on dark in CT and dark on bright in MR."""
     folder = tmp_path_factory.mktemp("grey")
     rng = np.random.default_rng(0)
     cases = {"ct": [], "mr": []}
     for look in cases:
         for number in range(2):
-            array = np.full((12, 20, 20), 60.0)
+            array = np.full((12, 20, 20), -0.5)
             z, y, x = rng.integers(0, 8, 3)
-            array[z : z + 5, y : y + 8, x : x + 8] = 200
-            path = folder / f"{look}_{number}.npy"
-            save_grey(path, array if look == "ct" else 255 - array)
+            array[z : z + 5, y : y + 8, x : x + 8] = 0.6
+            path = folder / f"{look}_{number}.b2nd"
+            write_image_array(path, array if look == "ct" else -array)
             cases[look].append(GreyCase(f"{look}_{number}", path, sha256(path)))
     return {look: tuple(found) for look, found in cases.items()}
 
 
 def job(folder, looks, settings=TINY, **changes) -> TranslatorJob:
-    return TranslatorJob("translator", folder, **(looks | changes), settings=settings, device="cpu", deterministic=True)
+    return TranslatorJob(
+        "translator", folder, PLAN, **(looks | changes), settings=settings, device="cpu", deterministic=True
+    )
 
 
 def weights(folder):
@@ -63,7 +78,7 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pat
         train_translator(job(tmp_path / "killed", looks))
     assert not (tmp_path / "killed" / "weights.pt").exists()
     train_translator(job(tmp_path / "killed", looks))
-    for name in translator.TRANSLATOR_OUTPUTS:
+    for name in TRANSLATOR_OUTPUTS:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
 
@@ -72,6 +87,19 @@ def test_another_seed_or_case_is_another_training(tmp_path, looks):
     assert first.fingerprint == job(tmp_path / "elsewhere", looks | {"ct": looks["ct"][::-1]}).fingerprint
     assert first.fingerprint != job(tmp_path, looks, TINY.model_copy(update={"seed": 4})).fingerprint
     assert first.fingerprint != job(tmp_path, looks, mr=looks["mr"][:1]).fingerprint
+    boxed = tuple(replace(case, box=((2, 9), (0, 20), (0, 20))) for case in looks["ct"])
+    assert first.fingerprint != job(tmp_path, looks, ct=boxed).fingerprint
+
+
+def test_patches_come_from_the_box_of_a_case_and_are_black_beyond_it(tmp_path, looks):
+    array = np.zeros((12, 20, 24), np.float32)
+    array[3:9, 2:20, 5:9] = 0.5
+    write_image_array(tmp_path / "marked.b2nd", array)
+    marked = GreyCase("marked", tmp_path / "marked.b2nd", "key", ((3, 9), (2, 20), (5, 9)))
+    training = TranslatorTraining(job(tmp_path, looks, ct=(marked,)))
+    for number in range(5):
+        patch = training._patch("ct", np.random.default_rng(number))[0, 0].numpy()
+        assert (patch[:6, :, :4] == 0.5).all() and (patch[6:] == -1).all() and (patch[:, :, 4:] == -1).all()
 
 
 def test_it_learns_and_is_used_with_the_intensities_of_training(tmp_path, looks):
@@ -81,8 +109,8 @@ def test_it_learns_and_is_used_with_the_intensities_of_training(tmp_path, looks)
     assert len(epochs) == 8 and epochs[-1]["cycle"] < 0.7 * epochs[0]["cycle"]
     network, used = load_generator(tmp_path)
     assert used == settings
-    fake = translate(network, np.load(looks["ct"][0].path), used.patch)
-    assert fake.shape == (12, 20, 20) and 0 <= fake.min() < fake.max() <= 255
+    fake = translate(network, open_image(looks["ct"][0].path).array[0], used.patch)
+    assert fake.shape == (12, 20, 20) and -1 <= fake.min() < fake.max() <= 1
 
 
 def test_a_finished_training_is_not_repeated(tmp_path, looks, monkeypatch):

@@ -51,6 +51,9 @@ def test_only_annotated_classes_are_scored(reference):
     )
     assert final == expected
     assert teacher == {pair for pair in expected if pair[1] != "tumor"}  # it knows organs only
+    lesions = {row["case"] for row in reference.table("evaluation/lesions/final.csv")}
+    assert lesions and lesions == {case for case, name in expected if name == "tumor"}
+    assert reference.table("evaluation/lesions/teacher.csv") == []
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -84,7 +87,8 @@ def test_a_second_round_goes_on_from_the_first(copied, reference):
     before, after = reference.contents(), copied.contents()
     changed = {name for name, content in before.items() if after[name] != content}
     assert changed and all(
-        name.startswith(("predictions/", "evaluation/final", "evaluation/cases")) for name in changed
+        name.startswith(("predictions/", "evaluation/final", "evaluation/lesions/final", "evaluation/cases"))
+        for name in changed
     )
     steady = [
         read_table(copied.results / f"labels/{name}/disagreement.csv", "disagreement")["stability"]

@@ -116,7 +116,7 @@ class Project:
         logs = [Path(row["log-file(s)"]) for row in rows if row["plan"] != "no update"]
         return {str(log.relative_to("results/logs").with_suffix("")) for log in logs}
 
-    def start_and_stall(self, pattern: str, count: int) -> tuple[subprocess.Popen, Path]:
+    def start_and_stall(self, pattern: str, count: int, *targets: str) -> tuple[subprocess.Popen, Path]:
         """Start the workflow; whoever writes file number ``count`` matching ``pattern`` stops half-way (see ``stall``).
 
         Returns:
@@ -129,7 +129,7 @@ class Project:
         extra |= {"STALL_AT": pattern, "STALL_COUNT": str(count), "STALL_MARK": str(mark)}
         with (self.folder / "stalled.log").open("w") as log:
             process = subprocess.Popen(
-                self.command("--cores", "2"), cwd=ROOT, env=os.environ | extra, start_new_session=True,
+                self.command("--cores", "2", *targets), cwd=ROOT, env=os.environ | extra, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         return process, mark

@@ -93,6 +93,8 @@ rule prepare:
     """Bring the images of a shard into network space, once per plan, for all models, label sets and rounds."""
     input:
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        upright=upright_table,
+        translator=translator_of,
     output:
         manifest=f"{R}/prepared/{{plan}}/shards/{{shard}}.csv",
     log:
@@ -101,8 +103,10 @@ rule prepare:
         f"{R}/benchmarks/prepare/{{plan}}/{{shard}}.tsv"
     retries: 1
     resources:
+        gpu=lambda w: GPUS if run.chain.plans[w.plan].translate else 0,
         mem_mb=memory(8000),
         runtime=minutes(120),
+        device=run.config.device,
     params:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),

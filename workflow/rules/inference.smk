@@ -1,8 +1,14 @@
 """The final label maps, and their scores where there is truth.
 
 REQUIRED INPUTS: the models of the inference chain, survey tables.
-OUTPUTS: {R}/predictions, {R}/evaluation
+OUTPUTS: {R}/predictions, {R}/evaluation, {R}/inference.json
 """
+
+INFERENCE_STEPS = [
+    step.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+    for step in run.chain.inference
+]
+ENGINE = run.chain.engine.model_dump(mode="json")
 
 
 rule infer:
@@ -15,6 +21,7 @@ rule infer:
             file=["model.json", "weights.pt"],
         ),
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        upright=upright_table,
     output:
         manifest=f"{R}/predictions/shards/{{shard}}.csv",
         summary=f"{R}/predictions/summary/{{shard}}.csv",
@@ -33,14 +40,11 @@ rule infer:
     params:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
-        steps=[
-            step.model_dump(mode="json", exclude_defaults=True, by_alias=True)
-            for step in run.chain.inference
-        ],
-        engine=run.chain.engine.model_dump(mode="json"),
+        steps=INFERENCE_STEPS,
+        engine=ENGINE,
         models=run.inference_models(),
         classes=run.chain.classes,
-        version=1,
+        version=2,
     message:
         "infer: final label maps of {params.number} cases of shard {wildcards.shard}"
     script:
@@ -48,7 +52,7 @@ rule infer:
 
 
 rule summarize:
-    """Join volumes, confidence and run times of the final label maps."""
+    """Join volumes, confidence and run times of the final label maps; write down the chain that made them."""
     input:
         summary=expand(
             "{r}/predictions/summary/{shard}.csv", r=R, shard=run.infer_shards
@@ -59,6 +63,7 @@ rule summarize:
     output:
         summary=f"{R}/predictions/summary.csv",
         efficiency=f"{R}/predictions/efficiency.csv",
+        inference=f"{R}/inference.json",
     log:
         f"{R}/logs/summarize/all.log",
     benchmark:
@@ -67,6 +72,10 @@ rule summarize:
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
+    params:
+        steps=INFERENCE_STEPS,
+        engine=ENGINE,
+        classes=run.chain.classes,
     message:
         "summarize: volumes and confidence of the final label maps"
     script:
@@ -74,14 +83,15 @@ rule summarize:
 
 
 rule evaluate:
-    """Score label maps of the test cases: DSC and NSD per case and class, annotated classes only."""
+    """Score label maps of the test cases: DSC, NSD and lesions per case and class, annotated classes only."""
     input:
         manifests=evaluated_manifests,
         annotation=expand(
             "{r}/survey/{shard}.annotation.csv", r=R, shard=run.test_shards
         ),
     output:
-        f"{R}/evaluation/{{name}}.csv",
+        scores=f"{R}/evaluation/{{name}}.csv",
+        lesions=f"{R}/evaluation/lesions/{{name}}.csv",
     log:
         f"{R}/logs/evaluate/{{name}}.log",
     benchmark:
@@ -97,7 +107,7 @@ rule evaluate:
             list(run.model(w.name).classes) if w.name != "final" else ["all"]
         ),
         classes=run.chain.classes,
-        version=1,
+        version=2,
     message:
         "evaluate: {wildcards.name} against the truth of the test cases"
     script:

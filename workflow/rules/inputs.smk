@@ -1,6 +1,25 @@
 """Input functions of the rules: which files a step reads, from the recipe's chain and the shards alone."""
 
 
+def upright_table(w):
+    """What says which cases are stored upside down, in runs that ask; every rule that reads images needs it."""
+    return f"{R}/upright.csv" if run.upright else []
+
+
+def prepared_images(plan):
+    """Manifests of all images that were prepared for a plan and that models learn from."""
+    return expand(
+        "{r}/prepared/{plan}/shards/{shard}.csv", r=R, plan=plan, shard=run.train_shards
+    )
+
+
+def translator_of(w):
+    """The translator that CT of a plan goes through, if there is one."""
+    translator = run.chain.plans[w.plan].translate
+    files = ("model.json", "weights.pt")
+    return [f"{R}/models/{translator}/{file}" for file in files] if translator else []
+
+
 def training_inputs(w):
     """Tables that tell which cases and classes a model learns from."""
     spec, plan = run.model(w.model), run.images(w.model)
@@ -8,12 +27,7 @@ def training_inputs(w):
         "annotation": expand(
             "{r}/survey/{shard}.annotation.csv", r=R, shard=run.train_shards
         ),
-        "images": expand(
-            "{r}/prepared/{plan}/shards/{shard}.csv",
-            r=R,
-            plan=plan,
-            shard=run.train_shards,
-        ),
+        "images": prepared_images(plan),
         "labels": expand(
             "{r}/prepared/{plan}/labels/{labels}/shards/{shard}.csv",
             r=R,
@@ -83,6 +97,7 @@ def label_set_tables(w):
         ["provenance"]
         + (["verdicts"] if spec.check else [])
         + (["disagreement", "held_out"] if len(spec.predict) > 1 else [])
+        + (["transfers"] if spec.transfer else [])
     )
     inputs = {
         t: expand(
@@ -133,6 +148,30 @@ def predictions_by(models, shard):
 def predictions_of(w):
     """Manifests of the predictions that a label set is made from."""
     return predictions_by(run.label_set(w.labels).predict, w.shard)
+
+
+def transfer_inputs(w):
+    """Predictions and survey tables of all shards that hold images of this shard's patients."""
+    shards = list(run.relatives(w.shard))
+    lead = run.label_set(w.labels).predict[:1]
+    return {
+        "predictions": [file for s in shards for file in predictions_by(lead, s)],
+        "annotation": expand("{r}/survey/{shard}.annotation.csv", r=R, shard=shards),
+        "geometry": expand("{r}/survey/{shard}.geometry.csv", r=R, shard=shards),
+    }
+
+
+def transferred(w):
+    """What a shard was given of other sequences' labels, if the label set transfers any."""
+    carried = f"{R}/labels/{w.labels}/transferred"
+    return (
+        {
+            "transferred": f"{carried}/shards/{w.shard}.csv",
+            "carried": f"{carried}/confidence/{w.shard}.csv",
+        }
+        if run.label_set(w.labels).transfer
+        else {}
+    )
 
 
 def predictions_before(w):

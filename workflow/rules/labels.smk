@@ -1,13 +1,55 @@
-"""Label sets: fuse, agree, check, select, and their arrays in network space.
+"""Label sets: transfer, fuse, agree, check, select, and their arrays in network space.
 
 REQUIRED INPUTS: predictions of the models that a label set names, survey tables.
 OUTPUTS: {R}/labels/<set>, {R}/prepared/<plan>/labels/<set>, {R}/prepared/<plan>/objects/<model>
 """
 
 
+rule transfer:
+    """Carry labels from one MR sequence of a patient to the others, and refuse those that do not fit."""
+    input:
+        unpack(transfer_inputs),
+        upright=upright_table,
+    output:
+        manifest=f"{R}/labels/{{labels}}/transferred/shards/{{shard}}.csv",
+        carried=f"{R}/labels/{{labels}}/transferred/confidence/{{shard}}.csv",
+        transfers=f"{R}/labels/{{labels}}/transfers/{{shard}}.csv",
+    log:
+        f"{R}/logs/transfer/{{labels}}/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/transfer/{{labels}}/{{shard}}.tsv"
+    retries: 1
+    resources:
+        mem_mb=memory(6000),
+        runtime=minutes(240),
+    params:
+        number=lambda w: len(run.shards[w.shard]),
+        spec=lambda w: run.label_set(w.labels).model_dump(
+            mode="json",
+            include={"predict", "predict_for", "cases", "clean", "transfer"},
+            exclude_none=True,
+        ),
+        known=lambda w: list(run.model(run.label_set(w.labels).predict[0]).classes),
+        cases=lambda w: run.rows(w.shard),
+        relatives=lambda w: [
+            case.model_dump()
+            for cases in run.relatives(w.shard).values()
+            for case in cases
+        ],
+        shards=lambda w: list(run.relatives(w.shard)),
+        classes=run.chain.classes,
+        groups=run.groups(),
+        version=1,
+    message:
+        "transfer: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
+    script:
+        "../scripts/transfer.py"
+
+
 rule fuse:
     """Fuse predictions with the truth class by class, truth first, then clean in named, counted steps."""
     input:
+        unpack(transferred),
         annotation=f"{R}/survey/{{shard}}.annotation.csv",
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
         predictions=predictions_of,
@@ -28,7 +70,7 @@ rule fuse:
             mode="json",
             include={
                 *("predict", "predict_for", "cases", "classes"),
-                *("fuse", "tumor_voxels", "clean"),
+                *("fuse", "tumor_voxels", "clean", "transfer"),
             },
             exclude_none=True,
         ),
@@ -83,6 +125,7 @@ rule check:
     """Hold every label map against the rules of anatomy; every verdict has its number and reason."""
     input:
         unpack(thresholds_of),
+        unpack(transferred),
         manifest=f"{R}/labels/{{labels}}/shards/{{shard}}.csv",
         annotation=f"{R}/survey/{{shard}}.annotation.csv",
         provenance=f"{R}/labels/{{labels}}/provenance/{{shard}}.csv",
@@ -158,6 +201,7 @@ rule select:
         disagreement=f"{R}/labels/{{labels}}/disagreement.csv",
         held_out=f"{R}/labels/{{labels}}/held_out.csv",
         calibration=f"{R}/labels/{{labels}}/calibration.csv",
+        transfers=f"{R}/labels/{{labels}}/transfers.csv",
     log:
         f"{R}/logs/select/{{labels}}.log",
     benchmark:

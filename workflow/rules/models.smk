@@ -22,7 +22,7 @@ rule train:
     benchmark:
         f"{R}/benchmarks/train/{{model}}.tsv"
     wildcard_constraints:
-        model="|".join(m for m in run.chain.models if m not in run.slice_classifiers),
+        model="|".join(run.segmenters),
     retries: 1
     threads: 8
     resources:
@@ -67,6 +67,7 @@ rule predict:
         model=f"{R}/models/{{model}}/model.json",
         weights=f"{R}/models/{{model}}/weights.pt",
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        upright=upright_table,
     output:
         manifest=f"{R}/models/{{model}}/predictions/shards/{{shard}}.csv",
         confidence=f"{R}/models/{{model}}/predictions/confidence/{{shard}}.csv",

@@ -66,10 +66,14 @@ rule report:
                 "disagreement",
                 "held_out",
                 "calibration",
+                "transfers",
             ],
         ),
         review=expand(rules.review.output, labels=run.used_labels),
-        scores=expand("{r}/evaluation/{name}.csv", r=R, name=run.evaluated()),
+        translations=[
+            expand(rules.structure.output, plan=plan) for plan in run.translations
+        ],
+        scores=expand(rules.evaluate.output, name=run.evaluated()),
         predictions=expand(
             "{r}/predictions/shards/{shard}.csv", r=R, shard=run.infer_shards
         ),
@@ -93,7 +97,8 @@ rule report:
         evaluated=run.evaluated(),
         models=run.used_models,
         labels=run.used_labels,
-        version=2,
+        translations=list(run.translations),
+        version=3,
     message:
         "report: {output}"
     script:

@@ -14,6 +14,7 @@ check(
     scheme=snakemake.params.rules,
     classes=snakemake.params.classes,
     volumes=snakemake.input.volumes,
+    carried=snakemake.input.get("carried"),
     provenance=snakemake.input.provenance,
     thresholds=snakemake.input.get("thresholds"),
     shard=snakemake.wildcards.shard,

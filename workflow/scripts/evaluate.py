@@ -15,6 +15,7 @@ evaluate(
     classes=snakemake.params.classes,
     known=snakemake.params.known,
     rules=snakemake.params.rules,
-    out=Path(snakemake.output[0]),
+    out=Path(snakemake.output.scores),
+    lesions=Path(snakemake.output.lesions),
     version=snakemake.params.version,
 )

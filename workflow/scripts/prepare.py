@@ -6,13 +6,19 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "prepare", plan="fine", shard="train-000")
 
+from labelloop.gpu_lease import lease_gpu
 from labelloop.steps.cases import prepare
 
-prepare(
-    rows=snakemake.params.cases,
-    plan=snakemake.params.plan,
-    shard=snakemake.wildcards.shard,
-    survey_folder=Path(snakemake.input.geometry).parent,
-    out=Path(snakemake.output.manifest).parents[1],
-    version=snakemake.params.version,
-)
+translator = snakemake.input.get("translator")
+
+with lease_gpu(snakemake.resources.device if translator else "cpu"):
+    prepare(
+        rows=snakemake.params.cases,
+        plan=snakemake.params.plan,
+        shard=snakemake.wildcards.shard,
+        survey_folder=Path(snakemake.input.geometry).parent,
+        out=Path(snakemake.output.manifest).parents[1],
+        version=snakemake.params.version,
+        translator=Path(translator[0]).parent if translator else None,
+        device=snakemake.resources.device,
+    )

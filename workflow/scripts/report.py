@@ -17,5 +17,6 @@ report(
     evaluated=snakemake.params.evaluated,
     models=snakemake.params.models,
     labels=snakemake.params.labels,
+    translations=snakemake.params.translations,
     out=Path(snakemake.output[0]),
 )

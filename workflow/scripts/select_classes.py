@@ -16,5 +16,6 @@ select(
     verdicts=snakemake.input.get("verdicts", []),
     disagreements=snakemake.input.get("disagreement", []),
     held_out=snakemake.input.get("held_out", []),
+    transfers=snakemake.input.get("transfers", []),
     out=Path(snakemake.output.selected).parent,
 )

@@ -1,4 +1,4 @@
-"""Join volumes, confidence and run times."""
+"""Join volumes, confidence and run times; write down the inference chain."""
 
 from pathlib import Path
 
@@ -11,5 +11,8 @@ from labelloop.steps.inference import summarize
 summarize(
     summaries=snakemake.input.summary,
     efficiencies=snakemake.input.efficiency,
-    out=Path(snakemake.output.summary).parent,
+    steps=snakemake.params.steps,
+    engine=snakemake.params.engine,
+    classes=snakemake.params.classes,
+    results=Path(snakemake.output.inference).parent,
 )

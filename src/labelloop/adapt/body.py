@@ -7,6 +7,7 @@ import cc3d
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
+from labelloop.adapt.grey import to_grey
 from labelloop.adapt.settings import UPRIGHT_BY
 from labelloop.volume import Volume, canonical
 
@@ -126,6 +127,11 @@ def judge_patient(images: Mapping[str, Volume]) -> Upright:
         found = ", ".join(sorted(images)) or "nothing"
         raise ValueError(f"which end is up is seen in {', '.join(UPRIGHT_BY)}; the patient has {found}")
     return judge_upright(images[witness], "MR")
+
+
+def stored_upside_down(volume: Volume, modality: str) -> bool:
+    """Tell whether an image, with the intensities of its file, is upside down, when it is all that is known."""
+    return judge_upright(Volume(to_grey(volume.array, modality), volume.geometry), modality).upside_down
 
 
 def _dark_share(dark: np.ndarray, mask: np.ndarray) -> float:

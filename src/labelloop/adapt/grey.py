@@ -1,7 +1,8 @@
 """Intensities as the translator and all that follows see them: one grey scale from 0 to 255 for CT and MR.
 
-The released code of He et al. windows CT once more in training, and z-scores it in use. Here training and use take the
-same array, which :func:`to_grey` made, through the same two functions below.
+Networks see the same scale from -1 to 1, ``(v - 127.5) / 127.5``: plans with ``grey`` prepare images so, and the
+translator learns from, and is used on, images of such a plan. The released code of He et al. windows CT once more in
+training, and z-scores it in use.
 """
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from labelloop.adapt.settings import GreySettings
 
 WHITE = 255.0
+SMALLEST_RANGE = 1e-3
 
 
 def to_grey(array: np.ndarray, modality: str, settings: GreySettings | None = None) -> np.ndarray:
@@ -19,25 +21,28 @@ def to_grey(array: np.ndarray, modality: str, settings: GreySettings | None = No
     Raises:
         ValueError: for a modality other than CT and MR, or an array that is not finite.
     """
-    settings = settings or GreySettings()
     array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f"{int((~np.isfinite(array)).sum())} voxels are not finite (NaN or infinite)")
+    low, high = black_and_white(array, modality, settings or GreySettings())
+    return np.clip((array - np.float32(low)) * np.float32(WHITE / (high - low)), 0, np.float32(WHITE))
+
+
+def black_and_white(array: np.ndarray, modality: str, settings: GreySettings) -> tuple[float, float]:
+    """Return the intensities of ``array`` that become 0 and 255.
+
+    Raises:
+        ValueError: for a modality other than CT and MR.
+    """
     if modality == "CT":
         low = settings.ct_level_hu - settings.ct_width_hu / 2
-        high = low + settings.ct_width_hu
-    elif modality == "MR":
-        low, high = np.percentile(array, settings.mr_percentiles)
-    else:
+        return low, low + settings.ct_width_hu
+    if modality != "MR":
         raise ValueError(f"modality {modality!r}; known: CT, MR")
-    return np.clip((array - np.float32(low)) * np.float32(WHITE / max(high - low, 1e-6)), 0, np.float32(WHITE))
+    low, high = (float(v) for v in np.percentile(array, settings.mr_percentiles))
+    return low, max(high, low + SMALLEST_RANGE)
 
 
-def to_network(grey: np.ndarray) -> np.ndarray:
-    """Return a grey-scale array as the translator sees it: from -1 to 1, ``(v - 127.5) / 127.5``."""
-    return grey.astype(np.float32) / np.float32(WHITE / 2) - 1
-
-
-def from_network(output: np.ndarray) -> np.ndarray:
-    """Return what the translator says on the grey scale: the inverse of :func:`to_network`, within 0 and 255."""
-    return np.clip((output + 1) * np.float32(WHITE / 2), 0, np.float32(WHITE))
+def from_network(seen: np.ndarray) -> np.ndarray:
+    """Return what a network sees, or a translator says, on the scale from 0 to 255."""
+    return (seen + 1) * np.float32(WHITE / 2)

@@ -78,11 +78,6 @@ class Transform:
             raise UserError(f"{path} is no saved transform ({error}). Delete it, to register anew.") from error
 
 
-def upside_down(geometry: Geometry) -> Transform:
-    """Return the map that puts a volume on its feet: points are mirrored in z about the middle of its grid."""
-    return Transform.of(np.diag([1.0, 1.0, -1.0]), np.array([0, 0, 2 * _center(geometry)[2]]))
-
-
 def apply(transform: Transform, moving: Volume, grid: Geometry, labels: bool = False) -> np.ndarray:
     """Return ``moving`` on ``grid`` (the fixed side), [z, y, x], in one resampling.
 
@@ -104,17 +99,6 @@ def apply(transform: Transform, moving: Volume, grid: Geometry, labels: bool = F
         image = _image(moving if labels else Volume(moving.array.astype(np.float32), moving.geometry))
         result = sitk.GetArrayFromImage(resampler.Execute(image))
     return result if labels else np.clip(result, low, high)  # a cubic spline overshoots at edges
-
-
-def grid_like(geometry: Geometry, spacing_mm: Sequence[float]) -> Geometry:
-    """Return an LPS grid of ``spacing_mm`` (x, y, z) over the box that ``geometry`` covers; He: 1.2, 1.2, 3 mm."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in geometry.size])).reshape(3, -1).T
-    direction = np.reshape(geometry.direction, (3, 3))
-    world = (corners * geometry.spacing) @ direction.T + geometry.origin
-    low, extent, spacing = world.min(0), np.ptp(world, axis=0), np.asarray(spacing_mm, float)
-    size = np.maximum(1, np.rint(extent / spacing)).astype(int)
-    origin = low + extent / 2 - (size - 1) * spacing / 2
-    return Geometry(tuple(size.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()))
 
 
 def check_reference(name: str, cases: Sequence[str]) -> str:
@@ -156,22 +140,23 @@ def register(
             raise ValueError(f"cannot be registered: {str(error).splitlines()[-1].strip()}") from error
 
 
-def align(mask: Volume, reference: Volume, turned: bool = False) -> Transform:
-    """Return the map from the reference's space to a case as it is stored: a translation, and the turn if it needs one.
-
-    CT is aligned by the masks of its labels, MR by its body masks, and CT to MR by body masks (He, section 2.1). With
-    the result, :func:`apply` brings images and labels onto any grid of the reference's space in one resampling.
+def part_within(transform: Transform, grid: Geometry, reference: Geometry) -> tuple[tuple[int, int], ...]:
+    """Return the part of a canonical ``grid`` that lies in the box of ``reference``: (start, stop) per axis z, y, x.
 
     Args:
-        mask: of the case, as stored.
-        reference: mask of the case that :func:`check_reference` found, upright.
-        turned: the case is stored upside down.
+        transform: a translation, from the reference's space to that of the grid.
+
+    Raises:
+        ValueError: when no voxel lies there.
     """
-    if not turned:
-        return register(reference, mask, "translation", "masks")
-    turn = upside_down(mask.geometry)
-    upright = Volume(apply(turn, mask, mask.geometry, labels=True), mask.geometry)
-    return register(reference, upright, "translation", "masks").then(turn)
+    sides = np.asarray(reference.size) * reference.spacing
+    low = np.reshape(grid.direction, (3, 3)).T @ (transform(np.asarray(reference.origin)) - grid.origin)
+    start = np.rint(low / grid.spacing).astype(int)
+    stop = np.rint((low + sides) / grid.spacing).astype(int)
+    box = [(max(0, int(a)), min(n, int(b))) for a, b, n in zip(start, stop, grid.size, strict=True)]
+    if any(a >= b for a, b in box):
+        raise ValueError("aligned with the reference, the case lies outside of its box")
+    return tuple(box[::-1])
 
 
 def _register(fixed: sitk.Image, moving: sitk.Image, kind: str, on: str) -> Transform:

@@ -28,9 +28,14 @@ UPRIGHT_BY = ("in_phase", "out_of_phase", "t1w", "t2w")
 """Sequences that tell whether a patient is stored upside down, the best first; He reads the in-phase images alone."""
 
 
+KIDNEYS = ("right_kidney", "left_kidney")
+"""Classes that say whether labels fit another sequence."""
+
+
 class TransferSettings(Strict):
     """When the labels of T1W may serve another sequence: the kidney test (He, section 2.4)."""
 
+    source: str = Field("t1w", min_length=1, description="sequence that labels come from")
     one_kidney_dsc: float = Field(0.85, ge=0, le=1, description="at least one kidney must exceed this, in any sequence")
     both_kidneys_dsc: float = Field(0.8, ge=0, le=1, description="both must exceed it in the sequences of `both`")
     both: tuple[str, ...] = Field(("in_phase", "out_of_phase", "t2w", "dwi"), description="other resolution or time")
@@ -44,6 +49,27 @@ class TransferSettings(Strict):
     grow_z_mm: float = Field(18.0, gt=0, description="the same from head to foot, the way that breathing moves kidneys")
     open_mm: float = Field(1.2, ge=0)
     close_mm: float = Field(4.8, ge=0)
+
+    @model_validator(mode="after")
+    def _acyclic(self) -> "TransferSettings":
+        for name in {*self.follows, *self.on_images}:
+            self.partners(name)
+        return self
+
+    def partners(self, sequence: str) -> tuple[str, ...]:
+        """Return the sequences whose images decide, besides the source, where ``sequence`` lies, the nearest first.
+
+        Raises:
+            ValueError: when they lead back to where they came from, or to the source.
+        """
+        found: list[str] = []
+        following = self.follows.get(sequence) or self.on_images.get(sequence)
+        while following:
+            if following in (sequence, *found) or self.source in (sequence, following):
+                raise ValueError(f"follows and on_images: {sequence} leads in a circle, or from or to {self.source}")
+            found.append(following)
+            following = self.follows.get(following) or self.on_images.get(following)
+        return tuple(found)
 
 
 class TranslatorSettings(Strict):
@@ -67,6 +93,11 @@ class TranslatorSettings(Strict):
     save_every: int = Field(5, ge=1, description="epochs between checkpoints")
     overlap: float = Field(0.5, ge=0, lt=1, description="of neighboring windows in use, as a share of the patch")
     seed: int = 0
+    reference: str | None = Field(
+        None,
+        description="case that all others are aligned with, by translation of body masks: patches come from within its "
+        "box, so that a CT of the chest does not face an MR of the abdomen. None: from whole volumes",
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> "TranslatorSettings":

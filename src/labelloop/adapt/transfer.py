@@ -13,11 +13,10 @@ from scipy.ndimage import binary_fill_holes
 
 from labelloop.adapt.body import body_mask, otsu
 from labelloop.adapt.registration import Transform, apply, register
-from labelloop.adapt.settings import TransferSettings
+from labelloop.adapt.settings import KIDNEYS, TransferSettings
 from labelloop.classes import ClassScheme
 from labelloop.volume import Volume, canonical
 
-KIDNEYS = ("right_kidney", "left_kidney")
 NO_KIDNEY = ("liver", "spleen", "duodenum", "right_adrenal_gland", "left_adrenal_gland", *KIDNEYS)
 """Bright organs that are left out of the grown kidney (released code of He); so is the other kidney."""
 
@@ -51,9 +50,9 @@ class Transferred:
 
 
 def register_sequences(
-    images: Mapping[str, Volume], source: str = "t1w", settings: TransferSettings | None = None
+    images: Mapping[str, Volume], settings: TransferSettings | None = None
 ) -> tuple[dict[str, Transform], dict[str, str]]:
-    """Return the rigid map from ``source`` to each other sequence of one patient, and why others have none.
+    """Return the rigid map from the source to each other sequence of one patient, and why others have none.
 
     As in section 2.4 i of He, body masks are registered; T2W and DWI, whose contours are unclear, as images to the
     arterial phase; out-of-phase takes the map of in-phase. A sequence without its partner is registered on its mask.
@@ -62,9 +61,10 @@ def register_sequences(
         images: upright volumes by sequence, any orientation and grid.
 
     Raises:
-        ValueError: when ``source`` is missing.
+        ValueError: when the source is missing.
     """
     settings = settings or TransferSettings()
+    source = settings.source
     if source not in images:
         raise ValueError(f"no {source} image among {', '.join(sorted(images))}: labels have no source")
     masks: dict[str, Volume] = {}
@@ -101,16 +101,15 @@ def transfer(
     images: Mapping[str, Volume],
     label: Volume,
     scheme: ClassScheme,
-    source: str = "t1w",
     settings: TransferSettings | None = None,
 ) -> list[Transferred]:
-    """Carry ``label``, which lies on the ``source`` image, to the other sequences, and judge each by its kidneys.
+    """Carry ``label``, which lies on the source image, to the other sequences, and judge each by its kidneys.
 
     A sequence that cannot be registered is refused, with an empty label map.
     """
     settings = settings or TransferSettings()
     carried = {}
-    found, failed = register_sequences(images, source, settings)
+    found, failed = register_sequences(images, settings)
     for name, transform in found.items():
         array = apply(transform.inverse(), label, images[name].geometry, labels=True)
         carried[name] = transform, array
@@ -141,7 +140,7 @@ def judge(sequence: str, dsc: Mapping[str, float], settings: TransferSettings) -
     is judged by that one; without any, nothing is known and the transfer is refused.
     """
     if not dsc:
-        return False, "the source has no kidney to judge by"
+        return False, "no kidney of the source lies on this image"
     best, worst = max(dsc.values()), min(dsc.values())
     if not best > settings.one_kidney_dsc:
         return False, f"no kidney above {settings.one_kidney_dsc:g}: the better has {best:.3f}"

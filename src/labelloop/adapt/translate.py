@@ -1,4 +1,4 @@
-"""Give a CT the look of MR, window by window, with the intensities that the generator was trained on."""
+"""Give a CT the look of MR, window by window."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from labelloop.adapt.generator import Generator
-from labelloop.adapt.grey import from_network, to_network
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.errors import UserError
 from labelloop.files import sha256
@@ -19,7 +18,7 @@ from labelloop.inference.windows import Window, padding, slide_blocks
 BLACK = -1.0
 
 
-def load_generator(folder: Path, device: str = "cpu") -> tuple[Generator, TranslatorSettings]:
+def load_generator(folder: Path, device: torch.device | str = "cpu") -> tuple[Generator, TranslatorSettings]:
     """Return the generator from CT to MR of a finished translator, and the settings that it was trained with.
 
     Raises:
@@ -39,26 +38,25 @@ def load_generator(folder: Path, device: str = "cpu") -> tuple[Generator, Transl
 
 @torch.inference_mode()
 def translate(
-    network: nn.Module, grey: np.ndarray, patch: Sequence[int], overlap: float = 0.5, batch: int = 1
+    network: nn.Module, image: np.ndarray, patch: Sequence[int], overlap: float = 0.5, batch: int = 1
 ) -> np.ndarray:
-    """Return the translation of a whole volume, float32 on the grey scale [z, y, x].
+    """Return the translation of a whole volume, float32 [z, y, x] from -1 to 1.
 
     Windows overlap and are blended with Gaussian weights, where the released code takes plain means. A volume
     smaller than a window is surrounded by black.
 
     Args:
         network: a generator, on the device that it is to run on.
-        grey: an array that ``grey.to_grey`` made: the same that training sees.
+        image: float32, as prepared by the plan of the translator, from -1 to 1: the same that training sees.
         patch: size of the windows (z, y, x), that of training.
         overlap: of neighboring windows, as a share of the patch.
     """
     first = next(network.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
-    image = torch.from_numpy(to_network(grey))
     pad = padding(image.shape, patch)
-    padded = functional.pad(image, [n for part in reversed(pad) for n in part], value=BLACK)
+    padded = functional.pad(torch.from_numpy(image), [n for part in reversed(pad) for n in part], value=BLACK)
     window = Window(tuple(patch), outputs=1, step=1 - overlap, batch=batch, device=device)
     network.eval()
     whole = torch.cat([block.float().cpu() for block in slide_blocks(network, padded, window)], dim=1)[0]
     inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))
-    return from_network(whole[inner].numpy())
+    return whole[inner].clamp(BLACK, -BLACK).numpy()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from labelloop.adapt.grey import black_and_white
 from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.resample import AxisMap, Resampling, Shape, resample_labels, target_shape
 from labelloop.plans import Plan
@@ -79,7 +80,8 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
 
     Args:
         volume: any orientation and spacing, any numeric type (HU for CT).
-        modality: ``CT`` (clip, shift and scale by ``plan.ct``) or ``MR`` (z-score over the crop).
+        modality: ``CT`` (clip, shift and scale by ``plan.ct``) or ``MR`` (z-score over the crop). With ``plan.grey``,
+            both come to one scale from -1 to 1. A plan's ``upright`` and ``translate`` are others' affair.
 
     Raises:
         ValueError: when the modality is unknown, or the volume is empty, not 3-D or not finite.
@@ -149,9 +151,14 @@ class Scaling:
 def scaling(array: np.ndarray, plan: Plan, modality: str) -> Scaling:
     """Return nnU-Net's CTNormalization, or its ZScoreNormalization of ``array`` (without a mask).
 
+    With ``plan.grey``: the grey scale of :mod:`labelloop.adapt.grey`, from -1 to 1.
+
     Raises:
         ValueError: for a modality other than CT and MR.
     """
+    if plan.grey is not None:
+        low, high = black_and_white(array, modality, plan.grey)
+        return Scaling((low, high), (low + high) / 2, (high - low) / 2)
     if modality == "CT":
         return Scaling(plan.ct.clip_hu, plan.ct.mean, plan.ct.std)
     if modality != "MR":

@@ -35,12 +35,18 @@ NIFTI_INTEGERS = {2: "u1", 4: "<i2", 8: "<i4", 256: "i1", 512: "<u2", 768: "<u4"
 
 @dataclass(frozen=True)
 class Case:
-    """An image to segment. ``image`` is a file, or a folder with one DICOM series."""
+    """An image to segment. ``image`` is a file, or a folder with one DICOM series.
+
+    ``upside_down``: whether it is stored so; None: nobody knows, and models that want upright images let CT, and MR
+    of a ``sequence`` that can tell, be judged.
+    """
 
     case: str
     image: Path
     modality: str = "CT"
     image_sha256: str = ""
+    upside_down: bool | None = None
+    sequence: str = ""
 
 
 class Image:

@@ -18,7 +18,7 @@ from labelloop.classes import ClassScheme
 from labelloop.errors import UserError
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules import KINDS, Case, Rule, Skip
-from labelloop.labels.rules.image import air_around
+from labelloop.labels.rules.image import HU_KINDS, air_around
 from labelloop.volume import Geometry
 
 PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not_applicable"
@@ -142,6 +142,8 @@ class _Circumstances:
         operated = [n for n in (name, *rule.compared) if n in self.surgery]
         if self.modality not in rule.modality:
             raise Skip(f"not for {self.modality}")
+        if self.modality != "CT" and rule.kind in HU_KINDS:
+            raise Skip(f"measures HU, which {self.modality} does not have")
         if rule.kind == "annotation":
             return
         if "surgery" in rule.exceptions and operated:

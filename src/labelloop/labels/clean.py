@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from labelloop.annotation import UNKNOWN, States
 from labelloop.classes import BACKGROUND, ClassScheme, Strict
@@ -26,11 +26,37 @@ class Islands(Strict):
     also_largest: bool = False
 
 
-class KeepLargest(Strict):
-    """Keep the largest component of each class."""
+class Levels(Strict):
+    """Levels (z) from the lowest to the highest of the classes ``of``, of each its largest component, widened in mm.
+
+    Where a class of ``of`` is not found, or the image is not taller than ``from_mm``, there are no such levels.
+    """
+
+    above_mm: float | None = Field(None, ge=0, description="beyond the highest level of `of`; none: without end")
+    below_mm: float | None = Field(None, ge=0, description="beyond the lowest level of `of`; none: without end")
+    from_mm: float | None = Field(None, ge=0, description="images that are not taller than this are left as they are")
+
+
+class KeepLargest(Levels):
+    """Keep one component of each class: the largest, or the one with most voxels in the levels of ``of``."""
 
     step: Literal["keep_largest"]
     classes: tuple[str, ...]
+    of: tuple[str, ...] | None = Field(None, description="classes in whose levels voxels count; none: all count")
+
+
+class KeepLevels(Levels):
+    """Remove what lies outside of the levels of other classes (He, section 2.6: 24 mm above and below the liver)."""
+
+    step: Literal["keep_levels"]
+    classes: tuple[str, ...]
+    of: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "KeepLevels":
+        if self.above_mm is None and self.below_mm is None:
+            raise ValueError("above_mm, below_mm or both say where to cut")
+        return self
 
 
 class TumorOutsideAbdomen(Strict):
@@ -53,7 +79,9 @@ class TumorFarFromOrgans(Strict):
     beyond_mm: float = Field(gt=0)
 
 
-CleanStep = Annotated[Islands | KeepLargest | TumorOutsideAbdomen | TumorFarFromOrgans, Field(discriminator="step")]
+CleanStep = Annotated[
+    Islands | KeepLargest | KeepLevels | TumorOutsideAbdomen | TumorFarFromOrgans, Field(discriminator="step")
+]
 """One cleaning step, as it stands in a recipe."""
 
 
@@ -67,7 +95,7 @@ def load_steps(steps: Sequence[Any], scheme: ClassScheme) -> tuple[CleanStep, ..
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'step'}: {e['msg']}" for e in error.errors())
             raise UserError(f"cleaning step {number} ({name}): {found}") from error
-        changes = {key: scheme.select(getattr(step, key)) for key in ("classes", "of") if hasattr(step, key)}
+        changes = {key: scheme.select(getattr(step, key)) for key in ("classes", "of") if getattr(step, key, None)}
         loaded.append(step.model_copy(update=changes))
     return tuple(loaded)
 
@@ -129,7 +157,33 @@ def _islands(step: Islands, facts: LabelFacts, name: str) -> np.ndarray:
 
 def _keep_largest(step: KeepLargest, facts: LabelFacts, name: str) -> np.ndarray:
     parts = facts.components(name)
-    return (parts.labels > 0) & (parts.labels != parts.by_size[0])
+    kept, levels = parts.by_size[0], _levels(step, facts)
+    if levels is not None:
+        low, high = (max(0, level - parts.box[0].start) for level in levels)
+        inside = np.bincount(parts.labels[low:high].ravel(), minlength=len(parts.voxels) + 1)
+        inside[0] = 0
+        kept = int(inside.argmax()) if inside.any() else kept
+    return (parts.labels > 0) & (parts.labels != kept)
+
+
+def _keep_levels(step: KeepLevels, facts: LabelFacts, name: str) -> np.ndarray:
+    doomed, levels = facts.mask(name), _levels(step, facts)
+    if levels is None:
+        return np.zeros_like(doomed)
+    low, high = (max(0, level - facts.box(name)[0].start) for level in levels)
+    doomed[low:high] = False
+    return doomed
+
+
+def _levels(step: KeepLargest | KeepLevels, facts: LabelFacts) -> tuple[int, int] | None:
+    """Return the first slice and the one after the last that the step means; None where it means none."""
+    spacing, slices = float(facts.spacing[0]), facts.labels.shape[0]
+    if not step.of or len(facts.found(step.of)) < len(step.of) or slices * spacing <= (step.from_mm or 0):
+        return None
+    largest = [(parts := facts.components(name)).boxes[parts.by_size[0] - 1][0] for name in step.of]
+    low, high = min(z.start for z in largest), max(z.stop for z in largest)
+    low = 0 if step.below_mm is None else low - round(step.below_mm / spacing)
+    return max(0, low), slices if step.above_mm is None else high + round(step.above_mm / spacing)
 
 
 def _outside_abdomen(step: TumorOutsideAbdomen, facts: LabelFacts, name: str) -> np.ndarray:
@@ -156,6 +210,7 @@ def _others(names: Sequence[str], facts: LabelFacts, name: str) -> tuple[str, ..
 STEPS: dict[str, Callable[[Any, LabelFacts, str], np.ndarray]] = {
     "islands": _islands,
     "keep_largest": _keep_largest,
+    "keep_levels": _keep_levels,
     "tumor_outside_abdomen": _outside_abdomen,
     "tumor_far_from_organs": _far_from_organs,
 }

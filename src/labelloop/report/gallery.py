@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from labelloop.classes import ClassScheme
@@ -14,7 +15,8 @@ from labelloop.errors import CaseError
 from labelloop.report.pictures import AXES, CT_WINDOW, case_picture
 from labelloop.report.results import Results
 from labelloop.report.scores import Scored, chosen_cases
-from labelloop.volume import Volume, read
+from labelloop.tables import upside_down
+from labelloop.volume import Volume, on_its_feet, read
 
 log = logging.getLogger(__name__)
 Truth = Callable[[str], Volume | None]
@@ -30,6 +32,8 @@ class Atlas:
     images: Mapping[str, tuple[Path, str]]
     scheme: ClassScheme
     truth: Truth | None = None
+    turned: frozenset[str] = frozenset()
+    """Cases that are stored upside down."""
 
     @classmethod
     def of(cls, results: Path, table: Path, cases: pd.DataFrame, scheme: ClassScheme, truth: Truth | None) -> "Atlas":
@@ -38,7 +42,7 @@ class Atlas:
         for case, image, modality in zip(cases["case"], cases["image"], cases["modality"], strict=True):
             beside = table.parent / image
             images[case] = (beside if beside.is_file() else Path(image), modality)
-        return cls(results, images, scheme, truth)
+        return cls(results, images, scheme, truth, frozenset(upside_down(results / "upright.csv")))
 
     def draw(self, case: str, labels: Path) -> list[dict[str, str]]:
         """Return the pictures of a case as data URIs, one a view.
@@ -52,11 +56,27 @@ class Atlas:
                 raise FileNotFoundError(f"{file.name} is not there")
         image, drawn = read(path), read(labels)
         truth = self.truth(case) if self.truth else None
+        if case in self.turned:
+            image, drawn, truth = (on_its_feet(v) if v else None for v in (image, drawn, truth))
         window = CT_WINDOW if modality == "CT" else None
         pictures = {
             v: case_picture(image, drawn, self.scheme, truth, window, views=(v,), panel_width=800) for v in AXES
         }
-        return [{"view": view, "src": _uri(png)} for view, png in pictures.items()]
+        return [{"view": view, "src": data_uri(png)} for view, png in pictures.items()]
+
+    def picture(self, case: str, labels: Path) -> bytes:
+        """Draw the axial slice of a case with most labels, or its middle one when there is no label map.
+
+        Raises:
+            KeyError, OSError, RuntimeError, ValueError: as :meth:`draw`, and for a case that is not in the table.
+        """
+        path, modality = self.images[case]
+        image = read(path)
+        drawn = read(labels) if labels.is_file() else Volume(np.zeros(image.array.shape, np.uint8), image.geometry)
+        if case in self.turned:
+            image, drawn = on_its_feet(image), on_its_feet(drawn)
+        window = CT_WINDOW if modality == "CT" else None
+        return case_picture(image, drawn, self.scheme, None, window, views=("axial",), focus=(), panel_width=480)
 
 
 def scored_pictures(atlas: Atlas, scored: Scored | None) -> list[dict[str, Any]]:
@@ -73,7 +93,7 @@ def queue_pictures(results: Results, queue: Sequence[Mapping[str, Any]]) -> list
     """Return the first rows of a review queue that have a picture, with the picture as data URI."""
     drawn = [row for row in queue if row["picture"]][:SUSPICIOUS]
     found = [(row, results.bytes(f"review/{row['picture']}")) for row in drawn]
-    return [{**row, "src": _uri(png)} for row, png in found if png]
+    return [{**row, "src": data_uri(png)} for row, png in found if png]
 
 
 def _attempt(atlas: Atlas, case: str, labels: Path) -> dict[str, Any]:
@@ -87,5 +107,6 @@ def _attempt(atlas: Atlas, case: str, labels: Path) -> dict[str, Any]:
         return {"problem": str(error).strip().splitlines()[-1]}
 
 
-def _uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Return a PNG as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

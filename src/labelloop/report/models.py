@@ -11,6 +11,10 @@ from labelloop.report.charts import Line, curves
 from labelloop.report.results import Results
 
 TRAIN, VALIDATION, DICE = "#486581", "#d9822b", "#1b7f86"
+CYCLE_GAN = {
+    "Adversarial losses": {"adversarial": TRAIN, "discriminator": VALIDATION},
+    "Cycle and identity": {"cycle": TRAIN, "identity": VALIDATION},
+}
 
 
 def model(results: Results, name: str) -> dict[str, Any]:
@@ -40,14 +44,27 @@ def model(results: Results, name: str) -> dict[str, Any]:
     }
 
 
+def translation(results: Results, plan: str) -> dict[str, Any]:
+    """Return whether labels fit the translated CT of a plan, and the picture of CT, translations and real MR."""
+    table = results.table(f"prepared/{plan}/structure.csv", "structure")
+    wrong = table[table["fits"] != "True"]
+    return {
+        "plan": plan,
+        "labeled": len(table),
+        "wrong": sorted(wrong["case"]),
+        "picture": _embedded(results, f"prepared/{plan}/looks.png"),
+    }
+
+
 def _facts(about: Mapping[str, Any]) -> dict[str, str]:
     """Return what ``model.json`` says of the training, in words; what it does not say is left out."""
     settings, plan = about.get("settings") or {}, about.get("plan") or {}
+    patch = settings.get("patch") or plan.get("patch")  # a translator has its own
     facts = {
         "trainer": settings.get("trainer"),
         "seed": settings.get("seed"),
         "voxel z, y, x": plan.get("spacing_mm") and " × ".join(f"{s:g}" for s in plan["spacing_mm"]) + " mm",
-        "patch z, y, x": plan.get("patch") and " × ".join(map(str, plan["patch"])),
+        "patch z, y, x": patch and " × ".join(map(str, patch)),
         "weights of": about.get("epoch") and f"epoch {about['epoch']} ({settings.get('export', 'final')})",
     }
     return {words: str(value) for words, value in facts.items() if value is not None}
@@ -66,6 +83,9 @@ def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Markup]:
         Line("moving average", DICE, x, [_number(row.get("dice_average")) for row in epochs]),
     ]
     drawn = [curves(losses, "Loss"), curves(dices, "Validation Dice of patches")]
+    for label, parts in CYCLE_GAN.items():
+        lines = [Line(part, color, x, [_number(row.get(part)) for row in epochs]) for part, color in parts.items()]
+        drawn.append(curves(lines, label))
     return [chart for chart in drawn if chart]
 
 

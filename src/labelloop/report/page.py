@@ -17,9 +17,11 @@ from labelloop.report import wording
 from labelloop.report.chain import draw_chain
 from labelloop.report.gallery import Atlas, Truth, queue_pictures, scored_pictures
 from labelloop.report.intake import DECISIONS, intake, label_set
-from labelloop.report.models import model
+from labelloop.report.lesions import lesion_results
+from labelloop.report.models import model, translation
 from labelloop.report.results import Results
 from labelloop.report.scores import Scored, organs_of, read_scores, scores
+from labelloop.report.sequences import about_cases, scores_by_sequence, transfers
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ def write_report(
     model_names: Sequence[str] = (),
     cases: str | Path | None = None,
     *,
+    translations: Sequence[str] = (),
+    lesions: Sequence[tuple[str, str | Path]] = (),
     recipe_text: str = "",
     truth: Truth | None = None,
     title: str = "labelloop",
@@ -52,6 +56,8 @@ def write_report(
         label_sets: names of folders in ``labels``.
         model_names: names of folders in ``models``.
         cases: case table; by default ``cases.csv`` of the results.
+        translations: plans with translated CT: folders in ``prepared``.
+        lesions: (title, lesions table) of what is compared, in the same order.
         recipe_text: the recipe in words or YAML, shown folded away.
         truth: gives the reference labels of a test case for its pictures.
         title: name of the run.
@@ -65,6 +71,7 @@ def write_report(
     sets = [label_set(source, name, scheme) for name in label_sets]
     for entry in sets:
         entry["pictures"] = queue_pictures(source, entry["queue"])
+        entry["transfers"] = transfers(source, atlas, entry["name"])
     content: dict[str, Any] = {
         "title": title,
         "scheme": scheme,
@@ -73,9 +80,13 @@ def write_report(
         "chain": draw_chain(graph),
         "recipe_text": recipe_text.strip(),
         "models": [model(source, name) for name in model_names],
+        "translations": [translation(source, plan) for plan in translations],
         "label_sets": sets,
         "decisions": DECISIONS,
         "scores": scores(scored, scheme),
+        "by_sequence": scores_by_sequence(scored, table, scheme),
+        "about": about_cases(table),
+        "lesions": lesion_results(source, lesions, scheme),
         "speed": _speed(source.table("predictions/efficiency.csv", "efficiency")),
         "volumes": _volumes(source.table("predictions/summary.csv", "summary"), scheme),
         "gallery": scored_pictures(atlas, scored[-1] if scored else None),
@@ -122,6 +133,10 @@ def _speed(efficiency: pd.DataFrame) -> dict[str, Any] | None:
         "runtime_s": "run time per case, s",
         "peak_gpu_mb": "peak GPU memory, MB",
         "peak_ram_mb": "peak memory, MB",
+        "parameters": "parameters of the networks",
+        "gmacs": "multiply-accumulates per case, 10^9",
+        "area_gpu_mb_s": "area under the curve of GPU memory, MB s",
+        "energy_j": "energy of the GPU per case, J",
     }
     rows = []
     for column, words in columns.items():

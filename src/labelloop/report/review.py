@@ -16,7 +16,7 @@ from labelloop.files import atomic
 from labelloop.report.pictures import CT_WINDOW, case_picture
 from labelloop.report.wording import plain
 from labelloop.tables import TABLES, write_table
-from labelloop.volume import read
+from labelloop.volume import on_its_feet, read
 
 log = logging.getLogger(__name__)
 DISAGREE = 0.8
@@ -80,11 +80,15 @@ def _row(key: tuple[str, str], chosen: Mapping[str, str], fails: list[dict[str, 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """What there is of a case: its image and modality (CT or MR), and its label map in the set under review."""
+    """What there is of a case: its image and modality (CT or MR), and its label map in the set under review.
+
+    ``turned``: both are stored upside down.
+    """
 
     image: Path
     modality: str
     labels: Path
+    turned: bool = False
 
 
 def write_review(
@@ -119,7 +123,7 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
     window = CT_WINDOW if files.modality == "CT" else None
     options = {"window": window, "faint_others": True, "panel_width": PANEL_PIXELS}
     try:
-        image, labels = read(files.image), read(files.labels)
+        image, labels = (on_its_feet(v) if files.turned else v for v in map(read, (files.image, files.labels)))
         return {
             index: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
             for index, row in rows.iterrows()

@@ -15,7 +15,9 @@ from labelloop.files import digest
 from labelloop.groups import Group, members
 from labelloop.recipe import TRUTH
 from labelloop.shards import read_manifests
-from labelloop.tables import read_table
+from labelloop.survey import read_truth
+from labelloop.tables import read_table, upside_down
+from labelloop.volume import Volume, on_its_feet, read
 
 Rows = Sequence[Mapping[str, str]]
 """Rows of the case table as they travel through a rule's params."""
@@ -29,6 +31,7 @@ class Surveyed:
     states: dict[str, str]
     image_sha256: str
     label_sha256: str
+    upside_down: bool = False
 
     @property
     def id(self) -> str:
@@ -38,7 +41,37 @@ class Surveyed:
     @property
     def truth_key(self) -> str:
         """Fingerprint of the annotators' label as the classes see it."""
-        return digest([self.label_sha256, self.case.dataset, self.states])
+        return digest([self.label_sha256, self.case.dataset, self.states, *self.turned])
+
+    @property
+    def image_key(self) -> str:
+        """Fingerprint of the image as it is read."""
+        return digest([self.image_sha256, *self.turned]) if self.turned else self.image_sha256
+
+    @property
+    def turned(self) -> list[str]:
+        """What a fingerprint says of a case that is stored upside down; nothing of others."""
+        return ["upside down"] if self.upside_down else []
+
+    def image(self) -> Volume:
+        """Read the image; put it on its feet if it is stored upside down."""
+        return self._standing(read(self.case.image))
+
+    def label(self, path: str | Path) -> Volume:
+        """Read a label map that is stored as the image is."""
+        return self._standing(read(path))
+
+    def truth(self, scheme: ClassScheme) -> Volume | None:
+        """Read the annotators' label map in class ids; None without one."""
+        found = read_truth(self.case, scheme)
+        return None if found is None else self._standing(found)
+
+    def as_stored(self, volume: Volume) -> Volume:
+        """Give a volume that :meth:`image` or :meth:`label` put on its feet the header of the stored files again."""
+        return self._standing(volume)  # what turns it once turns it back
+
+    def _standing(self, volume: Volume) -> Volume:
+        return on_its_feet(volume) if self.upside_down else volume
 
 
 def as_cases(rows: Rows) -> list[Case]:
@@ -52,12 +85,20 @@ def read_many(paths: Iterable[str | Path], kind: str) -> pd.DataFrame:
 
 
 def surveyed(rows: Rows, survey: str | Path, shards: Iterable[str]) -> list[Surveyed]:
-    """Return the usable cases among ``rows``: those that the survey of their shard did not set aside."""
-    shards = list(shards)
+    """Return the usable cases among ``rows``: those that the survey of their shard did not set aside.
+
+    In runs that ask which way up images are stored, ``upright.csv`` beside the folder of the survey says so.
+    """
+    shards, turned = list(shards), upside_down(Path(survey).parent / "upright.csv")
     geometry = read_many([Path(survey) / f"{s}.geometry.csv" for s in shards], "geometry").set_index("case")
     states = from_table(read_many([Path(survey) / f"{s}.annotation.csv" for s in shards], "annotation"))
     return [
-        Surveyed(case, states[case.case], *geometry.loc[case.case, ["image_sha256", "label_sha256"]])
+        Surveyed(
+            case,
+            states[case.case],
+            *geometry.loc[case.case, ["image_sha256", "label_sha256"]],
+            upside_down=case.case in turned,
+        )
         for case in as_cases(rows)
         if case.case in geometry.index
     ]
@@ -91,26 +132,46 @@ def table_of(extras: dict[str, dict], key: str) -> pd.DataFrame:
 
 
 class Files:
-    """Files that an earlier step made for each case, from its manifests."""
+    """Files that an earlier step made for each case, from its manifests.
 
-    def __init__(self, manifests: Iterable[str | Path], what: str):
-        self._rows = read_manifests(manifests).to_dict("index")
+    Args:
+        what: what the files are, for error messages.
+        instead: manifests of another step; what they say of a case counts instead.
+    """
+
+    def __init__(self, manifests: Iterable[str | Path], what: str, instead: Iterable[str | Path] = ()):
+        self._rows = read_manifests(manifests).to_dict("index") | read_manifests(instead).to_dict("index")
         self._what = what
 
     def __contains__(self, case: str) -> bool:
-        return case in self._rows and self._rows[case]["status"] == "done"
+        return case in self._rows and self._rows[case]["status"] == "done" and bool(self._rows[case]["file"])
+
+    def withheld(self, case: str) -> bool:
+        """Say whether the step handled a case and left no file on purpose."""
+        return case in self._rows and self._rows[case]["status"] == "done" and not self._rows[case]["file"]
+
+    def asked(self, case: str) -> bool:
+        """Say whether the earlier step was to handle a case."""
+        return case in self._rows
 
     def path(self, case: str) -> Path:
         """Return the file of a case. Raises CaseError with the earlier step's reason when there is none."""
         row = self._rows.get(case)
-        if row is None or row["status"] != "done":
-            why = row["reason"] if row else "the case was not handled"
+        if case not in self:
+            why = row["reason"] or "withheld" if row else "the case was not handled"
             raise CaseError(f"no_{self._what}", case, f"no {self._what.replace('_', ' ')}: {why}", "See that reason.")
         return Path(row["file"])
 
     def key(self, case: str) -> str:
         """Return the content hash of a case's file; empty when there is none."""
         return self._rows[case]["sha256"] if case in self else ""
+
+
+def engine_case(item: Surveyed):
+    """Return a case as the inference engine takes it."""
+    from labelloop.inference.reading import Case as EngineCase
+
+    return EngineCase(item.id, Path(item.case.image), item.case.modality, item.image_sha256, item.upside_down)
 
 
 def order_by(text: str, seed: int) -> str:

@@ -24,9 +24,8 @@ from labelloop.labels.select import select as select_classes
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, read_many, surveyed, table_of
 from labelloop.steps.labels import empty_table, fused_map, predictions_for, selection
-from labelloop.survey import read_truth
 from labelloop.tables import TABLES, read_table, write_table
-from labelloop.volume import Volume, canonical, read
+from labelloop.volume import Volume, canonical
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def held_out(
             continue
         found = dict(predicted[item.id]) if item.id in predicted else {}
         keys = [files.key(item.id) for files in way.predictions.values()]
-        content = [version, way.spec, known, rules.model_dump(mode="json"), keys, item.image_sha256, item.truth_key]
+        content = [version, way.spec, known, rules.model_dump(mode="json"), keys, item.image_key, item.truth_key]
         work = partial(_judge, item, way, found, pairs[item.id])
         ledger.run(item.id, digest([*content, item.case.surgery]), work)
     ledger.close()
@@ -110,7 +109,7 @@ def _judge(item: Surveyed, way: _Way, found: dict[str, float], pairs: pd.DataFra
 def _verdicts(
     item: Surveyed, way: _Way, label: Volume, found: dict[str, float], provenance: Sequence[dict]
 ) -> pd.DataFrame:
-    image = canonical(read(item.case.image)).array
+    image = canonical(item.image()).array
     asked = [name for name in way.classes if name in found]
     nowhere = [name for name in asked if not found[name]]
     overlap = {row["class"]: row["voxels_changed"] for row in provenance if row["step"] == "overlap"}
@@ -121,7 +120,7 @@ def _verdicts(
 
 def _true_dsc(item: Surveyed, way: _Way, label: Volume) -> dict[str, float]:
     """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent."""
-    truth = read_truth(item.case, way.scheme)
+    truth = item.truth(way.scheme)
     if truth is None:
         raise CaseError("label_missing", item.case.label, "no label to hold the pseudo-label against", "Give one.")
     known = [name for name in way.classes if item.states[name] != UNKNOWN]

@@ -26,7 +26,6 @@ from labelloop.labels.tumors import CutSettings, cut_tumors, write_objects
 from labelloop.recipe import TRUTH
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed, table_of, trusted
-from labelloop.survey import read_truth
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import Geometry, Volume, canonical, read, restore, write
 
@@ -52,25 +51,34 @@ def fuse(
         out: folder of the label set.
     """
     scheme = load_classes(classes)
-    predictions = predictions_for(spec["predict"], shard, results)
+    predictions = predictions_for(spec["predict"], shard, results, out if spec.get("transfer") else None)
     ledger = Ledger(out, shard)
     items = in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups)
     asked = {item.id for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups)}
+    asked -= {case for case in asked if any(files.withheld(case) for files in predictions.values())}
     for item in items:
         if item.id not in asked and not (spec["fuse"] == "truth_first" and annotated(item.states)):
             continue
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
         used = predictions if item.id in asked else {}
-        key = digest([version, spec, known, truth_key, {m: files.key(item.id) for m, files in used.items()}])
+        keys = {m: files.key(item.id) for m, files in used.items()}
+        key = digest([version, spec, known, truth_key, keys, *item.turned])
         ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, item.id in asked, out))
     ledger.close()
     write_table(out / "provenance" / f"{shard}.csv", table_of(ledger.extras(), "provenance"), "provenance")
 
 
-def predictions_for(models: Iterable[str], shard: str, results: Path) -> dict[str, Files]:
-    """Return the predictions of each model on one shard."""
+def predictions_for(
+    models: Iterable[str], shard: str, results: Path, carried_to: Path | None = None
+) -> dict[str, Files]:
+    """Return the predictions of each model on one shard.
+
+    Args:
+        carried_to: folder of a label set that transfers labels: those take the place of the model's own predictions.
+    """
     manifests = {m: results / "models" / m / "predictions" / "shards" / f"{shard}.csv" for m in models}
-    return {model: Files([manifest], "prediction") for model, manifest in manifests.items()}
+    instead = [carried_to / "transferred" / "shards" / f"{shard}.csv"] if carried_to else []
+    return {model: Files([manifest], "prediction", instead) for model, manifest in manifests.items()}
 
 
 def _fuse_case(
@@ -82,9 +90,9 @@ def _fuse_case(
     asked: bool,
     out: Path,
 ) -> tuple[Path, dict]:
-    cleaned, stored, provenance = fused_map(item, spec, known, scheme, predictions, asked)
-    path = out / f"{item.id}.nii.gz"
-    write(path, restore(cleaned.array, stored), stored)
+    cleaned, grid, provenance = fused_map(item, spec, known, scheme, predictions, asked)
+    path, stored = out / f"{item.id}.nii.gz", item.as_stored(Volume(restore(cleaned.array, grid), grid))
+    write(path, stored.array, stored.geometry)
     return path, {"provenance": provenance}
 
 
@@ -96,19 +104,21 @@ def fused_map(
     predictions: dict[str, Files],
     asked: bool = True,
 ) -> tuple[Volume, Geometry, list[dict]]:
-    """Return the fused and cleaned map of one case (canonical), the grid of its files, and provenance rows.
+    """Return the fused and cleaned map of one case (canonical), the grid of its image, and provenance rows.
 
     Args:
-        asked: whether the predictions count; if not, the truth stands alone.
+        asked: whether there are predictions that count; if not, the truth stands alone.
     """
-    volumes = {model: canonical(read(files.path(item.id))) for model, files in predictions.items()}
-    stored = read(predictions[spec["predict"][0]].path(item.id)).geometry
-    geometry = next(iter(volumes.values())).geometry
-    first = spec["fuse"] == "truth_first"
-    truth = _canonical_truth(item, scheme, stored) if first else None
-    states = item.states if truth is not None else {}
-    given = [(model, volume.array) for model, volume in volumes.items()] if asked else []
-    voters = {model: scheme.select(known[model]) for model in volumes}
+    maps = {model: item.label(files.path(item.id)) for model, files in predictions.items()} if asked else {}
+    drawn = item.truth(scheme) if spec["fuse"] == "truth_first" else None
+    if not maps and drawn is None:
+        raise CaseError("label_missing", item.id, "neither a prediction nor a truth", "Give the case one of them.")
+    grid = next(iter(maps.values()), drawn).geometry
+    truth = _canonical_truth(item, drawn, grid) if drawn else None
+    states = item.states if drawn else {}
+    given = [(model, canonical(volume).array) for model, volume in maps.items()]
+    geometry = canonical(Volume(np.empty(grid.shape, np.uint8), grid)).geometry
+    voters = {model: scheme.select(known[model]) for model in predictions}
     fused, provenance = fuse_labels(
         truth, states, given, scheme, scheme.select(spec["classes"]), geometry.voxel_ml, voters
     )
@@ -119,13 +129,10 @@ def fused_map(
         )
         provenance += given_to
     cleaned, counted = clean(fused, geometry, spec["clean"], scheme, states)
-    return Volume(cleaned, geometry), stored, [*provenance, *counted]
+    return Volume(cleaned, geometry), grid, [*provenance, *counted]
 
 
-def _canonical_truth(item: Surveyed, scheme: ClassScheme, geometry) -> np.ndarray | None:
-    truth = read_truth(item.case, scheme)
-    if truth is None:
-        return None
+def _canonical_truth(item: Surveyed, truth: Volume, geometry: Geometry) -> np.ndarray:
     if difference := truth.geometry.difference(geometry):
         raise CaseError("label_grid", item.case.label, f"label and prediction differ in {difference}", "Predict anew.")
     return canonical(truth).array
@@ -173,6 +180,7 @@ def check(
     scheme: dict[str, Any],
     classes: list[str],
     volumes: list[str],
+    carried: str | None,
     provenance: str,
     thresholds: str | None,
     shard: str,
@@ -185,6 +193,7 @@ def check(
     Args:
         classes: classes (or class sets) of the label set.
         volumes: confidence tables of the models: a class that none of them found may really be absent.
+        carried: the same of labels that were carried to other sequences, where they took the models' place.
         provenance: table that fusion wrote: what of a class went to another organ.
         thresholds: file of fitted thresholds that take the place of the scheme's.
     """
@@ -193,7 +202,7 @@ def check(
         rules = with_fitted(rules, load_fitted(thresholds))
     made = read_table(provenance, "provenance").set_index(["case", "class"])
     lost, nobodys = made.query("step == 'overlap'"), set(made.query("step == 'fuse' and source == 'none'").index)
-    predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
+    predicted = _predicted_volumes(volumes, carried)
     files = Files([labels / "shards" / f"{shard}.csv"], "label_map")
     ledger = Ledger(labels / "verdicts", shard)
     for item in surveyed(rows, results / "survey", [shard]):
@@ -203,17 +212,26 @@ def check(
             asked = [c for c in asked if (item.id, c) not in nobodys]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: int(n) for (case, name), n in lost["voxels_changed"].items() if case == item.id}
-            content = [version, rules.model_dump(mode="json"), files.key(item.id), item.image_sha256, item.states]
+            content = [version, rules.model_dump(mode="json"), files.key(item.id), item.image_key, item.states]
             work = partial(_check_case, item, rules, files, asked, nowhere, overlap)
             ledger.run(item.id, digest([*content, item.case.surgery, asked, nowhere, overlap]), work)
     ledger.close()
     write_table(labels / "verdicts" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "verdicts")
 
 
+def _predicted_volumes(volumes: list[str], carried: str | None) -> pd.Series:
+    """Return the largest volume (ml) that any model predicted, or that was carried, by case and class."""
+    predicted = read_many(volumes, "confidence")
+    own = read_table(carried, "confidence") if carried else predicted.head(0)
+    if not own.empty:
+        predicted = pd.concat([predicted[~predicted["case"].isin(own["case"])], own])
+    return predicted.groupby(["case", "class"])["volume_ml"].max()
+
+
 def _check_case(
     item: Surveyed, scheme: ClassScheme, files: Files, asked: list[str], nowhere: list[str], overlap: dict[str, int]
 ) -> tuple[None, dict]:
-    labels, image = canonical(read(files.path(item.id))), canonical(read(item.case.image))
+    labels, image = canonical(item.label(files.path(item.id))), canonical(item.image())
     found = check_labels(
         labels.array,
         labels.geometry,
@@ -237,12 +255,14 @@ def select(
     verdicts: list[str],
     disagreements: list[str],
     held_out: list[str],
+    transfers: list[str],
     out: Path,
 ) -> None:
     """Decide which cases and classes of a label set are trusted; join the shards' tables on the way."""
     scheme = load_classes(classes)
     names, settings = scheme.select(spec["classes"]), selection(spec, scheme)
-    joined = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreements, "held_out": held_out}
+    joined = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreements}
+    joined |= {"held_out": held_out, "transfers": transfers}
     tables = {kind: read_many(paths, kind) if paths else empty_table(kind) for kind, paths in joined.items()}
     tables["calibration"] = _calibration(settings, tables["held_out"], names)
     for kind, table in tables.items():
@@ -302,7 +322,7 @@ def prepare_labels(
             continue
 
         def work(item=item):
-            label = read_truth(item.case, scheme) if files is None else read(files.path(item.id))
+            label = item.truth(scheme) if files is None else item.label(files.path(item.id))
             path = out / f"{item.id}.b2nd"
             frame = Frame.from_dict(open_image(images.path(item.id)).frame)
             write_label_array(path, prepare_label(label, frame))

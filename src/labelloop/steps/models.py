@@ -14,7 +14,7 @@ from labelloop.files import digest
 from labelloop.plans import Plan
 from labelloop.recipe import ModelSpec
 from labelloop.shards import Ledger, read_manifests
-from labelloop.steps.common import Files, Rows, Surveyed, in_groups, order_by, surveyed, trusted
+from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, order_by, surveyed, trusted
 from labelloop.tables import write_table
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER
 
@@ -145,14 +145,17 @@ def validation_cases(cases: Iterable[str], fraction: float, seed: int) -> set[st
 
 
 def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, engine: dict[str, Any], device: str) -> None:
-    """Let a model label the cases of one shard; write label maps, manifest and confidence."""
+    """Let a model label the cases of one shard; write label maps, manifest and confidence.
+
+    CT is left out where the model knows CT in the look of MR only.
+    """
     from labelloop.inference.engine import Predictor
-    from labelloop.inference.infer import Case, predict_cases
+    from labelloop.inference.infer import predict_cases
     from labelloop.inference.settings import Settings
 
     out = model / "predictions"
     ledger = Ledger(out, shard)
-    items = surveyed(rows, survey_folder, [shard])
-    cases = [Case(i.id, Path(i.case.image), i.case.modality, i.image_sha256) for i in items]
-    found = predict_cases(cases, Predictor(model, device, Settings.model_validate(engine)), ledger)
+    predictor = Predictor(model, device, Settings.model_validate(engine))
+    items = [i for i in surveyed(rows, survey_folder, [shard]) if i.case.modality in predictor.modalities]
+    found = predict_cases([engine_case(item) for item in items], predictor, ledger)
     write_table(out / "confidence" / f"{shard}.csv", pd.DataFrame(found), "confidence")

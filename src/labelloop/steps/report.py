@@ -9,7 +9,7 @@ from labelloop.report.page import write_report
 from labelloop.report.review import CaseFiles, queue, write_review
 from labelloop.steps.common import Files, Rows, as_cases
 from labelloop.survey import read_truth
-from labelloop.tables import read_table
+from labelloop.tables import read_table, upside_down
 from labelloop.volume import Volume
 
 
@@ -22,6 +22,7 @@ def report(
     evaluated: Sequence[str],
     models: Sequence[str],
     labels: Sequence[str],
+    translations: Sequence[str],
     out: Path,
 ) -> None:
     """Write the page about a run.
@@ -29,9 +30,11 @@ def report(
     Args:
         recipe: the chain in words. graph: the same as a mermaid flowchart.
         evaluated: names of score tables, the final label maps last.
+        translations: plans whose CT were translated.
     """
     scheme = load_classes(classes)
     cases: dict[str, Case] = {case.case: case for case in as_cases(rows)}
+    titles = {name: "final label maps" if name == "final" else name for name in evaluated}
 
     def truth(case: str) -> Volume | None:
         return read_truth(cases[case], scheme) if case in cases else None
@@ -41,9 +44,11 @@ def report(
         out,
         graph,
         scheme,
-        [("final label maps" if name == "final" else name, f"evaluation/{name}.csv") for name in evaluated],
+        [(title, f"evaluation/{name}.csv") for name, title in titles.items()],
         labels,
         models,
+        translations=translations,
+        lesions=[(title, f"evaluation/lesions/{name}.csv") for name, title in titles.items()],
         recipe_text=recipe,
         truth=truth,
         title=results.name,
@@ -61,9 +66,9 @@ def review(
     """
     kinds = ("selected", "verdicts", "disagreement")
     table = queue(*(read_table(labels / f"{kind}.csv", kind) for kind in kinds))
-    maps = Files(manifests, "label_map")
+    maps, turned = Files(manifests, "label_map"), upside_down(labels.parents[1] / "upright.csv")
     files = {
-        case.case: CaseFiles(Path(case.image), case.modality, maps.path(case.case))
+        case.case: CaseFiles(Path(case.image), case.modality, maps.path(case.case), case.case in turned)
         for case in as_cases(rows)
         if case.case in maps
     }

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from labelloop.adapt.settings import TranslatorSettings
 from labelloop.classes import Strict
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.tumors import CutSettings
@@ -20,17 +21,23 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     "mean_teacher": ("mean_teacher",),
     "cross": ("cross_pseudo",),
     "slices": ("slice_classifier",),
+    "translator": ("translator",),
 }
 """Settings that only some trainers read. A setting not named here belongs to all."""
 SEMI_SUPERVISED = ("mean_teacher", "cross_pseudo")
 """Trainers that also learn from cases of which nothing is known."""
 SLICE_CLASSIFIER = "slice_classifier"
-OWN = {"mean_teacher": "mean_teacher", "cross_pseudo": "cross", SLICE_CLASSIFIER: "slices"}
+TRANSLATOR = "translator"
+OWN = {"mean_teacher": "mean_teacher", "cross_pseudo": "cross", SLICE_CLASSIFIER: "slices", TRANSLATOR: "translator"}
 """Trainers with a group of settings of their own, and its name."""
-READ_BY_SLICE_CLASSIFIER = (
-    "kind", "epochs", "iterations_per_epoch", "validation_iterations", "learning_rate", "weight_decay", "schedule",
-    "save_every", "seed", "slices",
-)  # fmt: skip
+READS_ONLY = {
+    SLICE_CLASSIFIER: (
+        "kind", "epochs", "iterations_per_epoch", "validation_iterations", "learning_rate", "weight_decay", "schedule",
+        "save_every", "seed", "slices",
+    ),
+    TRANSLATOR: ("kind", "translator"),
+}  # fmt: skip
+"""Trainers that read few of the settings, and which."""
 
 
 class BatchTypes(Strict):
@@ -121,7 +128,8 @@ class TrainerSettings(Strict):
     and ``cross_pseudo`` learn like ``partial`` and also from cases of which nothing is known; half of each batch is
     unlabeled. ``slice_classifier`` learns by Adam which axial slices show a class of the model, in cases in which every
     class is annotated; of the settings it reads epochs, iterations, learning rate, its schedule, weight decay,
-    ``save_every``, ``seed`` and ``slices``.
+    ``save_every``, ``seed`` and ``slices``. ``translator`` learns to give CT the look of MR, from images alone; all its
+    settings are those of ``translator``.
     ``unknown`` (supervised): ``exclude`` cases with an unknown class, or take unknown classes for ``background``.
     ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
     ``foreground_fraction``: share of a batch's patches centered on an annotated class.
@@ -137,7 +145,9 @@ class TrainerSettings(Strict):
     ``export``: the weights of the ``final`` epoch, or of the ``best`` by moving average of the validation Dice.
     """
 
-    kind: Literal["supervised", "partial", "mean_teacher", "cross_pseudo", "slice_classifier"] = "supervised"
+    kind: Literal["supervised", "partial", "mean_teacher", "cross_pseudo", "slice_classifier", "translator"] = (
+        "supervised"
+    )
     epochs: int = Field(1000, ge=1)
     iterations_per_epoch: int = Field(250, ge=1)
     validation_iterations: int = Field(50, ge=0)
@@ -163,6 +173,7 @@ class TrainerSettings(Strict):
     mean_teacher: MeanTeacher | None = None
     cross: CrossPseudo | None = None
     slices: Slices | None = None
+    translator: TranslatorSettings | None = None
     new_class_bias: float | None = None
     crop_z_mm: float | None = Field(None, ge=0)
 
@@ -177,8 +188,8 @@ class TrainerSettings(Strict):
         for name, trainers in BELONGS_TO.items():
             if self.kind not in trainers and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is read by trainer {' and '.join(trainers)} only, not by {self.kind}")
-        if self.kind == SLICE_CLASSIFIER:
-            given = [name for name in type(self).model_fields if name not in READ_BY_SLICE_CLASSIFIER]
+        if self.kind in READS_ONLY:
+            given = [name for name in type(self).model_fields if name not in READS_ONLY[self.kind]]
             if wrong := [name for name in given if getattr(self, name) != type(self).model_fields[name].default]:
                 raise ValueError(f"{', '.join(wrong)} is not read by trainer {self.kind}")
         if len(set(self.mirror_axes)) != len(self.mirror_axes):

@@ -19,30 +19,35 @@ from torch import nn
 from torch.nn import functional
 
 from labelloop.adapt.generator import Discriminator, Generator, initialize
-from labelloop.adapt.grey import to_network
 from labelloop.adapt.settings import TranslatorSettings
+from labelloop.adapt.translate import BLACK
 from labelloop.errors import UserError
 from labelloop.files import atomic, digest, sha256, write_json, write_text
+from labelloop.plans import Plan
 from labelloop.tables import write_table
 from labelloop.training.loading import isolated_random_state, seed_of
+from labelloop.training.prepared import open_image
 from labelloop.training.setup import resolve_device, set_determinism
-from labelloop.training.work import Stage, Work
+from labelloop.training.work import TRANSLATOR_OUTPUTS, Stage, Work
 
 log = logging.getLogger(__name__)
 
 TRANSLATOR_VERSION = 1
 """Raised whenever the same job would lead to other weights."""
-TRANSLATOR_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "cases.csv")
 LOOKS = ("ct", "mr")
 
 
 @dataclass(frozen=True)
 class GreyCase:
-    """A volume to learn a look from: an array on the grey scale (``adapt.grey``), ``.npy`` [z, y, x], and its key."""
+    """A volume to learn a look from: an image prepared by a plan with a grey scale (``.b2nd``), and its key.
+
+    ``box``: the part that patches come from, (start, stop) per axis z, y, x; None: all of it.
+    """
 
     case: str
     path: Path
     key: str
+    box: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,14 @@ class TranslatorJob:
     Args:
         name: name of the model.
         folder: where the finished model goes; work in progress lives in its ``work`` folder.
-        ct, mr: cases of either look, on one voxel size and aligned by translation; they need not be paired.
+        plan: by which the images of the cases were prepared.
+        ct, mr: cases of either look; they need not be paired.
         deterministic: equal jobs give equal bytes, also on a GPU, at some cost of speed.
     """
 
     name: str
     folder: Path
+    plan: Plan
     ct: tuple[GreyCase, ...]
     mr: tuple[GreyCase, ...]
     settings: TranslatorSettings
@@ -72,9 +79,9 @@ class TranslatorJob:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of all that decides the weights; name, folder and device are not part of it."""
-        keys = {look: [(c.case, c.key) for c in cases] for look, cases in self.cases.items()}
+        keys = {look: [(c.case, c.key, c.box) for c in cases] for look, cases in self.cases.items()}
         settings = self.settings.model_dump(mode="json")
-        return digest([TRANSLATOR_VERSION, settings, keys, self.deterministic])
+        return digest([TRANSLATOR_VERSION, settings, self.plan.images, keys, self.deterministic])
 
 
 def train_translator(job: TranslatorJob) -> None:
@@ -95,12 +102,6 @@ def train_translator(job: TranslatorJob) -> None:
         training.write(work)
         work.finish(job.settings.epochs)
     work.publish(job.folder)
-
-
-def save_grey(path: Path, grey: np.ndarray) -> None:
-    """Write an array on the grey scale [z, y, x] for :class:`GreyCase`, float32, atomically."""
-    with atomic(path) as temporary:
-        np.save(temporary, grey.astype(np.float32))
 
 
 class Pool:
@@ -143,7 +144,7 @@ class TranslatorTraining:
         }
         self.pools = {look: Pool(s.pool) for look in LOOKS}
         self.epochs: list[dict[str, float]] = []
-        self._arrays = {look: [np.load(c.path, mmap_mode="r") for c in cases] for look, cases in job.cases.items()}
+        self._images = {look: [(open_image(c.path).array, c.box) for c in cases] for look, cases in job.cases.items()}
 
     def fit(self, work: Work) -> None:
         """Train to the last epoch, from the last checkpoint of ``work`` if it has one."""
@@ -167,6 +168,7 @@ class TranslatorTraining:
         description = {
             "name": job.name,
             "kind": "translator",
+            "plan": job.plan.model_dump(mode="json"),
             "settings": job.settings.model_dump(mode="json"),
             "fingerprint": job.fingerprint,
             "training_version": TRANSLATOR_VERSION,
@@ -241,12 +243,15 @@ class TranslatorTraining:
 
     def _patch(self, look: str, rng: np.random.Generator) -> torch.Tensor:
         """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
-        arrays, size = self._arrays[look], self.settings.patch
-        array = arrays[int(rng.integers(len(arrays)))]
-        starts = [int(rng.integers(max(1, n - p + 1))) for n, p in zip(array.shape, size, strict=True)]
-        part = array[tuple(slice(a, a + p) for a, p in zip(starts, size, strict=True))]
+        images, size = self._images[look], self.settings.patch
+        array, box = images[int(rng.integers(len(images)))]
+        box = box or [(0, n) for n in array.shape[1:]]
+        starts = [low + int(rng.integers(max(1, high - low - p + 1))) for (low, high), p in zip(box, size, strict=True)]
+        stops = [min(start + p, high) for start, p, (_, high) in zip(starts, size, box, strict=True)]
+        part = array[0, *(slice(*ends) for ends in zip(starts, stops, strict=True))]
         missing = [(0, p - n) for n, p in zip(part.shape, size, strict=True)]
-        return torch.from_numpy(to_network(np.pad(part, missing)))[None, None].to(self.device)
+        padded = np.pad(part, missing, constant_values=BLACK)
+        return torch.from_numpy(padded)[None, None].to(self.device)
 
     def _state(self) -> dict[str, Any]:
         return {

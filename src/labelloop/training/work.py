@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 OUTPUTS = ("model.json", "weights.pt", "plans.json", "dataset.json", "training.jsonl", "curve.png", "cases.csv")
 """The declared outputs of a training."""
 SLICE_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "scores.csv", "cases.csv")
-"""Those of the training of a slice classifier. The last of both is published last."""
+"""Those of the training of a slice classifier."""
+TRANSLATOR_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "cases.csv")
+"""Those of the training of a translator. The last of each is published last."""
 
 
 class Stage(Enum):

@@ -1,4 +1,4 @@
-"""Rules that look at the image: the body around a label, and the intensities inside of it (CT only)."""
+"""Rules that look at the image: the body around a label, and the intensities inside of it. CT only: MR has no HU."""
 
 import math
 
@@ -9,6 +9,8 @@ from pydantic import field_validator
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules.base import Case, Finding, Limit, Range, Skip, kind
 
+HU_KINDS = ("inside_body", "intensity", "tissue", "inclusion")
+"""Kinds of rules that measure HU."""
 AIR_HU = -300
 BODY_MM = 4.0
 """Grid on which the body is found: fine enough for whole organs, a hundred times fewer voxels than the image."""

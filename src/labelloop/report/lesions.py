@@ -1,0 +1,24 @@
+"""Report section on tumors, lesion by lesion: found, missed, and findings that are none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labelloop.classes import ClassScheme
+from labelloop.metrics.lesions import MIN_IOU, TUMORS, detection
+from labelloop.report.results import Results
+
+
+def lesion_results(
+    results: Results, evaluated: Sequence[tuple[str, str | Path]], scheme: ClassScheme
+) -> dict[str, Any] | None:
+    """Return one row for each tumor class and (title, lesions table) that scored it; None when none did."""
+    tables = [(title, results.table(path, "lesions")) for title, path in evaluated]
+    classes = scheme.sets.get(TUMORS, ())
+    rows = [
+        {"name": name, "color": scheme[name].color, "title": title, **detection(mine)}
+        for name in classes
+        for title, table in tables
+        if len(mine := table[table["class"] == name])
+    ]
+    return {"rows": rows, "min_iou": MIN_IOU, "several": len(classes) > 1} if rows else None

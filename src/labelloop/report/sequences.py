@@ -1,0 +1,92 @@
+"""Report sections on MR sequences: scores by sequence, labels that were carried, a patient's sequences side by side."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labelloop.classes import ClassScheme
+from labelloop.errors import CaseError
+from labelloop.report.gallery import Atlas, data_uri
+from labelloop.report.pictures import contact_sheet
+from labelloop.report.results import Results
+from labelloop.report.scores import Scored, organs_of
+
+TABLE = "transfers"
+
+
+def about_cases(cases: pd.DataFrame) -> dict[str, str]:
+    """Return sequence and patient in words, for each MR case."""
+    mr = cases[cases["modality"] == "MR"]
+    return {
+        row.case: ", ".join(filter(None, (row.sequence.replace("_", " "), f"patient {row.patient}")))
+        for row in mr.itertuples()
+    }
+
+
+def scores_by_sequence(scored: Sequence[Scored], cases: pd.DataFrame, scheme: ClassScheme) -> list[dict] | None:
+    """Return the mean organ DSC of each evaluated model by modality and sequence; None where no MR was scored."""
+    means = [one.per_case(organs_of(scheme)) for one in scored]
+    tested = {case for values in means for case in values.index}
+    kinds = {row.case: _kind(row.modality, row.sequence) for row in cases.itertuples() if row.case in tested}
+    names = sorted({*kinds.values()}, key=lambda kind: (kind == "CT", kind))
+    if not any(name.startswith("MR") for name in names):
+        return None
+    whole = [("all MR", [c for c, kind in kinds.items() if kind != "CT"])]
+    parts = [(name, [c for c, kind in kinds.items() if kind == name]) for name in names]
+    return [{"name": name, "n": len(part), "dsc": [_mean(m, part) for m in means]} for name, part in [*whole, *parts]]
+
+
+def _kind(modality: str, sequence: str) -> str:
+    return f"MR {sequence.replace('_', ' ')}".strip() if modality == "MR" else modality
+
+
+def _mean(values: pd.Series, cases: Sequence[str]) -> float:
+    return float(values[values.index.isin(cases)].mean())
+
+
+def transfers(results: Results, atlas: Atlas, name: str) -> dict[str, Any] | None:
+    """Return how labels fared that were carried from one sequence to others; None where none were."""
+    path = f"labels/{name}/{TABLE}.csv"
+    if not (results.root / path).is_file():
+        return None
+    table = results.table(path, TABLE)
+    if table.empty:
+        return None
+    rows = []
+    for sequence, part in table.groupby("sequence", sort=True):
+        accepted = part["decision"] == "accepted"
+        why = part.loc[~accepted, "reason"].map(lambda text: re.sub(r"\b\d+(\.\d+)?\b", "…", text)).value_counts()
+        measured = ("right_kidney_dsc", "left_kidney_dsc", "moved_mm", "turned_degrees")
+        row = {"sequence": sequence, "cases": len(part), "accepted": int(accepted.sum()), "why": why.to_dict()}
+        rows.append(row | {column: float(part[column].astype(float).median()) for column in measured})
+    return {"rows": rows, "sheet": _sheet(atlas, table, results.root / "labels" / name)}
+
+
+def _sheet(atlas: Atlas, table: pd.DataFrame, folder: Path) -> dict[str, str] | None:
+    """Return the sequences of one patient with their labels, those refused without: the patient with most of both."""
+    sources = table[table["source"] != ""].groupby("source")["decision"].agg(["nunique", "size"])
+    if sources.empty:
+        return None
+    source = sources.sort_values(["nunique", "size"], ascending=False, kind="stable").index[0]
+    part = table[table["source"] == source].sort_values("sequence")
+    titles = {source: "source of the labels"} | {row["case"]: _title(row) for row in part.to_dict("records")}
+    return sheet(atlas, titles, folder, str(source))
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    kidneys = [f"{dsc:.2f}" for dsc in (row["right_kidney_dsc"], row["left_kidney_dsc"]) if dsc == dsc]
+    return f"{row['sequence'].replace('_', ' ')}: {row['decision']}, kidneys {' and '.join(kidneys) or 'not seen'}"
+
+
+def sheet(atlas: Atlas, titles: Mapping[str, str], folder: Path, name: str) -> dict[str, str] | None:
+    """Return pictures of several cases side by side, each with its label map in ``folder``, if it has one."""
+    pictures = []
+    for case, title in titles.items():
+        try:
+            pictures.append((title, atlas.picture(case, folder / f"{case}.nii.gz")))
+        except (CaseError, KeyError, OSError, RuntimeError, ValueError):
+            continue  # the table says what became of it
+    return {"name": name, "src": data_uri(contact_sheet(pictures, columns=3))} if pictures else None

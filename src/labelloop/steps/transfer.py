@@ -1,0 +1,139 @@
+"""Labels of one MR sequence for the others of its patient: a step of ``workflow/rules/labels.smk``.
+
+Predictions of a label set's model on the source sequence are cleaned as the label set says, carried to the patient's
+other sequences, and accepted or refused one by one. What was accepted takes the place of the model's own prediction;
+where labels were refused there is none.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelloop.adapt.settings import TransferSettings
+from labelloop.cases import Case
+from labelloop.classes import ClassScheme, load_classes
+from labelloop.files import digest
+from labelloop.labels.clean import clean
+from labelloop.shards import Ledger
+from labelloop.steps.common import Files, Rows, Surveyed, in_groups, surveyed, table_of
+from labelloop.tables import write_table
+from labelloop.volume import Volume, canonical, restore, write
+
+log = logging.getLogger(__name__)
+
+
+def gets_labels(case: Case, settings: TransferSettings) -> bool:
+    """Say whether a case gets labels of another sequence, rather than a prediction of its own."""
+    return case.modality == "MR" and case.sequence != settings.source
+
+
+def transfer(
+    rows: Rows,
+    relatives: Rows,
+    spec: dict[str, Any],
+    known: Sequence[str],
+    classes: str,
+    groups: dict[str, dict],
+    shard: str,
+    shards: Sequence[str],
+    results: Path,
+    out: Path,
+    version: int,
+) -> None:
+    """Carry the labels of a source sequence to the cases of one shard; write label maps, transforms and tables.
+
+    Args:
+        rows: cases of the shard. relatives: all cases of their patients, which ``shards`` hold.
+        spec: ``predict``, ``predict_for``, ``cases``, ``clean`` and ``transfer`` of a label set.
+        known: the classes (or class sets) that the model knows.
+        out: folder of what is carried: ``<case>.nii.gz`` where it was accepted, ``<case>.json`` for each transform.
+    """
+    scheme, settings = load_classes(classes), TransferSettings.model_validate(spec["transfer"])
+    manifests = [results / "models" / spec["predict"][0] / "predictions" / "shards" / f"{s}.csv" for s in shards]
+    predictions = Files(manifests, "prediction")
+    families = _families(surveyed(relatives, results / "survey", shards))
+    items = in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups)
+    ledger = Ledger(out, shard)
+    for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups):
+        if not gets_labels(item.case, settings):
+            continue
+        patient = families[item.case.patient]
+        images = {name: _one(patient, name) for name in (settings.source, *settings.partners(item.case.sequence))}
+        images = {name: one for name, one in images.items() if one} | {item.case.sequence: item}
+        source = images.get(settings.source)
+        hashes = {name: one.image_key for name, one in images.items()}
+        content = [version, settings.model_dump(mode="json"), spec["clean"], known, hashes]
+        key = digest([*content, predictions.key(source.id) if source else len(patient[settings.source])])
+        if source is None:
+            work = partial(_refuse, item, len(patient[settings.source]), settings)
+        else:
+            work = partial(_carry, item, source, images, predictions, spec["clean"], known, scheme, settings, out)
+        ledger.run(item.id, key, work)
+    ledger.close()
+    write_table(out.parent / "transfers" / f"{shard}.csv", table_of(ledger.extras(), "transfers"), "transfers")
+    write_table(out / "confidence" / f"{shard}.csv", table_of(ledger.extras(), "volumes"), "confidence")
+
+
+def _families(items: Sequence[Surveyed]) -> dict[str, dict[str, list[Surveyed]]]:
+    """Return the MR cases of each patient by sequence."""
+    families: dict[str, dict[str, list[Surveyed]]] = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        if item.case.modality == "MR":
+            families[item.case.patient][item.case.sequence].append(item)
+    return families
+
+
+def _one(patient: Mapping[str, list[Surveyed]], sequence: str) -> Surveyed | None:
+    """Return a patient's image of a sequence; None without, and of several: nobody knows which belongs to which."""
+    found = patient.get(sequence, ())
+    return found[0] if len(found) == 1 else None
+
+
+def _refuse(item: Surveyed, sources: int, settings: TransferSettings) -> tuple[None, dict]:
+    found = f"{sources} {settings.source} images, one is needed" if sources else f"no {settings.source} image"
+    row = {"source": "", "sequence": item.case.sequence, "decision": "refused"}
+    measured = ("right_kidney_dsc", "left_kidney_dsc", "turned_degrees", "moved_mm")
+    row |= dict.fromkeys(measured) | {"reason": f"patient {item.case.patient} has {found}"}
+    return None, {"transfers": [row], "volumes": []}
+
+
+def _carry(
+    item: Surveyed,
+    source: Surveyed,
+    images: Mapping[str, Surveyed],
+    predictions: Files,
+    steps: Sequence[Any],
+    known: Sequence[str],
+    scheme: ClassScheme,
+    settings: TransferSettings,
+    out: Path,
+) -> tuple[Path | None, dict]:
+    from labelloop.adapt.transfer import transfer as carry
+
+    label = _cleaned(source.label(predictions.path(source.id)), steps, scheme)
+    volumes = {name: one.image() for name, one in images.items()}
+    found = next(t for t in carry(volumes, label, scheme, settings) if t.sequence == item.case.sequence)
+    image, path = volumes[item.case.sequence], out / f"{item.id}.nii.gz"
+    row = found.row(item.id, source.id, image)
+    found.transform.save(path.with_name(f"{item.id}.json"), **{k: row[k] for k in ("case", "source", "decision")})
+    log.info("%s: %s, %s", item.id, row["decision"], row["reason"])
+    if not found.accepted:
+        path.unlink(missing_ok=True)
+        return None, {"transfers": [row], "volumes": []}
+    stored = item.as_stored(Volume(found.label, image.geometry))
+    write(path, stored.array, stored.geometry)
+    counts = np.bincount(found.label.ravel(), minlength=256) * image.geometry.voxel_ml
+    names = scheme.select(known)
+    rows = [{"class": n, "volume_ml": float(counts[scheme.ids[n]]), "confidence": None} for n in names]
+    return path, {"transfers": [row], "volumes": rows}
+
+
+def _cleaned(label: Volume, steps: Sequence[Any], scheme: ClassScheme) -> Volume:
+    turned = canonical(label)
+    array, _ = clean(turned.array, turned.geometry, steps, scheme)
+    return Volume(restore(array, label.geometry), label.geometry)

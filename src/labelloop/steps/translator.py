@@ -1,0 +1,225 @@
+"""The CT-to-MR translator: its training and a look at what it makes, steps of ``workflow/rules/adapt.smk``."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from labelloop.classes import ClassScheme, load_classes
+from labelloop.files import atomic, digest
+from labelloop.plans import Plan
+from labelloop.recipe import TRUTH, ModelSpec
+from labelloop.shards import Ledger
+from labelloop.steps.common import Files, Rows, Surveyed, in_groups, surveyed, table_of
+from labelloop.tables import read_table, write_table
+from labelloop.volume import RAS, Geometry, Volume
+
+log = logging.getLogger(__name__)
+ALIGNMENT_VERSION = 1
+"""Raised when the same two images are aligned otherwise."""
+SHOWN = 3
+"""CTs that are shown: the one whose labels fit worst, the middle one, the best; beside each a real MR."""
+BLACK, WHITE = -1.0, 1.0
+
+
+def train_translator(
+    rows: Rows,
+    name: str,
+    spec: dict[str, Any],
+    plan: dict[str, Any],
+    classes: str,
+    groups: dict[str, dict],
+    shards: Sequence[str],
+    results: Path,
+    images: Path,
+    device: str,
+    deterministic: bool,
+) -> None:
+    """Train a translator on prepared images: CT to the look of MR.
+
+    Args:
+        images: folder of the prepared images of the model's plan.
+
+    Raises:
+        UserError: when no CT, no MR or not the reference is left to learn from.
+    """
+    from labelloop.training.translator import LOOKS, GreyCase, TranslatorJob
+    from labelloop.training.translator import train_translator as train
+
+    model, prepared_by = ModelSpec.model_validate(spec), Plan.model_validate(plan)
+    files = Files([images / "shards" / f"{shard}.csv" for shard in shards], "prepared_image")
+    usable = in_groups(surveyed(rows, results / "survey", shards), model.cases, load_classes(classes), groups)
+    cases = {item.id: item for item in usable if item.id in files}
+    settings, boxes = model.trainer.translator, dict.fromkeys(cases)
+    if settings.reference:
+        boxes = aligned(cases, settings.reference, files, prepared_by, results / "models" / name / "aligned")
+    looks = {
+        look: tuple(
+            GreyCase(case, files.path(case), files.key(case), box)
+            for case, box in boxes.items()
+            if cases[case].case.modality == look.upper()
+        )
+        for look in LOOKS
+    }
+    log.info("translator %s: %s", name, ", ".join(f"{len(looks[look])} {look.upper()}" for look in LOOKS))
+    train(
+        TranslatorJob(
+            name=name,
+            folder=results / "models" / name,
+            plan=prepared_by,
+            settings=settings,
+            device=device,
+            deterministic=deterministic,
+            **looks,
+        )
+    )
+
+
+def aligned(
+    cases: Iterable[str], reference: str, files: Files, plan: Plan, out: Path
+) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Align cases with one of them by translation of body masks (He, section 2.1); return what lies in its box.
+
+    Each transform is saved as ``<out>/<case>.json``; those that are there are not sought again. A case that cannot be
+    aligned is set aside.
+
+    Raises:
+        UserError: when the reference is none of the cases.
+    """
+    from labelloop.adapt.registration import check_reference, part_within, register
+
+    cases = sorted(cases)
+    fixed = _body(files.path(check_reference(reference, cases)), plan)
+    ledger = Ledger(out, "all")
+    for case in cases:
+
+        def work(case=case):
+            moving, path = _body(files.path(case), plan), out / f"{case}.json"
+            transform = register(fixed, moving, "translation", "masks")
+            box = part_within(transform, moving.geometry, fixed.geometry)
+            transform.save(path, reference=reference, box=box)
+            return path, {"box": box}
+
+        ledger.run(case, digest([ALIGNMENT_VERSION, files.key(reference), files.key(case), plan.spacing_mm]), work)
+    ledger.close()
+    return {case: tuple(tuple(side) for side in extra["box"]) for case, extra in ledger.extras().items()}
+
+
+def _body(path: Path, plan: Plan) -> Volume:
+    """Return the mask of the body in a prepared image."""
+    from labelloop.adapt.body import body_mask
+    from labelloop.adapt.grey import from_network
+
+    seen = _prepared(path, plan)
+    return Volume(body_mask(Volume(from_network(seen.array), seen.geometry)), seen.geometry)
+
+
+def _prepared(path: Path, plan: Plan) -> Volume:
+    """Return a prepared image as a canonical volume whose first voxel lies at the origin."""
+    from labelloop.training.prepared import open_image
+
+    array = open_image(path).array[0]
+    return Volume(array, _grid(array, plan))
+
+
+def _grid(array: np.ndarray, plan: Plan) -> Geometry:
+    return Geometry(array.shape[::-1], plan.spacing_mm[::-1], direction=tuple(RAS.ravel().tolist()))
+
+
+def structure(
+    rows: Rows,
+    plan: dict[str, Any],
+    classes: str,
+    translator: Path,
+    shards: Sequence[str],
+    results: Path,
+    images: Path,
+    source: Path,
+    out: Path,
+    picture: Path,
+    version: int,
+) -> None:
+    """Ask whether the labels of each labeled CT still fit its translation, and draw CT, translation and real MR.
+
+    Args:
+        translator: folder of the model.
+        images, source: folders of the prepared images of a plan that translates, and of the translator's plan.
+        out, picture: table of kind "structure", and PNG.
+    """
+    shown, scheme = Plan.model_validate(plan), load_classes(classes)
+    fakes, real = (Files([f / "shards" / f"{s}.csv" for s in shards], "prepared_image") for f in (images, source))
+    truth = images / "labels" / TRUTH
+    labels = Files([truth / "shards" / f"{s}.csv" for s in shards], "prepared_label")
+    items = [item for item in surveyed(rows, results / "survey", shards) if item.id in fakes and item.id in real]
+    ct = [item for item in items if item.case.modality == "CT"]
+    ledger = Ledger(images / "structure", "all")
+    for item in ct:
+        if item.id in labels:
+            key = digest([version, fakes.key(item.id), labels.key(item.id)])
+            ledger.run(item.id, key, partial(_fit, item.id, fakes, labels, shown))
+    ledger.close()
+    table = table_of(ledger.extras(), "rows")
+    write_table(out, table, "structure")
+    wrong = sorted(table.loc[~table["fits"], "case"]) if len(table) else []
+    if wrong:
+        log.warning("%s: labels do not fit the translation of %s", translator.name, ", ".join(wrong))
+    learned = set(read_table(translator / "cases.csv", "training_cases")["case"])
+    mr = [item.id for item in items if item.case.modality == "MR" and item.id in learned]
+    panels = _panels(_telling(table, ct), mr, {"CT": real, "fake": fakes, "MR": real}, labels, shown, scheme)
+    with atomic(picture) as temporary:
+        temporary.write_bytes(panels)
+
+
+def _fit(case: str, fakes: Files, labels: Files, plan: Plan) -> tuple[None, dict]:
+    from labelloop.adapt.structure import structure_fit
+
+    label = _label(case, labels, plan)
+    if not label.array.any():
+        return None, {"rows": []}
+    found = structure_fit(_prepared(fakes.path(case), plan), label)
+    return None, {"rows": [{"information": found.information, "shifted": found.shifted, "fits": found.fits}]}
+
+
+def _label(case: str, labels: Files, plan: Plan) -> Volume:
+    from labelloop.training.prepared import open_label
+
+    array = open_label(labels.path(case)).array[0]
+    return Volume(array, _grid(array, plan))
+
+
+def _telling(table: pd.DataFrame, ct: Sequence[Surveyed]) -> list[str]:
+    """Return the CTs to show: those whose labels fit worst, middling and best; any, when no CT has labels."""
+    if table.empty:
+        return sorted(item.id for item in ct)[:SHOWN]
+    ordered = table.assign(margin=table["information"] - table["shifted"]).sort_values(["margin", "case"])["case"]
+    places = dict.fromkeys(np.linspace(0, len(ordered) - 1, SHOWN).round().astype(int))
+    return [ordered.iloc[place] for place in places]
+
+
+def _panels(
+    ct: Sequence[str],
+    mr: Sequence[str],
+    files: Mapping[str, Files],
+    labels: Files,
+    plan: Plan,
+    scheme: ClassScheme,
+) -> bytes:
+    """Return a PNG: in each row a CT, its translation with the outlines of the same labels, and a real MR."""
+    from labelloop.report.pictures import case_picture, contact_sheet
+
+    def drawn(look: str, case: str) -> tuple[str, bytes]:
+        image = _prepared(files[look].path(case), plan)
+        label = (
+            _label(case, labels, plan) if case in labels else Volume(np.zeros_like(image.array, int), image.geometry)
+        )
+        title = {"CT": f"{case}: CT", "fake": f"{case}: translated", "MR": f"{case}: real MR"}[look]
+        return title, case_picture(image, label, scheme, window=(BLACK, WHITE), focus=(), panel_width=360)
+
+    tiles = []
+    for number, case in enumerate(ct):
+        tiles += [drawn("CT", case), drawn("fake", case), drawn("MR", sorted(mr)[number * len(mr) // len(ct)])]
+    return contact_sheet(tiles, columns=3, cell=560)

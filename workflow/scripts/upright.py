@@ -1,0 +1,16 @@
+"""Decide which cases are stored upside down."""
+
+from pathlib import Path
+
+from labelloop.scripting import job
+
+snakemake = job(globals(), "upright")
+
+from labelloop.steps.cases import upright
+
+upright(
+    rows=snakemake.params.cases,
+    judged=snakemake.input.judged,
+    geometry=Path(snakemake.input.geometry),
+    out=Path(snakemake.output[0]),
+)
