@@ -1,6 +1,7 @@
 #!/bin/sh
 # Segment every image of FLARE_INPUTS into FLARE_OUTPUTS: case_0000.nii.gz becomes case.nii.gz. Only label maps are left
-# there. Exit codes are those of `labelloop infer`: 0 all cases, 1 some failed, 2 none could be done.
+# there. FLARE_MODELS holds the chain of a finished run (inference.json and models), or model folders, which are averaged.
+# Exit codes are those of `labelloop infer`: 0 all cases, 1 some failed, 2 none could be done.
 set -eu
 
 inputs=${FLARE_INPUTS:-/workspace/inputs}
@@ -10,11 +11,15 @@ models=${FLARE_MODELS:-/workspace/models}
 work=$(mktemp -d "$outputs/.labelloop-XXXXXX") # on the same file system, so that moving is renaming
 trap 'rm -rf "$work"' EXIT
 
-set --
-for model in "$models"/*/; do
-    [ -f "$model/model.json" ] || { echo "predict.sh: no model.json in $model" >&2; exit 2; }
-    set -- "$@" --model "$model"
-done
+if [ -f "$models/inference.json" ]; then # the chain of a finished run
+    set -- --results "$models"
+else
+    set --
+    for model in "$models"/*/; do
+        [ -f "$model/model.json" ] || { echo "predict.sh: no model.json in $model" >&2; exit 2; }
+        set -- "$@" --model "$model"
+    done
+fi
 
 code=0
 labelloop infer "$inputs" "$@" --out "$work" ${FLARE_OPTIONS:---mode fast} || code=$?

@@ -2,7 +2,8 @@
 
     python benchmarks/inference/contestant.py NAME MODEL OUT IMAGE...
 
-NAME is ``exact``, ``fast``, or a stock predictor of :data:`STOCK`; MODEL is a model folder, for stock ones as exported.
+NAME is ``exact`` or ``fast``, with ``_`` and another precision or step if so wanted, or a stock predictor of
+:data:`STOCK`; MODEL is a model folder, for stock ones as exported.
 """
 
 import json
@@ -26,8 +27,9 @@ def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
     def load():
         from labelloop.inference.engine import Predictor
 
-        precision = mode.partition("_")[2] or "auto"
-        return Predictor(model, "cpu", Settings(mode=mode.partition("_")[0], precision=precision))
+        kind, _, change = mode.partition("_")
+        changed = {"step": change} if change[:1].isdigit() else {"precision": change or "auto"}
+        return Predictor(model, "cpu", Settings.model_validate({"mode": kind} | changed))
 
     ledger = Ledger(out, "benchmark")
     run_cases([Case(case_name(image), image) for image in images], load, ledger, Options())

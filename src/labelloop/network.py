@@ -1,11 +1,13 @@
-"""Build the network of a plan: the same function for training and inference, without nnunetv2."""
+"""Build the network of a plan: the same function for training and inference, without nnunetv2. And what it costs."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from labelloop.plans import Plan
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def build_network(plan: Plan, outputs: int, channels: int = 1, deep_supervision: bool = False) -> "nn.Module":
@@ -23,3 +25,45 @@ def build_network(plan: Plan, outputs: int, channels: int = 1, deep_supervision:
             arguments[name] = locate(arguments[name])
     network_class = locate(architecture["network_class_name"])
     return network_class(input_channels=channels, num_classes=outputs, deep_supervision=deep_supervision, **arguments)
+
+
+def count_parameters(network: "nn.Module") -> int:
+    """Return the number of parameters, each tensor once however many names it has.
+
+    Summing a state dict of an nnU-Net counts its encoder four times.
+    """
+    return sum(p.numel() for p in network.parameters())
+
+
+@contextmanager
+def counting_macs(network: "nn.Module") -> Iterator[list[int]]:
+    """Yield a list that gets the multiply-accumulates of each layer that runs inside; FLOPs are twice as many.
+
+    Convolutions and matrix products are counted, as usual; norms and activations are not.
+    """
+    counted: list[int] = []
+
+    def note(module: "nn.Module", inputs: tuple, output: "Tensor") -> None:
+        # a transposed convolution moves each voxel of its input through its kernel, others each of their output
+        voxels = inputs[0] if getattr(module, "transposed", False) else output
+        counted.append(voxels.numel() * module.weight[0].numel())
+
+    layers = [m for m in network.modules() if getattr(m, "weight", None) is not None and m.weight.ndim > 1]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield counted
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def count_macs(network: "nn.Module", patch: Sequence[int], channels: int = 1) -> int:
+    """Return the multiply-accumulates of one forward pass of a ``patch`` [z, y, x]; nothing is computed."""
+    import copy
+
+    import torch
+
+    shadow = copy.deepcopy(network).to("meta")
+    with counting_macs(shadow) as counted, torch.no_grad():
+        shadow(torch.empty((1, channels, *patch), device="meta"))
+    return sum(counted)

@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_prepare import random_volume
+from tiny_models import save_model
 
 from labelloop import cli
+from labelloop.classes import load_classes
 from labelloop.inference import infer as module
+from labelloop.inference.postprocess import Chain, load_model
+from labelloop.inference.settings import Settings
+from labelloop.inference.steps import FinishedInference
 from labelloop.tables import read_table
 from labelloop.volume import read, write
 
@@ -52,10 +57,33 @@ def test_options_reach_the_engine(command, monkeypatch):
     seen = {}
     monkeypatch.setattr(module, "infer", lambda *a, **k: seen.update(k) or 0)
     command("--mode", "fast", "--max-ram-mb", 3000)
-    assert (seen["settings"].mode, seen["settings"].window_step) == ("fast", 0.8)
+    assert (seen["settings"].mode, seen["settings"].step) == ("fast", 0.5)
     assert (seen["budget"].max_ram_mb, seen["budget"].max_gpu_mb, seen["resume"]) == (3000, None, True)
     command("--again", "--step", 0.25)
-    assert (seen["settings"].mode, seen["settings"].window_step, seen["resume"]) == ("exact", 0.25, False)
+    assert (seen["settings"].mode, seen["settings"].step, seen["resume"]) == ("exact", 0.25, False)
+
+
+def test_the_chain_of_a_run(images, tmp_path, capsys, monkeypatch):
+    """The label maps are those of the chain; what is named on the command line overrides the run's engine."""
+    results, scheme = tmp_path / "results", load_classes("flare")
+    models = {name: save_model(results / "models" / name, seed=i) for i, name in enumerate("ab")}
+    steps = [{"segment": ["a", "b"], "merge": {"tumor": "union"}, "step": 1, "as": "all"}, {"segment": ["b"]},
+             {"compose": {"spleen": "b", "liver": "all"}}, {"keep_largest": ["liver"]}]  # fmt: skip
+    engine = Settings(gaussian=False)
+    FinishedInference(classes=scheme, engine=engine, steps=steps).write(results)
+    options = ["infer", images, "--results", results, "--out", tmp_path / "out", "--device", "cpu"]
+    assert cli.main([str(o) for o in options]) == 0
+    chain = Chain(steps, {n: load_model(folder, "cpu", engine) for n, folder in models.items()}, scheme)
+    expected = chain.predict(read(images / "a_0000.nii.gz"), "CT").labels
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a.nii.gz").array, expected)
+    assert set(np.unique(expected)) <= {0, scheme.ids["liver"], scheme.ids["spleen"]} and expected.any()
+    seen = {}
+    monkeypatch.setattr(module, "infer", lambda *a, **k: seen.update(k) or 0)
+    cli.main([str(o) for o in [*options, "--mode", "fast"]])
+    assert (seen["settings"].mode, seen["settings"].gaussian) == ("fast", False)
+    (results / "inference.json").unlink()
+    assert cli.main([str(o) for o in options]) == 2
+    assert "inference.json" in capsys.readouterr().err
 
 
 def test_exit_codes(command, images, capsys):
@@ -92,16 +120,21 @@ def test_the_packages_of_the_container_suffice(images, model_folder, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_the_containers_entry_script(images, model_folder, tmp_path):
+@pytest.mark.parametrize("chain", [False, True])
+def test_the_containers_entry_script(images, model_folder, tmp_path, chain):
     """Only label maps are left in the output folder; the exit code is that of the command."""
     out = tmp_path / "outputs"
     out.mkdir()
-    folders = {"FLARE_INPUTS": images, "FLARE_OUTPUTS": out, "FLARE_MODELS": model_folder.parent}
+    models = model_folder.parent
+    if chain:
+        models, steps = models.parent, [{"segment": ["tiny"], "step": 1}, {"compose": {"liver": "tiny"}}]
+        FinishedInference(classes=load_classes("flare"), engine=Settings(), steps=steps).write(models)
+    folders = {"FLARE_INPUTS": images, "FLARE_OUTPUTS": out, "FLARE_MODELS": models}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {k: str(v) for k, v in folders.items()} | {"PATH": path}
     script = ["sh", str(ROOT / "envs" / "predict.sh")]
     assert subprocess.run(script, env=environment, capture_output=True, check=False).returncode == 0
     assert sorted(p.name for p in out.iterdir()) == ["a.nii.gz", "b.nii.gz"]
-    assert np.unique(read(out / "a.nii.gz").array).size > 1
+    assert (np.unique(read(out / "a.nii.gz").array).size > 2) != chain  # the chain keeps one class only
     environment["FLARE_MODELS"] = str(images)
     assert subprocess.run(script, env=environment, capture_output=True, check=False).returncode == 2

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_plan
 from torch import nn
 
-from labelloop.inference.cpu import OneDnnConv, SampleNorm, channels_last
+from labelloop.inference.cpu import OneDnnConv, SampleNorm, channels_last, mean_and_variance
 from labelloop.network import build_network
 
 
@@ -31,6 +31,15 @@ def test_same_logits(plan, batch):
         assert (scores - expected).abs().mean() < 0.1 * expected.abs().mean()
     kinds = {type(module) for module in changed.modules()}
     assert {SampleNorm, OneDnnConv} <= kinds and not kinds & {nn.InstanceNorm3d, nn.Conv3d}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_statistics_are_as_good_over_a_million_voxels(dtype):
+    torch.manual_seed(0)
+    x = (torch.randn(1, 2, 31, 160, 200) * 3 + 5).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    mean, variance = mean_and_variance(x)
+    exact = torch.var_mean(x.double(), dim=(0, 2, 3, 4), unbiased=False)
+    torch.testing.assert_close((variance.double(), mean.double()), exact, rtol=1e-5, atol=0)
 
 
 def test_weights_keep_their_names_and_are_shared():

@@ -8,7 +8,7 @@ import torch
 from test_prepare import ORIENTATIONS, random_volume, turned
 from tiny_models import CLASSES, IDS, save_model, tiny_plan
 
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.inference.engine import Predictor
 from labelloop.inference.settings import Settings
 from labelloop.volume import Geometry, Volume, canonical
@@ -76,7 +76,15 @@ def test_fingerprint_follows_weights_and_settings(tmp_path):
     a, same, b = (Predictor(save_model(tmp_path / n, seed=s), "cpu") for n, s in (("a", 0), ("c", 0), ("b", 1)))
     assert a.fingerprint == same.fingerprint != b.fingerprint
     changed = a.with_settings(step=0.7)
-    assert changed.fingerprint != a.fingerprint and a.settings.window_step == 0.5 and changed.network is a.network
+    assert changed.fingerprint != a.fingerprint and a.settings.step == 0.5 and changed.network is a.network
+
+
+def test_a_model_that_knows_ct_as_mr_only_labels_no_ct(tmp_path, rng):
+    plan = tiny_plan(grey={}, translate="to_mr")
+    predictor = Predictor(save_model(tmp_path / "m", plan), "cpu")
+    assert predictor.predict(random_volume(rng), "MR").labels.any()
+    with pytest.raises(CaseError, match="CT in the look of MR only"):
+        predictor.predict(random_volume(rng), "CT")
 
 
 def test_a_broken_model_folder_is_refused(model_folder, tmp_path):

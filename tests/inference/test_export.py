@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from test_prepare import GRIDS, ORIENTATIONS, RAS, turned
 
 from labelloop.inference import export
-from labelloop.inference.export import Confidence, export_labels, to_prediction
+from labelloop.inference.export import Tally, export_labels, to_prediction
 from labelloop.inference.prepare import Frame
 from labelloop.inference.resample import Resampling, target_shape
 from labelloop.volume import Geometry, Volume, canonical
@@ -62,12 +62,12 @@ def test_pruning_leaves_work_out(rng, monkeypatch):
     logits = torch.zeros(3, *frame.shape)
     logits[0], logits[1:], logits[1, 5:9, 40:50, 40:50] = 5, -5, 20
     seen = []
-    original = Resampling.region
-    monkeypatch.setattr(Resampling, "region", lambda s, a, box: seen.append(box) or original(s, a, box))
+    original = Resampling.sections
+    monkeypatch.setattr(Resampling, "sections", lambda s, a, z, yx: seen.append((z, *yx)) or original(s, a, z, yx))
     labels = export_labels([logits], frame, [0, 1, 2], "exact")
     assert labels.any()
     computed = sum(np.prod([b - a for a, b in box]) for box in seen)
-    assert computed < 0.5 * labels.size
+    assert 0 < computed < 0.5 * labels.size
 
 
 @pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
@@ -98,9 +98,9 @@ def test_rows(rng):
 
 def test_confidence_is_the_mean_probability_where_a_class_wins(rng):
     logits = smooth_logits(rng, (12, 14, 16), sigma=1.0)
-    gathered = Confidence(4)
+    gathered = Tally(4)
     winners = np.concatenate([gathered.winners(block) for block in logits.split(5, 1)])
-    confidence = gathered.per_channel()
+    confidence = gathered.confidence()
     probability, winner = logits.softmax(0).max(0)
     np.testing.assert_array_equal(winners, winner.numpy())
     for channel in range(4):
@@ -109,7 +109,7 @@ def test_confidence_is_the_mean_probability_where_a_class_wins(rng):
 
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(RuntimeError, match="not finite"):
-        Confidence(2).winners(torch.full((2, 2, 2, 2), torch.nan))
+        Tally(2).winners(torch.full((2, 2, 2, 2), torch.nan))
 
 
 def test_network_grid_may_be_the_images(rng):

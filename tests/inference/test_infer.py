@@ -16,11 +16,12 @@ from tiny_models import IDS, save_model
 from labelloop.errors import CaseError, UserError
 from labelloop.inference import infer as module
 from labelloop.inference.engine import Predictor
+from labelloop.inference.export import Prediction
 from labelloop.inference.infer import infer, predict_cases
 from labelloop.inference.reading import Case, case_name, find_cases, read_image
 from labelloop.shards import Ledger
 from labelloop.tables import read_table
-from labelloop.volume import read, read_geometry, write
+from labelloop.volume import Geometry, canonical, read, read_geometry, restore, write
 
 
 @pytest.fixture
@@ -142,6 +143,36 @@ def test_cases_of_a_shard(folder, model_folder, tmp_path, counted):
         assert set(rows[0]) == {"case", "class", "volume_ml", "confidence"} and len(rows) == 6
     assert counted == ["p0", "p1"]
     assert read_table(tmp_path / "out" / "shards" / "train-000.csv", "manifest")["status"].eq("done").all()
+
+
+class Upper:
+    """Labels the upper half of what it is shown; wants its patients upright."""
+
+    upright, fingerprint = True, "upper"
+
+    def predict(self, volume, modality):
+        half = np.zeros(canonical(volume).array.shape, np.uint8)
+        half[len(half) // 2 :] = 1
+        return Prediction(restore(half, volume.geometry), [])
+
+
+@pytest.mark.parametrize(
+    ("told", "sequence", "found"), [(True, "", True), (False, "t1w", False), (None, "t1w", None), (None, "dwi", False)]
+)
+def test_a_patient_stored_upside_down_is_labeled_upright_in_the_order_of_the_file(tmp_path, told, sequence, found):
+    """None: found out by itself; diffusion-weighted images cannot tell."""
+    z, y, x = np.ogrid[:24, :32, :40]
+    body = np.where(((y - 16) / 13) ** 2 + ((x - 20) / 17) ** 2 < 1, 100, 0) + 0 * z
+    body[(((y - 16) / 7) ** 2 + ((abs(x - 20) - 8) / 4) ** 2 < 1) & (z > 16)] = 1  # lungs, at the upper end
+    grid = Geometry((40, 32, 24), (8.0, 8.0, 8.0))  # z goes up
+    for name, array in (("good", body), ("wrong", body[::-1])):
+        write(tmp_path / f"{name}.nii.gz", array.astype(np.int16), grid)
+        case = Case(name, tmp_path / f"{name}.nii.gz", "MR", upside_down=told, sequence=sequence)
+        predict_cases([case], Upper(), Ledger(tmp_path / f"{name}_{told}", "s"))
+        labels = read(tmp_path / f"{name}_{told}" / f"{name}.nii.gz")
+        assert labels.geometry.difference(grid) is None
+        turned = name == "wrong" if found is None else found
+        assert bool(labels.array[0].any()) == turned and bool(labels.array[-1].any()) != turned
 
 
 def test_several_models(folder, tmp_path):

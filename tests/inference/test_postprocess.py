@@ -1,14 +1,19 @@
 """Operations on label maps, and chains of models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_prepare import random_volume
 from tiny_models import IDS, save_model, tiny_plan
 
+from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.inference.engine import Predictor
 from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge_union, merge_votes
 from labelloop.inference.postprocess import Chain, State, load_chain, segment
+from labelloop.labels.clean import clean
+from labelloop.volume import Volume, canonical
 
 
 def line(*values):
@@ -55,6 +60,25 @@ def test_later_parts_are_painted_over_earlier_ones():
     organs, tumor = line(1, 1, 2, 0), line(0, 14, 14, 1)
     np.testing.assert_array_equal(compose([(organs, [1, 2]), (tumor, [14])]), line(1, 14, 14, 0))
     np.testing.assert_array_equal(compose([(tumor, [14]), (organs, [1, 2])]), line(1, 1, 2, 0))
+
+
+def test_cleaning_steps_of_label_sets_serve_final_label_maps(models, rng):
+    """Also on a grid that is stored upside down: levels are those of the body, and volumes are counted anew."""
+    volume = random_volume(rng)
+    volume = Volume(volume.array[::-1], replace(volume.geometry, direction=(1, 0, 0, 0, 1, 0, 0, 0, -1)))
+    alone = Chain([{"segment": "organs"}], models).predict(volume, "CT")
+    steps = [{"step": "keep_levels", "classes": ["spleen"], "of": ["liver"], "above_mm": 0},
+             {"step": "keep_largest", "classes": ["liver"]}]  # fmt: skip
+    chain = Chain([{"segment": "organs"}, {"clean": steps}], models, load_classes("flare"))
+    result = chain.predict(volume, "CT")
+    turned = canonical(Volume(alone.labels, volume.geometry))
+    expected, rows = clean(turned.array, turned.geometry, steps, load_classes("flare"))
+    np.testing.assert_array_equal(canonical(Volume(result.labels, volume.geometry)).array, expected)
+    assert sum(row["voxels_changed"] for row in rows) == (result.labels != alone.labels).sum() > 0
+    by_class = {row["class"]: row["volume_ml"] for row in result.rows}
+    assert by_class["liver"] == pytest.approx((result.labels == 1).sum() * volume.geometry.voxel_ml)
+    with pytest.raises(UserError, match="needs a class scheme"):
+        Chain([{"segment": "organs"}, {"clean": steps}], models)
 
 
 @pytest.fixture
@@ -121,8 +145,6 @@ def test_chain(models, rng):
 
 
 def test_chain_from_folders_with_class_sets(tmp_path, rng):
-    from labelloop.classes import load_classes
-
     scheme = load_classes("flare")
     ids = {n: scheme.ids[n] for n in ("liver", "spleen", "tumor")}
     save_model(tmp_path / "student", ids=ids)

@@ -11,7 +11,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from tiny_models import tiny_plan
 
-from labelloop.inference.windows import Window, gaussian_weights, slide_blocks, window_starts
+from labelloop.inference.settings import ManyWindows
+from labelloop.inference.windows import Window, gaussian_weights, slide_blocks, step_for, window_starts
 from labelloop.network import build_network
 
 PATCH = (16, 8, 16)
@@ -76,3 +77,26 @@ def test_skipped_voxels_are_background(network):
 def test_bad_step_is_refused():
     with pytest.raises(ValueError, match="step"):
         window_starts((16, 16, 16), PATCH, 0)
+
+
+@pytest.mark.parametrize(("above", "step"), [(11, (1.0, 1.0, 0.5)), (12, 0.5)])
+def test_many_windows_are_laid_farther_apart(above, step):
+    many = ManyWindows(above=above, step=(1, 1, 0.5))  # 3 x 2 x 2 windows at half a patch
+    assert step_for((32, 12, 24), (16, 8, 16), 0.5, many) == step
+    assert step_for((32, 12, 24), (16, 8, 16), 0.5, None) == 0.5
+
+
+@pytest.mark.parametrize("shape", [(33, 17, 40), (32, 24, 48), (16, 8, 17)])
+def test_a_step_for_each_axis_covers_every_voxel(network, shape):
+    """At a whole patch along z and y, the voxels at the seams and borders still get what the network says."""
+    step = (1.0, 1.0, 0.5)
+    starts = window_starts(shape, (16, 8, 16), step)
+    assert [len(s) for s in starts] == [-(-n // p) if k == 1 else len(window_starts((n,), (p,), 0.5)[0])
+                                        for n, p, k in zip(shape, (16, 8, 16), step, strict=True)]  # fmt: skip
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    logits = slide(network, image, Window((16, 8, 16), 3, step=step))
+    assert logits.shape[1:] == image.shape
+    background = (logits[0] == 1) & (logits[1:] == 0).all(0)
+    assert not background.any()  # what a voxel without a window looks like
+    corner = network(image[None, None, :16, :8, :16])[0]
+    torch.testing.assert_close(logits[:, :8, :4, :1], corner[:, :8, :4, :1], rtol=1e-4, atol=1e-5)  # no other sees it

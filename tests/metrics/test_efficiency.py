@@ -3,25 +3,19 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from labelloop.metrics.efficiency import (
     INTERVAL_S,
     Meter,
     Sample,
-    case_macs,
     common_maximum,
-    count_macs,
-    count_parameters,
     flare_usage,
     usage,
 )
-from labelloop.network import build_network
-from labelloop.plans import Plan
 
 
 def test_areas_do_not_depend_on_how_often_one_looks():
@@ -69,27 +63,18 @@ def test_meter_survives_the_end_of_its_process():
     assert meter.usage().runtime_s >= 0.05
 
 
-def test_shared_parameters_count_once():
-    layer = nn.Linear(10, 10, bias=False)
-    assert count_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 100
-    plan = Plan(spacing_mm=(1, 1, 1), patch=(16, 16, 16), features=(4, 8))
-    network = build_network(plan, 3)
-    state = sum(t.numel() for t in network.state_dict().values())
-    assert count_parameters(network) < state  # nnU-Net's state dict names encoder tensors several times
-
-
-def test_zhous_network_has_31_million_parameters():
-    """The paper's 88.62 M sum up the state dict."""
-    plan = Plan(spacing_mm=(2.5, 1.5, 1.5), patch=(32, 192, 192), features=(32, 64, 128, 256, 320, 320),
-                strides=((1, 1, 1), *((2, 2, 2),) * 5), kernels=((3, 3, 3),) * 6)  # fmt: skip
-    with torch.device("meta"):
-        network = build_network(plan, 15)
-    assert count_parameters(network) == pytest.approx(31_206_059, abs=0)
-    assert count_macs(network, plan.patch) == pytest.approx(269e9, rel=0.01)
-
-
-def test_macs_of_a_convolution():
-    convolution = nn.Conv3d(2, 5, 3, padding=1)
-    assert count_macs(convolution, (6, 7, 8), channels=2) == 6 * 7 * 8 * 2 * 5 * 27
-    assert convolution.weight.device.type == "cpu"
-    assert case_macs(100, 24) == 2400 and case_macs(100, 24, (0, 1, 2)) == 8 * 2400
+def test_a_gpu_is_found_by_its_uuid(monkeypatch):
+    """Where ``CUDA_VISIBLE_DEVICES`` hides cards, torch's indices are not the driver's."""
+    joules = {"GPU-b": iter((5000, 12000))}
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=300 * 2**20),
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(joules[handle]),
+        __spec__=object(),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    with Meter(gpu="GPU-b") as meter:
+        pass
+    result = meter.usage()
+    assert (result.energy_j, result.peak_gpu_mb) == (7.0, 300.0)

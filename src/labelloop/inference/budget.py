@@ -72,11 +72,11 @@ class Sizes:
 
 
 def ram_mb(sizes: Sizes, choice: Choice, gpu: bool) -> float:
-    """Return the estimated peak of RAM in MiB, while the next image is read ahead and the last label map is written."""
+    """Return the estimated peak of RAM in MiB: one image in work, one label map being written, nothing read ahead."""
     image = sizes.stored * sizes.stored_bytes
     prepared = _voxels(sizes.network) * FLOAT
     labels = 3 * sizes.stored  # the one in work, its turned copy, the one being written
-    total = 2 * image + image // 2 + 2 * prepared + labels + 8 * choice.slab_voxels * FLOAT
+    total = image + image // 2 + 2 * prepared + labels + 8 * choice.slab_voxels * FLOAT
     if not choice.on_gpu:
         total += _accumulated(sizes)
     if not gpu:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.files import digest, sha256
 from labelloop.inference.budget import Budget, Choice, Sizes, choose
 from labelloop.inference.cpu import channels_last, keep_freed_memory
@@ -18,14 +18,14 @@ from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.prepare import Frame, Prepared, prepare_image
 from labelloop.inference.settings import Settings
 from labelloop.inference.skipping import skipping_walk
-from labelloop.inference.stages import stage, staged
-from labelloop.inference.windows import Window, padding, slide_blocks
+from labelloop.inference.stages import Counted, stage, staged
+from labelloop.inference.windows import Window, padding, slide_blocks, step_for
 from labelloop.network import build_network
 from labelloop.plans import Plan
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 """Raised when the engine's answers change, so that ledgers do their cases anew."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,6 +97,16 @@ class Predictor:
         return self.model.plan
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the model labels: not CT, if it knows CT in the look of MR only."""
+        return ("MR",) if self.plan.translate else ("CT", "MR")
+
+    @property
+    def upright(self) -> bool:
+        """Whether the model knows upright patients only."""
+        return self.plan.upright
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in channel order, background left out."""
         return self.model.classes
@@ -122,7 +132,14 @@ class Predictor:
         return changed
 
     def prepare(self, volume: Volume, modality: str) -> Prepared:
-        """Bring a volume to the network grid. Models with equal ``plan.images`` can share the result."""
+        """Bring a volume to the network grid. Models with equal ``plan.images`` can share the result.
+
+        Raises:
+            CaseError: for a CT, when the model learned from CTs that were translated.
+        """
+        if modality not in self.modalities:
+            what = f"model {self.model.name} knows CT in the look of MR only"
+            raise CaseError("modality", modality, what, "Let a model label it that learned from CT as it is.")
         with stage("prepare"):
             return prepare_image(volume, self.plan, modality)
 
@@ -144,13 +161,14 @@ class Predictor:
         """Yield the logits [1 + classes, planes, y, x] from the first plane to the last, as they are finished."""
         s, plan = self.settings, self.plan
         image = torch.from_numpy(prepared.array).to(self._home(choice))
+        padded = [n + sum(pad) for n, pad in zip(image.shape, padding(image.shape, plan.patch), strict=True)]
+        step = step_for(padded, plan.patch, s.step, s.many_windows)
         window = Window(
-            plan.patch, len(self.classes) + 1, s.window_step, s.gaussian, s.mirror_axes, choice.batch, self._autocast,
+            plan.patch, len(self.classes) + 1, step, s.gaussian, s.mirror_axes, choice.batch, self._autocast,
             self.device,
         )  # fmt: skip
-        padded = [n + sum(pad) for n, pad in zip(image.shape, padding(image.shape, plan.patch), strict=True)]
-        walk = skipping_walk(s.skip, padded, plan.patch, s.window_step, plan.spacing_mm, self.classes)
-        return staged("network", slide_blocks(self.network, image, window, walk))
+        walk = skipping_walk(s.skip, padded, plan.patch, step, plan.spacing_mm, self.classes)
+        return staged("network", slide_blocks(Counted(self.network), image, window, walk))
 
     def probabilities(self, prepared: Prepared) -> torch.Tensor:
         """Return the softmax of :meth:`logits`."""

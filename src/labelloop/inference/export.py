@@ -56,27 +56,26 @@ def to_prediction(
         RuntimeError: when the scores are not finite.
     """
     blocks = [scores] if isinstance(scores, torch.Tensor) else scores
-    confidence = Confidence(len(classes) + 1, probabilities)
+    tally = Tally(len(classes) + 1, probabilities)
     ids = [0, *(class_ids[c] for c in classes)]
     with stage("export"):
-        labels = export_labels(blocks, frame, ids, mode, slab_voxels, confidence)
-        counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in labels)  # it turns its input to int64
-    volumes = counts * frame.stored.voxel_ml
+        labels = export_labels(blocks, frame, ids, mode, slab_voxels, tally)
     rows = []
-    for name, sure in zip(classes, confidence.per_channel()[1:], strict=True):
-        volume = float(volumes[class_ids[name]])
+    for name, sure, voxels in zip(classes, tally.confidence()[1:], tally.voxels[1:], strict=True):
+        volume = float(voxels * frame.stored.voxel_ml)
         rows.append({"class": name, "volume_ml": volume, "confidence": sure if volume else None})
     return Prediction(labels, rows)
 
 
-class Confidence:
-    """Confidence of each channel, gathered plane by plane.
+class Tally:
+    """What is counted on the way, per channel: stored voxels, and confidence, gathered plane by plane.
 
-    It is the mean softmax probability of a class over the *network* voxels where it wins; for a class that wins
-    nowhere there, its largest probability.
+    Confidence is the mean softmax probability of a class over the *network* voxels where it wins; for a class that
+    wins nowhere there, its largest probability.
     """
 
     def __init__(self, channels: int, probabilities: bool = False):
+        self.voxels = np.zeros(channels, np.int64)
         self._probabilities = probabilities
         self._total, self._count, self._largest = (np.zeros(channels) for _ in range(3))
 
@@ -100,34 +99,38 @@ class Confidence:
             raise RuntimeError("the network's output is not finite")
         return winners
 
-    def per_channel(self) -> list[float]:
+    def confidence(self) -> list[float]:
         """Return the confidence of each channel."""
         numbers = zip(self._total, self._count, self._largest, strict=True)
         return [float(min(1.0, t / n)) if n else float(m) for t, n, m in numbers]
 
 
 class _Held:
-    """The planes of a stream of blocks that are still needed: scores, and their best channels."""
+    """The planes of a stream of blocks that are still needed: scores, and what tells where a class can win.
 
-    def __init__(self, blocks: Iterable[torch.Tensor], confidence: Confidence):
-        self._blocks, self._confidence = iter(blocks), confidence
+    ``guide`` has a plane's best channels [z, y, x] for ``fast``, and its :func:`_tiles` for ``exact``.
+    """
+
+    def __init__(self, blocks: Iterable[torch.Tensor], tally: Tally, mode: Mode):
+        self._blocks, self._tally, self._mode = iter(blocks), tally, mode
         self.first = self.end = 0
         self.scores: torch.Tensor | None = None
-        self.winners: np.ndarray | None = None
+        self.guide: np.ndarray | None = None
 
     def load(self, first: int, last: int) -> None:
         """Drop the planes before ``first``, then take blocks until plane ``last - 1`` is there, or the last of all."""
         if self.scores is not None and first > self.first:
             drop = min(first, self.end) - self.first
-            self.scores, self.winners = self.scores[:, drop:], self.winners[drop:]
+            self.scores, self.guide = self.scores[:, drop:], self.guide[drop:]
             self.first += drop
         while self.end < last and (block := next(self._blocks, None)) is not None:
-            winners = self._confidence.winners(block)
+            winners = self._tally.winners(block)
+            guide = winners if self._mode == "fast" else _tiles(block)
             if self.scores is None or self.first == self.end:
-                self.scores, self.winners = block, winners
+                self.scores, self.guide = block, guide
             else:
                 self.scores = torch.cat([self.scores, block], 1)
-                self.winners = np.concatenate([self.winners, winners])
+                self.guide = np.concatenate([self.guide, guide])
             self.end += block.shape[1]
 
 
@@ -137,31 +140,32 @@ def export_labels(
     ids: Sequence[int],
     mode: Mode = "exact",
     slab_voxels: int = SLAB_VOXELS,
-    confidence: Confidence | None = None,
+    tally: Tally | None = None,
 ) -> np.ndarray:
     """Return the label map on the stored grid: channel ``i`` of the scores becomes ``ids[i]``.
 
     Args:
         blocks: scores [channel, z, y, x] on the network grid, in blocks of consecutive planes.
         slab_voxels: stored voxels that are worked on at a time.
-        confidence: takes note of all scores, if the caller wants to know.
+        tally: takes note of all scores and voxels, if the caller wants to know.
     """
     spacing = frame.oriented.spacing_zyx
     resampling = Resampling.between(frame.shape, frame.cropped_shape, frame.spacing_mm, spacing)
     table = np.asarray(ids, np.uint8)
     cropped = np.zeros(frame.cropped_shape, np.uint8)
-    held = _Held(blocks, confidence or Confidence(len(ids)))
+    tally = tally or Tally(len(ids))
+    held = _Held(blocks, tally, mode)
     margin = MARGIN if mode == "fast" else 0
     for slab in resampling.slabs(slab_voxels):
         first, last = resampling.axes[0].needs(*slab)
         held.load(max(0, first - margin), min(last + margin, frame.shape[0]))
         local = resampling.planes(slab, held.first)
-        whole = (0, slab[1] - slab[0])
-        where = _where_it_wins(held.winners, local, margin) if mode == "fast" else _where_it_can_win(held.scores, local)
+        where = _where_it_wins(held.guide, local, margin) if mode == "fast" else _where_it_can_win(held.guide, local)
         if where:
             y, x = _around(where.values())
-            winner = _largest(held.scores, local, whole, where, (y, x))
-            cropped[slice(*slab), slice(*y), slice(*x)] = table[winner.cpu().numpy()]
+            winner = _largest(held.scores, local, where, (y, x)).cpu()
+            tally.voxels += torch.bincount(winner.ravel(), minlength=len(ids)).numpy()
+            cropped[slice(*slab), slice(*y), slice(*x)] = table[winner.numpy()]
     held.load(frame.shape[0], frame.shape[0])  # planes that no voxel draws on count for the confidence all the same
     return frame.restore(cropped)
 
@@ -170,16 +174,30 @@ Rectangle = tuple[Range, Range]
 
 
 def _largest(
-    scores: torch.Tensor, resampling: Resampling, slab: Range, where: Mapping[int, Rectangle], around: Rectangle
+    scores: torch.Tensor, resampling: Resampling, where: Mapping[int, Rectangle], around: Rectangle
 ) -> torch.Tensor:
-    """Return the best channel of each voxel of ``slab`` inside ``around``; ties go to the lower channel."""
-    best = resampling.region(scores[0], [slab, *around])
-    winner = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    """Return the best channel of each voxel of a slab inside ``around``; ties go to the lower channel.
+
+    Plane by plane, because a plane of all that is compared fits the cache.
+    """
+    z = resampling.axes[0]
+    planes = z.needs(0, len(z))
+    whole = resampling.sections(scores[0], planes, around)
+    winner = torch.zeros((len(z), *whole.shape[1:]), dtype=torch.uint8, device=whole.device)
+    parts = []
     for channel, rectangle in sorted(where.items()):
-        inner = (slice(None), *(slice(a - o[0], b - o[0]) for (a, b), o in zip(rectangle, around, strict=True)))
-        score = resampling.region(scores[channel], [slab, *rectangle])
-        winner[inner].masked_fill_(score > best[inner], channel)
-        best[inner] = torch.maximum(best[inner], score)
+        inner = tuple(slice(a - o[0], b - o[0]) for (a, b), o in zip(rectangle, around, strict=True))
+        sections = resampling.sections(scores[channel], planes, rectangle)
+        parts.append((channel, inner, sections, torch.empty_like(sections[0])))
+    best = torch.empty_like(whole[0])
+    for plane, won in enumerate(winner):
+        z.blend(whole, plane, planes[0], best)
+        for channel, inner, sections, score in parts:
+            z.blend(sections, plane, planes[0], score)
+            so_far = best[inner]
+            wins = (score > so_far).view(torch.uint8).mul_(channel)  # channels ascend, so the largest is the last
+            torch.maximum(won[inner], wins, out=won[inner])
+            torch.maximum(so_far, score, out=so_far)
     return winner
 
 
@@ -204,16 +222,15 @@ def _where_it_wins(winners: np.ndarray, slab: Resampling, margin: int) -> dict[i
     return result
 
 
-def _where_it_can_win(scores: torch.Tensor, slab: Resampling) -> dict[int, Rectangle]:
+def _where_it_can_win(tiles: np.ndarray, slab: Resampling) -> dict[int, Rectangle]:
     """Return, per foreground channel, the rectangle outside which it provably loses everywhere in ``slab``.
 
     In each square, a channel whose largest score is below another channel's smallest score cannot win.
     """
     first, last = slab.axes[0].needs(0, len(slab.axes[0]))
-    planes = scores[:, first:last].float()
-    highest = _tiles(planes.amax(1))
-    floor = (-_tiles(-planes.amin(1))).amax(0)
-    possible = (highest >= floor - SLACK * floor.abs().clamp(min=1)).cpu().numpy()
+    highest, lowest = tiles[first:last, 0].max(0), tiles[first:last, 1].min(0)
+    floor = lowest.max(0)
+    possible = highest >= floor - SLACK * np.maximum(1, np.abs(floor))
     result = {}
     for channel in range(1, len(possible)):
         rows, columns = possible[channel].any(1).nonzero()[0], possible[channel].any(0).nonzero()[0]
@@ -227,10 +244,14 @@ def _where_it_can_win(scores: torch.Tensor, slab: Resampling) -> dict[int, Recta
     return result
 
 
-def _tiles(plane: torch.Tensor) -> torch.Tensor:
-    """Return the maximum of [c, y, x] in squares of :data:`TILE`, each seen with a rim of one voxel."""
-    grown = functional.max_pool2d(plane[None], 3, stride=1, padding=1)
-    return functional.max_pool2d(grown, TILE, ceil_mode=True)[0]
+def _tiles(scores: torch.Tensor) -> np.ndarray:
+    """Return [z, 2, channel, y, x]: largest and smallest of scores [channel, z, y, x] in squares of :data:`TILE`.
+
+    Each square is seen with a rim of one voxel.
+    """
+    planes = scores.float().movedim(1, 0)
+    both = [s * functional.max_pool2d(s * planes, TILE + 2, TILE, 1, ceil_mode=True) for s in (1, -1)]
+    return torch.stack(both, 1).cpu().numpy()
 
 
 def _starting_in(low: np.ndarray, start: int, stop: int) -> Range:

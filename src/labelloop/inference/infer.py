@@ -4,20 +4,22 @@ While one case is computed the next is read and the one before is written, each 
 is read while the model loads. Every case is finished, failed or untouched: see :mod:`labelloop.shards`.
 """
 
+import gc
 import logging
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pandas as pd
 
+from labelloop.adapt.settings import UPRIGHT_BY
 from labelloop.classes import ClassScheme
 from labelloop.errors import CaseError, UserError
 from labelloop.files import atomic, digest
@@ -27,14 +29,14 @@ from labelloop.inference.settings import Settings
 from labelloop.inference.stages import STAGES, collected
 from labelloop.shards import Ledger
 from labelloop.tables import write_table
-from labelloop.volume import Volume, write
+from labelloop.volume import Geometry, Volume, on_its_feet, write
 
 if TYPE_CHECKING:
     from labelloop.inference.export import Prediction
 
 log = logging.getLogger(__name__)
 ALL_FINE, SOME_FAILED, NOTHING_USABLE = 0, 1, 2
-MEASURED = ("runtime_s", "peak_gpu_mb", "peak_ram_mb")
+MEASURED = ("runtime_s", "peak_gpu_mb", "peak_ram_mb", "parameters", "gmacs", "area_gpu_mb_s", "energy_j")
 
 
 class Segmenter(Protocol):
@@ -43,6 +45,10 @@ class Segmenter(Protocol):
     @property
     def fingerprint(self) -> str:
         """Fingerprint of all, besides the image, that a prediction depends on."""
+
+    @property
+    def upright(self) -> bool:
+        """Whether volumes that are stored upside down are to be put on their feet."""
 
     def predict(self, volume: Volume, modality: str) -> "Prediction":
         """Return label map and rows."""
@@ -61,6 +67,11 @@ def predict_cases(cases: Sequence[Case], segmenter: Segmenter, ledger: Ledger) -
 def rows(ledger: Ledger) -> list[dict]:
     """Return ``{case, class, volume_ml, confidence}`` of the cases that are done."""
     return [{"case": case, **row} for case, extra in sorted(ledger.extras().items()) for row in extra["rows"]]
+
+
+def efficiency(ledger: Ledger) -> list[dict]:
+    """Return what each case that is done has cost, as rows of the table ``efficiency``."""
+    return [{"case": case, **{m: extra.get(m) for m in MEASURED}} for case, extra in sorted(ledger.extras().items())]
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ def run_cases(
     written: list[Future] = []
     computed = 0
     with ThreadPoolExecutor(1, "write") as writer, _Reader(cases, ledger, options.read_ahead) as reader:
-        reader.segmenter.set_result(segmenter() if callable(segmenter) else segmenter)
+        reader.segmenter.set_result(_loaded(segmenter) if callable(segmenter) else segmenter)
         try:
             with _progress_bar(len(cases), options.progress) as advance:
                 for item in reader:
@@ -115,6 +126,15 @@ def run_cases(
         finally:
             ledger.close()
     log.info("%d cases: %d computed, %d finished before", len(cases), computed, len(cases) - computed)
+
+
+def _loaded(load: Callable[[], Segmenter]) -> Segmenter:
+    """Load what segments. Torch makes a million objects, all to stay; looking for garbage among them costs a tenth."""
+    gc.disable()
+    try:
+        return load()
+    finally:
+        gc.enable()
 
 
 @dataclass
@@ -135,7 +155,8 @@ class _Result:
     volume: Volume | None
     error: Exception | None
     seconds: dict[str, float] = field(default_factory=dict)
-    peak_gpu_mb: float = 0.0
+    cost: dict[str, float | None] = field(default_factory=dict)
+    stored: Geometry | None = None
 
 
 class _Reader:
@@ -179,7 +200,8 @@ class _Reader:
         return _Item(case, key, False, volume, error, time.perf_counter() - start - waited)
 
     def _key(self, case: Case, content: str) -> str:
-        return digest([self.segmenter.result().fingerprint, content, case.modality])
+        known = [fact for fact in ("upside down" if case.upside_down else "", case.sequence) if fact]
+        return digest([self.segmenter.result().fingerprint, content, case.modality, *known])
 
     def _finished(self, case: Case, key: str) -> bool:
         def work():
@@ -210,19 +232,53 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
     result = _Result(None, item.volume, item.error, {"read": item.seconds})
     if item.volume is None:
         return result
+    result.stored = item.volume.geometry
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    with collected() as seconds:
+    with _gpu_meter(cuda) as meter, collected() as work:
         try:
-            result.prediction = segmenter.predict(item.volume, item.case.modality)
+            result.volume = _standing(item, segmenter)
+            result.prediction = segmenter.predict(result.volume, item.case.modality)
         except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as problem:
             log.debug("%s failed", item.case.case, exc_info=True)
             result.error = problem.with_traceback(None)  # its frames hold the arrays of the failed case
-    result.seconds |= seconds
-    result.peak_gpu_mb = torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0
+    result.seconds |= work.seconds
+    usage = meter.usage() if meter else None
+    result.cost = {
+        "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0,
+        "parameters": work.parameters,
+        "gmacs": work.macs / 1e9,
+        "area_gpu_mb_s": usage.area_gpu_mb_s if usage else None,
+        "energy_j": usage.energy_j if usage else None,
+    }
     return result
+
+
+def _gpu_meter(cuda: bool) -> AbstractContextManager:
+    """Return a meter of the GPU that torch works on; nothing to measure without one."""
+    if not cuda:
+        return nullcontext()
+    import torch
+
+    from labelloop.metrics.efficiency import Meter
+
+    return Meter(gpu=f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}")
+
+
+def _standing(item: _Item, segmenter: Segmenter) -> Volume:
+    """Return the volume, on its feet if it is, or seems to be, stored upside down."""
+    case, turned = item.case, item.case.upside_down
+    if turned is None and segmenter.upright:
+        if case.modality == "CT" or case.sequence in UPRIGHT_BY:
+            from labelloop.adapt.body import stored_upside_down
+
+            turned = stored_upside_down(item.volume, case.modality)
+            log.info("%s: stored %s", case.case, "upside down" if turned else "upright")
+        else:
+            log.warning("%s: taken as upright; only %s tell which end is up", case.case, ", ".join(UPRIGHT_BY))
+    return on_its_feet(item.volume) if turned else item.volume
 
 
 def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Options) -> None:
@@ -231,7 +287,7 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
             raise result.error
         start = time.perf_counter()
         path = ledger.folder / f"{case.case}.nii.gz"
-        write(path, result.prediction.labels, result.volume.geometry)
+        write(path, result.prediction.labels, result.stored)
         seconds = result.seconds | {"write": time.perf_counter() - start}
         if options.previews:
             labels = Volume(result.prediction.labels, result.volume.geometry)
@@ -242,7 +298,7 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
             "rows": result.prediction.rows,
             "runtime_s": sum(seconds.values()),
             "seconds": seconds,
-            "peak_gpu_mb": result.peak_gpu_mb,
+            **result.cost,
             "peak_ram_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux
         }
 
@@ -275,6 +331,7 @@ def infer(
     settings: Settings | None = None,
     device: str = "auto",
     modality: str = "CT",
+    sequence: str = "",
     resume: bool = True,
     budget: Budget | None = None,
     preview: bool = False,
@@ -288,6 +345,7 @@ def infer(
             folder's name.
         steps: an ``inference`` chain; default: one ``segment`` step with all models.
         scheme: names of class sets in ``steps``, and the colors of previews.
+        sequence: MR sequence of the images, for models that want them upright: some sequences tell which end is up.
         resume: keep the cases that an earlier run finished with the same image, models and settings.
         budget: memory to keep. With a limit on RAM, images are not read ahead.
         preview: draw ``previews/<case>.png``.
@@ -299,7 +357,7 @@ def infer(
     Raises:
         UserError: when the inputs or the models cannot be used at all.
     """
-    cases = find_cases(inputs, modality)
+    cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality)]
     folders = _named(model_folders)
     budget, out = budget or Budget(), Path(out)
     if preview and scheme is None:
@@ -316,8 +374,7 @@ def infer(
     run_cases(cases, partial(_load_models, folders, steps, scheme, settings, device, budget), ledger, options)
     extras = ledger.extras()
     write_table(out / "summary.csv", pd.DataFrame(rows(ledger)), "summary")
-    efficiency = [{"case": case, **{m: extra[m] for m in MEASURED}} for case, extra in sorted(extras.items())]
-    write_table(out / "efficiency.csv", pd.DataFrame(efficiency), "efficiency")
+    write_table(out / "efficiency.csv", pd.DataFrame(efficiency(ledger)), "efficiency")
     failed = len(cases) - len(extras)
     log.info("%d of %d cases done, results in %s", len(extras), len(cases), out)
     if failed:

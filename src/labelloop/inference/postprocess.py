@@ -10,10 +10,11 @@
       - {segment: organs}
       - {compose: {organs: organs, tumor: tumor_a}}    # later entries are painted over earlier ones
       - {keep_largest: [liver, spleen]}
+      - {clean: [{step: keep_levels, classes: [pancreas], of: [liver], above_mm: 0}]}    # see labels.clean
 
 Every step but ``locate`` leaves a result, on the grid of the whole image. A ``segment`` step files it under the names
 of its models (and that of ``as``), by which ``compose`` finds it: both ``tumor_a`` and ``tumor_b`` name the merged
-result above. ``keep_largest`` changes the latest result, also where it is filed.
+result above. ``keep_largest`` and ``clean`` change the latest result, also where it is filed.
 """
 
 import logging
@@ -36,6 +37,7 @@ from labelloop.inference.prepare import Prepared
 from labelloop.inference.settings import Settings
 from labelloop.inference.slices import SliceClassifier, is_slice_classifier
 from labelloop.inference.steps import InferenceStep
+from labelloop.labels.clean import clean
 from labelloop.volume import Volume, canonical, restore
 
 log = logging.getLogger(__name__)
@@ -106,6 +108,11 @@ class Chain:
         return tuple(self.class_ids)
 
     @property
+    def upright(self) -> bool:
+        """Whether a model knows upright patients only."""
+        return any(model.plan.upright for model in self.models.values())
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of all, besides the image, that a prediction depends on."""
         sets = {k: list(v) for k, v in self.scheme.sets.items()} if self.scheme else {}
@@ -136,7 +143,7 @@ class Chain:
             if unknown := [n for n in step.models if n not in self.models]:
                 known = ", ".join(self.models)
                 raise UserError(f"inference step {number}: no model named {', '.join(unknown)}; known: {known}")
-            if step.verb in ("compose", "keep_largest") and not filed:
+            if step.verb in ("compose", "keep_largest", "clean") and not filed:
                 raise UserError(f"inference step {number} ({step.verb}): nothing has been segmented before")
             self._check_classes(number, step)
             self._check_results(number, step, filed)
@@ -149,6 +156,8 @@ class Chain:
         for names in (step.classes, tuple(step.merge), step.keep_largest or (), (step.near,) if step.near else ()):
             if names and not self.ids(names):
                 raise UserError(f"inference step {number}: no model knows anything of {', '.join(names)}")
+        if step.clean and self.scheme is None:
+            raise UserError(f"inference step {number}: clean needs a class scheme")
 
     def _check_results(self, number: int, step: InferenceStep, filed: set[str]) -> None:
         if missing := [n for n in (step.compose or {}).values() if n not in filed]:
@@ -287,12 +296,26 @@ def _compose_step(chain: Chain, state: State, step: InferenceStep) -> None:
 
 
 def _keep_largest_step(chain: Chain, state: State, step: InferenceStep) -> None:
-    before, labels = state.latest, state.latest.labels
+    labels = state.latest.labels
     if step.near:
         turned = canonical(Volume(labels, state.whole.geometry))
         near, height = chain.ids(step.near), turned.geometry.spacing_zyx[0]
         labels = restore(drop_far(turned.array, height, near, step.within_z_mm), state.whole.geometry)
-    labels = keep_largest(labels, chain.ids(step.keep_largest))
+    _replace_latest(chain, state, keep_largest(labels, chain.ids(step.keep_largest)))
+
+
+def _clean_step(chain: Chain, state: State, step: InferenceStep) -> None:
+    turned = canonical(Volume(state.latest.labels, state.whole.geometry))
+    cleaned, rows = clean(turned.array, turned.geometry, step.clean, chain.scheme)
+    for row in rows:
+        if row["voxels_changed"]:
+            log.info("%s: %d voxels of %s removed", row["step"], row["voxels_changed"], row["class"])
+    _replace_latest(chain, state, restore(cleaned, state.whole.geometry))
+
+
+def _replace_latest(chain: Chain, state: State, labels: np.ndarray) -> None:
+    """Put ``labels`` in the place of the latest result, also where it is filed."""
+    before = state.latest
     ids = {r["class"]: chain.class_ids[r["class"]] for r in before.rows}
     state.latest = recount(labels, ids, state.whole, [before])
     state.results = {name: state.latest if old is before else old for name, old in state.results.items()}
@@ -303,6 +326,7 @@ STEPS: dict[str, Callable[[Chain, State, InferenceStep], None]] = {
     "segment": _segment_step,
     "compose": _compose_step,
     "keep_largest": _keep_largest_step,
+    "clean": _clean_step,
 }
 """What each verb of a chain does."""
 

@@ -87,6 +87,12 @@ class AxisMap:
         part = torch.from_numpy(weight).to(source.device).view(shape)
         return source.index_select(dim, low).mul_(1 - part).addcmul_(source.index_select(dim, high), part)
 
+    def blend(self, planes: torch.Tensor, output: int, offset: int, out: torch.Tensor) -> torch.Tensor:
+        """Write output ``output`` along the first axis, of ``planes`` that begin at source voxel ``offset``."""
+        low, high, weight = self.low[output] - offset, self.high[output] - offset, self.weight[output]
+        torch.mul(planes[low], float(1 - weight), out=out)
+        return out.add_(planes[high], alpha=float(weight)) if weight else out
+
 
 Range = tuple[int, int]
 
@@ -118,10 +124,16 @@ class Resampling:
 
     def region(self, source: torch.Tensor, box: Sequence[Range]) -> torch.Tensor:
         """Return the part ``box`` (ranges of output voxels) of the resampled ``source`` [z, y, x], float32."""
-        needs = [axis.needs(*part) for axis, part in zip(self.axes, box, strict=True)]
-        part = source[tuple(slice(*need) for need in needs)].float()
-        for dim in (2, 1, 0):  # x first, as torch does, while the volume is small
-            part = self.axes[dim].apply(part, dim, *box[dim], needs[dim][0])
+        z, y, x = box
+        first, last = self.axes[0].needs(*z)
+        return self.axes[0].apply(self.sections(source, (first, last), (y, x)), 0, *z, first)
+
+    def sections(self, source: torch.Tensor, planes: Range, box: Sequence[Range]) -> torch.Tensor:
+        """Return source ``planes`` resampled to ``box`` (y, x) within the plane, not yet between planes, float32."""
+        needs = [axis.needs(*part) for axis, part in zip(self.axes[1:], box, strict=True)]
+        part = source[(slice(*planes), *(slice(*need) for need in needs))].float()
+        for dim in (2, 1):  # x first, as torch does, while the volume is small
+            part = self.axes[dim].apply(part, dim, *box[dim - 1], needs[dim - 1][0])
         return part
 
     def planes(self, slab: Range, first: int) -> "Resampling":

@@ -7,8 +7,6 @@ from pydantic import Field
 from labelloop.classes import Strict
 
 Mode = Literal["exact", "fast"]
-STEPS: dict[Mode, float] = {"exact": 0.5, "fast": 0.8}
-"""Distance of windows as a share of the patch: nnU-Net's default, and that of blackbean's FLARE 2023 entry."""
 
 
 class ProbeFirst(Strict):
@@ -42,29 +40,38 @@ class CenterFirst(Strict):
 Skip = Annotated[ProbeFirst | CenterFirst, Field(discriminator="kind")]
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class ManyWindows(Strict):
+    """Another distance of windows for large images (He, section 2.5: more than 20 windows)."""
+
+    above: int = Field(20, ge=1, description="windows at the usual step, beyond which this one counts")
+    step: tuple[Share, Share, Share] = Field(
+        (1.0, 1.0, 0.5), description="distance along z, y, x, as shares of the patch"
+    )
+
+
 class Settings(Strict):
     """How a model is run.
 
     ``mode``: ``exact`` decides as nnU-Net's predictor with the same options does; ``fast`` searches each class only
     around the place where it wins on the network grid, and prefers bf16 on CPUs made for it.
-    ``step``: distance of windows as a share of the patch; by default 0.5 in ``exact`` and 0.8 in ``fast``.
+    ``step``: distance of windows as a share of the patch; nnU-Net's default is 0.5.
+    ``many_windows``: another step for images that need many windows.
     ``precision``: ``auto`` is fp16 on CUDA, else fp32 (in ``fast``: bf16 on CPUs with AMX or AVX512-bf16).
     ``window_batch``: windows per forward pass, at most; a memory budget may lower it.
     ``skip``: windows that need not be computed; what no window covers is background.
     """
 
     mode: Mode = "exact"
-    step: float | None = Field(None, gt=0, le=1)
+    step: float = Field(0.5, gt=0, le=1)
+    many_windows: ManyWindows | None = None
     gaussian: bool = True
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
     window_batch: int = Field(1, ge=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     skip: Skip | None = None
-
-    @property
-    def window_step(self) -> float:
-        """The step that counts."""
-        return self.step or STEPS[self.mode]
 
 
 class SliceInput(Strict):

@@ -8,14 +8,14 @@ import torch
 
 from labelloop.inference.resample import Shape
 from labelloop.inference.settings import CenterFirst, ProbeFirst
-from labelloop.inference.windows import Position, Walk, every_window, window_starts
+from labelloop.inference.windows import Position, Step, Walk, every_window, window_starts
 
 
 def skipping_walk(
     skip: ProbeFirst | CenterFirst | None,
     shape: Shape,
     patch: Shape,
-    step: float,
+    step: Step,
     spacing_mm: Sequence[float],
     classes: Sequence[str],
 ) -> Walk:

@@ -6,6 +6,7 @@ the two cannot drift apart.
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from labelloop.files import digest, sha256
 from labelloop.inference.engine import choose_device
 from labelloop.inference.prepare import Prepared, prepare_image
 from labelloop.inference.settings import SliceInput
-from labelloop.inference.stages import stage
+from labelloop.inference.stages import Counted, stage
 from labelloop.plans import CtNormalization, Plan
 from labelloop.volume import Volume
 
@@ -90,7 +91,7 @@ class SliceClassifier:
     def find(self, prepared: Prepared) -> np.ndarray:
         """Return for each plane of the network grid whether it is part of the abdomen, bool [z]."""
         with stage("network"):
-            probabilities = classify(self.network, prepared.array, self.plan.ct, self.model.input, self.device)
+            probabilities = classify(Counted(self.network), prepared.array, self.plan.ct, self.model.input, self.device)
         return probabilities >= THRESHOLD
 
 
@@ -111,7 +112,7 @@ def build_classifier() -> nn.Module:
 
 @torch.inference_mode()
 def classify(
-    network: nn.Module, array: np.ndarray, ct: CtNormalization, view: SliceInput, device: torch.device
+    network: Callable[[Tensor], Tensor], array: np.ndarray, ct: CtNormalization, view: SliceInput, device: torch.device
 ) -> np.ndarray:
     """Return the probability of each axial plane of ``array`` [z, y, x] to be part of the abdomen, float32 [z].
 

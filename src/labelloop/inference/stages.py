@@ -1,23 +1,41 @@
-"""Seconds that the stages of an inference take: read, prepare, network, export, write."""
+"""What an inference costs: seconds of its stages (read, prepare, network, export, write), and the networks' work."""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from labelloop.network import count_parameters, counting_macs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 STAGES = ("read", "prepare", "network", "export", "write")
 Item = TypeVar("Item")
 
 
-class _Clock:
-    """Books wall time on the innermost stage that runs."""
+class Work:
+    """Wall time, booked on the innermost stage that runs; and multiply-accumulates, and the networks that made them."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self.macs = 0
+        self._parameters: dict[int, int] = {}
         self._running: list[str] = []
         self._since = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all networks that ran, each tensor counted once."""
+        return sum(self._parameters.values())
+
+    def note(self, network: "nn.Module", macs: int) -> None:
+        """Take note of a pass of ``network``."""
+        self.macs += macs
+        if id(network) not in self._parameters:
+            self._parameters[id(network)] = count_parameters(network)
 
     def enter(self, name: str) -> None:
         self._book()
@@ -38,32 +56,32 @@ class _Clock:
         self._since = now
 
 
-_clock: ContextVar[_Clock | None] = ContextVar("clock", default=None)
+_work: ContextVar[Work | None] = ContextVar("work", default=None)
 
 
 @contextmanager
-def collected() -> Iterator[dict[str, float]]:
-    """Yield a mapping that gets the seconds of every :func:`stage` run inside, in this thread."""
-    clock = _Clock()
-    token = _clock.set(clock)
+def collected() -> Iterator[Work]:
+    """Yield what gets the seconds of every :func:`stage`, and the work of every :class:`Counted`, in this thread."""
+    work = Work()
+    token = _work.set(work)
     try:
-        yield clock.seconds
+        yield work
     finally:
-        _clock.reset(token)
+        _work.reset(token)
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Book the wall time of the block, less that of stages inside it, on ``name``; free when nobody collects."""
-    clock = _clock.get()
-    if clock is None:
+    work = _work.get()
+    if work is None:
         yield
         return
-    clock.enter(name)
+    work.enter(name)
     try:
         yield
     finally:
-        clock.leave()
+        work.leave()
 
 
 def staged(name: str, items: Iterable[Item]) -> Iterator[Item]:
@@ -75,3 +93,23 @@ def staged(name: str, items: Iterable[Item]) -> Iterator[Item]:
         if item is None:
             return
         yield item
+
+
+class Counted:
+    """A network whose work is noted when somebody collects. Passes of one shape are alike; the first is counted."""
+
+    def __init__(self, network: "nn.Module"):
+        self._network, self._macs = network, {}
+
+    def __call__(self, x: "Tensor") -> "Tensor":
+        work = _work.get()
+        if work is None:
+            return self._network(x)
+        if x.shape in self._macs:
+            result = self._network(x)
+        else:
+            with counting_macs(self._network) as counted:
+                result = self._network(x)
+            self._macs[x.shape] = sum(counted)
+        work.note(self._network, self._macs[x.shape])
+        return result

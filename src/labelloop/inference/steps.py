@@ -1,22 +1,29 @@
 """The steps of an inference chain as a recipe writes them. Imports nothing heavy: the Snakefile validates recipes."""
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from labelloop.classes import Strict
+from labelloop.classes import ClassScheme, Strict
+from labelloop.errors import UserError
+from labelloop.files import write_text
+from labelloop.inference.settings import Settings
+from labelloop.labels.clean import CleanStep
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "locate": ("classes", "axes", "margin_mm", "gap_mm", "from_mm"),
     "segment": ("merge", "step", "mirror", "result"),
     "compose": (),
     "keep_largest": ("near", "within_z_mm"),
+    "clean": (),
 }
 """The verbs of a chain, and the keys that each may carry."""
+FINISHED = "inference.json"
 
 
 class InferenceStep(Strict):
-    """One step of the inference chain; exactly one of `locate`, `segment`, `compose` and `keep_largest`."""
+    """One step of the inference chain; exactly one of `locate`, `segment`, `compose`, `keep_largest` and `clean`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -38,6 +45,7 @@ class InferenceStep(Strict):
     within_z_mm: float | None = Field(
         None, gt=0, description="keep_largest: components whose centroid is farther along z from `near` are removed"
     )
+    clean: tuple[CleanStep, ...] | None = Field(None, description="cleaning steps, as of a label set")
     result: str | None = Field(None, alias="as", description="name under which `compose` finds what was segmented")
 
     @field_validator("classes", "segment", "keep_largest", mode="before")
@@ -67,3 +75,31 @@ class InferenceStep(Strict):
     def models(self) -> tuple[str, ...]:
         """The models that this step runs or asks."""
         return self.segment or ((self.locate,) if self.locate else ())
+
+
+class FinishedInference(Strict):
+    """What a finished run segments with, apart from its models: the file ``inference.json`` of its results."""
+
+    classes: ClassScheme
+    engine: Settings
+    steps: tuple[InferenceStep, ...]
+
+    @classmethod
+    def read(cls, results: Path) -> "FinishedInference":
+        """Read it from a results folder. Raises UserError when it is missing or cannot be understood."""
+        path = Path(results) / FINISHED
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            hint = "give the results folder of a finished run; older ones get the file when Snakemake runs once more"
+            raise UserError(f"{path}: no such file; {hint}") from error
+        except ValidationError as error:
+            raise UserError(f"{path} cannot be used: {error}") from error
+
+    def write(self, results: Path) -> None:
+        """Write it into a results folder; keys stay in order, because that of ``compose`` decides."""
+        write_text(Path(results) / FINISHED, self.model_dump_json(indent=2, by_alias=True) + "\n")
+
+    def folders(self, results: Path) -> dict[str, Path]:
+        """Return the folder of each model that the steps name."""
+        return {name: Path(results) / "models" / name for step in self.steps for name in step.models}

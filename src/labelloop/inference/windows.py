@@ -5,20 +5,22 @@ handed out at once, so that only one patch's height of logits is ever held.
 """
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
 from labelloop.inference.resample import Shape
+from labelloop.inference.settings import ManyWindows
 
 SIGMA = 1 / 8
 """Standard deviation of the Gaussian weights as a part of the patch (nnU-Net)."""
 Position = tuple[int, int, int]
+Network = Callable[[torch.Tensor], torch.Tensor]
 Walk = Generator[tuple[list[Position], bool], list[torch.Tensor], None]
 """The order of the windows: yields positions of one level and whether it wants to see what wins in these windows.
 
@@ -27,7 +29,11 @@ Levels must not descend.
 """
 
 
-def window_starts(shape: Sequence[int], patch: Sequence[int], step: float) -> list[list[int]]:
+Step = float | tuple[float, float, float]
+"""Distance of windows as a share of the patch: one for all axes, or one for each (z, y, x)."""
+
+
+def window_starts(shape: Sequence[int], patch: Sequence[int], step: Step) -> list[list[int]]:
     """Return the starts of the windows along each axis (``compute_steps_for_sliding_window``).
 
     Windows lie evenly, at most ``step`` of a patch apart, and the last one ends with the volume.
@@ -35,14 +41,22 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], step: float) -> li
     Raises:
         ValueError: when the volume is smaller than the patch, or ``step`` is not above 0 and at most 1.
     """
-    if not 0 < step <= 1 or any(n < p for n, p in zip(shape, patch, strict=True)):
+    steps = np.broadcast_to(step, len(shape)).tolist()
+    if not all(0 < s <= 1 for s in steps) or any(n < p for n, p in zip(shape, patch, strict=True)):
         raise ValueError(f"volume {tuple(shape)}, patch {tuple(patch)}, step {step}: step in (0, 1], volume >= patch")
     starts = []
-    for n, p in zip(shape, patch, strict=True):
-        count = int(np.ceil((n - p) / (p * step))) + 1
+    for n, p, share in zip(shape, patch, steps, strict=True):
+        count = int(np.ceil((n - p) / (p * share))) + 1
         stride = (n - p) / (count - 1) if count > 1 else 0
         starts.append([int(np.round(stride * i)) for i in range(count)])
     return starts
+
+
+def step_for(shape: Sequence[int], patch: Sequence[int], step: float, many: ManyWindows | None) -> Step:
+    """Return ``step``, or that of ``many`` where it takes more windows than those to cover a padded image."""
+    if many is None or math.prod(map(len, window_starts(shape, patch, step))) <= many.above:
+        return step
+    return many.step
 
 
 def gaussian_weights(patch: Sequence[int]) -> torch.Tensor:
@@ -84,7 +98,7 @@ class Window:
 
     patch: Shape
     outputs: int
-    step: float = 0.5
+    step: Step = 0.5
     gaussian: bool = True
     mirror_axes: tuple[int, ...] = ()
     batch: int = 1
@@ -93,7 +107,7 @@ class Window:
 
 
 def slide_blocks(
-    network: nn.Module, image: torch.Tensor, window: Window, walk: Walk | None = None
+    network: Network, image: torch.Tensor, window: Window, walk: Walk | None = None
 ) -> Iterator[torch.Tensor]:
     """Yield the logits [outputs, planes, y, x] of ``image`` [z, y, x] from the first plane to the last.
 
@@ -172,7 +186,7 @@ class _Planes:
 
 
 def _logits(
-    network: nn.Module, padded: torch.Tensor, window: Window, positions: Sequence[Position]
+    network: Network, padded: torch.Tensor, window: Window, positions: Sequence[Position]
 ) -> Iterator[tuple[Position, torch.Tensor]]:
     """Yield positions and logits [outputs, z, y, x] of windows."""
     device = window.device or padded.device
@@ -186,7 +200,7 @@ def _logits(
         yield from zip(some, logits, strict=True)
 
 
-def _mirrored(network: nn.Module, windows: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+def _mirrored(network: Network, windows: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
     logits = network(windows)
     flips = [tuple(a + 2 for a in some) for n in range(len(axes)) for some in itertools.combinations(axes, n + 1)]
     for flip in flips:

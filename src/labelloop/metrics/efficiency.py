@@ -1,4 +1,4 @@
-"""What a run costs: time, memory, area under the memory-time curves, energy; and the size and work of a network.
+"""What a run costs: time, memory, area under the memory-time curves, energy.
 
 :func:`flare_usage` repeats the arithmetic of the FLARE challenges' sampler (JunMa11/FLARE): it looks, then sleeps for
 0.1 s, and counts every look as 0.1 s, which leaves out the time that looking takes. :func:`usage` integrates over the
@@ -12,13 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import psutil
-
-if TYPE_CHECKING:
-    from torch import nn
 
 INTERVAL_S = 0.1
 """Pause between two samples (FLARE)."""
@@ -58,12 +55,14 @@ class Meter:
 
     Args:
         pid: the process; default: this one.
-        gpu: index of the GPU, or None. Its memory is that of the whole device (FLARE), whoever uses it.
+        gpu: index or UUID of the GPU, or None. Its memory is that of the whole device (FLARE), whoever uses it.
         interval_s: pause between two samples.
         shared: count memory that processes share once (slower; Linux only). RAM is the sum of resident sets otherwise.
     """
 
-    def __init__(self, pid: int | None = None, gpu: int | None = None, interval_s: float = INTERVAL_S, shared=False):
+    def __init__(
+        self, pid: int | None = None, gpu: int | str | None = None, interval_s: float = INTERVAL_S, shared=False
+    ):
         self.samples: list[Sample] = []
         self.runtime_s = 0.0
         self._process = psutil.Process(pid or os.getpid())
@@ -176,15 +175,16 @@ class _Gpu:
     nvml: bool
 
     @classmethod
-    def of(cls, index: int | None) -> "_Gpu | None":
-        if index is None:
+    def of(cls, gpu: int | str | None) -> "_Gpu | None":
+        if gpu is None:
             return None
         if importlib.util.find_spec("pynvml"):
             import pynvml
 
             pynvml.nvmlInit()
-            return cls(pynvml.nvmlDeviceGetHandleByIndex(index), True)
-        return cls(index, False)
+            by = pynvml.nvmlDeviceGetHandleByUUID if isinstance(gpu, str) else pynvml.nvmlDeviceGetHandleByIndex
+            return cls(by(gpu), True)
+        return cls(gpu if isinstance(gpu, int) else None, False)  # None: the current one
 
     def used_mb(self) -> float:
         if self.nvml:
@@ -205,32 +205,3 @@ class _Gpu:
             return pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) / 1000
         except pynvml.NVMLError:  # older cards
             return None
-
-
-def count_parameters(network: "nn.Module") -> int:
-    """Return the number of parameters, each tensor once however many names it has.
-
-    Summing a state dict of an nnU-Net counts its encoder four times.
-    """
-    return sum({id(p): p.numel() for p in network.parameters()}.values())
-
-
-def count_macs(network: "nn.Module", patch: Sequence[int], channels: int = 1) -> int:
-    """Return the multiply-accumulates of one forward pass of a ``patch`` [z, y, x]: half of torch's FLOP count.
-
-    Convolutions and matrix products are counted, as usual; norms and activations are not. Nothing is computed.
-    """
-    import copy
-
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    shadow = copy.deepcopy(network).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(torch.empty((1, channels, *patch), device="meta"))
-    return counter.get_total_flops() // 2
-
-
-def case_macs(macs_per_patch: int, windows: int, mirror_axes: Sequence[int] = ()) -> int:
-    """Return the multiply-accumulates of a case of so many windows, each mirrored along all subsets of the axes."""
-    return macs_per_patch * windows * 2 ** len(mirror_axes)
