@@ -32,9 +32,9 @@ def folders(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_folders_are_scored_and_problems_said_in_words(folders, tmp_path, caplog, capsys, workers):
-    out = tmp_path / "scores.csv"
+    out, lesions = tmp_path / "scores.csv", tmp_path / "lesions.csv"
     with caplog.at_level(logging.ERROR):
-        problems = evaluate_folders(*folders, "flare", "official-2024", out, workers)
+        problems = evaluate_folders(*folders, "flare", "official-2024", out, workers, lesions=lesions)
     said = [record.getMessage() for record in caplog.records]
     assert problems == len(said) == 4
     for words in ("c: grid_differs", "d: no prediction in", "e: no truth in", "f: label_unreadable"):
@@ -43,7 +43,13 @@ def test_folders_are_scored_and_problems_said_in_words(folders, tmp_path, caplog
     assert sorted(set(table["case"])) == ["a", "b"] and len(table) == 28
     assert (table["dsc"] == 1).all()
     printed = capsys.readouterr().out
-    assert "liver" in printed and "mean of organs" in printed and "tumor" in printed
+    assert "liver" in printed and "mean of organs" in printed
+    assert "tumor: 0 of 2 tumor-free scans with a false finding (0.0 %)" in printed
+    found = read_table(lesions, "lesions")
+    assert found[["case", "class", "lesions", "false_positives"]].to_numpy().tolist() == [
+        ["a", "tumor", 0, 0],
+        ["b", "tumor", 0, 0],
+    ]
 
 
 def test_annotation_decides_what_is_scored(folders, tmp_path):
@@ -52,7 +58,9 @@ def test_annotation_decides_what_is_scored(folders, tmp_path):
     )
     write_table(tmp_path / "annotation.csv", annotation, "annotation")
     out = tmp_path / "scores.csv"
-    evaluate_folders(*folders, "flare", "corrected", out, annotation=tmp_path / "annotation.csv")
+    annotation, lesions = tmp_path / "annotation.csv", tmp_path / "lesions.csv"
+    evaluate_folders(*folders, "flare", "corrected", out, annotation=annotation, lesions=lesions)
+    assert read_table(lesions, "lesions").empty
     assert read_table(out, "scores")[["case", "class"]].to_numpy().tolist() == [["a", "liver"]]
 
 

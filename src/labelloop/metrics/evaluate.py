@@ -13,6 +13,7 @@ from labelloop.annotation import States, from_table
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import CaseError, UserError
 from labelloop.metrics.flare import get_rules, score_case
+from labelloop.metrics.lesions import in_words, lesion_rows
 from labelloop.tables import read_table, write_table
 from labelloop.volume import Volume, read
 
@@ -28,6 +29,7 @@ def evaluate_folders(
     out: str | Path,
     workers: int = 1,
     annotation: str | Path | None = None,
+    lesions: str | Path | None = None,
 ) -> int:
     """Score ``<case>.nii.gz`` in one folder against the same names in another; write ``scores``, print a summary.
 
@@ -38,6 +40,7 @@ def evaluate_folders(
         out: the table to write, of kind "scores".
         workers: processes.
         annotation: table of kind "annotation": classes that it calls unknown, or does not name, are not scored.
+        lesions: the table to write of what was found and missed of tumors, of kind "lesions"; None writes none.
 
     Returns:
         How many problems there were: cases missing on one side, unreadable, or not comparable. Each is logged as one
@@ -57,15 +60,18 @@ def evaluate_folders(
         (case, truths[case], predictions[case], scheme, rules, states if states is None else states.get(case, {}))
         for case in sorted(truths.keys() & predictions.keys())
     ]
-    rows: list[dict] = []
+    rows: dict[str, list[dict]] = {"scores": [], "lesions": []}
     for scored, problem in _scored(jobs, workers):
-        rows += scored
+        for kind, of_case in scored.items():
+            rows[kind] += of_case
         problems += [problem] if problem else []
-    table = pd.DataFrame(rows)
-    write_table(out, table, "scores")
+    tables = {kind: pd.DataFrame(all_rows) for kind, all_rows in rows.items()}
+    write_table(out, tables["scores"], "scores")
+    if lesions:
+        write_table(lesions, tables["lesions"], "lesions")
     for problem in problems:
         log.error("%s", problem)
-    print(summary(table, scheme))
+    print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
     return len(problems)
 
 
@@ -80,7 +86,7 @@ def _label_files(folder: str | Path) -> dict[str, Path]:
     return files
 
 
-def _scored(jobs: list[tuple], workers: int) -> Iterable[tuple[list[dict], str | None]]:
+def _scored(jobs: list[tuple], workers: int) -> Iterable[tuple[dict[str, list[dict]], str | None]]:
     if workers <= 1 or len(jobs) <= 1:
         yield from map(_score_files, jobs)
         return
@@ -89,14 +95,18 @@ def _scored(jobs: list[tuple], workers: int) -> Iterable[tuple[list[dict], str |
         yield from pool.map(_score_files, jobs)
 
 
-def _score_files(job: tuple[str, Path, Path, ClassScheme, str, States | None]) -> tuple[list[dict], str | None]:
-    """Return the rows of one case, or the problem that kept it from being scored."""
+def _score_files(
+    job: tuple[str, Path, Path, ClassScheme, str, States | None],
+) -> tuple[dict[str, list[dict]], str | None]:
+    """Return the rows of one case by kind of table, or the problem that kept it from being scored."""
     case, truth, prediction, scheme, rules, states = job
     try:
-        rows = score_case(_read(truth), _read(prediction), scheme, rules, states, file=str(prediction))
+        pair, file = (_read(truth), _read(prediction)), str(prediction)
+        scores = score_case(*pair, scheme, rules, states, file)
+        lesions = lesion_rows(*pair, scheme, states, file)
     except CaseError as error:
-        return [], f"{case}: {error}"
-    return [{"case": case, **row} for row in rows], None
+        return {}, f"{case}: {error}"
+    return {"scores": [{"case": case, **r} for r in scores], "lesions": [{"case": case, **r} for r in lesions]}, None
 
 
 def _read(path: Path) -> Volume:

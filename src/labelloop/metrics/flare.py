@@ -5,7 +5,7 @@ The official scripts take the third array axis for z; here every volume is turne
 which is the same on their data and right on any other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from labelloop.classes import ClassInfo, ClassScheme
 from labelloop.errors import CaseError, UserError
 from labelloop.metrics.surface import Box, bounding_box, dice, surface_dice, volume_ml
 from labelloop.volume import Volume, canonical, whole_numbers
+
+Spacing = tuple[float, float, float]
+Masks = tuple[ClassInfo, np.ndarray, np.ndarray, Spacing]
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,36 @@ def score_case(
         UserError: when there are no such rules.
     """
     version = get_rules(rules)
+    classes = annotated_classes(scheme, scheme.names, states)
+    return [_row(*masks, version) for masks in class_masks(truth, prediction, classes, file)]
+
+
+def annotated_classes(scheme: ClassScheme, names: Iterable[str], states: States | None) -> list[ClassInfo]:
+    """Return those of the classes ``names`` that are not ``unknown`` in ``states``; None is all known."""
+    return [scheme[n] for n in names if states is None or states.get(n, UNKNOWN) != UNKNOWN]
+
+
+def class_masks(
+    truth: Volume, prediction: Volume, classes: Sequence[ClassInfo], file: str = "prediction"
+) -> Iterator[Masks]:
+    """Yield each class with its boolean masks [z, y, x] in truth and prediction, and the voxel size (z, y, x) in mm.
+
+    The masks are those of the box that holds the class in both, in canonical orientation.
+
+    Raises:
+        CaseError: as :func:`score_case`.
+    """
     truth, prediction = canonical(truth), canonical(prediction)
     difference = truth.geometry.difference(prediction.geometry)
     if difference:
         action = "Resample the prediction to the grid of the truth"
         raise CaseError("grid_differs", file, f"truth and prediction differ: {difference}", action)
-    spacing = truth.geometry.spacing_zyx
-    names = [n for n in scheme.names if states is None or states.get(n, UNKNOWN) != UNKNOWN]
-    classes = [scheme[name] for name in names]
-    masks = _masks(_labels(truth, "truth"), _labels(prediction, file), classes)
-    return [_row(info, *pair, spacing, version) for info, pair in zip(classes, masks, strict=True)]
+    arrays = _labels(truth, "truth"), _labels(prediction, file)
+    highest = max((c.id for c in classes), default=0)
+    boxes = [ndimage.find_objects(array, max_label=highest) for array in arrays]
+    for info in classes:
+        box = _union(boxes[0][info.id - 1], boxes[1][info.id - 1])
+        yield info, arrays[0][box] == info.id, arrays[1][box] == info.id, truth.geometry.spacing_zyx
 
 
 def _labels(volume: Volume, file: str) -> np.ndarray:
@@ -96,26 +119,13 @@ def _labels(volume: Volume, file: str) -> np.ndarray:
         raise CaseError("label_values", file, str(error), "Write class ids, not probabilities") from error
 
 
-def _masks(
-    truth: np.ndarray, prediction: np.ndarray, classes: list[ClassInfo]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield truth and prediction of each class as boolean masks on the box that holds both."""
-    highest = max((c.id for c in classes), default=0)
-    boxes = [ndimage.find_objects(array, max_label=highest) for array in (truth, prediction)]
-    for info in classes:
-        box = _union(boxes[0][info.id - 1], boxes[1][info.id - 1])
-        yield truth[box] == info.id, prediction[box] == info.id
-
-
 def _union(first: Box | None, second: Box | None) -> Box:
     if first is None or second is None:
         return first or second or (slice(0, 0),) * 3
     return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
 
 
-def _row(
-    info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float], rules: Rules
-) -> dict:
+def _row(info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: Spacing, rules: Rules) -> dict:
     volumes = volume_ml(truth, spacing), volume_ml(prediction, spacing)
     dsc, nsd = _dsc_nsd(info, truth, prediction, spacing, rules)
     if rules.decimals is not None:  # as numpy rounds, like the scripts: 0.55625 to 0.5562, where Python gives 0.5563
@@ -131,7 +141,7 @@ def _row(
 
 
 def _dsc_nsd(
-    info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float], rules: Rules
+    info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: Spacing, rules: Rules
 ) -> tuple[float, float]:
     there = truth.any(), prediction.any()
     if not all(there):

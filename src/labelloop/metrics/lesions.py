@@ -4,13 +4,20 @@ Own and small rather than ``panoptica``: its release 2.1.7 pins older numpy and 
 than labelloop runs on (it installs numpy 2.2.6 and pandas 2.3.3), and brings plotly, rich and typer along.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cc3d
 import numpy as np
+import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
+from labelloop.annotation import States
+from labelloop.classes import ClassScheme
+from labelloop.metrics.flare import Spacing, annotated_classes, class_masks
+from labelloop.volume import Volume
+
+TUMORS = "tumor"
+"""The set of a class scheme whose classes are scored lesion by lesion."""
 CONNECTIVITY = 26
 MIN_IOU = 0.1
 """Overlap at which a lesion counts as found: IoU 0.1, the hit criterion of PI-CAI (Saha et al. 2024)."""
@@ -18,27 +25,60 @@ MIN_IOU = 0.1
 
 @dataclass(frozen=True)
 class LesionMatch:
-    """Lesions of one case. ``dsc`` has one entry per lesion found; volumes are in ml."""
+    """Lesions of one case. ``dsc`` has one entry per detected lesion; volumes are in ml."""
 
-    found: int
+    detected: int
     missed: int
-    false_positive: int
+    false_positives: int
     dsc: tuple[float, ...]
-    volume_missed_ml: float
-    volume_false_positive_ml: float
+    missed_ml: float
+    false_positive_ml: float
 
-    @property
-    def tumor_free(self) -> bool:
-        """Whether the truth has no lesion."""
-        return self.found + self.missed == 0
+
+def lesion_rows(
+    truth: Volume,
+    prediction: Volume,
+    scheme: ClassScheme,
+    states: States | None = None,
+    file: str = "prediction",
+) -> list[dict]:
+    """Match the lesions of every annotated class of the scheme's set ``tumor`` in one case.
+
+    Args:
+        truth, prediction: label maps in the ids of ``scheme``.
+        states: annotation of the case. A class that is ``unknown`` or not named is not scored; None scores all.
+        file: how errors name the prediction.
+
+    Returns:
+        Rows of a "lesions" table without ``case``.
+
+    Raises:
+        CaseError: as :func:`labelloop.metrics.flare.score_case`.
+    """
+    classes = annotated_classes(scheme, scheme.sets.get(TUMORS, ()), states)
+    masks = class_masks(truth, prediction, classes, file) if classes else ()
+    return [{"class": info.name, **_row(match_lesions(*pair, spacing))} for info, *pair, spacing in masks]
+
+
+def _row(match: LesionMatch) -> dict:
+    lesions = match.detected + match.missed
+    return {
+        "lesions": lesions,
+        "detected": match.detected,
+        "false_positives": match.false_positives,
+        "sensitivity": _ratio(match.detected, lesions),
+        "precision": _ratio(match.detected, match.detected + match.false_positives),
+        "dsc": _ratio(sum(match.dsc), match.detected),
+        "missed_ml": match.missed_ml,
+        "false_positive_ml": match.false_positive_ml,
+    }
 
 
 def match_lesions(
     truth: np.ndarray,
     prediction: np.ndarray,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: Spacing,
     min_iou: float = MIN_IOU,
-    min_volume_ml: float = 0.0,
 ) -> LesionMatch:
     """Match the lesions of two boolean masks [z, y, x] one to one, for the largest sum of IoU.
 
@@ -48,7 +88,6 @@ def match_lesions(
         truth, prediction: boolean masks of the same shape.
         spacing_mm: voxel size in array order (z, y, x).
         min_iou: smallest IoU of a match, above 0.
-        min_volume_ml: predicted components below this volume are ignored; those of the truth always count.
 
     Raises:
         ValueError: when the shapes differ or ``min_iou`` is not above 0.
@@ -57,8 +96,6 @@ def match_lesions(
         raise ValueError(f"shapes {truth.shape} and {prediction.shape}, min_iou {min_iou}")
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     shared, of_truth, of_prediction = _overlaps(truth, prediction)
-    kept = of_prediction * voxel_ml >= min_volume_ml
-    shared, of_prediction = shared[:, kept], of_prediction[kept]
     sizes = of_truth[:, None] + of_prediction[None, :]
     iou = shared / (sizes - shared)
     pairs = np.transpose(linear_sum_assignment(np.where(iou >= min_iou, iou, 0.0), maximize=True))
@@ -66,12 +103,12 @@ def match_lesions(
     missed = np.delete(of_truth, [t for t, _ in hits])
     extra = np.delete(of_prediction, [p for _, p in hits])
     return LesionMatch(
-        found=len(hits),
+        detected=len(hits),
         missed=len(missed),
-        false_positive=len(extra),
+        false_positives=len(extra),
         dsc=tuple(float(2 * shared[t, p] / sizes[t, p]) for t, p in hits),
-        volume_missed_ml=float(missed.sum() * voxel_ml),
-        volume_false_positive_ml=float(extra.sum() * voxel_ml),
+        missed_ml=float(missed.sum() * voxel_ml),
+        false_positive_ml=float(extra.sum() * voxel_ml),
     )
 
 
@@ -88,27 +125,54 @@ def _overlaps(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np
     return table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0)
 
 
-def detection(cases: Sequence[LesionMatch]) -> dict[str, float]:
-    """Pool cases whose tumors are annotated: sensitivity, precision and F1 over lesions, and false alarms.
+def detection(table: pd.DataFrame) -> dict[str, float]:
+    """Pool a "lesions" table (of one class) over its cases; what has no denominator is NaN.
 
-    ``dsc`` is the mean over found lesions. ``false_positive_rate`` is the share of tumor-free scans with a finding,
-    ``false_positive_ml`` its mean volume over those scans. What has no denominator is NaN.
+    ``sensitivity``, ``precision`` and ``f1`` count lesions, ``dsc`` is the mean over detected lesions. On tumor-free
+    scans, those without a lesion in the truth: ``false_positive_rate`` is the share with a finding,
+    ``findings_per_free_scan`` and ``ml_per_free_scan`` are means.
     """
-    found, missed = sum(c.found for c in cases), sum(c.missed for c in cases)
-    false_positive = sum(c.false_positive for c in cases)
-    free = [c for c in cases if c.tumor_free]
-    scores = [d for c in cases for d in c.dsc]
+    lesions, detected, false_positives = (int(table[c].sum()) for c in ("lesions", "detected", "false_positives"))
+    free = table[table["lesions"] == 0]
     return {
-        "lesions": found + missed,
-        "sensitivity": _ratio(found, found + missed),
-        "precision": _ratio(found, found + false_positive),
-        "f1": _ratio(2 * found, 2 * found + missed + false_positive),
-        "dsc": _ratio(sum(scores), len(scores)),
-        "tumor_free_scans": len(free),
-        "false_positive_rate": _ratio(sum(c.false_positive > 0 for c in free), len(free)),
-        "false_positive_ml": _ratio(sum(c.volume_false_positive_ml for c in free), len(free)),
+        "cases": len(table),
+        "lesions": lesions,
+        "detected": detected,
+        "false_positives": false_positives,
+        "sensitivity": _ratio(detected, lesions),
+        "precision": _ratio(detected, detected + false_positives),
+        "f1": _ratio(2 * detected, lesions + detected + false_positives),
+        "dsc": _ratio((table["dsc"] * table["detected"]).sum(), detected),
+        "free_scans": len(free),
+        "free_scans_with_finding": int((free["false_positives"] > 0).sum()),
+        "false_positive_rate": _ratio((free["false_positives"] > 0).sum(), len(free)),
+        "findings_per_free_scan": _ratio(free["false_positives"].sum(), len(free)),
+        "ml_per_free_scan": _ratio(free["false_positive_ml"].sum(), len(free)),
     }
 
 
+def in_words(table: pd.DataFrame) -> str:
+    """Return what a "lesions" table says, two lines a class."""
+    lines = []
+    for name, mine in table.groupby("class") if len(table) else ():
+        d = detection(mine)
+        lines.append(
+            f"{name}: {d['detected']} of {d['lesions']} lesions found (sensitivity {_percent(d['sensitivity'])}), "
+            f"{d['false_positives']} false findings (precision {_percent(d['precision'])}, F1 {_percent(d['f1'])})"
+        )
+        lines.append(
+            f"{name}: {d['free_scans_with_finding']} of {d['free_scans']} tumor-free scans with a false finding "
+            f"({_percent(d['false_positive_rate'])}), {d['findings_per_free_scan']:.2f} findings and "
+            f"{d['ml_per_free_scan']:.2f} ml a scan"
+            if d["free_scans"]
+            else f"{name}: no tumor-free scan to count false alarms on"
+        )
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.1f} %"
+
+
 def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+    return float(part / whole) if whole else float("nan")
