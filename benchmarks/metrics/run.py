@@ -194,8 +194,9 @@ def main() -> None:
     print(f"\n{text}")
     if arguments.write:
         command = "python benchmarks/metrics/run.py" + (" --full" if arguments.full else "")
-        where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}, NumPy {np.__version__}"
-        head = f"# Metrics\n\nWritten by `{command} --write` on {date.today()}: {where}."
+        versions = f"Python {platform.python_version()}, NumPy {np.__version__}, edt {version('edt')}"
+        head = f"# Metrics\n\nWritten by `{command} --write` on {date.today()}: "
+        head += f"{os.cpu_count()} CPU cores, no GPU; {versions}."
         write_text(RESULT, f"{head}\n\n{text}")
 
 
