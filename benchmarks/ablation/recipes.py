@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 ARMS = ("background", "max", "marginal", "cutmix", "gated", "ungated", "pseudo_alone")
 SEMI_ARMS = ("supervised", "cross", "mean_teacher")
 QUICK = {"learning_rate": 0.1, "momentum": 0.9, "deep_supervision": False, "precision": "bf16"}
+ORGANS = {"mirror_axes": [], "foreground_fraction": 0.67}
+SATURATED = {"clip_hu": [-125, 275], "mean": 60, "std": 100}
+"""Intensities of BTCV as it is passed on."""
 SEEN = {"foreground_fraction": 1.0, "class_weights": {"tumor": 10}}
 """For all arms that know the tumor: else none finds one in hundreds of updates, and there is nothing to compare."""
 
@@ -25,6 +28,13 @@ SIZES = {
         QUICK | {"epochs": 10, "iterations_per_epoch": 60, "validation_iterations": 4},
         48,
         5.0,
+    ),
+    # 12 cases with a third of 12 organs each teach slowly: patches of one case, for more than twice the updates.
+    "btcv": Size(
+        {"spacing_mm": [6, 6, 6], "patch": [32, 40, 48], "batch_size": 1, "features": [8, 16, 32, 64], "ct": SATURATED},
+        QUICK | ORGANS | {"epochs": 24, "iterations_per_epoch": 60, "validation_iterations": 4},
+        0,
+        0.0,
     ),
     "tiny": Size(
         {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},

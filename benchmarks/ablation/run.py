@@ -41,15 +41,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for everything that is trained")
     parser.add_argument("--btcv", type=Path, help="folder of <case>_0000.nii.gz and <case>.nii.gz; else the phantom")
+    parser.add_argument(
+        "--labeled", type=int, nargs="*", default=LABELED, help="labeled cases of semi-supervised parts"
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--size", choices=SIZES, help="default: full, or btcv")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--write", action="store_true", help="write the tables to ablation.md, or ablation_btcv.md")
     options = parser.parse_args()
-    seeds, size = range(options.seeds), SIZES[options.size]
+    seeds, size = range(options.seeds), SIZES[options.size or ("btcv" if options.btcv else "full")]
     out, folder = options.out, options.btcv
-    parts = btcv_parts(folder, out, size, seeds) if folder else phantom_parts(out, size, seeds)
+    parts = btcv_parts(folder, out, size, seeds) if folder else phantom_parts(out, size, seeds, options.labeled)
     lines: list[str] = []
     for title, cases, recipe, pairs in parts:
         results = train(out / title.replace(" ", "_"), cases, recipe, options.device, options.cores)
@@ -68,13 +71,13 @@ Part = tuple[str, Path, dict, Sequence[Pair]]
 """Title, case table, recipe and pairs of what is trained in one run of Snakemake."""
 
 
-def phantom_parts(out: Path, size: Size, seeds: range) -> Iterable[Part]:
-    """Yield the part on partly labeled cases, and those on 2, 4 and 8 labeled cases of which the rest is unlabeled."""
+def phantom_parts(out: Path, size: Size, seeds: range, labeled: Sequence[int]) -> Iterable[Part]:
+    """Yield the part on partly labeled cases, and those on a few labeled cases of which the rest is unlabeled."""
     table = out / "phantom" / "cases.csv"
     if not table.is_file():
         write_phantom(table.parent, size.phantoms, seed=1, spacing_mm=size.phantom_mm)
     yield "partly labeled", table, partial_recipe(size, seeds), PAIRS
-    for number in LABELED:
+    for number in labeled:
         cases = out / f"cases_{number}.csv"
         write_cases(cases, few_labeled(load_cases(table)[0], number))
         yield f"{number} labeled cases", cases, semi_recipe(size, seeds), SEMI_PAIRS
