@@ -41,6 +41,16 @@ def test_patches_that_the_generators_cannot_halve_are_refused():
         TranslatorSettings(patch=(48, 158, 160))
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_patches_that_the_discriminators_cannot_halve_are_refused(layers):
+    least = -(-3 * 2**layers // 4) * 4
+    settings = TranslatorSettings(patch=(least,) * 3, layers=layers)
+    assert Discriminator(2, settings.layers)(torch.zeros(1, 1, *settings.patch)).numel() > 0
+    if least > 8:
+        with pytest.raises(ValueError, match="discriminators"):
+            TranslatorSettings(patch=(least - 4, least, least), layers=layers)
+
+
 @pytest.mark.parametrize("shape", [(20, 33, 41), (5, 50, 16), (16, 16, 16)])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
 def test_an_identity_returns_what_it_is_given(shape, overlap):

@@ -103,6 +103,10 @@ class TranslatorSettings(Strict):
     def _divisible(self) -> "TranslatorSettings":
         if any(n % 4 or n < 8 for n in self.patch):
             raise ValueError(f"patch {self.patch}: multiples of 4, at least 8, as the generators halve it twice")
+        least = 3 * 2**self.layers  # two more convolutions of size 4 follow
+        if min(self.patch) < least:
+            halved = f"the discriminators halve it {self.layers} times"
+            raise ValueError(f"patch {self.patch}: at least {least} voxels, as {halved}; or take fewer layers")
         return self
 
 
