@@ -64,6 +64,13 @@ def test_rounds_of_the_configuration_win(tmp_path):
     assert run.inference_models() == ["student_round2"]
 
 
+@pytest.mark.parametrize(("recipe", "tumor"), [("ct_to_mr_demo", False), ("two_stage_demo", True), ("default", True)])
+def test_final_label_maps_are_scored_on_classes_that_they_can_hold(tmp_path, recipe, tumor):
+    run = make(tmp_path, *rows(2), recipe=recipe)
+    known = run.scheme.select(run.known("final"))
+    assert ("tumor" in known) is tumor and set(run.scheme.select(("organs",))) <= set(known)
+
+
 def test_models_that_only_locate_are_trained_and_loaded_too(tmp_path):
     two_stage, coarse_to_fine = (make(tmp_path, *rows(1), recipe=name) for name in ("two_stage", "coarse_to_fine"))
     assert two_stage.inference_models() == ["abdomen", "student"]

@@ -87,6 +87,12 @@ class Run:
         named = [path for case in self.shards[shard] for path in (case.image, case.label) if path]
         return [path for path in named if Path(path).is_file()]
 
+    def known(self, name: str) -> list[str]:
+        """Return the classes (or class sets) that scored label maps can hold: a model's, or those of the final ones."""
+        final = [model for step in self.chain.inference for model in step.segment or ()]
+        models = final if name == "final" else [name]
+        return list(dict.fromkeys(c for model in models for c in self.model(model).classes))
+
     def model(self, name: str) -> ModelSpec:
         """A model of the chain."""
         return self.chain.models[name]

@@ -103,9 +103,7 @@ rule evaluate:
     params:
         cases=[row for shard in run.test_shards for row in run.rows(shard)],
         rules=run.chain.evaluate.rules,
-        known=lambda w: (
-            list(run.model(w.name).classes) if w.name != "final" else ["all"]
-        ),
+        known=lambda w: run.known(w.name),
         classes=run.chain.classes,
         version=2,
     message:
