@@ -108,17 +108,3 @@ class TranslatorSettings(Strict):
             halved = f"the discriminators halve it {self.layers} times"
             raise ValueError(f"patch {self.patch}: at least {least} voxels, as {halved}; or take fewer layers")
         return self
-
-
-SMALL_TRANSLATOR = TranslatorSettings(
-    patch=(16, 32, 32),
-    features=8,
-    blocks=3,
-    layers=2,
-    pool=10,
-    learning_rate=1e-3,
-    epochs=10,
-    decay_from=5,
-    iterations_per_epoch=50,
-)
-"""A translator for CPUs and the phantom; the higher learning rate is for its few steps."""
