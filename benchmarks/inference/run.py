@@ -5,17 +5,17 @@
     python benchmarks/inference/run.py --memory --write        # 512x512x1000 voxels within limits of memory
     python benchmarks/inference/run.py --skipping --write      # what skipping windows saves and costs
 
-Every contestant runs in a process of its own, by default on the same image twice in a row: "cold" is from the start of
-Python to the first label map, "warm" from there to the end of the process. Peak memory is that of the process, or of it
-and its children together, memory they share counted once, if that is more. Where other work shares the machine, CPU
-seconds tell more than wall seconds. The model is trained by the command itself (``model.py``) and kept in ``build``.
+Every contestant runs in a process of its own, by default on the same image three times in a row: "cold" is from the
+start of Python to the first label map, "warm" half of the time from there to the third. Peak memory is that of the
+process, or of it and its children together, memory they share counted once, if that is more. Where other work shares
+the machine, CPU seconds tell more than wall seconds. The model is trained by the command itself (``model.py``) and kept
+in ``build``.
 """
 
 import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -47,7 +47,7 @@ RESULTS = HERE.parents[1] / "results"
 MEASURED = ("cold_s", "warm_s", "cold_cpu_s", "warm_cpu_s")
 CONTESTANTS = ("stock_fastest", "stock_planner", "stock_default", "exact", "exact_bf16", "exact_0.8", "fast")
 ONCE = ("stock_planner", "stock_default")
-"""Contestants that are not run a second time: minutes a case."""
+"""Contestants that segment the image only once: minutes a case."""
 REAL = {"hcc_048": "hcc/hcc_048_0000.nii.gz", "ircad_17": "ircad/ircad_17_0000.nii.gz"}
 SIZES = {"tiny": (96, 96, 60), "small": (256, 256, 160), "full": (512, 512, 400)}
 SMALLEST_ML = 1.0
@@ -59,7 +59,7 @@ TRAINING_STEPS = 700
 
 @dataclass
 class Result:
-    """What one contestant did with one scan: wall and CPU seconds of the first case, and of the next."""
+    """What one contestant did with one scan: wall and CPU seconds of the first case, and of each after it."""
 
     name: str
     cold_s: float
@@ -112,23 +112,20 @@ def run(name: str, model: Path, image: Path, repeats: int) -> Result:
             link(image, copy)
         out = Path(folder) / "out"
         command = [sys.executable, str(HERE.with_name("contestant.py")), name, str(model), str(out), *map(str, images)]
-        before = _cpu(resource.getrusage(resource.RUSAGE_CHILDREN))
         start = time.perf_counter()
         with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(command, stdout=printed, stderr=errors)
             with Meter(process.pid, interval_s=3, shared=True) as meter:
-                cold, cold_cpu = _first_map(process.pid, out, start)
+                cold = _spent_until(1, process.pid, out, start)
+                last = _spent_until(repeats, process.pid, out, start)
                 process.wait()
-            end = time.perf_counter() - start
             told, failure = (_text(file) for file in (printed, errors))
         if process.returncode:
             raise SystemExit(f"{name} failed:\n{failure}")
-        cpu = _cpu(resource.getrusage(resource.RUSAGE_CHILDREN)) - before
         told = json.loads(told.splitlines()[-1])
-        again = repeats > 1
+        warm = [(b - a) / (repeats - 1) if repeats > 1 else None for a, b in zip(cold, last, strict=True)]
         return Result(
-            name, cold if again else end, end - cold if again else None, cold_cpu if again else cpu,
-            cpu - cold_cpu if again else None, max(meter.usage().peak_ram_mb, told["peak_mb"]),
+            name, cold[0], warm[0], cold[1], warm[1], max(meter.usage().peak_ram_mb, told["peak_mb"]),
             told["seconds"].get(case_name(images[-1]), {}), read(min(out.glob("*.nii.gz"))).array,
         )  # fmt: skip
 
@@ -138,14 +135,10 @@ def _text(file: TextIO) -> str:
     return file.read()
 
 
-def _cpu(usage: resource.struct_rusage) -> float:
-    return usage.ru_utime + usage.ru_stime
-
-
-def _first_map(pid: int, out: Path, start: float) -> tuple[float, float]:
-    """Wait for the first label map, or the end of the process; return wall and CPU seconds until then."""
+def _spent_until(maps: int, pid: int, out: Path, start: float) -> tuple[float, float]:
+    """Wait for so many label maps, or the end of the process; return wall and CPU seconds until then."""
     process = psutil.Process(pid)
-    while process.status() != psutil.STATUS_ZOMBIE and not any(out.glob("[!.]*.nii.gz")):
+    while process.status() != psutil.STATUS_ZOMBIE and len([*out.glob("[!.]*.nii.gz")]) < maps:
         time.sleep(LOOK_S)
     spent = 0.0
     for one in (process, *process.children(recursive=True)):
@@ -254,9 +247,9 @@ def report(arguments: argparse.Namespace, model: Path) -> str:
 TEXT = """{size}
 Machine: {machine}.
 
-Seconds of the first case, with the start of Python and the loading of the model (cold), and of a second case in the
-same process, with the end of Python (warm). Peak memory in GiB. `equal` (percent of voxels) and `DSC` (mean over
-classes; `large`: of those of at least {smallest} ml) are against `exact`.
+Seconds of the first case, with the start of Python and the loading of the model (cold), and the mean of a second
+and third in the same process (warm). Peak memory in GiB. `equal` (percent of voxels) and `DSC` (mean over classes;
+`large`: of those of at least {smallest} ml) are against `exact`.
 
 | scan | contestant | wall cold | wall warm | CPU cold | CPU warm | peak | equal % | DSC | DSC large |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -281,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", nargs="+", choices=[*SIZES, *REAL], default=["small"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="default: all but those that mirror")
-    parser.add_argument("--repeats", type=int, default=2, help="times the image is segmented in a row")
+    parser.add_argument("--repeats", type=int, default=3, help="times the image is segmented in a row")
     parser.add_argument("--model", type=Path, help="model folder; default: train one, or the one trained before")
     parser.add_argument("--steps", type=int, default=TRAINING_STEPS, help="training steps of the model")
     other = parser.add_mutually_exclusive_group()

@@ -11,12 +11,14 @@ import logging
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from labelloop.errors import CaseError
 from labelloop.files import sha256
 from labelloop.tables import TABLES, read_table, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ class Ledger:
         temporary = self._journal.with_suffix(".tmp")
         temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(self._journal)
-        write_table(self.manifest, pd.DataFrame(rows), "manifest")
+        write_table(self.manifest, rows, "manifest")
         done = sum(row["status"] == "done" for row in rows)
         log.info("shard %s: %d cases done, %d set aside", self.shard, done, len(rows) - done)
 
@@ -110,8 +112,10 @@ class Ledger:
         return path.is_file() and sha256(path) == row["sha256"]
 
 
-def read_manifests(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_manifests(paths: Iterable[str | Path]) -> "pd.DataFrame":
     """Return the rows of several manifests, indexed by case, with ``file`` made a full path."""
+    import pandas as pd
+
     tables = []
     for path in paths:
         table = read_table(path, "manifest")

@@ -1,15 +1,19 @@
 """Every CSV that labelloop writes: its columns and meaning in one place, written atomically and in a fixed order.
 
 Units stand in the column names. Tables never hold measured times or dates, so that equal runs give equal bytes;
-those go to ``benchmarks/`` and ``efficiency.csv``.
+those go to ``benchmarks/`` and ``efficiency.csv``. Pandas is imported by what works with tables, not by the module:
+an inference has its first label map before it needs one.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from labelloop.errors import UserError
 from labelloop.files import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CASES = {
     "case": "unique id; letters, digits, '.', '_' and '-' only",
@@ -211,13 +215,16 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
-def write_table(path: str | Path, table: pd.DataFrame, kind: str) -> None:
-    """Write ``table`` as a ``kind`` of :data:`TABLES`: exactly its columns, sorted rows, 6 significant digits.
+def write_table(path: str | Path, table: "pd.DataFrame | Sequence[dict]", kind: str) -> None:
+    """Write a table or its rows as a ``kind`` of :data:`TABLES`: its columns alone, sorted rows, 6 significant digits.
 
     Raises:
         UserError: when a column is missing or is not part of the schema.
     """
+    import pandas as pd
+
     columns = list(TABLES[kind])
+    table = pd.DataFrame(table)
     if table.empty:
         table = pd.DataFrame(columns=columns)
     if set(table.columns) != set(columns):
@@ -229,12 +236,14 @@ def write_table(path: str | Path, table: pd.DataFrame, kind: str) -> None:
         table[columns].to_csv(temporary, index=False, float_format="%.6g")
 
 
-def read_table(path: str | Path, kind: str) -> pd.DataFrame:
+def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
     """Read a ``kind`` of :data:`TABLES`; text columns keep empty strings, numbers become floats with NaN.
 
     Raises:
         UserError: when the file is missing or its columns are not the schema's.
     """
+    import pandas as pd
+
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such {kind} table")
@@ -265,7 +274,9 @@ NUMBERS = {
 }  # fmt: skip
 
 
-def _numbers_where_named(column: pd.Series) -> pd.Series:
+def _numbers_where_named(column: "pd.Series") -> "pd.Series":
+    import pandas as pd
+
     name = str(column.name)
     numeric = name in NUMBERS or name.endswith(("_ml", "_mm"))
     return pd.to_numeric(column, errors="coerce") if numeric else column

@@ -17,8 +17,9 @@ import torch
 from torch.nn import functional
 
 from labelloop.inference.budget import SLAB_VOXELS
+from labelloop.inference.labelmaps import class_boxes
 from labelloop.inference.prepare import Frame
-from labelloop.inference.resample import Range, Resampling, class_boxes
+from labelloop.inference.resample import Range, Resampling
 from labelloop.inference.settings import Mode
 from labelloop.inference.stages import stage
 

@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
+import cc3d
 import numpy as np
+
+
+def class_boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
+    """Return the bounding box of each value above zero that occurs."""
+    found = cc3d.statistics(labels)
+    counts, boxes = found["voxel_counts"].tolist(), found["bounding_boxes"]
+    return {value: boxes[value] for value in range(1, len(counts)) if counts[value]}
 
 
 def keep_largest(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
@@ -10,15 +18,10 @@ def keep_largest(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
     Components are compared by voxel count, which on one grid is volume.
     """
-    import cc3d
-    from scipy.ndimage import find_objects
-
     result = labels.copy()
-    boxes = find_objects(labels)
-    for value in ids:
-        box = boxes[value - 1] if value <= len(boxes) else None
-        if box is None:
-            continue
+    boxes = class_boxes(labels)
+    for value in set(ids) & set(boxes):
+        box = boxes[value]
         mask = np.ascontiguousarray(labels[box] == value)
         components = cc3d.connected_components(mask, connectivity=26)
         sizes = np.bincount(components.ravel())
@@ -38,8 +41,6 @@ def drop_far(labels: np.ndarray, spacing_z_mm: float, near: Sequence[int], withi
         labels: [z, y, x] in canonical orientation.
         near: ids; of several, the largest component of all together counts.
     """
-    import cc3d
-
     anchor = keep_largest(np.isin(labels, near).view(np.uint8), [1])
     if not anchor.any():
         return labels

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from labelloop.inference.budget import SLAB_VOXELS
+from labelloop.inference.labelmaps import class_boxes
 
 SEPARATE_ABOVE = 3.0
 """A grid whose coarsest voxel side is more than this many times its finest is resampled axis by axis (nnU-Net)."""
@@ -189,10 +190,3 @@ def resample_labels(labels: np.ndarray, shape: Shape, spacing: Spacing, target: 
             winner[here] = torch.where(better, value, winner[here])
         result[slice(*slab), slice(*around[1]), slice(*around[2])] = winner.numpy().astype(labels.dtype)
     return result
-
-
-def class_boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
-    """Return the bounding box of each value above zero that occurs."""
-    from scipy.ndimage import find_objects
-
-    return {value: box for value, box in enumerate(find_objects(labels), start=1) if box is not None}

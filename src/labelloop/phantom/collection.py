@@ -174,5 +174,5 @@ def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.
         pd.DataFrame(hidden, columns=list(TRUTH_COLUMNS)).to_csv(temporary, index=False)
     if mr_patients:
         rows += write_mr(out, mr_patients, seed, spacing_mm)
-    write_table(out / "cases.csv", pd.DataFrame(rows), "cases")
+    write_table(out / "cases.csv", rows, "cases")
     return out / "cases.csv"

@@ -46,7 +46,7 @@ def collect(rows: Rows, rejected: list[dict[str, str]], shards: list[str], surve
     if usable.empty:
         reasons = "\n".join(f"  {row.case}: {row.code}: {row.found}" for row in aside.itertuples())
         raise UserError(f"none of {len(rows)} cases can be used:\n{reasons}")
-    write_table(out / "cases.csv", pd.DataFrame([case.model_dump() for case in as_cases(rows)]), "cases")
+    write_table(out / "cases.csv", [case.model_dump() for case in as_cases(rows)], "cases")
 
 
 def group(cases: Path, annotation: Path, classes: str, groups: dict[str, dict], out: Path) -> None:
@@ -76,7 +76,7 @@ def judge(rows: Rows, shard: str, survey_folder: Path, out: Path, version: int) 
         ledger.run(item.id, digest([version, item.image_sha256, item.case.modality]), work)
     ledger.close()
     found = [{"case": case, "judged_by": case, "reason": "", **extra} for case, extra in ledger.extras().items()]
-    write_table(out / f"{shard}.csv", pd.DataFrame(found), "upright")
+    write_table(out / f"{shard}.csv", found, "upright")
 
 
 def upright(rows: Rows, judged: Sequence[str], geometry: Path, out: Path) -> None:

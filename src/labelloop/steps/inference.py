@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from labelloop.annotation import UNKNOWN, annotated
 from labelloop.classes import load_classes
 from labelloop.errors import CaseError
@@ -43,8 +41,8 @@ def infer(
     items = surveyed(rows, results / "survey", [shard])
     chain = load_chain(steps, results / "models", load_classes(classes), device, Settings.model_validate(dict(engine)))
     run_cases([engine_case(item) for item in items], chain, ledger)
-    write_table(out / "summary" / f"{shard}.csv", pd.DataFrame(summary_rows(ledger)), "summary")
-    write_table(out / "efficiency" / f"{shard}.csv", pd.DataFrame(efficiency(ledger)), "efficiency")
+    write_table(out / "summary" / f"{shard}.csv", summary_rows(ledger), "summary")
+    write_table(out / "efficiency" / f"{shard}.csv", efficiency(ledger), "efficiency")
 
 
 def summarize(

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from labelloop.annotation import UNKNOWN, annotated
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
@@ -158,4 +156,4 @@ def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, engine: di
     predictor = Predictor(model, device, Settings.model_validate(engine))
     items = [i for i in surveyed(rows, survey_folder, [shard]) if i.case.modality in predictor.modalities]
     found = predict_cases([engine_case(item) for item in items], predictor, ledger)
-    write_table(out / "confidence" / f"{shard}.csv", pd.DataFrame(found), "confidence")
+    write_table(out / "confidence" / f"{shard}.csv", found, "confidence")

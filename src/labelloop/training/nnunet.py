@@ -9,8 +9,6 @@ import logging
 from importlib.metadata import version
 from typing import Any
 
-import pandas as pd
-
 from labelloop.files import atomic, sha256, write_json
 from labelloop.tables import write_table
 from labelloop.training.job import TRAINING_VERSION, TrainingCase, TrainingJob, TumorBank, described
@@ -66,7 +64,7 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
     progress.write(folder / "training.jsonl")
     draw_curve(folder / "curve.png", progress.epochs)
     rows = [{"case": c.case, "split": c.split, "key": c.key} for split in trainer.SPLITS for c in trainer.cases[split]]
-    write_table(folder / "cases.csv", pd.DataFrame(rows), "training_cases")
+    write_table(folder / "cases.csv", rows, "training_cases")
     description = (
         _describe(job, progress, cases) | trainer.description() | {"weights_sha256": sha256(folder / "weights.pt")}
     )

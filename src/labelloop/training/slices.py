@@ -13,7 +13,6 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch.nn import functional
@@ -104,9 +103,9 @@ class SliceTraining:
         self.progress.write(folder / "training.jsonl")
         pairs = [(c.case, split) for split, cases in self.cases.items() for c in cases]
         rows = [{"case": c.case, "split": split, "key": c.key} for c, split in pairs]
-        write_table(folder / "cases.csv", pd.DataFrame(rows), "training_cases")
+        write_table(folder / "cases.csv", rows, "training_cases")
         scores = self.held_out_scores()
-        write_table(folder / "scores.csv", pd.DataFrame(scores), "slice_scores")
+        write_table(folder / "scores.csv", scores, "slice_scores")
         description = {
             "name": job.name,
             "kind": KIND,

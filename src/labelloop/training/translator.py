@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
@@ -164,7 +163,7 @@ class TranslatorTraining:
             torch.save({"weights": weights}, temporary)
         write_text(folder / "training.jsonl", "".join(json.dumps(e, sort_keys=True) + "\n" for e in self.epochs))
         rows = [{"case": c.case, "split": "train", "key": c.key} for look in LOOKS for c in job.cases[look]]
-        write_table(folder / "cases.csv", pd.DataFrame(rows), "training_cases")
+        write_table(folder / "cases.csv", rows, "training_cases")
         description = {
             "name": job.name,
             "kind": "translator",
