@@ -45,7 +45,7 @@ ROOT = HERE.parents[2]
 BUILD = ROOT / "build" / "benchmark_inference"
 RESULTS = HERE.parents[1] / "results"
 MEASURED = ("cold_s", "warm_s", "cold_cpu_s", "warm_cpu_s")
-CONTESTANTS = ("stock_fastest", "stock_planner", "stock_default", "exact", "exact_bf16", "exact_0.8", "fast")
+CONTESTANTS = ("stock_fastest", "stock_planner", "stock_default", "exact", "exact_0.8", "fast", "fast_bf16")
 ONCE = ("stock_planner", "stock_default")
 """Contestants that segment the image only once: minutes a case."""
 REAL = {"hcc_048": "hcc/hcc_048_0000.nii.gz", "ircad_17": "ircad/ircad_17_0000.nii.gz"}

@@ -25,7 +25,7 @@ from labelloop.plans import Plan
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
-ENGINE_VERSION = 4
+ENGINE_VERSION = 5
 """Raised when the engine's answers change, so that ledgers do their cases anew."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -224,11 +224,4 @@ def choose_device(device: str) -> torch.device:
 def _choose_precision(settings: Settings, device: torch.device) -> torch.dtype | None:
     if settings.precision != "auto":
         return PRECISIONS[settings.precision]
-    if device.type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if settings.mode == "fast" and device.type == "cpu" and _cpu_likes_bf16() else None
-
-
-def _cpu_likes_bf16() -> bool:
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+    return torch.float16 if device.type == "cuda" else None

@@ -4,11 +4,12 @@ The label of a voxel is the class with the largest linearly resampled score: nnU
 maximum over the classes, slab by slab. A class is computed only in the rectangle of each slab where it can win:
 
 * ``exact``: proven from the scores (an interpolated score lies between the smallest and the largest of its corners),
-* ``fast``: assumed to be where the class wins on the network grid, plus :data:`MARGIN` voxels.
+* ``fast``: assumed to be where the class comes :data:`CLOSE` to winning on the network grid, plus :data:`MARGIN`.
 
 Scores may come in blocks of planes, as the sliding window finishes them; only what the next slab needs is held.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,14 +18,15 @@ import torch
 from torch.nn import functional
 
 from labelloop.inference.budget import SLAB_VOXELS
-from labelloop.inference.labelmaps import class_boxes
 from labelloop.inference.prepare import Frame
-from labelloop.inference.resample import Range, Resampling
+from labelloop.inference.resample import AxisMap, Range, Resampling
 from labelloop.inference.settings import Mode
 from labelloop.inference.stages import stage
 
-MARGIN = 3
-"""Network voxels around the place where a class wins that ``fast`` searches (TotalSegmentator's margin)."""
+CLOSE = 0.1
+"""Share of the best class's probability with which a class may win between the voxels of the network grid."""
+MARGIN = 1
+"""Network voxels around the place where a class comes close that ``fast`` searches."""
 TILE = 4
 """Side (network voxels) of the squares for which ``exact`` decides which classes can win; larger ones save less."""
 SLACK = 1e-4
@@ -77,28 +79,26 @@ class Tally:
 
     def __init__(self, channels: int, probabilities: bool = False):
         self.voxels = np.zeros(channels, np.int64)
-        self._probabilities = probabilities
+        self.probabilities = probabilities
         self._total, self._count, self._largest = (np.zeros(channels) for _ in range(3))
 
-    def winners(self, scores: torch.Tensor) -> np.ndarray:
-        """Take note of a block [channel, z, y, x]; return its best channels [z, y, x] (uint8).
+    def add(self, scores: torch.Tensor) -> None:
+        """Take note of a block [channel, z, y, x].
 
         Raises:
             RuntimeError: when the scores are not finite.
         """
         channels, depth = scores.shape[:2]
-        winners = np.empty(scores.shape[1:], np.uint8)
         for z in range(depth):  # one plane at a time: the softmax of a plane fits the cache
             plane = scores[:, z].float()
-            plane = plane if self._probabilities else plane.softmax(0)
+            plane = plane if self.probabilities else plane.softmax(0)
             sure, winner = plane.max(0)
-            winners[z] = winner.to(torch.uint8).cpu().numpy()
-            self._total += np.bincount(winners[z].ravel(), sure.double().cpu().numpy().ravel(), channels)
-            self._count += np.bincount(winners[z].ravel(), minlength=channels)
+            winner = winner.to(torch.uint8).cpu().numpy().ravel()
+            self._total += np.bincount(winner, sure.double().cpu().numpy().ravel(), channels)
+            self._count += np.bincount(winner, minlength=channels)
             self._largest = np.maximum(self._largest, plane.amax((1, 2)).cpu().numpy())
         if not np.isfinite(self._total).all():
             raise RuntimeError("the network's output is not finite")
-        return winners
 
     def confidence(self) -> list[float]:
         """Return the confidence of each channel."""
@@ -109,7 +109,7 @@ class Tally:
 class _Held:
     """The planes of a stream of blocks that are still needed: scores, and what tells where a class can win.
 
-    ``guide`` has a plane's best channels [z, y, x] for ``fast``, and its :func:`_tiles` for ``exact``.
+    ``guide`` has what :func:`_close` tells of a plane for ``fast``, and its :func:`_tiles` for ``exact``.
     """
 
     def __init__(self, blocks: Iterable[torch.Tensor], tally: Tally, mode: Mode):
@@ -125,8 +125,8 @@ class _Held:
             self.scores, self.guide = self.scores[:, drop:], self.guide[drop:]
             self.first += drop
         while self.end < last and (block := next(self._blocks, None)) is not None:
-            winners = self._tally.winners(block)
-            guide = winners if self._mode == "fast" else _tiles(block)
+            self._tally.add(block)
+            guide = _close(block, self._tally.probabilities) if self._mode == "fast" else _tiles(block)
             if self.scores is None or self.first == self.end:
                 self.scores, self.guide = block, guide
             else:
@@ -161,7 +161,11 @@ def export_labels(
         first, last = resampling.axes[0].needs(*slab)
         held.load(max(0, first - margin), min(last + margin, frame.shape[0]))
         local = resampling.planes(slab, held.first)
-        where = _where_it_wins(held.guide, local, margin) if mode == "fast" else _where_it_can_win(held.guide, local)
+        where = (
+            _where_it_is_close(held.guide, local, frame.shape[1])
+            if mode == "fast"
+            else _where_it_can_win(held.guide, local)
+        )
         if where:
             y, x = _around(where.values())
             winner = _largest(held.scores, local, where, (y, x)).cpu()
@@ -208,19 +212,31 @@ def _around(rectangles: Iterable[Rectangle]) -> Rectangle:
     return tuple((min(start for start, _ in parts), max(stop for _, stop in parts)) for parts in (y, x))
 
 
-def _where_it_wins(winners: np.ndarray, slab: Resampling, margin: int) -> dict[int, Rectangle]:
-    """Return, per foreground channel that wins near ``slab`` on the network grid, its rectangle plus a margin."""
+def _close(scores: torch.Tensor, probabilities: bool) -> np.ndarray:
+    """Return [z, channel, y + x]: the rows, then the columns, where a channel comes :data:`CLOSE` to winning."""
+    best = scores.amax(0)
+    near = scores >= (best * CLOSE if probabilities else best + math.log(CLOSE))
+    return torch.cat([near.any(3), near.any(2)], 2).movedim(1, 0).cpu().numpy()
+
+
+def _where_it_is_close(close: np.ndarray, slab: Resampling, rows: int) -> dict[int, Rectangle]:
+    """Return, per foreground channel that is :func:`_close` to winning near ``slab``, its rectangle plus a margin."""
     first, last = slab.axes[0].needs(0, len(slab.axes[0]))
-    planes = winners[max(0, first - margin) : last + margin]
+    seen = close[max(0, first - MARGIN) : last + MARGIN].any(0)
     result = {}
-    for channel, (_, *box) in class_boxes(planes).items():
-        y, x = (
-            axis.reach(max(0, s.start - margin), min(size, s.stop + margin))
-            for axis, s, size in zip(slab.axes[1:], box, planes.shape[1:], strict=True)
-        )
+    for channel in range(1, len(seen)):
+        parts = zip(slab.axes[1:], (seen[channel, :rows], seen[channel, rows:]), strict=True)
+        y, x = (_touched(axis, along.nonzero()[0], len(along)) for axis, along in parts)
         if y[0] < y[1] and x[0] < x[1]:
             result[channel] = (y, x)
     return result
+
+
+def _touched(axis: AxisMap, places: np.ndarray, size: int) -> Range:
+    """Return the outputs that source voxels from the first to the last of ``places``, and a margin, can touch."""
+    if not len(places):
+        return 0, 0
+    return axis.reach(max(0, int(places[0]) - MARGIN), min(size, int(places[-1]) + 1 + MARGIN))
 
 
 def _where_it_can_win(tiles: np.ndarray, slab: Resampling) -> dict[int, Rectangle]:

@@ -56,10 +56,10 @@ class Settings(Strict):
     """How a model is run.
 
     ``mode``: ``exact`` decides as nnU-Net's predictor with the same options does; ``fast`` searches each class only
-    around the place where it wins on the network grid, and prefers bf16 on CPUs made for it.
+    around the place where it comes close to winning on the network grid.
     ``step``: distance of windows as a share of the patch; nnU-Net's default is 0.5.
     ``many_windows``: another step for images that need many windows.
-    ``precision``: ``auto`` is fp16 on CUDA, else fp32 (in ``fast``: bf16 on CPUs with AMX or AVX512-bf16).
+    ``precision``: ``auto`` is fp16 on CUDA, else fp32; ``bf16`` is twice as fast on CPUs made for it, and less exact.
     ``window_batch``: windows per forward pass, at most; a memory budget may lower it.
     ``skip``: windows that need not be computed; what no window covers is background.
     """
