@@ -14,11 +14,12 @@ from test_prepare import random_volume
 from tiny_models import IDS, save_model
 
 from labelloop.errors import CaseError, UserError
-from labelloop.inference import infer as module
+from labelloop.inference import running as module
 from labelloop.inference.engine import Predictor
 from labelloop.inference.export import Prediction
-from labelloop.inference.infer import infer, predict_cases
+from labelloop.inference.infer import infer
 from labelloop.inference.reading import Case, case_name, find_cases, read_image
+from labelloop.inference.running import predict_cases
 from labelloop.shards import Ledger
 from labelloop.tables import read_table
 from labelloop.volume import Geometry, canonical, read, read_geometry, restore, write
@@ -112,13 +113,14 @@ def test_kill_keeps_what_is_finished(folder, model_folder, tmp_path, counted):
     """A process is killed after its first case; the rerun leaves that case alone."""
     out = tmp_path / "out"
     code = (
-        "import sys, time; from pathlib import Path; from labelloop.inference import infer as m\n"
+        "import sys, time; from pathlib import Path; from labelloop.inference import running as m\n"
+        "from labelloop.inference.infer import infer\n"
         "real = m._compute\n"
         "def slow(item, *a):\n"
         "    if item.case.case != 'case_0': time.sleep(600)\n"
         "    return real(item, *a)\n"
         "m._compute = slow\n"
-        "m.infer(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), device='cpu')\n"
+        "infer(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), device='cpu')\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, folder, model_folder, out])
     journal = out / "shards" / ".infer.jsonl"

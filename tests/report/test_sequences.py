@@ -65,7 +65,7 @@ def test_each_sequence_has_its_row_and_its_reasons(results):
 def test_the_page_shows_them(results):
     page = results / "report" / "index.html"
     write_report(results, page, "plain", SCHEME, label_sets=["carried"])
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "Labels carried to other MR sequences" in text and "patient q has no t1w image" in text
     assert "The sequences of p_t1w" in text
 

@@ -31,9 +31,9 @@ def infer(
     device: str,
 ) -> None:
     """Run the inference chain over the cases of one shard: label maps, volumes and confidence, run times."""
-    from labelloop.inference.infer import efficiency, run_cases
-    from labelloop.inference.infer import rows as summary_rows
     from labelloop.inference.postprocess import load_chain
+    from labelloop.inference.running import efficiency, run_cases
+    from labelloop.inference.running import rows as summary_rows
     from labelloop.inference.settings import Settings
 
     out = results / "predictions"

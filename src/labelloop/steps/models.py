@@ -148,7 +148,7 @@ def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, engine: di
     CT is left out where the model knows CT in the look of MR only.
     """
     from labelloop.inference.engine import Predictor
-    from labelloop.inference.infer import predict_cases
+    from labelloop.inference.running import predict_cases
     from labelloop.inference.settings import Settings
 
     out = model / "predictions"

@@ -1,0 +1,316 @@
+"""Many cases: read ahead, compute, write behind, resume.
+
+While one case is computed the next is read and the one before is written, each in a thread of its own; the first image
+is read while the model loads. Every case is finished, failed or untouched: see :mod:`labelloop.shards`.
+"""
+
+import gc
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from labelloop.adapt.settings import UPRIGHT_BY
+from labelloop.errors import CaseError
+from labelloop.files import atomic, digest
+from labelloop.inference.reading import Case, Image
+from labelloop.inference.stages import STAGES, collected
+from labelloop.shards import Ledger
+from labelloop.volume import Geometry, Volume, on_its_feet, write
+
+if TYPE_CHECKING:
+    from labelloop.inference.export import Prediction
+
+log = logging.getLogger(__name__)
+MEASURED = ("runtime_s", "peak_gpu_mb", "peak_ram_mb", "parameters", "gmacs", "area_gpu_mb_s", "energy_j")
+
+
+class Segmenter(Protocol):
+    """What can be run on cases: a predictor (``engine``) or a chain of them (``postprocess``)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of all, besides the image, that a prediction depends on."""
+
+    @property
+    def upright(self) -> bool:
+        """Whether volumes that are stored upside down are to be put on their feet."""
+
+    def predict(self, volume: Volume, modality: str) -> "Prediction":
+        """Return label map and rows."""
+
+
+class _UnfinishedError(Exception):
+    """Raised inside a ledger's work to learn, without recording anything, that a case has no intact result."""
+
+
+def predict_cases(cases: Sequence[Case], segmenter: Segmenter, ledger: Ledger) -> list[dict]:
+    """Segment cases as :func:`run_cases` does; return ``{case, class, volume_ml, confidence}`` of those done."""
+    run_cases(cases, segmenter, ledger)
+    return rows(ledger)
+
+
+def rows(ledger: Ledger) -> list[dict]:
+    """Return ``{case, class, volume_ml, confidence}`` of the cases that are done."""
+    return [{"case": case, **row} for case, extra in sorted(ledger.extras().items()) for row in extra["rows"]]
+
+
+def efficiency(ledger: Ledger) -> list[dict]:
+    """Return what each case that is done has cost, as rows of the table ``efficiency``."""
+    return [{"case": case, **{m: extra.get(m) for m in MEASURED}} for case, extra in sorted(ledger.extras().items())]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How cases are run.
+
+    Args:
+        read_ahead: read the next image while one is computed; costs the memory of an image.
+        previews: folder for a PNG of each case, drawn by ``draw``; or None.
+        progress: show a bar on the terminal.
+    """
+
+    read_ahead: bool = True
+    previews: Path | None = None
+    draw: Callable[[Case, Volume, Volume], bytes] | None = None
+    progress: bool = False
+
+
+def run_cases(
+    cases: Sequence[Case],
+    segmenter: Segmenter | Callable[[], Segmenter],
+    ledger: Ledger,
+    options: Options | None = None,
+) -> None:
+    """Segment cases into ``<ledger.folder>/<case>.nii.gz`` and close the ledger.
+
+    A case whose result of the same image, weights and settings is intact is not computed again; one bad case does not
+    stop the rest. Rows, runtime, seconds per stage and peak memory of each case go to the ledger's extras.
+
+    Args:
+        segmenter: or a function that loads it, called while the first image is being read.
+    """
+    options = options or Options()
+    written: list[Future] = []
+    computed = 0
+    with ThreadPoolExecutor(1, "write") as writer, _Reader(cases, ledger, options.read_ahead) as reader:
+        reader.segmenter.set_result(_loaded(segmenter) if callable(segmenter) else segmenter)
+        try:
+            with _progress_bar(len(cases), options.progress) as advance:
+                for item in reader:
+                    if not item.finished:
+                        result = _compute(item, reader.segmenter.result())
+                        while written:  # at most one label map waits to be written; a bug in writing surfaces here
+                            written.pop().result()
+                        written.append(writer.submit(_record, ledger, item.case, item.key, result, options))
+                        computed += 1
+                        del result
+                    del item  # one volume less while the next is computed
+                    advance()
+            while written:
+                written.pop().result()
+        finally:
+            ledger.close()
+    log.info("%d cases: %d computed, %d finished before", len(cases), computed, len(cases) - computed)
+
+
+def _loaded(load: Callable[[], Segmenter]) -> Segmenter:
+    """Load what segments. Torch makes a million objects, all to stay: the search for garbage passes them over.
+
+    It would cost a tenth of the loading, and half a second when Python ends.
+    """
+    first = "torch" not in sys.modules
+    gc.disable()
+    try:
+        return load()
+    finally:
+        if first:
+            gc.freeze()
+        gc.enable()
+
+
+@dataclass
+class _Item:
+    """A case as it comes from the reader: finished before, or with its volume or what went wrong."""
+
+    case: Case
+    key: str
+    finished: bool = False
+    volume: Volume | None = None
+    error: Exception | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class _Result:
+    prediction: "Prediction | None"
+    volume: Volume | None
+    error: Exception | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float | None] = field(default_factory=dict)
+    stored: Geometry | None = None
+
+
+class _Reader:
+    """Iterates over cases as items. A thread reads one case ahead, the first while ``segmenter`` is still loading."""
+
+    def __init__(self, cases: Sequence[Case], ledger: Ledger, ahead: bool):
+        self._cases, self._ledger, self._ahead = cases, ledger, ahead
+        self._pool = ThreadPoolExecutor(1, "read")
+        self.segmenter: Future[Segmenter] = Future()
+
+    def __enter__(self) -> "_Reader":
+        self._first = self._submit(0)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.segmenter.cancel()  # if it could not be loaded, the thread waits for it no longer
+        self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[_Item]:
+        coming, self._first = self._first, None
+        for i in range(len(self._cases)):
+            item = (coming or self._submit(i)).result()
+            coming = self._submit(i + 1) if self._ahead else None
+            yield item
+            del item
+
+    def _submit(self, number: int) -> "Future[_Item] | None":
+        return self._pool.submit(self._load, self._cases[number]) if number < len(self._cases) else None
+
+    def _load(self, case: Case) -> _Item:
+        start = time.perf_counter()
+        image = Image(case.image)
+        content = _content(case, image)
+        read = None if self.segmenter.done() else _volume(image)
+        waiting = time.perf_counter()
+        key = self._key(case, content)
+        waited = time.perf_counter() - waiting
+        if self._finished(case, key):
+            return _Item(case, key, finished=True)
+        volume, error = read or _volume(image)
+        return _Item(case, key, False, volume, error, time.perf_counter() - start - waited)
+
+    def _key(self, case: Case, content: str) -> str:
+        known = [fact for fact in ("upside down" if case.upside_down else "", case.sequence) if fact]
+        return digest([self.segmenter.result().fingerprint, content, case.modality, *known])
+
+    def _finished(self, case: Case, key: str) -> bool:
+        def work():
+            raise _UnfinishedError
+
+        try:
+            self._ledger.run(case.case, key, work)
+        except _UnfinishedError:
+            return False
+        return True
+
+
+def _content(case: Case, image: Image) -> str:
+    try:
+        return case.image_sha256 or image.sha256()
+    except OSError as error:  # the case will fail when it is read; the others go on
+        return f"unreadable: {error}"
+
+
+def _volume(image: Image) -> tuple[Volume | None, Exception | None]:
+    try:
+        return image.volume(), None
+    except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as error:
+        return None, error
+
+
+def _compute(item: _Item, segmenter: Segmenter) -> _Result:
+    result = _Result(None, item.volume, item.error, {"read": item.seconds})
+    if item.volume is None:
+        return result
+    result.stored = item.volume.geometry
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with _gpu_meter(cuda) as meter, collected() as work:
+        try:
+            result.volume = _standing(item, segmenter)
+            result.prediction = segmenter.predict(result.volume, item.case.modality)
+        except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as problem:
+            log.debug("%s failed", item.case.case, exc_info=True)
+            result.error = problem.with_traceback(None)  # its frames hold the arrays of the failed case
+    result.seconds |= work.seconds
+    usage = meter.usage() if meter else None
+    result.cost = {
+        "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0,
+        "parameters": work.parameters,
+        "gmacs": work.macs / 1e9,
+        "area_gpu_mb_s": usage.area_gpu_mb_s if usage else None,
+        "energy_j": usage.energy_j if usage else None,
+    }
+    return result
+
+
+def _gpu_meter(cuda: bool) -> AbstractContextManager:
+    """Return a meter of the GPU that torch works on; nothing to measure without one."""
+    if not cuda:
+        return nullcontext()
+    import torch
+
+    from labelloop.metrics.efficiency import Meter
+
+    return Meter(gpu=f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}")
+
+
+def _standing(item: _Item, segmenter: Segmenter) -> Volume:
+    """Return the volume, on its feet if it is, or seems to be, stored upside down."""
+    case, turned = item.case, item.case.upside_down
+    if turned is None and segmenter.upright:
+        if case.modality == "CT" or case.sequence in UPRIGHT_BY:
+            from labelloop.adapt.body import stored_upside_down
+
+            turned = stored_upside_down(item.volume, case.modality)
+            log.info("%s: stored %s", case.case, "upside down" if turned else "upright")
+        else:
+            log.warning("%s: taken as upright; only %s tell which end is up", case.case, ", ".join(UPRIGHT_BY))
+    return on_its_feet(item.volume) if turned else item.volume
+
+
+def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Options) -> None:
+    def work() -> tuple[Path, dict]:
+        if result.error is not None:
+            raise result.error
+        start = time.perf_counter()
+        path = ledger.folder / f"{case.case}.nii.gz"
+        write(path, result.prediction.labels, result.stored)
+        seconds = result.seconds | {"write": time.perf_counter() - start}
+        if options.previews:
+            labels = Volume(result.prediction.labels, result.volume.geometry)
+            with atomic(options.previews / f"{case.case}.png") as temporary:
+                temporary.write_bytes(options.draw(case, result.volume, labels))
+        log.info("%s: %s", case.case, ", ".join(f"{s} {seconds[s]:.1f} s" for s in STAGES if s in seconds))
+        return path, {
+            "rows": result.prediction.rows,
+            "runtime_s": sum(seconds.values()),
+            "seconds": seconds,
+            **result.cost,
+            "peak_ram_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux
+        }
+
+    ledger.run(case.case, key, work)
+
+
+@contextmanager
+def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
+    """Yield a function to call after each case; draw a bar if asked, above which log lines scroll."""
+    if not shown:
+        yield lambda: None
+        return
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with logging_redirect_tqdm(), tqdm(total=total, unit="case") as bar:
+        yield bar.update
