@@ -69,7 +69,7 @@ SEMI_PAIRS = (
     Pair("supervised, or cross supervision", "supervised", "cross"),
     Pair("supervised, or mean teacher", "supervised", "mean_teacher"),
 )
-BTCV_PAIRS = (Pair("a third of the organs in each case: background, or merged by max", "background", "max"),)
+BTCV_PAIR = Pair("a third of the organs in each case: background, or merged by max", "background", "max")
 
 
 def model_name(arm: str, seed: int) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from recipes import BTCV_PAIRS, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
+from recipes import BTCV_PAIR, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
 
 from labelloop.cases import Case, load_cases, pair_folders, write_cases
 from labelloop.classes import load_classes
@@ -103,7 +103,8 @@ def btcv_parts(folder: Path, out: Path, size: Size, seeds: range) -> Iterable[Pa
         cases.append(Case(case=case, role="test" if test else "train", annotated=";".join(kept), **files))
     write_cases(out / "cases_btcv.csv", cases)
     recipe = partial_recipe(size, seeds, ("background", "max"), organs)
-    yield "BTCV with a third of the organs", out / "cases_btcv.csv", recipe, BTCV_PAIRS
+    pairs = [BTCV_PAIR, *(BTCV_PAIR._replace(what=organ) for organ in organs)]
+    yield "BTCV with a third of the organs", out / "cases_btcv.csv", recipe, pairs
 
 
 def train(folder: Path, cases: Path, recipe: dict, device: str, cores: str) -> Path:
