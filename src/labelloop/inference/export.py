@@ -214,9 +214,12 @@ def _around(rectangles: Iterable[Rectangle]) -> Rectangle:
 
 def _close(scores: torch.Tensor, probabilities: bool) -> np.ndarray:
     """Return [z, channel, y + x]: the rows, then the columns, where a channel comes :data:`CLOSE` to winning."""
-    best = scores.amax(0)
-    near = scores >= (best * CLOSE if probabilities else best + math.log(CLOSE))
-    return torch.cat([near.any(3), near.any(2)], 2).movedim(1, 0).cpu().numpy()
+    planes = []
+    for plane in scores.unbind(1):  # one at a time, as in Tally: no other array as large as the scores
+        best = plane.amax(0)
+        near = plane >= (best * CLOSE if probabilities else best + math.log(CLOSE))
+        planes.append(torch.cat([near.any(2), near.any(1)], 1))
+    return torch.stack(planes).cpu().numpy()
 
 
 def _where_it_is_close(close: np.ndarray, slab: Resampling, rows: int) -> dict[int, Rectangle]:
