@@ -6,10 +6,11 @@
     python benchmarks/inference/run.py --skipping --write      # what skipping windows saves and costs
 
 Every contestant runs in a process of its own, by default on the same image three times in a row: "cold" is from the
-start of Python to the first label map, "warm" half of the time from there to the third. Peak memory is that of the
-process, or of it and its children together, memory they share counted once, if that is more. Where other work shares
-the machine, CPU seconds tell more than wall seconds. The model is trained by the command itself (``model.py``) and kept
-in ``build``.
+start of Python to the first label map, "warm" half of the time from there to the third. Several scans are also
+segmented as a folder, one after the other in one process: from the start of Python to the last label map. Peak memory
+is that of the process, or of it and its children together, memory they share counted once, if that is more. Where other
+work shares the machine, CPU seconds tell more than wall seconds. The model is trained by the command itself
+(``model.py``) and kept in ``build``.
 """
 
 import argparse
@@ -59,7 +60,7 @@ TRAINING_STEPS = 700
 
 @dataclass
 class Result:
-    """What one contestant did with one scan: wall and CPU seconds of the first case, and of each after it."""
+    """What one contestant did: wall and CPU seconds of the first case, of each after it, and of all; the first map."""
 
     name: str
     cold_s: float
@@ -67,6 +68,8 @@ class Result:
     cold_cpu_s: float
     warm_cpu_s: float | None
     peak_mb: float
+    total_s: float
+    total_cpu_s: float
     stages: dict[str, float]
     labels: np.ndarray
 
@@ -104,11 +107,11 @@ def stock_models(model: Path, build: Path) -> dict[bool, Path]:
     return folders
 
 
-def run(name: str, model: Path, image: Path, repeats: int) -> Result:
-    """Run a contestant on ``repeats`` copies of an image."""
+def run(name: str, model: Path, scans: list[Path]) -> Result:
+    """Run a contestant on scans, one after the other; a scan may come more than once."""
     with tempfile.TemporaryDirectory() as folder:
-        images = [Path(folder) / "in" / f"{case_name(image)}_{i}_0000.nii.gz" for i in range(repeats)]
-        for copy in images:
+        images = [Path(folder) / "in" / f"{case_name(image)}_{i}_0000.nii.gz" for i, image in enumerate(scans)]
+        for image, copy in zip(scans, images, strict=True):
             link(image, copy)
         out = Path(folder) / "out"
         command = [sys.executable, str(HERE.with_name("contestant.py")), name, str(model), str(out), *map(str, images)]
@@ -117,15 +120,16 @@ def run(name: str, model: Path, image: Path, repeats: int) -> Result:
             process = subprocess.Popen(command, stdout=printed, stderr=errors)
             with Meter(process.pid, interval_s=3, shared=True) as meter:
                 cold = _spent_until(1, process.pid, out, start)
-                last = _spent_until(repeats, process.pid, out, start)
+                last = _spent_until(len(images), process.pid, out, start)
                 process.wait()
             told, failure = (_text(file) for file in (printed, errors))
         if process.returncode:
             raise SystemExit(f"{name} failed:\n{failure}")
         told = json.loads(told.splitlines()[-1])
-        warm = [(b - a) / (repeats - 1) if repeats > 1 else None for a, b in zip(cold, last, strict=True)]
+        more = len(images) - 1
+        warm = [(b - a) / more if more else None for a, b in zip(cold, last, strict=True)]
         return Result(
-            name, cold[0], warm[0], cold[1], warm[1], max(meter.usage().peak_ram_mb, told["peak_mb"]),
+            name, cold[0], warm[0], cold[1], warm[1], max(meter.usage().peak_ram_mb, told["peak_mb"]), *last,
             told["seconds"].get(case_name(images[-1]), {}), read(min(out.glob("*.nii.gz"))).array,
         )  # fmt: skip
 
@@ -176,8 +180,7 @@ def compare(title: str, image: Path, names: list[str], model: Path, stock: dict[
     ids = np.array([0, *(about["class_ids"][c] for c in about["classes"])], np.uint8)
     done: dict[str, Result] = {}
     for name in names:
-        folder = stock[STOCK[name][1]] if name in STOCK else model
-        done[name] = run(name, folder, image, 1 if name in ONCE else repeats)
+        done[name] = run(name, _folder(name, model, stock), [image] * (1 if name in ONCE else repeats))
         r = done[name]
         if name in STOCK:  # nnU-Net numbers the classes of a model without gaps
             r.labels = ids[r.labels]
@@ -199,6 +202,23 @@ def compare(title: str, image: Path, names: list[str], model: Path, stock: dict[
             cells = " | ".join(f"{r.stages.get(s, 0):.1f}" for s in ("read", "prepare", "network", "export", "write"))
             stages.append(f"| {title} | {name} | {cells} | {floor(image, r.stages['network'])} |")
     return rows, ratios, stages
+
+
+def _folder(name: str, model: Path, stock: dict[bool, Path]) -> Path:
+    return stock[STOCK[name][1]] if name in STOCK else model
+
+
+def together(images: list[Path], names: list[str], model: Path, stock: dict[bool, Path]) -> list[str]:
+    """Run all contestants on a folder of the images, and return the rows of the table."""
+    images, rows, done = sorted(images, key=lambda image: image.name), [], {}
+    for name in names:
+        r = done[name] = run(name, _folder(name, model, stock), images)
+        print(f"folder: {name}: {r.total_s:.1f} s, CPU {r.total_cpu_s:.1f} s, {r.peak_mb:.0f} MB", flush=True)
+        others = [None if name in STOCK else done.get(other) for other in ("stock_fastest", "stock_default")]
+        ratios = [f"{o.total_s / r.total_s:.1f} ({o.total_cpu_s / r.total_cpu_s:.1f})" if o else "" for o in others]
+        spent = f"{r.total_s:.1f} ({r.total_cpu_s:.1f})"
+        rows.append(f"| {name} | {spent} | {r.peak_mb / 1024:.2f} | {' | '.join(ratios)} |")
+    return rows
 
 
 def _ratios(stock: Result, ours: Result) -> str:
@@ -226,12 +246,14 @@ def report(arguments: argparse.Namespace, model: Path) -> str:
     macs = count_macs(network, plan.patch)
     stock = stock_models(model, build)
     tables: list[list[str]] = [[], [], []]
+    images: list[Path] = []
     for name in arguments.scans:
         if (image := scan(name, build)) is None:
             print(f"skipped {name}: not beside the project")
             continue
         title = f"{name} ({'x'.join(map(str, read_geometry(image).size))})"
         found = compare(title, image, arguments.contestants, model, stock, arguments.repeats)
+        images.append(image)
         for table, rows in zip(tables, found, strict=True):
             table += rows
     network_size = (
@@ -241,7 +263,10 @@ def report(arguments: argparse.Namespace, model: Path) -> str:
     )
     rows, ratios, stages = ("\n".join(table) for table in tables)
     smallest = f"{SMALLEST_ML:g}"
-    return TEXT.format(size=network_size, machine=machine(), rows=rows, ratios=ratios, stages=stages, smallest=smallest)
+    text = TEXT.format(size=network_size, machine=machine(), rows=rows, ratios=ratios, stages=stages, smallest=smallest)
+    if len(images) > 1:
+        text += FOLDER.format(rows="\n".join(together(images, arguments.contestants, model, stock)))
+    return text
 
 
 TEXT = """{size}
@@ -267,6 +292,14 @@ Wall seconds per stage of the last case, and the floor: gunzip + network.
 | scan | setting | read | prepare | network | export | write | floor |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {stages}
+"""
+
+FOLDER = """
+The scans as a folder, in one process, from the start of Python to the last label map; in brackets: CPU seconds.
+
+| contestant | seconds | peak | times as fast as stock_fastest | as stock_default |
+| --- | ---: | ---: | ---: | ---: |
+{rows}
 """
 
 

@@ -5,6 +5,7 @@ and gives it back, page by page, which is a quarter of the time of a network of 
 """
 
 import ctypes
+import math
 import platform
 
 import torch
@@ -13,8 +14,8 @@ from torch.nn import functional
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's ``mallopt`` (malloc.h)."""
-AT_ONCE = 1 << 14
-"""Voxels that are added up one after the other in single precision."""
+WIDE = 1 << 10
+"""Numbers at most that statistics are gathered of side by side."""
 
 
 class SampleNorm(nn.Module):
@@ -40,16 +41,20 @@ class SampleNorm(nn.Module):
 def mean_and_variance(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance of each channel of [1, channel, z, y, x], float32.
 
-    Some planes at a time: torch's kernel adds up in single precision, one voxel after the other. Over a million voxels
-    that costs three digits, enough to change which class wins in one of ten thousand voxels.
+    Some neighbors are looked at as one voxel of more channels. Torch's kernel is 20 times as fast for whole vectors of
+    them as for 12; and it adds up in single precision, one voxel after the other, which over a million voxels costs
+    three digits, enough to change which class wins in one of ten thousand voxels.
     """
-    thick = max(1, AT_ONCE // (x.shape[3] * x.shape[4]))
-    parts = x.split(thick, 2)
-    floats = x.new_zeros(x.shape[1], dtype=torch.float32)  # asks for statistics in float32, whatever x is
-    means, variances = zip(*(torch.batch_norm_update_stats(p, floats, floats.clone(), 0.0) for p in parts), strict=True)
-    share = torch.tensor([p.shape[2] / x.shape[2] for p in parts])[:, None]
-    mean = (torch.stack(means) * share).sum(0)
-    return mean, ((torch.stack(variances) + (torch.stack(means) - mean).square()) * share).sum(0)
+    channels = x.shape[1]
+    voxels = x.movedim(1, -1).reshape(-1, channels)
+    neighbors = math.gcd(len(voxels), 1 << max(0, (WIDE // channels).bit_length() - 1))
+    wide = voxels.view(-1, neighbors * channels)
+    floats = wide.new_zeros(wide.shape[1], dtype=torch.float32)  # asks for statistics in float32, whatever x is
+    means, variances = (
+        part.view(neighbors, channels) for part in torch.batch_norm_update_stats(wide, floats, floats.clone(), 0.0)
+    )
+    mean = means.mean(0)
+    return mean, (variances + (means - mean).square()).mean(0)
 
 
 class OneDnnConv(nn.Module):

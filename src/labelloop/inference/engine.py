@@ -25,7 +25,7 @@ from labelloop.plans import Plan
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
-ENGINE_VERSION = 5
+ENGINE_VERSION = 6
 """Raised when the engine's answers change, so that ledgers do their cases anew."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

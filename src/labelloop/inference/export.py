@@ -153,7 +153,7 @@ def export_labels(
     spacing = frame.oriented.spacing_zyx
     resampling = Resampling.between(frame.shape, frame.cropped_shape, frame.spacing_mm, spacing)
     table = np.asarray(ids, np.uint8)
-    cropped = np.zeros(frame.cropped_shape, np.uint8)
+    labels, cropped = frame.zeros()
     tally = tally or Tally(len(ids))
     held = _Held(blocks, tally, mode)
     margin = MARGIN if mode == "fast" else 0
@@ -172,7 +172,7 @@ def export_labels(
             tally.voxels += torch.bincount(winner.ravel(), minlength=len(ids)).numpy()
             cropped[slice(*slab), slice(*y), slice(*x)] = table[winner.numpy()]
     held.load(frame.shape[0], frame.shape[0])  # planes that no voxel draws on count for the confidence all the same
-    return frame.restore(cropped)
+    return labels
 
 
 Rectangle = tuple[Range, Range]

@@ -12,9 +12,9 @@ import torch
 
 from labelloop.adapt.grey import black_and_white
 from labelloop.inference.budget import SLAB_VOXELS
-from labelloop.inference.resample import AxisMap, Resampling, Shape, resample_labels, target_shape
+from labelloop.inference.resample import Resampling, Shape, resample_labels, target_shape
 from labelloop.plans import Plan
-from labelloop.volume import Geometry, Volume, canonical, restore, whole_numbers
+from labelloop.volume import Geometry, Volume, canonical, whole_numbers
 
 SMALLEST_STD = 1e-8
 
@@ -49,11 +49,10 @@ class Frame:
         """Shape (z, y, x) on the network grid."""
         return target_shape(self.cropped_shape, self.oriented.spacing_zyx, self.spacing_mm)
 
-    def restore(self, cropped: np.ndarray) -> np.ndarray:
-        """Put a canonical crop back into a volume of zeros on the stored grid."""
-        whole = np.zeros(self.oriented.shape, cropped.dtype)
-        whole[self.slices] = cropped
-        return restore(whole, self.stored)
+    def zeros(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return a label map of zeros on the stored grid, uint8, and the part that is the canonical crop: a view."""
+        labels = np.zeros(self.stored.shape, np.uint8)
+        return labels, canonical(Volume(labels, self.stored)).array[self.slices]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the frame as plain JSON-able data."""
@@ -99,19 +98,20 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
 def _network_grid(cropped: np.ndarray, frame: Frame, normalization: "Scaling") -> np.ndarray:
     """Normalize and resample a canonical crop, slab by slab, so that no float copy of the whole crop exists.
 
-    Planes that no voxel of the network grid draws on are left out.
+    Planes, rows and columns that no voxel of the network grid draws on are left out: on a coarse grid, most.
     """
     resampling = Resampling.between(frame.cropped_shape, frame.shape, frame.oriented.spacing_zyx, frame.spacing_mm)
     result = np.empty(frame.shape, np.float32)
-    z, y, x = resampling.axes
-    for start, stop in resampling.slabs(max(1, SLAB_VOXELS * len(y) * len(x) // max(1, cropped[0].size))):
-        low, high = z.low[start:stop], z.high[start:stop]
-        needed = np.union1d(low, high)
-        planes = np.array(cropped[needed], dtype=np.float32, order="C")
-        normalization.apply(planes)
-        there = AxisMap(np.searchsorted(needed, low), np.searchsorted(needed, high), z.weight[start:stop])
+    z, *plane = resampling.axes
+    (rows, y), (columns, x) = (axis.sources() for axis in plane)
+    for start, stop in resampling.slabs(max(1, SLAB_VOXELS * len(y) * len(x) // max(1, len(rows) * len(columns)))):
+        planes, there = z.part(start, stop).sources()
+        drawn_on = cropped[np.ix_(planes, rows)]
+        drawn_on = drawn_on.take(columns, 2) if len(columns) < drawn_on.shape[2] else drawn_on
+        values = np.array(drawn_on, dtype=np.float32, order="C")
+        normalization.apply(values)
         box = [(0, n) for n in (stop - start, len(y), len(x))]
-        result[start:stop] = Resampling((there, y, x)).region(torch.from_numpy(planes), box).numpy()
+        result[start:stop] = Resampling((there, y, x)).region(torch.from_numpy(values), box).numpy()
     return result
 
 

@@ -68,6 +68,15 @@ class AxisMap:
     def __len__(self) -> int:
         return len(self.low)
 
+    def part(self, start: int, stop: int) -> "AxisMap":
+        """Return the resampling of outputs ``start:stop``."""
+        return AxisMap(self.low[start:stop], self.high[start:stop], self.weight[start:stop])
+
+    def sources(self) -> tuple[np.ndarray, "AxisMap"]:
+        """Return the source voxels that are drawn on, ascending, and the same resampling of those alone."""
+        used = np.union1d(self.low, self.high)
+        return used, AxisMap(np.searchsorted(used, self.low), np.searchsorted(used, self.high), self.weight)
+
     def needs(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range of source voxels that outputs ``start:stop`` draw on."""
         return int(self.low[start]), int(self.high[stop - 1]) + 1
@@ -140,8 +149,8 @@ class Resampling:
     def planes(self, slab: Range, first: int) -> "Resampling":
         """Return the resampling of the output planes ``slab``, from a source that begins at plane ``first``."""
         z, y, x = self.axes
-        part = slice(*slab)
-        return Resampling((AxisMap(z.low[part] - first, z.high[part] - first, z.weight[part]), y, x))
+        part = z.part(*slab)
+        return Resampling((AxisMap(part.low - first, part.high - first, part.weight), y, x))
 
     def slabs(self, voxels: int = SLAB_VOXELS) -> Iterator[Range]:
         """Yield ranges of output planes of at most about ``voxels`` voxels each."""
