@@ -55,5 +55,6 @@ $(STAMP): pyproject.toml envs/constraints.txt
 		echo "Setting up $(VENV) with $$($$found --version)"; \
 		$$found -m venv $(VENV); \
 	fi
+	@echo "Installing into $(VENV): some minutes, some GB (PyTorch)"
 	$(BIN)/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev,slurm]'
 	@touch $@

@@ -128,7 +128,8 @@ def table(pairs: Sequence[Pair], found: dict[str, list[pd.DataFrame]], recipe: d
     """Yield a Markdown table of the pairs."""
     trainer = next(iter(recipe["models"].values()))["trainer"]
     yield f"{trainer['epochs'] * trainer['iterations_per_epoch']} updates; DSC in %, standard deviation between seeds."
-    yield "A case without the class counts 100 where nothing is found: models that find no tumor have that share."
+    if any(pair.what == "tumor" for pair in pairs):
+        yield "A case without tumor counts 100 where none is found: models that find no tumor have that share."
     yield ""
     yield "| first, or second | of | test cases | first | second | difference (95 %) | p |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
