@@ -75,6 +75,17 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             {"models__student__trainer": {"kind": "partial", "class_weights": {"tumors": 10}}},
             r"models\.student\.trainer\.class_weights: the model has no class 'tumors'; did you mean 'tumor'",
         ),
+        ({"labels__pseudo__select": {"verdicts": ["volum"]}}, r"select\.verdicts: .*'volum'; did you mean 'volume'"),
+        ({"labels__pseudo__select": {"demote": {"tumr": "drop"}}}, r"select\.demote: .*'tumr'; did you mean 'tumor'"),
+        ({"labels__pseudo__select": {"min_pairwise_dice": 0.7}}, r"min_pairwise_dice: .*`predict` names one"),
+        ({"labels__pseudo__select": {"drop_most_uncertain": 3}}, r"drop_most_uncertain: .*or write .*: 0"),
+        ({"labels__pseudo__select": {"min_pairwise_dice": 70}}, r"min_pairwise_dice.*less than or equal to 1"),
+        ({"evaluate__rules": "oficial"}, r"evaluate\.rules: .*'official-2024'"),
+        ({"labels__truth": {"predict": "teacher"}}, r"'truth': this name is taken"),
+        ({"models__final": {"plan": "p"}}, r"'final': this name is taken"),
+        ({"groups": {"mine": {"al": "organs"}}}, r"groups\.mine\.al: unknown key; did you mean 'all'"),
+        ({"models": ["teacher"]}, r"models: found a list"),
+        ({"plans__p__patch": [50, 32, 32], "plans__p__features": [4] * 4}, r"side z, 50, .* take 48 or 56"),
         ({"labels__pseudo__predict_for": "unlabelled"}, r"predict_for: no group .*; did you mean 'unlabeled'"),
         (
             {"labels__pseudo__select": {"absence": ["orgns"]}},
@@ -293,3 +304,20 @@ def test_models_that_paste_the_same_objects_share_them(tmp_path):
     recipe = load_recipe(write(tmp_path, content))
     banks = {name: bank_of(recipe, name) for name in ("student", "student_b", "wider", "of_truth")}
     assert banks == {"student": "student", "student_b": "student", "wider": "wider", "of_truth": "of_truth"}
+
+
+def test_files_that_a_recipe_names_may_lie_beside_it(tmp_path):
+    scheme = yaml.safe_load((CONFIG / "classes" / "flare.yaml").read_text(encoding="utf-8")) | {"name": "ours"}
+    write(tmp_path, scheme, "ours.yaml")
+    write(tmp_path, SMALL, "base.yaml")
+    recipe = load_recipe(write(tmp_path, {"extends": "base.yaml", "classes": "ours.yaml"}))
+    assert recipe.scheme.name == "ours" and set(recipe.models) == {"teacher", "student"}
+
+
+def test_the_rules_of_scoring_are_those_there_are():
+    from typing import get_args
+
+    from labelloop.metrics.flare import RULES
+    from labelloop.recipe import EvaluationSpec
+
+    assert get_args(EvaluationSpec.model_fields["rules"].annotation) == tuple(RULES)

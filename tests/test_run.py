@@ -13,7 +13,7 @@ from labelloop.run import Run, altered, load_config
 from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS
 
 CONFIG = Path(__file__).parents[1] / "config"
-HEADER = "case,image,label,dataset,role"
+HEADER = "case,image,label,dataset,role,annotated"
 
 
 def make(tmp_path: Path, *rows: str, **config) -> Run:
@@ -23,7 +23,7 @@ def make(tmp_path: Path, *rows: str, **config) -> Run:
 
 
 def rows(count: int, role: str = "train") -> list[str]:
-    return [f"{role}_{i},{role}_{i}.nii.gz,,flare22,{role}" for i in range(count)]
+    return [f"{role}_{i},{role}_{i}.nii.gz,,flare22,{role}," for i in range(count)]
 
 
 @pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda file: file.name)
@@ -43,7 +43,7 @@ def test_all_errors_of_a_configuration_are_told_at_once():
 
 def test_a_run_without_usable_case_says_why(tmp_path):
     with pytest.raises(UserError, match=r"no usable case\n  a: dataset_unknown: .*flare99"):
-        make(tmp_path, "a,a.nii.gz,,flare99,train")
+        make(tmp_path, "a,a.nii.gz,,flare99,train,")
 
 
 def test_final_label_maps_are_for_test_cases_or_else_for_all(tmp_path):
@@ -66,7 +66,7 @@ def test_rounds_of_the_configuration_win(tmp_path):
 
 @pytest.mark.parametrize(("recipe", "tumor"), [("ct_to_mr_demo", False), ("two_stage_demo", True), ("default", True)])
 def test_final_label_maps_are_scored_on_classes_that_they_can_hold(tmp_path, recipe, tumor):
-    run = make(tmp_path, *rows(2), recipe=recipe)
+    run = make(tmp_path, "a,a.nii.gz,a_label.nii.gz,flare22,train,all", recipe=recipe)
     known = run.scheme.select(run.known("final"))
     assert ("tumor" in known) is tumor and set(run.scheme.select(("organs",))) <= set(known)
 

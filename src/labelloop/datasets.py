@@ -179,7 +179,7 @@ def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
     known = _shipped_class_names() | set(scheme.names)
     used = {"labels": [n for n in dataset.labels.values() if n], "annotated": dataset.annotated}
     lines = [
-        f"{dataset_path(name)}: {key}: no class {wrong!r}{nearest(wrong, known)}"
+        f"{dataset_path(name)}: {key}: no class {wrong!r}{nearest(wrong, known)}; null: a structure that is no class"
         for key, names in used.items()
         for wrong in dict.fromkeys(n for n in names if n not in known)
     ]

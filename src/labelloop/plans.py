@@ -59,8 +59,12 @@ class Plan(Strict):
         total = [1, 1, 1]
         for stride in self.stage_strides:
             total = [t * s for t, s in zip(total, stride, strict=True)]
-        if any(p % t for p, t in zip(self.patch, total, strict=True)):
-            raise ValueError(f"patch {self.patch} is not divisible by the product of the strides {tuple(total)}")
+        for axis, side, factor in zip("zyx", self.patch, total, strict=True):
+            if side % factor:
+                below = side // factor * factor
+                fits = " or ".join(str(n) for n in (below, below + factor) if n)
+                found = f"patch {self.patch}: side {axis}, {side}, is not divisible by {factor}"
+                raise ValueError(f"{found}, the product of the strides of {len(self.features)} stages; take {fits}")
         if self.translate and self.grey is None:
             raise ValueError("translate needs `grey`: {} for the published scale")
         return self
@@ -114,10 +118,10 @@ def _topology(plan: Plan) -> list[tuple[Triple, Triple]]:
     spacing, size = list(plan.spacing_mm), list(plan.patch)
     stages: list[tuple[Triple, Triple]] = []
     for stage in range(len(plan.features)):
-        poolable = [s <= ANISOTROPY * min(spacing) and n >= 2 * SMALLEST_FEATURE_MAP and n % 2 == 0
-                    for s, n in zip(spacing, size, strict=True)]  # fmt: skip
+        fine = [s <= ANISOTROPY * min(spacing) for s in spacing]
+        poolable = [f and n >= 2 * SMALLEST_FEATURE_MAP for f, n in zip(fine, size, strict=True)]
         stride = tuple(2 if p and stage else 1 for p in poolable)
-        kernel = tuple(3 if s <= ANISOTROPY * min(spacing) else 1 for s in spacing)
+        kernel = tuple(3 if f else 1 for f in fine)
         stages.append((stride, kernel))
         spacing = [s * f for s, f in zip(spacing, stride, strict=True)]
         size = [n // f for n, f in zip(size, stride, strict=True)]

@@ -21,6 +21,8 @@ from labelloop.plans import Plan
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
 
 TRUTH = "truth"
+RESERVED = (TRUTH, "final", "predictions")
+"""Names that a run's own folders and scores have."""
 
 
 def _listed(value: Any) -> Any:
@@ -78,7 +80,7 @@ class EvaluationSpec(Strict):
     """What is scored against the truth of the test cases, besides the final label maps."""
 
     models: tuple[str, ...] = ()
-    rules: str = "official-2024"
+    rules: Literal["official-2022", "official-2023", "official-2024", "corrected"] = "official-2024"
 
 
 class Recipe(Strict):
@@ -143,12 +145,24 @@ def _raw(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
+    for key, found in {"recipe": content, "models": isinstance(content, dict) and content.get("models")}.items():
+        if found and not isinstance(found, dict):
+            raise UserError(f"{path}: {key}: found a {type(found).__name__}, expected names with a value each")
+    for key in ("extends", "classes"):
+        if key in content:
+            content[key] = _beside(path, content[key])
     parent = content.pop("extends", None)
     if parent is None:
         return content
     base = _raw(recipe_path(parent), (*seen, path))
     base.pop("name", None)
     return _merge(base, content)
+
+
+def _beside(recipe: Path, named: Any) -> Any:
+    """Return the path of a YAML file that a recipe names, if it lies beside the recipe; else what is named."""
+    beside = recipe.parent / str(named)
+    return str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else named
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,13 +194,13 @@ def form_errors(error: ValidationError, model: type[Strict]) -> Iterable[str]:
         found = f" (found {item['input']!r})" if not isinstance(item["input"], dict) else ""
         hint = ""
         if item["type"] == "extra_forbidden":
-            hint = _nearest(str(item["loc"][-1]), _fields_at(model, item["loc"][:-1]))
+            hint = _nearest(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
             yield f"{place}: unknown key{hint}"
         else:
             yield f"{place}: {item['msg']}{found}"
 
 
-def _fields_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:
+def _keys_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:
     """Return the keys that are valid at a place of ``model``, by walking the fields of nested models."""
     current: Any = model
     for part in place:
@@ -195,7 +209,7 @@ def _fields_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:
         ) else current  # fmt: skip
         models = [a for a in _arguments(annotation) if isinstance(a, type) and issubclass(a, Strict)]
         current = models[0] if models else annotation
-    return list(getattr(current, "model_fields", {}))
+    return [field.alias or name for name, field in getattr(current, "model_fields", {}).items()]
 
 
 def _arguments(annotation: Any) -> list[Any]:
@@ -222,8 +236,7 @@ def _meaning_errors(recipe: Recipe) -> Iterable[str]:
             yield from _group_errors(f"{kind}.{name}.cases", spec.cases, known_groups)
     yield from _trainer_errors(recipe, scheme, known_groups)
     for name, labels in recipe.labels.items():
-        if labels.select.target_dsc is not None and len(labels.predict) < 2:
-            yield f"labels.{name}.select.target_dsc: asks how far models agree; `predict` needs two or more"
+        yield from _selection_errors(f"labels.{name}", labels, scheme)
     yield from _transfer_errors(recipe, scheme)
     cycle = _cycle(recipe)
     if cycle:
@@ -267,6 +280,28 @@ def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> It
             yield f"labels.{name}.tumor_voxels: the label set has the tumor itself; leave it out of `classes`"
 
 
+def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> Iterable[str]:
+    """Yield a line for each name in ``select`` that nothing has, and each criterion that one model cannot meet."""
+    select = labels.select
+    rules = dict.fromkeys(rule["name"] for rule in scheme.rules if "name" in rule)
+    for rule in () if select.verdicts == "all" else select.verdicts:
+        if rule not in rules:
+            yield f"{place}.select.verdicts: no anatomy rule {rule!r}{_nearest(rule, rules)}"
+    for key in ("min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "demote"):
+        value = getattr(select, key)
+        for name in value if isinstance(value, dict) else ():
+            if name != "all" and name not in scheme.names:
+                yield f"{place}.select.{key}: no class {name!r}{_nearest(name, ['all', *scheme.names])}"
+    if len(labels.predict) > 1:
+        return
+    asked = ("min_pairwise_dice", "target_dsc", "max_uncertainty", "keep_least_uncertain", "drop_most_uncertain")
+    for key in (key for key in asked if getattr(select, key)):
+        yield (
+            f"{place}.select.{key}: asks how far models agree, and `predict` names one: every label would be refused. "
+            f"Name two or more, or write {key}: {0 if key == 'drop_most_uncertain' else 'null'}"
+        )
+
+
 def _name_errors(recipe: Recipe) -> Iterable[str]:
     references: list[tuple[str, str, Mapping[str, Any]]] = []
     references += [(f"plans.{n}.translate", p.translate, recipe.models) for n, p in recipe.plans.items() if p.translate]
@@ -292,6 +327,8 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
     for name in [*recipe.models, *recipe.labels]:
         if not name.replace("_", "").isalnum() or "_round" in name:
             yield f"{name!r}: names are letters, digits and '_', without '_round'"
+        if name in RESERVED:
+            yield f"{name!r}: this name is taken by a folder or score of every run; take another"
 
 
 def _transfer_errors(recipe: Recipe, scheme: ClassScheme) -> Iterable[str]:

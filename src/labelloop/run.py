@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from labelloop import preflight
 from labelloop.cases import Case, load_cases
 from labelloop.chain import ancestors, bank_of, images_of, needed, round_before, unroll
 from labelloop.classes import Strict
@@ -57,6 +58,7 @@ class Run:
         if not self.cases:
             reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
             raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
+        self.chain, self.notes, self.problems = preflight.fit(self.cases, self.chain)
         shard_of = assign_shards([(case.case, case.role) for case in self.cases], self.config.shard_size)
         self.shards: dict[str, list[Case]] = {}
         for case in self.cases:
@@ -88,10 +90,18 @@ class Run:
         return [path for path in named if Path(path).is_file()]
 
     def known(self, name: str) -> list[str]:
-        """Return the classes (or class sets) that scored label maps can hold: a model's, or those of the final ones."""
-        final = [model for step in self.chain.inference for model in step.segment or ()]
-        models = final if name == "final" else [name]
-        return list(dict.fromkeys(c for model in models for c in self.model(model).classes))
+        """Return the classes (or class sets) that scored label maps can hold: a model's, or those of the final ones.
+
+        What is composed holds the composed classes; otherwise what was segmented counts, not what was only located.
+        """
+        if name != "final":
+            return list(self.model(name).classes)
+        segmenters = [model for model in self.inference_models() if model in self.segmenters]
+        held = self.scheme.select([c for model in segmenters for c in self.model(model).classes])
+        composed = [step.compose for step in self.chain.inference if step.compose]
+        last = [model for step in self.chain.inference for model in step.segment or ()]
+        shown = list(composed[-1]) if composed else [c for model in last for c in self.model(model).classes]
+        return [c for c in self.scheme.select(shown) if c in held]
 
     def model(self, name: str) -> ModelSpec:
         """A model of the chain."""
@@ -222,6 +232,26 @@ class Run:
         for file in broken:
             file.unlink()
         return broken
+
+    def warnings(self) -> list[str]:
+        """Return what the case table tells of cases that are, or will be, set aside, and of classes, a line each."""
+        return [*preflight.warnings(self.cases, self.rejected, self.scheme), *self.notes]
+
+    def summary(self) -> str:
+        """Return recipe, cases, shards and the groups that matter, in a line."""
+        groups = preflight.group_sizes(self.cases, self.chain)
+        sizes = ", ".join(f"{name} {size}" for name, size in groups.items())
+        total = f"{len(self.cases)} cases in {len(self.shards)} shards"
+        return f"recipe {self.recipe.name}, {total} (to learn from: {sizes}) -> {self.results}"
+
+    def set_aside(self) -> str:
+        """Return how many cases the survey has set aside, by reason; empty when none or when it has not ended."""
+        table = Path(self.results) / "quarantine.csv"
+        if not table.is_file():
+            return ""
+        errors = read_table(table, "quarantine").query("severity == 'error'")
+        reasons = ", ".join(f"{code} {count}" for code, count in errors["code"].value_counts().items())
+        return f"{errors['case'].nunique()} cases set aside ({reasons}), see {table}" if reasons else ""
 
     def claim(self) -> None:
         """Keep other runs out of the results folder until this process ends.

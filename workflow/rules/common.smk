@@ -29,6 +29,11 @@ localrules:
 
 
 if workflow.is_main_process:
+    for warning in run.warnings():
+        logger.warning(f"{run.config.cases}: {warning}")
+    if run.problems:
+        problems = (f"recipe {run.recipe.name}: {problem}" for problem in run.problems)
+        raise WorkflowError("\n".join(problems))
     for file in run.discard_broken():
         logger.warning(
             f"{file}: it, or a file that it lists, was deleted or altered; made anew"
@@ -54,19 +59,19 @@ onstart:
         run.claim()
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    total = sum(map(len, run.shards.values()))
-    print(
-        f"labelloop: recipe {run.recipe.name}, {total} cases in {len(run.shards)} shards -> {R}"
-    )
+    print(f"labelloop: {run.summary()}")
 
 
 onsuccess:
-    print(f"labelloop: done. Open {R}/report/index.html")
+    if aside := run.set_aside():
+        print(f"labelloop: {aside}")
+    page = Path(R, "report", "index.html")
+    print(f"labelloop: done. Open {page}" if page.is_file() else "labelloop: done.")
 
 
 onerror:
     print(
         f"labelloop: a step failed. Its log: {R}/logs/<rule>/ (newest: ls -t {R}/logs/*/* | head -3); "
-        f"scheduler: {log}; Slurm: .snakemake/slurm_logs/.\n"
+        f"scheduler: {', '.join(map(str, log)) if isinstance(log, list) else log}; Slurm: .snakemake/slurm_logs/.\n"
         f"Finished cases and checkpoints are kept: type the same command again to go on where it stopped."
     )

@@ -11,7 +11,7 @@ Truth is never judged here. The published schemes are settings:
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 from pydantic import Field, model_validator
@@ -23,6 +23,7 @@ from labelloop.labels.agree import ALL
 from labelloop.tables import TABLES
 
 Demotion = Literal["unknown", "background", "drop"]
+Dice = Annotated[float, Field(ge=0, le=1)]
 
 
 class SelectSettings(Strict):
@@ -35,7 +36,7 @@ class SelectSettings(Strict):
     """
 
     verdicts: Literal["all"] | tuple[str, ...] = Field("all", description="anatomy rules whose failure refuses a class")
-    min_pairwise_dice: float | dict[str, float] | None = Field(None, description="smallest mean pairwise Dice")
+    min_pairwise_dice: Dice | dict[str, Dice] | None = Field(None, description="smallest mean pairwise Dice")
     target_dsc: float | None = Field(
         None, gt=0, lt=1, description="mean DSC that accepted labels of a class must reach"
     )
