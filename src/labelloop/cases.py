@@ -341,7 +341,7 @@ def table_from_folders(
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise UserError(f"{out}: exists; name another file or ask to overwrite it")
+        raise UserError(f"{out}: exists; name another file, or overwrite it (--overwrite)")
     _check_options(role, modality, test_images, test_fraction)
     read_dataset(dataset)
     pairs = [(role, case, *files) for case, files in pair_folders(images, labels).items()]

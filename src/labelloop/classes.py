@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from labelloop.errors import UserError
 
@@ -73,9 +73,15 @@ class ClassScheme(Strict):
 
 
 def load_classes(name: str | Path) -> ClassScheme:
-    """Load a class scheme by name (``config/classes/NAME.yaml``) or by path. Raises UserError if there is none."""
+    """Load a class scheme by name (``config/classes/NAME.yaml``) or by path. Raises UserError if it is no good."""
     path = Path(name) if str(name).endswith(".yaml") else CONFIG / "classes" / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in (CONFIG / "classes").glob("*.yaml")))
         raise UserError(f"no class scheme {name!r} at {path}; known: {known}")
-    return ClassScheme.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    try:
+        return ClassScheme.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join(lines)) from error

@@ -19,7 +19,7 @@ from labelloop.datasets import nearest
 from labelloop.errors import UserError
 
 SHORTEST_RANGE = 5
-"""Zhou writes 1,2,3,4,13 but 1-13 (seed 002): only five ids in a row or more become a range."""
+"""Zhou writes 1,2,3,4,13 but 1-13 (FLARE 2023): only five ids in a row or more become a range."""
 
 
 class Group(Strict):
@@ -71,8 +71,8 @@ BUILT_IN_GROUPS: dict[str, Group] = {
     "organs_full_no_tumor": Group(in_groups=("organs_full", "no_tumor")),
     "organs_partial": Group(any_of=("organs",), in_groups=("no_tumor",), not_in=("organs_full",)),
 }
-"""The groups that every run has. Meng (seed 001, section 2.1) numbers them: 1 unlabeled, 2 labeled, 3 no_tumor,
-4 tumor, 5 organs_partial, 6 organs_full_no_tumor. Mao's (seed 000) organ, tumor and incomplete data sets are
+"""The groups that every run has. Meng (FLARE 2023, section 2.1) numbers them: 1 unlabeled, 2 labeled, 3 no_tumor,
+4 tumor, 5 organs_partial, 6 organs_full_no_tumor. Mao's (FLARE 2023) organ, tumor and incomplete data sets are
 organs_full_no_tumor, tumor and organs_partial. ``organs_full`` asks for all organs, with or without tumor."""
 
 _NEEDS = {"tumor": "tumor", "no_tumor": "tumor", "organs_full": "organs"}

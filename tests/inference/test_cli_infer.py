@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_prepare import random_volume
 from tiny_models import save_model
 
@@ -51,6 +52,33 @@ def test_every_option_at_once(command, tmp_path):
     maps, tables = ["a.nii.gz", "b.nii.gz"], ["efficiency.csv", "shards/infer.csv", "summary.csv"]
     assert found == sorted([*maps, *tables, "previews/a.png", "previews/b.png"])
     assert set(read_table(out / "efficiency.csv", "efficiency")["case"]) == {"a", "b"}
+
+
+def test_pictures_of_finished_cases_are_drawn_later(command, tmp_path):
+    assert command() == 0
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert command("--preview") == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "out" / "previews").iterdir()}
+    assert command("--preview", "--again") == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "previews").iterdir()} == drawn
+    assert set(drawn) == {"a.png", "b.png"}
+
+
+def test_a_device_that_is_not_there_is_told_in_a_line(command, capsys):
+    wrong = ["gpu"] if torch.cuda.is_available() else ["gpu", "cuda"]
+    for device in wrong:
+        assert command("--device", device) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "labelloop: no device 'gpu'; take auto, cpu, cuda, or cuda:1 for the second GPU" in lines
+    assert len(wrong) == 1 or any(line.startswith("labelloop: no GPU is usable here") for line in lines)
+
+
+def test_ct_without_air_is_told(command, images, caplog):
+    volume = read(images / "a_0000.nii.gz")
+    write(images / "a_0000.nii.gz", np.abs(volume.array), volume.geometry)
+    assert command() == 0
+    assert [r.getMessage().split(":")[0] for r in caplog.records if "Hounsfield" in r.getMessage()] == ["a"]
 
 
 def test_options_reach_the_engine(command, monkeypatch):

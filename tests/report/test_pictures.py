@@ -4,10 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from labelloop.classes import load_classes
-from labelloop.report.pictures import case_picture, contact_sheet, legend
+from labelloop.report.pictures import case_picture, contact_sheet
 from labelloop.volume import Geometry, Volume
 
 SCHEME = load_classes("flare")
@@ -157,13 +157,25 @@ def test_wrong_grids_and_views_are_refused(scan):
         _picture(image, labels, views=("oblique",))
 
 
-def test_legend_and_contact_sheet(scan):
+def test_contact_sheet(scan):
     picture = _picture(*scan)
     sheet = Image.open(io.BytesIO(contact_sheet([("case 1", picture)] * 5, columns=3, cell=100)))
     assert sheet.width == 3 * 110 + 10
-    assert Image.open(io.BytesIO(legend(SCHEME, ["organs"]))).width == 900
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([])
+
+
+def test_a_legend_names_the_colors_of_what_is_drawn(scan):
+    image, labels = scan
+    pictures = [case_picture(image, labels, SCHEME, panel_width=300, legend=named) for named in (False, True)]
+    plain, named = (np.asarray(Image.open(io.BytesIO(p)).convert("RGB")) for p in pictures)
+    np.testing.assert_array_equal(named[: len(plain)], plain)
+    band = {tuple(color) for color in named[len(plain) :].reshape(-1, 3).tolist()}
+    drawn = set(np.unique(labels.array).tolist())
+    for info in SCHEME.classes:
+        assert (ImageColor.getrgb(info.color) in band) is (info.id in drawn)
+    empty = _lps(np.zeros_like(labels.array))
+    assert case_picture(image, empty, SCHEME, legend=True) == case_picture(image, empty, SCHEME)
 
 
 def test_a_note_stands_beneath_the_picture_and_long_lines_are_wrapped(scan):

@@ -78,7 +78,10 @@ class Predictor:
         if not weights.is_file():
             raise UserError(f"{weights}: no such file; a trained model folder holds model.json and weights.pt")
         if (found := sha256(weights)) != self.model.weights_sha256:
-            raise UserError(f"{weights}: sha256 {found[:12]}, model.json says {self.model.weights_sha256[:12]}")
+            raise UserError(
+                f"{weights}: sha256 {found[:12]}, model.json says {self.model.weights_sha256[:12]}: damaged, or of "
+                "another training. Copy the model folder again."
+            )
         state = torch.load(weights, map_location="cpu", weights_only=True)["weights"]
         network = build_network(self.plan, len(self.classes) + 1, deep_supervision=False)
         try:
@@ -215,10 +218,16 @@ def read_model(folder: Path) -> ModelFile:
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the torch device for ``auto`` or a device name."""
+    """Return the torch device for ``auto`` or a device name. Raises UserError when it is not usable here."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"no device {device!r}; take auto, cpu, cuda, or cuda:1 for the second GPU") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU is usable here (see nvidia-smi); take the device cpu")
+    return chosen
 
 
 def _choose_precision(settings: Settings, device: torch.device) -> torch.dtype | None:

@@ -100,7 +100,7 @@ def _load_models(
 def _picture(scheme: ClassScheme, case: Case, image: Volume, labels: Volume) -> bytes:
     from labelloop.report.pictures import CT_WINDOW, case_picture
 
-    return case_picture(image, labels, scheme, window=CT_WINDOW if case.modality == "CT" else None)
+    return case_picture(image, labels, scheme, window=CT_WINDOW if case.modality == "CT" else None, legend=True)
 
 
 def _named(folders: Path | Sequence[Path] | Mapping[str, Path]) -> dict[str, Path]:

@@ -22,9 +22,11 @@ from labelloop.files import atomic, digest
 from labelloop.inference.reading import Case, Image
 from labelloop.inference.stages import STAGES, collected
 from labelloop.shards import Ledger
-from labelloop.volume import Geometry, Volume, on_its_feet, write
+from labelloop.volume import Geometry, Volume, on_its_feet, read, write
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from labelloop.inference.export import Prediction
 
 log = logging.getLogger(__name__)
@@ -104,7 +106,9 @@ def run_cases(
         try:
             with _progress_bar(len(cases), options.progress) as advance:
                 for item in reader:
-                    if not item.finished:
+                    if item.finished:
+                        _draw_missing(ledger, item.case, reader.segmenter.result(), options)
+                    else:
                         result = _compute(item, reader.segmenter.result())
                         while written:  # at most one label map waits to be written; a bug in writing surfaces here
                             written.pop().result()
@@ -231,13 +235,15 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
     if item.volume is None:
         return result
     result.stored = item.volume.geometry
+    if item.case.modality == "CT" and item.volume.array.min() >= 0:
+        log.warning("%s: no voxel below 0: CT must be in Hounsfield units; for MR give modality MR", item.case.case)
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     with _gpu_meter(cuda) as meter, collected() as work:
         try:
-            result.volume = _standing(item, segmenter)
+            result.volume = _standing(item.case, item.volume, segmenter)
             result.prediction = segmenter.predict(result.volume, item.case.modality)
         except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as problem:
             log.debug("%s failed", item.case.case, exc_info=True)
@@ -265,18 +271,18 @@ def _gpu_meter(cuda: bool) -> AbstractContextManager:
     return Meter(gpu=f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}")
 
 
-def _standing(item: _Item, segmenter: Segmenter) -> Volume:
+def _standing(case: Case, volume: Volume, segmenter: Segmenter) -> Volume:
     """Return the volume, on its feet if it is, or seems to be, stored upside down."""
-    case, turned = item.case, item.case.upside_down
+    turned = case.upside_down
     if turned is None and segmenter.upright:
         if case.modality == "CT" or case.sequence in UPRIGHT_BY:
             from labelloop.adapt.body import stored_upside_down
 
-            turned = stored_upside_down(item.volume, case.modality)
+            turned = stored_upside_down(volume, case.modality)
             log.info("%s: stored %s", case.case, "upside down" if turned else "upright")
         else:
             log.warning("%s: taken as upright; only %s tell which end is up", case.case, ", ".join(UPRIGHT_BY))
-    return on_its_feet(item.volume) if turned else item.volume
+    return on_its_feet(volume) if turned else volume
 
 
 def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Options) -> None:
@@ -288,9 +294,7 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
         write(path, result.prediction.labels, result.stored)
         seconds = result.seconds | {"write": time.perf_counter() - start}
         if options.previews:
-            labels = Volume(result.prediction.labels, result.volume.geometry)
-            with atomic(options.previews / f"{case.case}.png") as temporary:
-                temporary.write_bytes(options.draw(case, result.volume, labels))
+            _draw(case, result.volume, result.prediction.labels, options)
         log.info("%s: %s", case.case, ", ".join(f"{s} {seconds[s]:.1f} s" for s in STAGES if s in seconds))
         return path, {
             "rows": result.prediction.rows,
@@ -301,6 +305,18 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
         }
 
     ledger.run(case.case, key, work)
+
+
+def _draw(case: Case, volume: Volume, labels: "np.ndarray", options: Options) -> None:
+    with atomic(options.previews / f"{case.case}.png") as temporary:
+        temporary.write_bytes(options.draw(case, volume, Volume(labels, volume.geometry)))
+
+
+def _draw_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:
+    """Draw a case that was finished without a picture."""
+    if options.previews and not (options.previews / f"{case.case}.png").is_file():
+        volume = _standing(case, Image(case.image).volume(), segmenter)
+        _draw(case, volume, read(ledger.folder / f"{case.case}.nii.gz").array, options)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from labelloop.classes import BACKGROUND, ClassScheme
+from labelloop.classes import BACKGROUND, ClassInfo, ClassScheme
 from labelloop.volume import Volume, canonical
 
 AXES = {"axial": 0, "coronal": 1}
@@ -71,6 +71,7 @@ def case_picture(
     beside: bool = False,
     faint_others: bool = False,
     note: Sequence[str] = (),
+    legend: bool = False,
     panel_width: int = 720,
 ) -> bytes:
     """Draw the most telling slices of a case; return a PNG.
@@ -91,6 +92,7 @@ def case_picture(
         faint_others: draw classes that are not in ``focus`` as thin lines. The last view then shows the largest part
             that is detached from the ``focus`` classes, if there is one.
         note: lines written under the picture, wrapped where they are too long.
+        legend: name the colors of the classes that the labels hold.
         panel_width: width of a panel in pixels.
 
     Raises:
@@ -108,6 +110,8 @@ def case_picture(
     if faint_others:
         panels = [replace(panel, strong=frozenset(ids)) for panel in panels]
     picture = _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
+    if legend and (shown := set(np.unique(labels.array).tolist())) - {0}:
+        picture = _with_legend(picture, [c for c in scheme.classes if c.id in shown])
     return _png(_with_note(picture, note) if note else picture)
 
 
@@ -142,17 +146,20 @@ def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return parts
 
 
-def legend(scheme: ClassScheme, names: Iterable[str] | None = None, columns: int = 5, width: int = 900) -> bytes:
-    """Return a PNG that names the colors of the classes ``names`` (all by default)."""
-    shown = scheme.names if names is None else scheme.select(list(names))
-    row, step = 30, width // columns
-    sheet = Image.new("RGB", (width, row * -(-len(shown) // columns) + 8), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(str(FONT), 15)
-    for position, name in enumerate(shown):
-        x, y = position % columns * step + 4, position // columns * row + 8
-        draw.rounded_rectangle((x, y, x + 16, y + 16), 4, fill=scheme[name].color)
-        draw.text((x + 24, y + 8), name.replace("_", " "), INK, font, anchor="lm")
-    return _png(sheet)
+def _with_legend(picture: Image.Image, classes: Sequence[ClassInfo]) -> Image.Image:
+    """Return ``picture`` with the colors and names of ``classes`` on a band beneath it."""
+    size = max(14, picture.width // 70)
+    font, columns = ImageFont.truetype(str(FONT), size), max(1, picture.width // (14 * size))
+    row, step = 2 * size, picture.width // columns
+    sheet = Image.new("RGB", (picture.width, picture.height + row * -(-len(classes) // columns)), INK)
+    sheet.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for position, info in enumerate(classes):
+        x, y = position % columns * step + size, picture.height + position // columns * row + row // 2
+        square = (x, y - size // 2, x + size, y + size // 2)
+        draw.rounded_rectangle(square, size // 4, fill=info.color, outline="#ffffff")
+        draw.text((x + 1.5 * size, y), info.name.replace("_", " "), "#ffffff", font, anchor="lm")
+    return sheet
 
 
 def contact_sheet(pictures: Sequence[tuple[str, bytes]], columns: int = 4, cell: int = 360) -> bytes:
