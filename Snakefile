@@ -11,10 +11,6 @@ min_version("9.19")
 configfile: "config/config.yaml"
 
 
-# One pinned environment for all rules; build it from envs/Dockerfile and run with --sdm apptainer.
-container: "envs/labelloop.sif"
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/cases.smk"

@@ -1,7 +1,7 @@
 """Cleaning as named, counted steps (Zhou): every voxel that a step takes away is in the provenance table.
 
-FLARE evidence says that deleting small tumors by size hurts (PANTHER: every minimum volume lowered the Dice,
-``facts/field.md`` 4), so nothing is cleaned unless a recipe lists the step.
+FLARE evidence says that deleting small tumors by size hurts (PANTHER challenge: every minimum volume lowered the
+Dice), so nothing is cleaned unless a recipe lists the step.
 """
 
 from collections.abc import Callable, Sequence
