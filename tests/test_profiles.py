@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
     ],
 )
 def test_misspelt_profile_is_an_error_that_names_the_nearest(arguments):
-    with pytest.raises(UserError, match=r"slrum: no such profile.*Did you mean --workflow-profile slurm\?"):
+    with pytest.raises(UserError, match=r"slrum: no such profile.*did you mean .slurm"):
         check_profiles(["snakemake", *arguments], ROOT)
 
 

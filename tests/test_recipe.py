@@ -18,7 +18,7 @@ SMALL = {
     },
     "labels": {"pseudo": {"predict": "teacher"}},
     "inference": [{"segment": "student"}],
-    "evaluate": {"models": ["teacher"]},
+    "evaluate": {"models": "teacher"},
 }
 
 

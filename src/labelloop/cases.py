@@ -16,8 +16,8 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from labelloop.classes import Strict
-from labelloop.datasets import dataset_names, dataset_path, label_counts, nearest, read_dataset
-from labelloop.errors import CaseError, UserError
+from labelloop.datasets import dataset_names, dataset_path, label_counts, read_dataset
+from labelloop.errors import CaseError, UserError, nearest
 from labelloop.files import atomic
 
 log = logging.getLogger(__name__)

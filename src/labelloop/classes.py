@@ -2,13 +2,20 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from labelloop.errors import UserError
 
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=tuple[str, ...] | str
+    ),
+]
+"""Names of classes, groups, models and the like; one may stand alone."""
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 BACKGROUND = 0
 

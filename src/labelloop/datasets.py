@@ -1,6 +1,5 @@
 """Data sets: which label id means which class, and which classes are annotated (``config/datasets/*.yaml``)."""
 
-import difflib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 import yaml
 from pydantic import PrivateAttr, ValidationError, field_validator, model_validator
 
-from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Strict, load_classes
-from labelloop.errors import CaseError, UserError
+from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Names, Strict, load_classes
+from labelloop.errors import CaseError, UserError, nearest
 
 REASONS = {
     "label_not_finite": "Write the label again with whole numbers only.",
@@ -27,13 +26,6 @@ LARGEST_ID = 65535
 BLOCK = 1 << 22
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the known name most like ``name``, or ``; known: ...`` when none is."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
-
-
 class Dataset(Strict):
     """How one data set writes its label maps.
 
@@ -46,7 +38,7 @@ class Dataset(Strict):
     modality: Literal["CT", "MR"]
     source: str
     labels: dict[int, str | None]
-    annotated: tuple[str, ...]
+    annotated: Names
     label_set_notes: str = ""
     _class_ids: dict[str, int] = PrivateAttr(default_factory=dict)
 

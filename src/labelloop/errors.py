@@ -1,4 +1,7 @@
-"""The two ways in which labelloop says no."""
+"""The two ways in which labelloop says no, and a hint at what was meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class CaseError(Exception):
@@ -18,3 +21,10 @@ class CaseError(Exception):
 
 class UserError(Exception):
     """The run as a whole cannot start or go on; the message says what was found, expected and what to do."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known name most like ``name``, or ``; known: ...`` when none is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"

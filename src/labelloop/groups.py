@@ -7,16 +7,15 @@ a group takes its train cases, who evaluates its test cases.
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from labelloop.annotation import States, annotated, from_table
 from labelloop.cases import Case
-from labelloop.classes import ClassScheme, Strict
-from labelloop.datasets import nearest
-from labelloop.errors import UserError
+from labelloop.classes import ClassScheme, Names, Strict
+from labelloop.errors import UserError, nearest
 
 SHORTEST_RANGE = 5
 """Zhou writes 1,2,3,4,13 but 1-13 (FLARE 2023): only five ids in a row or more become a range."""
@@ -30,20 +29,15 @@ class Group(Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    all_of: tuple[str, ...] = Field((), alias="all", description="every one of these classes is annotated")
-    any_of: tuple[str, ...] = Field((), alias="any", description="at least one of these classes is annotated")
-    none_of: tuple[str, ...] = Field((), alias="none", description="none of these classes is annotated")
+    all_of: Names = Field((), alias="all", description="every one of these classes is annotated")
+    any_of: Names = Field((), alias="any", description="at least one of these classes is annotated")
+    none_of: Names = Field((), alias="none", description="none of these classes is annotated")
     labeled: bool | None = Field(None, description="whether any class at all is annotated")
-    dataset: tuple[str, ...] = Field((), description="the case is of one of these data sets")
+    dataset: Names = Field((), description="the case is of one of these data sets")
     modality: Literal["", "CT", "MR"] = Field("", description="the case is of this modality")
-    sequence: tuple[str, ...] = Field((), description="the case is of one of these MR sequences (or CT phases)")
-    in_groups: tuple[str, ...] = Field((), alias="in", description="the case is in every one of these groups")
-    not_in: tuple[str, ...] = Field((), description="the case is in none of these groups")
-
-    @field_validator("all_of", "any_of", "none_of", "dataset", "sequence", "in_groups", "not_in", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    sequence: Names = Field((), description="the case is of one of these MR sequences (or CT phases)")
+    in_groups: Names = Field((), alias="in", description="the case is in every one of these groups")
+    not_in: Names = Field((), description="the case is in none of these groups")
 
     def holds(self, looked_for: Collection[str], case: Case, member_of: Collection[str], scheme: ClassScheme) -> bool:
         """Whether the rule holds for a case with these annotated classes that is in these other groups."""

@@ -1,9 +1,8 @@
 """Say no to a misspelt ``--workflow-profile``, which Snakemake ignores in silence and then runs everything locally."""
 
-import difflib
 from pathlib import Path
 
-from labelloop.errors import UserError
+from labelloop.errors import UserError, nearest
 
 OPTION = "--workflow-profile"
 
@@ -24,11 +23,7 @@ def check_profiles(argv: list[str], root: Path) -> None:
     if any((folder / name).exists() for folder in [Path(), *folders]):
         return
     known = sorted({path.name for folder in folders if folder.is_dir() for path in folder.iterdir()})
-    nearest = difflib.get_close_matches(name, known, n=1)
-    raise UserError(
-        f"{OPTION} {name}: no such profile. Expected one of: {', '.join(known) or 'none found'}."
-        + (f" Did you mean {OPTION} {nearest[0]}?" if nearest else "")
-    )
+    raise UserError(f"{OPTION} {name}: no such profile{nearest(name, known)}")
 
 
 def _workflow_profile(argv: list[str]) -> str | None:

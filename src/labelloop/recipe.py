@@ -1,16 +1,15 @@
 """Recipes: YAML files that chain label sets and models, checked for form and for meaning before any job starts."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError
 
 from labelloop.adapt.settings import KIDNEYS, TransferSettings
-from labelloop.classes import CONFIG, ClassScheme, Strict, load_classes
-from labelloop.errors import UserError
+from labelloop.classes import CONFIG, ClassScheme, Names, Strict, load_classes
+from labelloop.errors import UserError, nearest
 from labelloop.groups import Group, built_in, check_groups
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
@@ -25,8 +24,14 @@ RESERVED = (TRUTH, "final", "predictions")
 """Names that a run's own folders and scores have."""
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+Trainer = Annotated[
+    TrainerSettings,
+    BeforeValidator(
+        lambda value: {"kind": value} if isinstance(value, str) else value,
+        json_schema_input_type=TrainerSettings | str,
+    ),
+]
+"""How a model is trained; the kind may stand alone."""
 
 
 class ModelSpec(Strict):
@@ -34,31 +39,24 @@ class ModelSpec(Strict):
 
     plan: str
     labels: str = Field(TRUTH, description="label set to learn from; `truth` is what annotators gave")
-    cases: tuple[str, ...] = Field(("all",), description="groups of cases; a case in any of them is used")
-    classes: tuple[str, ...] = Field(("all",), description="classes or class sets that the model outputs")
+    cases: Names = Field(("all",), description="groups of cases; a case in any of them is used")
+    classes: Names = Field(("all",), description="classes or class sets that the model outputs")
     init_from: str | None = Field(None, description="model to start from; classes keep their output rows by name")
-    trainer: TrainerSettings = TrainerSettings()
+    trainer: Trainer = TrainerSettings()
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the cases kept for validation")
     validation_seed: int = Field(
         0, ge=0, description="models with equal seeds keep the same cases, which calibration can then ask; folds differ"
     )
 
-    _lists = field_validator("cases", "classes", mode="before")(_listed)
-
-    @field_validator("trainer", mode="before")
-    @classmethod
-    def _kind_alone(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
-
 
 class LabelSetSpec(Strict):
     """A label set: predictions of one or more models, fused with the truth, checked, cleaned and selected."""
 
-    predict: tuple[str, ...] = Field(description="models whose predictions are used, the leading one first")
-    cases: tuple[str, ...] = ("all",)
-    classes: tuple[str, ...] = ("all",)
+    predict: Names = Field(description="models whose predictions are used, the leading one first")
+    cases: Names = ("all",)
+    classes: Names = ("all",)
     fuse: Literal["truth_first", "predictions_only"] = "truth_first"
-    predict_for: tuple[str, ...] | None = Field(
+    predict_for: Names | None = Field(
         None, description="groups of cases that get predictions; the others keep what annotators gave. None: all cases"
     )
     transfer: TransferSettings | None = Field(
@@ -73,13 +71,11 @@ class LabelSetSpec(Strict):
     thresholds: str | None = Field(None, description="thresholds of anatomy rules fitted by `labelloop check --fit`")
     select: SelectSettings = SelectSettings()
 
-    _lists = field_validator("predict", "cases", "classes", "predict_for", mode="before")(_listed)
-
 
 class EvaluationSpec(Strict):
     """What is scored against the truth of the test cases, besides the final label maps."""
 
-    models: tuple[str, ...] = ()
+    models: Names = ()
     rules: Literal["official-2022", "official-2023", "official-2024", "corrected"] = "official-2024"
 
 
@@ -112,7 +108,7 @@ def recipe_path(name: str | Path) -> Path:
         path = CONFIG / "recipes" / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in (CONFIG / "recipes").glob("*.yaml"))
-        raise UserError(f"recipe {name!r}: no file {path}{_nearest(str(name), known)}. Known: {', '.join(known)}")
+        raise UserError(f"recipe {name!r}: no file {path}{nearest(str(name), known)}")
     return path
 
 
@@ -180,7 +176,7 @@ def _resolve_like(models: Mapping[str, Any]) -> dict[str, Any]:
         if base is None:
             return spec
         if base in seen or base not in models:
-            found = "a circle" if base in seen else f"no model {base!r}{_nearest(base, models)}"
+            found = "a circle" if base in seen else f"no model {base!r}{nearest(base, models)}"
             raise UserError(f"models.{name}.like: {found}")
         return _merge(resolve(base, (*seen, name)), spec)
 
@@ -194,7 +190,7 @@ def form_errors(error: ValidationError, model: type[Strict]) -> Iterable[str]:
         found = f" (found {item['input']!r})" if not isinstance(item["input"], dict) else ""
         hint = ""
         if item["type"] == "extra_forbidden":
-            hint = _nearest(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
+            hint = nearest(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
             yield f"{place}: unknown key{hint}"
         else:
             yield f"{place}: {item['msg']}{found}"
@@ -217,11 +213,6 @@ def _arguments(annotation: Any) -> list[Any]:
     return inner or [annotation]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {match[0]!r}?" if match else ""
-
-
 def _meaning_errors(recipe: Recipe) -> Iterable[str]:
     yield from _name_errors(recipe)
     scheme = recipe.scheme
@@ -230,7 +221,7 @@ def _meaning_errors(recipe: Recipe) -> Iterable[str]:
     for key, names in _class_references(recipe):
         for name in names:
             if name != "all" and name not in scheme.names and name not in scheme.sets:
-                yield f"{key}: no class or set {name!r}{_nearest(name, [*scheme.names, *scheme.sets])}"
+                yield f"{key}: no class or set {name!r}{nearest(name, [*scheme.names, *scheme.sets])}"
     for kind, specs in (("models", recipe.models), ("labels", recipe.labels)):
         for name, spec in specs.items():
             yield from _group_errors(f"{kind}.{name}.cases", spec.cases, known_groups)
@@ -252,7 +243,7 @@ def _meaning_errors(recipe: Recipe) -> Iterable[str]:
 def _group_errors(key: str, names: Iterable[str], known: set[str]) -> Iterable[str]:
     for name in names:
         if name not in known and not name.startswith("type:"):
-            yield f"{key}: no group {name!r}{_nearest(name, known)}"
+            yield f"{key}: no group {name!r}{nearest(name, known)}"
 
 
 def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> Iterable[str]:
@@ -269,12 +260,12 @@ def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> It
         asked += [("class_weights", weighted) for weighted in spec.trainer.class_weights or ()]
         for key, wanted in asked:
             if wanted and wanted not in outputs:
-                yield f"{place}.{key}: the model has no class {wanted!r}{_nearest(wanted, outputs)}"
+                yield f"{place}.{key}: the model has no class {wanted!r}{nearest(wanted, outputs)}"
     for name, spec in recipe.labels.items():
         yield from _group_errors(f"labels.{name}.predict_for", spec.predict_for or (), groups)
         for absent in spec.select.absence:
             if absent not in known:
-                yield f"labels.{name}.select.absence: no class or set {absent!r}{_nearest(absent, known)}"
+                yield f"labels.{name}.select.absence: no class or set {absent!r}{nearest(absent, known)}"
         tumors = set(scheme.sets.get("tumor", ()))
         if spec.tumor_voxels and set(spec.classes) <= known and tumors & set(scheme.select(spec.classes)):
             yield f"labels.{name}.tumor_voxels: the label set has the tumor itself; leave it out of `classes`"
@@ -286,12 +277,12 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
     rules = dict.fromkeys(rule["name"] for rule in scheme.rules if "name" in rule)
     for rule in () if select.verdicts == "all" else select.verdicts:
         if rule not in rules:
-            yield f"{place}.select.verdicts: no anatomy rule {rule!r}{_nearest(rule, rules)}"
+            yield f"{place}.select.verdicts: no anatomy rule {rule!r}{nearest(rule, rules)}"
     for key in ("min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "demote"):
         value = getattr(select, key)
         for name in value if isinstance(value, dict) else ():
             if name != "all" and name not in scheme.names:
-                yield f"{place}.select.{key}: no class {name!r}{_nearest(name, ['all', *scheme.names])}"
+                yield f"{place}.select.{key}: no class {name!r}{nearest(name, ['all', *scheme.names])}"
     if len(labels.predict) > 1:
         return
     asked = ("min_pairwise_dice", "target_dsc", "max_uncertainty", "keep_least_uncertain", "drop_most_uncertain")
@@ -321,7 +312,7 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
         references += [("feedback", model, recipe.models), (f"feedback.{model}", replacement, recipe.models)]
     for key, name, known in references:
         if name not in known:
-            yield f"{key}: no such name {name!r}{_nearest(name, known)}"
+            yield f"{key}: no such name {name!r}{nearest(name, known)}"
     for name in set(recipe.models) & set(recipe.labels):
         yield f"labels.{name}: a model has the same name"
     for name in [*recipe.models, *recipe.labels]:

@@ -38,19 +38,7 @@ def _schema(name: str, model: type[BaseModel]) -> str:
     if name in ("recipe", "dataset"):  # what a file leaves out comes from the recipe it extends, or from its labels
         for part in (schema, *schema.get("$defs", {}).values()):
             part.pop("required", None)
-            part["properties"] = {key: _or_one(field) for key, field in part.get("properties", {}).items()}
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
-
-
-def _or_one(field: dict) -> dict:
-    """Let a list of names be one name, and a trainer its kind alone, as the models' validators do."""
-    if any(option.get("items") == {"type": "string"} for option in field.get("anyOf", ())):
-        return {**field, "anyOf": [*field["anyOf"], {"type": "string"}]}
-    names = field.get("items") == {"type": "string"} or field.get("$ref", "").endswith("/TrainerSettings")
-    if not names:
-        return field
-    shape = {key: field.pop(key) for key in ("type", "items", "$ref") if key in field}
-    return {**field, "anyOf": [shape, {"type": "string"}]}
 
 
 def _reference() -> str:

@@ -90,7 +90,7 @@ def test_a_mask_without_contour_is_refused():
 
 def test_the_reference_is_named():
     assert check_reference("mr_2", ["mr_1", "mr_2"]) == "mr_2"
-    with pytest.raises(UserError, match="Did you mean 'mr_2'"):
+    with pytest.raises(UserError, match="did you mean 'mr_2'"):
         check_reference("mr2", ["ct_1", "mr_2"])
 
 

@@ -8,14 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 
-from labelloop.errors import UserError
+from labelloop.errors import UserError, nearest
 from labelloop.files import write_json
 from labelloop.volume import Geometry, Volume, canonical
 
@@ -109,9 +108,7 @@ def check_reference(name: str, cases: Sequence[str]) -> str:
     """
     if name in cases:
         return name
-    near = get_close_matches(name, cases, n=1) or sorted(cases)[:1]
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"reference {name!r} of the registration is not among the {len(cases)} cases.{hint}")
+    raise UserError(f"reference {name!r} of the registration is not among the {len(cases)} cases{nearest(name, cases)}")
 
 
 def register(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from labelloop.classes import Strict
+from labelloop.classes import Names, Strict
 
 
 class GreySettings(Strict):
@@ -38,8 +38,8 @@ class TransferSettings(Strict):
     source: str = Field("t1w", min_length=1, description="sequence that labels come from")
     one_kidney_dsc: float = Field(0.85, ge=0, le=1, description="at least one kidney must exceed this, in any sequence")
     both_kidneys_dsc: float = Field(0.8, ge=0, le=1, description="both must exceed it in the sequences of `both`")
-    both: tuple[str, ...] = Field(("in_phase", "out_of_phase", "t2w", "dwi"), description="other resolution or time")
-    dark_kidneys: tuple[str, ...] = Field(("in_phase",), description="kidneys are darker than what surrounds them")
+    both: Names = Field(("in_phase", "out_of_phase", "t2w", "dwi"), description="other resolution or time")
+    dark_kidneys: Names = Field(("in_phase",), description="kidneys are darker than what surrounds them")
     follows: dict[str, str] = Field({"out_of_phase": "in_phase"}, description="taken together: one decision for both")
     on_images: dict[str, str] = Field(
         {"t2w": "arterial", "dwi": "arterial"}, description="registered on images, to this sequence; others on masks"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from labelloop.classes import Strict
+from labelloop.classes import Names, Strict
 
 Mode = Literal["exact", "fast"]
 
@@ -33,7 +33,7 @@ class CenterFirst(Strict):
 
     kind: Literal["center_first"] = "center_first"
     min_foreground_ml: float = Field(5.76, ge=0)
-    tubes: tuple[str, ...] = ("aorta", "inferior_vena_cava", "esophagus")
+    tubes: Names = ("aorta", "inferior_vena_cava", "esophagus")
     edge_mm2: float = Field(48.0, ge=0)
 
 

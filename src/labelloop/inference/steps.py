@@ -1,11 +1,11 @@
 """The steps of an inference chain as a recipe writes them. Imports nothing heavy: the Snakefile validates recipes."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from labelloop.classes import ClassScheme, Strict
+from labelloop.classes import ClassScheme, Names, Strict
 from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.inference.settings import Settings
@@ -28,30 +28,25 @@ class InferenceStep(Strict):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     locate: str | None = Field(None, description="model that finds the part of the image that later steps segment")
-    classes: tuple[str, ...] = Field((), description="locate: classes that count; none named: all that the model knows")
+    classes: Names = Field((), description="locate: classes that count; none named: all that the model knows")
     axes: Literal["z", "all"] = Field("all", description="locate: axes that are cut; a slice classifier cuts z alone")
     margin_mm: float = Field(0.0, ge=0, description="locate: kept on either side of what was found")
     gap_mm: float | None = Field(
         None, ge=0, description="locate: finds farther apart along z are not one part, the longest stays; none: any gap"
     )
     from_mm: float = Field(0.0, ge=0, description="locate: images that are shorter along z are segmented whole")
-    segment: tuple[str, ...] | None = Field(None, description="models that segment; several are averaged")
+    segment: Names | None = Field(None, description="models that segment; several are averaged")
     merge: dict[str, Literal["union"]] = Field({}, description="classes for which any model's voxel counts")
     step: float | None = Field(None, gt=0, le=1, description="segment: distance of windows; none: as the engine says")
     mirror: bool | None = Field(None, description="segment: average over mirrored images; none: as the engine says")
     compose: dict[str, str] | None = Field(None, description="classes or class sets taken from each result")
-    keep_largest: tuple[str, ...] | None = Field(None, description="classes of which one component stays")
+    keep_largest: Names | None = Field(None, description="classes of which one component stays")
     near: str | None = Field(None, description="keep_largest: class that everything has to be near (`within_z_mm`)")
     within_z_mm: float | None = Field(
         None, gt=0, description="keep_largest: components whose centroid is farther along z from `near` are removed"
     )
     clean: tuple[CleanStep, ...] | None = Field(None, description="cleaning steps, as of a label set")
     result: str | None = Field(None, alias="as", description="name under which `compose` finds what was segmented")
-
-    @field_validator("classes", "segment", "keep_largest", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "InferenceStep":

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from labelloop.annotation import UNKNOWN, States
-from labelloop.classes import BACKGROUND, ClassScheme, Strict
+from labelloop.classes import BACKGROUND, ClassScheme, Names, Strict
 from labelloop.errors import UserError
 from labelloop.labels.facts import LabelFacts, outside
 from labelloop.volume import Geometry
@@ -21,7 +21,7 @@ class Islands(Strict):
     """Remove components smaller than ``below_ml``, except the largest of a class (unless ``also_largest``)."""
 
     step: Literal["islands"]
-    classes: tuple[str, ...]
+    classes: Names
     below_ml: float = Field(gt=0)
     also_largest: bool = False
 
@@ -41,16 +41,16 @@ class KeepLargest(Levels):
     """Keep one component of each class: the largest, or the one with most voxels in the levels of ``of``."""
 
     step: Literal["keep_largest"]
-    classes: tuple[str, ...]
-    of: tuple[str, ...] | None = Field(None, description="classes in whose levels voxels count; none: all count")
+    classes: Names
+    of: Names | None = Field(None, description="classes in whose levels voxels count; none: all count")
 
 
 class KeepLevels(Levels):
     """Remove what lies outside of the levels of other classes (He, section 2.6: 24 mm above and below the liver)."""
 
     step: Literal["keep_levels"]
-    classes: tuple[str, ...]
-    of: tuple[str, ...]
+    classes: Names
+    of: Names
 
     @model_validator(mode="after")
     def _bounded(self) -> "KeepLevels":
@@ -63,8 +63,8 @@ class TumorOutsideAbdomen(Strict):
     """Remove tumor voxels outside the box of the classes ``of``, widened in mm (Zhou: the box of organs, no margin)."""
 
     step: Literal["tumor_outside_abdomen"]
-    classes: tuple[str, ...] = ("tumor",)
-    of: tuple[str, ...] = ("organs",)
+    classes: Names = ("tumor",)
+    of: Names = ("organs",)
     above_mm: float = Field(0.0, ge=0)
     below_mm: float = Field(0.0, ge=0)
     aside_mm: float = Field(0.0, ge=0)
@@ -74,8 +74,8 @@ class TumorFarFromOrgans(Strict):
     """Remove tumor components farther than ``beyond_mm`` from every class ``of`` (Zhou gives no number)."""
 
     step: Literal["tumor_far_from_organs"]
-    classes: tuple[str, ...] = ("tumor",)
-    of: tuple[str, ...] = ("organs",)
+    classes: Names = ("tumor",)
+    of: Names = ("organs",)
     beyond_mm: float = Field(gt=0)
 
 

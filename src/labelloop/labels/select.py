@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table
-from labelloop.classes import Strict
+from labelloop.classes import Names, Strict
 from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
 from labelloop.tables import TABLES
@@ -35,7 +35,7 @@ class SelectSettings(Strict):
     elsewhere, in the table ``calibration``. A class that no threshold can be certified for is refused.
     """
 
-    verdicts: Literal["all"] | tuple[str, ...] = Field("all", description="anatomy rules whose failure refuses a class")
+    verdicts: Literal["all"] | Names = Field("all", description="anatomy rules whose failure refuses a class")
     min_pairwise_dice: Dice | dict[str, Dice] | None = Field(None, description="smallest mean pairwise Dice")
     target_dsc: float | None = Field(
         None, gt=0, lt=1, description="mean DSC that accepted labels of a class must reach"
@@ -55,7 +55,7 @@ class SelectSettings(Strict):
     demote: Demotion | dict[str, Demotion] = Field(
         "unknown", description="a refused class becomes unknown (partial losses) or background, or its case is dropped"
     )
-    absence: tuple[str, ...] = Field(
+    absence: Names = Field(
         (), description="classes that count as absent where no model finds them; of others, silence proves nothing"
     )
 

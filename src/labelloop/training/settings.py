@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from labelloop.adapt.settings import TranslatorSettings
-from labelloop.classes import Strict
+from labelloop.classes import Names, Strict
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.tumors import CutSettings
 
@@ -47,15 +47,10 @@ class BatchTypes(Strict):
     stream, from which the training begins.
     """
 
-    full: tuple[str, ...] = Field((), description="groups of cases with full labels; none: one stream of all cases")
+    full: Names = Field((), description="groups of cases with full labels; none: one stream of all cases")
     full_first_epochs: int = Field(0, ge=0, description="epochs on the full labels alone (Zhou: 150 of 1200)")
     alternate: bool = Field(True, description="afterwards every other batch is of full labels; else of any type")
     fewest_cases: int = Field(1, ge=1, description="types with fewer cases are left out (Zhou: the batch size, 4)")
-
-    @field_validator("full", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "BatchTypes":
