@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from labelloop.recipe import TRUTH, InferenceStep, LabelSetSpec, ModelSpec, Recipe, parents
+from labelloop.inference.steps import InferenceStep
+from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, parents
 from labelloop.training.settings import TRANSLATOR
 
 ROUND = "_round"

@@ -1,219 +1,19 @@
-"""Recipes: YAML files that chain label sets and models, checked for form and for meaning before any job starts."""
+"""What a recipe means is checked before any job starts: every name, and what cannot go together."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError
-
-from labelloop.adapt.settings import KIDNEYS, TransferSettings
-from labelloop.classes import CONFIG, ClassScheme, Names, Strict, load_classes
-from labelloop.errors import UserError, nearest
-from labelloop.groups import Group, built_in, check_groups
-from labelloop.inference.settings import Settings
-from labelloop.inference.steps import InferenceStep
+from labelloop.adapt.settings import KIDNEYS
+from labelloop.classes import ClassScheme
+from labelloop.errors import nearest
+from labelloop.groups import built_in, check_groups
 from labelloop.labels.clean import CleanStep
-from labelloop.labels.fuse import TumorVoxels
-from labelloop.labels.select import SelectSettings
-from labelloop.plans import Plan
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
-
-TRUTH = "truth"
-RESERVED = (TRUTH, "final", "predictions")
-"""Names that a run's own folders and scores have."""
+from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
 
 
-Trainer = Annotated[
-    TrainerSettings,
-    BeforeValidator(
-        lambda value: {"kind": value} if isinstance(value, str) else value,
-        json_schema_input_type=TrainerSettings | str,
-    ),
-]
-"""How a model is trained; the kind may stand alone."""
-
-
-class ModelSpec(Strict):
-    """A model: what it learns (classes), from which labels and cases, on which plan, by which trainer."""
-
-    plan: str
-    labels: str = Field(TRUTH, description="label set to learn from; `truth` is what annotators gave")
-    cases: Names = Field(("all",), description="groups of cases; a case in any of them is used")
-    classes: Names = Field(("all",), description="classes or class sets that the model outputs")
-    init_from: str | None = Field(None, description="model to start from; classes keep their output rows by name")
-    trainer: Trainer = TrainerSettings()
-    validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the cases kept for validation")
-    validation_seed: int = Field(
-        0, ge=0, description="models with equal seeds keep the same cases, which calibration can then ask; folds differ"
-    )
-
-
-class LabelSetSpec(Strict):
-    """A label set: predictions of one or more models, fused with the truth, checked, cleaned and selected."""
-
-    predict: Names = Field(description="models whose predictions are used, the leading one first")
-    cases: Names = ("all",)
-    classes: Names = ("all",)
-    fuse: Literal["truth_first", "predictions_only"] = "truth_first"
-    predict_for: Names | None = Field(
-        None, description="groups of cases that get predictions; the others keep what annotators gave. None: all cases"
-    )
-    transfer: TransferSettings | None = Field(
-        None,
-        description="predictions on one MR sequence serve the patient's others, where the kidneys say that they fit",
-    )
-    tumor_voxels: TumorVoxels | None = Field(
-        None, description="in a label set of organs, the organ that voxels of a true tumor are given to"
-    )
-    clean: tuple[CleanStep, ...] = ()
-    check: Literal["anatomy"] | None = "anatomy"
-    thresholds: str | None = Field(None, description="thresholds of anatomy rules fitted by `labelloop check --fit`")
-    select: SelectSettings = SelectSettings()
-
-
-class EvaluationSpec(Strict):
-    """What is scored against the truth of the test cases, besides the final label maps."""
-
-    models: Names = ()
-    rules: Literal["official-2022", "official-2023", "official-2024", "corrected"] = "official-2024"
-
-
-class Recipe(Strict):
-    """A chain of label sets and models. See docs/recipes.md."""
-
-    name: str
-    description: str = ""
-    classes: str = "flare"
-    groups: dict[str, Group] = Field({})
-    plans: dict[str, Plan]
-    models: dict[str, ModelSpec]
-    labels: dict[str, LabelSetSpec] = Field({})
-    inference: tuple[InferenceStep, ...]
-    engine: Settings = Field(Settings(), description="how models are run, for pseudo-labels and final label maps")
-    evaluate: EvaluationSpec = EvaluationSpec()
-    rounds: int = Field(1, ge=1, description="how often the loop is gone through")
-    feedback: dict[str, str] = Field({}, description="from round 2 on, this model is replaced by that one's last round")
-
-    @property
-    def scheme(self) -> ClassScheme:
-        """The class scheme that the recipe names."""
-        return load_classes(self.classes)
-
-
-def recipe_path(name: str | Path) -> Path:
-    """Return the file of a recipe given by name (``config/recipes/NAME.yaml``) or by path."""
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = CONFIG / "recipes" / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in (CONFIG / "recipes").glob("*.yaml"))
-        raise UserError(f"recipe {name!r}: no file {path}{nearest(str(name), known)}")
-    return path
-
-
-def load_recipe(name: str | Path, **overrides: Any) -> Recipe:
-    """Load a recipe and check its form and its meaning.
-
-    ``extends: NAME`` takes another recipe and overrides it key by key; ``like: NAME`` does so for one model.
-
-    Raises:
-        UserError: with all errors, one a line: file, key, what was found, the nearest valid name.
-    """
-    path = recipe_path(name)
-    raw = _merge(_raw(path, ()), {k: v for k, v in overrides.items() if v is not None})
-    raw.setdefault("name", path.stem)
-    try:
-        raw["models"] = _resolve_like(raw.get("models") or {})
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {line}" for line in form_errors(error, Recipe))) from None
-    problems = list(_meaning_errors(recipe))
-    if problems:
-        raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
-    return recipe
-
-
-def _raw(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
-        raise UserError(f"{path}: extends: a circle of recipes that extend each other")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
-    for key, found in {"recipe": content, "models": isinstance(content, dict) and content.get("models")}.items():
-        if found and not isinstance(found, dict):
-            raise UserError(f"{path}: {key}: found a {type(found).__name__}, expected names with a value each")
-    for key in ("extends", "classes"):
-        if key in content:
-            content[key] = _beside(path, content[key])
-    parent = content.pop("extends", None)
-    if parent is None:
-        return content
-    base = _raw(recipe_path(parent), (*seen, path))
-    base.pop("name", None)
-    return _merge(base, content)
-
-
-def _beside(recipe: Path, named: Any) -> Any:
-    """Return the path of a YAML file that a recipe names, if it lies beside the recipe; else what is named."""
-    beside = recipe.parent / str(named)
-    return str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else named
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _resolve_like(models: Mapping[str, Any]) -> dict[str, Any]:
-    def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-        spec = dict(models[name] or {})
-        base = spec.pop("like", None)
-        if base is None:
-            return spec
-        if base in seen or base not in models:
-            found = "a circle" if base in seen else f"no model {base!r}{nearest(base, models)}"
-            raise UserError(f"models.{name}.like: {found}")
-        return _merge(resolve(base, (*seen, name)), spec)
-
-    return {name: resolve(name, ()) for name in models}
-
-
-def form_errors(error: ValidationError, model: type[Strict]) -> Iterable[str]:
-    """Yield one line per error of a pydantic model: key, what was found, the nearest valid key."""
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        found = f" (found {item['input']!r})" if not isinstance(item["input"], dict) else ""
-        hint = ""
-        if item["type"] == "extra_forbidden":
-            hint = nearest(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
-            yield f"{place}: unknown key{hint}"
-        else:
-            yield f"{place}: {item['msg']}{found}"
-
-
-def _keys_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:
-    """Return the keys that are valid at a place of ``model``, by walking the fields of nested models."""
-    current: Any = model
-    for part in place:
-        annotation = current.model_fields[part].annotation if isinstance(current, type) and part in getattr(
-            current, "model_fields", {}
-        ) else current  # fmt: skip
-        models = [a for a in _arguments(annotation) if isinstance(a, type) and issubclass(a, Strict)]
-        current = models[0] if models else annotation
-    return [field.alias or name for name, field in getattr(current, "model_fields", {}).items()]
-
-
-def _arguments(annotation: Any) -> list[Any]:
-    inner = [a for argument in getattr(annotation, "__args__", ()) for a in _arguments(argument)]
-    return inner or [annotation]
-
-
-def _meaning_errors(recipe: Recipe) -> Iterable[str]:
+def meaning_errors(recipe: Recipe) -> Iterable[str]:
+    """Yield a line for everything in a recipe of valid form that makes no sense: key, what was found, what is known."""
     yield from _name_errors(recipe)
     scheme = recipe.scheme
     yield from check_groups(recipe.groups, scheme)
@@ -406,16 +206,6 @@ def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:
 
 def _cleaned(steps: Iterable[CleanStep] | None) -> Iterable[str]:
     return (name for step in steps or () for name in (*step.classes, *(getattr(step, "of", None) or ())))
-
-
-def parents(recipe: Recipe, name: str) -> tuple[str, ...]:
-    """Return the models and label sets that ``name`` is made from."""
-    if name in recipe.models:
-        spec = recipe.models[name]
-        plan = recipe.plans.get(spec.plan)
-        made_from = (None if spec.labels == TRUTH else spec.labels, spec.init_from, plan.translate if plan else None)
-        return tuple(name for name in made_from if name)
-    return recipe.labels[name].predict if name in recipe.labels else ()
 
 
 def _cycle(recipe: Recipe) -> list[str]:
