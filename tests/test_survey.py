@@ -9,10 +9,11 @@ from bad_inputs import AFFINE, BadInputs, ct_values, label_values, make_bad_inpu
 from labelloop import scan as scan_module
 from labelloop import survey as survey_module
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, from_table
-from labelloop.cases import Case, load_cases, pair_folders
+from labelloop.cases import Case, load_cases
 from labelloop.classes import load_classes
 from labelloop.datasets import load_dataset
 from labelloop.errors import CaseError
+from labelloop.folders import pair_folders
 from labelloop.scan import read_scan
 from labelloop.survey import REASONS, merge_survey, read_truth, survey_case, survey_shard
 from labelloop.tables import read_table

@@ -24,10 +24,11 @@ import pandas as pd
 import torch
 from recipes import BTCV_PAIR, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
 
-from labelloop.cases import Case, load_cases, pair_folders, write_cases
+from labelloop.cases import Case, load_cases, write_cases
 from labelloop.classes import load_classes
 from labelloop.datasets import load_dataset
 from labelloop.files import write_text
+from labelloop.folders import pair_folders
 from labelloop.metrics.compare import METRICS, compare_scores
 from labelloop.phantom import write_phantom
 from labelloop.tables import read_table

@@ -9,7 +9,8 @@ not in the table, so that nothing in the workflow can see them.
 import sys
 from pathlib import Path
 
-from labelloop.cases import Case, pair_folders, write_cases
+from labelloop.cases import Case, write_cases
+from labelloop.folders import pair_folders
 
 LABELED, TEST = 0, 2
 

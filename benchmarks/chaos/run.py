@@ -19,9 +19,10 @@ import pandas as pd
 import torch
 
 from labelloop.annotation import PRESENT
-from labelloop.cases import Case, pair_folders, write_cases
+from labelloop.cases import Case, write_cases
 from labelloop.chain import unroll
 from labelloop.files import atomic, write_json, write_text
+from labelloop.folders import pair_folders
 from labelloop.metrics.flare import score_case
 from labelloop.recipe import load_recipe
 from labelloop.report.pictures import case_picture

@@ -63,7 +63,7 @@ def _add_cases(commands) -> None:
 
 
 def _cases(options) -> None:
-    from labelloop.cases import table_from_folders
+    from labelloop.folders import table_from_folders
 
     given = {k: v for k, v in vars(options).items() if k not in ("run", "images", "labels", "dataset", "out")}
     cases = table_from_folders(options.images, options.labels, options.dataset, options.out, **given)

@@ -24,8 +24,8 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
 
-from labelloop.cases import EXTENSIONS
 from labelloop.errors import CaseError
+from labelloop.folders import EXTENSIONS
 from labelloop.volume import Geometry, read_geometry
 
 DIRECTION_TOLERANCE = 1e-3

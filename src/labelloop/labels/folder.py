@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from labelloop.cases import volumes_in
 from labelloop.classes import BACKGROUND, ClassScheme, load_classes
-from labelloop.errors import CaseError, UserError
+from labelloop.errors import CaseError
+from labelloop.folders import label_maps, volumes_in
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import LEAST_CASES, SIDES, FittedRules, fit, load_fitted, measure, with_fitted, write_fitted
 from labelloop.labels.rules import Rule
@@ -112,10 +112,8 @@ def _maps(
     Raises:
         UserError: when the folder holds no label map.
     """
-    files = {case: path for case, path in volumes_in(labels).items() if not case.endswith("_0000")}
+    files = label_maps(labels)
     found = volumes_in(images) if images else {}
-    if not files:
-        raise UserError(f"{labels}: no label map to check")
     for case, path in files.items():
         try:
             volume, image = _read(path, scheme, found.get(f"{case}_0000", found.get(case)), dataset)

@@ -11,14 +11,14 @@ import pandas as pd
 
 from labelloop.annotation import States, from_table
 from labelloop.classes import ClassScheme, load_classes
-from labelloop.errors import CaseError, UserError
+from labelloop.errors import CaseError
+from labelloop.folders import label_maps
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
 from labelloop.tables import read_table, write_table
 from labelloop.volume import Volume, read
 
 log = logging.getLogger(__name__)
-SUFFIX = ".nii.gz"
 
 
 def evaluate_folders(
@@ -31,7 +31,7 @@ def evaluate_folders(
     annotation: str | Path | None = None,
     lesions: str | Path | None = None,
 ) -> int:
-    """Score ``<case>.nii.gz`` in one folder against the same names in another; write ``scores``, print a summary.
+    """Score the label maps of one folder against those of the same cases in another; write ``scores``, print a summary.
 
     Args:
         truth_dir, prediction_dir: folders of label maps in the ids of ``classes``.
@@ -53,7 +53,7 @@ def evaluate_folders(
     get_rules(rules)
     scheme = load_classes(classes)
     states = from_table(read_table(annotation, "annotation")) if annotation else None
-    truths, predictions = _label_files(truth_dir), _label_files(prediction_dir)
+    truths, predictions = label_maps(truth_dir), label_maps(prediction_dir)
     problems = [f"{case}: no prediction in {prediction_dir}" for case in sorted(truths.keys() - predictions.keys())]
     problems += [f"{case}: no truth in {truth_dir}" for case in sorted(predictions.keys() - truths.keys())]
     jobs = [
@@ -73,17 +73,6 @@ def evaluate_folders(
         log.error("%s", problem)
     print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
     return len(problems)
-
-
-def _label_files(folder: str | Path) -> dict[str, Path]:
-    """Return label files by case; images (``<case>_0000.nii.gz``) beside them are passed over."""
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder")
-    paths = (p for p in Path(folder).glob(f"*{SUFFIX}") if not p.name.startswith("."))
-    files = {p.name.removesuffix(SUFFIX): p for p in paths if not p.name.endswith(f"_0000{SUFFIX}")}
-    if not files:
-        raise UserError(f"{folder}: no label map named <case>{SUFFIX}")
-    return files
 
 
 def _scored(jobs: list[tuple], workers: int) -> Iterable[tuple[dict[str, list[dict]], str | None]]:

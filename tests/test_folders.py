@@ -1,0 +1,130 @@
+"""Folders in nnU-Net's and FLARE's naming: paired without guessing, written as a case table."""
+
+import pytest
+
+from labelloop.cases import load_cases
+from labelloop.errors import UserError
+from labelloop.folders import label_maps, pair_folders, table_from_folders
+
+
+def touch(folder, *names: str):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_folders_in_nnunet_naming_are_paired(tmp_path):
+    images = touch(
+        tmp_path / "imagesTr", "FLARE_0001_0000.nii.gz", "FLARE_0002_0000.nii.gz", "b.nrrd", "notes.txt", ".x.nii"
+    )
+    labels = touch(tmp_path / "labelsTr", "FLARE_0001.nii.gz", "b.mha")
+    pairs = pair_folders(images, labels)
+    assert {c: (i.name, label and label.name) for c, (i, label) in pairs.items()} == {
+        "FLARE_0001": ("FLARE_0001_0000.nii.gz", "FLARE_0001.nii.gz"),
+        "FLARE_0002": ("FLARE_0002_0000.nii.gz", None),
+        "b": ("b.nrrd", "b.mha"),
+    }
+    assert pair_folders(images)["b"][1] is None
+
+
+def test_images_and_labels_in_one_folder_are_paired(tmp_path):
+    both = touch(
+        tmp_path / "x", *(f"FLARE_{i:04d}{s}.nii.gz" for i in range(3) for s in ("", "_0000")), "u_0000.nii.gz"
+    )
+    pairs = pair_folders(both, both)
+    assert {c: (i.name, label and label.name) for c, (i, label) in pairs.items()} == {
+        **{f"FLARE_{i:04d}": (f"FLARE_{i:04d}_0000.nii.gz", f"FLARE_{i:04d}.nii.gz") for i in range(3)},
+        "u": ("u_0000.nii.gz", None),
+    }
+    with pytest.raises(UserError, match="labels' folder too"):
+        pair_folders(both)
+    touch(both, "stray.nii.gz")
+    with pytest.raises(UserError, match="could be either"):
+        pair_folders(both, both)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["a_0000.nii.gz", "a_0001.nii.gz"], "several channels"),
+        (["a_0000.nii.gz", "a_0000.nrrd"], "keep one"),
+        (["notes.txt"], "no image"),
+    ],
+)
+def test_folders_that_cannot_be_paired_are_refused_in_words(tmp_path, files, says):
+    with pytest.raises(UserError, match=says):
+        pair_folders(touch(tmp_path / "x", *files))
+
+
+def test_labels_that_are_named_otherwise_are_refused_and_single_ones_left_out(tmp_path):
+    images = touch(tmp_path / "i", "img0001.nii.gz", "img0002.nii.gz")
+    with pytest.raises(UserError, match="no label has an image"):
+        pair_folders(images, touch(tmp_path / "l", "label0001.nii.gz"))
+    pairs = pair_folders(images, touch(tmp_path / "l", "img0001.nii.gz"))
+    assert [label is not None for _, label in pairs.values()] == [True, False]
+
+
+def test_a_table_is_made_from_folders(tmp_path):
+    images = touch(tmp_path / "imagesTr", *(f"c{i:02d}_0000.nii.gz" for i in range(10)))
+    labels = touch(tmp_path / "labelsTr", *(f"c{i:02d}.nii.gz" for i in range(8)))
+    out = tmp_path / "cases.csv"
+    made = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=3, sequence="portal")
+    read, rejected = load_cases(out)
+    assert rejected == []
+    assert [(c.case, c.label, c.role) for c in read] == [(c.case, c.label, c.role) for c in made]
+    tested = [c for c in read if c.role == "test"]
+    assert len(tested) == 2 and all(c.label for c in tested)  # drawn from the labeled ones
+    assert {c.sequence for c in read} == {"portal"} and {c.modality for c in read} == {"CT"}
+    with pytest.raises(UserError, match="exists"):
+        table_from_folders(images, labels, "btcv", out)
+    again = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=3, overwrite=True)
+    assert [c.role for c in again] == [c.role for c in made]
+    other = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=4, overwrite=True)
+    assert [c.role for c in other] != [c.role for c in made]
+
+
+def test_test_cases_can_come_from_folders_of_their_own(tmp_path):
+    images, labels = touch(tmp_path / "i", "a_0000.nii.gz"), touch(tmp_path / "l", "a.nii.gz")
+    test_images = touch(tmp_path / "ti", "b_0000.nii.gz")
+    test_labels = touch(tmp_path / "tl", "b.nii.gz")
+    out = tmp_path / "cases.csv"
+    table_from_folders(images, labels, "btcv", out, test_images=test_images, test_labels=test_labels)
+    assert [(c.case, c.role, bool(c.label)) for c in load_cases(out)[0]] == [("a", "train", True), ("b", "test", True)]
+    touch(test_images, "a_0000.nii.gz")
+    with pytest.raises(UserError, match="train and in the test folder"):
+        table_from_folders(images, labels, "btcv", out, test_images=test_images, overwrite=True)
+
+
+def test_contradicting_options_are_all_named(tmp_path):
+    images = touch(tmp_path / "i", "a_0000.nii.gz")
+    with pytest.raises(UserError) as caught:
+        table_from_folders(
+            images, None, "btcv", tmp_path / "c.csv", role="x", modality="US", test_images=images, test_fraction=0.5
+        )
+    assert len(str(caught.value).splitlines()) == 3
+    with pytest.raises(UserError, match="did you mean 'btcv'"):
+        table_from_folders(images, None, "btvc", tmp_path / "c.csv")
+    with pytest.raises(UserError, match="case id 'a b'"):
+        table_from_folders(touch(tmp_path / "j", "a b.nii.gz"), None, "btcv", tmp_path / "c.csv")
+    with pytest.raises(UserError, match="too few"):
+        table_from_folders(images, None, "btcv", tmp_path / "c.csv", test_fraction=0.5)
+    assert not (tmp_path / "c.csv").exists()
+
+
+def test_annotated_classes_can_be_taken_from_the_ids_that_occur(tmp_path):
+    from bad_inputs import ct_values, label_values, save
+
+    save(tmp_path / "x" / "a_0000.nii.gz", ct_values())
+    save(tmp_path / "x" / "a.nii.gz", label_values(14, 1))
+    save(tmp_path / "x" / "b_0000.nii.gz", ct_values())
+    (tmp_path / "x" / "b.nii.gz").write_bytes(b"no image")
+    cases = table_from_folders(tmp_path / "x", tmp_path / "x", "flare23", tmp_path / "c.csv", annotated_from_ids=True)
+    assert [c.annotated for c in cases] == ["liver;tumor", ""]
+
+
+def test_label_maps_are_all_volumes_that_are_no_images(tmp_path):
+    folder = touch(tmp_path / "x", "a.nii.gz", "a_0000.nii.gz", "b.mha", "notes.txt")
+    assert {case: path.name for case, path in label_maps(folder).items()} == {"a": "a.nii.gz", "b": "b.mha"}
+    with pytest.raises(UserError, match="no label map"):
+        label_maps(touch(tmp_path / "y", "a_0000.nii.gz"))
