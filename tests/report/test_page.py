@@ -15,7 +15,9 @@ from labelloop.classes import load_classes
 from labelloop.report.calibration import calibration_of
 from labelloop.report.chain import draw_chain
 from labelloop.report.charts import nice_ticks
+from labelloop.report.models import model
 from labelloop.report.page import write_report
+from labelloop.report.results import Results
 from labelloop.report.review import CaseFiles, queue, write_review
 from labelloop.report.scores import Scored, chosen_cases
 from labelloop.tables import TABLES, read_table, write_table
@@ -89,7 +91,7 @@ def _models(root: Path) -> None:
         ]
         (folder / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs) + '{"epoch": 6, "tr')
         about = {"classes": list(SCHEME.names), "versions": {"torch": "2.0"}, "fingerprint": "f00d" * 4, "epoch": 5}
-        (folder / "model.json").write_text(json.dumps(about | {"settings": {"trainer": "partial", "seed": 7}}))
+        (folder / "model.json").write_text(json.dumps(about | {"settings": {"kind": "partial", "seed": 7}}))
 
 
 def _label_set(folder: Path) -> None:
@@ -270,6 +272,14 @@ def test_models_chain_volumes_and_speed_are_there(page):
     assert ["spleen", "0 of 1", "–", "–", "–", "–"] in _rows(page, "spleen")
     assert ["run time per case, s", "7.5", "7.5", "1"] in _rows(page, "run time per case, s")
     assert "f00df00df00df00d" in text
+    assert page.count("<dt>trainer</dt><dd>partial</dd>") == 2
+
+
+def test_a_translator_is_named_as_the_trainer(tmp_path):
+    folder = tmp_path / "models" / "to_mr"
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps({"kind": "translator", "settings": {"seed": 7}}))
+    assert model(Results(tmp_path), "to_mr")["facts"] == {"trainer": "translator", "seed": "7"}
 
 
 def test_pictures_of_best_median_and_worst(page):

@@ -1,6 +1,5 @@
 """Report section on models: what each was trained on, how its training went."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from labelloop.report.charts import Line, curves
+from labelloop.report.gallery import data_uri
 from labelloop.report.results import Results
 
 TRAIN, VALIDATION, DICE = "#486581", "#d9822b", "#1b7f86"
@@ -61,7 +61,7 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
     settings, plan = about.get("settings") or {}, about.get("plan") or {}
     patch = settings.get("patch") or plan.get("patch")  # a translator has its own
     facts = {
-        "trainer": settings.get("trainer"),
+        "trainer": settings.get("kind") or about.get("kind"),
         "seed": settings.get("seed"),
         "voxel z, y, x": plan.get("spacing_mm") and " × ".join(f"{s:g}" for s in plan["spacing_mm"]) + " mm",
         "patch z, y, x": patch and " × ".join(map(str, patch)),
@@ -91,7 +91,7 @@ def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Markup]:
 
 def _embedded(results: Results, path: str) -> str | None:
     content = results.bytes(path)
-    return content and f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return content and data_uri(content)
 
 
 def _number(value: Any) -> float:
