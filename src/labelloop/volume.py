@@ -156,7 +156,7 @@ def restore(array: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def whole_numbers(array: np.ndarray) -> np.ndarray:
-    """Return a label array as uint8/int16; floats with whole values are fine.
+    """Return a label array as uint8, or int32 where ids do not fit; floats with whole values are fine.
 
     Raises:
         ValueError: naming the first fractional values found.

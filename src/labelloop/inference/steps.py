@@ -86,7 +86,7 @@ class FinishedInference(Strict):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            hint = "give the results folder of a finished run; older ones get the file when Snakemake runs once more"
+            hint = "give the results folder of a finished run; Snakemake writes the file when it finishes one"
             raise UserError(f"{path}: no such file; {hint}") from error
         except ValidationError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
