@@ -23,9 +23,10 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from labelloop.adapt.body import body_mask, judge_patient, judge_upright
+from labelloop.adapt.body import body_mask, judge_upright
 from labelloop.adapt.grey import to_grey
 from labelloop.adapt.registration import Transform
+from labelloop.adapt.settings import UPRIGHT_BY
 from labelloop.adapt.transfer import Transferred, transfer
 from labelloop.classes import load_classes
 from labelloop.files import write_text
@@ -65,7 +66,8 @@ def patient_rows(patient: MrPatient) -> Iterable[dict]:
     """Yield a row for each sequence of a patient: which way up, how far off the motion, how right the transfer."""
     rendered = patient.render(SPACING_MM)
     stored = {name: Volume(to_grey(image, "MR"), geometry) for name, (image, _, geometry) in rendered.items()}
-    judged = judge_patient(stored).upside_down
+    witness = next(name for name in UPRIGHT_BY if name in stored)
+    judged = judge_upright(stored[witness], "MR").upside_down
     turned = {
         name: (Volume(_upright(image, patient), geometry), Volume(_upright(truth, patient), geometry))
         for name, (image, truth, geometry) in rendered.items()

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from labelloop.classes import load_classes
 from labelloop.files import atomic, sha256, write_json
-from labelloop.inference.prepare import normalize
+from labelloop.inference.prepare import scaling
 from labelloop.network import build_network
 from labelloop.phantom import draw_patient, field_of_view, render
 from labelloop.plans import Plan
@@ -76,7 +76,7 @@ def _scan(number: int) -> tuple[np.ndarray, np.ndarray]:
     patient = draw_patient(SEED, number)
     image, truth = render(patient, field_of_view(patient, PLAN.spacing_mm[::-1], orientation="RAS"))
     array = image.astype(np.float32)
-    normalize(array, PLAN, "CT")
+    scaling(array, PLAN, "CT").apply(array)
     return array, truth
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_fill_holes
 from tiny_body import draw, ellipsoid, stored
 
-from labelloop.adapt.body import body_mask, body_threshold, judge_patient, judge_upright, otsu
+from labelloop.adapt.body import body_mask, body_threshold, judge_upright, otsu
 from labelloop.adapt.grey import to_grey
 from labelloop.adapt.settings import GreySettings
 from labelloop.volume import Volume, read
@@ -46,8 +47,8 @@ def test_the_mask_is_the_body(body, spoil):
         array = np.minimum(array * 3, 255)
     elif spoil == "bright fat":
         array[BODY & ~ellipsoid((0, 0, 0), (105, 75, 400))] = 250
-    mask = body_mask(Volume(array, body.geometry), fill=True)
-    assert dice(mask, BODY) > 0.97
+    mask = body_mask(Volume(array, body.geometry))
+    assert dice(np.stack([binary_fill_holes(section) for section in mask]), BODY) > 0.97
 
 
 def test_an_image_without_air_is_all_body(body):
@@ -64,13 +65,6 @@ def test_upside_down_is_a_matter_of_the_patient_not_of_storage(body, orientation
     for modality in ("CT", "MR"):
         assert not judge_upright(stored(body, orientation), modality).upside_down
         assert judge_upright(stored(wrong, orientation), modality).upside_down
-
-
-def test_a_patient_is_judged_by_the_best_witness(body):
-    wrong = Volume(body.array[::-1].copy(), body.geometry)
-    assert judge_patient({"dwi": body, "in_phase": wrong, "t1w": body}).upside_down
-    with pytest.raises(ValueError, match="dwi"):
-        judge_patient({"dwi": body})
 
 
 def test_no_real_scan_is_upside_down_until_it_is_turned():

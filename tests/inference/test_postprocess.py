@@ -9,7 +9,7 @@ from tiny_models import IDS, save_model, tiny_plan
 
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
-from labelloop.inference.engine import Predictor
+from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge_union, merge_votes
 from labelloop.inference.postprocess import Chain, State, load_chain, segment
 from labelloop.labels.clean import clean
@@ -94,7 +94,7 @@ def test_models_alike_are_averaged(models, rng):
     volume = random_volume(rng)
     a, b = models["a"], models["b"]
     prepared = a.prepare(volume, "CT")
-    mean = (a.probabilities(prepared) + b.probabilities(prepared)) / 2
+    mean = (softmax_(a.logits(prepared)) + softmax_(b.logits(prepared))) / 2
     from labelloop.inference.export import to_prediction
 
     expected = to_prediction(mean, prepared.frame, a.classes, a.class_ids, probabilities=True)

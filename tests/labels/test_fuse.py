@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from labelloop.labels.fuse import absent_in_all, fuse, give_tumor_to_organs, vote
+from labelloop.labels.fuse import fuse, give_tumor_to_organs, vote
 
 SHAPE = (4, 5, 6)
 
@@ -110,13 +110,6 @@ def test_classes_left_out_are_not_in_the_map(scheme):
     fused, rows = fuse(None, {}, [("a", prediction), ("b", prediction)], scheme, ["liver", "spleen"], 1.0)
     assert set(np.unique(fused)) == {0, scheme.ids["liver"], scheme.ids["spleen"]}
     assert [r["source"] for r in rows] == ["a+b", "a+b"]
-
-
-def test_absent_in_all(scheme):
-    a, b = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
-    a[0], b[0] = scheme.ids["liver"], scheme.ids["spleen"]
-    assert absent_in_all([("a", a), ("b", b)], scheme, ["liver", "spleen", "tumor"]) == ("tumor",)
-    assert absent_in_all([], scheme, ["liver"]) == ()
 
 
 def test_refusals(scheme):

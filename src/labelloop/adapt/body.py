@@ -1,14 +1,11 @@
 """Where the body is, and which end of it is up."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cc3d
 import numpy as np
-from scipy.ndimage import binary_fill_holes
 
 from labelloop.adapt.grey import to_grey
-from labelloop.adapt.settings import UPRIGHT_BY
 from labelloop.volume import Volume, canonical
 
 BINS = 256
@@ -59,23 +56,19 @@ def body_threshold(array: np.ndarray) -> float | None:
     return threshold if contrast < AIR_AGAINST_TISSUE and rim.mean() >= AIR_AT_BORDER else None
 
 
-def body_mask(volume: Volume, fill: bool = False) -> np.ndarray:
+def body_mask(volume: Volume) -> np.ndarray:
     """Return the body as a mask [z, y, x], as stored: the largest part above the threshold of :func:`body_threshold`.
+
+    Lungs and gas stay holes: they show where the body lies in z.
 
     Args:
         volume: any orientation; CT on the grey scale (``grey.to_grey``), where all kinds of padding are black.
-        fill: also lungs and gas, slice by slice. Without, they stay holes: they show where the body lies in z.
     """
     oriented = canonical(volume).array
     threshold = body_threshold(oriented)
     if threshold is None:
         return np.ones(volume.array.shape, bool)
-    mask = cc3d.largest_k(np.ascontiguousarray(volume.array > threshold), k=1, connectivity=6) > 0
-    if fill:
-        view = canonical(Volume(mask, volume.geometry)).array
-        for section in view:
-            section[...] = binary_fill_holes(section)
-    return mask
+    return cc3d.largest_k(np.ascontiguousarray(volume.array > threshold), k=1, connectivity=6) > 0
 
 
 @dataclass(frozen=True)
@@ -108,25 +101,6 @@ def judge_upright(volume: Volume, modality: str) -> Upright:
     slices = max(1, round(END_MM / oriented.geometry.spacing_zyx[0]))
     shares = [_dark_share(dark[part], mask[part]) for part in (slice(slices), slice(-slices, None))]
     return Upright(shares[0] > shares[1], *shares)
-
-
-def judge_patient(images: Mapping[str, Volume]) -> Upright:
-    """Tell whether all sequences of a patient are stored upside down, by the best witness among them.
-
-    Where fat is bright, lungs are the dark part of the body; in fat-suppressed images with contrast agent or diffusion
-    weighting they are not, so that these are not asked.
-
-    Args:
-        images: grey-scale MR volumes by sequence.
-
-    Raises:
-        ValueError: when no sequence of ``settings.UPRIGHT_BY`` is there.
-    """
-    witness = next((name for name in UPRIGHT_BY if name in images), None)
-    if witness is None:
-        found = ", ".join(sorted(images)) or "nothing"
-        raise ValueError(f"which end is up is seen in {', '.join(UPRIGHT_BY)}; the patient has {found}")
-    return judge_upright(images[witness], "MR")
 
 
 def stored_upside_down(volume: Volume, modality: str) -> bool:

@@ -25,7 +25,11 @@ class GreySettings(Strict):
 
 
 UPRIGHT_BY = ("in_phase", "out_of_phase", "t1w", "t2w")
-"""Sequences that tell whether a patient is stored upside down, the best first; He reads the in-phase images alone."""
+"""Sequences that tell whether a patient is stored upside down, the best first; He reads the in-phase images alone.
+
+Where fat is bright, lungs are the dark part of the body; in fat-suppressed images with contrast agent or diffusion
+weighting they are not.
+"""
 
 
 KIDNEYS = ("right_kidney", "left_kidney")

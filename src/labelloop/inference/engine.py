@@ -173,10 +173,6 @@ class Predictor:
         walk = skipping_walk(s.skip, padded, plan.patch, step, plan.spacing_mm, self.classes)
         return staged("network", slide_blocks(Counted(self.network), image, window, walk))
 
-    def probabilities(self, prepared: Prepared) -> torch.Tensor:
-        """Return the softmax of :meth:`logits`."""
-        return softmax_(self.logits(prepared))
-
     def predict(self, volume: Volume, modality: str) -> Prediction:
         """Return the label map of ``volume`` on its stored grid, and volume and confidence of each class.
 

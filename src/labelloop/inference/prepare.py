@@ -168,11 +168,6 @@ def scaling(array: np.ndarray, plan: Plan, modality: str) -> Scaling:
     return Scaling(None, mean, variance**0.5)
 
 
-def normalize(array: np.ndarray, plan: Plan, modality: str) -> None:
-    """Normalize a float32 array in place; see :func:`scaling`."""
-    scaling(array, plan, modality).apply(array)
-
-
 def nonzero_box(array: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Return ``(start, stop)`` per axis of the box around all nonzero voxels; the whole volume if there are none.
 

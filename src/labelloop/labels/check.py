@@ -91,7 +91,7 @@ def check(
         states: annotation state of each class; classes not named are unknown.
         image: canonical intensities (HU for CT) of the same shape, for the rules that need them.
         surgery: classes that were operated on or removed.
-        models_absent: classes that no model found (``fuse.absent_in_all``).
+        models_absent: classes that no model found.
         classes: classes that somebody or some model was asked for; an empty one among them fails its volume rule.
             Default: those annotated present and those with voxels.
         overlap: voxels of each class that fusion gave to another organ (rows "overlap" of the provenance).

@@ -149,18 +149,6 @@ def _nearest_label(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarra
     return nearest
 
 
-def absent_in_all(
-    predictions: Sequence[tuple[str, np.ndarray]], scheme: ClassScheme, classes: Sequence[str]
-) -> tuple[str, ...]:
-    """Return the classes that no prediction contains: an exception of the anatomy rules (see ``check``)."""
-    if not predictions:
-        return ()
-    found = np.zeros(256, bool)
-    for _, array in predictions:
-        found |= np.bincount(array.ravel(order="K"), minlength=256)[:256] > 0
-    return tuple(name for name in scheme.select(list(classes)) if not found[scheme.ids[name]])
-
-
 def _keep(labels: np.ndarray, scheme: ClassScheme, names) -> np.ndarray:
     """Return a copy of ``labels`` with every class but ``names`` set to background."""
     table = np.zeros(256, np.uint8)
