@@ -30,8 +30,8 @@ def test_zhous_network_has_31_million_parameters():
 
 
 def test_macs_of_a_convolution():
-    convolution = nn.Conv3d(2, 5, 3, padding=1)
-    assert count_macs(convolution, (6, 7, 8), channels=2) == 6 * 7 * 8 * 2 * 5 * 27
+    convolution = nn.Conv3d(1, 5, 3, padding=1)
+    assert count_macs(convolution, (6, 7, 8)) == 6 * 7 * 8 * 5 * 27
     assert convolution.weight.device.type == "cpu"
 
 

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def build_network(plan: Plan, outputs: int, channels: int = 1, deep_supervision: bool = False) -> "nn.Module":
+def build_network(plan: Plan, outputs: int, deep_supervision: bool = False) -> "nn.Module":
     """Return the untrained U-Net of ``plan`` with ``outputs`` channels (background included).
 
-    Its forward pass maps [batch, channels, z, y, x] to logits [batch, outputs, z, y, x], or to a list of them from
+    Its forward pass maps [batch, 1, z, y, x] to logits [batch, outputs, z, y, x], or to a list of them from
     the finest to the coarsest resolution with ``deep_supervision``.
     """
     from pydoc import locate
@@ -24,7 +24,7 @@ def build_network(plan: Plan, outputs: int, channels: int = 1, deep_supervision:
         if arguments[name] is not None:
             arguments[name] = locate(arguments[name])
     network_class = locate(architecture["network_class_name"])
-    return network_class(input_channels=channels, num_classes=outputs, deep_supervision=deep_supervision, **arguments)
+    return network_class(input_channels=1, num_classes=outputs, deep_supervision=deep_supervision, **arguments)
 
 
 def count_parameters(network: "nn.Module") -> int:
@@ -57,7 +57,7 @@ def counting_macs(network: "nn.Module") -> Iterator[list[int]]:
             hook.remove()
 
 
-def count_macs(network: "nn.Module", patch: Sequence[int], channels: int = 1) -> int:
+def count_macs(network: "nn.Module", patch: Sequence[int]) -> int:
     """Return the multiply-accumulates of one forward pass of a ``patch`` [z, y, x]; nothing is computed."""
     import copy
 
@@ -65,5 +65,5 @@ def count_macs(network: "nn.Module", patch: Sequence[int], channels: int = 1) ->
 
     shadow = copy.deepcopy(network).to("meta")
     with counting_macs(shadow) as counted, torch.no_grad():
-        shadow(torch.empty((1, channels, *patch), device="meta"))
+        shadow(torch.empty((1, 1, *patch), device="meta"))
     return sum(counted)

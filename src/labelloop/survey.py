@@ -281,13 +281,10 @@ def _same_content(geometry: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def read_truth(case: Case, scheme: ClassScheme, dataset: Dataset | None = None) -> Volume | None:
+def read_truth(case: Case, scheme: ClassScheme) -> Volume | None:
     """Return a case's label map in class ids (uint8, axes as stored); None without a label.
 
     Only annotated classes are in it: voxels of others are background, as the survey's ``label_not_annotated`` said.
-
-    Args:
-        dataset: the case's data set, when the caller has it loaded for ``scheme``; else it is loaded.
 
     Raises:
         CaseError: when the label cannot be read or mapped.
@@ -296,7 +293,7 @@ def read_truth(case: Case, scheme: ClassScheme, dataset: Dataset | None = None) 
         return None
     if not Path(case.label).is_file():
         raise _error("label_missing", case.label, "no such file")
-    dataset = dataset or load_dataset(case.dataset, scheme)
+    dataset = load_dataset(case.dataset, scheme)
     volume = in_itk(case.label, "label", lambda: read(case.label))
     array = dataset.to_classes(volume.array, case.label)
     keep = np.zeros(256, np.uint8)

@@ -37,9 +37,7 @@ def load_generator(folder: Path, device: torch.device | str = "cpu") -> tuple[Ge
 
 
 @torch.inference_mode()
-def translate(
-    network: nn.Module, image: np.ndarray, patch: Sequence[int], overlap: float = 0.5, batch: int = 1
-) -> np.ndarray:
+def translate(network: nn.Module, image: np.ndarray, patch: Sequence[int], overlap: float = 0.5) -> np.ndarray:
     """Return the translation of a whole volume, float32 [z, y, x] from -1 to 1.
 
     Windows overlap and are blended with Gaussian weights, where the released code takes plain means. A volume
@@ -55,7 +53,7 @@ def translate(
     device = first.device if first is not None else torch.device("cpu")
     pad = padding(image.shape, patch)
     padded = functional.pad(torch.from_numpy(image), [n for part in reversed(pad) for n in part], value=BLACK)
-    window = Window(tuple(patch), outputs=1, step=1 - overlap, batch=batch, device=device)
+    window = Window(tuple(patch), outputs=1, step=1 - overlap, device=device)
     network.eval()
     whole = torch.cat([block.float().cpu() for block in slide_blocks(network, padded, window)], dim=1)[0]
     inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))

@@ -177,12 +177,11 @@ def load_chain(
     scheme: ClassScheme | None = None,
     device: str = "auto",
     settings: Settings | None = None,
-    budget: Budget | None = None,
 ) -> Chain:
     """Return the chain of ``steps`` with the models that they name, from the folders ``<models>/<name>``."""
     parsed = [_parsed(number, step) for number, step in enumerate(steps, start=1)]
     names = dict.fromkeys(name for step in parsed for name in step.models)
-    loaded = {name: load_model(Path(models) / name, device, settings, budget) for name in names}
+    loaded = {name: load_model(Path(models) / name, device, settings) for name in names}
     return Chain(parsed, loaded, scheme)
 
 

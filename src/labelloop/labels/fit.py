@@ -80,17 +80,10 @@ def measure(
     }
 
 
-def fit(
-    measured: Iterable[Mapping[tuple[str, str], float]],
-    scheme: ClassScheme,
-    source: str,
-    coverage: float = COVERAGE,
-    confidence: float = CONFIDENCE,
-    least_cases: int = LEAST_CASES,
-) -> FittedRules:
+def fit(measured: Iterable[Mapping[tuple[str, str], float]], scheme: ClassScheme, source: str) -> FittedRules:
     """Fit the thresholds of a scheme's rules to the measurements of several cases (see :func:`measure`).
 
-    A rule that fewer than ``least_cases`` cases speak to keeps its default and is not in the result.
+    A rule that fewer than :data:`LEAST_CASES` cases speak to keeps its default and is not in the result.
 
     Raises:
         UserError: when not a single threshold can be fitted.
@@ -103,18 +96,18 @@ def fit(
     for rule in load_rules(scheme):
         for name in rule.classes if rule.kind in SIDES else ():
             found = np.array(values.get((rule.name, name), ()))
-            if len(found) >= least_cases:
-                thresholds[rule.name][name] = _fitted(rule, name, found, coverage, confidence)
+            if len(found) >= LEAST_CASES:
+                thresholds[rule.name][name] = _fitted(rule, name, found)
     if not thresholds:
         most = max(map(len, values.values()), default=0)
-        raise UserError(f"{source}: at most {most} cases for a rule and class; {least_cases} are needed to fit it")
+        raise UserError(f"{source}: at most {most} cases for a rule and class; {LEAST_CASES} are needed to fit it")
     return FittedRules(
-        classes=scheme.name, source=source, coverage=coverage, confidence=confidence, thresholds=dict(thresholds)
+        classes=scheme.name, source=source, coverage=COVERAGE, confidence=CONFIDENCE, thresholds=dict(thresholds)
     )
 
 
-def _fitted(rule: Rule, name: str, values: np.ndarray, coverage: float, confidence: float) -> Fitted:
-    bounds = tolerance_bounds(values, SIDES[rule.kind], coverage, confidence, rule.kind in LOGARITHMIC)
+def _fitted(rule: Rule, name: str, values: np.ndarray) -> Fitted:
+    bounds = tolerance_bounds(values, SIDES[rule.kind], COVERAGE, CONFIDENCE, rule.kind in LOGARITHMIC)
     if rule.kind == "near":
         bounds = (bounds[0], max(bounds[1], LEAST_NEAR_MM))
     low, high = (round(float(bound), 3) for bound in (np.floor(bounds[0] * 100) / 100, np.ceil(bounds[1] * 100) / 100))

@@ -64,14 +64,12 @@ def fit_folder(
     images: Path | None = None,
     dataset: str | None = None,
     modality: str = "CT",
-    source: str | None = None,
 ) -> int:
     """Fit thresholds to a folder of fully labeled truth and write them; return how many maps could not be read.
 
     Args:
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
         dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
-        source: name written into the file; default: the folder's.
 
     Raises:
         UserError: when there is nothing to fit to, or too little.
@@ -79,7 +77,7 @@ def fit_folder(
     scheme, measured, problems = load_classes(classes), [], []
     for _, volume, image in _maps(labels, scheme, images, dataset, problems):
         measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
-    fitted = fit(measured, scheme, f"{source or labels.name} ({len(measured)} cases)")
+    fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
     _say_fitted(fitted, load_rules(scheme))
     return len(problems)

@@ -254,11 +254,11 @@ def _slabs(patient: Patient, geometry: Geometry, voxels: int) -> Iterator[tuple[
         yield slice(start, stop), slice(start - low, stop - low), *_tissue_map(patient, z[low:high], y, x)
 
 
-def tissue_map(patient: Patient, geometry: Geometry, slab_voxels: int = SLAB_VOXELS) -> np.ndarray:
+def tissue_map(patient: Patient, geometry: Geometry) -> np.ndarray:
     """Return the tissue codes (uint8, indices into ``tissues.TISSUES``) on ``geometry``, [z, y, x] as stored."""
     stored = _canonical_grid(geometry)
     codes = np.empty(stored.shape, np.uint8)
-    for where, inner, slab, _ in _slabs(patient, stored, slab_voxels):
+    for where, inner, slab, _ in _slabs(patient, stored, SLAB_VOXELS):
         codes[where] = slab[inner]
     return restore(codes, geometry)
 

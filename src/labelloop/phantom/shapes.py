@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]
+REACH_MM = 320.0
+"""How far from the origin a field varies."""
 
 
 class Shape(Protocol):
@@ -147,9 +149,9 @@ class Field:
     step_mm: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, step_mm: float, deviation: float, reach_mm: float = 320.0) -> "Field":
-        """Draw a field of mean 0 and about the given standard deviation over +-``reach_mm`` around the origin."""
-        count = int(np.ceil(2 * reach_mm / step_mm)) + 4
+    def draw(cls, rng: np.random.Generator, step_mm: float, deviation: float) -> "Field":
+        """Draw a field of mean 0 and about the given standard deviation over +-:data:`REACH_MM` around the origin."""
+        count = int(np.ceil(2 * REACH_MM / step_mm)) + 4
         # Mean of the sum of squared B-spline weights is 0.479 an axis: white values shrink by its 1.5th power.
         return cls(rng.standard_normal((count,) * 3).astype(np.float32) * np.float32(deviation / 0.479**1.5), step_mm)
 

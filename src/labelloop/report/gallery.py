@@ -36,11 +36,11 @@ class Atlas:
     """Cases that are stored upside down."""
 
     @classmethod
-    def of(cls, results: Path, table: Path, cases: pd.DataFrame, scheme: ClassScheme, truth: Truth | None) -> "Atlas":
-        """Return the atlas of a case table; image files are absolute, or relative to the table or to where we are."""
+    def of(cls, results: Path, cases: pd.DataFrame, scheme: ClassScheme, truth: Truth | None) -> "Atlas":
+        """Return the atlas of a case table; image files are absolute, or relative to the results or to where we are."""
         images = {}
         for case, image, modality in zip(cases["case"], cases["image"], cases["modality"], strict=True):
-            beside = table.parent / image
+            beside = results / image
             images[case] = (beside if beside.is_file() else Path(image), modality)
         return cls(results, images, scheme, truth, frozenset(upside_down(results / "upright.csv")))
 

@@ -34,7 +34,6 @@ def write_report(
     evaluated: Sequence[tuple[str, str | Path]] = (),
     label_sets: Sequence[str] = (),
     model_names: Sequence[str] = (),
-    cases: str | Path | None = None,
     *,
     translations: Sequence[str] = (),
     lesions: Sequence[tuple[str, str | Path]] = (),
@@ -55,7 +54,6 @@ def write_report(
             maps in ``predictions``) last; tables are absolute or relative to ``results``.
         label_sets: names of folders in ``labels``.
         model_names: names of folders in ``models``.
-        cases: case table; by default ``cases.csv`` of the results.
         translations: plans with translated CT: folders in ``prepared``.
         lesions: (title, lesions table) of what is compared, in the same order.
         recipe_text: the recipe in words or YAML, shown folded away.
@@ -64,10 +62,9 @@ def write_report(
     """
     root, page = Path(results), Path(out)
     source = Results(root)
-    table_path = Path(cases) if cases else root / "cases.csv"
-    table = source.table(table_path.resolve() if cases else "cases.csv", "cases")
+    table = source.table("cases.csv", "cases")
     scored = read_scores(source, evaluated, scheme)
-    atlas = Atlas.of(root, table_path, table, scheme, truth)
+    atlas = Atlas.of(root, table, scheme, truth)
     sets = [label_set(source, name, scheme) for name in label_sets]
     for entry in sets:
         entry["pictures"] = queue_pictures(source, entry["queue"])

@@ -28,9 +28,9 @@ def number(value: float, digits: int = 4) -> str:
     return text.replace("-", "−")
 
 
-def count(amount: int, one: str, many: str | None = None) -> str:
+def count(amount: int, one: str) -> str:
     """Write an amount with its noun: ``1 case``, ``3 cases``."""
-    return f"{amount} {one if amount == 1 else many or one + 's'}"
+    return f"{amount} {one if amount == 1 else one + 's'}"
 
 
 def plain(name: str) -> str:
