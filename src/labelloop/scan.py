@@ -26,7 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from labelloop.errors import CaseError
 from labelloop.folders import EXTENSIONS
-from labelloop.volume import Geometry, read_geometry
+from labelloop.volume import Geometry, geometry_of, read_geometry
 
 DIRECTION_TOLERANCE = 1e-3
 """Largest departure of the axes from orthonormal (entries of DᵀD - I), as in ``volume.GRID_TOLERANCE``."""
@@ -241,7 +241,7 @@ def _read_itk(path: Path, content: bytes, kind: str) -> Scan:
     if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in image.GetPixelIDTypeAsString():
         raise _error(f"{kind}_not_scalar", path, image.GetPixelIDTypeAsString())
     _check_shape(path, image.GetSize(), kind)
-    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    geometry = geometry_of(image)
     _check_direction(path, np.asarray(geometry.direction).reshape(3, 3), kind)
     return Scan(str(path), hashlib.sha256(content).hexdigest(), geometry, sitk.GetArrayFromImage(image))
 

@@ -68,10 +68,21 @@ def _short(values) -> tuple[float, ...]:
     return tuple(round(float(v), 4) for v in values)
 
 
-def _geometry(image) -> Geometry:
+def geometry_of(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
+    """Return the grid of a SimpleITK image, or of the image whose header a reader has read."""
     return Geometry(
         tuple(image.GetSize()), tuple(image.GetSpacing()), tuple(image.GetOrigin()), tuple(image.GetDirection())
     )
+
+
+def to_image(volume: Volume) -> sitk.Image:
+    """Return a volume as a SimpleITK image; a mask as uint8."""
+    array, geometry = volume.array, volume.geometry
+    image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
 
 
 def read_geometry(path: str | Path) -> Geometry:
@@ -79,13 +90,13 @@ def read_geometry(path: str | Path) -> Geometry:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    return _geometry(reader)
+    return geometry_of(reader)
 
 
 def read(path: str | Path) -> Volume:
     """Read a 3-D volume (NIfTI, NRRD, MHA) with the stored data type. Raises RuntimeError when unreadable."""
     image = sitk.ReadImage(str(path))
-    return Volume(sitk.GetArrayFromImage(image), _geometry(image))
+    return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
 
 
 def write(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
@@ -96,12 +107,8 @@ def write(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
     """
     if array.shape != geometry.shape:
         raise ValueError(f"{path}: array of shape {array.shape} for a grid of shape {geometry.shape} (z, y, x)")
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
     with atomic(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        sitk.WriteImage(to_image(Volume(array, geometry)), str(temporary), useCompression=True)
 
 
 def _axes_to_ras(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from test_prepare import ORIENTATIONS, RAS, turned
 from tiny_models import IDS, save_model, tiny_plan
@@ -16,7 +15,7 @@ from labelloop.inference.postprocess import Chain
 from labelloop.inference.prepare import Frame
 from labelloop.inference.slices import SliceClassifier
 from labelloop.inference.steps import InferenceStep
-from labelloop.volume import Geometry, Volume, canonical
+from labelloop.volume import Geometry, Volume, canonical, to_image
 
 SPACING = (4.0, 2.0, 2.0)
 HU = {"background": -100, "liver": 50, "spleen": 150, "tumor": 250}
@@ -128,13 +127,7 @@ def test_a_part_lies_where_it_lay_in_the_patient(orientation, truth):
     whole = canonical(turned(image_of(truth), *orientation))
     part = part_of(whole, ((4, 9), (3, 20), (11, 13)))
     assert part.array.shape == part.geometry.shape == (5, 17, 2)
-    images = []
-    for volume in (whole, part):
-        image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array))
-        image.SetSpacing(volume.geometry.spacing)
-        image.SetOrigin(volume.geometry.origin)
-        image.SetDirection(volume.geometry.direction)
-        images.append(image)
+    images = [to_image(volume) for volume in (whole, part)]
     place = images[1].TransformIndexToPhysicalPoint((1, 5, 2))
     assert images[0].TransformPhysicalPointToIndex(place) == (1 + 11, 5 + 3, 2 + 4)
     assert images[0][12, 8, 6] == images[1][1, 5, 2]

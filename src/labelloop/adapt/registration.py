@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from labelloop.errors import UserError, nearest
 from labelloop.files import write_json
-from labelloop.volume import Geometry, Volume, canonical
+from labelloop.volume import Geometry, Volume, canonical, geometry_of, to_image
 
 WORK_MM = 4.0
 """Voxel size that images are brought to before they are registered; no finer voxel is made."""
@@ -95,7 +95,7 @@ def apply(transform: Transform, moving: Volume, grid: Geometry, labels: bool = F
     resampler.SetInterpolator(how)
     resampler.SetDefaultPixelValue(low)
     with _one_thread():
-        image = _image(moving if labels else Volume(moving.array.astype(np.float32), moving.geometry))
+        image = to_image(moving if labels else Volume(moving.array.astype(np.float32), moving.geometry))
         result = sitk.GetArrayFromImage(resampler.Execute(image))
     return result if labels else np.clip(result, low, high)  # a cubic spline overshoots at edges
 
@@ -173,7 +173,7 @@ def _register(fixed: sitk.Image, moving: sitk.Image, kind: str, on: str) -> Tran
     if kind == "translation":
         start.SetOffset((_mass_center(moving) - _mass_center(fixed)).tolist())
     else:
-        start.SetCenter(_center(_geometry_of(fixed)).tolist())
+        start.SetCenter(_center(geometry_of(fixed)).tolist())
     method.SetInitialTransform(start, inPlace=True)
     method.Execute(fixed, moving)
     if method.GetMetricValue() > NO_OVERLAP:
@@ -186,7 +186,7 @@ def _register(fixed: sitk.Image, moving: sitk.Image, kind: str, on: str) -> Tran
 def _coarse(volume: Volume) -> sitk.Image:
     """Return a volume in canonical orientation, smoothed and with voxels of at least :data:`WORK_MM`, float32."""
     oriented = canonical(volume)
-    image = _image(Volume(np.ascontiguousarray(oriented.array, np.float32), oriented.geometry))
+    image = to_image(Volume(oriented.array.astype(np.float32, copy=False), oriented.geometry))
     spacing = np.maximum(oriented.geometry.spacing, WORK_MM)
     sigma = [max(s / 2, 0.1) for s in spacing]
     smooth = sitk.SmoothingRecursiveGaussian(image, sigma) if min(image.GetSize()) >= 4 else image
@@ -209,19 +209,6 @@ def _mass_center(image: sitk.Image) -> np.ndarray:
 def _center(geometry: Geometry) -> np.ndarray:
     middle = (np.asarray(geometry.size) - 1) / 2 * geometry.spacing
     return np.reshape(geometry.direction, (3, 3)) @ middle + geometry.origin
-
-
-def _geometry_of(image: sitk.Image) -> Geometry:
-    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-
-
-def _image(volume: Volume) -> sitk.Image:
-    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing(volume.geometry.spacing)
-    image.SetOrigin(volume.geometry.origin)
-    image.SetDirection(volume.geometry.direction)
-    return image
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from labelloop.errors import CaseError, UserError
 from labelloop.files import digest, sha256
-from labelloop.volume import Geometry, Volume, read, read_geometry
+from labelloop.volume import Volume, geometry_of, read, read_geometry
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -148,8 +148,7 @@ def _read_dicom(folder: Path) -> Volume:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     image = reader.Execute()
-    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return Volume(sitk.GetArrayFromImage(image), geometry)
+    return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
 
 
 def _check_slices(folder: Path, files: Sequence[str]) -> None:
