@@ -179,8 +179,18 @@ class Predictor:
         Raises:
             ValueError: when the volume cannot be used, or the memory budget does not allow it.
         """
-        prepared = self.prepare(volume, modality)
-        choice = self.choose(prepared.frame, volume.array.itemsize)
+        return self.predict_prepared(self.prepare(volume, modality), volume.array.itemsize)
+
+    def predict_prepared(self, prepared: Prepared, stored_bytes: int = 2) -> Prediction:
+        """Return what :meth:`predict` does, of an image that is prepared already; all logits are never held at once.
+
+        Args:
+            stored_bytes: size of a voxel of the image as stored, which counts in the memory budget.
+
+        Raises:
+            ValueError: when the memory budget does not allow it.
+        """
+        choice = self.choose(prepared.frame, stored_bytes)
         blocks = self.logit_blocks(prepared, choice)
         mode, slab = self.settings.mode, choice.slab_voxels
         return to_prediction(blocks, prepared.frame, self.classes, self.class_ids, mode, slab_voxels=slab)

@@ -202,7 +202,7 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
     """
     first = predictors[0]
     if len(predictors) == 1:
-        return _predict(first, state)
+        return first.predict_prepared(_prepared(state, first), state.volume.array.itemsize)
     alike = all(p.plan == first.plan and p.class_ids == first.class_ids for p in predictors)
     singles: list[Prediction] = []
     total = None
@@ -355,17 +355,6 @@ def _prepared(state: State, model: Model) -> Prepared:
     if key not in state.prepared:
         state.prepared[key] = model.prepare(state.volume, state.modality)
     return state.prepared[key]
-
-
-def _predict(predictor: Predictor, state: State) -> Prediction:
-    """Predict as ``predictor`` alone does, which never holds all logits, on an image that may be prepared already."""
-    prepared = _prepared(state, predictor)
-    choice = predictor.choose(prepared.frame, state.volume.array.itemsize)
-    blocks = predictor.logit_blocks(prepared, choice)
-    p = predictor
-    return to_prediction(
-        blocks, prepared.frame, p.classes, p.class_ids, p.settings.mode, slab_voxels=choice.slab_voxels
-    )
 
 
 def _finish(scores, state: State, predictor: Predictor, probabilities: bool = False) -> Prediction:
