@@ -15,7 +15,7 @@ from labelloop.training.job import TRAINING_VERSION, TrainingCase, TrainingJob, 
 from labelloop.training.progress import Progress, draw_curve
 from labelloop.training.settings import AXES
 from labelloop.training.stock import dataset_json, export_nnunet, plans_json
-from labelloop.training.work import OUTPUTS, Stage, Work
+from labelloop.training.work import OUTPUTS, Work
 
 __all__ = ["OUTPUTS", "TrainingCase", "TrainingJob", "TumorBank", "export_nnunet", "train"]
 
@@ -35,8 +35,7 @@ def train(job: TrainingJob) -> None:
             claims progress that it does not have.
     """
     work = Work(job.folder / "work", job.fingerprint)
-    stage = work.begin()
-    if stage is Stage.FINISHED:
+    if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
         from labelloop.training.trainers import TRAINERS

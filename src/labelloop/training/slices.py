@@ -28,7 +28,7 @@ from labelloop.training.progress import Progress
 from labelloop.training.settings import Slices
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
 from labelloop.training.trainers.supervised import SupervisedTrainer
-from labelloop.training.work import SLICE_OUTPUTS, Stage, Work
+from labelloop.training.work import SLICE_OUTPUTS, Work
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def train(job: TrainingJob) -> None:
         UserError: when no case can be trained on, or the work folder claims progress that it does not have.
     """
     work = Work(job.folder / "work", job.fingerprint, SLICE_OUTPUTS)
-    if work.begin() is Stage.FINISHED:
+    if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
         training = SliceTraining(job)

@@ -27,7 +27,7 @@ from labelloop.tables import write_table
 from labelloop.training.loading import isolated_random_state, seed_of
 from labelloop.training.prepared import open_image
 from labelloop.training.setup import resolve_device, set_determinism
-from labelloop.training.work import TRANSLATOR_OUTPUTS, Stage, Work
+from labelloop.training.work import TRANSLATOR_OUTPUTS, Work
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def train_translator(job: TranslatorJob) -> None:
         if not cases:
             raise UserError(f"translator {job.name}: no {look.upper()} case to learn from; at least one is needed")
     work = Work(job.folder / "work", job.fingerprint, TRANSLATOR_OUTPUTS)
-    if work.begin() is Stage.FINISHED:
+    if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
         training = TranslatorTraining(job)

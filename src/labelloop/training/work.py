@@ -10,7 +10,6 @@ import logging
 import os
 import pickle
 import shutil
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ TRANSLATOR_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "cases.csv")
 """Those of the training of a translator. The last of each is published last."""
 
 
-class Stage(Enum):
-    """How far the training of a fingerprint has come."""
-
-    NEW = "new"
-    INTERRUPTED = "interrupted"
-    FINISHED = "finished"
-
-
 class Work:
     """The work folder of the training with ``fingerprint``.
 
@@ -48,8 +39,8 @@ class Work:
         self.checkpoint, self.finished = folder / "checkpoint.pth", folder / "finished"
         self._state = folder / "state.json"
 
-    def begin(self) -> Stage:
-        """Find out how far this training has come. Work of another fingerprint is set aside beside the folder.
+    def begin(self) -> bool:
+        """Return whether this training is finished. Work of another fingerprint is set aside beside the folder.
 
         Raises:
             UserError: when the state claims progress whose files are gone or altered.
@@ -62,13 +53,13 @@ class Work:
             state = self._note(epochs=0, finished=False)
         if state["finished"]:
             self._check_finished()
-            return Stage.FINISHED
+            return True
         if state["epochs"] and not self.checkpoint.is_file():
             raise UserError(
                 f"{self._state} says that {state['epochs']} epochs are done, but {self.checkpoint} is gone. "
                 f"Put the checkpoint back, or delete {self.folder} to train from the start."
             )
-        return Stage.INTERRUPTED if self.checkpoint.is_file() else Stage.NEW
+        return False
 
     def save(self, epochs: int, content: dict[str, Any]) -> None:
         """Write a checkpoint after ``epochs`` epochs; a kill leaves the one before or this one."""
