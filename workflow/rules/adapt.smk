@@ -4,6 +4,8 @@ REQUIRED INPUTS: survey tables, prepared images.
 OUTPUTS: {R}/upright.csv, {R}/models/<translator>, {R}/prepared/<plan>/structure.csv and looks.png
 """
 
+from labelloop.training.settings import TRANSLATOR_VERSION
+
 if run.upright:
 
     rule judge:
@@ -90,7 +92,7 @@ if run.translators:
             classes=run.chain.classes,
             groups=run.groups(),
             deterministic=run.config.deterministic,
-            version=1,
+            version=TRANSLATOR_VERSION,
         message:
             "train: translator {wildcards.model}"
         script:

@@ -4,6 +4,8 @@ REQUIRED INPUTS: the models of the inference chain, survey tables.
 OUTPUTS: {R}/predictions, {R}/evaluation, {R}/inference.json
 """
 
+from labelloop.inference.settings import ENGINE_VERSION
+
 INFERENCE_STEPS = [
     step.model_dump(mode="json", exclude_defaults=True, by_alias=True)
     for step in run.chain.inference
@@ -44,7 +46,7 @@ rule infer:
         engine=ENGINE,
         models=run.inference_models(),
         classes=run.chain.classes,
-        version=2,
+        version=ENGINE_VERSION,
     message:
         "infer: final label maps of {params.number} cases of shard {wildcards.shard}"
     script:

@@ -4,6 +4,9 @@ REQUIRED INPUTS: prepared images, a label set (or the truth), survey tables, tum
 OUTPUTS: {R}/models/<model>, {R}/models/<model>/predictions
 """
 
+from labelloop.inference.settings import ENGINE_VERSION
+from labelloop.training.settings import TRAINING_VERSION
+
 
 rule train:
     """Train a model, or go on with a training that was interrupted; checkpoints live in its work folder."""
@@ -38,7 +41,7 @@ rule train:
         classes=run.chain.classes,
         groups=run.groups(),
         deterministic=run.config.deterministic,
-        version=1,
+        version=TRAINING_VERSION,
     message:
         "train: model {wildcards.model}"
     script:
@@ -86,7 +89,7 @@ rule predict:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         engine=run.chain.engine.model_dump(mode="json"),
-        version=1,
+        version=ENGINE_VERSION,
     message:
         "predict: {params.number} cases of shard {wildcards.shard} by model {wildcards.model}"
     script:

@@ -16,7 +16,7 @@ from labelloop.inference.budget import Budget, Choice, Sizes, choose
 from labelloop.inference.cpu import channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.prepare import Frame, Prepared, prepare_image
-from labelloop.inference.settings import Settings
+from labelloop.inference.settings import ENGINE_VERSION, Settings
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
 from labelloop.inference.windows import Window, padding, slide_blocks, step_for
@@ -25,8 +25,6 @@ from labelloop.plans import Plan
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
-ENGINE_VERSION = 6
-"""Raised when the engine's answers change, so that ledgers do their cases anew."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -7,6 +7,8 @@ from pydantic import Field
 from labelloop.classes import Names, Strict
 
 Mode = Literal["exact", "fast"]
+ENGINE_VERSION = 6
+"""Raised when the answers change, so that Snakemake runs its jobs and ledgers do their cases anew."""
 
 
 class ProbeFirst(Strict):

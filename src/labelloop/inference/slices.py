@@ -20,7 +20,7 @@ from labelloop.errors import UserError
 from labelloop.files import digest, sha256
 from labelloop.inference.engine import choose_device
 from labelloop.inference.prepare import Prepared, prepare_image
-from labelloop.inference.settings import SliceInput
+from labelloop.inference.settings import ENGINE_VERSION, SliceInput
 from labelloop.inference.stages import Counted, stage
 from labelloop.plans import CtNormalization, Plan
 from labelloop.volume import Volume
@@ -31,8 +31,6 @@ KIND = "slice_classifier"
 THRESHOLD = 0.5
 """A slice with at least this probability is part of the abdomen."""
 SLICES_AT_ONCE = 16
-VERSION = 1
-"""Raised when the answers change, so that ledgers do their cases anew."""
 
 
 class SliceModelFile(BaseModel):
@@ -79,7 +77,7 @@ class SliceClassifier:
     def fingerprint(self) -> str:
         """Fingerprint of all, besides the image, that the slices found depend on."""
         about = [self.plan.images, self.model.input.model_dump(mode="json")]
-        return digest([VERSION, self.model.weights_sha256, *about])
+        return digest([ENGINE_VERSION, self.model.weights_sha256, *about])
 
     def prepare(self, volume: Volume, modality: str) -> Prepared:
         """Bring a volume to the network grid. Raises ValueError for MR, which has no Hounsfield units to window."""

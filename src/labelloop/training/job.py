@@ -10,10 +10,7 @@ from labelloop.annotation import UNKNOWN
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.plans import Plan
-from labelloop.training.settings import TrainerSettings
-
-TRAINING_VERSION = 2
-"""Raised whenever the same job would lead to other weights."""
+from labelloop.training.settings import TRAINING_VERSION, TrainerSettings
 
 
 @dataclass(frozen=True)

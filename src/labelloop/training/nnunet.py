@@ -11,9 +11,9 @@ from typing import Any
 
 from labelloop.files import atomic, sha256, write_json
 from labelloop.tables import write_table
-from labelloop.training.job import TRAINING_VERSION, TrainingCase, TrainingJob, TumorBank, described
+from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described
 from labelloop.training.progress import Progress, draw_curve
-from labelloop.training.settings import AXES
+from labelloop.training.settings import AXES, TRAINING_VERSION
 from labelloop.training.stock import dataset_json, export_nnunet, plans_json
 from labelloop.training.work import OUTPUTS, Work
 

@@ -9,6 +9,8 @@ from labelloop.classes import Names, Strict
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.tumors import CutSettings
 
+TRAINING_VERSION, TRANSLATOR_VERSION = 2, 1
+"""Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Axis = Literal["z", "y", "x"]
 AXES: tuple[Axis, ...] = ("z", "y", "x")
 """Axes of a canonical array: inferior-superior, posterior-anterior, left-right."""

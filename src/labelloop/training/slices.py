@@ -21,11 +21,11 @@ from labelloop.files import atomic, sha256, write_json
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
 from labelloop.tables import write_table
-from labelloop.training.job import TRAINING_VERSION, TrainingCase, TrainingJob
+from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
 from labelloop.training.prepared import SUFFIX, open_image, open_label
 from labelloop.training.progress import Progress
-from labelloop.training.settings import Slices
+from labelloop.training.settings import TRAINING_VERSION, Slices
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
 from labelloop.training.trainers.supervised import SupervisedTrainer
 from labelloop.training.work import SLICE_OUTPUTS, Work

@@ -26,13 +26,12 @@ from labelloop.plans import Plan
 from labelloop.tables import write_table
 from labelloop.training.loading import isolated_random_state, seed_of
 from labelloop.training.prepared import open_image
+from labelloop.training.settings import TRANSLATOR_VERSION
 from labelloop.training.setup import resolve_device, set_determinism
 from labelloop.training.work import TRANSLATOR_OUTPUTS, Work
 
 log = logging.getLogger(__name__)
 
-TRANSLATOR_VERSION = 1
-"""Raised whenever the same job would lead to other weights."""
 LOOKS = ("ct", "mr")
 
 
