@@ -15,8 +15,8 @@ from labelloop.errors import UserError
 from labelloop.files import sha256, write_json
 from labelloop.phantom import write_phantom
 from labelloop.plans import Plan
-from labelloop.steps import translator as steps
-from labelloop.steps.cases import judge, prepare, survey, upright
+from labelloop.steps.adapt import aligned, judge, structure, upright
+from labelloop.steps.cases import prepare, survey
 from labelloop.steps.common import Files, surveyed
 from labelloop.steps.labels import prepare_labels
 from labelloop.survey import merge_survey
@@ -149,21 +149,21 @@ def test_ct_passes_through_the_translator_and_mr_does_not(archive, to_mr):
 def test_cases_are_aligned_once_with_a_named_reference(archive, tmp_path, monkeypatch):
     prepared = files(archive.grey)
     cases = [row["case"] for row in archive.rows if row["sequence"] in ("t1w", "arterial")][:4]
-    boxes = steps.aligned(cases, "mr_000_t1w", prepared, PLAN, tmp_path)
+    boxes = aligned(cases, "mr_000_t1w", prepared, PLAN, tmp_path)
     assert set(boxes) == set(cases)
     assert boxes["mr_000_t1w"] == tuple((0, n) for n in open_image(prepared.path("mr_000_t1w")).array.shape[1:])
     assert registration.Transform.load(tmp_path / f"{cases[-1]}.json").degrees == 0
     monkeypatch.setattr(registration, "register", None)
-    assert steps.aligned(cases, "mr_000_t1w", prepared, PLAN, tmp_path) == boxes  # nothing is sought again
+    assert aligned(cases, "mr_000_t1w", prepared, PLAN, tmp_path) == boxes  # nothing is sought again
     with pytest.raises(UserError, match="reference 'mr_00' of the registration"):
-        steps.aligned(cases, "mr_00", prepared, PLAN, tmp_path)
+        aligned(cases, "mr_00", prepared, PLAN, tmp_path)
 
 
 def test_a_translation_that_loses_the_organs_is_noticed(archive, to_mr, tmp_path, caplog):
     archive.prepare_labels(archive.grey)
 
     def look(images: Path) -> pd.DataFrame:
-        steps.structure(
+        structure(
             archive.rows, PLAN.model_dump(mode="json"), "flare", to_mr, [SHARD], archive.results, images,
             archive.grey, tmp_path / "structure.csv", tmp_path / "looks.png", 1,
         )  # fmt: skip

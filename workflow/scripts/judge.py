@@ -6,7 +6,7 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "judge", shard="train-000")
 
-from labelloop.steps.cases import judge
+from labelloop.steps.adapt import judge
 
 judge(
     rows=snakemake.params.cases,

@@ -6,7 +6,7 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "structure", plan="fake")
 
-from labelloop.steps.translator import structure
+from labelloop.steps.adapt import structure
 
 structure(
     rows=snakemake.params.cases,

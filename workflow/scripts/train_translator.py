@@ -7,7 +7,7 @@ from labelloop.scripting import job
 snakemake = job(globals(), "train_translator", model="to_t1w")
 
 from labelloop.gpu_lease import lease_gpu
-from labelloop.steps.translator import train_translator
+from labelloop.steps.adapt import train_translator
 
 with lease_gpu(snakemake.resources.device):
     train_translator(

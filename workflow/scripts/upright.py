@@ -6,7 +6,7 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "upright")
 
-from labelloop.steps.cases import upright
+from labelloop.steps.adapt import upright
 
 upright(
     rows=snakemake.params.cases,

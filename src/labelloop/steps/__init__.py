@@ -1,1 +1,1 @@
-"""The steps of the workflow, file to file: one module per rule file, one function per rule, no Snakemake inside."""
+"""The steps of the workflow, file to file. A module per rule file (labels: 3), a function per rule, no Snakemake."""

@@ -2,27 +2,21 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from labelloop.adapt.settings import UPRIGHT_BY
-from labelloop.cases import Case
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.groups import Group, group_cases
 from labelloop.plans import Plan
 from labelloop.shards import Ledger
-from labelloop.steps.common import Rows, as_cases, read_many, surveyed
+from labelloop.steps.common import Rows, as_cases, surveyed
 from labelloop.survey import merge_survey, survey_shard
 from labelloop.tables import read_table, write_table
-from labelloop.volume import Volume, read
 
 log = logging.getLogger(__name__)
 
@@ -57,56 +51,6 @@ def group(cases: Path, annotation: Path, classes: str, groups: dict[str, dict], 
     write_table(out, table, "groups")
     counts = table["group"].value_counts()
     log.info("groups: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
-
-
-def judge(rows: Rows, shard: str, survey_folder: Path, out: Path, version: int) -> None:
-    """Write which images of one shard are stored upside down, of those that can tell: CT, and some MR sequences."""
-    from labelloop.adapt.body import judge_upright
-    from labelloop.adapt.grey import to_grey
-
-    ledger = Ledger(out, shard)
-    for item in surveyed(rows, survey_folder, [shard]):
-        if item.case.modality != "CT" and item.case.sequence not in UPRIGHT_BY:
-            continue
-
-        def work(item=item):
-            stored, modality = read(item.case.image), item.case.modality
-            return None, asdict(judge_upright(Volume(to_grey(stored.array, modality), stored.geometry), modality))
-
-        ledger.run(item.id, digest([version, item.image_sha256, item.case.modality]), work)
-    ledger.close()
-    found = [{"case": case, "judged_by": case, "reason": "", **extra} for case, extra in ledger.extras().items()]
-    write_table(out / f"{shard}.csv", found, "upright")
-
-
-def upright(rows: Rows, judged: Sequence[str], geometry: Path, out: Path) -> None:
-    """Decide which cases are stored upside down: each CT by itself, MR by the best witness of its patient.
-
-    Args:
-        judged: tables of :func:`judge`.
-        geometry: table of the usable cases.
-    """
-    usable = set(read_table(geometry, "geometry")["case"])
-    cases = [case for case in as_cases(rows) if case.case in usable]
-    witnesses = {row["case"]: row for row in read_many(judged, "upright").to_dict("records")}
-    table = pd.DataFrame([_decided(case, cases, witnesses) for case in cases])
-    write_table(out, table, "upright")
-    log.info("upright: %d of %d cases are stored upside down", (table["upside_down"] == "True").sum(), len(table))
-
-
-def _decided(case: Case, cases: Sequence[Case], witnesses: Mapping[str, dict]) -> dict[str, Any]:
-    """Return the row of a case in the ``upright`` table."""
-    if case.modality == "CT":
-        by = case.case if case.case in witnesses else None
-        reason = "" if by else "the image could not be judged"
-    else:
-        of_patient = {c.sequence: c.case for c in cases if c.patient == case.patient and c.case in witnesses}
-        by = next((of_patient[name] for name in UPRIGHT_BY if name in of_patient), None)
-        reason = "" if by else f"the patient has no image that tells which end is up: {', '.join(UPRIGHT_BY)}"
-    if by:
-        return witnesses[by] | {"case": case.case}
-    nothing = {"judged_by": "", "dark_low": None, "dark_high": None}
-    return {"case": case.case, "upside_down": "False", "reason": reason, **nothing}
 
 
 def prepare(
