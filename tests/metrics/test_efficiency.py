@@ -3,19 +3,15 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from labelloop.metrics.efficiency import (
-    INTERVAL_S,
-    Meter,
-    Sample,
-    common_maximum,
-    flare_usage,
-    usage,
-)
+from labelloop.metrics.efficiency import INTERVAL_S, Meter, Sample, flare_area, usage
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_areas_do_not_depend_on_how_often_one_looks():
@@ -29,16 +25,16 @@ def test_areas_do_not_depend_on_how_often_one_looks():
 
 def test_flare_counts_every_look_as_a_tenth_of_a_second():
     samples = [Sample(0.15 * i, 3000.0, 1000.0, 100.0) for i in range(100)]  # looking takes 0.05 s
-    flare = flare_usage(samples, 15.0)
-    assert flare.area_gpu_mb_s == pytest.approx(100 * 3000 * INTERVAL_S)
+    assert flare_area(samples) == pytest.approx(100 * 3000 * INTERVAL_S)
     assert usage(samples, 15.0).area_gpu_mb_s == pytest.approx(99 * 0.15 * 3000)
 
 
-def test_rare_peaks_do_not_count_before_2023():
-    values = [100.0] * 97 + [900.0, 900.4, 5000.0]
-    assert common_maximum(values) == 100 and common_maximum(values[:50] + values[97:]) == 900
-    samples = [Sample(i, v, 0, 0) for i, v in enumerate(values)]
-    assert flare_usage(samples, 1, "2023").peak_gpu_mb == 5000 and flare_usage(samples, 1, "2022").peak_gpu_mb == 100
+def test_a_command_is_measured_from_outside():
+    command = [sys.executable, ROOT / "benchmarks" / "inference" / "container.py", sys.executable, "-c", "exit(3)"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    told = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert done.returncode == 3 and float(told["runtime_s"]) >= 0
+    assert (told["area_gpu_mb_s"], told["flare_area_gpu_mb_s"]) == ("0.0", "0.0")
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -1,26 +1,21 @@
 """What a run costs: time, memory, area under the memory-time curves, energy.
 
-:func:`flare_usage` repeats the arithmetic of the FLARE challenges' sampler (JunMa11/FLARE): it looks, then sleeps for
-0.1 s, and counts every look as 0.1 s, which leaves out the time that looking takes. :func:`usage` integrates over the
-true times of the same samples. Both can be taken from one :class:`Meter`.
+:func:`usage` integrates over the true times of the samples of a :class:`Meter`, so that short runs and slow looks are
+counted right. :func:`flare_area` is what the FLARE challenges' sampler (JunMa11/FLARE) makes of the same samples.
 """
 
 import importlib.util
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import psutil
 
 INTERVAL_S = 0.1
 """Pause between two samples (FLARE)."""
-RARE = 0.02
-"""FLARE 2021 and 2022: a value counts for the peak when more than this share of the samples has it."""
 MIB = 2**20
 
 
@@ -95,10 +90,6 @@ class Meter:
         """Return the cost over the true times of the samples."""
         return usage(self.samples, self.runtime_s, self.energy_j)
 
-    def flare_usage(self, peak: Literal["2022", "2023"] = "2023") -> Usage:
-        """Return the cost as FLARE's script would count it."""
-        return flare_usage(self.samples, self.runtime_s, peak)
-
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
             self._sample()
@@ -147,24 +138,9 @@ def usage(samples: Sequence[Sample], runtime_s: float, energy_j: float | None = 
     return Usage(runtime_s, float(gpu.max()), area_gpu, float(ram.max()), area_ram, area_cpu, energy_j)
 
 
-def flare_usage(samples: Sequence[Sample], runtime_s: float, peak: Literal["2022", "2023"] = "2023") -> Usage:
-    """Return FLARE's numbers: each sample counts 0.1 s; peak as the plain maximum (2023) or without rare values."""
-    gpu, ram, cpu = ([getattr(s, n) for s in samples] for n in ("gpu_mb", "ram_mb", "cpu_percent"))
-    highest = max if peak == "2023" else common_maximum
-    return Usage(
-        runtime_s,
-        float(highest(gpu)),
-        sum(gpu) * INTERVAL_S,
-        float(highest(ram)),
-        sum(ram) * INTERVAL_S,
-        sum(cpu) * INTERVAL_S,
-    )
-
-
-def common_maximum(values: Sequence[float]) -> float:
-    """Return the largest whole value that more than 2 % of the samples have (FLARE 2021 and 2022); 0 if none is."""
-    counts = Counter(round(v) for v in values)
-    return max((value for value, count in counts.items() if count > RARE * len(values)), default=0)
+def flare_area(samples: Sequence[Sample]) -> float:
+    """Return FLARE's area under the GPU memory curve: its script counts each look for 0.1 s, however long it takes."""
+    return sum(sample.gpu_mb for sample in samples) * INTERVAL_S
 
 
 @dataclass(frozen=True)
