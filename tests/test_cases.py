@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import time
 
 import pytest
@@ -146,17 +144,6 @@ def test_four_thousand_rows_are_read_quickly(table):
     cases, rejected = load_cases(path)
     assert (len(cases), rejected) == (4000, [])
     assert time.perf_counter() - start < 2
-
-
-def test_reading_a_table_imports_nothing_heavy(table):
-    code = f"""
-import sys
-from labelloop.cases import load_cases
-load_cases({str(table("a,a.nii.gz,,btcv,,,,"))!r})
-print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy") if m in sys.modules])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_written_tables_are_read_back_and_can_be_moved(tmp_path):

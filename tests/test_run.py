@@ -57,6 +57,18 @@ def test_final_label_maps_are_for_test_cases_or_else_for_all(tmp_path):
     assert everything.infer_shards == ["test-000", "train-000", "train-001"]
 
 
+def test_what_every_job_starts_with_imports_nothing_heavy(tmp_path):
+    make(tmp_path, *rows(1))
+    code = f"""
+import sys
+from labelloop.run import Run
+Run({{"cases": {str(tmp_path / "cases.csv")!r}}})
+print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy", "cc3d", "edt") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_rounds_of_the_configuration_win(tmp_path):
     run = make(tmp_path, *rows(1), rounds=2)
     assert run.recipe.rounds == 2

@@ -32,7 +32,8 @@ from labelloop.classes import ClassScheme
 from labelloop.files import write_text
 from labelloop.labels.agree import disagreement
 from labelloop.labels.calibrate import SCORE, calibrate_held_out, threshold
-from labelloop.labels.select import SelectSettings, select
+from labelloop.labels.select import select
+from labelloop.labels.settings import SelectSettings
 from labelloop.phantom import write_phantom
 from labelloop.recipe import load_recipe
 from labelloop.tables import read_table

@@ -5,8 +5,10 @@ Grouping, losses, fusion, selection and scoring read these states, never "which 
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:  # imported by what makes a table: every start of the workflow reads this module
+    import pandas as pd
 
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "unknown"
 States = Mapping[str, str]
@@ -18,7 +20,7 @@ def annotated(states: States) -> tuple[str, ...]:
     return tuple(name for name, state in states.items() if state != UNKNOWN)
 
 
-def from_table(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+def from_table(table: "pd.DataFrame") -> dict[str, dict[str, str]]:
     """Return ``{case: {class: state}}`` from an annotation (or selected) table."""
     result: dict[str, dict[str, str]] = {}
     for case, name, state in zip(table["case"], table["class"], table["state"], strict=True):
@@ -26,8 +28,10 @@ def from_table(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     return result
 
 
-def to_table(states: Mapping[str, States], classes: Iterable[str]) -> pd.DataFrame:
+def to_table(states: Mapping[str, States], classes: Iterable[str]) -> "pd.DataFrame":
     """Return the annotation table of ``{case: {class: state}}``; classes not named are unknown."""
+    import pandas as pd
+
     names = list(classes)
     rows = [(case, name, known.get(name, UNKNOWN)) for case, known in states.items() for name in names]
     return pd.DataFrame(rows, columns=["case", "class", "state"])

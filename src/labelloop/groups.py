@@ -7,15 +7,17 @@ a group takes its train cases, who evaluates its test cases.
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 from pydantic import ConfigDict, Field
 
 from labelloop.annotation import States, annotated, from_table
 from labelloop.cases import Case
 from labelloop.classes import ClassScheme, Names, Strict
 from labelloop.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHORTEST_RANGE = 5
 """Zhou writes 1,2,3,4,13 but 1-13 (FLARE 2023): only five ids in a row or more become a range."""
@@ -184,11 +186,11 @@ def _canonical(group: Group) -> Group:
 
 
 def group_cases(
-    annotation: pd.DataFrame,
+    annotation: "pd.DataFrame",
     cases: Mapping[str, Case],
     scheme: ClassScheme,
     extra: Mapping[str, Group] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return the groups table: a row for each case and group that it belongs to.
 
     Args:
@@ -199,6 +201,8 @@ def group_cases(
     Raises:
         UserError: see :func:`memberships`.
     """
+    import pandas as pd
+
     found = memberships(from_table(annotation), cases, scheme, extra or {})
     rows = [(case, name) for case, names in found.items() for name in sorted(names)]
     return pd.DataFrame(rows, columns=["case", "group"])

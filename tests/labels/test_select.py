@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from labelloop.annotation import from_table, to_table
 from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
-from labelloop.labels.select import SelectSettings, select
+from labelloop.labels.select import select
+from labelloop.labels.settings import SelectSettings
 from labelloop.tables import TABLES, write_table
 
 CLASSES = ("liver", "spleen", "tumor")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from labelloop.labels.tumors import CutSettings, cut_tumors, read_contents, read_object, write_objects
+from labelloop.labels.settings import CutSettings
+from labelloop.labels.tumors import cut_tumors, read_contents, read_object, write_objects
 
 SPACING = (5.0, 2.0, 2.0)
 TUMOR = 14

@@ -4,7 +4,8 @@ import torch
 from tiny_training import CLASSES, IDS, PRESENT, make_job
 
 from labelloop.errors import UserError
-from labelloop.labels.tumors import CutSettings, cut_tumors, write_objects
+from labelloop.labels.settings import CutSettings
+from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.training.cutmix import Paster, Stored, split_regions
 from labelloop.training.job import TumorBank
 from labelloop.training.nnunet import train

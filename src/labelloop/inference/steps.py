@@ -9,7 +9,7 @@ from labelloop.classes import ClassScheme, Names, Strict
 from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.inference.settings import Settings
-from labelloop.labels.clean import CleanStep
+from labelloop.labels.settings import CleanStep
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "locate": ("classes", "axes", "margin_mm", "gap_mm", "from_mm"),

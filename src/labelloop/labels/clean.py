@@ -5,84 +5,24 @@ Dice), so nothing is cleaned unless a recipe lists the step.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
 
 from labelloop.annotation import UNKNOWN, States
-from labelloop.classes import BACKGROUND, ClassScheme, Names, Strict
+from labelloop.classes import BACKGROUND, ClassScheme
 from labelloop.errors import UserError
 from labelloop.labels.facts import LabelFacts, outside
+from labelloop.labels.settings import (
+    CleanStep,
+    Islands,
+    KeepLargest,
+    KeepLevels,
+    TumorFarFromOrgans,
+    TumorOutsideAbdomen,
+)
 from labelloop.volume import Geometry
-
-
-class Islands(Strict):
-    """Remove components smaller than ``below_ml``, except the largest of a class (unless ``also_largest``)."""
-
-    step: Literal["islands"]
-    classes: Names
-    below_ml: float = Field(gt=0)
-    also_largest: bool = False
-
-
-class Levels(Strict):
-    """Levels (z) from the lowest to the highest of the classes ``of``, of each its largest component, widened in mm.
-
-    Where a class of ``of`` is not found, or the image is not taller than ``from_mm``, there are no such levels.
-    """
-
-    above_mm: float | None = Field(None, ge=0, description="beyond the highest level of `of`; none: without end")
-    below_mm: float | None = Field(None, ge=0, description="beyond the lowest level of `of`; none: without end")
-    from_mm: float | None = Field(None, ge=0, description="images that are not taller than this are left as they are")
-
-
-class KeepLargest(Levels):
-    """Keep one component of each class: the largest, or the one with most voxels in the levels of ``of``."""
-
-    step: Literal["keep_largest"]
-    classes: Names
-    of: Names | None = Field(None, description="classes in whose levels voxels count; none: all count")
-
-
-class KeepLevels(Levels):
-    """Remove what lies outside of the levels of other classes (He, section 2.6: 24 mm above and below the liver)."""
-
-    step: Literal["keep_levels"]
-    classes: Names
-    of: Names
-
-    @model_validator(mode="after")
-    def _bounded(self) -> "KeepLevels":
-        if self.above_mm is None and self.below_mm is None:
-            raise ValueError("above_mm, below_mm or both say where to cut")
-        return self
-
-
-class TumorOutsideAbdomen(Strict):
-    """Remove tumor voxels outside the box of the classes ``of``, widened in mm (Zhou: the box of organs, no margin)."""
-
-    step: Literal["tumor_outside_abdomen"]
-    classes: Names = ("tumor",)
-    of: Names = ("organs",)
-    above_mm: float = Field(0.0, ge=0)
-    below_mm: float = Field(0.0, ge=0)
-    aside_mm: float = Field(0.0, ge=0)
-
-
-class TumorFarFromOrgans(Strict):
-    """Remove tumor components farther than ``beyond_mm`` from every class ``of`` (Zhou gives no number)."""
-
-    step: Literal["tumor_far_from_organs"]
-    classes: Names = ("tumor",)
-    of: Names = ("organs",)
-    beyond_mm: float = Field(gt=0)
-
-
-CleanStep = Annotated[
-    Islands | KeepLargest | KeepLevels | TumorOutsideAbdomen | TumorFarFromOrgans, Field(discriminator="step")
-]
-"""One cleaning step, as it stands in a recipe."""
 
 
 def load_steps(steps: Sequence[Any], scheme: ClassScheme) -> tuple[CleanStep, ...]:

@@ -5,17 +5,16 @@ keeps every pseudo-label of that class out of the map.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import edt
 import numpy as np
 
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States
 from labelloop.classes import BACKGROUND, ClassScheme
+from labelloop.labels.settings import TumorVoxels
 
 Row = dict[str, Any]
-TumorVoxels = Literal["predicted_organ", "nearest_organ"]
-"""Which organ a voxel of a true tumor belongs to: see :func:`give_tumor_to_organs`."""
 
 
 def fuse(

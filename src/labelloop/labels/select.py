@@ -11,68 +11,14 @@ Truth is never judged here. The published schemes are settings:
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
 
 import pandas as pd
-from pydantic import Field, model_validator
 
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table
-from labelloop.classes import Names, Strict
 from labelloop.errors import UserError
 from labelloop.labels.agree import ALL
+from labelloop.labels.settings import SelectSettings
 from labelloop.tables import TABLES
-
-Demotion = Literal["unknown", "background", "drop"]
-Dice = Annotated[float, Field(ge=0, le=1)]
-
-
-class SelectSettings(Strict):
-    """Which pseudo-labels are accepted, and what happens to the refused ones.
-
-    Thresholds are one number for every class, or one per class (classes not named are not held against it; "all" is
-    the case as a whole). With ``target_dsc``, thresholds of pairwise Dice are calibrated on held-out truth
-    (``labels.calibrate``): by the run itself, on labeled cases that no model behind the label set learned from, or
-    elsewhere, in the table ``calibration``. A class that no threshold can be certified for is refused.
-    """
-
-    verdicts: Literal["all"] | Names = Field("all", description="anatomy rules whose failure refuses a class")
-    min_pairwise_dice: Dice | dict[str, Dice] | None = Field(None, description="smallest mean pairwise Dice")
-    target_dsc: float | None = Field(
-        None, gt=0, lt=1, description="mean DSC that accepted labels of a class must reach"
-    )
-    confidence: float = Field(0.9, gt=0, lt=1, description="probability with which `target_dsc` is reached")
-    calibration: str | None = Field(
-        None, description="calibration table made elsewhere for `target_dsc`; default: the run makes its own"
-    )
-    max_uncertainty: float | dict[str, float] | None = Field(None, description="largest FLARE22 uncertainty")
-    keep_least_uncertain: int | dict[str, int] | None = Field(
-        None, description="per class, the number of cases kept that have it; 'all' ranks and keeps whole cases first"
-    )
-    rank: Literal["all", "unlabeled"] = Field(
-        "all", description="cases that are ranked as a whole: all with pseudo-labels, or those without any truth (Zhou)"
-    )
-    drop_most_uncertain: int = Field(0, ge=0, description="whole cases dropped, the most uncertain first (FLARE22)")
-    demote: Demotion | dict[str, Demotion] = Field(
-        "unknown", description="a refused class becomes unknown (partial losses) or background, or its case is dropped"
-    )
-    absence: Names = Field(
-        (), description="classes that count as absent where no model finds them; of others, silence proves nothing"
-    )
-
-    @model_validator(mode="after")
-    def _calibrated(self) -> "SelectSettings":
-        if self.calibration is not None and self.target_dsc is None:
-            raise ValueError("calibration needs target_dsc, for which the table was made")
-        return self
-
-    def without_threshold(self) -> "SelectSettings":
-        """Return what is asked of a label besides its calibrated threshold and its rank among all cases."""
-        others = {"target_dsc": None, "calibration": None, "keep_least_uncertain": None, "drop_most_uncertain": 0}
-        return self.model_copy(update=others)
-
-    def demotion(self, name: str) -> Demotion:
-        """What happens to a refused class."""
-        return self.demote.get(name, "unknown") if isinstance(self.demote, dict) else self.demote
 
 
 @dataclass

@@ -11,24 +11,9 @@ from pathlib import Path
 
 import cc3d
 import numpy as np
-from pydantic import Field
 
-from labelloop.classes import Strict
 from labelloop.files import atomic
-
-Range = tuple[float, float]
-
-
-class CutSettings(Strict):
-    """How tumor objects are cut. Zhou's 8-16 slices of 2.5 mm and 24-32 pixels of 1.5 mm are the default margins."""
-
-    name: str = Field("tumor", description="class of the objects")
-    margin_mm: tuple[Range, Range, Range] = Field(
-        ((20.0, 40.0), (36.0, 48.0), (36.0, 48.0)),
-        description="surroundings on each side, drawn for each object between these bounds (z, y, x)",
-    )
-    at_least_ml: float = Field(0.0, ge=0, description="smaller tumors are passed over (Zhou: 100 voxels, 0.56 ml)")
-    seed: int = Field(0, ge=0)
+from labelloop.labels.settings import CutSettings
 
 
 def cut_tumors(

@@ -7,7 +7,7 @@ from labelloop.adapt.settings import KIDNEYS
 from labelloop.classes import ClassScheme
 from labelloop.errors import nearest
 from labelloop.groups import built_in, check_groups
-from labelloop.labels.clean import CleanStep
+from labelloop.labels.settings import CleanStep
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
 

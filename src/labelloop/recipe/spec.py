@@ -9,9 +9,7 @@ from labelloop.classes import ClassScheme, Names, Strict, load_classes
 from labelloop.groups import Group
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
-from labelloop.labels.clean import CleanStep
-from labelloop.labels.fuse import TumorVoxels
-from labelloop.labels.select import SelectSettings
+from labelloop.labels.settings import CleanStep, SelectSettings, TumorVoxels
 from labelloop.plans import Plan
 from labelloop.training.settings import TrainerSettings
 

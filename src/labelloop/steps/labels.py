@@ -20,9 +20,9 @@ from labelloop.labels.clean import clean
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.fuse import fuse as fuse_labels
 from labelloop.labels.fuse import give_tumor_to_organs
-from labelloop.labels.select import SelectSettings
 from labelloop.labels.select import select as select_classes
-from labelloop.labels.tumors import CutSettings, cut_tumors, write_objects
+from labelloop.labels.settings import CutSettings, SelectSettings
+from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.recipe import TRUTH
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed, table_of, trusted

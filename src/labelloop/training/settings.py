@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.classes import Names, Strict
 from labelloop.inference.settings import SliceInput
-from labelloop.labels.tumors import CutSettings
+from labelloop.labels.settings import CutSettings
 
 TRAINING_VERSION, TRANSLATOR_VERSION = 2, 1
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
