@@ -13,6 +13,7 @@ from tiny_training import LONG, contents, make_job
 from labelloop.errors import UserError
 from labelloop.training.nnunet import OUTPUTS, train
 from labelloop.training.trainers import TRAINERS
+from labelloop.training.work import Stage, Work
 
 
 @pytest.fixture
@@ -52,6 +53,38 @@ def test_other_settings_train_anew_and_keep_the_former_work(copied, data, caplog
     assert "training starts anew" in caplog.text
     assert (copied / "weights.pt").read_bytes() != before
     assert (copied / "work.superseded" / "finished" / "weights.pt").read_bytes() == before
+
+
+def test_settings_changed_and_changed_back_find_the_finished_training_again(copied, data, caplog, monkeypatch):
+    before = contents(copied)
+    train(make_job(data, copied, settings={"learning_rate": 0.02}))
+    other = contents(copied)
+    monkeypatch.setattr(TRAINERS["supervised"], "of", lambda job: pytest.fail("trained again"))
+    train(make_job(data, copied))
+    assert contents(copied) == before
+    assert "set aside before" in caplog.text
+    train(make_job(data, copied, settings={"learning_rate": 0.02}))
+    assert contents(copied) == other
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+def test_a_kill_between_two_trainings_that_change_places_loses_neither(tmp_path, monkeypatch, killed_at):
+    for name in ("old", "new"):
+        Work(tmp_path / "work", name).begin()
+        (tmp_path / "work" / "checkpoint.pth").write_text(name)
+    renames, rename = [], Path.rename
+
+    def killed(self, target):
+        if len(renames) == killed_at:
+            raise KeyboardInterrupt
+        renames.append(rename(self, target))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        Work(tmp_path / "work", "old").begin()
+    for name in ("old", "new"):
+        assert Work(tmp_path / "work", name).begin() is Stage.INTERRUPTED
+        assert (tmp_path / "work" / "checkpoint.pth").read_text() == name
 
 
 def test_lost_checkpoint_is_an_error_not_a_restart(data, tmp_path):

@@ -42,13 +42,14 @@ class Work:
     def begin(self) -> bool:
         """Return whether this training is finished. Work of another fingerprint is set aside beside the folder.
 
+        Work of this fingerprint that was set aside is taken back.
+
         Raises:
             UserError: when the state claims progress whose files are gone or altered.
         """
-        state = json.loads(self._state.read_text(encoding="utf-8")) if self._state.is_file() else None
-        if state and state["fingerprint"] != self.fingerprint:
-            self._set_aside(state)
-            state = None
+        state = _state_of(self.folder)
+        if not state or state["fingerprint"] != self.fingerprint:
+            state = self._exchange(state)
         if state is None:
             state = self._note(epochs=0, finished=False)
         if state["finished"]:
@@ -99,16 +100,30 @@ class Work:
         write_json(self._state, state)
         return state
 
-    def _set_aside(self, state: dict[str, Any]) -> None:
-        aside = self.folder.with_name(f"{self.folder.name}.superseded")
-        log.warning(
-            "data or settings changed (fingerprint %s, was %s after %d epochs): training starts anew; the former work "
-            "is kept in %s until the next change",
-            self.fingerprint, state["fingerprint"], state["epochs"], aside,
-        )  # fmt: skip
-        if aside.exists():
-            shutil.rmtree(aside)
-        self.folder.rename(aside)
+    def _exchange(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Set the work of another fingerprint aside, take back that of this one; return its state, None without.
+
+        A kill at any line loses nothing: the next call goes on from there.
+        """
+        aside, returning = (self.folder.with_name(f"{self.folder.name}.{word}") for word in ("superseded", "returning"))
+        if self._is_mine(aside):
+            _remove(returning)
+            aside.rename(returning)
+        if state:
+            log.warning(
+                "data or settings changed (fingerprint %s, was %s after %d epochs): training %s; the former work is "
+                "kept in %s until the next change",
+                self.fingerprint, state["fingerprint"], state["epochs"],
+                "goes on from work that was set aside before" if self._is_mine(returning) else "starts anew", aside,
+            )  # fmt: skip
+            _remove(aside)
+            self.folder.rename(aside)
+        if self._is_mine(returning) and not self.folder.exists():
+            returning.rename(self.folder)
+        return _state_of(self.folder)
+
+    def _is_mine(self, folder: Path) -> bool:
+        return (_state_of(folder) or {}).get("fingerprint") == self.fingerprint
 
     def _check_finished(self) -> None:
         missing = [name for name in self._outputs if not (self.finished / name).is_file()]
@@ -118,3 +133,14 @@ class Work:
                 return
         what = f"{', '.join(missing)} missing" if missing else "weights.pt altered"
         raise UserError(f"{self.finished}: {what} in a finished training. Delete {self.folder} to train anew.")
+
+
+def _state_of(folder: Path) -> dict[str, Any] | None:
+    """Return the state of a work folder; None when there is none."""
+    path = folder / "state.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
