@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from labelloop import gpu_lease
-from labelloop.gpu_lease import lease_gpu, list_gpus
+from labelloop.gpu_lease import lease_gpu, usable_gpus
 
 HOLD = """
 import os, sys, time
@@ -100,9 +100,10 @@ def test_waiting_is_logged_once_and_names_the_holder(tmp_path, monkeypatch, capl
     [
         ("cpu", {}, ["0"]),
         ("cuda", {}, []),
-        ("auto", {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}, ["0"]),
-        ("cuda", {"CUDA_VISIBLE_DEVICES": "3"}, ["0"]),
-        ("cuda", {"CUDA_VISIBLE_DEVICES": ""}, ["0"]),
+        ("auto", {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0"}, None),
+        ("auto", {"SLURM_JOB_ID": "7"}, ["0"]),
+        ("cuda", {"CUDA_VISIBLE_DEVICES": "3"}, None),
+        ("cuda", {"CUDA_VISIBLE_DEVICES": ""}, None),
     ],
 )
 def test_nothing_to_lease_leaves_the_environment_alone(device, environment, gpus, tmp_path, monkeypatch):
@@ -123,16 +124,58 @@ def test_one_of_the_users_gpus_is_chosen_and_the_environment_restored(tmp_path, 
     assert "CUDA_DEVICE_ORDER" not in os.environ
 
 
-def test_gpus_are_listed_as_nvidia_smi_prints_them(tmp_path, monkeypatch):
+def test_an_interactive_slurm_job_shares_out_its_gpus(tmp_path, monkeypatch):
+    """As ``salloc --gres=gpu:2`` gives them; another job's GPUs may go by the same numbers."""
+    monkeypatch.setattr(gpu_lease, "LOCKS", tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with lease_gpu("auto") as first:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # another process of the same job
+        with lease_gpu("auto") as second:
+            monkeypatch.setenv("SLURM_JOB_ID", "8")
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+            with lease_gpu("auto") as other:
+                assert (first, second, other) == ("0", "1", "0")
+
+
+@pytest.fixture
+def four_gpus(tmp_path, monkeypatch):
+    """An ``nvidia-smi`` that lists four GPUs, one of them cut in parts."""
     tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'\necho '  MIG 1g: x'\necho 'GPU 1: A (UUID: GPU-2)'\n"
-    )
+    lines = "".join(f"echo 'GPU {n}: NVIDIA H200 (UUID: GPU-{n})'\n" for n in range(4))
+    tool.write_text(f"#!/bin/sh\n{lines}echo '  MIG 1g: x'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert list_gpus() == ["0", "1"]
-    tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    assert list_gpus() == []
-    tool.unlink()
+    return tool
+
+
+@pytest.mark.parametrize(
+    ("visible", "usable"),
+    [
+        (None, ["0", "1", "2", "3"]),
+        ("2", ["2"]),
+        ("2, 3", ["2", "3"]),
+        ("", []),
+        ("0,-1,1", ["0"]),
+        ("NoDevFiles", []),
+        ("MIG-GPU-1/2/0", ["MIG-GPU-1/2/0"]),
+    ],
+)
+def test_usable_gpus_are_those_that_the_user_or_slurm_names_else_all(four_gpus, monkeypatch, visible, usable):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert usable_gpus() == usable
+
+
+def test_without_a_driver_there_is_no_gpu(four_gpus, tmp_path, monkeypatch):
+    four_gpus.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert usable_gpus() == []
+    four_gpus.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert list_gpus() == []
+    assert usable_gpus() == []
+
+
+def test_a_part_of_a_gpu_is_leased_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-1/1/0,MIG-GPU-1/2/0")
+    with lease_gpu("cuda", tmp_path) as gpu:
+        assert gpu == "MIG-GPU-1/1/0"

@@ -10,29 +10,35 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
 log = logging.getLogger(__name__)
 
 LOCKS = Path(tempfile.gettempdir()) / f"labelloop-gpus-{os.getuid()}"
-"""Where the locks lie by default: on this machine, so that all runs of this user share its GPUs."""
+"""Where the locks lie by default: on this machine, so that all runs of this user share its GPUs.
+
+A Slurm job has a folder of its own in it: Slurm may number the GPUs of each job from 0.
+"""
+
+NO_GPU = ("", "-1", "NoDevFiles")
+"""What stands in ``CUDA_VISIBLE_DEVICES`` for none; the last is Slurm's."""
 
 
 @contextmanager
 def lease_gpu(
-    device: str, folder: Path = LOCKS, gpus: list[str] | None = None, poll_s: float = 2.0
+    device: str, folder: Path | None = None, gpus: list[str] | None = None, poll_s: float = 2.0
 ) -> Iterator[str | None]:
     """Hold a GPU: set ``CUDA_VISIBLE_DEVICES`` to one that no other holder has; wait while all are taken.
 
     The kernel frees the GPU when the process ends, however it ends. Nothing is leased for a device other than ``auto``
-    and ``cuda``, without any GPU, under Slurm (which has chosen already), and when ``CUDA_VISIBLE_DEVICES`` names
-    one GPU or none: that is the user's choice. If it names several, one of these is leased.
+    and ``cuda``, without any GPU, and when the user (by ``CUDA_VISIBLE_DEVICES``) or Slurm has chosen a single one.
 
     Args:
         device: ``auto``, ``cuda``, ``cpu``, ...
         folder: folder of the lock files; must be on this machine's own disk.
-        gpus: ids to choose from; by default what ``nvidia-smi`` lists.
+        gpus: ids to choose from; by default :func:`usable_gpus`.
         poll_s: seconds between two looks while all GPUs are taken.
 
     Yields:
@@ -41,13 +47,13 @@ def lease_gpu(
     Raises:
         RuntimeError: torch has already chosen its GPU; the lease comes too late.
     """
-    choices = _choices(device, gpus)
+    choices = _choices(device, usable_gpus() if gpus is None else gpus)
     if not choices:
         yield None
         return
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
         raise RuntimeError("lease_gpu must come before the first use of the GPU in this process")
-    gpu, lock = _acquire(choices, Path(folder), poll_s)
+    gpu, lock = _acquire(choices, folder or _locks(), poll_s)
     before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as nvidia-smi does
@@ -60,8 +66,19 @@ def lease_gpu(
         lock.close()
 
 
-def list_gpus() -> list[str]:
-    """Return the ids of this machine's NVIDIA GPUs, as ``nvidia-smi`` numbers them, without importing torch."""
+def usable_gpus() -> list[str]:
+    """Return the ids of the NVIDIA GPUs that this process may use, without importing torch.
+
+    Those that ``CUDA_VISIBLE_DEVICES`` names, if it is set (up to the first that is none, as CUDA reads it), else all
+    that ``nvidia-smi`` lists.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return _list_gpus()
+    return list(takewhile(lambda gpu: gpu not in NO_GPU, (gpu.strip() for gpu in visible.split(","))))
+
+
+def _list_gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
@@ -69,14 +86,16 @@ def list_gpus() -> list[str]:
     return [line.split(":")[0].removeprefix("GPU ") for line in lines if line.startswith("GPU ")]
 
 
-def _choices(device: str, gpus: list[str] | None) -> list[str]:
+def _choices(device: str, gpus: list[str]) -> list[str]:
     """Return the GPUs to choose from; none when there is nothing to lease."""
-    if device not in ("auto", "cuda") or "SLURM_JOB_ID" in os.environ:
-        return []
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        visible = [gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
-        return visible if len(visible) > 1 else []
-    return list_gpus() if gpus is None else gpus
+    chosen = "CUDA_VISIBLE_DEVICES" in os.environ or "SLURM_JOB_ID" in os.environ
+    fewest = 2 if chosen else 1
+    return gpus if device in ("auto", "cuda") and len(gpus) >= fewest else []
+
+
+def _locks() -> Path:
+    slurm = os.environ.get("SLURM_JOB_ID")
+    return LOCKS / f"slurm-{slurm}" if slurm else LOCKS
 
 
 def _acquire(choices: list[str], folder: Path, poll_s: float) -> tuple[str, IO[str]]:
@@ -86,7 +105,7 @@ def _acquire(choices: list[str], folder: Path, poll_s: float) -> tuple[str, IO[s
     while True:
         holders = []
         for gpu in choices:
-            lock = (folder / f"gpu{gpu}.lock").open("a+")
+            lock = (folder / f"gpu{gpu.replace('/', '-')}.lock").open("a+")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

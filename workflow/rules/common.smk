@@ -1,7 +1,7 @@
 """What all rules share: the run, its results folder, wildcard patterns, resources and the words at the end."""
 
 from labelloop.errors import UserError
-from labelloop.gpu_lease import list_gpus
+from labelloop.gpu_lease import usable_gpus
 from labelloop.profiles import check_profiles
 from labelloop.run import Run
 
@@ -41,7 +41,7 @@ if workflow.is_main_process:
     if (
         workflow.nodes is None and "gpu" not in workflow.global_resources
     ):  # on this machine, --resources gpu=N wins
-        workflow.register_resource("gpu", max(1, len(list_gpus())))
+        workflow.register_resource("gpu", max(1, len(usable_gpus())))
 
 
 def memory(megabytes):
