@@ -170,8 +170,9 @@ TABLES: dict[str, dict[str, str]] = {
         "dsc": "Dice similarity coefficient",
         "nsd": "normalized surface Dice at the class's tolerance",
         "volume_truth_ml": "volume in the truth",
-        "volume_prediction_ml": "volume in the prediction",
-        "volume_error_ml": "prediction minus truth",
+        "volume_prediction_ml": "volume in the prediction; empty: there is no prediction, and the case is scored as if "
+        "nothing was found",
+        "volume_error_ml": "prediction minus truth; empty without a prediction",
     },
     "lesions": {
         "case": "case id",

@@ -325,6 +325,16 @@ def test_one_model_is_not_compared(results, tmp_path):
     assert "change" not in _text(page)
 
 
+def test_test_cases_without_a_prediction_are_counted_and_named(results, page, tmp_path):
+    assert "no label map of" not in page
+    table = read_table(results / "evaluation" / "final.csv", "scores")
+    table.loc[table["case"] == "case_b", ["dsc", "nsd", "volume_prediction_ml", "volume_error_ml"]] = [0, 0, None, None]
+    write_table(tmp_path / "final.csv", table, "scores")
+    evaluated = [("teacher", "evaluation/teacher.csv"), ("student", tmp_path / "final.csv")]
+    text = _text(_write(results, tmp_path / "page.html", evaluated=evaluated))
+    assert "student: no label map of 1 test case (case_b), scored as if nothing was found" in text
+
+
 def test_a_case_without_files_costs_its_pictures_only(results, tmp_path):
     def truth(case: str) -> Volume:
         if case == "case_b":

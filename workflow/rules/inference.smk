@@ -107,7 +107,7 @@ rule evaluate:
         rules=run.chain.evaluate.rules,
         known=lambda w: run.known(w.name),
         classes=run.chain.classes,
-        version=2,
+        version=3,
     message:
         "evaluate: {wildcards.name} against the truth of the test cases"
     script:

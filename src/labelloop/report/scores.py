@@ -51,6 +51,11 @@ class Scored:
         rows = self.table[self.table["class"].isin(classes)].dropna(subset=[metric])
         return rows.groupby("case")[metric].mean().astype(float)
 
+    @property
+    def unpredicted(self) -> list[str]:
+        """Cases without a prediction, which are scored as if nothing was found."""
+        return sorted(self.table.loc[self.table["volume_prediction_ml"].isna(), "case"].unique())
+
 
 def read_scores(results: Results, evaluated: Sequence[tuple[str, str | Path]], scheme: ClassScheme) -> list[Scored]:
     """Read the scores tables that are there and not empty."""
@@ -91,6 +96,7 @@ def scores(scored: Sequence[Scored], scheme: ClassScheme) -> dict[str, Any]:
         "rows": rows,
         "total": _total(scored, organs, rows),
         "charts": [_chart(scored, shown, metric, scheme) for metric in METRICS] if scored else [],
+        "unpredicted": {s.title: s.unpredicted for s in scored if s.unpredicted},
         "cases": _case_rows(scored, organs, tumors),
         "paired": _paired(compared),
     }

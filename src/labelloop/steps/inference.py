@@ -2,21 +2,24 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labelloop.annotation import UNKNOWN, annotated
-from labelloop.classes import load_classes
+import numpy as np
+
+from labelloop.annotation import UNKNOWN, States, annotated
+from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.inference.steps import FinishedInference
 from labelloop.metrics.flare import score_case
 from labelloop.metrics.lesions import lesion_rows
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, engine_case, read_many, surveyed, table_of
+from labelloop.steps.common import Files, Rows, Surveyed, engine_case, read_many, surveyed, table_of
 from labelloop.survey import read_truth
 from labelloop.tables import write_table
-from labelloop.volume import read
+from labelloop.volume import Volume, read
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,9 @@ def evaluate(
 ) -> None:
     """Score label maps of test cases against their truth, on classes that are annotated and that the maps know.
 
+    A case whose label map could not be made is scored as FLARE does, as if nothing was found: a model is not to gain by
+    failing. Its rows have no volume of a prediction.
+
     Args:
         manifests: manifests of the label maps.
         known: classes (or class sets) that the label maps can contain.
@@ -82,25 +88,32 @@ def evaluate(
     scheme = load_classes(classes)
     asked = scheme.select(list(known))
     files = Files(manifests, "prediction")
-    ledger = Ledger(out.parent / "cases", out.stem)
+    ledger, missing = Ledger(out.parent / "cases", out.stem), []
     for item in surveyed(rows, survey_folder, [Path(manifest).stem for manifest in manifests]):
         states = {name: state if name in asked else UNKNOWN for name, state in item.states.items()}
         if not annotated(states) or not files.asked(item.id):
             continue
-
-        def work(item=item, states=states):
-            truth = read_truth(item.case, scheme)
-            if truth is None:
-                raise CaseError("label_missing", item.case.label, "no label to score against", "Give one, or none.")
-            prediction = read(files.path(item.id))
-            scores = score_case(truth, prediction, scheme, rules, states)
-            return None, {"rows": scores, "lesions": lesion_rows(truth, prediction, scheme, states)}
-
+        missing += [] if item.id in files else [item.id]
+        work = partial(_score, item, states, scheme, rules, files)
         ledger.run(item.id, digest([version, rules, states, item.truth_key, files.key(item.id)]), work)
     ledger.close()
+    if missing:
+        log.warning("%s: no label map of %s; scored as if nothing was found", out.stem, ", ".join(missing))
     scores = table_of(ledger.extras(), "rows")
     write_table(out, scores, "scores")
     write_table(lesions, table_of(ledger.extras(), "lesions"), "lesions")
     if not scores.empty:
         means = scores.groupby("class", sort=False)[["dsc", "nsd"]].mean()
         log.info("%s: mean DSC %.4f, mean NSD %.4f over %d classes", out.stem, *means.mean(), len(means))
+
+
+def _score(item: Surveyed, states: States, scheme: ClassScheme, rules: str, files: Files) -> tuple[None, dict]:
+    truth = read_truth(item.case, scheme)
+    if truth is None:
+        raise CaseError("label_missing", item.case.label, "no label to score against", "Give one, or none.")
+    predicted = item.id in files
+    prediction = read(files.path(item.id)) if predicted else Volume(np.zeros_like(truth.array), truth.geometry)
+    scores = score_case(truth, prediction, scheme, rules, states)
+    if not predicted:
+        scores = [row | dict.fromkeys(("volume_prediction_ml", "volume_error_ml")) for row in scores]
+    return None, {"rows": scores, "lesions": lesion_rows(truth, prediction, scheme, states)}
