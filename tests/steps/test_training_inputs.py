@@ -9,6 +9,7 @@ import pytest
 
 from labelloop.annotation import from_table
 from labelloop.classes import load_classes
+from labelloop.errors import CaseError
 from labelloop.labels.tumors import read_contents, read_object
 from labelloop.phantom import write_phantom
 from labelloop.plans import Plan
@@ -162,6 +163,30 @@ def test_only_the_cases_asked_for_get_predictions(prepared):
             assert said == {name: "truth" if name in known else silence for name in organs}
             if silence == "none" and "spleen" not in known:
                 assert not (read(out / f"{case}.nii.gz").array == spleen).any()
+
+
+def test_without_a_prediction_the_truth_stands_alone_and_provenance_says_so(prepared, caplog):
+    """A model whose prediction of every case failed."""
+
+    def fail():
+        raise CaseError("modality", "CT", "not known", "Take another model.")
+
+    ledger = Ledger(prepared.results / "models" / "broken" / "predictions", SHARD)
+    for case in prepared.states:
+        ledger.run(case, "key", fail)
+    ledger.close()
+    spec = {"predict": ["broken"], "cases": ["all"], "classes": ["organs"], "clean": [], "fuse": "truth_first"}
+    out = prepared.results / "labels" / "alone"
+    fuse(prepared.rows, spec, {"broken": ["all"]}, "flare", {}, SHARD, prepared.results, out, 1)
+    status = dict(read_manifests([out / "shards" / f"{SHARD}.csv"])["status"])
+    labeled = {case for case, known in prepared.states.items() if set(known.values()) != {"unknown"}}
+    assert status == {case: "done" if case in labeled else "failed" for case in prepared.states}
+    assert "the truth stands alone" in caplog.text
+    table = read_table(out / "provenance" / f"{SHARD}.csv", "provenance")
+    for row in table.to_dict("records"):
+        assert row["source"] == ("none" if prepared.states[row["case"]][row["class"]] == "unknown" else "truth")
+    truth = {row["case"]: row["label"] for row in prepared.rows if row["case"] in labeled}
+    assert all(read(out / f"{case}.nii.gz").geometry == read(label).geometry for case, label in truth.items())
 
 
 def test_sets_of_classes_may_count_as_absent():

@@ -45,6 +45,9 @@ def fuse(
 ) -> None:
     """Fuse the predictions for one shard with the truth, clean, and write label maps and provenance.
 
+    Where truth comes first and a prediction could not be made, the truth stands alone: its classes are kept, nobody
+    labels the others (source "none").
+
     Args:
         spec: what a recipe says of a label set, without ``check`` and ``select``.
         known: the classes (or class sets) that each model knows.
@@ -56,8 +59,13 @@ def fuse(
     items = in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups)
     asked = {item.id for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups)}
     asked -= {case for case in asked if any(files.withheld(case) for files in predictions.values())}
+    truth_stands = {item.id for item in items if spec["fuse"] == "truth_first" and annotated(item.states)}
+    lacking = {case for case in asked & truth_stands if any(case not in files for files in predictions.values())}
+    if lacking:
+        log.warning("no prediction of %s: the truth stands alone", ", ".join(sorted(lacking)))
+    asked -= lacking
     for item in items:
-        if item.id not in asked and not (spec["fuse"] == "truth_first" and annotated(item.states)):
+        if item.id not in asked | truth_stands:
             continue
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
         used = predictions if item.id in asked else {}
