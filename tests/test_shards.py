@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from labelloop.errors import CaseError
-from labelloop.shards import Ledger, assign_shards, broken_manifests, read_manifests
+from labelloop.errors import CaseError, UserError
+from labelloop.shards import Ledger, NotTriedError, assign_shards, broken_manifests, read_manifests
 
 
 def writer(folder, case, text="content"):
@@ -70,6 +70,77 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path):
     rows = read_manifests([ledger.manifest])
     assert rows.loc["a", "status"] == "done" and rows.loc["a", "file"] == str(tmp_path / "a.txt")
     assert rows.loc["b", "status"] == "failed" and "Copy it again." in rows.loc["b", "reason"]
+
+
+def failing(error):
+    def work():
+        raise error
+
+    return work
+
+
+def job(folder, works, key="key", **options):
+    """Run a shard as a step does; None or what it said when it would not close."""
+    ledger = Ledger(folder, "train-000", **options)
+    for case, work in works.items():
+        ledger.run(case, key, work)
+    try:
+        ledger.close()
+    except UserError as error:
+        assert not ledger.manifest.exists()
+        return str(error)
+    return None
+
+
+def statuses(folder):
+    return dict(read_manifests([folder / "shards" / "train-000.csv"])["status"])
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("full"), RuntimeError("CUDA error"), OSError(116, "Stale file handle")], ids=str
+)
+def test_what_may_pass_fails_the_job_and_is_tried_again_alone(tmp_path, error):
+    works = {case: writer(tmp_path, case) for case in "abc"}
+    said = job(tmp_path, works | {"b": failing(error)})
+    assert f"b: {type(error).__name__}: {error}" in said and "a:" not in said
+    assert job(tmp_path, {"a": refuse, "b": works["b"], "c": refuse}) is None
+    assert statuses(tmp_path) == dict.fromkeys("abc", "done")
+
+
+def test_a_case_that_goes_on_failing_does_not_stop_the_run_for_good(tmp_path, caplog):
+    works = {"a": failing(MemoryError("too large for the GPU")), "b": writer(tmp_path, "b")}
+    assert job(tmp_path, works)
+    assert job(tmp_path, works) is None
+    assert statuses(tmp_path) == {"a": "failed", "b": "done"}
+    assert "a SET ASIDE: failed 2 times" in caplog.text and "too large for the GPU" in caplog.text
+    assert job(tmp_path, works, key="another image")  # what it is made from has changed: counted anew
+
+
+def test_a_machine_on_which_most_cases_fail_is_not_believed_at_once(tmp_path):
+    works = {case: failing(OSError(5, "the disk is away")) for case in "ab"} | {"c": writer(tmp_path, "c")}
+    assert all(job(tmp_path, works) for _ in range(3))  # two jobs of a start, and the first of the next
+    assert job(tmp_path, works) is None
+    assert statuses(tmp_path) == {"a": "failed", "b": "failed", "c": "done"}
+
+
+def test_a_case_that_could_not_be_tried_is_not_counted(tmp_path):
+    works = {case: writer(tmp_path, case) for case in "abc"}
+    for _ in range(3):
+        assert "c: NotTriedError" in job(tmp_path, works | {"c": failing(NotTriedError("the GPU is lost"))})
+    assert job(tmp_path, works | {"c": failing(RuntimeError("CUDA error"))})
+
+
+def test_on_demand_all_that_failed_is_set_aside_at_once_and_tried_again(tmp_path):
+    works = {"a": failing(MemoryError("full")), "b": writer(tmp_path, "b")}
+    assert job(tmp_path, works, tries=0) is None
+    assert statuses(tmp_path) == {"a": "failed", "b": "done"}
+    assert job(tmp_path, {"a": writer(tmp_path, "a"), "b": refuse}, tries=0) is None
+    assert statuses(tmp_path) == {"a": "done", "b": "done"}
+
+
+def test_something_wrong_with_the_case_itself_is_a_result(tmp_path):
+    assert job(tmp_path, {"a": failing(ValueError("needs 20 GB, the budget is 8 GB"))}) is None
+    assert statuses(tmp_path) == {"a": "failed"}
 
 
 def test_a_line_cut_short_by_a_kill_loses_only_its_case(tmp_path):

@@ -12,7 +12,7 @@ from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, from_table
 from labelloop.cases import Case, load_cases
 from labelloop.classes import load_classes
 from labelloop.datasets import load_dataset
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
 from labelloop.scan import read_scan
 from labelloop.survey import REASONS, merge_survey, read_truth, survey_case, survey_shard
@@ -179,7 +179,7 @@ def test_a_changed_file_or_row_is_looked_at_again(tmp_path):
     assert (state("liver"), state("spleen")) == (UNKNOWN, PRESENT)
 
 
-def test_an_unforeseen_error_sets_one_case_aside(tmp_path, monkeypatch):
+def test_an_unforeseen_error_that_stays_sets_one_case_aside(tmp_path, monkeypatch):
     files = {c: save(tmp_path / f"{c}_0000.nii.gz", ct_values(i)) for i, c in enumerate("ab")}
     cases = [Case(case=c, image=str(f), dataset="flare22", modality="CT") for c, f in files.items()]
     real = scan_module.read_geometry
@@ -190,11 +190,33 @@ def test_an_unforeseen_error_sets_one_case_aside(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(scan_module, "read_geometry", read_geometry)
+    with pytest.raises(UserError, match="a: MemoryError: full"):
+        survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
     survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
     assert list(read_table(tmp_path / "survey" / "s.geometry.csv", "geometry")["case"]) == ["b"]
     quarantine = read_table(tmp_path / "survey" / "s.quarantine.csv", "quarantine")
     assert list(quarantine["code"]) == ["survey_failed"]
     assert "full" in quarantine["found"][0]
+
+
+@pytest.mark.parametrize("where", ["bytes", "header"])
+def test_a_disk_that_is_away_says_nothing_of_the_file(tmp_path, monkeypatch, where):
+    file = save(tmp_path / "a_0000.nii.gz", ct_values(0))
+    cases, away, real = [Case(case="a", image=str(file), dataset="flare22", modality="CT")], tmp_path / "away", read
+
+    def read_bytes(_):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"Stale file handle|No such file"):
+        if where == "bytes":
+            patch.setattr(Path, "read_bytes", read_bytes)
+        else:
+            patch.setattr(scan_module, "read_geometry", lambda path: real(path.rename(away).with_name(path.name)))
+        survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
+    if where == "header":
+        away.rename(file)
+    survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
+    assert list(read_table(tmp_path / "survey" / "s.geometry.csv", "geometry")["case"]) == ["a"]
 
 
 def test_merging_joins_the_shards_and_the_table_s_own_problems(bad, tmp_path):

@@ -26,7 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from labelloop.errors import CaseError
 from labelloop.folders import EXTENSIONS
-from labelloop.volume import Geometry, geometry_of, read_geometry
+from labelloop.volume import Geometry, blame_machine, geometry_of, read_geometry
 
 DIRECTION_TOLERANCE = 1e-3
 """Largest departure of the axes from orthonormal (entries of DᵀD - I), as in ``volume.GRID_TOLERANCE``."""
@@ -95,6 +95,7 @@ def read_scan(path: str | Path, kind: str) -> Scan:
 
     Raises:
         CaseError: ``<kind>_missing``, ``<kind>_truncated`` and the other codes of :data:`REASONS`.
+        OSError: when the disk fails; that says nothing of the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,7 +105,7 @@ def read_scan(path: str | Path, kind: str) -> Scan:
         raise _error(f"{kind}_not_an_image", path, f"a file name that ends in none of {EXTENSIONS}")
     try:
         content = path.read_bytes()
-    except OSError as error:
+    except PermissionError as error:
         raise _error(f"{kind}_unreadable", path, str(error)) from error
     if not content:
         raise _error(f"{kind}_file_empty", path, "0 bytes")
@@ -258,11 +259,17 @@ _ITK_SAYS = (
 
 
 def in_itk(path: str | Path, kind: str, work: Callable[[], Any]) -> Any:
-    """Do ``work`` with ITK, in silence, and turn its errors into reason codes."""
+    """Do ``work`` with ITK, in silence, and turn its errors into reason codes.
+
+    Raises:
+        CaseError: when the file cannot be read because of what is in it.
+        OSError, MemoryError: when the disk or memory is at fault.
+    """
     try:
         with _quiet():
             return work()
     except RuntimeError as error:
+        blame_machine(path, error)
         message = " ".join(str(error).split())
         code = next((code for part, code in _ITK_SAYS if part in message), "unreadable")
         told = re.sub(r"\(0x[0-9a-f]+\)", "", message.rpartition("ERROR: ")[2])  # addresses differ from run to run

@@ -3,6 +3,11 @@
 A shard's job walks its cases. Every case has a *key*, the fingerprint of all that its result is made from. The ledger
 remembers key and content hash of each result, so that a killed job resumes with the next case, a repeated job does
 nothing, and a file that was deleted or altered is made anew. Snakemake decides what might be stale, the ledger what is.
+
+Why a case fails matters. What is wrong with the case itself is a result: the case is set aside. Memory that ran out, a
+GPU or a disk that was away may be back at the next try: then the job fails after its last case and leaves no manifest,
+and the next job does these cases alone. A case that goes on failing is set aside, too, or a scan that is too large for
+the GPU would stop the run for good.
 """
 
 import csv
@@ -13,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, UserError
 from labelloop.files import sha256
 from labelloop.tables import TABLES, read_table, write_table
 
@@ -21,6 +26,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+
+TRIES = 2
+"""So often a case may fail for a reason that may pass; then it is set aside: a job and its retry.
+
+Twice as often, so that somebody has seen it and started the run again, where most cases of a shard fail: then it is
+rather the machine that is at fault.
+"""
+
+
+class NotTriedError(RuntimeError):
+    """A case could not even be tried, because of another one."""
 
 
 def assign_shards(cases: Sequence[tuple[str, str]], size: int) -> dict[str, str]:
@@ -42,10 +58,11 @@ class Ledger:
     Args:
         folder: where the case files go; ``<folder>/shards/<shard>.csv`` is the manifest, written by :meth:`close`.
         shard: shard name.
+        tries: see :data:`TRIES`; 0: whatever failed is set aside at once.
     """
 
-    def __init__(self, folder: str | Path, shard: str):
-        self.folder, self.shard = Path(folder), shard
+    def __init__(self, folder: str | Path, shard: str, tries: int = TRIES):
+        self.folder, self.shard, self._tries = Path(folder), shard, tries
         self.manifest = self.folder / "shards" / f"{shard}.csv"
         self._journal = self.folder / "shards" / f".{shard}.jsonl"
         self._known: dict[str, dict] = {}
@@ -66,7 +83,8 @@ class Ledger:
         """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
 
         ``work`` returns the file it wrote (or None) and a JSON-able dictionary of results to remember as ``extra``.
-        A :class:`CaseError`, or any other error of one case, is recorded as failed and does not stop the shard.
+        An error of one case does not stop the shard. :class:`CaseError` and ValueError say that something is wrong with
+        the case; other errors may pass, and are counted. A :class:`NotTriedError` does not count.
         """
         known = self._known.get(case)
         if known and known["key"] == key and known["status"] == "done" and self._intact(known):
@@ -82,24 +100,53 @@ class Ledger:
             log.warning("%s set aside: %s", case, error)
         except (MemoryError, OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-            log.exception("%s set aside", case)
+            log.exception("%s failed", case)
+            if not isinstance(error, ValueError):
+                before = self.failures(case) if known and known["key"] == key else 0
+                row["failures"] = before + (not isinstance(error, NotTriedError))
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         with self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(row, sort_keys=True) + "\n")
         self._rows[case] = row
         return row
 
+    def failures(self, case: str) -> int:
+        """Return how often a case has failed, up to now, for a reason that may pass."""
+        return self._known.get(case, {}).get("failures", 0)
+
     def close(self) -> None:
-        """Write the manifest of all cases run, and forget cases that left the shard."""
-        rows = [{k: v for k, v in row.items() if k != "extra"} for row in self._rows.values()]
+        """Write the manifest of all cases run, and forget cases that left the shard.
+
+        Raises:
+            UserError: when cases failed for a reason that may pass, and may be tried again. Then there is no manifest.
+        """
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(self._rows[case], sort_keys=True) + "\n" for case in sorted(self._rows)]
         temporary = self._journal.with_suffix(".tmp")
         temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(self._journal)
-        write_table(self.manifest, rows, "manifest")
-        done = sum(row["status"] == "done" for row in rows)
-        log.info("shard %s: %d cases done, %d set aside", self.shard, done, len(rows) - done)
+        self._refuse_what_may_pass()
+        write_table(self.manifest, [{k: row[k] for k in TABLES["manifest"]} for row in self._rows.values()], "manifest")
+        done = sum(row["status"] == "done" for row in self._rows.values())
+        log.info("shard %s: %d cases done, %d set aside", self.shard, done, len(self._rows) - done)
+
+    def _refuse_what_may_pass(self) -> None:
+        failed = [row for row in self._rows.values() if "failures" in row]
+        tries = self._tries * (1 if 2 * len(failed) <= len(self._rows) else 2)
+        again = [f"  {row['case']}: {row['reason']}" for row in failed if row["failures"] < tries]
+        if again:
+            self.manifest.unlink(missing_ok=True)
+            raise UserError(
+                f"{self.folder}, shard {self.shard}: {len(again)} of {len(self._rows)} cases failed for a reason that "
+                "may pass:\n" + "\n".join(again) + "\nSee what is in the way: memory, the GPU, the disk. All other "
+                "cases are kept; the next job tries these alone, and sets aside what has failed "
+                f"{tries} times."
+            )
+        for row in failed if self._tries else ():
+            log.warning(
+                "%s SET ASIDE: failed %d times for a reason that may pass: %s. To try it again, give --forcerun and "
+                "the name of this step's rule.", row["case"], row["failures"], row["reason"],
+            )  # fmt: skip
 
     def extras(self) -> dict[str, dict]:
         """Return ``{case: extra}`` of the cases that are done."""

@@ -5,6 +5,7 @@ three axes run inferior to superior, posterior to anterior and left to right ("R
 permuting and flipping axes only; :func:`restore` is its exact inverse. Nothing else may assume an orientation.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def read(path: str | Path) -> Volume:
     """Read a 3-D volume (NIfTI, NRRD, MHA) with the stored data type. Raises RuntimeError when unreadable."""
     image = sitk.ReadImage(str(path))
     return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
+
+
+def blame_machine(path: str | Path, error: RuntimeError) -> None:
+    """Look at an error of ITK, which knows one kind only: does it say nothing about what is in the file?
+
+    Raises:
+        MemoryError: when memory ran out.
+        OSError: when the file (or folder) cannot be opened.
+    """
+    if "Failed to allocate memory" in str(error) or "bad_alloc" in str(error):
+        raise MemoryError(f"{path}: no memory left to read it") from error
+    os.close(os.open(path, os.O_RDONLY))
 
 
 def write(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:

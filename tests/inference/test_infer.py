@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 from test_prepare import random_volume
 from tiny_models import IDS, save_model
 
 from labelloop.errors import CaseError, UserError
+from labelloop.inference import infer as infer_module
 from labelloop.inference import running as module
 from labelloop.inference.engine import Predictor
 from labelloop.inference.export import Prediction
@@ -97,6 +100,70 @@ def test_one_bad_case_does_not_stop_the_rest(folder, model_folder, tmp_path):
     assert dict(manifest["status"]) == {"bad": "failed", "case_0": "done", "case_1": "failed", "case_2": "done"}
     assert "not finite" in manifest.loc["case_1", "reason"]
     assert not (tmp_path / "out" / "bad.nii.gz").exists()
+
+
+class Fragile:
+    """Labels nothing. Something goes wrong with volumes of so many rows as ``breaks`` says."""
+
+    upright, fingerprint = False, "fragile"
+
+    def __init__(self, breaks):
+        self.breaks, self.broke = breaks, []
+
+    def predict(self, volume, modality):
+        if error := self.breaks.get(volume.array.shape[1]):
+            self.broke.append(str(error))
+            raise error
+        return Prediction(np.zeros(volume.array.shape, np.uint8), [])
+
+
+def cases_of(folder):
+    return [Case(f"case_{i}", folder / f"case_{i}_0000.nii.gz") for i in range(3)]
+
+
+def test_in_the_workflow_a_full_gpu_fails_the_job_after_all_other_cases(folder, tmp_path, counted):
+    out, full = tmp_path / "out", Fragile({10: torch.cuda.OutOfMemoryError("CUDA out of memory")})
+    with pytest.raises(UserError, match="case_0: OutOfMemoryError: CUDA out of memory"):
+        predict_cases(cases_of(folder), full, Ledger(out, "s"))
+    assert counted == ["case_0", "case_1", "case_2"] and not (out / "shards" / "s.csv").exists()
+    counted.clear()
+    predict_cases(cases_of(folder), Fragile({}), Ledger(out, "s"))
+    assert counted == ["case_0"] and read_table(out / "shards" / "s.csv", "manifest")["status"].eq("done").all()
+
+
+def test_on_the_command_line_a_full_gpu_fails_one_case_and_a_rerun_tries_it_again(folder, tmp_path, monkeypatch):
+    breaks = {10: torch.cuda.OutOfMemoryError("CUDA out of memory")}
+    monkeypatch.setattr(infer_module, "_load_models", lambda *_: Fragile(breaks))
+    for _ in range(3):
+        assert infer(folder, tmp_path, tmp_path / "out") == 1
+    breaks.clear()
+    assert infer(folder, tmp_path, tmp_path / "out") == 0
+
+
+def test_a_case_that_costs_the_process_its_gpu_costs_no_other_case(folder, tmp_path, monkeypatch):
+    """As an error inside a kernel does: every later call fails, too, until the process ends."""
+    out, fragile = tmp_path / "out", Fragile({10: RuntimeError("CUDA error: device-side assert")})
+    monkeypatch.setattr(module, "_lost_gpu", lambda: "".join(fragile.broke))
+    monkeypatch.setattr(module, "_gpu_meter", lambda cuda: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    with pytest.raises(UserError, match="case_1: NotTriedError: an earlier case"):
+        predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
+    fragile.broke.clear()  # a new process
+    predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
+    manifest = read_table(out / "shards" / "s.csv", "manifest").set_index("case")
+    assert dict(manifest["status"]) == {"case_0": "failed", "case_1": "done", "case_2": "done"}
+
+
+def test_an_interruption_forgets_no_finished_case(folder, tmp_path, counted):
+    predict_cases(cases_of(folder), Fragile({}), Ledger(tmp_path / "out", "s"))
+    (tmp_path / "out" / "case_0.nii.gz").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        predict_cases(cases_of(folder), Fragile({10: KeyboardInterrupt()}), Ledger(tmp_path / "out", "s"))
+    counted.clear()
+    predict_cases(cases_of(folder), Fragile({}), Ledger(tmp_path / "out", "s"))
+    assert counted == ["case_0"]
 
 
 def test_nothing_usable(tmp_path, model_folder):

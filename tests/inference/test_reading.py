@@ -96,7 +96,21 @@ def test_what_is_not_gzipped_is_left_to_itk(tmp_path):
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(b"not gzip")
     assert decode_nifti(path.read_bytes(), path) is None
-    with pytest.raises(RuntimeError):
+    with pytest.raises(CaseError, match=r"image_unreadable.*Unable to determine ImageIO"):
+        Image(path).volume()
+
+
+def test_a_file_that_is_gone_or_memory_that_is_full_says_nothing_of_the_image(rng, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError):
+        Image(tmp_path / "gone.nrrd").volume()
+    path = tmp_path / "scan.nii.gz"
+    write(path, random_volume(rng, (5, 6, 7)).array, random_volume(rng, (5, 6, 7)).geometry)
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(reading, "gunzip", full)
+    with pytest.raises(MemoryError):
         Image(path).volume()
 
 

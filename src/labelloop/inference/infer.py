@@ -64,7 +64,7 @@ def infer(
         raise UserError("previews need a class scheme for names and colors")
     if not resume:
         (out / "shards" / ".infer.jsonl").unlink(missing_ok=True)
-    ledger = Ledger(out, "infer")
+    ledger = Ledger(out, "infer", tries=0)
     options = Options(
         read_ahead=budget.max_ram_mb is None,
         previews=out / "previews" if preview else None,

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from labelloop.errors import CaseError, UserError
 from labelloop.files import digest, sha256
-from labelloop.volume import Volume, geometry_of, read, read_geometry
+from labelloop.volume import Volume, blame_machine, geometry_of, read, read_geometry
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -69,11 +69,21 @@ class Image:
         return sha256(self.path)
 
     def volume(self) -> Volume:
-        """Return the volume. Forgets the bytes, so that it can be asked for once. Raises as :func:`read_image` does."""
+        """Return the volume. Forgets the bytes, so that it can be asked for once.
+
+        Raises:
+            CaseError: when the file, or what is in it, is no 3-D image.
+            OSError, MemoryError: when the disk or memory is at fault.
+        """
         content = self._bytes() if self._gzipped else None
         self._content = None
-        volume = decode_nifti(content, self.path) if content is not None else None
-        return volume or read_image(self.path)
+        try:
+            volume = decode_nifti(content, self.path) if content is not None else None
+            return volume or read_image(self.path)
+        except RuntimeError as error:  # ITK's only one; its last line says what happened
+            blame_machine(self.path, error)
+            found = str(error).strip().splitlines()[-1]
+            raise CaseError("image_unreadable", str(self.path), found, "Copy or export it again.") from error
 
     def _bytes(self) -> bytes:
         if self._content is None:
@@ -102,6 +112,7 @@ def decode_nifti(content: bytes, path: Path) -> Volume | None:
 
     Raises:
         CaseError: when the file is damaged or ends early. ITK would silently fill what is missing with zeros.
+        RuntimeError: when ITK does not take its geometry.
     """
     if not content.startswith(GZIP_START):
         return None
@@ -117,6 +128,8 @@ def decode_nifti(content: bytes, path: Path) -> Volume | None:
             raw = gzip.decompress(content)  # of several members
             if len(raw) < offset + stored:
                 raise EOFError(f"{len(raw)} bytes instead of {offset + stored:.0f}")
+    except MemoryError:
+        raise
     except Exception as error:  # each library has errors of its own
         raise CaseError("image_corrupt", str(path), str(error), "Copy or download it again.") from error
     plain = axes == 3 and code in NIFTI_INTEGERS and slope in (0, 1) and shift == 0 and offset >= HEADER

@@ -21,7 +21,7 @@ from labelloop.errors import CaseError
 from labelloop.files import atomic, digest
 from labelloop.inference.reading import Case, Image
 from labelloop.inference.stages import STAGES, collected
-from labelloop.shards import Ledger
+from labelloop.shards import Ledger, NotTriedError
 from labelloop.volume import Geometry, Volume, on_its_feet, read, write
 
 if TYPE_CHECKING:
@@ -93,34 +93,37 @@ def run_cases(
     """Segment cases into ``<ledger.folder>/<case>.nii.gz`` and close the ledger.
 
     A case whose result of the same image, weights and settings is intact is not computed again; one bad case does not
-    stop the rest. Rows, runtime, seconds per stage and peak memory of each case go to the ledger's extras.
+    stop the rest. Those that failed before come last, so that a case that costs the process its GPU costs no other case
+    more than a try. Rows, runtime, seconds per stage and peak memory of each case go to the ledger's extras.
 
     Args:
         segmenter: or a function that loads it, called while the first image is being read.
+
+    Raises:
+        UserError: as :meth:`Ledger.close`.
     """
+    cases = sorted(cases, key=lambda case: ledger.failures(case.case))
     options = options or Options()
     written: list[Future] = []
     computed = 0
     with ThreadPoolExecutor(1, "write") as writer, _Reader(cases, ledger, options.read_ahead) as reader:
         reader.segmenter.set_result(_loaded(segmenter) if callable(segmenter) else segmenter)
-        try:
-            with _progress_bar(len(cases), options.progress) as advance:
-                for item in reader:
-                    if item.finished:
-                        _draw_missing(ledger, item.case, reader.segmenter.result(), options)
-                    else:
-                        result = _compute(item, reader.segmenter.result())
-                        while written:  # at most one label map waits to be written; a bug in writing surfaces here
-                            written.pop().result()
-                        written.append(writer.submit(_record, ledger, item.case, item.key, result, options))
-                        computed += 1
-                        del result
-                    del item  # one volume less while the next is computed
-                    advance()
-            while written:
-                written.pop().result()
-        finally:
-            ledger.close()
+        with _progress_bar(len(cases), options.progress) as advance:
+            for item in reader:
+                if item.finished:
+                    _draw_missing(ledger, item.case, reader.segmenter.result(), options)
+                else:
+                    result = _compute(item, reader.segmenter.result())
+                    while written:  # at most one label map waits to be written; a bug in writing surfaces here
+                        written.pop().result()
+                    written.append(writer.submit(_record, ledger, item.case, item.key, result, options))
+                    computed += 1
+                    del result
+                del item  # one volume less while the next is computed
+                advance()
+        while written:
+            written.pop().result()
+    ledger.close()
     log.info("%d cases: %d computed, %d finished before", len(cases), computed, len(cases) - computed)
 
 
@@ -238,6 +241,9 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
     if item.case.modality == "CT" and item.volume.array.min() >= 0:
         log.warning("%s: no voxel below 0: CT must be in Hounsfield units; for MR give modality MR", item.case.case)
     torch = sys.modules.get("torch")
+    if torch is not None and (lost := _lost_gpu()):
+        result.error = NotTriedError(f"an earlier case has cost this process its GPU: {lost}")
+        return result
     cuda = torch is not None and torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -248,6 +254,7 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
         except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as problem:
             log.debug("%s failed", item.case.case, exc_info=True)
             result.error = problem.with_traceback(None)  # its frames hold the arrays of the failed case
+            return result
     result.seconds |= work.seconds
     usage = meter.usage() if meter else None
     result.cost = {
@@ -258,6 +265,18 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
         "energy_j": usage.energy_j if usage else None,
     }
     return result
+
+
+def _lost_gpu() -> str:
+    """Say why the GPU that this process works on does not answer any more; empty when it does, or none is in use."""
+    import torch
+
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def _gpu_meter(cuda: bool) -> AbstractContextManager:
