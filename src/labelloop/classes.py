@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from labelloop.errors import UserError
+from labelloop.files import digest
 
 Names = Annotated[
     tuple[str, ...],
@@ -64,6 +65,10 @@ class ClassScheme(Strict):
     def ids(self) -> dict[str, int]:
         """Id of each class name."""
         return {c.name: c.id for c in self.classes}
+
+    def fingerprint(self, *fields: str) -> str:
+        """Fingerprint of ids and sets, which every step goes by, and of more ``fields`` of the classes, e.g. colors."""
+        return digest([[c.model_dump(include={"name", "id", *fields}) for c in self.classes], self.sets])
 
     def __getitem__(self, name: str) -> ClassInfo:
         return next(c for c in self.classes if c.name == name)

@@ -11,6 +11,7 @@ from pydantic import PrivateAttr, ValidationError, field_validator, model_valida
 
 from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Names, Strict, load_classes
 from labelloop.errors import CaseError, UserError, nearest
+from labelloop.files import digest
 
 REASONS = {
     "label_not_finite": "Write the label again with whole numbers only.",
@@ -55,6 +56,11 @@ class Dataset(Strict):
         if BACKGROUND in labels:
             raise ValueError("id 0 is background in every data set and is not listed")
         return labels
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of what the data set's ids mean: the class id of each in the scheme."""
+        return digest({own: self._class_ids.get(name or "", BACKGROUND) for own, name in self.labels.items()})
 
     def class_of(self, own_id: int) -> str | None:
         """Return the class that one of the data set's own ids stands for in the scheme; None when in no class."""

@@ -12,7 +12,9 @@ from labelloop import preflight
 from labelloop.cases import Case, load_cases
 from labelloop.chain import ancestors, bank_of, images_of, needed, round_before, unroll
 from labelloop.classes import Strict
+from labelloop.datasets import read_dataset
 from labelloop.errors import UserError
+from labelloop.files import digest
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
 from labelloop.tables import read_table
@@ -88,6 +90,14 @@ class Run:
         """Image and label files of a shard that exist; the survey sets aside the cases of those that do not."""
         named = [path for case in self.shards[shard] for path in (case.image, case.label) if path]
         return [path for path in named if Path(path).is_file()]
+
+    def datasets(self, shard: str) -> dict[str, str]:
+        """Fingerprint of what each data set file says that a shard's cases name."""
+        return {name: self._datasets[name] for name in sorted({case.dataset for case in self.shards[shard]})}
+
+    @cached_property
+    def _datasets(self) -> dict[str, str]:
+        return {name: digest(read_dataset(name).model_dump()) for name in {case.dataset for case in self.cases}}
 
     def known(self, name: str) -> list[str]:
         """Return the classes (or class sets) that scored label maps can hold: a model's, or those of the final ones.

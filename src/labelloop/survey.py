@@ -223,7 +223,8 @@ def survey_shard(cases: Sequence[Case], scheme: ClassScheme, out_prefix: str | P
         results.append(SurveyResult(**row["extra"]) if row["status"] == "done" else _failed(case, row["reason"]))
     ledger.close()
     usable = [r for r in results if r.usable]
-    write_table(f"{prefix}.geometry.csv", [r.geometry for r in usable], "geometry")
+    ids = {case.case: datasets[case.dataset].fingerprint if case.label else "" for case in cases}
+    write_table(f"{prefix}.geometry.csv", [r.geometry | {"label_ids": ids[r.case]} for r in usable], "geometry")
     write_table(f"{prefix}.annotation.csv", to_table({r.case: r.states for r in usable}, scheme.names), "annotation")
     write_table(f"{prefix}.quarantine.csv", [q for r in results for q in r.quarantine], "quarantine")
 

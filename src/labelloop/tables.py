@@ -43,6 +43,7 @@ TABLES: dict[str, dict[str, str]] = {
         "maximum": "largest intensity",
         "image_sha256": "of the image file",
         "label_sha256": "of the label file, empty without",
+        "label_ids": "fingerprint of what the label's ids mean: the class id of each id of the data set; empty without",
     },
     "annotation": {"case": "case id", "class": "class name", "state": "present, absent or unknown"},
     "upright": {

@@ -64,7 +64,8 @@ def results(tmp_path_factory) -> Path:
         cases.append((name, str(image), "", "phantom", "CT", "", name, role, "", ""))
     _save(root / "cases.csv", "cases", cases)
     surveyed = [row[0] for row in cases if row[0] != "case_f"]
-    _save(root / "geometry.csv", "geometry", [(c, 24, 20, 8, 3.0, 3.0, 5.0, "LPS", 0, 1, "a", "") for c in surveyed])
+    grid = (24, 20, 8, 3.0, 3.0, 5.0, "LPS")
+    _save(root / "geometry.csv", "geometry", [(c, *grid, 0, 1, "a", "", "") for c in surveyed])
     states = {"liver": "present", "spleen": "absent"}
     rows = [(c, n, states.get(n, "unknown")) for c in surveyed for n in SCHEME.names]
     _save(root / "annotation.csv", "annotation", rows)

@@ -90,6 +90,7 @@ if run.translators:
             ),
             cases=[row for shard in run.train_shards for row in run.rows(shard)],
             classes=run.chain.classes,
+            scheme=run.scheme.fingerprint(),
             groups=run.groups(),
             deterministic=run.config.deterministic,
             version=TRANSLATOR_VERSION,
@@ -131,6 +132,7 @@ if run.translations:
             cases=[row for shard in run.train_shards for row in run.rows(shard)],
             plan=lambda w: run.chain.plans[w.plan].model_dump(mode="json"),
             classes=run.chain.classes,
+            scheme=run.scheme.fingerprint("color"),
             version=1,
         message:
             "structure: do labels fit the translated CT of plan {wildcards.plan}"

@@ -25,6 +25,8 @@ rule survey:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
+        datasets=lambda w: run.datasets(w.shard),
         version=1,
     message:
         "survey: {params.number} cases of shard {wildcards.shard}"
@@ -81,6 +83,7 @@ rule group:
         runtime=minutes(10),
     params:
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
         version=1,
     message:

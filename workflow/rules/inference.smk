@@ -46,6 +46,7 @@ rule infer:
         engine=ENGINE,
         models=run.inference_models(),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         version=ENGINE_VERSION,
     message:
         "infer: final label maps of {params.number} cases of shard {wildcards.shard}"
@@ -78,6 +79,7 @@ rule summarize:
         steps=INFERENCE_STEPS,
         engine=ENGINE,
         classes=run.chain.classes,
+        scheme=run.scheme.model_dump(mode="json"),
     message:
         "summarize: volumes and confidence of the final label maps"
     script:
@@ -107,6 +109,7 @@ rule evaluate:
         rules=run.chain.evaluate.rules,
         known=lambda w: run.known(w.name),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint("tolerance_mm", "tube"),
         version=3,
     message:
         "evaluate: {wildcards.name} against the truth of the test cases"

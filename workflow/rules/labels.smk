@@ -38,6 +38,7 @@ rule transfer:
         ],
         shards=lambda w: list(run.relatives(w.shard)),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
         version=1,
     message:
@@ -79,6 +80,7 @@ rule fuse:
         },
         cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
         version=2,
     message:
@@ -114,6 +116,7 @@ rule agree:
             )
         },
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         version=2,
     message:
         "agree: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
@@ -215,6 +218,7 @@ rule select:
             mode="json", include={"classes", "select"}
         ),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         version=2,
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
@@ -241,6 +245,7 @@ rule prepare_labels:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         version=1,
     message:
         "prepare: {params.number} labels ({wildcards.labels}) of shard {wildcards.shard} for plan {wildcards.plan}"
@@ -267,6 +272,7 @@ rule cut_objects:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         labels=lambda w: run.model(w.bank).labels,
         settings=lambda w: run.model(w.bank).trainer.cutmix.cut.model_dump(mode="json"),
         spacing_mm=lambda w: run.chain.plans[w.plan].spacing_mm,

@@ -39,6 +39,7 @@ rule train:
         plan=lambda w: run.chain.plans[run.model(w.model).plan].model_dump(mode="json"),
         cases=[row for shard in run.train_shards for row in run.rows(shard)],
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
         deterministic=run.config.deterministic,
         version=TRAINING_VERSION,

@@ -33,6 +33,7 @@ rule review:
     params:
         cases=[row for shard in run.train_shards for row in run.rows(shard)],
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint("color"),
         limit=run.config.review,
         version=1,
     message:
@@ -94,6 +95,7 @@ rule report:
         recipe=describe(run.recipe),
         graph=mermaid(run.recipe),
         classes=run.chain.classes,
+        scheme=run.scheme.fingerprint("color", "tolerance_mm"),
         evaluated=run.evaluated(),
         models=run.used_models,
         labels=run.used_labels,

@@ -31,6 +31,7 @@ class Surveyed:
     states: dict[str, str]
     image_sha256: str
     label_sha256: str
+    label_ids: str
     upside_down: bool = False
 
     @property
@@ -41,7 +42,7 @@ class Surveyed:
     @property
     def truth_key(self) -> str:
         """Fingerprint of the annotators' label as the classes see it."""
-        return digest([self.label_sha256, self.case.dataset, self.states, *self.turned])
+        return digest([self.label_sha256, self.label_ids, self.states, *self.turned])
 
     @property
     def image_key(self) -> str:
@@ -96,7 +97,7 @@ def surveyed(rows: Rows, survey: str | Path, shards: Iterable[str]) -> list[Surv
         Surveyed(
             case,
             states[case.case],
-            *geometry.loc[case.case, ["image_sha256", "label_sha256"]],
+            *geometry.loc[case.case, ["image_sha256", "label_sha256", "label_ids"]],
             upside_down=case.case in turned,
         )
         for case in as_cases(rows)

@@ -95,7 +95,8 @@ def evaluate(
             continue
         missing += [] if item.id in files else [item.id]
         work = partial(_score, item, states, scheme, rules, files)
-        ledger.run(item.id, digest([version, rules, states, item.truth_key, files.key(item.id)]), work)
+        judged = [rules, scheme.fingerprint("tolerance_mm", "tube"), states]
+        ledger.run(item.id, digest([version, *judged, item.truth_key, files.key(item.id)]), work)
     ledger.close()
     if missing:
         log.warning("%s: no label map of %s; scored as if nothing was found", out.stem, ", ".join(missing))

@@ -70,7 +70,7 @@ def fuse(
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
         used = predictions if item.id in asked else {}
         keys = {m: files.key(item.id) for m, files in used.items()}
-        key = digest([version, spec, known, truth_key, keys, *item.turned])
+        key = digest([version, spec, known, scheme.fingerprint(), truth_key, keys, *item.turned])
         ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, item.id in asked, out))
     ledger.close()
     write_table(out / "provenance" / f"{shard}.csv", table_of(ledger.extras(), "provenance"), "provenance")

@@ -67,7 +67,7 @@ def transfer(
         images = {name: one for name, one in images.items() if one} | {item.case.sequence: item}
         source = images.get(settings.source)
         hashes = {name: one.image_key for name, one in images.items()}
-        content = [version, settings.model_dump(mode="json"), spec["clean"], known, hashes]
+        content = [version, settings.model_dump(mode="json"), spec["clean"], known, scheme.fingerprint(), hashes]
         key = digest([*content, predictions.key(source.id) if source else len(patient[settings.source])])
         if source is None:
             work = partial(_refuse, item, len(patient[settings.source]), settings)

@@ -1,0 +1,127 @@
+"""What the ids of a label mean is read from files of the user: a step whose result depends on it does its work anew."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from labelloop.cases import Case
+from labelloop.files import sha256
+from labelloop.shards import Ledger
+from labelloop.steps.cases import survey
+from labelloop.steps.common import surveyed
+from labelloop.steps.inference import evaluate
+from labelloop.steps.labels import fuse
+from labelloop.tables import read_table
+from labelloop.volume import Geometry, read, write
+
+SHARD = "test-000"
+GRID = Geometry((24, 20, 16), (3.0, 3.0, 3.0))
+CLASSES = [
+    {"name": "liver", "id": 1, "tolerance_mm": 5.0, "color": "#dd8265"},
+    {"name": "spleen", "id": 2, "tolerance_mm": 3.0, "color": "#9dc5c9"},
+]
+SPEC = {"predict": [], "cases": ["all"], "classes": ["seen"], "fuse": "truth_first", "clean": []}
+
+
+@dataclass
+class Edited:
+    """One labeled case, with a data set file and a class scheme of its own, and the steps that read them."""
+
+    folder: Path
+
+    def __post_init__(self):
+        image = np.random.default_rng(0).integers(-1000, 200, GRID.shape).astype(np.int16)
+        label = np.zeros(GRID.shape, np.uint8)
+        label[2:12, 4:12, 4:12], label[4:8, 4:8, 16:20] = 1, 2
+        self.write("dataset.yaml", name="own", modality="CT", source="a test", labels={1: "liver", 2: "spleen"})
+        self.scheme(CLASSES)
+        files = {"image": self.save("a_0000.nii.gz", image), "label": self.save("a.nii.gz", label)}
+        about = {"dataset": str(self.folder / "dataset.yaml"), "modality": "CT", "patient": "a"}
+        self.rows = [Case(case="a", **{k: str(v) for k, v in files.items()}, **about).model_dump()]
+        prediction = label.copy()
+        prediction[2], prediction[12] = 0, label[11]  # a slice too little below, one too many above
+        ledger = Ledger(self.folder / "predictions", SHARD)
+        ledger.run("a", "key", lambda: (self.save("predictions/a.nii.gz", prediction), {}))
+        ledger.close()
+
+    def save(self, name: str, array: np.ndarray) -> Path:
+        write(self.folder / name, array, GRID)
+        return self.folder / name
+
+    def write(self, file: str, **content) -> None:
+        (self.folder / file).write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def scheme(self, classes: list[dict], seen: tuple[str, ...] = ("liver", "spleen")) -> None:
+        sets = {"organs": ["liver", "spleen"], "seen": list(seen)}
+        self.write("scheme.yaml", name="own", classes=classes, sets=sets)
+
+    def fused(self) -> np.ndarray:
+        """Return the case's map in a label set, after a run of the steps that lead to it."""
+        classes, results = str(self.folder / "scheme.yaml"), self.folder / "results"
+        survey(self.rows, classes, SHARD, results / "survey")
+        fuse(self.rows, SPEC, {}, classes, {}, SHARD, results, results / "labels", 1)
+        return read(results / "labels" / "a.nii.gz").array
+
+    def nsd(self) -> dict[str, float]:
+        """Return the NSD of the prediction, after a run of the steps that lead to it."""
+        classes, results = str(self.folder / "scheme.yaml"), self.folder / "results"
+        survey(self.rows, classes, SHARD, results / "survey")
+        manifest, out = self.folder / "predictions" / "shards" / f"{SHARD}.csv", self.folder / "scores.csv"
+        lesions = self.folder / "lesions.csv"
+        evaluate(self.rows, [manifest], results / "survey", classes, ["all"], "corrected", out, lesions, 1)
+        return read_table(out, "scores").set_index("class")["nsd"].to_dict()
+
+    def truth_key(self) -> str:
+        """Return the fingerprint of the truth that the last survey gives."""
+        return surveyed(self.rows, self.folder / "results" / "survey", [SHARD])[0].truth_key
+
+
+@pytest.fixture
+def edited(tmp_path) -> Edited:
+    return Edited(tmp_path)
+
+
+def test_ids_that_are_swapped_in_the_data_set_file_are_swapped_in_label_maps(edited):
+    before, key = edited.fused(), edited.truth_key()
+    edited.fused()
+    assert edited.truth_key() == key
+    edited.write("dataset.yaml", name="own", modality="CT", source="a test", labels={1: "spleen", 2: "liver"})
+    after = edited.fused()
+    assert (after[before == 1] == 2).all() and (after[before == 2] == 1).all()
+    assert edited.truth_key() != key
+
+
+def test_ids_that_are_swapped_in_the_class_scheme_are_swapped_in_label_maps(edited):
+    before = edited.fused()
+    edited.scheme([CLASSES[0] | {"id": 2}, CLASSES[1] | {"id": 1}])
+    after = edited.fused()
+    assert (after[before == 1] == 2).all() and (after[before == 2] == 1).all()
+
+
+def test_a_set_of_classes_that_changes_changes_the_label_sets_that_name_it(edited):
+    assert set(np.unique(edited.fused())) == {0, 1, 2}
+    edited.scheme(CLASSES, seen=("liver",))
+    assert set(np.unique(edited.fused())) == {0, 1}
+
+
+def test_tolerances_and_tubes_that_change_change_the_scores(edited):
+    before = edited.nsd()
+    edited.scheme([CLASSES[0] | {"tolerance_mm": 0.1}, CLASSES[1]])
+    strict = edited.nsd()
+    assert strict["liver"] < before["liver"] and strict["spleen"] == before["spleen"]
+    edited.scheme([CLASSES[0] | {"tolerance_mm": 0.1, "tube": True}, CLASSES[1]])
+    assert edited.nsd()["liver"] != strict["liver"]
+
+
+def test_notes_in_a_data_set_file_and_colors_change_no_label_map(edited):
+    edited.fused()
+    maps, key = edited.folder / "results" / "labels" / "a.nii.gz", edited.truth_key()
+    before = maps.stat().st_mtime_ns, sha256(maps)
+    labels = {1: "liver", 2: "spleen"}
+    edited.write("dataset.yaml", name="own", modality="CT", source="elsewhere", labels=labels)
+    edited.scheme([one | {"color": "#000000"} for one in CLASSES])
+    edited.fused()
+    assert (maps.stat().st_mtime_ns, sha256(maps)) == before and edited.truth_key() == key

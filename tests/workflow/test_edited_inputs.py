@@ -1,0 +1,81 @@
+"""What a run reads besides its own files: an edit of a data set or class scheme, a file put back from a copy."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tiny_project import PLAN, ROOT, Collection, Project
+
+END = "results/groups.csv"
+RULES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+RECIPE = {"extends": "default", "classes": "classes.yaml", "plans": {"fine": PLAN}}
+
+
+def planned(project: Project) -> dict[str, int]:
+    """Return how many jobs of each rule lead to the table of groups."""
+    text = project.snakemake("--quiet", "host", "--cores", "1", "--dry-run", END)
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE) if rule != "total"}
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory, collection: Collection) -> Project:
+    """A run up to the groups, with images, labels, data set file and class scheme of its own, all in its folder."""
+    folder = tmp_path_factory.mktemp("edited") / "project"
+    project = Project.new(folder, Path("cases.csv"), RECIPE, shard_size=3)
+    rows = ["case,image,label,dataset,role"]
+    for number, row in enumerate(list(collection.phantom.values())[:6]):
+        files = [row["image"], row["label"]]
+        names = [Path(file).name if file else "" for file in files]
+        for file, name in zip(files, names, strict=True):
+            if name:
+                shutil.copy(file, folder / name)
+        rows.append(f"{row['case']},{','.join(names)},dataset.yaml,{'train' if number else 'test'}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    shutil.copy(ROOT / "config/datasets/phantom.yaml", folder / "dataset.yaml")
+    shutil.copy(ROOT / "config/classes/flare.yaml", folder / "classes.yaml")
+    project.snakemake("--cores", "2", END)
+    assert planned(project) == {}
+    return project
+
+
+@pytest.fixture
+def project(grouped: Project, tmp_path: Path) -> Iterator[Project]:
+    """The run, to change: afterwards all is put back, as the paths of inputs in its notes are absolute."""
+    subprocess.run(["cp", "-a", grouped.folder, tmp_path / "kept"], check=True)
+    yield grouped
+    subprocess.run(["cp", "-a", f"{tmp_path / 'kept'}/.", grouped.folder], check=True)
+
+
+def edit(name: str, before: str, after: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert before in text
+        (folder / name).write_text(text.replace(before, after, 1), encoding="utf-8")
+
+    return change
+
+
+ALL = {"survey": 3, "collect": 1, "group": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (edit("dataset.yaml", "  1: liver\n  2: right_kidney", "  1: right_kidney\n  2: liver"), ALL),
+        (edit("dataset.yaml", "labels:", "# the same, with a comment\nlabels:"), {}),
+        (edit("classes.yaml", "organs:", "others: [liver]\n  organs:"), ALL),
+        (edit("classes.yaml", "tolerance_mm: 5", "tolerance_mm: 4"), {}),
+    ],
+)
+def test_an_edit_that_changes_what_labels_mean_is_noticed(project, change, expected):
+    change(project.folder)
+    assert planned(project) == expected
+
+
+def test_every_rule_that_reads_the_class_scheme_depends_on_what_it_says():
+    rules = re.split(r"\n *rule ", RULES)
+    lacking = [text.split(":")[0] for text in rules if "classes=run.chain.classes" in text and "scheme=" not in text]
+    assert "scheme=" in RULES and lacking == []
