@@ -48,6 +48,15 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def stamp(path: str | Path) -> list[int] | None:
+    """Return size (bytes) and modification time (ns) of a file; None when there is none."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
 def digest(content: Any) -> str:
     """Return a short stable fingerprint of anything JSON can hold (dictionary order does not matter)."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)

@@ -14,7 +14,7 @@ from labelloop.chain import ancestors, bank_of, images_of, needed, round_before,
 from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
 from labelloop.errors import UserError
-from labelloop.files import digest
+from labelloop.files import digest, stamp
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
 from labelloop.tables import read_table
@@ -90,6 +90,10 @@ class Run:
         """Image and label files of a shard that exist; the survey sets aside the cases of those that do not."""
         named = [path for case in self.shards[shard] for path in (case.image, case.label) if path]
         return [path for path in named if Path(path).is_file()]
+
+    def stamps(self, shard: str) -> str:
+        """Fingerprint of size and date of a shard's files, as Snakemake takes no notice of files with older dates."""
+        return digest({path: stamp(path) for path in self.files(shard)})
 
     def datasets(self, shard: str) -> dict[str, str]:
         """Fingerprint of what each data set file says that a shard's cases name."""

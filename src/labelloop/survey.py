@@ -22,7 +22,7 @@ from labelloop.cases import Case, quarantine
 from labelloop.classes import ClassScheme
 from labelloop.datasets import Dataset, label_counts, load_dataset
 from labelloop.errors import CaseError, UserError
-from labelloop.files import digest
+from labelloop.files import digest, stamp
 from labelloop.scan import Scan, in_itk, read_scan
 from labelloop.shards import Ledger
 from labelloop.tables import TABLES, read_table, write_table
@@ -231,15 +231,8 @@ def survey_shard(cases: Sequence[Case], scheme: ClassScheme, out_prefix: str | P
 
 def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
     row = case.model_dump(exclude={"role", "patient", "sequence"})
-    return digest([VERSION, row, dataset.model_dump(), scheme.ids, scheme.sets, *map(_stamp, (case.image, case.label))])
-
-
-def _stamp(file: str) -> list[int] | None:
-    try:
-        status = Path(file).stat() if file else None
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns] if status else None
+    stamps = [stamp(file) if file else None for file in (case.image, case.label)]
+    return digest([VERSION, row, dataset.model_dump(), scheme.ids, scheme.sets, *stamps])
 
 
 def _failed(case: Case, reason: str) -> SurveyResult:

@@ -1,5 +1,6 @@
 """What a run reads besides its own files: an edit of a data set or class scheme, a file put back from a copy."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,20 +10,21 @@ from pathlib import Path
 import pytest
 from tiny_project import PLAN, ROOT, Collection, Project
 
-END = "results/groups.csv"
+LABELS = "results/prepared/fine/labels/truth/shards"
+ENDS = ["results/groups.csv", f"{LABELS}/train-000.csv", f"{LABELS}/train-001.csv"]
 RULES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow" / "rules").glob("*.smk"))
 RECIPE = {"extends": "default", "classes": "classes.yaml", "plans": {"fine": PLAN}}
 
 
 def planned(project: Project) -> dict[str, int]:
-    """Return how many jobs of each rule lead to the table of groups."""
-    text = project.snakemake("--quiet", "host", "--cores", "1", "--dry-run", END)
+    """Return how many jobs of each rule lead to groups and prepared labels."""
+    text = project.snakemake("--quiet", "host", "--cores", "1", "--dry-run", *ENDS)
     return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE) if rule != "total"}
 
 
 @pytest.fixture(scope="module")
 def grouped(tmp_path_factory, collection: Collection) -> Project:
-    """A run up to the groups, with images, labels, data set file and class scheme of its own, all in its folder."""
+    """A run up to groups and prepared labels; images, labels, data set file and class scheme lie in its folder."""
     folder = tmp_path_factory.mktemp("edited") / "project"
     project = Project.new(folder, Path("cases.csv"), RECIPE, shard_size=3)
     rows = ["case,image,label,dataset,role"]
@@ -36,7 +38,7 @@ def grouped(tmp_path_factory, collection: Collection) -> Project:
     (folder / "cases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     shutil.copy(ROOT / "config/datasets/phantom.yaml", folder / "dataset.yaml")
     shutil.copy(ROOT / "config/classes/flare.yaml", folder / "classes.yaml")
-    project.snakemake("--cores", "2", END)
+    project.snakemake("--cores", "2", *ENDS)
     assert planned(project) == {}
     return project
 
@@ -58,7 +60,18 @@ def edit(name: str, before: str, after: str) -> Callable[[Path], None]:
     return change
 
 
-ALL = {"survey": 3, "collect": 1, "group": 1}
+def replace(name: str) -> Callable[[Path], None]:
+    """Put a file in another's place as a copy that keeps dates does."""
+
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes((folder / "phantom_002_0000.nii.gz").read_bytes())
+        os.utime(folder / name, (10**9, 10**9))
+
+    return change
+
+
+ALL = {"survey": 3, "prepare": 2, "prepare_labels": 2, "collect": 1, "group": 1}
+ONE = ALL | {"survey": 1, "prepare": 1, "prepare_labels": 1}
 
 
 @pytest.mark.parametrize(
@@ -68,11 +81,24 @@ ALL = {"survey": 3, "collect": 1, "group": 1}
         (edit("dataset.yaml", "labels:", "# the same, with a comment\nlabels:"), {}),
         (edit("classes.yaml", "organs:", "others: [liver]\n  organs:"), ALL),
         (edit("classes.yaml", "tolerance_mm: 5", "tolerance_mm: 4"), {}),
+        (replace("phantom_001_0000.nii.gz"), ONE),
+        (replace("phantom_001.nii.gz"), ONE),
     ],
 )
-def test_an_edit_that_changes_what_labels_mean_is_noticed(project, change, expected):
+def test_an_input_that_says_something_else_is_noticed(project, change, expected):
     change(project.folder)
     assert planned(project) == expected
+
+
+def test_files_of_a_new_date_are_looked_at_and_nothing_is_made_from_them_again(project):
+    arrays, manifests = project.times("prepared/**/*.b2nd"), project.times("prepared/**/shards/*.csv")
+    for file in project.folder.glob("*.nii.gz"):
+        file.touch()
+    assert planned(project) == ALL
+    project.run(*ENDS)
+    assert project.times("prepared/**/shards/*.csv") != manifests  # the steps looked again
+    assert project.times("prepared/**/*.b2nd") == arrays != {}
+    assert planned(project) == {}
 
 
 def test_every_rule_that_reads_the_class_scheme_depends_on_what_it_says():

@@ -27,6 +27,7 @@ rule survey:
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint(),
         datasets=lambda w: run.datasets(w.shard),
+        files=lambda w: run.stamps(w.shard),
         version=1,
     message:
         "survey: {params.number} cases of shard {wildcards.shard}"
