@@ -111,7 +111,7 @@ TABLES: dict[str, dict[str, str]] = {
         "reason": "why",
     },
     "held_out": {
-        "case": "case id, labeled, but no model behind the label set learned from it",
+        "case": "case id, labeled, but no model behind the label set learned from its patient",
         "class": "class name, annotated",
         "pairwise_dice": "as in disagreement",
         "dsc": "Dice similarity coefficient of the pseudo-label with the truth; 1 when both are empty",

@@ -12,6 +12,7 @@ from labelloop.chain import ancestors, unroll
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.recipe import load_recipe
+from labelloop.steps.common import order_by
 from labelloop.steps.held_out import held_out
 from labelloop.steps.labels import agree
 from labelloop.steps.models import validation_cases
@@ -42,6 +43,7 @@ class Loop:
     rows: list[dict] = field(default_factory=list)
     states: dict[str, dict[str, str]] = field(default_factory=dict)
     predictions: dict[str, list[dict]] = field(default_factory=lambda: {"m": [], "n": []})
+    patients: dict[str, str] = field(default_factory=dict)
     learned: dict[str, list[str]] = field(default_factory=lambda: {"m": [], "n": []})
     spec: dict = field(default_factory=dict)
 
@@ -51,7 +53,8 @@ class Loop:
         if truth is not None:
             write(label, truth, GRID)
         row = dict.fromkeys(TABLES["cases"], "") | {"case": case, "image": str(image), "dataset": "phantom"}
-        self.rows.append(row | {"modality": "CT", "label": str(label) if truth is not None else ""})
+        row |= {"patient": self.patients.get(case, case), "label": str(label) if truth is not None else ""}
+        self.rows.append(row | {"modality": "CT"})
         known = dict.fromkeys(CLASSES, "present") if truth is not None else {}
         self.states[case] = dict.fromkeys(SCHEME.names, "unknown") | known | states
         for model, array in (("m", by_m), ("n", by_n)):
@@ -71,8 +74,11 @@ class Loop:
         learned = [str(self._learned(model)) for model in ("m", "n")]
         agreement = str(labels / "disagreement" / f"{SHARD}.csv")
         place = (agreement, volumes, None, SHARD, self.results, labels, 1)
-        held_out(self.rows, self.spec, known, RULES, learned, *place)
+        held_out(self.rows, self.spec, known, RULES, learned, self._patients(), *place)
         return read_table(labels / "held_out" / f"{SHARD}.csv", "held_out").set_index(["case", "class"])
+
+    def _patients(self) -> dict[str, str]:
+        return self.patients | {row["case"]: row["patient"] for row in self.rows}
 
     def _survey(self) -> None:
         survey = self.results / "survey"
@@ -94,7 +100,7 @@ class Loop:
         return path
 
     def _learned(self, model: str) -> Path:
-        split = {case: "train" if case in self.learned[model] else "validation" for case in self.states}
+        split = dict.fromkeys(self.states, "validation") | dict.fromkeys(self.learned[model], "train")
         rows = [{"case": case, "split": s, "key": ""} for case, s in split.items()]
         path = self.results / "models" / model / "cases.csv"
         write_table(path, pd.DataFrame(rows), "training_cases")
@@ -113,6 +119,15 @@ def loop(tmp_path):
 
 
 def test_only_labeled_cases_that_no_model_learned_from_are_asked(loop):
+    assert set(loop.table({}).index.get_level_values("case")) == {"fair"}
+
+
+def test_other_scans_of_patients_that_a_model_learned_from_are_not_asked(loop):
+    """Wherever the scan lies that was learned from: here one of the same shard, and one of another."""
+    loop.patients = {"sibling": "seen", "second": "p", "elsewhere": "p"}
+    for case in ("sibling", "second"):
+        loop.add(case, label_map(10), label_map(10), label_map(10))
+    loop.learned["n"].append("elsewhere")
     assert set(loop.table({}).index.get_level_values("case")) == {"fair"}
 
 
@@ -163,10 +178,40 @@ def test_one_model_cannot_agree_with_itself(tmp_path):
         load_recipe(recipe)
 
 
+def each_its_own(cases: list[str]) -> dict[str, str]:
+    return {case: case for case in cases}
+
+
 def test_models_of_one_validation_seed_hold_out_nested_cases():
     """So that cases are left that all of several models, or a model and what it descends from, hold out."""
     everyone = [f"case_{i}" for i in range(40)]
-    for fewer in (everyone[::2], everyone[:7]):
-        mine, others = validation_cases(fewer, 0.25, 0), validation_cases(everyone, 0.25, 0) & set(fewer)
-        assert mine <= others or others <= mine
-    assert validation_cases(everyone, 0.25, 1) != validation_cases(everyone, 0.25, 0)
+    for patients in (each_its_own(everyone), {case: f"patient_{i // 3}" for i, case in enumerate(everyone)}):
+        whole = validation_cases(everyone, patients, 0.25, 0)
+        for fewer in (everyone[::2], everyone[:7]):
+            mine, others = validation_cases(fewer, patients, 0.25, 0), whole & set(fewer)
+            assert mine <= others or others <= mine
+        assert validation_cases(everyone, patients, 0.25, 1) != whole
+
+
+def test_a_patient_is_held_out_whole_or_not_at_all():
+    patients = {f"case_{i}": f"patient_{i % 7}" for i in range(40)}
+    for seed in range(20):
+        chosen = validation_cases(patients, patients, 0.25, seed)
+        assert 10 <= len(chosen) <= 15
+        assert not {patients[case] for case in chosen} & {patients[case] for case in set(patients) - chosen}
+
+
+def test_a_collection_of_one_scan_a_patient_is_split_by_case():
+    """By the order of the cases' own hashes, whatever the patients are called."""
+    everyone = [f"case_{i}" for i in range(9)]
+    named = {case: f"patient_{9 - i}" for i, case in enumerate(everyone)}
+    chosen = validation_cases(everyone, named, 0.25, 3)
+    assert chosen == set(sorted(everyone, key=lambda case: order_by(case, 3))[:2])
+    assert chosen == validation_cases(everyone, each_its_own(everyone), 0.25, 3)
+
+
+def test_somebody_is_left_to_learn_from_and_one_patient_is_not_held_out():
+    assert validation_cases(["a", "b"], {"a": "p", "b": "p"}, 0.25, 0) == set()
+    for seed in range(5):
+        assert len(validation_cases(["a", "b"], {"a": "p", "b": "q"}, 0.9, seed)) == 1
+    assert validation_cases(["a", "b"], {"a": "p", "b": "q"}, 0, 0) == set()

@@ -87,6 +87,19 @@ def test_unlabeled_cases_reach_the_trainers_that_use_them(prepared, monkeypatch,
     assert cases(prepared.job(monkeypatch, trainer="partial")) == set(prepared.states) - unlabeled
 
 
+def test_unlabeled_scans_of_patients_that_are_validated_on_are_left_out(prepared, monkeypatch):
+    def splits() -> dict[str, set[str]]:
+        job = prepared.job(monkeypatch, trainer="mean_teacher", validation_fraction=0.2)
+        return {split: {case.case for case in job.cases if case.split == split} for split in ("train", "validation")}
+
+    before = splits()
+    unlabeled = {case for case, known in prepared.states.items() if set(known.values()) == {"unknown"}}
+    held_out, sibling = min(before["validation"]), min(unlabeled & before["train"])
+    rows = [row | ({"patient": held_out} if row["case"] == sibling else {}) for row in prepared.rows]
+    monkeypatch.setattr(prepared, "rows", rows)
+    assert splits()["train"] == before["train"] - {sibling}
+
+
 def test_the_partial_trainer_is_told_which_cases_are_full(prepared, monkeypatch):
     batches = {"full": "organs_full_no_tumor", "full_first_epochs": 1}
     job = prepared.job(monkeypatch, cases="labeled", trainer={"kind": "partial", "batches": batches})

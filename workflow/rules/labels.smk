@@ -156,7 +156,7 @@ rule check:
 
 
 rule held_out:
-    """Let labeled cases that no model learned from go the way of unlabeled ones, then look at their truth."""
+    """Let labeled cases of patients that no model learned from go the way of unlabeled ones, then see their truth."""
     input:
         unpack(thresholds_of),
         predictions=predictions_of,
@@ -185,10 +185,15 @@ rule held_out:
             m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
         },
         cases=lambda w: run.rows(w.shard),
+        patients=lambda w: {
+            case.case: case.patient
+            for cases in run.relatives(w.shard).values()
+            for case in cases
+        },
         rules=run.scheme.model_dump(mode="json"),
         version=1,
     message:
-        "held_out: label set {wildcards.labels}, labeled cases of shard {wildcards.shard} that no model learned from"
+        "held_out: label set {wildcards.labels}, labeled cases of shard {wildcards.shard} of patients that no model learned from"
     script:
         "../scripts/held_out.py"
 

@@ -15,6 +15,7 @@ held_out(
     known=snakemake.params.known,
     scheme=snakemake.params.rules,
     learned=snakemake.input.learned,
+    patients=snakemake.params.patients,
     agreement=snakemake.input.disagreement,
     volumes=snakemake.input.volumes,
     thresholds=snakemake.input.get("thresholds"),

@@ -37,9 +37,13 @@ class ModelSpec(Strict):
     classes: Names = Field(("all",), description="classes or class sets that the model outputs")
     init_from: str | None = Field(None, description="model to start from; classes keep their output rows by name")
     trainer: Trainer = TrainerSettings()
-    validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the cases kept for validation")
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="share of the cases kept for validation, all of a patient's or none"
+    )
     validation_seed: int = Field(
-        0, ge=0, description="models with equal seeds keep the same cases, which calibration can then ask; folds differ"
+        0,
+        ge=0,
+        description="models with equal seeds keep the same patients, which calibration can then ask; folds differ",
     )
 
 

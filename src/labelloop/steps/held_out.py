@@ -1,10 +1,11 @@
 """Held-out labels: a step of ``workflow/rules/labels.smk``.
 
-What is a label worth that nobody checked? Ask the labeled cases that no model behind a label set learned from: let them
-go the way of an unlabeled case (predictions fused, cleaned, held against anatomy, selected), then look at their truth.
+What is a label worth that nobody checked? Ask the labeled cases of patients that no model behind a label set learned
+from: let them go the way of an unlabeled case (predictions fused, cleaned, held against anatomy, selected), then look
+at their truth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ def held_out(
     known: dict[str, list[str]],
     scheme: dict[str, Any],
     learned: Sequence[str],
+    patients: Mapping[str, str],
     agreement: str,
     volumes: Sequence[str],
     thresholds: str | None,
@@ -56,13 +58,14 @@ def held_out(
     labels: Path,
     version: int,
 ) -> None:
-    """Judge the pseudo-labels of labeled cases that no model learned from, and measure their true DSC.
+    """Judge the pseudo-labels of labeled cases of patients that no model learned from, and measure their true DSC.
 
     Args:
         spec: ``predict``, ``classes``, ``clean``, ``check`` and ``select`` of a label set. The threshold for
             ``target_dsc`` is left out, because the table serves to find it, and so are ranks among all cases.
         known: the classes (or class sets) that each model knows.
         learned: tables of the cases that the models, and the models these descend from, were trained with.
+        patients: patient of each case of this shard's patients, in other shards too.
         agreement: disagreement table of the shard.
         volumes: confidence tables of the models.
         thresholds: file of fitted thresholds that take the place of the scheme's.
@@ -72,12 +75,13 @@ def held_out(
     if thresholds:
         rules = with_fitted(rules, load_fitted(thresholds))
     way = _Way(spec | {"fuse": "predictions_only"}, known, rules, predictions_for(spec["predict"], shard, results))
-    seen = read_many(learned, "training_cases").query("split == 'train'")
+    trained = read_many(learned, "training_cases").query("split == 'train'")["case"]
+    seen = {patients[case] for case in trained if case in patients}
     pairs = dict(list(read_table(agreement, "disagreement").groupby("case")))
     predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
     ledger = Ledger(labels / "held_out", shard)
     for item in surveyed(rows, results / "survey", [shard]):
-        if item.id in set(seen["case"]) or item.id not in pairs or not annotated(item.states):
+        if item.case.patient in seen or item.id not in pairs or not annotated(item.states):
             continue
         found = dict(predicted[item.id]) if item.id in predicted else {}
         keys = [files.key(item.id) for files in way.predictions.values()]

@@ -1,7 +1,8 @@
 """Train models and let them predict: the steps of ``workflow/rules/models.smk``."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def train(
     usable = in_groups(surveyed(rows, results / "survey", shards), model.cases, scheme, groups)
     batches = model.trainer.batches
     full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
-    outputs = scheme.select(model.classes)
+    outputs, patients = scheme.select(model.classes), {row["case"]: row["patient"] for row in rows}
     _trainer(model)(
         TrainingJob(
             name=name,
@@ -57,7 +58,7 @@ def train(
             plan=Plan.model_validate(plan),
             images=images,
             labels=images / "labels" / model.labels,
-            cases=_training_cases(usable, full, model, outputs, name, results, images, shards),
+            cases=_training_cases(usable, patients, full, model, outputs, name, results, images, shards),
             classes=outputs,
             class_ids=scheme.ids,
             settings=model.trainer,
@@ -81,6 +82,7 @@ def _trainer(model: ModelSpec) -> Callable:
 
 def _training_cases(
     usable: Sequence[Surveyed],
+    patients: Mapping[str, str],
     full: set[str],
     model: ModelSpec,
     outputs: Sequence[str],
@@ -89,7 +91,10 @@ def _training_cases(
     images: Path,
     shards: Sequence[str],
 ) -> tuple:
-    """Return the cases of a training: those with a known class and, for trainers that use them, the unlabeled ones."""
+    """Return the cases of a training: those with a known class and, for trainers that use them, the unlabeled ones.
+
+    Unlabeled cases of patients that are validated on are left out.
+    """
     from labelloop.training.nnunet import TrainingCase
 
     image_files = Files([images / "shards" / f"{s}.csv" for s in shards], "prepared_image")
@@ -101,8 +106,10 @@ def _training_cases(
         if c.id in image_files
     }
     known = {case: state for case, state in asked.items() if annotated(state)}
-    used = asked if model.trainer.kind in SEMI_SUPERVISED else known
-    held_out = validation_cases(known, model.validation_fraction, model.validation_seed)
+    held_out = validation_cases(known, patients, model.validation_fraction, model.validation_seed)
+    away = {patients[case] for case in held_out}
+    more = asked if model.trainer.kind in SEMI_SUPERVISED else {}
+    used = known | {case: state for case, state in more.items() if patients[case] not in away}
     log.info(
         "model %s: %d cases to learn from, %d of them for validation, %d unlabeled",
         name, len(used), len(held_out), len(used) - len(known),
@@ -132,14 +139,26 @@ def _tumor_bank(folder: Path, shards: Sequence[str]):
     return TumorBank(folder, {row.case: row.sha256 for row in rows.itertuples() if row.file})
 
 
-def validation_cases(cases: Iterable[str], fraction: float, seed: int) -> set[str]:
-    """Choose the cases kept for validation: at least one of two or more, none when ``fraction`` is 0.
+def validation_cases(cases: Iterable[str], patients: Mapping[str, str], fraction: float, seed: int) -> set[str]:
+    """Choose the cases kept for validation, all of a patient's or none, until they are ``fraction`` of all ``cases``.
 
-    Whether a case is chosen before another follows from the two ids and the seed alone.
+    They are of one patient at least, unless ``fraction`` is 0, and one patient at least is left to learn from. Which
+    patient is chosen before another follows from the ids of their cases and the seed alone.
+
+    Args:
+        patients: patient of each case of the collection, so that models that know other cases choose alike.
     """
-    cases = sorted(cases, key=lambda case: order_by(case, seed))
-    count = max(1, round(fraction * len(cases))) if fraction and len(cases) > 1 else 0
-    return set(cases[:count])
+    of_patient: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        of_patient[patients[case]].add(case)
+    count = max(1, round(fraction * sum(map(len, of_patient.values())))) if fraction else 0
+    order = dict.fromkeys(patients[case] for case in sorted(patients, key=lambda case: order_by(case, seed)))
+    chosen: set[str] = set()
+    for patient in [p for p in order if p in of_patient][:-1]:
+        if len(chosen) >= count:
+            break
+        chosen |= of_patient[patient]
+    return chosen
 
 
 def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, engine: dict[str, Any], device: str) -> None:
