@@ -38,6 +38,7 @@ class Prepared:
         for row in rows:
             row |= {key: str(table.parent / row[key]) if row[key] else "" for key in ("image", "label")}
         self.rows, self.results = rows, folder / "results"
+        self.groups: dict[str, dict] = {}
         self.images = self.results / "prepared" / "fine"
         survey(rows, "flare", SHARD, self.results / "survey")
         prepare(rows, PLAN.model_dump(mode="json"), SHARD, self.results / "survey", self.images, 1)
@@ -62,8 +63,8 @@ class Prepared:
         model = ModelSpec.model_validate({"plan": "fine"} | spec)
         dumped = model.model_dump(mode="json", exclude_none=True)
         train(
-            self.rows, "m", dumped, PLAN.model_dump(mode="json"), "flare", {}, [SHARD], self.results, self.images,
-            bank, "cpu", True, 0,
+            self.rows, "m", dumped, PLAN.model_dump(mode="json"), "flare", self.groups, [SHARD], self.results,
+            self.images, bank, "cpu", True, 0,
         )  # fmt: skip
         return jobs[0]
 
@@ -132,6 +133,16 @@ def test_objects_are_cut_where_the_tumor_is_present_and_kept_by_content(prepared
     assert job.tumors.folder == bank
     assert job.tumors.keys == dict(zip(manifest["case"], manifest["sha256"], strict=True))
     assert job.fingerprint != prepared.job(monkeypatch, trainer={"kind": "partial", "cutmix": {}}).fingerprint
+
+
+def test_objects_of_cases_that_a_model_does_not_learn_from_are_not_handed_to_its_training(prepared, monkeypatch):
+    bank, present = prepared.cut(), {case for case, known in prepared.states.items() if known["tumor"] == "present"}
+    rows = [row | {"sequence": "late"} if row["case"] == min(present) else row for row in prepared.rows]
+    monkeypatch.setattr(prepared, "rows", rows)
+    monkeypatch.setattr(prepared, "groups", {"late": {"sequence": ["late"]}})
+    job = prepared.job(monkeypatch, bank, cases="late", trainer={"kind": "partial", "cutmix": {}})
+    assert set(job.tumors.keys) == present & cases(job)
+    assert present & cases(job) and present - cases(job)
 
 
 def test_only_trusted_tumors_of_a_label_set_are_cut(prepared):

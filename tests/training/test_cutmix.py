@@ -210,6 +210,15 @@ def test_objects_of_validation_cases_are_not_pasted(data, tmp_path, bank):
         TRAINERS["partial"].of(job_of(data, tmp_path, only))
 
 
+def test_only_objects_of_the_model_s_own_cases_are_pasted(data, tmp_path, bank):
+    """A bank serves models that learn from other cases, too."""
+    for case in ("case1", "elsewhere"):
+        (tmp_path / f"{case}.npz").write_bytes((bank.folder / "case1.npz").read_bytes())
+    trainer = TRAINERS["partial"].of(job_of(data, tmp_path, TumorBank(tmp_path, {"case1": "b", "elsewhere": "c"})))
+    sources = {source for seed in range(9) for sources in pasted_batch(trainer, seed)["pasted"] for source in sources}
+    assert sources == {"case1"}
+
+
 def test_what_is_missing_is_named(data, tmp_path, bank):
     with pytest.raises(UserError, match="no bank of objects for its class 'tumor'"):
         TRAINERS["partial"].of(job_of(data, tmp_path, None))

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def train(
     batches = model.trainer.batches
     full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
     outputs, patients = scheme.select(model.classes), {row["case"]: row["patient"] for row in rows}
+    cases = _training_cases(usable, patients, full, model, outputs, name, results, images, shards)
     _trainer(model)(
         TrainingJob(
             name=name,
@@ -58,12 +59,12 @@ def train(
             plan=Plan.model_validate(plan),
             images=images,
             labels=images / "labels" / model.labels,
-            cases=_training_cases(usable, patients, full, model, outputs, name, results, images, shards),
+            cases=cases,
             classes=outputs,
             class_ids=scheme.ids,
             settings=model.trainer,
             init_from=results / "models" / model.init_from if model.init_from else None,
-            tumors=_tumor_bank(bank, shards) if bank else None,
+            tumors=_tumor_bank(bank, shards, {c.case for c in cases}) if bank else None,
             device=device,
             deterministic=deterministic,
             workers=workers,
@@ -131,12 +132,12 @@ def _training_cases(
     )
 
 
-def _tumor_bank(folder: Path, shards: Sequence[str]):
-    """Return the tumor objects that were cut from the cases of all shards."""
+def _tumor_bank(folder: Path, shards: Sequence[str], cases: Collection[str]):
+    """Return the tumor objects that were cut from ``cases``; the bank holds those of all cases of the shards."""
     from labelloop.training.nnunet import TumorBank
 
     rows = read_manifests([folder / "shards" / f"{s}.csv" for s in shards])
-    return TumorBank(folder, {row.case: row.sha256 for row in rows.itertuples() if row.file})
+    return TumorBank(folder, {row.case: row.sha256 for row in rows.itertuples() if row.file and row.case in cases})
 
 
 def validation_cases(cases: Iterable[str], patients: Mapping[str, str], fraction: float, seed: int) -> set[str]:

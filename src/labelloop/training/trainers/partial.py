@@ -95,16 +95,18 @@ class PartialTrainer(Trainer):
         if settings.name not in job.classes or not job.tumors:
             what = "class" if job.tumors else "bank of objects for its class"
             raise UserError(f"model {job.name}: cutmix: the model has no {what} {settings.name!r}")
-        held_out = {case.case for case in self.cases["validation"]}
+        own = {case.case for case in self.cases["train"]}  # a bank holds objects of all cases, of validation cases too
         objects, states = [], {}
-        for case in sorted(set(job.tumors.keys) - held_out):  # what is validated on must not be learned from
+        for case in sorted(own.intersection(job.tumors.keys)):
             file = job.tumors.folder / f"{case}.npz"
             number, states[case] = read_contents(file)
             objects += [Stored(case, file, n) for n in range(number)]
         into = frozenset(c.case for c in self.cases["train"] if c.states.get(settings.name) != PRESENT)
         log.info("%s: %d objects of %s to paste into %d cases", job.name, len(objects), settings.name, len(into))
         if not objects:
-            raise UserError(f"model {job.name}: cutmix: no object of {settings.name!r} in {job.tumors.folder}")
+            raise UserError(
+                f"model {job.name}: cutmix: no object of {settings.name!r} of a training case in {job.tumors.folder}"
+            )
         self._unknown_objects = {case: self._unknown_channels(known) for case, known in states.items()}
         channels = {case: self.channels_of(known) for case, known in states.items()}
         return Paster(settings, objects, channels, len(job.classes) + 1, into, job.plan.patch)
