@@ -15,6 +15,7 @@ from labelloop.datasets import load_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
 from labelloop.scan import read_scan
+from labelloop.steps.cases import survey
 from labelloop.survey import REASONS, merge_survey, read_truth, survey_case, survey_shard
 from labelloop.tables import read_table
 from labelloop.volume import read
@@ -246,6 +247,26 @@ def test_the_same_image_file_twice_is_said(tmp_path):
     merge_survey([tmp_path / "survey" / "s"], tmp_path)
     quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
     assert quarantine[["case", "code", "severity"]].values.tolist() == [["b", "image_same_content", "warning"]]
+
+
+def test_a_train_case_with_the_image_of_a_test_case_is_set_aside(tmp_path):
+    files = {c: save(tmp_path / f"{c}_0000.nii.gz", ct_values(i)) for i, c in enumerate(("tested", "own", "copy"))}
+    files["copy"].write_bytes(files["tested"].read_bytes())
+    rows = {c: Case(case=c, image=str(f), dataset="flare22", modality="CT").model_dump() for c, f in files.items()}
+    out = tmp_path / "survey"
+    survey([rows["tested"]], "flare", "test-000", out)
+    for _ in range(2):  # from the files, and from the ledger
+        survey([rows["own"], rows["copy"]], "flare", "train-000", out, [f"{out}/test-000.geometry.csv"])
+        assert list(read_table(out / "train-000.geometry.csv", "geometry")["case"]) == ["own"]
+        assert set(read_table(out / "train-000.annotation.csv", "annotation")["case"]) == {"own"}
+    merge_survey([out / "train-000", out / "test-000"], tmp_path)
+    (row,) = read_table(tmp_path / "quarantine.csv", "quarantine").to_dict("records")
+    assert (row["case"], row["file"], row["code"], row["severity"]) == (
+        "copy", str(files["copy"]), "image_straddles", "error",
+    )  # fmt: skip
+    assert "the image of tested" in row["found"]
+    survey([rows["copy"]], "flare", "train-000", out)  # the test case has left
+    assert list(read_table(out / "train-000.geometry.csv", "geometry")["case"]) == ["copy"]
 
 
 def test_a_shard_in_which_every_case_is_set_aside_writes_empty_tables(tmp_path):

@@ -37,7 +37,8 @@ REASONS = {
     "dataset_unknown": "Name a file of config/datasets, or give the path of a data set file (.yaml).",
     "patient_straddles": "Cases of one patient must not be trained on and tested on; the train cases are set aside. "
     "Change role or patient.",
-    "image_straddles": "The same image must not be trained on and tested on; the train cases are set aside.",
+    "image_straddles": "The same image must not be trained on and tested on; the train cases are set aside. Remove one "
+    "of the two rows, or change role.",
     "image_repeated": "Two cases name the same image; remove one unless this is meant.",
 }
 """What to do about each reason code of a case table's rows."""

@@ -91,6 +91,20 @@ class Run:
         named = [path for case in self.shards[shard] for path in (case.image, case.label) if path]
         return [path for path in named if Path(path).is_file()]
 
+    def tested_alike(self, shard: str) -> list[str]:
+        """Test shards that hold an image of the same size (bytes) as one of a train shard: it may be the same image."""
+        if shard in self.test_shards:
+            return []
+        sizes = self._image_sizes(shard)
+        return [name for name, tested in self._test_sizes.items() if not sizes.isdisjoint(tested)]
+
+    @cached_property
+    def _test_sizes(self) -> dict[str, set[int]]:
+        return {shard: self._image_sizes(shard) for shard in self.test_shards}
+
+    def _image_sizes(self, shard: str) -> set[int]:
+        return {found[0] for case in self.shards[shard] if (found := stamp(case.image))}
+
     def stamps(self, shard: str) -> str:
         """Fingerprint of size and date of a shard's files, as Snakemake takes no notice of files with older dates."""
         return digest({path: stamp(path) for path in self.files(shard)})

@@ -44,8 +44,7 @@ REASONS: dict[str, str] = {
     "image_constant": "Every voxel has the same value: export the scan again.",
     "image_not_hu": "A CT must be in Hounsfield units: export it with rescale slope and intercept, unwindowed; or set "
     "the modality.",
-    "image_same_content": "Two cases have the same image file; remove one, the more so if one is trained on and the "
-    "other tested on.",
+    "image_same_content": "Two cases have the same image file; remove one.",
     "label_size_differs": "Write the label on the image's grid.",
     "label_spacing_differs": "Write the label on the image's grid.",
     "label_direction_differs": "Write the label on the image's grid; a flipped axis swaps left and right.",
@@ -201,10 +200,15 @@ def _geometry_row(case: str, image: Scan, label: Scan | None) -> dict[str, Any]:
     return row | {"label_sha256": label.sha256 if label else ""}
 
 
-def survey_shard(cases: Sequence[Case], scheme: ClassScheme, out_prefix: str | Path) -> None:
+def survey_shard(
+    cases: Sequence[Case], scheme: ClassScheme, out_prefix: str | Path, tested: Mapping[str, str] | None = None
+) -> None:
     """Survey the cases of one shard and write ``<out_prefix>.geometry.csv``, ``.annotation.csv``, ``.quarantine.csv``.
 
     Cases whose row, data set and files (size and time) are as they were are not read again (:class:`shards.Ledger`).
+
+    Args:
+        tested: test case of each image content (sha256). Cases with such an image are set aside.
 
     Raises:
         UserError: when a data set file is missing or wrong.
@@ -220,7 +224,8 @@ def survey_shard(cases: Sequence[Case], scheme: ClassScheme, out_prefix: str | P
             return None, vars(survey_case(case, dataset, scheme))
 
         row = ledger.run(case.case, _key(case, dataset, scheme), work)
-        results.append(SurveyResult(**row["extra"]) if row["status"] == "done" else _failed(case, row["reason"]))
+        result = SurveyResult(**row["extra"]) if row["status"] == "done" else _failed(case, row["reason"])
+        results.append(_unless_tested(result, case, tested or {}))
     ledger.close()
     usable = [r for r in results if r.usable]
     ids = {case.case: datasets[case.dataset].fingerprint if case.label else "" for case in cases}
@@ -238,6 +243,16 @@ def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
 def _failed(case: Case, reason: str) -> SurveyResult:
     row = quarantine(case.case, case.image, "survey_failed", reason, REASONS["survey_failed"])
     return SurveyResult(case.case, None, None, (row,))
+
+
+def _unless_tested(result: SurveyResult, case: Case, tested: Mapping[str, str]) -> SurveyResult:
+    """Set a case aside whose image file is, byte for byte, that of a test case."""
+    other = tested.get(result.geometry["image_sha256"]) if result.usable else None
+    if other is None:
+        return result
+    code, found = "image_straddles", f"byte for byte the image of {other}, which is tested on"
+    row = quarantine(case.case, case.image, code, found, REASONS[code])
+    return SurveyResult(case.case, None, None, (*result.quarantine, row))
 
 
 def merge_survey(

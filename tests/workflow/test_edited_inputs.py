@@ -101,6 +101,17 @@ def test_files_of_a_new_date_are_looked_at_and_nothing_is_made_from_them_again(p
     assert planned(project) == {}
 
 
+def test_a_test_image_under_another_name_does_not_reach_training(project):
+    for kind in ("_0000", ""):
+        tested, copy = (project.folder / f"phantom_00{number}{kind}.nii.gz" for number in (0, 1))
+        shutil.copy(tested, copy)
+    project.run(*ENDS)
+    aside = {row["case"]: row["code"] for row in project.table("quarantine.csv") if row["severity"] == "error"}
+    assert aside == {"phantom_001": "image_straddles"}
+    tables = [project.results / f"prepared/fine/shards/train-00{n}.csv" for n in range(2)]
+    assert all("phantom_001" not in table.read_text() for table in tables)
+
+
 def test_every_rule_that_reads_the_class_scheme_depends_on_what_it_says():
     rules = re.split(r"\n *rule ", RULES)
     lacking = [text.split(":")[0] for text in rules if "classes=run.chain.classes" in text and "scheme=" not in text]

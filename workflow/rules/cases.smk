@@ -9,6 +9,7 @@ rule survey:
     """Read every image and label of a shard once: geometry, annotation states, cases set aside with reasons."""
     input:
         lambda w: run.files(w.shard),
+        tested=tested_images,
     output:
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
         annotation=f"{R}/survey/{{shard}}.annotation.csv",

@@ -6,6 +6,13 @@ def upright_table(w):
     return f"{R}/upright.csv" if run.upright else []
 
 
+def tested_images(w):
+    """Survey tables of the test shards that may hold an image of a train shard: it must not be learned from."""
+    return expand(
+        "{r}/survey/{shard}.geometry.csv", r=R, shard=run.tested_alike(w.shard)
+    )
+
+
 def prepared_images(plan):
     """Manifests of all images that were prepared for a plan and that models learn from."""
     return expand(

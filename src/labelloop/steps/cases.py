@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,14 @@ from labelloop.tables import read_table, write_table
 log = logging.getLogger(__name__)
 
 
-def survey(rows: Rows, classes: str, shard: str, out: Path) -> None:
-    """Survey the cases of one shard; write ``<out>/<shard>.{geometry,annotation,quarantine}.csv``."""
-    survey_shard(as_cases(rows), load_classes(classes), out / shard)
+def survey(rows: Rows, classes: str, shard: str, out: Path, tested: Sequence[str] = ()) -> None:
+    """Survey the cases of one shard; write ``<out>/<shard>.{geometry,annotation,quarantine}.csv``.
+
+    Args:
+        tested: geometry tables of test cases; cases with an image of theirs are set aside.
+    """
+    contents = {row.image_sha256: row.case for path in tested for row in read_table(path, "geometry").itertuples()}
+    survey_shard(as_cases(rows), load_classes(classes), out / shard, contents)
 
 
 def collect(rows: Rows, rejected: list[dict[str, str]], shards: list[str], survey_folder: Path, out: Path) -> None:
