@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from run import BUILD, RESULTS, ROOT, machine, scan, stock_models
+from scans import BUILD, RESULTS, ROOT, machine, scan, stock_models
 
 from labelloop.files import write_text
 from labelloop.inference.engine import Predictor

@@ -15,15 +15,12 @@ work shares the machine, CPU seconds tell more than wall seconds. The model is t
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
@@ -33,24 +30,19 @@ import psutil
 import skipping
 from contestant import STOCK
 from model import trained_model
+from scans import BUILD, REAL, RESULTS, ROOT, SIZES, machine, scan, stock_models
 
-from labelloop.files import link, write_json, write_text
+from labelloop.files import link, write_text
 from labelloop.inference.reading import case_name
 from labelloop.metrics.efficiency import Meter
 from labelloop.network import build_network, count_macs, count_parameters
-from labelloop.phantom import draw_patient, field_of_view, render
-from labelloop.volume import read, read_geometry, write
+from labelloop.volume import read, read_geometry
 
 HERE = Path(__file__).resolve()
-ROOT = HERE.parents[2]
-BUILD = ROOT / "build" / "benchmark_inference"
-RESULTS = HERE.parents[1] / "results"
 MEASURED = ("cold_s", "warm_s", "cold_cpu_s", "warm_cpu_s")
 CONTESTANTS = ("stock_fastest", "stock_planner", "stock_default", "exact", "exact_0.8", "fast", "fast_bf16")
 ONCE = ("stock_planner", "stock_default")
 """Contestants that segment the image only once: minutes a case."""
-REAL = {"hcc_048": "hcc/hcc_048_0000.nii.gz", "ircad_17": "ircad/ircad_17_0000.nii.gz"}
-SIZES = {"tiny": (96, 96, 60), "small": (256, 256, 160), "full": (512, 512, 400)}
 SMALLEST_ML = 1.0
 """Classes of less than this in both label maps are left out of the second mean DSC: specks decide the first."""
 LOOK_S = 0.02
@@ -72,39 +64,6 @@ class Result:
     total_cpu_s: float
     stages: dict[str, float]
     labels: np.ndarray
-
-
-def scan(name: str, build: Path) -> Path | None:
-    """Return an image; draw a phantom where it is not there. None for a real scan that is not there."""
-    if name in REAL:
-        path = ROOT.parent / "shared" / "data" / REAL[name]
-        return path if path.is_file() else None
-    path = build / f"phantom_{'x'.join(map(str, SIZES[name]))}_0000.nii.gz"
-    if not path.is_file():
-        patient = draw_patient(3, 100)
-        geometry = field_of_view(patient, size=SIZES[name])
-        print(f"drawing a phantom of {SIZES[name]} voxels, which is kept in {build}", flush=True)
-        write(path, render(patient, geometry)[0], geometry)
-    return path
-
-
-def stock_models(model: Path, build: Path) -> dict[bool, Path]:
-    """Return model folders for nnU-Net, by whether images and logits are resampled as its planner chooses."""
-    from labelloop.training.stock import export_nnunet
-
-    folders = {}
-    for planner in (False, True):
-        folders[planner] = export_nnunet(model, build / f"nnunet_{'planner' if planner else 'torch'}")
-        plans = json.loads((folders[planner] / "plans.json").read_text())
-        for configuration in plans["configurations"].values():
-            for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
-                keywords = {"is_seg": what == "seg", "force_separate_z": None}
-                if planner:
-                    configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
-                    keywords |= {"order": order, "order_z": 0}
-                configuration[f"resampling_fn_{what}_kwargs"] = keywords
-        write_json(folders[planner] / "plans.json", plans)
-    return folders
 
 
 def run(name: str, model: Path, scans: list[Path]) -> Result:
@@ -225,14 +184,6 @@ def _ratios(stock: Result, ours: Result) -> str:
     """Return how many times faster ours is: wall and CPU seconds, cold and warm."""
     pairs = [(getattr(stock, what), getattr(ours, what)) for what in MEASURED]
     return " | ".join(f"{a / b:.1f}" if a is not None and b is not None else "-" for a, b in pairs)
-
-
-def machine() -> str:
-    """Return kind of machine, what it is busy with besides, and versions."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "nnunetv2", "SimpleITK", "numpy"))
-    kind = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPU cores ({platform.machine()}), no GPU used"
-    shared = f"niceness {os.nice(0)}, load average {os.getloadavg()[2]:.1f}"
-    return f"{kind}; {shared}; Python {platform.python_version()}, {versions}"
 
 
 def report(arguments: argparse.Namespace, model: Path) -> str:
