@@ -14,12 +14,12 @@ STUDENTS = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    rows = ["case,image,label,dataset,role"]
+    rows = ["case,image,label,dataset,role,annotated"]
     for number in range(8):
         name = f"case_{number}"
         for file in (f"{name}_0000.nii.gz", f"{name}.nii.gz"):
             (tmp_path / file).touch()
-        rows.append(f"{name},{name}_0000.nii.gz,{name}.nii.gz,flare22,{'test' if number > 5 else 'train'}")
+        rows.append(f"{name},{name}_0000.nii.gz,{name}.nii.gz,flare22,{'test' if number > 5 else 'train'},all")
     (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
     recipe = RECIPE | {"models": RECIPE["models"] | STUDENTS, "evaluate": {"models": ["second"]}}
     return Project.new(tmp_path / "project", tmp_path / "cases.csv", recipe, shard_size=3)
