@@ -25,7 +25,7 @@ rule train:
     shell:
         "sleep 3; echo $SLURM_JOB_PARTITION $CUDA_VISIBLE_DEVICES > {output}"
 """
-ONE_TEACHER = RECIPE | {"labels": {"pseudo": {"predict": ["teacher"]}}}
+ONE_TEACHER = RECIPE | {"labels": {"pseudo": {"predict": ["teacher"], "select": {"min_pairwise_dice": None}}}}
 NETWORK_RULES = {"train", "predict", "infer"}
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(why_not()), reason=f"no Slurm: {why_not()}")]
