@@ -11,6 +11,10 @@ min_version("9.19")
 configfile: "config/config.yaml"
 
 
+# Used with --sdm apptainer only; envs/workflow.Dockerfile says how it is built.
+container: "envs/labelloop.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/cases.smk"
