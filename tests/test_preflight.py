@@ -34,7 +34,7 @@ def test_models_lose_the_classes_that_nobody_annotated_and_all_that_names_them()
     assert all(chain.scheme.select(model.classes) == FLARE.sets["organs"] for model in chain.models.values())
     trainers = [model.trainer for model in chain.models.values()]
     assert not any(t.cutmix or t.favor or t.class_weights for t in trainers)
-    assert len(notes) == 1 and notes[0].startswith("nobody annotated tumor; trained without: teacher, ")
+    assert len(notes) == 1 and notes[0].startswith("nobody annotated or predicts tumor; trained without: teacher, ")
 
 
 def test_a_student_knows_what_its_teacher_predicts():
@@ -55,7 +55,7 @@ def test_a_model_without_cases_is_a_problem_that_names_what_is_missing():
 def test_test_cases_are_no_examples():
     cases = [case(0, "organs"), case(1, "all", role="test")]
     _, notes, _ = preflight.fit(cases, unroll(load_recipe("default")))
-    assert notes == ["nobody annotated tumor; trained without: student"]
+    assert notes == ["nobody annotated or predicts tumor; trained without: student"]
 
 
 def test_rows_that_will_be_set_aside_are_told(tmp_path):
@@ -74,6 +74,24 @@ def test_rows_that_will_be_set_aside_are_told(tmp_path):
     assert "no such image: gone; first: " in told and "no such label: unlabeled; first: " in told
     assert "annotated or surgery names no class: misspelt; known: liver, " in told
     assert "fine" not in told
+
+
+def test_a_type_may_be_written_in_any_notation():
+    recipe = load_recipe("default")
+    teachers = {name: spec.model_copy(update={"cases": ("type: 1-13",)}) for name, spec in recipe.models.items()}
+    recipe = recipe.model_copy(update={"models": recipe.models | {"teacher": teachers["teacher"]}})
+    cases = [case(0, "organs"), case(1, "tumor")]
+    _, notes, problems = preflight.fit(cases, recipe)
+    assert not notes and not problems
+    assert preflight.group_sizes(cases, recipe)["type: 1-13"] == 1
+
+
+def test_predictions_alone_know_what_the_predictors_know():
+    recipe = load_recipe("default")
+    alone = recipe.labels["pseudo"].model_copy(update={"fuse": "predictions_only"})
+    recipe = recipe.model_copy(update={"labels": {"pseudo": alone}})
+    _, notes, _ = preflight.fit([case(0, "organs"), case(1, "tumor")], recipe)
+    assert notes == ["nobody annotated or predicts tumor; trained without: student"]
 
 
 def test_groups_are_counted_over_train_cases():

@@ -10,7 +10,7 @@ from labelloop.chain import ordered
 from labelloop.classes import ClassScheme
 from labelloop.datasets import load_dataset
 from labelloop.errors import UserError
-from labelloop.groups import memberships
+from labelloop.groups import canonical_name, memberships
 from labelloop.recipe import TRUTH, ModelSpec, Recipe
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
 
@@ -61,9 +61,10 @@ def _some(what: str, cases: Sequence[Case]) -> str:
 
 def group_sizes(cases: Sequence[Case], recipe: Recipe) -> dict[str, int]:
     """Return the number of train cases that are expected in each group that the recipe names."""
-    counts = Counter(group for groups in _groups(cases, recipe).values() for group in groups)
-    specs = [*recipe.models.values(), *recipe.labels.values()]
-    return {group: counts[group] for group in dict.fromkeys(group for spec in specs for group in spec.cases)}
+    _, groups = _training(cases, recipe)
+    counts = Counter(group for names in groups.values() for group in names)
+    named = [group for spec in (*recipe.models.values(), *recipe.labels.values()) for group in spec.cases]
+    return {group: counts[canonical_name(group)] for group in dict.fromkeys(named)}
 
 
 def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[str]]:
@@ -74,8 +75,8 @@ def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[
     Returns:
         The recipe; a line for classes that were taken from models; a line for each model with nothing to learn from.
     """
-    scheme, groups = recipe.scheme, _groups(cases, recipe)
-    states = expected_states([case for case in cases if case.case in groups], scheme)
+    scheme = recipe.scheme
+    states, groups = _training(cases, recipe)
     everywhere = {name for known in states.values() for name in known}
     models, problems = dict(recipe.models), []
     without: dict[tuple[str, ...], list[str]] = {}
@@ -84,11 +85,13 @@ def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[
             continue
         spec = models[model]
         outputs = scheme.select(spec.classes)
-        mine = [case for case, names in groups.items() if names & set(spec.cases)]
+        wanted = set(map(canonical_name, spec.cases))
+        mine = [case for case, names in groups.items() if names & wanted]
         known = {name for case in mine for name in states[case]}
         if spec.labels != TRUTH:
-            predictors = (models[name] for name in recipe.labels[spec.labels].predict)
-            known = everywhere.union(*(scheme.select(predictor.classes) for predictor in predictors))
+            labels = recipe.labels[spec.labels]
+            annotated = everywhere if labels.fuse == "truth_first" else set()
+            known = annotated.union(*(scheme.select(models[name].classes) for name in labels.predict))
         kept = [name for name in outputs if name in known]
         lost = [name for name in outputs if name not in known]
         if not mine or not kept:
@@ -98,7 +101,8 @@ def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[
             trainer = _without(spec.trainer, lost)
             models[model] = spec.model_copy(update={"classes": tuple(_short(kept, scheme)), "trainer": trainer})
     notes = [
-        f"nobody annotated {', '.join(lost)}; trained without: {', '.join(some)}" for lost, some in without.items()
+        f"nobody annotated or predicts {', '.join(lost)}; trained without: {', '.join(some)}"
+        for lost, some in without.items()
     ]
     return recipe.model_copy(update={"models": models}), notes, problems
 
@@ -120,9 +124,11 @@ def _without(trainer: TrainerSettings, lost: Sequence[str]) -> TrainerSettings:
     return trainer.model_copy(update={**dict.fromkeys(named), **kept, "class_weights": weights or None})
 
 
-def _groups(cases: Sequence[Case], recipe: Recipe) -> dict[str, set[str]]:
+def _training(cases: Sequence[Case], recipe: Recipe) -> tuple[dict[str, States], dict[str, set[str]]]:
+    """Return annotated classes and groups of each train case."""
     training = {case.case: case for case in cases if case.role == "train"}
-    return memberships(expected_states([*training.values()], recipe.scheme), training, recipe.scheme, recipe.groups)
+    states = expected_states([*training.values()], recipe.scheme)
+    return states, memberships(states, training, recipe.scheme, recipe.groups)
 
 
 def _short(names: Sequence[str], scheme: ClassScheme) -> list[str]:

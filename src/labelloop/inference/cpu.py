@@ -41,8 +41,8 @@ class SampleNorm(nn.Module):
 def mean_and_variance(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance of each channel of [1, channel, z, y, x], float32.
 
-    Some neighbors are looked at as one voxel of more channels. Torch's kernel is 20 times as fast for whole vectors of
-    them as for 12; and it adds up in single precision, one voxel after the other, which over a million voxels costs
+    Some neighbors are looked at as one voxel of more channels. Torch's kernel is many times as fast for whole vectors
+    of them as for 12; and it adds up in single precision, one voxel after the other, which over a million voxels costs
     three digits, enough to change which class wins in one of ten thousand voxels.
     """
     channels = x.shape[1]
