@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 ARMS = ("background", "max", "marginal", "cutmix", "gated", "ungated", "pseudo_alone")
 SEMI_ARMS = ("supervised", "cross", "mean_teacher")
-QUICK = {"learning_rate": 0.1, "momentum": 0.9, "deep_supervision": False, "precision": "bf16"}
+QUICK = {"learning_rate": 0.1, "momentum": 0.9, "deep_supervision": False}
 ORGANS = {"mirror_axes": [], "foreground_fraction": 0.67}
 """For arms of organs alone: mirrored, left and right kidneys look alike to nets that see a few hundred patches."""
 SATURATED = {"ct": {"clip_hu": [-125, 275], "mean": 60, "std": 100}}

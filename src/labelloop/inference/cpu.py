@@ -48,7 +48,7 @@ def mean_and_variance(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     channels = x.shape[1]
     voxels = x.movedim(1, -1).reshape(-1, channels)
     neighbors = math.gcd(len(voxels), 1 << max(0, (WIDE // channels).bit_length() - 1))
-    wide = voxels.view(-1, neighbors * channels)
+    wide = voxels.reshape(-1, neighbors * channels)  # a view of what lies channels last
     floats = wide.new_zeros(wide.shape[1], dtype=torch.float32)  # asks for statistics in float32, whatever x is
     means, variances = (
         part.view(neighbors, channels) for part in torch.batch_norm_update_stats(wide, floats, floats.clone(), 0.0)

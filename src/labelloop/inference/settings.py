@@ -61,7 +61,8 @@ class Settings(Strict):
     around the place where it comes close to winning on the network grid.
     ``step``: distance of windows as a share of the patch; nnU-Net's default is 0.5.
     ``many_windows``: another step for images that need many windows.
-    ``precision``: ``auto`` is fp16 on CUDA, else fp32; ``bf16`` is faster on CPUs made for it, and less exact.
+    ``precision``: ``auto`` is fp16 on CUDA, else fp32; ``bf16`` is faster on CPUs that have units for it, and less
+    exact. What the device would only emulate becomes fp32.
     ``window_batch``: windows per forward pass, at most; a memory budget may lower it.
     ``skip``: windows that need not be computed; what no window covers is background.
     """

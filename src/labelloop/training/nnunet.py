@@ -34,7 +34,9 @@ def train(job: TrainingJob) -> None:
         UserError: when no case can be trained on, when the device cannot do what is asked, or when the work folder
             claims progress that it does not have.
     """
-    work = Work(job.folder / "work", job.fingerprint)
+    from labelloop.training.setup import precision_of
+
+    work = Work(job.folder / "work", job.fingerprint, precision_of(job))
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
@@ -43,7 +45,7 @@ def train(job: TrainingJob) -> None:
         trainer = TRAINERS[job.settings.kind].of(job)
         log.info(
             "%s: %s training on %s (%s), fingerprint %s",
-            job.name, job.settings.kind, trainer.device, trainer.precision, job.fingerprint,
+            job.name, job.settings.kind, trainer.device, work.precision, job.fingerprint,
         )  # fmt: skip
         progress = trainer.fit(work)
         _write_finished(job, work, trainer, progress)
@@ -65,12 +67,14 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
     rows = [{"case": c.case, "split": c.split, "key": c.key} for split in trainer.SPLITS for c in trainer.cases[split]]
     write_table(folder / "cases.csv", rows, "training_cases")
     description = (
-        _describe(job, progress, cases) | trainer.description() | {"weights_sha256": sha256(folder / "weights.pt")}
+        _describe(job, work.precision, progress, cases)
+        | trainer.description()
+        | {"weights_sha256": sha256(folder / "weights.pt")}
     )
     write_json(folder / "model.json", description)
 
 
-def _describe(job: TrainingJob, progress: Progress, cases: dict[str, int]) -> dict[str, Any]:
+def _describe(job: TrainingJob, precision: str, progress: Progress, cases: dict[str, int]) -> dict[str, Any]:
     """Return what ``model.json`` says of a model, apart from the hash of its weights."""
     exported = progress.best_epoch if job.settings.export == "best" else len(progress.epochs)
     origin = described(job.init_from) if job.init_from else {}
@@ -83,6 +87,7 @@ def _describe(job: TrainingJob, progress: Progress, cases: dict[str, int]) -> di
         "settings": job.settings.model_dump(mode="json"),
         "mirror_axes": [AXES.index(axis) for axis in job.settings.mirror_axes],
         "fingerprint": job.fingerprint,
+        "precision": precision,
         "training_version": TRAINING_VERSION,
         "versions": {name: version(name) for name in ("labelloop", "torch", "nnunetv2")},
         "init_from": {key: origin[key] for key in ("name", "weights_sha256")} if origin else None,

@@ -9,7 +9,7 @@ from labelloop.classes import Names, Strict
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
 
-TRAINING_VERSION, TRANSLATOR_VERSION = 2, 1
+TRAINING_VERSION, TRANSLATOR_VERSION = 3, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Axis = Literal["z", "y", "x"]
 AXES: tuple[Axis, ...] = ("z", "y", "x")
@@ -135,7 +135,8 @@ class TrainerSettings(Strict):
     ``batches`` (partial): batches of one annotation type. ``cutmix`` (partial): tumor objects pasted into patches.
     ``deep_supervision``: ``all_outputs`` counts the coarsest output too, which nnU-Net leaves out.
     ``schedule``: exponent of the polynomial decay of the learning rate.
-    ``precision``: ``auto`` is fp16 with gradient scaling on a GPU and fp32 on a CPU.
+    ``precision``: ``auto`` is fp16 with gradient scaling on a GPU, bf16 on a CPU that has units for it, else fp32. What
+    the device would only emulate becomes fp32.
     ``new_class_bias``: with ``init_from``, the first bias of classes that the other model lacks; without, 0 (Mao).
     ``crop_z_mm``: patches come from the levels of a case that hold a class of the model, and so much above and below
     (Meng, section 2.1); none: from the whole case.

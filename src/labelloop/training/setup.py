@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from labelloop.errors import UserError
+from labelloop.precision import Precision, choose_precision
 from labelloop.training.job import TrainingCase, TrainingJob
 
 log = logging.getLogger(__name__)
@@ -53,13 +54,9 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return the precision of ``auto`` on ``device``. Raises UserError for fp16 on a CPU, which cannot train in it."""
-    if precision == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("precision fp16 needs a GPU; on a CPU set precision: auto, fp32 or bf16")
-    return precision
+def precision_of(job: TrainingJob) -> Precision:
+    """Return what the training computes in; ``auto`` is bf16 on CPUs that have units for it."""
+    return choose_precision(job.settings.precision, resolve_device(job.device), on_cpu="bf16")
 
 
 def set_determinism(deterministic: bool, device: torch.device) -> None:

@@ -31,24 +31,26 @@ class Work:
 
     Args:
         folder: the folder, made when needed.
+        precision: what the training computes in. One that is not finished goes on in its own precision only; a finished
+            one stays, whatever this machine would compute in.
         outputs: the declared outputs of the training.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, outputs: tuple[str, ...] = OUTPUTS):
-        self.folder, self.fingerprint, self._outputs = folder, fingerprint, outputs
+    def __init__(self, folder: Path, fingerprint: str, precision: str, outputs: tuple[str, ...] = OUTPUTS):
+        self.folder, self.fingerprint, self.precision, self._outputs = folder, fingerprint, precision, outputs
         self.checkpoint, self.finished = folder / "checkpoint.pth", folder / "finished"
         self._state = folder / "state.json"
 
     def begin(self) -> bool:
-        """Return whether this training is finished. Work of another fingerprint is set aside beside the folder.
+        """Return whether this training is finished. The work of another training is set aside beside the folder.
 
-        Work of this fingerprint that was set aside is taken back.
+        Work of this training that was set aside is taken back.
 
         Raises:
             UserError: when the state claims progress whose files are gone or altered.
         """
         state = _state_of(self.folder)
-        if not state or state["fingerprint"] != self.fingerprint:
+        if not self._owns(state):
             state = self._exchange(state)
         if state is None:
             state = self._note(epochs=0, finished=False)
@@ -67,7 +69,7 @@ class Work:
         import torch
 
         with atomic(self.checkpoint) as temporary:
-            torch.save(content | {"fingerprint": self.fingerprint}, temporary)
+            torch.save(content | {"fingerprint": self.fingerprint, "precision": self.precision}, temporary)
         self._note(epochs, finished=False)
 
     def load(self, device: Any) -> dict[str, Any]:
@@ -80,7 +82,7 @@ class Work:
             raise UserError(
                 f"{self.checkpoint} cannot be read ({error}). Delete {self.folder} to train from the start."
             ) from error
-        if content["fingerprint"] != self.fingerprint:
+        if (content["fingerprint"], content["precision"]) != (self.fingerprint, self.precision):
             raise UserError(f"{self.checkpoint} belongs to another training. Delete {self.folder} to start anew.")
         return content
 
@@ -96,34 +98,47 @@ class Work:
             os.utime(target / name)
 
     def _note(self, epochs: int, finished: bool) -> dict[str, Any]:
-        state = {"fingerprint": self.fingerprint, "epochs": epochs, "finished": finished}
+        state = {
+            "fingerprint": self.fingerprint,
+            "precision": self.precision,
+            "epochs": epochs,
+            "finished": finished,
+        }
         write_json(self._state, state)
         return state
 
     def _exchange(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Set the work of another fingerprint aside, take back that of this one; return its state, None without.
+        """Set the work of another training aside, take back that of this one; return its state, None without.
 
         A kill at any line loses nothing: the next call goes on from there.
         """
         aside, returning = (self.folder.with_name(f"{self.folder.name}.{word}") for word in ("superseded", "returning"))
-        if self._is_mine(aside):
+        if self._owns(_state_of(aside)):
             _remove(returning)
             aside.rename(returning)
         if state:
             log.warning(
-                "data or settings changed (fingerprint %s, was %s after %d epochs): training %s; the former work is "
-                "kept in %s until the next change",
-                self.fingerprint, state["fingerprint"], state["epochs"],
-                "goes on from work that was set aside before" if self._is_mine(returning) else "starts anew", aside,
+                "%s after %d epochs: training %s; the former work is kept in %s until the next change",
+                self._change(state), state["epochs"],
+                "goes on from work that was set aside before" if self._owns(_state_of(returning)) else "starts anew",
+                aside,
             )  # fmt: skip
             _remove(aside)
             self.folder.rename(aside)
-        if self._is_mine(returning) and not self.folder.exists():
+        if self._owns(_state_of(returning)) and not self.folder.exists():
             returning.rename(self.folder)
         return _state_of(self.folder)
 
-    def _is_mine(self, folder: Path) -> bool:
-        return (_state_of(folder) or {}).get("fingerprint") == self.fingerprint
+    def _owns(self, state: dict[str, Any] | None) -> bool:
+        """Say whether a state is of this training: of its fingerprint, and finished or in its precision."""
+        if not state or state["fingerprint"] != self.fingerprint:
+            return False
+        return state["finished"] or state["precision"] == self.precision
+
+    def _change(self, state: dict[str, Any]) -> str:
+        if state["fingerprint"] != self.fingerprint:
+            return f"data or settings changed (fingerprint {self.fingerprint}, was {state['fingerprint']})"
+        return f"this machine computes in {self.precision}, the work so far is in {state['precision']}"
 
     def _check_finished(self) -> None:
         missing = [name for name in self._outputs if not (self.finished / name).is_file()]
