@@ -15,6 +15,8 @@ from torch import Tensor
 
 from labelloop.annotation import PRESENT, UNKNOWN, States
 from labelloop.errors import UserError
+from labelloop.precision import DTYPES, Precision
+from labelloop.training.cpu import by_onednn
 from labelloop.training.initial import start_from
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Channels, PreparedDataset
@@ -24,15 +26,13 @@ from labelloop.training.settings import AXES
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 class Adapter(nnUNetTrainer):
     """nnU-Net's trainer with ``job`` and ``cases`` set from outside: nnU-Net forbids a constructor of our own."""
 
     job: TrainingJob
     cases: dict[str, tuple[TrainingCase, ...]]
-    precision: str
+    precision: Precision
 
     def add_networks(self) -> None:
         """Add what a kind of training needs beside ``network``; called once that is built."""
@@ -68,7 +68,7 @@ class Adapter(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         )
-        return self.compiled(network.to(self.device, memory_format=self._memory_format))
+        return self.compiled(by_onednn(network).to(self.device, memory_format=self._memory_format))
 
     @property
     def _memory_format(self) -> torch.memory_format:

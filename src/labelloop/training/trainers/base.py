@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from labelloop.errors import UserError
+from labelloop.heartbeat import counted
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import (
     Draw,
@@ -27,13 +28,14 @@ from labelloop.training.loading import (
     seed_of,
     set_random_state,
 )
+from labelloop.training.loop import Pause, means, run_updates, stoppable
 from labelloop.training.losses import drop_unknown
 from labelloop.training.progress import Progress, dice_scores, draw_curve
 from labelloop.training.sampling import Loader
 from labelloop.training.setup import (
     nnunet_folders_elsewhere,
+    precision_of,
     resolve_device,
-    resolve_precision,
     set_determinism,
     usable_cases,
 )
@@ -63,6 +65,9 @@ class Trainer(Adapter):
 
     trained: list[torch.nn.Module]
     contenders: list[Contender]
+    losses: list[dict[str, Tensor]]
+    """Of the updates of the epoch under way."""
+    _pause: Pause
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "validation")
 
     @classmethod
@@ -111,7 +116,8 @@ class Trainer(Adapter):
         with nnunet_folders_elsewhere(), contextlib.redirect_stdout(io.StringIO()):
             trainer = cls(plans, CONFIGURATION, 0, dataset_json(job.classes, len(cases["train"])), device)
         trainer.job, trainer.cases = job, cases
-        trainer.precision = resolve_precision(job.settings.precision, device)
+        trainer.precision = precision_of(job)
+        trainer.losses = []
         settings = job.settings
         trainer.initial_lr, trainer.weight_decay = settings.learning_rate, settings.weight_decay
         trainer.num_epochs = settings.epochs
@@ -150,7 +156,8 @@ class Trainer(Adapter):
         Classes that are unknown in a sample do not count there, neither in its label nor in its prediction.
         """
         data, targets, unknown = self.on_device(batch)
-        logits = self.logits_of(network or self.network, data)
+        # A compiled network has no truth value.
+        logits = self.logits_of(self.network if network is None else network, data)
         loss = self.compute_loss(logits, targets, unknown)
         channels = logits[0].shape[1]
         prediction = drop_unknown(logits[0].argmax(1, keepdim=True), unknown[0])
@@ -163,19 +170,30 @@ class Trainer(Adapter):
     # --- the loop
 
     def fit(self, work: Work) -> Progress:
-        """Train to the last epoch, from the last checkpoint of ``work`` if it has one; return the model's progress."""
+        """Train to the last epoch, from the last checkpoint of ``work`` if it has one; return the model's progress.
+
+        Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
+        """
         if work.checkpoint.is_file():
             self.load_state(work.load(self.device))
-            log.info("%s: resuming after epoch %d of %d", self.job.name, len(self.progress.epochs), self.num_epochs)
+            log.info(
+                "%s: resuming after epoch %d of %d, update %d",
+                self.job.name, len(self.progress.epochs), self.num_epochs, len(self.losses),
+            )  # fmt: skip
         loaders = self.get_dataloaders()
         draws = list(self._draws(loaders))
         pinned = self.device.type == "cuda"
         stream = iterate(loaders, draws, self.job.settings.seed, self.job.workers, pinned)
-        seconds = None
-        with contextlib.closing(stream) as batches:  # ends the workers
-            for epoch in range(len(self.progress.epochs), self.num_epochs):
+        seconds, before = None, len(self.progress.epochs)
+        with (
+            stoppable(lambda: self._save(work)) as self._pause,
+            contextlib.closing(stream) as batches,  # ends the workers
+            counted("epoch", self.num_epochs, before) as epochs,
+        ):
+            for epoch in range(before, self.num_epochs):
                 began = time.perf_counter()
                 self._run_epoch(epoch, batches, validate="validation" in loaders)
+                epochs.advance()
                 now = time.perf_counter() - began
                 seconds = now if seconds is None else 0.7 * seconds + 0.3 * now
                 log.info("%s: %s", self.job.name, self.winner.progress.line(self.num_epochs, seconds))
@@ -208,6 +226,7 @@ class Trainer(Adapter):
             "scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
             "progress": asdict(self.progress),
             "best_weights": self.contenders[0].best_weights,
+            "losses": self.losses,
             "random": random_state(),
         }
 
@@ -219,6 +238,7 @@ class Trainer(Adapter):
             self.grad_scaler.load_state_dict(state["scaler"])
         self.contenders[0].progress = Progress(**state["progress"])
         self.contenders[0].best_weights = state["best_weights"]
+        self.losses = state["losses"]
         restore_random_state(state["random"])
 
     def weights(self) -> dict[str, Tensor]:
@@ -235,7 +255,8 @@ class Trainer(Adapter):
         for network in self.trained:
             network.train()
         self.lr_scheduler.step(epoch)
-        train = _means([self.train_step(next(batches)) for _ in range(self._iterations("train"))])
+        updates = self._iterations("train")
+        train = means(run_updates(self.losses, updates, lambda _: self.train_step(next(batches)), self._pause))
         if train["loss"] != train["loss"]:
             raise UserError(
                 f"{self.job.name}: the loss of epoch {epoch + 1} is not a number. "
@@ -248,29 +269,35 @@ class Trainer(Adapter):
             if better and self.job.settings.export == "best":
                 weights = bare(contender.network).state_dict()
                 contender.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        self.losses = []
 
     def _validate(self, batches: Iterator[dict[str, Any]]) -> list[tuple[dict[str, float], dict[str, float | None]]]:
         """Return the mean loss terms and the Dice of each class, of every contender on the same batches."""
         networks = [contender.network.eval() for contender in self.contenders]
         steps = []
         for _ in range(self._iterations("validation")):
+            self._pause()
             batch = next(batches)
             steps.append([self.validation_step(batch, network) for network in networks])
         results = []
         for ours in zip(*steps, strict=True):
             counts = torch.stack([count for _, count in ours]).sum(0).cpu().tolist()[1:]
             scores = dice_scores(dict(zip(self.job.classes, counts, strict=True)))
-            results.append((_means([losses for losses, _ in ours]), scores))
+            results.append((means([losses for losses, _ in ours]), scores))
         return results
 
     def _save(self, work: Work) -> None:
         work.save(len(self.progress.epochs), self.state())
+        if not self.progress.epochs:
+            return
         self.winner.progress.write(work.folder / "training.jsonl")
         draw_curve(work.folder / "curve.png", self.winner.progress.epochs)
 
     def _draws(self, loaders: dict[str, Loader]) -> Iterator[Draw]:
+        done = len(self.losses)
         for epoch in range(len(self.progress.epochs), self.num_epochs):
-            yield from (Draw(self.stream_of(epoch, i), epoch, i) for i in range(self._iterations("train")))
+            yield from (Draw(self.stream_of(epoch, i), epoch, i) for i in range(done, self._iterations("train")))
+            done = 0
             if "validation" in loaders:
                 # the same validation patches in every epoch, so that their scores can be compared
                 yield from (Draw("validation", 0, i) for i in range(self._iterations("validation")))
@@ -278,7 +305,3 @@ class Trainer(Adapter):
     def _iterations(self, split: str) -> int:
         settings = self.job.settings
         return settings.iterations_per_epoch if split == "train" else settings.validation_iterations
-
-
-def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:
-    return {name: torch.stack([row[name] for row in rows]).double().mean().item() for name in (rows[0] if rows else ())}
