@@ -37,7 +37,7 @@ from types import SimpleNamespace
 from labelloop.errors import UserError
 from labelloop.scripting import job
 
-snakemake = SimpleNamespace(log=[sys.argv[1]], rule="train", wildcards={"model": "coarse"})
+snakemake = SimpleNamespace(log=[sys.argv[1]], rule="train", wildcards={"model": "coarse"}, params={"number": 3})
 assert job(globals(), "train") is snakemake
 log = logging.getLogger("labelloop.training")
 """
@@ -75,12 +75,19 @@ def test_attempts_survive_the_retry(tmp_path):
     assert "careful" in second.terminal and "second" not in second.terminal
 
 
+def test_signs_of_life_reach_the_terminal(tmp_path):
+    result = run(tmp_path, "logging.getLogger('labelloop.heartbeat').info('case 2 of 3'); log.info('a detail')")
+    assert "case 2 of 3" in result.terminal and "a detail" not in result.terminal
+    assert "case 2 of 3" in result.log and "a detail" in result.log
+
+
 @pytest.mark.parametrize(
     ("body", "code", "expected", "traceback"),
     [
         ("raise ValueError('bad voxel')", 1, "ValueError: bad voxel", True),
         ("raise UserError('no case table: write one')", 1, "no case table: write one", False),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", 143, "ended by SIGTERM", False),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 130, "ended by Ctrl-C", False),
         ("os.kill(os.getpid(), signal.SIGSEGV)", -11, "Segmentation fault", False),
         ("t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()", 0, "ZeroDivisionError", True),
         ("warnings.warn('old weights')", 0, "old weights", False),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from labelloop.errors import UserError
+from labelloop.heartbeat import speaking
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("labelloop").setLevel(logging.INFO)
     try:
-        return options.run(options) or 0
+        with speaking(options.command):
+            return options.run(options) or 0
     except UserError as error:
         print(f"labelloop: {error}", file=sys.stderr)
         return 2
@@ -22,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="labelloop", description="Models make labels; checked labels make models.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     label_commands = (_add_evaluate, _add_check, _add_calibrate)
     for add in (_add_phantom, _add_cases, _add_infer, *label_commands, _add_recipe, _add_schema):
         add(commands)

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelloop import heartbeat
 from labelloop.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("labelloop")
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+TERMINATED = {signal.SIGTERM: "SIGTERM: time limit, scancel or another kill", signal.SIGINT: "Ctrl-C"}
 
 
 def job(namespace: dict[str, Any], rule: str, configfile: str = "config/demo.yaml", **wildcards: str) -> "Snakemake":
@@ -40,7 +42,9 @@ def job(namespace: dict[str, Any], rule: str, configfile: str = "config/demo.yam
 
 
 def configure_logging(snakemake: "Snakemake") -> None:
-    """Log to the rule's log and, appending, to ``<log>.attempts.log`` beside it; warnings also to the terminal.
+    """Log to the rule's log and, appending, to ``<log>.attempts.log`` beside it.
+
+    Warnings go to the terminal, too, and signs of life: a line every 20 seconds.
 
     Snakemake deletes the rule's log when it retries a job; the attempts stay. Uncaught errors, crashes in native code
     and SIGTERM (time limit, scancel) end up in the logs, too.
@@ -48,7 +52,7 @@ def configure_logging(snakemake: "Snakemake") -> None:
     rule_log = Path(snakemake.log[0])
     attempts = rule_log.with_suffix(".attempts.log")
     terminal = logging.StreamHandler()
-    terminal.setLevel(logging.WARNING)
+    terminal.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == heartbeat.__name__)
     handlers = [terminal, logging.FileHandler(rule_log), logging.FileHandler(attempts)]
     logging.basicConfig(format=FORMAT, handlers=handlers, force=True)
     log.setLevel(logging.INFO)  # other libraries' chatter stays out
@@ -60,6 +64,8 @@ def configure_logging(snakemake: "Snakemake") -> None:
     slurm = os.environ.get("SLURM_JOB_ID")
     where = platform.node() + (f", Slurm job {slurm}" if slurm else "")
     log.info("rule %s %s: process %d on %s", snakemake.rule, dict(snakemake.wildcards), os.getpid(), where)
+    heartbeat.begin("case", snakemake.params.get("number", 0))
+    heartbeat.speak(" ".join([snakemake.rule, *map(str, snakemake.wildcards)]))
 
 
 def standalone(rule: str, root: Path, configfile: str, **wildcards: str) -> "Snakemake":
@@ -97,13 +103,14 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -
 
 
 def _log_termination() -> None:
-    """Log SIGTERM and leave through every ``finally``, so that no half-written file stays behind."""
+    """Log SIGTERM or Ctrl-C and leave through every ``finally``, so that no half-written file stays behind."""
     owner = os.getpid()
 
     def leave(number: int, frame: Any) -> None:
         if os.getpid() != owner:  # a worker process, ended by its parent as usual
             os._exit(128 + number)
-        log.error("ended by SIGTERM: time limit, scancel or another kill")
+        log.error("ended by %s", TERMINATED[number])
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    for number in TERMINATED:
+        signal.signal(number, leave)

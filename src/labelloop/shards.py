@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from labelloop.errors import CaseError, UserError
 from labelloop.files import sha256
+from labelloop.heartbeat import finished
 from labelloop.tables import TABLES, read_table, write_table
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Ledger:
         known = self._known.get(case)
         if known and known["key"] == key and known["status"] == "done" and self._intact(known):
             self._rows[case] = known
+            finished("case")
             return known
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
         try:
@@ -108,6 +110,7 @@ class Ledger:
         with self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(row, sort_keys=True) + "\n")
         self._rows[case] = row
+        finished("case")
         return row
 
     def failures(self, case: str) -> int:

@@ -1,9 +1,11 @@
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tiny_training import LONG, contents, make_job
 
 from labelloop.errors import UserError
 from labelloop.training.nnunet import OUTPUTS, train
+from labelloop.training.setup import precision_of
 from labelloop.training.trainers import TRAINERS
 from labelloop.training.work import Work
 
@@ -32,6 +35,60 @@ def test_killed_and_resumed_equals_uninterrupted(data, tmp_path, caplog):
     assert "resuming after epoch 2 of 4" in caplog.text
     train(make_job(data, tmp_path / "whole", settings=LONG))
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["supervised", "partial", "mean_teacher", "cross_pseudo"])
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 2), (signal.SIGINT, 5)])
+def test_stopped_within_an_epoch_and_resumed_equals_uninterrupted(kind, number, step, data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    states = {} if kind in ("supervised", "partial") else {3: {}}
+    jobs = [make_job(data, tmp_path / n, states=states, settings={"kind": kind}) for n in ("stopped", "whole")]
+    with signalled_at(TRAINERS[kind], step, number), pytest.raises(SystemExit) as ended:
+        train(jobs[0])
+    assert ended.value.code == 128 + number
+    assert not (tmp_path / "stopped" / "weights.pt").exists()
+    train(jobs[0])
+    assert f"resuming after epoch {step // 3} of 2, update {step % 3}" in caplog.text
+    train(jobs[1])
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+@contextmanager
+def signalled_at(trainer, step, number):
+    """Send this process a signal within training step ``step``, counted from 1."""
+    original, count = trainer.train_step, [0]
+
+    def counting(self, batch):
+        count[0] += 1
+        if count[0] == step:
+            os.kill(os.getpid(), number)
+        return original(self, batch)
+
+    trainer.train_step = counting
+    try:
+        yield
+    finally:
+        trainer.train_step = original
+
+
+def test_work_in_another_precision_is_not_mixed(data, tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("labelloop.training.setup.choose_precision", lambda *args, **options: "bf16")
+    with signalled_at(TRAINERS["supervised"], 2, signal.SIGTERM), pytest.raises(SystemExit):
+        train(make_job(data, tmp_path / "moved"))
+    monkeypatch.setattr("labelloop.training.setup.choose_precision", lambda *args, **options: "fp32")
+    for folder in ("moved", "stayed"):
+        train(make_job(data, tmp_path / folder))
+    assert "computes in" in caplog.text and "is in bf16" in caplog.text
+    assert contents(tmp_path / "moved") == contents(tmp_path / "stayed")
+
+
+def test_a_finished_training_stays_whatever_the_machine_computes_in(copied, data, monkeypatch):
+    before = contents(copied)
+    monkeypatch.setattr("labelloop.training.setup.choose_precision", lambda *args, **options: "fp16")
+    monkeypatch.setattr(TRAINERS["supervised"], "of", lambda job: pytest.fail("trained again"))
+    train(make_job(data, copied))
+    assert contents(copied) == before
 
 
 def test_finished_training_is_published_again_without_training(copied, data, caplog, monkeypatch):
@@ -70,7 +127,7 @@ def test_settings_changed_and_changed_back_find_the_finished_training_again(copi
 @pytest.mark.parametrize("killed_at", [0, 1, 2])
 def test_a_kill_between_two_trainings_that_change_places_loses_neither(tmp_path, monkeypatch, killed_at):
     for name in ("old", "new"):
-        Work(tmp_path / "work", name).begin()
+        Work(tmp_path / "work", name, "fp32").begin()
         (tmp_path / "work" / "checkpoint.pth").write_text(name)
     renames, rename = [], Path.rename
 
@@ -81,16 +138,16 @@ def test_a_kill_between_two_trainings_that_change_places_loses_neither(tmp_path,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "rename", killed)
-        Work(tmp_path / "work", "old").begin()
+        Work(tmp_path / "work", "old", "fp32").begin()
     for name in ("old", "new"):
-        assert not Work(tmp_path / "work", name).begin()
+        assert not Work(tmp_path / "work", name, "fp32").begin()
         assert (tmp_path / "work" / "checkpoint.pth").read_text() == name
 
 
 def test_lost_checkpoint_is_an_error_not_a_restart(data, tmp_path):
     job = make_job(data, tmp_path)
     (tmp_path / "work").mkdir()
-    state = {"fingerprint": job.fingerprint, "epochs": 7, "finished": False}
+    state = {"fingerprint": job.fingerprint, "precision": precision_of(job), "epochs": 7, "finished": False}
     (tmp_path / "work" / "state.json").write_text(json.dumps(state))
     with pytest.raises(UserError, match=r"7 epochs are done, but .*checkpoint.pth is gone"):
         train(job)

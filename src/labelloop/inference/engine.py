@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from labelloop.errors import CaseError, UserError
 from labelloop.files import digest, sha256
+from labelloop.heartbeat import counted
 from labelloop.inference.budget import Budget, Choice, Sizes, choose
 from labelloop.inference.cpu import channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
@@ -22,10 +23,10 @@ from labelloop.inference.stages import Counted, stage, staged
 from labelloop.inference.windows import Window, padding, slide_blocks, step_for
 from labelloop.network import build_network
 from labelloop.plans import Plan
+from labelloop.precision import DTYPES, choose_precision
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ModelFile(BaseModel):
@@ -71,7 +72,7 @@ class Predictor:
         self.settings, self.budget = settings or Settings(), budget or Budget()
         self.model = read_model(folder)
         self.device = choose_device(device)
-        self._autocast = _choose_precision(self.settings, self.device)
+        self._autocast = _choose_dtype(self.settings, self.device)
         weights = folder / "weights.pt"
         if not weights.is_file():
             raise UserError(f"{weights}: no such file; a trained model folder holds model.json and weights.pt")
@@ -129,7 +130,7 @@ class Predictor:
         """Return a predictor with some settings changed; it shares the network."""
         changed = copy.copy(self)
         changed.settings = Settings.model_validate({**self.settings.model_dump(), **changes})
-        changed._autocast = _choose_precision(changed.settings, self.device)
+        changed._autocast = _choose_dtype(changed.settings, self.device)
         return changed
 
     def prepare(self, volume: Volume, modality: str) -> Prepared:
@@ -169,7 +170,7 @@ class Predictor:
             self.device,
         )  # fmt: skip
         walk = skipping_walk(s.skip, padded, plan.patch, step, plan.spacing_mm, self.classes)
-        return staged("network", slide_blocks(Counted(self.network), image, window, walk))
+        return staged("network", _told(slide_blocks(Counted(self.network), image, window, walk), image.shape[0]))
 
     def predict(self, volume: Volume, modality: str) -> Prediction:
         """Return the label map of ``volume`` on its stored grid, and volume and confidence of each class.
@@ -203,6 +204,14 @@ class Predictor:
         return self.device if choice.on_gpu else torch.device("cpu")
 
 
+def _told(blocks: Iterator[torch.Tensor], planes: int) -> Iterator[torch.Tensor]:
+    """Yield blocks [channel, planes, y, x], and count their planes for the signs of life."""
+    with counted("plane", planes) as count:
+        for block in blocks:
+            count.done += block.shape[1]
+            yield block
+
+
 def softmax_(logits: torch.Tensor) -> torch.Tensor:
     """Turn logits [c, z, y, x] into probabilities in place, plane by plane: no second tensor of all classes."""
     for z in range(logits.shape[1]):
@@ -234,7 +243,5 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _choose_precision(settings: Settings, device: torch.device) -> torch.dtype | None:
-    if settings.precision != "auto":
-        return PRECISIONS[settings.precision]
-    return torch.float16 if device.type == "cuda" else None
+def _choose_dtype(settings: Settings, device: torch.device) -> torch.dtype | None:
+    return DTYPES.get(choose_precision(settings.precision, device, on_cpu="fp32"))

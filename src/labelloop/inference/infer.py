@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labelloop.classes import ClassScheme
 from labelloop.errors import UserError
+from labelloop.heartbeat import counted
 from labelloop.inference.budget import Budget
 from labelloop.inference.reading import Case, find_cases
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
@@ -71,7 +72,8 @@ def infer(
         draw=partial(_picture, scheme),
         progress=progress and sys.stderr.isatty(),
     )
-    run_cases(cases, partial(_load_models, folders, steps, scheme, settings, device, budget), ledger, options)
+    with counted("case", len(cases)):
+        run_cases(cases, partial(_load_models, folders, steps, scheme, settings, device, budget), ledger, options)
     extras = ledger.extras()
     write_table(out / "summary.csv", rows(ledger), "summary")
     write_table(out / "efficiency.csv", efficiency(ledger), "efficiency")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labelloop.files import atomic, write_text
+from labelloop.heartbeat import duration
 
 SMOOTHING = 0.9
 """Weight of the past in the moving average of the validation Dice (nnU-Net)."""
@@ -69,14 +70,6 @@ class Progress:
 def dice_scores(counts: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
     """Return the Dice of each class from its (true positive, false positive, false negative) voxels; None for 0/0."""
     return {name: 2 * tp / (2 * tp + fp + fn) if tp + fp + fn > 0 else None for name, (tp, fp, fn) in counts.items()}
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words, e.g. ``2 h 05 min``."""
-    minutes = math.ceil(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def draw_curve(path: str | Path, epochs: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ with the weights it would have had, and publishes finished files only. What it s
 """
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from scipy.stats import rankdata
 from torch.nn import functional
 
 from labelloop.files import atomic, sha256, write_json
+from labelloop.heartbeat import counted
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
 from labelloop.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
+from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
 from labelloop.training.prepared import SUFFIX, open_image, open_label
 from labelloop.training.progress import Progress
 from labelloop.training.settings import TRAINING_VERSION, Slices
@@ -41,7 +44,7 @@ def train(job: TrainingJob) -> None:
     Raises:
         UserError: when no case can be trained on, or the work folder claims progress that it does not have.
     """
-    work = Work(job.folder / "work", job.fingerprint, SLICE_OUTPUTS)
+    work = Work(job.folder / "work", job.fingerprint, "fp32", SLICE_OUTPUTS)
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
@@ -78,22 +81,32 @@ class SliceTraining:
             self.network.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
         self.progress = Progress()
+        self.losses: list[Losses] = []  # of the updates of the epoch under way
 
     def fit(self, work: Work) -> None:
-        """Train to the last epoch, from the last checkpoint of ``work`` if it has one."""
+        """Train to the last epoch, from the last checkpoint of ``work`` if it has one.
+
+        Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
+        """
         if work.checkpoint.is_file():
             self._load(work.load(self.device))
         done, s = len(self.progress.epochs), self.settings
         loaders = {"train": self._loader("train", augment=True)}
         if self.cases["validation"] and s.validation_iterations:
             loaders["validation"] = self._loader("validation", augment=False)
-        draws = [draw for epoch in range(done, s.epochs) for draw in self._draws(epoch, loaders)]
+        epochs = [self._draws(epoch, loaders) for epoch in range(done, s.epochs)]
+        draws = list(itertools.chain.from_iterable(epochs))[len(self.losses) :]
         batches = iterate(loaders, draws, s.seed, self.job.workers, self.device.type == "cuda")
-        with contextlib.closing(batches):
+
+        def save() -> None:
+            work.save(len(self.progress.epochs), self._state())
+
+        with stoppable(save) as pause, contextlib.closing(batches), counted("epoch", s.epochs, done) as count:
             for epoch in range(done, s.epochs):
-                self._run_epoch(epoch, batches, "validation" in loaders)
+                self._run_epoch(epoch, batches, pause, "validation" in loaders)
+                count.advance()
                 if (epoch + 1) % s.save_every == 0 or epoch + 1 == s.epochs:
-                    work.save(epoch + 1, self._state())
+                    save()
 
     def write(self, work: Work) -> None:
         """Score the held-out slices and write all finished files."""
@@ -141,29 +154,32 @@ class SliceTraining:
         )  # fmt: skip
         return [{"split": "validation", "cases": len(cases), **row}]
 
-    def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], validate: bool) -> None:
+    def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], pause: Pause, validate: bool) -> None:
         s = self.settings
         rate = s.learning_rate * (1 - epoch / s.epochs) ** s.schedule
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.network.train()
-        train = [self._train_step(next(batches)) for _ in range(s.iterations_per_epoch)]
+        train = means(
+            run_updates(self.losses, s.iterations_per_epoch, lambda _: self._train_step(next(batches)), pause)
+        )
+        self.losses = []
         self.network.eval()
         rest = [self._validate(next(batches)) for _ in range(s.validation_iterations)] if validate else []
         validation = {key: float(np.mean([row[key] for row in rest])) for key in (rest[0] if rest else ())}
-        self.progress.add(rate, {"loss": float(torch.stack(train).mean())}, validation, {})
+        self.progress.add(rate, train, validation, {})
         log.info(
             "%s: epoch %d/%d: loss %.4f, held-out accuracy %s",
             self.job.name, epoch + 1, s.epochs, self.progress.epochs[-1]["train"]["loss"],
             f"{validation['accuracy']:.3f}" if rest else "unknown",
         )  # fmt: skip
 
-    def _train_step(self, batch: dict[str, Any]) -> torch.Tensor:
+    def _train_step(self, batch: dict[str, Any]) -> Losses:
         self.optimizer.zero_grad(set_to_none=True)
         loss = functional.cross_entropy(self.network(batch["data"].to(self.device)), batch["target"].to(self.device))
         loss.backward()
         self.optimizer.step()
-        return loss.detach()
+        return {"loss": loss.detach()}
 
     @torch.no_grad()
     def _validate(self, batch: dict[str, Any]) -> dict[str, float]:
@@ -188,13 +204,16 @@ class SliceTraining:
 
     def _state(self) -> dict[str, Any]:
         networks = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return networks | {"epochs": self.progress.epochs}
+        return networks | {"epochs": self.progress.epochs, "losses": self.losses}
 
     def _load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress.epochs = state["epochs"]
-        log.info("%s: resuming after epoch %d of %d", self.job.name, len(state["epochs"]), self.settings.epochs)
+        self.progress.epochs, self.losses = state["epochs"], state["losses"]
+        log.info(
+            "%s: resuming after epoch %d of %d, update %d",
+            self.job.name, len(state["epochs"]), self.settings.epochs, len(self.losses),
+        )  # fmt: skip
 
 
 class SliceLoader:

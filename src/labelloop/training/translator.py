@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +23,12 @@ from labelloop.adapt.settings import TranslatorSettings
 from labelloop.adapt.translate import BLACK
 from labelloop.errors import UserError
 from labelloop.files import atomic, digest, sha256, write_json, write_text
+from labelloop.heartbeat import counted
 from labelloop.plans import Plan
 from labelloop.tables import write_table
+from labelloop.training.cpu import by_onednn
 from labelloop.training.loading import isolated_random_state, seed_of
+from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
 from labelloop.training.prepared import open_image
 from labelloop.training.settings import TRANSLATOR_VERSION
 from labelloop.training.setup import resolve_device, set_determinism
@@ -91,7 +95,7 @@ def train_translator(job: TranslatorJob) -> None:
     for look, cases in job.cases.items():
         if not cases:
             raise UserError(f"translator {job.name}: no {look.upper()} case to learn from; at least one is needed")
-    work = Work(job.folder / "work", job.fingerprint, TRANSLATOR_OUTPUTS)
+    work = Work(job.folder / "work", job.fingerprint, "fp32", TRANSLATOR_OUTPUTS)
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
@@ -134,6 +138,7 @@ class TranslatorTraining:
                 {f"to_{look}": initialize(Generator(s.features, s.blocks)) for look in LOOKS}
                 | {f"is_{look}": initialize(Discriminator(s.features, s.layers)) for look in LOOKS}
             ).to(self.device)
+        by_onednn(self.networks)
         self.optimizers = {
             kind: torch.optim.Adam(
                 [p for look in LOOKS for p in self.networks[f"{kind}_{look}"].parameters()], s.learning_rate, s.betas
@@ -142,17 +147,27 @@ class TranslatorTraining:
         }
         self.pools = {look: Pool(s.pool) for look in LOOKS}
         self.epochs: list[dict[str, float]] = []
+        self.losses: list[Losses] = []  # of the updates of the epoch under way
         self._images = {look: [(open_image(c.path).array, c.box) for c in cases] for look, cases in job.cases.items()}
 
     def fit(self, work: Work) -> None:
-        """Train to the last epoch, from the last checkpoint of ``work`` if it has one."""
+        """Train to the last epoch, from the last checkpoint of ``work`` if it has one.
+
+        Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
+        """
         if work.checkpoint.is_file():
             self._load(work.load(self.device))
-        s = self.settings
-        for epoch in range(len(self.epochs), s.epochs):
-            self._run_epoch(epoch)
-            if (epoch + 1) % s.save_every == 0 or epoch + 1 == s.epochs:
-                work.save(epoch + 1, self._state())
+        s, before = self.settings, len(self.epochs)
+
+        def save() -> None:
+            work.save(len(self.epochs), self._state())
+
+        with stoppable(save) as pause, counted("epoch", s.epochs, before) as count:
+            for epoch in range(before, s.epochs):
+                self._run_epoch(epoch, pause)
+                count.advance()
+                if (epoch + 1) % s.save_every == 0 or epoch + 1 == s.epochs:
+                    save()
 
     def write(self, work: Work) -> None:
         """Write all finished files; ``weights.pt`` holds the generator from CT to MR alone."""
@@ -177,21 +192,21 @@ class TranslatorTraining:
         }
         write_json(folder / "model.json", description)
 
-    def _run_epoch(self, epoch: int) -> None:
+    def _run_epoch(self, epoch: int, pause: Pause) -> None:
         s = self.settings
         rate = s.learning_rate * rate_factor(epoch, s)
         for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
             group["lr"] = rate
         self.networks.train()
-        steps = []
-        for iteration in range(s.iterations_per_epoch):
-            rng = np.random.default_rng(seed_of(s.seed, "translator", epoch, iteration))
-            real = {look: self._patch(look, rng) for look in LOOKS}
-            steps.append(self._step(real, rng))
-        means = {name: float(torch.stack([step[name] for step in steps]).mean()) for name in steps[0]}
-        self.epochs.append({"epoch": epoch + 1, "learning_rate": rate} | means)
-        told = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        losses = means(run_updates(self.losses, s.iterations_per_epoch, partial(self._update_number, epoch), pause))
+        self.losses = []
+        self.epochs.append({"epoch": epoch + 1, "learning_rate": rate} | losses)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
         log.info("%s: epoch %d/%d: %s", self.job.name, epoch + 1, s.epochs, told)
+
+    def _update_number(self, epoch: int, number: int) -> Losses:
+        rng = np.random.default_rng(seed_of(self.settings.seed, "translator", epoch, number))
+        return self._step({look: self._patch(look, rng) for look in LOOKS}, rng)
 
     def _step(self, real: Mapping[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Learn from one patch of either look; return the losses."""
@@ -257,6 +272,7 @@ class TranslatorTraining:
             "optimizers": {kind: optimizer.state_dict() for kind, optimizer in self.optimizers.items()},
             "pools": {look: pool.fakes for look, pool in self.pools.items()},
             "epochs": self.epochs,
+            "losses": self.losses,
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -265,8 +281,11 @@ class TranslatorTraining:
             optimizer.load_state_dict(state["optimizers"][kind])
         for look, pool in self.pools.items():
             pool.fakes = list(state["pools"][look])
-        self.epochs = state["epochs"]
-        log.info("%s: resuming after epoch %d of %d", self.job.name, len(self.epochs), self.settings.epochs)
+        self.epochs, self.losses = state["epochs"], state["losses"]
+        log.info(
+            "%s: resuming after epoch %d of %d, update %d",
+            self.job.name, len(self.epochs), self.settings.epochs, len(self.losses),
+        )  # fmt: skip
 
 
 def rate_factor(epoch: int, settings: TranslatorSettings) -> float:

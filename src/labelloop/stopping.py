@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM (a time limit, scancel, a kill): work that asked for it may first come to a good end."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether this process was asked to end."""
+
+    def __init__(self) -> None:
+        self._signal = 0
+
+    def __bool__(self) -> bool:
+        return self._signal > 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Take down the request; a signal handler."""
+        if not self:
+            log.warning("%s: stopping after the step at hand", signal.Signals(number).name)
+        self._signal = number
+
+    def exit(self) -> SystemExit:
+        """Return what to raise when the work has come to its end."""
+        return SystemExit(128 + self._signal)
+
+
+@contextmanager
+def deferred() -> Iterator[StopRequest]:
+    """Let the block end itself: it looks at the request yielded, and raises :meth:`StopRequest.exit`.
+
+    Processes forked inside go on ignoring Ctrl-C, which a terminal sends to them, too, and end at SIGTERM. Outside of
+    the main thread, which alone gets signals, nothing is deferred.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            request.note(number, frame)
+        elif number == signal.SIGTERM:
+            os._exit(128 + number)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

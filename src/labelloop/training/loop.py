@@ -1,0 +1,43 @@
+"""What the loops of all trainings share: updates that are counted, and a stop between two of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from labelloop import stopping
+from labelloop.heartbeat import counted
+
+Losses = dict[str, Tensor]
+"""Loss of an update and its terms, by name."""
+Pause = Callable[[], None]
+"""Called between two updates: saves and ends the process if that was asked."""
+
+
+@contextmanager
+def stoppable(save: Callable[[], None]) -> Iterator[Pause]:
+    """Let Ctrl-C and SIGTERM end the process at the next pause, after ``save``."""
+    with stopping.deferred() as asked:
+
+        def pause() -> None:
+            if asked:
+                save()
+                raise asked.exit()
+
+        yield pause
+
+
+def run_updates(losses: list[Losses], total: int, update: Callable[[int], Losses], pause: Pause) -> list[Losses]:
+    """Take those of an epoch's ``total`` updates that are not among ``losses`` yet; add theirs to it and return it."""
+    with counted("update", total, len(losses)) as count:
+        for number in range(len(losses), total):
+            pause()
+            losses.append(update(number))
+            count.advance()
+    return losses
+
+
+def means(rows: list[Losses]) -> dict[str, float]:
+    """Return the mean of each loss term."""
+    return {name: torch.stack([row[name] for row in rows]).double().mean().item() for name in (rows[0] if rows else ())}
