@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from labelloop.chain import bank_of, describe, images_of, mermaid, needed, ordered, unroll
+from labelloop.chain import bank_of, describe, images_of, mermaid, needed, ordered, unroll, updates
 from labelloop.classes import CONFIG
 from labelloop.errors import UserError
 from labelloop.recipe import load_recipe, parents
@@ -321,3 +321,10 @@ def test_the_rules_of_scoring_are_those_there_are():
     from labelloop.recipe import EvaluationSpec
 
     assert get_args(EvaluationSpec.model_fields["rules"].annotation) == tuple(RULES)
+
+
+def test_updates_count_those_of_the_models_started_from():
+    chain = unroll(load_recipe("default", rounds=2))
+    own = {name: spec.trainer.epochs * spec.trainer.iterations_per_epoch for name, spec in chain.models.items()}
+    assert updates(chain, "teacher") == own["teacher"]
+    assert updates(chain, "student") == own["teacher"] + own["student"]

@@ -144,6 +144,14 @@ def needed(recipe: Recipe) -> set[str]:
     return ends | {name for end in ends for name in ancestors(recipe, end)}
 
 
+def updates(recipe: Recipe, model: str) -> int:
+    """Return the updates behind a model's weights: its own, and those of the models that it started from."""
+    spec = recipe.models[model]
+    trainer = spec.trainer.translator or spec.trainer
+    before = updates(recipe, spec.init_from) if spec.init_from else 0
+    return before + trainer.epochs * trainer.iterations_per_epoch
+
+
 def describe(recipe: Recipe) -> str:
     """Return the unrolled chain as text, one line a step."""
     chain = unroll(recipe)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from labelloop import preflight
 from labelloop.cases import Case, load_cases
-from labelloop.chain import ancestors, bank_of, images_of, needed, round_before, unroll
+from labelloop.chain import ancestors, bank_of, images_of, needed, round_before, unroll, updates
 from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
 from labelloop.errors import UserError
@@ -236,6 +236,11 @@ class Run:
     def evaluated(self) -> list[str]:
         """What is scored: models of the recipe and the final label maps, where there are test cases."""
         return [*self.chain.evaluate.models, "final"] if self.test_shards else []
+
+    def updates(self) -> dict[str, int]:
+        """Return the updates behind what is scored; behind the final label maps those of the longest trained model."""
+        behind = {name: [name] for name in self.chain.evaluate.models} | {"final": self.inference_models()}
+        return {name: max(updates(self.chain, model) for model in behind[name]) for name in self.evaluated()}
 
     def groups(self) -> dict[str, dict]:
         """The recipe's own groups, as plain data."""

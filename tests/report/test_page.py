@@ -294,6 +294,20 @@ def test_equal_files_give_equal_bytes(results, page):
     assert _write(results, results / "report" / "again.html") == page
 
 
+@pytest.mark.parametrize(
+    ("updates", "said"),
+    [
+        ({"teacher": 300, "student": 300}, "Both are the outcome of 300 updates."),
+        ({"teacher": 300, "student": 900}, "Training was not equal: 900 updates led to the student, 300 to teacher."),
+        ({}, ""),
+    ],
+)
+def test_scores_stand_beside_the_training_behind_them(results, tmp_path, updates, said):
+    lead = _write(results, tmp_path / "page.html", updates=updates).split('<p class="lead">')[1].split("</p>")[0]
+    assert said in " ".join(lead.split())
+    assert ("updates" in lead) == bool(said)
+
+
 def test_links_lead_to_the_files_read(results, page):
     links = re.findall(r'<a href="([^#"]+)"', page)
     assert "../evaluation/final.csv" in links

@@ -4,6 +4,7 @@ from labelloop.errors import UserError
 from labelloop.gpu_lease import usable_gpus
 from labelloop.profiles import check_profiles
 from labelloop.run import Run
+from labelloop.stopping import pass_on_to_children
 
 try:
     check_profiles(sys.argv, Path(workflow.basedir))
@@ -59,6 +60,7 @@ onstart:
         run.claim()
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    pass_on_to_children()
     print(f"labelloop: {run.summary()}")
 
 

@@ -96,11 +96,11 @@ rule report:
         graph=mermaid(run.recipe),
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint("color", "tolerance_mm"),
-        evaluated=run.evaluated(),
+        evaluated=run.updates(),
         models=run.used_models,
         labels=run.used_labels,
         translations=list(run.translations),
-        version=3,
+        version=4,
     message:
         "report: {output}"
     script:

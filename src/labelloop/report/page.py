@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs nothing beside it, made from the files of the results folder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def write_report(
     lesions: Sequence[tuple[str, str | Path]] = (),
     recipe_text: str = "",
     truth: Truth | None = None,
+    updates: Mapping[str, int] | None = None,
     title: str = "labelloop",
 ) -> None:
     """Write the report page of a run, atomically. Equal files give equal bytes.
@@ -58,6 +59,7 @@ def write_report(
         lesions: (title, lesions table) of what is compared, in the same order.
         recipe_text: the recipe in words or YAML, shown folded away.
         truth: gives the reference labels of a test case for its pictures.
+        updates: by title of what is compared: updates behind its weights, with those of the models it started from.
         title: name of the run.
     """
     root, page = Path(results), Path(out)
@@ -89,7 +91,7 @@ def write_report(
         "gallery": scored_pictures(atlas, scored[-1] if scored else None),
         "truth_given": truth is not None,
     }
-    content["headline"] = _headline(content["intake"], sets, scored, scheme)
+    content["headline"] = _headline(content["intake"], sets, scored, scheme, updates or {})
     content |= {"files": source.files(page), "missing": dict(sorted(source.missing.items())), "version": __version__}
     write_text(page, render(content))
     log.info("report: %s", page)
@@ -106,7 +108,11 @@ def render(content: dict[str, Any]) -> str:
 
 
 def _headline(
-    arrived: dict[str, Any], sets: Sequence[dict[str, Any]], scored: Sequence[Scored], scheme: ClassScheme
+    arrived: dict[str, Any],
+    sets: Sequence[dict[str, Any]],
+    scored: Sequence[Scored],
+    scheme: ClassScheme,
+    updates: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return what the page says first."""
     organs, tumors = organs_of(scheme), scheme.sets.get("tumor", ())
@@ -118,6 +124,7 @@ def _headline(
         "labels": judged[-1] if judged else None,
         "student": last and last.title,
         "teacher": first.title if first is not last else None,
+        "updates": [updates.get(scored.title) for scored in (first, last)] if last else None,
         "test_cases": last.table["case"].nunique() if last else 0,
         "organs": {m: [s.mean(organs, m) for s in (first, last)] for m in ("dsc", "nsd")} if last else None,
         "tumor": {m: [s.mean(tumors, m) for s in (first, last)] for m in ("dsc", "nsd")} if last else None,

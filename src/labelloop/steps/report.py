@@ -1,6 +1,6 @@
 """Review queues and the report page: the steps of ``workflow/rules/report.smk``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labelloop.cases import Case
@@ -19,7 +19,7 @@ def report(
     recipe: str,
     graph: str,
     classes: str,
-    evaluated: Sequence[str],
+    evaluated: Mapping[str, int],
     models: Sequence[str],
     labels: Sequence[str],
     translations: Sequence[str],
@@ -29,7 +29,7 @@ def report(
 
     Args:
         recipe: the chain in words. graph: the same as a mermaid flowchart.
-        evaluated: names of score tables, the final label maps last.
+        evaluated: names of score tables, the final label maps last, and the updates behind what they score.
         translations: plans whose CT were translated.
     """
     scheme = load_classes(classes)
@@ -51,6 +51,7 @@ def report(
         lesions=[(title, f"evaluation/lesions/{name}.csv") for name, title in titles.items()],
         recipe_text=recipe,
         truth=truth,
+        updates={titles[name]: number for name, number in evaluated.items()},
         title=results.name,
     )
 
