@@ -167,7 +167,7 @@ def _complete(row: dict[str, str], folder: Path, modalities: dict[str, str | Non
         "patient": row["patient"] or row["case"],
         "role": row["role"].lower() or "train",
     }
-    return Case.model_construct(**row | paths | filled)
+    return Case.model_construct(None, **row | paths | filled)
 
 
 def _problems(

@@ -22,19 +22,19 @@ def unroll(recipe: Recipe) -> Recipe:
     for number in range(2, recipe.rounds + 1):
         for name in body:
             if name in recipe.models:
-                spec = recipe.models[name]
-                update = {key: _renamed(recipe, value, body, number) for key, value in _origins(spec).items()}
-                models[f"{name}{ROUND}{number}"] = spec.model_copy(update=update)
+                model = recipe.models[name]
+                update = {key: _renamed(recipe, value, body, number) for key, value in _origins(model).items()}
+                models[f"{name}{ROUND}{number}"] = model.model_copy(update=update)
             else:
-                spec = recipe.labels[name]
-                used = dict.fromkeys(_renamed(recipe, model, body, number) for model in spec.predict)
-                labels[f"{name}{ROUND}{number}"] = spec.model_copy(update={"predict": tuple(used)})
+                label_set = recipe.labels[name]
+                predict = tuple(dict.fromkeys(_renamed(recipe, source, body, number) for source in label_set.predict))
+                labels[f"{name}{ROUND}{number}"] = label_set.model_copy(update={"predict": predict})
     for name in set(recipe.models) - body:
         update = {key: _last(recipe, value, body) for key, value in _origins(models[name]).items()}
         models[name] = models[name].model_copy(update=update)
     for name in set(recipe.labels) - body:
-        used = tuple(_last(recipe, model, body) for model in labels[name].predict)
-        labels[name] = labels[name].model_copy(update={"predict": used})
+        predict = tuple(_last(recipe, source, body) for source in labels[name].predict)
+        labels[name] = labels[name].model_copy(update={"predict": predict})
     return recipe.model_copy(
         update={
             "models": models,

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from labelloop.plans import Plan
@@ -16,14 +18,12 @@ def build_network(plan: Plan, outputs: int, deep_supervision: bool = False) -> "
     Its forward pass maps [batch, 1, z, y, x] to logits [batch, outputs, z, y, x], or to a list of them from
     the finest to the coarsest resolution with ``deep_supervision``.
     """
-    from pydoc import locate
-
     architecture = plan.architecture()
     arguments = dict(architecture["arch_kwargs"])
     for name in architecture["_kw_requires_import"]:
         if arguments[name] is not None:
-            arguments[name] = locate(arguments[name])
-    network_class = locate(architecture["network_class_name"])
+            arguments[name] = resolve_name(arguments[name])
+    network_class = resolve_name(architecture["network_class_name"])
     return network_class(input_channels=1, num_classes=outputs, deep_supervision=deep_supervision, **arguments)
 
 
@@ -43,13 +43,17 @@ def counting_macs(network: "nn.Module") -> Iterator[list[int]]:
     """
     counted: list[int] = []
 
-    def note(module: "nn.Module", inputs: tuple, output: "Tensor") -> None:
+    def note(taps: int, module: "nn.Module", inputs: tuple, output: "Tensor") -> None:
         # a transposed convolution moves each voxel of its input through its kernel, others each of their output
         voxels = inputs[0] if getattr(module, "transposed", False) else output
-        counted.append(voxels.numel() * module.weight[0].numel())
+        counted.append(voxels.numel() * taps)
 
-    layers = [m for m in network.modules() if getattr(m, "weight", None) is not None and m.weight.ndim > 1]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
+    weights = [(layer, getattr(layer, "weight", None)) for layer in network.modules()]
+    hooks = [
+        layer.register_forward_hook(partial(note, weight[0].numel()))
+        for layer, weight in weights
+        if weight is not None and weight.ndim > 1
+    ]
     try:
         yield counted
     finally:

@@ -4,6 +4,7 @@ A plan is the part of an nnU-Net configuration that decides a result. Spacing, p
 (z, y, x) of the canonical orientation (see :mod:`labelloop.volume`).
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -120,9 +121,13 @@ def _topology(plan: Plan) -> list[tuple[Triple, Triple]]:
     for stage in range(len(plan.features)):
         fine = [s <= ANISOTROPY * min(spacing) for s in spacing]
         poolable = [f and n >= 2 * SMALLEST_FEATURE_MAP for f, n in zip(fine, size, strict=True)]
-        stride = tuple(2 if p and stage else 1 for p in poolable)
-        kernel = tuple(3 if f else 1 for f in fine)
-        stages.append((stride, kernel))
+        stride = _triple(2 if p and stage else 1 for p in poolable)
+        stages.append((stride, _triple(3 if f else 1 for f in fine)))
         spacing = [s * f for s, f in zip(spacing, stride, strict=True)]
         size = [n // f for n, f in zip(size, stride, strict=True)]
     return stages
+
+
+def _triple(values: Iterable[int]) -> Triple:
+    z, y, x = values
+    return z, y, x

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from labelloop.annotation import PRESENT, States
@@ -27,7 +28,7 @@ def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, Sta
         UserError: when a data set file cannot be used.
     """
     by_default = {name: load_dataset(name, scheme).annotated for name in {case.dataset for case in cases}}
-    states = {}
+    states: dict[str, States] = {}
     for case in cases:
         try:
             scheme.select(case.surgery_names)
@@ -63,8 +64,8 @@ def group_sizes(cases: Sequence[Case], recipe: Recipe) -> dict[str, int]:
     """Return the number of train cases that are expected in each group that the recipe names."""
     _, groups = _training(cases, recipe)
     counts = Counter(group for names in groups.values() for group in names)
-    named = [group for spec in (*recipe.models.values(), *recipe.labels.values()) for group in spec.cases]
-    return {group: counts[canonical_name(group)] for group in dict.fromkeys(named)}
+    named = [spec.cases for spec in recipe.models.values()] + [spec.cases for spec in recipe.labels.values()]
+    return {group: counts[canonical_name(group)] for group in dict.fromkeys(chain.from_iterable(named))}
 
 
 def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[str]]:

@@ -16,7 +16,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labelloop.errors import CaseError, UserError
 from labelloop.files import sha256
@@ -92,6 +92,7 @@ class Ledger:
             self._rows[case] = known
             finished("case")
             return known
+        row: dict[str, Any]
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
         try:
             path, row["extra"] = work()

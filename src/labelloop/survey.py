@@ -89,7 +89,8 @@ class _Findings:
     """The quarantine rows of one case, in the order found."""
 
     def __init__(self, case: Case):
-        self.case, self.rows = case.case, []
+        self.case = case.case
+        self.rows: list[dict[str, str]] = []
 
     def warn(self, code: str, file: str, found: str) -> None:
         self.rows.append(quarantine(self.case, file, code, found, REASONS[code], "warning"))
@@ -227,10 +228,12 @@ def survey_shard(
         result = SurveyResult(**row["extra"]) if row["status"] == "done" else _failed(case, row["reason"])
         results.append(_unless_tested(result, case, tested or {}))
     ledger.close()
-    usable = [r for r in results if r.usable]
+    geometries = {r.case: r.geometry for r in results if r.geometry is not None}
+    states = {r.case: r.states for r in results if r.states is not None}
     ids = {case.case: datasets[case.dataset].fingerprint if case.label else "" for case in cases}
-    write_table(f"{prefix}.geometry.csv", [r.geometry | {"label_ids": ids[r.case]} for r in usable], "geometry")
-    write_table(f"{prefix}.annotation.csv", to_table({r.case: r.states for r in usable}, scheme.names), "annotation")
+    rows = [row | {"label_ids": ids[case]} for case, row in geometries.items()]
+    write_table(f"{prefix}.geometry.csv", rows, "geometry")
+    write_table(f"{prefix}.annotation.csv", to_table(states, scheme.names), "annotation")
     write_table(f"{prefix}.quarantine.csv", [q for r in results for q in r.quarantine], "quarantine")
 
 
@@ -247,7 +250,7 @@ def _failed(case: Case, reason: str) -> SurveyResult:
 
 def _unless_tested(result: SurveyResult, case: Case, tested: Mapping[str, str]) -> SurveyResult:
     """Set a case aside whose image file is, byte for byte, that of a test case."""
-    other = tested.get(result.geometry["image_sha256"]) if result.usable else None
+    other = tested.get(result.geometry["image_sha256"]) if result.geometry else None
     if other is None:
         return result
     code, found = "image_straddles", f"byte for byte the image of {other}, which is tested on"
@@ -280,7 +283,8 @@ def _concatenated(paths: list[str], kind: str) -> pd.DataFrame:
 
 def _same_content(geometry: pd.DataFrame) -> list[dict]:
     """Return warnings for cases whose image file is, byte for byte, that of an earlier case."""
-    code, first, rows = "image_same_content", {}, []
+    code, rows = "image_same_content", []
+    first: dict[str, str] = {}
     ordered = geometry.sort_values("case")
     for case, content in zip(ordered["case"], ordered["image_sha256"], strict=True):
         other = first.setdefault(content, case)

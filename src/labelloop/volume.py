@@ -148,8 +148,9 @@ def canonical(volume: Volume) -> Volume:
     direction = np.asarray(g.direction).reshape(3, 3)
     columns = [2 - permutation[2 - world] for world in range(3)]  # image axis now serving as x, y, z
     signs = np.array([-1.0 if (2 - world) in flips else 1.0 for world in range(3)])
-    size = tuple(g.size[c] for c in columns)
-    spacing = tuple(g.spacing[c] for c in columns)
+    x, y, z = columns
+    size = (g.size[x], g.size[y], g.size[z])
+    spacing = (g.spacing[x], g.spacing[y], g.spacing[z])
     turned = direction[:, columns] * signs
     corner = np.array([size[i] - 1 if signs[i] < 0 else 0 for i in range(3)], float)
     origin = np.asarray(g.origin) + direction[:, columns] @ (corner * np.asarray(spacing))

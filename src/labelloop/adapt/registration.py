@@ -169,11 +169,7 @@ def _register(fixed: sitk.Image, moving: sitk.Image, kind: str, on: str) -> Tran
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([WORK_MM, 0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    start = sitk.TranslationTransform(3) if kind == "translation" else sitk.Euler3DTransform()
-    if kind == "translation":
-        start.SetOffset((_mass_center(moving) - _mass_center(fixed)).tolist())
-    else:
-        start.SetCenter(_center(geometry_of(fixed)).tolist())
+    start = _translation(fixed, moving) if kind == "translation" else _turn_about_center(fixed)
     method.SetInitialTransform(start, inPlace=True)
     method.Execute(fixed, moving)
     if method.GetMetricValue() > NO_OVERLAP:
@@ -181,6 +177,18 @@ def _register(fixed: sitk.Image, moving: sitk.Image, kind: str, on: str) -> Tran
     origin = np.asarray(start.TransformPoint((0.0, 0.0, 0.0)))
     columns = [np.asarray(start.TransformPoint(tuple(axis))) - origin for axis in np.eye(3)]
     return Transform.of(np.stack(columns, axis=1), origin)
+
+
+def _translation(fixed: sitk.Image, moving: sitk.Image) -> sitk.TranslationTransform:
+    start = sitk.TranslationTransform(3)
+    start.SetOffset((_mass_center(moving) - _mass_center(fixed)).tolist())
+    return start
+
+
+def _turn_about_center(fixed: sitk.Image) -> sitk.Euler3DTransform:
+    start = sitk.Euler3DTransform()
+    start.SetCenter(_center(geometry_of(fixed)).tolist())
+    return start
 
 
 def _coarse(volume: Volume) -> sitk.Image:

@@ -60,8 +60,8 @@ def structure_fit(image: Volume, label: Volume) -> StructureFit:
 def explained(grey: np.ndarray, labels: np.ndarray) -> float:
     """Return the mutual information of two arrays of small integers as a share of the entropy of ``labels``."""
     classes, index = np.unique(labels, return_inverse=True)
-    joint = np.bincount(grey.ravel() * len(classes) + index.ravel(), minlength=LEVELS * len(classes))
-    joint = joint.reshape(-1, len(classes)) / labels.size
+    counts = np.bincount(grey.ravel() * len(classes) + index.ravel(), minlength=LEVELS * len(classes))
+    joint = counts.reshape(-1, len(classes)) / labels.size
     both = _entropy(joint)
     of_labels = _entropy(joint.sum(0))
     return (_entropy(joint.sum(1)) + of_labels - both) / of_labels if of_labels else 0.0

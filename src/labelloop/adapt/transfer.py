@@ -78,7 +78,7 @@ def register_sequences(
     def find(name: str) -> Transform:
         if name in found:
             return found[name]
-        leader, partner = settings.follows.get(name), settings.on_images.get(name)
+        leader, partner = settings.follows.get(name, ""), settings.on_images.get(name, "")
         if leader in images:
             found[name] = find(leader)
         elif partner in images:
@@ -125,7 +125,7 @@ def transfer(
         for name, reason in failed.items()
     ]
     for name, (transform, array) in carried.items():
-        leader = settings.follows.get(name)
+        leader = settings.follows.get(name, "")
         dsc = scores[name if name in scores else leader]
         accepted, reason = judge(name, dsc, settings)
         reason = reason if name in scores else f"as {leader}: {reason}"
@@ -184,8 +184,8 @@ def coarse_kidney(
         image, kidney, others: canonical arrays [z, y, x].
         spacing: voxel size (z, y, x) in mm.
     """
-    reach = (settings.grow_z_mm, settings.grow_mm, settings.grow_mm)
-    region = _grown(kidney, 1.0, tuple(s / r for s, r in zip(spacing, reach, strict=True))) & ~others
+    z, y, x = spacing
+    region = _grown(kidney, 1.0, (z / settings.grow_z_mm, y / settings.grow_mm, x / settings.grow_mm)) & ~others
     threshold = otsu(image[region])
     dark = sequence in settings.dark_kidneys
     shown = region & ((image <= threshold) & (image > 0) if dark else image > threshold)

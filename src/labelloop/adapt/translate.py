@@ -1,7 +1,6 @@
 """Give a CT the look of MR, window by window."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def load_generator(folder: Path, device: torch.device | str = "cpu") -> tuple[Ge
 
 
 @torch.inference_mode()
-def translate(network: nn.Module, image: np.ndarray, patch: Sequence[int], overlap: float = 0.5) -> np.ndarray:
+def translate(network: nn.Module, image: np.ndarray, patch: tuple[int, int, int], overlap: float = 0.5) -> np.ndarray:
     """Return the translation of a whole volume, float32 [z, y, x] from -1 to 1.
 
     Windows overlap and are blended with Gaussian weights, where the released code takes plain means. A volume
@@ -53,7 +52,7 @@ def translate(network: nn.Module, image: np.ndarray, patch: Sequence[int], overl
     device = first.device if first is not None else torch.device("cpu")
     pad = padding(image.shape, patch)
     padded = functional.pad(torch.from_numpy(image), [n for part in reversed(pad) for n in part], value=BLACK)
-    window = Window(tuple(patch), outputs=1, step=1 - overlap, device=device)
+    window = Window(patch, outputs=1, step=1 - overlap, device=device)
     network.eval()
     whole = torch.cat([block.float().cpu() for block in slide_blocks(network, padded, window)], dim=1)[0]
     inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Literal
 
 import cc3d
 import edt
@@ -12,6 +13,8 @@ from labelloop.classes import ClassScheme
 from labelloop.volume import Geometry
 
 Box = tuple[slice, slice, slice]
+Connectivity = Literal[6, 18, 26]
+"""Neighbors of a voxel: by faces, edges too, or corners too."""
 FOV_MARGIN_MM = 6.0
 """A structure that ends this close to the first or last slice counts as cut by the field of view: annotators often
 leave out the outermost slice (all 16 BTCV aortas stop one slice, 3 or 5 mm, before the last; without the margin the
@@ -70,7 +73,8 @@ class LabelFacts:
         """Bounding box of one or several classes (at least one must have voxels)."""
         names = self.found([names] if isinstance(names, str) else names)
         boxes = [self._statistics["bounding_boxes"][self.scheme.ids[name]] for name in names]
-        return tuple(slice(min(b[a].start for b in boxes), max(b[a].stop for b in boxes)) for a in range(3))
+        z, y, x = (slice(min(b[a].start for b in boxes), max(b[a].stop for b in boxes)) for a in range(3))
+        return z, y, x
 
     def center_mm(self, names: str | Sequence[str]) -> np.ndarray:
         """Center of mass (z, y, x) in mm from the first voxel's center, of one class or several together."""
@@ -105,10 +109,10 @@ class LabelFacts:
         names = self.found([names] if isinstance(names, str) else names)
         return any(self.sides(self.box(name)) for name in names)
 
-    def _components(self, name: str, connectivity: int = 26) -> Components:
+    def _components(self, name: str, connectivity: Connectivity = 26) -> Components:
         return self._joint_components((name,), connectivity)
 
-    def _joint_components(self, names: tuple[str, ...], connectivity: int = 26) -> Components:
+    def _joint_components(self, names: tuple[str, ...], connectivity: Connectivity = 26) -> Components:
         box = self.box(names)
         labels = cc3d.connected_components(self.mask(names, box), connectivity=connectivity)
         statistics = cc3d.statistics(labels)
@@ -137,9 +141,10 @@ class LabelFacts:
         """Return ``box`` widened by ``margin_mm`` (one number, or one per axis) inside the volume."""
         pads = np.ceil(np.broadcast_to(margin_mm, 3) / self.spacing).astype(int)
         sizes = self.labels.shape
-        return tuple(
+        z, y, x = (
             slice(max(0, b.start - int(p)), min(n, b.stop + int(p))) for b, p, n in zip(box, pads, sizes, strict=True)
         )
+        return z, y, x
 
     def abdomen_box(self, names: Sequence[str], above_mm: float, below_mm: float, aside_mm: float) -> Box:
         """Return the box of the classes ``names``, widened in mm upwards, downwards and to all four sides."""
@@ -150,7 +155,8 @@ class LabelFacts:
 
 
 def _shift(box: Box, by: Box) -> Box:
-    return tuple(slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, by, strict=True))
+    z, y, x = (slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, by, strict=True))
+    return z, y, x
 
 
 def outside(mask: np.ndarray, box: Box, allowed: Box) -> np.ndarray:

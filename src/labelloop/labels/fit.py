@@ -21,7 +21,7 @@ from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
 from labelloop.labels.facts import LabelFacts
-from labelloop.labels.rules import Rule
+from labelloop.labels.rules import Limit, Range, Rule
 from labelloop.volume import Geometry
 
 COVERAGE, CONFIDENCE = 0.99, 0.95
@@ -97,7 +97,7 @@ def fit(measured: Iterable[Mapping[tuple[str, str], float]], scheme: ClassScheme
         for name in rule.classes if rule.kind in SIDES else ():
             found = np.array(values.get((rule.name, name), ()))
             if len(found) >= LEAST_CASES:
-                thresholds[rule.name][name] = _fitted(rule, name, found)
+                thresholds[rule.name][name] = _fitted(_with_threshold(rule), name, found)
     if not thresholds:
         most = max(map(len, values.values()), default=0)
         raise UserError(f"{source}: at most {most} cases for a rule and class; {LEAST_CASES} are needed to fit it")
@@ -106,7 +106,7 @@ def fit(measured: Iterable[Mapping[tuple[str, str], float]], scheme: ClassScheme
     )
 
 
-def _fitted(rule: Rule, name: str, values: np.ndarray) -> Fitted:
+def _fitted(rule: Limit | Range, name: str, values: np.ndarray) -> Fitted:
     bounds = tolerance_bounds(values, SIDES[rule.kind], COVERAGE, CONFIDENCE, rule.kind in LOGARITHMIC)
     if rule.kind == "near":
         bounds = (bounds[0], max(bounds[1], LEAST_NEAR_MM))
@@ -173,13 +173,21 @@ def with_fitted(scheme: ClassScheme, fitted: FittedRules) -> ClassScheme:
         found = fitted.thresholds.get(rule.name, {})
         used = [name for name in rule.classes if name in found]
         left -= {(rule.name, name) for name in used}
-        rules.append(_with_thresholds(raw, rule, found, fitted.source) if used else raw)
+        rules.append(_with_thresholds(raw, _with_threshold(rule), found, fitted.source) if used else raw)
     if left:
         raise UserError(f"fitted thresholds without a rule: {', '.join(f'{r} of {c}' for r, c in sorted(left))}")
     return scheme.model_copy(update={"rules": tuple(rules)})
 
 
-def _with_thresholds(raw: Mapping[str, Any], rule: Rule, found: Mapping[str, Fitted], source: str) -> dict[str, Any]:
+def _with_threshold(rule: Rule) -> Limit | Range:
+    if not isinstance(rule, Limit | Range):
+        raise UserError(f"rule {rule.name}: rules of the kind {rule.kind} have no threshold that can be fitted")
+    return rule
+
+
+def _with_thresholds(
+    raw: Mapping[str, Any], rule: Limit | Range, found: Mapping[str, Fitted], source: str
+) -> dict[str, Any]:
     default = rule.threshold if isinstance(rule.threshold, dict) else dict.fromkeys(rule.classes, rule.threshold)
     threshold = {name: found[name].threshold if name in found else default[name] for name in rule.classes}
     return {**raw, "threshold": threshold, "source": f"fitted to {source}; else {rule.source}"}

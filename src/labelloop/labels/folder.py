@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,8 @@ def check_folder(
     scheme = load_classes(classes)
     if rules:
         scheme = with_fitted(scheme, load_fitted(rules))
-    rows, problems = [], []
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
     for case, volume, image in _maps(labels, scheme, images, dataset, problems):
         rows += [{"case": case, **row} for row in check(volume.array, volume.geometry, {}, scheme, image, modality)]
     table = pd.DataFrame(rows)
@@ -74,7 +76,8 @@ def fit_folder(
     Raises:
         UserError: when there is nothing to fit to, or too little.
     """
-    scheme, measured, problems = load_classes(classes), [], []
+    scheme, measured = load_classes(classes), []
+    problems: list[str] = []
     for _, volume, image in _maps(labels, scheme, images, dataset, problems):
         measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
     fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")

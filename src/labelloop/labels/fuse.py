@@ -71,7 +71,7 @@ def fuse(
 
     counts = np.bincount(fused.ravel(order="K"), minlength=256)
     lost = np.zeros(256, np.int64) if voted is None else np.bincount(voted[voted != fused], minlength=256)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in classes:
         models = [model for model, _ in predictions if name in able[model]]
         index = scheme.ids[name]

@@ -126,7 +126,7 @@ def _judge_calibrated(
     if calibration is None:
         raise UserError("select: target_dsc is given, but no calibration table")
     asked = (settings.target_dsc, settings.confidence)
-    made = {(float(row.target_dsc), float(row.confidence)) for row in calibration.itertuples()}
+    made = set(zip(calibration["target_dsc"].astype(float), calibration["confidence"].astype(float), strict=True))
     if made != {asked}:
         source = settings.calibration or "calibration"
         raise UserError(f"{source}: made for (target_dsc, confidence) {sorted(made)}, not for {asked}")

@@ -62,7 +62,7 @@ def write_objects(path: Path, objects: Sequence[tuple[np.ndarray, np.ndarray]], 
     for number, (image, label) in enumerate(objects):
         arrays |= {f"image{number}": image, f"label{number}": label}
     with atomic(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # numpy's stub: a name might be allow_pickle
 
 
 def read_contents(path: Path) -> tuple[int, dict[str, str]]:

@@ -84,7 +84,8 @@ class Meter:
     @property
     def energy_j(self) -> float | None:
         """Energy of the GPU since the start, where its driver tells."""
-        return self._gpu.energy_j() - self._energy if self._energy is not None else None
+        now = self._gpu.energy_j() if self._gpu else None
+        return None if now is None or self._energy is None else now - self._energy
 
     def usage(self) -> Usage:
         """Return the cost over the true times of the samples."""
@@ -147,8 +148,10 @@ def flare_area(samples: Sequence[Sample]) -> float:
 class _Gpu:
     """A GPU as NVML sees it (package ``nvidia-ml-py``), or as torch does, which knows no energy."""
 
-    handle: object
-    nvml: bool
+    nvml: object | None
+    """NVML's handle; None where torch is asked."""
+    index: int | None
+    """torch's number of the GPU; None: the current one."""
 
     @classmethod
     def of(cls, gpu: int | str | None) -> "_Gpu | None":
@@ -159,25 +162,25 @@ class _Gpu:
 
             pynvml.nvmlInit()
             by = pynvml.nvmlDeviceGetHandleByUUID if isinstance(gpu, str) else pynvml.nvmlDeviceGetHandleByIndex
-            return cls(by(gpu), True)
-        return cls(gpu if isinstance(gpu, int) else None, False)  # None: the current one
+            return cls(by(gpu), None)
+        return cls(None, gpu if isinstance(gpu, int) else None)
 
     def used_mb(self) -> float:
-        if self.nvml:
+        if self.nvml is not None:
             import pynvml
 
-            return pynvml.nvmlDeviceGetMemoryInfo(self.handle).used / MIB
+            return pynvml.nvmlDeviceGetMemoryInfo(self.nvml).used / MIB
         import torch
 
-        free, total = torch.cuda.mem_get_info(self.handle)
+        free, total = torch.cuda.mem_get_info(self.index)
         return (total - free) / MIB
 
     def energy_j(self) -> float | None:
-        if not self.nvml:
+        if self.nvml is None:
             return None
         import pynvml
 
         try:
-            return pynvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) / 1000
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(self.nvml) / 1000
         except pynvml.NVMLError:  # older cards
             return None

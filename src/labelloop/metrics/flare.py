@@ -14,7 +14,7 @@ from scipy import ndimage
 from labelloop.annotation import UNKNOWN, States
 from labelloop.classes import ClassInfo, ClassScheme
 from labelloop.errors import CaseError, UserError
-from labelloop.metrics.surface import Box, bounding_box, dice, surface_dice, volume_ml
+from labelloop.metrics.surface import Box, dice, surface_dice, volume_ml
 from labelloop.volume import Volume, canonical, whole_numbers
 
 Spacing = tuple[float, float, float]
@@ -122,7 +122,8 @@ def _labels(volume: Volume, file: str) -> np.ndarray:
 def _union(first: Box | None, second: Box | None) -> Box:
     if first is None or second is None:
         return first or second or (slice(0, 0),) * 3
-    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    z, y, x = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return z, y, x
 
 
 def _row(info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: Spacing, rules: Rules) -> dict:
@@ -157,5 +158,6 @@ def _dsc_nsd(
 
 def _tube_range(truth: np.ndarray, top: bool) -> slice:
     """Return the z-slices on which a tubular class is scored; see :class:`Rules` for one slice."""
-    extent = bounding_box(truth)[0]
-    return slice(extent.start, extent.stop if top else max(extent.stop - 1, extent.start + 1))
+    there = np.flatnonzero(truth.any(axis=(1, 2)))
+    start, stop = int(there[0]), int(there[-1]) + 1
+    return slice(start, stop if top else max(stop - 1, start + 1))

@@ -5,6 +5,7 @@ than labelloop runs on (it installs numpy 2.2.6 and pandas 2.3.3), and brings pl
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import cc3d
 import numpy as np
@@ -18,7 +19,7 @@ from labelloop.volume import Volume
 
 TUMORS = "tumor"
 """The set of a class scheme whose classes are scored lesion by lesion."""
-CONNECTIVITY = 26
+CONNECTIVITY: Final = 26
 MIN_IOU = 0.1
 """Overlap at which a lesion counts as found: IoU 0.1, the hit criterion of PI-CAI (Saha et al. 2024)."""
 
@@ -57,7 +58,10 @@ def lesion_rows(
     """
     classes = annotated_classes(scheme, scheme.sets.get(TUMORS, ()), states)
     masks = class_masks(truth, prediction, classes, file) if classes else ()
-    return [{"class": info.name, **_row(match_lesions(*pair, spacing))} for info, *pair, spacing in masks]
+    return [
+        {"class": info.name, **_row(match_lesions(true, predicted, spacing))}
+        for info, true, predicted, spacing in masks
+    ]
 
 
 def _row(match: LesionMatch) -> dict:

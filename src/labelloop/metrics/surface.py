@@ -48,10 +48,9 @@ def surface_dice(
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"masks of shape {truth.shape} and {prediction.shape}")
-    surfaces = [_Surface.of(mask, spacing_mm) for mask in (truth, prediction)]
-    if None in surfaces:
-        return float("nan") if surfaces == [None, None] else 0.0
-    first, second = surfaces
+    first, second = (_Surface.of(mask, spacing_mm) for mask in (truth, prediction))
+    if first is None or second is None:
+        return float("nan") if first is second else 0.0
     reach = [int(tolerance_mm / s) + 1 for s in spacing_mm]
     low = np.maximum(first.low, second.low) - reach
     high = np.minimum(first.high, second.high) + reach
@@ -99,11 +98,12 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     box: list[slice] = []
     for axis in range(3):
         # Each axis looks only at what the former ones left: masks are small in large volumes.
-        seen = mask[(*box,)].any(axis=tuple(a for a in range(3) if a != axis))
+        seen = np.any(mask[(*box,)], axis=tuple(a for a in range(3) if a != axis))
         if not seen.any():
             return None
         box.append(slice(int(seen.argmax()), len(seen) - int(seen[::-1].argmax())))
-    return tuple(box)
+    z, y, x = box
+    return z, y, x
 
 
 def neighbor_codes(mask: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ def neighbor_codes(mask: np.ndarray) -> np.ndarray:
 
     What lies outside the mask's array is empty, so that a mask is closed where the array ends.
     """
-    codes = np.pad(mask, 1).astype(np.uint8)
+    codes: np.ndarray = np.pad(mask, 1).astype(np.uint8)
     for axis, shift in ((2, 1), (1, 2), (0, 4)):  # bits 0-1 along x, 0-3 with y, 0-7 with z: the order of CORNERS
         here, next_ = (np.moveaxis(codes, axis, 0)[s] for s in (slice(None, -1), slice(1, None)))
         codes = np.moveaxis(here | (next_ << shift), 0, axis)

@@ -217,10 +217,16 @@ def organ(name: str, shape: Shape, gas_level_mm: float) -> Structure:
     return Structure(name, shape, core, rind, thick, gas, gas_level_mm, inside)
 
 
+def _line(shape: Shape) -> np.ndarray:
+    if not isinstance(shape, Tube):
+        raise TypeError(f"only a tube has a line, not a {type(shape).__name__}")
+    return shape.line
+
+
 def surroundings(rng: np.random.Generator, shapes: dict[str, Shape]) -> tuple[Structure, ...]:
     """Draw what is no class but looks like one: vessels, bowel, muscles, heart."""
     move = Jitter(rng, 1.0)
-    pancreas = shapes["pancreas"].line
+    pancreas = _line(shapes["pancreas"])
     level = float(rng.uniform(45, 60))
 
     def vessel(name: str, core: str, radii: list[float], *knots) -> Structure:
@@ -254,7 +260,7 @@ def surroundings(rng: np.random.Generator, shapes: dict[str, Shape]) -> tuple[St
         knots = start + np.cumsum(rng.normal(0, [24, 12, 14], (6, 3)), axis=0)
         knots = np.clip(knots, [-88, 8, -140], [82, 78, -30])
         if loop == 0:  # the jejunum goes on where the duodenum ends
-            knots = np.concatenate([shapes["duodenum"].line[-1:] + by(-4, 4, -4), knots])
+            knots = np.concatenate([_line(shapes["duodenum"])[-1:] + by(-4, 4, -4), knots])
         tube = smooth_tube(knots, [float(rng.uniform(10, 13))] * len(knots))
         bowel.append(Structure(f"small_bowel_{loop}", tube, "bowel_fluid", "bowel_wall", 3.5, "gas", 74, True))
     muscles = [

@@ -177,8 +177,8 @@ class _Anatomy:
         view = field_of_view(patient, spacing=(spacing_mm,) * 3, orientation="RAS")
         extra = int(np.ceil(MARGIN_MM / spacing_mm))
         origin = np.asarray(view.origin) - RAS @ np.full(3, extra * spacing_mm)
-        size = tuple(n + 2 * extra for n in view.size)
-        grid = Geometry(size, view.spacing, tuple(origin.tolist()), view.direction)
+        x, y, z = (n + 2 * extra for n in view.size)
+        grid = Geometry((x, y, z), view.spacing, tuple(origin.tolist()), view.direction)
         axes = _axes(grid, patient)
         return cls(patient, tissue_map(patient, grid), patient.texture.on_grid(*axes), axes)
 
@@ -189,8 +189,8 @@ class _Anatomy:
         grid = canonical(Volume(np.empty(geometry.shape, np.uint8), geometry)).geometry
         axes = _axes(grid, self.patient)
         z, y, x = (a.astype(np.float32) for a in axes)
-        spread = np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None])
-        there = motion.undone(tuple(spread), self.patient)
+        right, front, up = np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None])
+        there = motion.undone((right, front, up), self.patient)
         step = self.axes[0][1] - self.axes[0][0]
         places = [(p - np.float32(a[0])) / np.float32(step) for p, a in zip(reversed(there), self.axes, strict=True)]
         ids = class_ids(load_classes("flare").ids)[self.codes]

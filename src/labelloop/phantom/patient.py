@@ -65,23 +65,25 @@ class _Grid:
         """Return the block of the grid outside which ``shape``, fattened by a margin, cannot lie."""
         reach = patient.reach_mm + margin_mm
         low, high = ((corner + side) * patient.size for corner, side in zip(shape.box, (-reach, reach), strict=True))
-        return tuple(
+        z, y, x = (
             slice(*np.searchsorted(axis, (low[i], high[i])).tolist())
             for i, axis in ((2, self.z), (1, self.y), (0, self.x))
         )
+        return z, y, x
 
     def at(self, block: tuple[slice, slice, slice]) -> Points:
-        return tuple(p[block] for p in self.points)
+        x, y, z = self.points
+        return x[block], y[block], z[block]
 
 
 def _grid(patient: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> _Grid:
     shape = (len(z), len(y), len(x))
     spread = (x[None, None, :], y[None, :, None], z[:, None, None])
-    points = tuple(
+    right, front, up = (
         np.broadcast_to(axis / size, shape).astype(np.float32) + warp.on_grid(z, y, x)
         for axis, size, warp in zip(spread, patient.size, patient.warp, strict=True)
     )
-    return _Grid(z, y, x, points)
+    return _Grid(z, y, x, (right, front, up))
 
 
 def _generator(seed: int, case: int, purpose: int) -> np.random.Generator:
@@ -117,7 +119,8 @@ def draw_patient(seed: int, case: int, half: str = EASY, tumors: bool = True, ab
     offset = np.round(np.append(rng.uniform(-15, 15, 2), rng.uniform(-900, 400)), 1)
     shapes = anatomy.organ_shapes(rng, 1.35 if hard else 1.0)
     level = float(rng.uniform(58, 70))
-    warp = tuple(Field.draw(rng, 58.0, 5.0 if hard else 3.2) for _ in range(3))
+    right, front, up = (Field.draw(rng, 58.0, 5.0 if hard else 3.2) for _ in range(3))
+    warp = (right, front, up)
     places = np.arange(-300.0, 300.0, 20.0)
     patient = Patient(
         seed, case, half, tuple(offset.tolist()), tuple(size.tolist()), warp,
@@ -317,7 +320,8 @@ def field_of_view(
         square = extent[:2].max() / min(size[:2])
         spacing = (round(square, 4), round(square, 4), round(extent[2] / size[2], 4))
     if size is None:
-        size = tuple(int(np.ceil(e / s)) for e, s in zip(extent, spacing, strict=True))
+        x, y, z = (int(np.ceil(e / s)) for e, s in zip(extent, spacing, strict=True))
+        size = (x, y, z)
     signs = np.asarray(ORIENTATIONS[orientation])
     shape_mm = (np.asarray(size) - 1) * np.asarray(spacing)
     middle = np.array([0, anatomy.Wall.CENTER_Y - 4, low + shape_mm[2] / 2]) + patient.offset  # RAS

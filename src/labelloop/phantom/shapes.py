@@ -6,6 +6,7 @@ arithmetic is used (no BLAS), so that the same arguments give the same bytes wit
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import numpy as np
@@ -73,20 +74,23 @@ class Tube:
     radii: np.ndarray
 
     def distance(self, points: Points) -> np.ndarray:
-        nearest = None
-        for start, end, r0, r1 in zip(self.line[:-1], self.line[1:], self.radii[:-1], self.radii[1:], strict=True):
-            step = (end - start).astype(np.float32)
-            away = [p - np.float32(s) for p, s in zip(points, start, strict=True)]
-            along = sum(a * s for a, s in zip(away, step, strict=True)) / np.float32(max((step**2).sum(), 1e-6))
-            np.clip(along, 0, 1, out=along)
-            square = sum((a - along * s) ** 2 for a, s in zip(away, step, strict=True))
-            distance = np.sqrt(square) - (np.float32(r0) + along * np.float32(r1 - r0))
-            nearest = distance if nearest is None else np.minimum(nearest, distance, out=nearest)
-        return nearest
+        pieces = zip(self.line[:-1], self.line[1:], self.radii[:-1], self.radii[1:], strict=True)
+        distances = (_to_piece(points, *piece) for piece in pieces)
+        return reduce(lambda nearest, other: np.minimum(nearest, other, out=nearest), distances)
 
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         return (self.line - self.radii[:, None]).min(0), (self.line + self.radii[:, None]).max(0)
+
+
+def _to_piece(points: Points, start: np.ndarray, end: np.ndarray, r0: float, r1: float) -> np.ndarray:
+    """Return the distance to one straight piece of a tube, whose radius goes from ``r0`` to ``r1``."""
+    step = (end - start).astype(np.float32)
+    away = [p - np.float32(s) for p, s in zip(points, start, strict=True)]
+    along = sum(a * s for a, s in zip(away, step, strict=True)) / np.float32(max((step**2).sum(), 1e-6))
+    np.clip(along, 0, 1, out=along)
+    square = sum((a - along * s) ** 2 for a, s in zip(away, step, strict=True))
+    return np.sqrt(square) - (np.float32(r0) + along * np.float32(r1 - r0))
 
 
 def smooth_tube(knots: np.ndarray, radii: list[float], parts: int = 4) -> Tube:

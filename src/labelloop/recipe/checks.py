@@ -61,13 +61,13 @@ def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> It
         for key, wanted in asked:
             if wanted and wanted not in outputs:
                 yield f"{place}.{key}: the model has no class {wanted!r}{nearest(wanted, outputs)}"
-    for name, spec in recipe.labels.items():
-        yield from _group_errors(f"labels.{name}.predict_for", spec.predict_for or (), groups)
-        for absent in spec.select.absence:
+    for name, labels in recipe.labels.items():
+        yield from _group_errors(f"labels.{name}.predict_for", labels.predict_for or (), groups)
+        for absent in labels.select.absence:
             if absent not in known:
                 yield f"labels.{name}.select.absence: no class or set {absent!r}{nearest(absent, known)}"
         tumors = set(scheme.sets.get("tumor", ()))
-        if spec.tumor_voxels and set(spec.classes) <= known and tumors & set(scheme.select(spec.classes)):
+        if labels.tumor_voxels and set(labels.classes) <= known and tumors & set(scheme.select(labels.classes)):
             yield f"labels.{name}.tumor_voxels: the label set has the tumor itself; leave it out of `classes`"
 
 
@@ -101,8 +101,8 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
         references.append((f"models.{name}.labels", spec.labels, {TRUTH: None, **recipe.labels}))
         if spec.init_from:
             references.append((f"models.{name}.init_from", spec.init_from, recipe.models))
-    for name, spec in recipe.labels.items():
-        references += [(f"labels.{name}.predict", model, recipe.models) for model in spec.predict]
+    for name, labels in recipe.labels.items():
+        references += [(f"labels.{name}.predict", model, recipe.models) for model in labels.predict]
     for number, step in enumerate(recipe.inference):
         references += [(f"inference.{number}.{step.verb}", model, recipe.models) for model in step.models]
         found = dict.fromkeys(_results_before(recipe, number))
@@ -146,6 +146,7 @@ WHAT_ELSE = {
 
 def _segmenter_errors(recipe: Recipe) -> Iterable[str]:
     """Yield a line for each place where a model that labels no voxels is asked to."""
+    places: dict[str, Iterable[str | None]]
     places = {f"labels.{name}.predict": spec.predict for name, spec in recipe.labels.items()}
     places |= {f"inference.{n}.segment": step.segment or () for n, step in enumerate(recipe.inference)}
     places |= {f"inference.{n}.compose": (step.compose or {}).values() for n, step in enumerate(recipe.inference)}
@@ -168,14 +169,14 @@ def _segmenter_errors(recipe: Recipe) -> Iterable[str]:
 def _adaptation_errors(recipe: Recipe) -> Iterable[str]:
     """Yield a line for each plan or model whose grey scale, translator or uprightness does not fit the others."""
     plans, models = recipe.plans, recipe.models
-    for name, plan in plans.items():
-        translator = models.get(plan.translate or "")
+    for name, translated in plans.items():
+        translator = models.get(translated.translate or "")
         if translator is None or translator.plan not in plans:
             continue  # said elsewhere
         if translator.trainer.kind != TRANSLATOR:
-            yield f"plans.{name}.translate: {plan.translate!r} is no translator (trainer: {{kind: translator}})"
-        elif plan.images | {"translate": None} != plans[translator.plan].images | {"translate": None}:
-            yield f"plans.{name}: spacing_mm, grey, upright must be those of {translator.plan} ({plan.translate})"
+            yield f"plans.{name}.translate: {translated.translate!r} is no translator (trainer: {{kind: translator}})"
+        elif translated.images | {"translate": None} != plans[translator.plan].images | {"translate": None}:
+            yield f"plans.{name}: spacing_mm, grey, upright must be those of {translator.plan} ({translated.translate})"
     for name, spec in models.items():
         plan = plans.get(spec.plan)
         if plan and spec.trainer.kind == TRANSLATOR and (plan.grey is None or plan.translate):

@@ -112,9 +112,8 @@ def _keys_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:
     """Return the keys that are valid at a place of ``model``, by walking the fields of nested models."""
     current: Any = model
     for part in place:
-        annotation = current.model_fields[part].annotation if isinstance(current, type) and part in getattr(
-            current, "model_fields", {}
-        ) else current  # fmt: skip
+        fields = current.model_fields if isinstance(current, type) and issubclass(current, Strict) else {}
+        annotation = fields[part].annotation if part in fields else current
         models = [a for a in _arguments(annotation) if isinstance(a, type) and issubclass(a, Strict)]
         current = models[0] if models else annotation
     return [field.alias or name for name, field in getattr(current, "model_fields", {}).items()]

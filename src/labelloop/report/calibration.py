@@ -1,5 +1,6 @@
 """Report section on calibration: how good labels are that the models agree on, asked of held-out truth."""
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,15 +42,15 @@ def calibration_of(held_out: pd.DataFrame, calibration: pd.DataFrame, scheme: Cl
     return {"rows": rows, "fewest": FEWEST, "target": first.get("target_dsc"), "confidence": first.get("confidence")}
 
 
-def _limit(limit: dict[str, Any]) -> dict[str, Any]:
+def _limit(limit: Mapping[Hashable, Any]) -> dict[str, Any]:
     keys = {"threshold": "threshold", "coverage": "coverage", "accepted_dsc": "mean_dsc", "reason": "reason"}
     return {key: limit.get(column, "" if key == "reason" else np.nan) for key, column in keys.items()}
 
 
-def _curve(name: str, color: str, agreement: np.ndarray, dsc: np.ndarray, limit: dict[str, Any]) -> Markup:
+def _curve(name: str, color: str, agreement: np.ndarray, dsc: np.ndarray, limit: Mapping[Hashable, Any]) -> Markup:
     """Draw the mean DSC of the labels accepted so far against their share, those that agree most first (percent)."""
     coverage, risk = risk_coverage(agreement, dsc)
-    lines = [Line("", color, 100 * coverage, 100 * (1 - risk))]
+    lines = [Line("", color, (100 * coverage).tolist(), (100 * (1 - risk)).tolist())]
     lines.insert(0, Line("", AXIS, [0.0, 100.0], [100 * float(dsc.mean())] * 2))
     if limit:
         lines.insert(0, Line("target", TARGET, [0.0, 100.0], [100 * limit["target_dsc"]] * 2))

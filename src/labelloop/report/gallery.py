@@ -57,7 +57,8 @@ class Atlas:
         image, drawn = read(path), read(labels)
         truth = self.truth(case) if self.truth else None
         if case in self.turned:
-            image, drawn, truth = (on_its_feet(v) if v else None for v in (image, drawn, truth))
+            image, drawn = on_its_feet(image), on_its_feet(drawn)
+            truth = on_its_feet(truth) if truth else None
         window = CT_WINDOW if modality == "CT" else None
         pictures = {
             v: case_picture(image, drawn, self.scheme, truth, window, views=(v,), panel_width=800) for v in AXES

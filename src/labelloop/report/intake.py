@@ -92,7 +92,7 @@ def _counts(table: pd.DataFrame, column: str, values: Sequence[str], scheme: Cla
     return rows
 
 
-def _grids(geometry: pd.DataFrame, cases: pd.DataFrame) -> list[dict[str, str]]:
+def _grids(geometry: pd.DataFrame, cases: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the spread of voxel sizes (mm), extents (mm) and intensities per modality."""
     known = geometry.merge(cases[["case", "modality"]], on="case", how="left")
     rows = []
@@ -183,7 +183,8 @@ def _rules(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _label_sources(provenance: pd.DataFrame) -> dict[str, int]:
     """Return how many case-class labels came from each source."""
-    return provenance.loc[provenance["step"] == "fuse", "source"].value_counts(sort=False).sort_index().to_dict()
+    counts = provenance.loc[provenance["step"] == "fuse", "source"].value_counts(sort=False).sort_index()
+    return {str(source): int(number) for source, number in counts.items()}
 
 
 def _cleaning(provenance: pd.DataFrame) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Markup]:
 
 def _embedded(results: Results, path: str) -> str | None:
     content = results.bytes(path)
-    return content and data_uri(content)
+    return data_uri(content) if content else None
 
 
 def _number(value: Any) -> float:

@@ -117,17 +117,17 @@ def _headline(
     """Return what the page says first."""
     organs, tumors = organs_of(scheme), scheme.sets.get("tumor", ())
     judged = [entry for entry in sets if entry["judged"]]
-    first, last = (scored[0], scored[-1]) if scored else (None, None)
+    ends = [scored[0], scored[-1]] if scored else []
     return {
         "cases": arrived["total"],
         "set_aside": arrived["set_aside_count"],
         "labels": judged[-1] if judged else None,
-        "student": last and last.title,
-        "teacher": first.title if first is not last else None,
-        "updates": [updates.get(scored.title) for scored in (first, last)] if last else None,
-        "test_cases": last.table["case"].nunique() if last else 0,
-        "organs": {m: [s.mean(organs, m) for s in (first, last)] for m in ("dsc", "nsd")} if last else None,
-        "tumor": {m: [s.mean(tumors, m) for s in (first, last)] for m in ("dsc", "nsd")} if last else None,
+        "student": scored[-1].title if scored else None,
+        "teacher": scored[0].title if len(scored) > 1 else None,
+        "updates": [updates.get(one.title) for one in ends] if scored else None,
+        "test_cases": scored[-1].table["case"].nunique() if scored else 0,
+        "organs": {m: [s.mean(organs, m) for s in ends] for m in ("dsc", "nsd")} if scored else None,
+        "tumor": {m: [s.mean(tumors, m) for s in ends] for m in ("dsc", "nsd")} if scored else None,
     }
 
 

@@ -8,7 +8,9 @@ lines. Equal inputs give equal bytes; how a file stores its axes does not matter
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cc3d
 import matplotlib
@@ -98,15 +100,15 @@ def case_picture(
     Raises:
         ValueError: when shapes differ, or for a view that does not exist.
     """
-    turned = [canonical(v) if v is not None else None for v in (image, labels, truth)]
-    if any(v is not None and v.array.shape != turned[0].array.shape for v in turned):
-        shapes = [v.array.shape for v in turned if v is not None]
+    image, labels, truth = canonical(image), canonical(labels), None if truth is None else canonical(truth)
+    shapes = [v.array.shape for v in (image, labels, truth) if v is not None]
+    if len(set(shapes)) > 1:
         raise ValueError(f"image, labels and truth of one picture must share their grid; shapes (z, y, x): {shapes}")
     if unknown := set(views) - set(AXES):
         raise ValueError(f"no view {sorted(unknown)}; there are {sorted(AXES)}")
     focus = scheme.sets.get("tumor", ()) if focus is None else tuple(focus)
     ids = [scheme.ids[name] for name in focus]
-    panels = _panels(*turned, ids, window, views, beside, faint_others)
+    panels = _panels(image, labels, truth, ids, window, views, beside, faint_others)
     if faint_others:
         panels = [replace(panel, strong=frozenset(ids)) for panel in panels]
     picture = _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
@@ -224,14 +226,16 @@ def _panels(
         index = int(area.argmax()) if area.any() else len(area) // 2
         gray = _hang(image.array, axis, index, box).astype(np.float32)
         gray = np.clip((gray - low) / max(float(high - low), 1e-6), 0, 1)
-        layers = [None if v is None else _hang(v.array, axis, index, box) for v in (labels, truth)]
+        drawn = _hang(labels.array, axis, index, box)
+        true = None if truth is None else _hang(truth.array, axis, index, box)
         caption = f"{view}, slice {index + 1} of {image.array.shape[axis]}"
-        shape = {"view": view, "gray": gray, "spacing": tuple(s for a, s in enumerate(spacing) if a != axis)}
-        if beside and truth is not None:
-            panels.append(Panel(**shape, caption=f"{caption} · truth", solid=layers[1], dashed=None))
-            panels.append(Panel(**shape, caption=f"{caption} · prediction", solid=layers[0], dashed=None))
+        rows_mm, columns_mm = (s for a, s in enumerate(spacing) if a != axis)
+        panel = partial(Panel, view=view, gray=gray, spacing=(rows_mm, columns_mm))
+        if beside and true is not None:
+            panels.append(panel(caption=f"{caption} · truth", solid=true, dashed=None))
+            panels.append(panel(caption=f"{caption} · prediction", solid=drawn, dashed=None))
         else:
-            panels.append(Panel(**shape, caption=caption, solid=layers[0], dashed=layers[1]))
+            panels.append(panel(caption=caption, solid=drawn, dashed=true))
     return panels
 
 
@@ -287,14 +291,15 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple
             _outline(axes, panel.solid == number, panel.spacing, size, colors[number], thick)
         elif number in colors:
             _thin_outline(axes, panel.solid == number, panel.spacing, size, colors[number])
-    for number in _ids(panel.dashed):
-        _dashes(axes, panel.dashed == number, panel.spacing, size, thick)
+    if panel.dashed is not None:
+        for number in _ids(panel.dashed):
+            _dashes(axes, panel.dashed == number, panel.spacing, size, thick)
     axes.set(xlim=(0, width), ylim=(height, 0))
     _letters(axes, panel, size, scale)
 
 
-def _ids(array: np.ndarray | None) -> list[int]:
-    return [] if array is None else [int(i) for i in np.unique(array) if i != BACKGROUND]
+def _ids(array: np.ndarray) -> list[int]:
+    return [int(i) for i in np.unique(array) if i != BACKGROUND]
 
 
 def _outline(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], color: str, thick: float) -> None:
@@ -357,6 +362,7 @@ def _letters(axes: Axes, panel: Panel, size: tuple[int, int], scale: float) -> N
     font = FontProperties(fname=str(FONT), size=points * 72 / DPI)
     large = FontProperties(fname=str(FONT), size=1.5 * points * 72 / DPI)
     edge = 0.8 * points
+    shade: dict[str, Any]
     shade = {"color": "#f4f6f8", "path_effects": [withStroke(linewidth=2.6, foreground="black", alpha=0.8)]}
     axes.text(edge, height / 2, "R", fontproperties=large, ha="left", va="center", **shade)
     axes.text(width - edge, height / 2, "L", fontproperties=large, ha="right", va="center", **shade)

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,9 @@ def _doubt(row: Mapping[str, Any]) -> tuple[int, float, str, str]:
     return -number, dice if dice == dice else 2.0, row["case"], row["class"]
 
 
-def _row(key: tuple[str, str], chosen: Mapping[str, str], fails: list[dict[str, Any]], dice: float) -> dict[str, Any]:
+def _row(
+    key: tuple[str, str], chosen: Mapping[Hashable, Any], fails: list[dict[Hashable, Any]], dice: float
+) -> dict[str, Any]:
     """Return a row of the table; ``reasons`` has a failed rule a line, then what else selection said."""
     lines = [f"{fail['rule']}: {fail['reason']}" for fail in fails]
     said = chosen["reason"] if chosen["decision"] in ("demoted", "dropped") else ""
@@ -104,36 +106,36 @@ def write_review(
     """
     shown = table.head(limit).assign(file="", image="", picture="")
     pictures.mkdir(parents=True, exist_ok=True)
-    for case, rows in shown.groupby("case", sort=True):
-        if case not in files:
-            continue
-        shown.loc[rows.index, "image"] = str(files[case].image)
-        shown.loc[rows.index, "file"] = os.path.relpath(files[case].labels, out.parent)
-        for index, png in _pictures(rows, files[case], scheme).items():
-            path = pictures / f"{rows.loc[index, 'rank']:03d}_{case}_{rows.loc[index, 'class']}.png"
+    for case in sorted(files.keys() & set(shown["case"])):
+        mine = shown["case"] == case
+        shown.loc[mine, "image"] = str(files[case].image)
+        shown.loc[mine, "file"] = os.path.relpath(files[case].labels, out.parent)
+        for rank, png in _pictures(shown[mine], files[case], scheme).items():
+            row = shown["rank"] == rank
+            path = pictures / f"{rank:03d}_{case}_{shown.loc[row, 'class'].iloc[0]}.png"
             with atomic(path) as temporary:
                 temporary.write_bytes(png)
-            shown.loc[index, "picture"] = os.path.relpath(path, out.parent)
+            shown.loc[row, "picture"] = os.path.relpath(path, out.parent)
     write_table(out, shown, "review")
     log.info("review: %d of %d doubtful labels, %d pictures", len(shown), len(table), (shown["picture"] != "").sum())
 
 
 def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict[int, bytes]:
-    """Return the picture of each row of one case by its index; none when a file is missing or unreadable."""
+    """Return the picture of each row of one case by its rank; none when a file is missing or unreadable."""
     window = CT_WINDOW if files.modality == "CT" else None
-    options = {"window": window, "faint_others": True, "panel_width": PANEL_PIXELS}
+    options: dict[str, Any] = {"window": window, "faint_others": True, "panel_width": PANEL_PIXELS}
     try:
         image, labels = (on_its_feet(v) if files.turned else v for v in map(read, (files.image, files.labels)))
         return {
-            index: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
-            for index, row in rows.iterrows()
+            row["rank"]: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
+            for row in rows.to_dict("records")
         }
     except (CaseError, OSError, RuntimeError, ValueError) as error:
         log.warning("no picture of %s: %s", rows["case"].iloc[0], error)
         return {}
 
 
-def _note(row: Mapping[str, Any]) -> list[str]:
+def _note(row: Mapping[Hashable, Any]) -> list[str]:
     """Return what is written on a picture: which label, what became of it, why it is doubted."""
     dice = row["pairwise_dice"]
     agreement = f" · agreement of the models {100 * dice:.0f} %" if dice == dice else ""

@@ -128,9 +128,13 @@ def _total(scored: Sequence[Scored], organs: Sequence[str], rows: Sequence[dict[
 def _chart(scored: Sequence[Scored], names: Sequence[str], metric: str, scheme: ClassScheme) -> Markup:
     rows = []
     for name in names:
-        models = {s.title: (100 * s.per_case([name], metric)).to_dict() for s in scored}
+        models = {s.title: _percent(s.per_case([name], metric)) for s in scored}
         rows.append((plain(name), scheme[name].color, models))
     return strips(rows, f"{metric.upper()} of every case", "%")
+
+
+def _percent(values: pd.Series) -> dict[str, float]:
+    return {str(case): 100 * value for case, value in values.items()}
 
 
 def _case_rows(scored: Sequence[Scored], organs: Sequence[str], tumors: Sequence[str]) -> list[dict[str, Any]]:
@@ -150,7 +154,7 @@ def _paired(compared: pd.DataFrame | None) -> dict[str, Any] | None:
     """Return the paired comparison of the mean organ DSC per case."""
     if compared is None or ("organ mean", "dsc") not in compared.index:
         return None
-    row = compared.loc[("organ mean", "dsc")]
+    row = compared.loc[[("organ mean", "dsc")]].iloc[0]
     if row["cases"] < FEWEST_CASES:
         return {"n": int(row["cases"]), "enough": False}
     keys = {"difference": "difference", "low": "low_95", "high": "high_95", "p": "p_wilcoxon"}

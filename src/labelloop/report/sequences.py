@@ -21,8 +21,8 @@ def about_cases(cases: pd.DataFrame) -> dict[str, str]:
     """Return sequence and patient in words, for each MR case."""
     mr = cases[cases["modality"] == "MR"]
     return {
-        row.case: ", ".join(filter(None, (row.sequence.replace("_", " "), f"patient {row.patient}")))
-        for row in mr.itertuples()
+        case: ", ".join(filter(None, (sequence.replace("_", " "), f"patient {patient}")))
+        for case, sequence, patient in zip(mr["case"], mr["sequence"], mr["patient"], strict=True)
     }
 
 
@@ -30,7 +30,8 @@ def scores_by_sequence(scored: Sequence[Scored], cases: pd.DataFrame, scheme: Cl
     """Return the mean organ DSC of each evaluated model by modality and sequence; None where no MR was scored."""
     means = [one.per_case(organs_of(scheme)) for one in scored]
     tested = {case for values in means for case in values.index}
-    kinds = {row.case: _kind(row.modality, row.sequence) for row in cases.itertuples() if row.case in tested}
+    rows = zip(cases["case"], cases["modality"], cases["sequence"], strict=True)
+    kinds = {case: _kind(modality, sequence) for case, modality, sequence in rows if case in tested}
     names = sorted({*kinds.values()}, key=lambda kind: (kind == "CT", kind))
     if not any(name.startswith("MR") for name in names):
         return None

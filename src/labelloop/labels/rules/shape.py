@@ -126,7 +126,7 @@ def _flat_end(rule: Limit, case: Case, name: str) -> Finding:
     }
     if not ends:
         raise Skip("cut by the field of view, or too small to have ends")
-    side = max(ends, key=ends.get)
+    side = max(ends, key=ends.__getitem__)
     value, limit = ends[side], rule.limit(name)
     said = f"the section at its {ENDS[side]} end is {value:.0f} % of the largest; at most {limit:g} % expected"
     return Finding(value, limit, value > limit, said)
@@ -140,7 +140,7 @@ def _extent(rule: Limit, case: Case, name: str) -> Finding:
     """Longest side, in mm, of the box around all that carries the class."""
     box = case.facts.box(name)
     sides = {axis: (box[number].stop - box[number].start) * case.facts.spacing[number] for axis, number in AXES.items()}
-    axis = max(sides, key=sides.get)
+    axis = max(sides, key=sides.__getitem__)
     value, limit = float(sides[axis]), rule.limit(name)
     return Finding(value, limit, value > limit, f"{value:.0f} mm long along {axis}; at most {limit:g} mm expected")
 
