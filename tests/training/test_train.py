@@ -56,6 +56,13 @@ def test_best_export_is_the_epoch_of_the_best_average(data, tmp_path):
     assert description["epoch"] == description["best_epoch"] == averages.index(max(averages)) + 1
 
 
+def test_best_export_is_the_last_epoch_where_none_has_a_score(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("labelloop.training.trainers.base.dice_scores", dict.fromkeys)  # no class in any patch
+    train(make_job(data, tmp_path, settings={"epochs": 2, "export": "best"}))
+    description = json.loads((tmp_path / "model.json").read_text())
+    assert (description["epoch"], description["best_epoch"]) == (2, None)
+
+
 @pytest.mark.parametrize("settings", [{"kind": "partial"}, {"kind": "partial", "merge": "max"}, {"precision": "bf16"}])
 def test_other_ways_to_train(data, tmp_path, settings):
     states = {1: LIVER_ONLY} if settings.get("kind") else {}

@@ -76,7 +76,8 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
 
 def _describe(job: TrainingJob, precision: str, progress: Progress, cases: dict[str, int]) -> dict[str, Any]:
     """Return what ``model.json`` says of a model, apart from the hash of its weights."""
-    exported = progress.best_epoch if job.settings.export == "best" else len(progress.epochs)
+    best = progress.best_epoch if job.settings.export == "best" else None
+    exported = best or len(progress.epochs)  # where no epoch had a Dice, the last was exported
     origin = described(job.init_from) if job.init_from else {}
     return {
         "name": job.name,
