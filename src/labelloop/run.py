@@ -15,6 +15,7 @@ from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
 from labelloop.errors import UserError
 from labelloop.files import digest, stamp
+from labelloop.inference.settings import Device
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
 from labelloop.tables import read_table
@@ -29,7 +30,7 @@ class RunConfig(Strict):
     recipe: str = Field("default", description="name in config/recipes, or a file")
     results: str = Field("results/run", description="folder for everything produced")
     rounds: int | None = Field(None, ge=1, description="overrides the recipe's number of rounds")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    device: Device = Field("auto", description="auto: a GPU where there is one")
     shard_size: int = Field(64, ge=1, description="cases handled by one job, at most")
     workers: int = Field(2, ge=0, description="processes that load training batches beside the training itself")
     deterministic: bool = Field(True, description="bit-identical results of equal runs; costs speed on a GPU")

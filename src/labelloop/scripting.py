@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from labelloop import heartbeat
@@ -53,11 +54,12 @@ def configure_logging(snakemake: "Snakemake") -> None:
     attempts = rule_log.with_suffix(".attempts.log")
     terminal = logging.StreamHandler()
     terminal.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == heartbeat.__name__)
-    handlers = [terminal, logging.FileHandler(rule_log), logging.FileHandler(attempts)]
+    file = logging.FileHandler(rule_log)
+    handlers: list[logging.Handler] = [terminal, file, logging.FileHandler(attempts)]
     logging.basicConfig(format=FORMAT, handlers=handlers, force=True)
     log.setLevel(logging.INFO)  # other libraries' chatter stays out
     logging.captureWarnings(True)
-    faulthandler.enable(handlers[1].stream)
+    faulthandler.enable(file.stream or terminal.stream)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda caught: _log_uncaught(caught.exc_type, caught.exc_value, caught.exc_traceback)
     _log_termination()
@@ -95,11 +97,11 @@ def standalone(rule: str, root: Path, configfile: str, **wildcards: str) -> "Sna
         return Snakemake(*parts, workflow.config, rule, None)
 
 
-def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     if issubclass(kind, UserError):  # its message says all
         log.error("%s", error)
     else:
-        log.critical("%s", kind.__name__, exc_info=(kind, error, trace))
+        log.critical("%s", kind.__name__, exc_info=error)
 
 
 def _log_termination() -> None:

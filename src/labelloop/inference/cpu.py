@@ -65,6 +65,8 @@ class OneDnnConv(nn.Module):
 
     def __init__(self, convolution: nn.Conv3d):
         super().__init__()
+        if isinstance(convolution.padding, str):
+            raise ValueError(f"padding {convolution.padding!r}: oneDNN needs numbers")
         self.weight, self.bias = convolution.weight, convolution.bias
         self._geometry = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
         self._head = set(convolution.kernel_size) == {1}

@@ -163,7 +163,8 @@ class Predictor:
         """Yield the logits [1 + classes, planes, y, x] from the first plane to the last, as they are finished."""
         s, plan = self.settings, self.plan
         image = torch.from_numpy(prepared.array).to(self._home(choice))
-        padded = [n + sum(pad) for n, pad in zip(image.shape, padding(image.shape, plan.patch), strict=True)]
+        z, y, x = (n + sum(pad) for n, pad in zip(image.shape, padding(image.shape, plan.patch), strict=True))
+        padded = (z, y, x)
         step = step_for(padded, plan.patch, s.step, s.many_windows)
         window = Window(
             plan.patch, len(self.classes) + 1, step, s.gaussian, s.mirror_axes, choice.batch, self._autocast,

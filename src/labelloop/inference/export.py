@@ -92,8 +92,8 @@ class Tally:
         for z in range(depth):  # one plane at a time: the softmax of a plane fits the cache
             plane = scores[:, z].float()
             plane = plane if self.probabilities else plane.softmax(0)
-            sure, winner = plane.max(0)
-            winner = winner.to(torch.uint8).cpu().numpy().ravel()
+            sure, best = plane.max(0)
+            winner = best.to(torch.uint8).cpu().numpy().ravel()
             self._total += np.bincount(winner, sure.double().cpu().numpy().ravel(), channels)
             self._count += np.bincount(winner, minlength=channels)
             self._largest = np.maximum(self._largest, plane.amax((1, 2)).cpu().numpy())
@@ -118,21 +118,31 @@ class _Held:
         self.scores: torch.Tensor | None = None
         self.guide: np.ndarray | None = None
 
-    def load(self, first: int, last: int) -> None:
-        """Drop the planes before ``first``, then take blocks until plane ``last - 1`` is there, or the last of all."""
-        if self.scores is not None and first > self.first:
+    def load(self, first: int, last: int) -> tuple[torch.Tensor, np.ndarray]:
+        """Drop the planes before ``first``, then take blocks until plane ``last - 1`` is there, or the last of all.
+
+        Returns:
+            Scores and guide of the planes from ``self.first`` on.
+
+        Raises:
+            RuntimeError: when there is no block at all.
+        """
+        if self.scores is not None and self.guide is not None and first > self.first:
             drop = min(first, self.end) - self.first
             self.scores, self.guide = self.scores[:, drop:], self.guide[drop:]
             self.first += drop
         while self.end < last and (block := next(self._blocks, None)) is not None:
             self._tally.add(block)
             guide = _close(block, self._tally.probabilities) if self._mode == "fast" else _tiles(block)
-            if self.scores is None or self.first == self.end:
+            if self.scores is None or self.guide is None or self.first == self.end:
                 self.scores, self.guide = block, guide
             else:
                 self.scores = torch.cat([self.scores, block], 1)
                 self.guide = np.concatenate([self.guide, guide])
             self.end += block.shape[1]
+        if self.scores is None or self.guide is None:
+            raise RuntimeError("no scores to export")
+        return self.scores, self.guide
 
 
 def export_labels(
@@ -159,16 +169,12 @@ def export_labels(
     margin = MARGIN if mode == "fast" else 0
     for slab in resampling.slabs(slab_voxels):
         first, last = resampling.axes[0].needs(*slab)
-        held.load(max(0, first - margin), min(last + margin, frame.shape[0]))
+        scores, guide = held.load(max(0, first - margin), min(last + margin, frame.shape[0]))
         local = resampling.planes(slab, held.first)
-        where = (
-            _where_it_is_close(held.guide, local, frame.shape[1])
-            if mode == "fast"
-            else _where_it_can_win(held.guide, local)
-        )
+        where = _where_it_is_close(guide, local, frame.shape[1]) if mode == "fast" else _where_it_can_win(guide, local)
         if where:
             y, x = _around(where.values())
-            winner = _largest(held.scores, local, where, (y, x)).cpu()
+            winner = _largest(scores, local, where, (y, x)).cpu()
             tally.voxels += torch.bincount(winner.ravel(), minlength=len(ids)).numpy()
             cropped[slice(*slab), slice(*y), slice(*x)] = table[winner.numpy()]
     held.load(frame.shape[0], frame.shape[0])  # planes that no voxel draws on count for the confidence all the same
@@ -208,8 +214,9 @@ def _largest(
 
 def _around(rectangles: Iterable[Rectangle]) -> Rectangle:
     """Return the smallest rectangle around all ``rectangles``."""
-    y, x = zip(*rectangles, strict=True)
-    return tuple((min(start for start, _ in parts), max(stop for _, stop in parts)) for parts in (y, x))
+    sides = zip(*rectangles, strict=True)
+    y, x = ((min(start for start, _ in parts), max(stop for _, stop in parts)) for parts in sides)
+    return y, x
 
 
 def _close(scores: torch.Tensor, probabilities: bool) -> np.ndarray:
@@ -225,7 +232,7 @@ def _close(scores: torch.Tensor, probabilities: bool) -> np.ndarray:
 def _where_it_is_close(close: np.ndarray, slab: Resampling, rows: int) -> dict[int, Rectangle]:
     """Return, per foreground channel that is :func:`_close` to winning near ``slab``, its rectangle plus a margin."""
     first, last = slab.axes[0].needs(0, len(slab.axes[0]))
-    seen = close[max(0, first - MARGIN) : last + MARGIN].any(0)
+    seen = np.any(close[max(0, first - MARGIN) : last + MARGIN], 0)
     result = {}
     for channel in range(1, len(seen)):
         parts = zip(slab.axes[1:], (seen[channel, :rows], seen[channel, rows:]), strict=True)

@@ -14,6 +14,7 @@ from labelloop.inference.budget import Budget
 from labelloop.inference.reading import Case, find_cases
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
+from labelloop.inference.steps import InferenceStep
 from labelloop.shards import Ledger
 from labelloop.tables import write_table
 from labelloop.volume import Volume
@@ -27,7 +28,7 @@ def infer(
     model_folders: Path | Sequence[Path] | Mapping[str, Path],
     out: Path,
     *,
-    steps: Sequence[Mapping] | None = None,
+    steps: Sequence[Mapping | InferenceStep] | None = None,
     scheme: ClassScheme | None = None,
     settings: Settings | None = None,
     device: str = "auto",
@@ -69,7 +70,7 @@ def infer(
     options = Options(
         read_ahead=budget.max_ram_mb is None,
         previews=out / "previews" if preview else None,
-        draw=partial(_picture, scheme),
+        draw=partial(_picture, scheme) if scheme else None,
         progress=progress and sys.stderr.isatty(),
     )
     with counted("case", len(cases)):
@@ -86,7 +87,7 @@ def infer(
 
 def _load_models(
     folders: Mapping[str, Path],
-    steps: Sequence[Mapping] | None,
+    steps: Sequence[Mapping | InferenceStep] | None,
     scheme: ClassScheme | None,
     settings: Settings | None,
     device: str,
@@ -96,7 +97,7 @@ def _load_models(
 
     models = {name: load_model(folder, device, settings, budget) for name, folder in folders.items()}
     chain = Chain(steps or [{"segment": list(models)}], models, scheme)
-    return next(iter(models.values())) if steps is None and len(models) == 1 else chain
+    return chain.predictor(next(iter(models))) if steps is None and len(models) == 1 else chain
 
 
 def _picture(scheme: ClassScheme, case: Case, image: Volume, labels: Volume) -> bytes:

@@ -30,7 +30,7 @@ def span(found: np.ndarray, spacing_mm: float = 1.0, gap_mm: float | None = None
     if not len(places):
         return None
     between = (np.diff(places) - 1) * spacing_mm
-    breaks = np.flatnonzero(between > gap_mm) + 1 if gap_mm is not None else []
+    breaks = np.flatnonzero(between > gap_mm) + 1 if gap_mm is not None else np.empty(0, int)
     parts = [(int(part[0]), int(part[-1]) + 1) for part in np.split(places, breaks)]
     return max(parts, key=lambda part: part[1] - part[0])
 
@@ -46,12 +46,12 @@ def box_of_mask(mask: np.ndarray, spacing_zyx: tuple[float, float, float], step:
 
     With ``axes: z`` the box is as wide and deep as the mask's array.
     """
-    z = span(mask.any((1, 2)), spacing_zyx[0], step.gap_mm)
-    if z is None:
+    z = span(np.any(mask, (1, 2)), spacing_zyx[0], step.gap_mm)
+    inside = mask[slice(*z)] if z else mask[:0]
+    y, x = span(np.any(inside, (0, 2))), span(np.any(inside, (0, 1)))
+    if z is None or y is None or x is None:
         return None
-    inside = mask[slice(*z)]
-    found = [z, span(inside.any((0, 2))), span(inside.any((0, 1)))]
-    parts = zip(found, spacing_zyx, mask.shape, strict=True)
+    parts = zip((z, y, x), spacing_zyx, mask.shape, strict=True)
     box = [grown(part, step.margin_mm, spacing, size) for part, spacing, size in parts]
     return (box[0], box[1], box[2]) if step.axes == "all" else (box[0], (0, mask.shape[1]), (0, mask.shape[2]))
 
@@ -85,9 +85,9 @@ def part_of(volume: Volume, box: Box) -> Volume:
     grid = volume.geometry
     start = np.array([part[0] for part in reversed(box)]) * np.asarray(grid.spacing)  # x, y, z
     origin = np.asarray(grid.origin) + np.asarray(grid.direction).reshape(3, 3) @ start
-    size = tuple(stop - begin for begin, stop in reversed(box))
+    x, y, z = (stop - begin for begin, stop in reversed(box))
     array = volume.array[tuple(slice(*part) for part in box)]
-    return Volume(array, replace(grid, size=size, origin=tuple(origin.tolist())))
+    return Volume(array, replace(grid, size=(x, y, z), origin=tuple(origin.tolist())))
 
 
 def in_whole(box: Box, part: Box) -> Box:

@@ -21,8 +21,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 
 from labelloop.classes import ClassScheme
@@ -55,13 +57,20 @@ class State:
     volume: Volume
     modality: str
     results: dict[str, Prediction] = field(default_factory=dict)
-    latest: Prediction | None = None
+    last: Prediction | None = None
     prepared: dict[str, Prepared] = field(default_factory=dict)
     box: Box | None = None
     whole: Volume = field(init=False)
 
     def __post_init__(self):
         self.whole = self.volume
+
+    @property
+    def latest(self) -> Prediction:
+        """The result of the last step that left one. Raises UserError when none has."""
+        if self.last is None:
+            raise UserError("inference: nothing has been segmented")
+        return self.last
 
     def narrow(self, box: Box) -> None:
         """Let later steps see only what lies in ``box`` of the whole image's canonical grid."""
@@ -128,11 +137,18 @@ class Chain:
             STEPS[step.verb](self, state, step)
         return state.latest
 
+    def predictor(self, name: str) -> Predictor:
+        """Return a model that segments. Raises UserError for one that can only locate."""
+        model = self.models[name]
+        if isinstance(model, SliceClassifier):
+            raise UserError(f"inference: {name} is a slice classifier; it can only locate")
+        return model
+
     def ids(self, names: str | Sequence[str]) -> list[int]:
         """Return the ids of classes or class sets that the models of this chain know."""
         wanted = [names] if isinstance(names, str) else list(names)
         if self.scheme is not None:
-            wanted = self.scheme.select(wanted)
+            wanted = list(self.scheme.select(wanted))
         elif unknown := [n for n in wanted if n not in self.class_ids]:
             raise UserError(f"inference: no class named {', '.join(unknown)}; known: {', '.join(self.class_ids)}")
         return [self.class_ids[n] for n in wanted if n in self.class_ids]
@@ -205,7 +221,7 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
         return first.predict_prepared(_prepared(state, first), state.volume.array.itemsize)
     alike = all(p.plan == first.plan and p.class_ids == first.class_ids for p in predictors)
     singles: list[Prediction] = []
-    total = None
+    total: torch.Tensor | None = None
     for predictor in predictors:
         scores = predictor.logits(_prepared(state, predictor))
         if union_ids or not alike:  # what this model says alone
@@ -213,7 +229,7 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
         if alike:
             scores = softmax_(scores).to(first.device)
             total = scores if total is None else total.add_(scores)
-    if alike:
+    if total is not None:
         result = _finish(total.div_(len(predictors)), state, first, probabilities=True)
     else:
         known = [list(p.class_ids.values()) for p in predictors]
@@ -238,13 +254,13 @@ def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources:
 
 def _segment_step(chain: Chain, state: State, step: InferenceStep) -> None:
     union_ids = [value for name in step.merge for value in chain.ids(name)]
-    found = segment([_with_options(chain.models[n], step) for n in step.segment], state, union_ids)
-    state.latest = state.on_whole(found)
-    state.results |= dict.fromkeys([*step.segment, *([step.result] if step.result else [])], state.latest)
+    found = segment([_with_options(chain.predictor(n), step) for n in step.models], state, union_ids)
+    state.last = state.on_whole(found)
+    state.results |= dict.fromkeys([*step.models, *([step.result] if step.result else [])], state.last)
 
 
 def _with_options(predictor: Predictor, step: InferenceStep) -> Predictor:
-    changes = {} if step.step is None else {"step": step.step}
+    changes: dict[str, Any] = {} if step.step is None else {"step": step.step}
     if step.mirror is not None:
         changes["mirror_axes"] = predictor.model.mirror_axes if step.mirror else ()
     return predictor.with_settings(**changes) if changes else predictor
@@ -252,7 +268,7 @@ def _with_options(predictor: Predictor, step: InferenceStep) -> Predictor:
 
 def _locate_step(chain: Chain, state: State, step: InferenceStep) -> None:
     """Narrow what later steps see. Where nothing is found, they see what they would have seen without this step."""
-    name, height = step.locate, height_mm(state.whole)
+    (name,), height = step.models, height_mm(state.whole)
     if height < step.from_mm:
         log.info("locate by %s: not needed, the image is only %.0f mm high", name, height)
         return
@@ -275,37 +291,40 @@ def _box_by_slices(model: SliceClassifier, state: State, step: InferenceStep) ->
 
 def _box_by_labels(chain: Chain, state: State, step: InferenceStep) -> Box | None:
     """Return the box of what a segmenter found, which is run now unless an earlier step did."""
-    if step.locate not in state.results:
-        state.results[step.locate] = state.latest = state.on_whole(segment([chain.models[step.locate]], state))
-    known = chain.models[step.locate].class_ids.values()
+    (name,) = step.models
+    if name not in state.results:
+        state.results[name] = state.last = state.on_whole(segment([chain.predictor(name)], state))
+    known = chain.models[name].class_ids.values()
     wanted = [i for i in (chain.ids(step.classes) if step.classes else known) if i in known]
-    labels = canonical(Volume(state.results[step.locate].labels, state.whole.geometry))
+    labels = canonical(Volume(state.results[name].labels, state.whole.geometry))
     return box_of_mask(np.isin(labels.array, wanted), labels.geometry.spacing_zyx, step)
 
 
 def _compose_step(chain: Chain, state: State, step: InferenceStep) -> None:
-    named = [(state.results[result], chain.ids(classes)) for classes, result in step.compose.items()]
+    named = [(state.results[result], chain.ids(classes)) for classes, result in (step.compose or {}).items()]
     labels = compose([(prediction.labels, ids) for prediction, ids in named])
     by_class: list[Prediction] = []  # per part, only the rows of the classes it contributes
     for prediction, ids in named:
         rows = [r for r in prediction.rows if chain.class_ids[r["class"]] in ids]
         by_class.append(Prediction(prediction.labels, rows))
     used = {name: i for name, i in chain.class_ids.items() if any(i in ids for _, ids in named)}
-    state.latest = recount(labels, used, state.whole, by_class)
+    state.last = recount(labels, used, state.whole, by_class)
 
 
 def _keep_largest_step(chain: Chain, state: State, step: InferenceStep) -> None:
     labels = state.latest.labels
-    if step.near:
+    if step.near and step.within_z_mm:
         turned = canonical(Volume(labels, state.whole.geometry))
         near, height = chain.ids(step.near), turned.geometry.spacing_zyx[0]
         labels = restore(drop_far(turned.array, height, near, step.within_z_mm), state.whole.geometry)
-    _replace_latest(chain, state, keep_largest(labels, chain.ids(step.keep_largest)))
+    _replace_latest(chain, state, keep_largest(labels, chain.ids(step.keep_largest or ())))
 
 
 def _clean_step(chain: Chain, state: State, step: InferenceStep) -> None:
+    if chain.scheme is None:
+        raise UserError("inference: clean needs a class scheme")
     turned = canonical(Volume(state.latest.labels, state.whole.geometry))
-    cleaned, rows = clean(turned.array, turned.geometry, step.clean, chain.scheme)
+    cleaned, rows = clean(turned.array, turned.geometry, step.clean or (), chain.scheme)
     for row in rows:
         if row["voxels_changed"]:
             log.info("%s: %d voxels of %s removed", row["step"], row["voxels_changed"], row["class"])
@@ -316,8 +335,8 @@ def _replace_latest(chain: Chain, state: State, labels: np.ndarray) -> None:
     """Put ``labels`` in the place of the latest result, also where it is filed."""
     before = state.latest
     ids = {r["class"]: chain.class_ids[r["class"]] for r in before.rows}
-    state.latest = recount(labels, ids, state.whole, [before])
-    state.results = {name: state.latest if old is before else old for name, old in state.results.items()}
+    after = state.last = recount(labels, ids, state.whole, [before])
+    state.results = {name: after if old is before else old for name, old in state.results.items()}
 
 
 STEPS: dict[str, Callable[[Chain, State, InferenceStep], None]] = {

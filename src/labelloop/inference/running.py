@@ -182,8 +182,8 @@ class _Reader:
 
     def __iter__(self) -> Iterator[_Item]:
         coming, self._first = self._first, None
-        for i in range(len(self._cases)):
-            item = (coming or self._submit(i)).result()
+        for i, case in enumerate(self._cases):
+            item = (coming or self._pool.submit(self._load, case)).result()
             coming = self._submit(i + 1) if self._ahead else None
             yield item
             del item
@@ -244,10 +244,10 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
     if torch is not None and (lost := _lost_gpu()):
         result.error = NotTriedError(f"an earlier case has cost this process its GPU: {lost}")
         return result
-    cuda = torch is not None and torch.cuda.is_available()
+    cuda = torch.cuda if torch is not None and torch.cuda.is_available() else None
     if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    with _gpu_meter(cuda) as meter, collected() as work:
+        cuda.reset_peak_memory_stats()
+    with _gpu_meter(cuda is not None) as meter, collected() as work:
         try:
             result.volume = _standing(item.case, item.volume, segmenter)
             result.prediction = segmenter.predict(result.volume, item.case.modality)
@@ -258,7 +258,7 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
     result.seconds |= work.seconds
     usage = meter.usage() if meter else None
     result.cost = {
-        "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0,
+        "peak_gpu_mb": cuda.max_memory_allocated() / 2**20 if cuda else 0.0,
         "parameters": work.parameters,
         "gmacs": work.macs / 1e9,
         "area_gpu_mb_s": usage.area_gpu_mb_s if usage else None,
@@ -308,15 +308,17 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
     def work() -> tuple[Path, dict]:
         if result.error is not None:
             raise result.error
+        prediction, volume, stored = result.prediction, result.volume, result.stored
+        if prediction is None or volume is None or stored is None:
+            raise RuntimeError(f"{case.case}: neither a label map nor an error")
         start = time.perf_counter()
         path = ledger.folder / f"{case.case}.nii.gz"
-        write(path, result.prediction.labels, result.stored)
+        write(path, prediction.labels, stored)
         seconds = result.seconds | {"write": time.perf_counter() - start}
-        if options.previews:
-            _draw(case, result.volume, result.prediction.labels, options)
+        _draw(case, volume, prediction.labels, options)
         log.info("%s: %s", case.case, ", ".join(f"{s} {seconds[s]:.1f} s" for s in STAGES if s in seconds))
         return path, {
-            "rows": result.prediction.rows,
+            "rows": prediction.rows,
             "runtime_s": sum(seconds.values()),
             "seconds": seconds,
             **result.cost,
@@ -327,8 +329,9 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
 
 
 def _draw(case: Case, volume: Volume, labels: "np.ndarray", options: Options) -> None:
-    with atomic(options.previews / f"{case.case}.png") as temporary:
-        temporary.write_bytes(options.draw(case, volume, Volume(labels, volume.geometry)))
+    if options.previews and options.draw:
+        with atomic(options.previews / f"{case.case}.png") as temporary:
+            temporary.write_bytes(options.draw(case, volume, Volume(labels, volume.geometry)))
 
 
 def _draw_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:

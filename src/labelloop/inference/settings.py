@@ -7,6 +7,7 @@ from pydantic import Field
 from labelloop.classes import Names, Strict
 
 Mode = Literal["exact", "fast"]
+Device = Literal["auto", "cpu", "cuda"]
 ENGINE_VERSION = 6
 """Raised when the answers change, so that Snakemake runs its jobs and ledgers do their cases anew."""
 

@@ -99,7 +99,8 @@ class Counted:
     """A network whose work is noted when somebody collects. Passes of one shape are alike; the first is counted."""
 
     def __init__(self, network: "nn.Module"):
-        self._network, self._macs = network, {}
+        self._network = network
+        self._macs: dict[tuple[int, ...], int] = {}
 
     def __call__(self, x: "Tensor") -> "Tensor":
         work = _work.get()

@@ -137,7 +137,7 @@ def _send(walk: Walk, views: list[torch.Tensor]) -> tuple[list[Position], bool]:
         return [], False
 
 
-def _inside(block: tuple[int, torch.Tensor], inner: tuple[slice, slice, slice]) -> Iterator[torch.Tensor]:
+def _inside(block: tuple[int, torch.Tensor], inner: tuple[slice, ...]) -> Iterator[torch.Tensor]:
     """Yield what of a block of the padded image lies in the image, if anything."""
     start, logits = block
     z, y, x = inner

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from labelloop.annotation import UNKNOWN
 from labelloop.errors import UserError
 from labelloop.files import digest
+from labelloop.inference.settings import Device
 from labelloop.plans import Plan
 from labelloop.training.settings import TRAINING_VERSION, TrainerSettings
 
@@ -78,7 +79,7 @@ class TrainingJob:
     classes: tuple[str, ...]
     class_ids: dict[str, int]
     settings: TrainerSettings
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     deterministic: bool = False
     workers: int = 1
     init_from: Path | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from labelloop.adapt.translate import BLACK
 from labelloop.errors import UserError
 from labelloop.files import atomic, digest, sha256, write_json, write_text
 from labelloop.heartbeat import counted
+from labelloop.inference.settings import Device
 from labelloop.plans import Plan
 from labelloop.tables import write_table
 from labelloop.training.cpu import by_onednn
@@ -70,7 +71,7 @@ class TranslatorJob:
     ct: tuple[GreyCase, ...]
     mr: tuple[GreyCase, ...]
     settings: TranslatorSettings
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     deterministic: bool = False
 
     @property
@@ -257,8 +258,8 @@ class TranslatorTraining:
     def _patch(self, look: str, rng: np.random.Generator) -> torch.Tensor:
         """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
         images, size = self._images[look], self.settings.patch
-        array, box = images[int(rng.integers(len(images)))]
-        box = box or [(0, n) for n in array.shape[1:]]
+        array, inside = images[int(rng.integers(len(images)))]
+        box = inside or tuple((0, n) for n in array.shape[1:])
         starts = [low + int(rng.integers(max(1, high - low - p + 1))) for (low, high), p in zip(box, size, strict=True)]
         stops = [min(start + p, high) for start, p, (_, high) in zip(starts, size, box, strict=True)]
         part = array[0, *(slice(*ends) for ends in zip(starts, stops, strict=True))]
