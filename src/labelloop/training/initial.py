@@ -31,7 +31,7 @@ def start_from(network: nn.Module, folder: Path, classes: tuple[str, ...], bias:
         raise UserError(f"init_from: {weights} is not the file that {folder / 'model.json'} describes")
     theirs = tuple(description["classes"])
     other = _network_of(description, weights)
-    heads = {id(p) for layer in network.decoder.seg_layers for p in layer.parameters()}
+    heads = {id(p) for p in network.get_submodule("decoder.seg_layers").parameters()}
     body = [(n, p) for n, p in network.named_parameters() if id(p) not in heads]
     sources = dict(other.named_parameters())  # each tensor once: the encoder's also go by a name in the decoder
     misfits = [name for name, p in body if name not in sources or sources[name].shape != p.shape]
@@ -43,7 +43,8 @@ def start_from(network: nn.Module, folder: Path, classes: tuple[str, ...], bias:
     with torch.no_grad():
         for name, parameter in body:
             parameter.copy_(sources[name])
-        for layer, source in zip(network.decoder.seg_layers, other.decoder.seg_layers, strict=True):
+        layers, origins = (n.get_submodule("decoder.seg_layers").children() for n in (network, other))
+        for layer, source in zip(layers, origins, strict=True):
             _copy_rows(layer, source, classes, theirs, bias)
     kept = [name for name in classes if name in theirs]
     log.info(
@@ -64,11 +65,12 @@ def _network_of(description: dict, weights: Path) -> nn.Module:
 def _copy_rows(
     layer: nn.Module, source: nn.Module, classes: tuple[str, ...], theirs: tuple[str, ...], bias: float
 ) -> None:
-    layer.weight.zero_()
-    layer.bias.fill_(bias)
+    layer.get_parameter("weight").zero_()
+    layer.get_parameter("bias").fill_(bias)
     rows = {0: 0} | {i: theirs.index(name) + 1 for i, name in enumerate(classes, start=1) if name in theirs}
     for row, origin in rows.items():
-        layer.weight[row], layer.bias[row] = source.weight[origin], source.bias[origin]
+        for name in ("weight", "bias"):
+            layer.get_parameter(name)[row] = source.get_parameter(name)[origin]
 
 
 def _list(names: list[str]) -> str:

@@ -7,7 +7,7 @@ iteration). Any number of workers gives the same batches, and a resumed training
 
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ class PreparedDataset(nnUNetBaseDataset):
         self._labels, self._cases, self._margin = Path(labels), dict(cases), margin
         self._levels: dict[str, tuple[int, int]] = {}
 
-    def load_case(self, identifier: str) -> tuple[Any, MappedLabel, None, dict[str, Any]]:
+    def load_case(self, identifier: str) -> tuple[Any, MappedLabel | Levels, None, dict[str, Any]]:
         """Return image [1, z, y, x], label of channels [1, z, y, x], None, and the properties of a case, unread."""
         channels = self._cases[str(identifier)]
         image = open_image(Path(self.source_folder) / f"{identifier}{SUFFIX}")
@@ -128,7 +128,7 @@ class NumberedBatches(torch.utils.data.Dataset):
 
 def iterate(
     loaders: Mapping[str, nnUNetDataLoader], draws: Sequence[Draw], seed: int, workers: int, pin_memory: bool = False
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield the batches of ``draws`` in order; one pool of workers makes them ahead, across epochs and streams."""
     loader = torch.utils.data.DataLoader(
         NumberedBatches(loaders, seed),

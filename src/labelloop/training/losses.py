@@ -7,6 +7,8 @@ semi-supervised trainer (luckieucas/FLARE23, ``merge_prediction_max``).
 """
 
 import math
+from functools import reduce
+from operator import add
 from typing import Literal
 
 import torch
@@ -84,13 +86,15 @@ class LossTerms:
     def __init__(self, loss: nn.Module, weights: tuple[float, ...] = (1.0,)):
         self._weights = weights
         self._values: dict[str, list[Tensor]] = {"dice": [], "cross_entropy": []}
-        for name, term in (("dice", loss.dc), ("cross_entropy", loss.ce)):
-            term.register_forward_hook(lambda _module, _inputs, value, name=name: self._add(name, value))
+        for name, term in (("dice", "dc"), ("cross_entropy", "ce")):
+            loss.get_submodule(term).register_forward_hook(
+                lambda _module, _inputs, value, name=name: self._add(name, value)
+            )
 
     def take(self) -> dict[str, Tensor]:
         """Return the weighted terms since the last call, and forget them."""
         result = {
-            name: sum(weight * value for weight, value in zip(self._weights, values, strict=True))
+            name: reduce(add, (weight * value for weight, value in zip(self._weights, values, strict=True)))
             for name, values in self._values.items()
         }
         for values in self._values.values():

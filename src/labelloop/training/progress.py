@@ -32,7 +32,7 @@ class Progress:
         """
         known = [value for value in dice.values() if value is not None]
         mean = sum(known) / len(known) if known else None
-        average = self.epochs[-1]["dice_average"] if self.epochs else None
+        average: float | None = self.epochs[-1]["dice_average"] if self.epochs else None
         if mean is not None:
             average = mean if average is None else SMOOTHING * average + (1 - SMOOTHING) * mean
         number = len(self.epochs) + 1
@@ -47,7 +47,8 @@ class Progress:
                 "dice_average": average,
             }
         )
-        better = mean is not None and (self.best_average is None or average > self.best_average)
+        new = average if mean is not None else None
+        better = new is not None and (self.best_average is None or new > self.best_average)
         if better:
             self.best_epoch, self.best_average = number, average
         return better

@@ -1,6 +1,7 @@
 """Which cases make a batch, and where in a case a patch lies: nnU-Net's loader with rules of our own."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Loader(nnUNetDataLoader):
         transforms: Callable[..., dict[str, Any]],
         **options,
     ):
-        super().__init__(*args, transforms=self._paste_and_augment if paste else transforms, **options)
+        super().__init__(*args, transforms=partial(self._paste_and_augment, paste) if paste else transforms, **options)
         self._choose, self._favored, self._paste, self._augment = choose, favored, paste, transforms
         self._chosen: list[str] = []
         self._pasted: list[list[str]] = []
@@ -75,7 +76,7 @@ class Loader(nnUNetDataLoader):
         batch = super().generate_train_batch()
         return batch | {"pasted": self._pasted} if self._paste else batch
 
-    def _paste_and_augment(self, image, segmentation) -> dict[str, Any]:
+    def _paste_and_augment(self, paste: Paster, image, segmentation) -> dict[str, Any]:
         case = str(self._chosen[len(self._pasted)])
-        self._pasted.append(self._paste(case, image[0].numpy(), segmentation[0].numpy()))
+        self._pasted.append(paste(case, image[0].numpy(), segmentation[0].numpy()))
         return self._augment(image=image, segmentation=segmentation)

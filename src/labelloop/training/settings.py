@@ -1,6 +1,6 @@
 """What a recipe may set for a training. Imports nothing heavy: the Snakefile validates recipes with it."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,7 @@ from labelloop.classes import Names, Strict
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
 
+Own = TypeVar("Own", bound=Strict)
 TRAINING_VERSION, TRANSLATOR_VERSION = 3, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Axis = Literal["z", "y", "x"]
@@ -174,6 +175,13 @@ class TrainerSettings(Strict):
     translator: TranslatorSettings | None = None
     new_class_bias: float | None = None
     crop_z_mm: float | None = Field(None, ge=0)
+
+    def own(self, kind: type[Own]) -> Own:
+        """Return the trainer's own group of settings, which is of this kind."""
+        group = getattr(self, OWN.get(self.kind, ""), None)
+        if not isinstance(group, kind):
+            raise TypeError(f"the trainer {self.kind} has no {kind.__name__}")
+        return group
 
     @model_validator(mode="before")
     @classmethod

@@ -67,7 +67,7 @@ class SliceTraining:
     """The training of a slice classifier in progress."""
 
     def __init__(self, job: TrainingJob):
-        self.job, self.settings, self.view = job, job.settings, job.settings.slices
+        self.job, self.settings, self.view = job, job.settings, job.settings.own(Slices)
         self.device = resolve_device(job.device)
         kept = usable_cases(job, SupervisedTrainer.why_not, SupervisedTrainer.SPLITS)
         self.cases = {split: [SlicedCase(c, self._positive(c)) for c in cases] for split, cases in kept.items()}
@@ -197,7 +197,7 @@ class SliceTraining:
 
     def _positive(self, case: TrainingCase) -> np.ndarray:
         label = open_label(self.job.labels / f"{case.case}{SUFFIX}").array[0]
-        return np.isin(label, [self.job.class_ids[name] for name in self.job.classes]).any((1, 2))
+        return np.any(np.isin(label, [self.job.class_ids[name] for name in self.job.classes]), (1, 2))
 
     def _image(self, case: TrainingCase):
         return open_image(self.job.images / f"{case.case}{SUFFIX}")

@@ -77,7 +77,8 @@ class Adapter(nnUNetTrainer):
 
     def compiled(self, network: torch.nn.Module) -> torch.nn.Module:
         """Return the network compiled, where nnU-Net would."""
-        return torch.compile(network) if self._do_i_compile() else network
+        # type: torch's stub says that a function comes back; of a module, a module does
+        return torch.compile(network) if self._do_i_compile() else network  # type: ignore[return-value]
 
     # --- what differs from nnU-Net's methods of the same name
 

@@ -10,6 +10,7 @@ from labelloop.training.job import TrainingCase
 from labelloop.training.loading import seed_of, set_random_state
 from labelloop.training.losses import ramp_up
 from labelloop.training.progress import Progress
+from labelloop.training.settings import CrossPseudo
 from labelloop.training.trainers.adapter import bare
 from labelloop.training.trainers.base import Contender
 from labelloop.training.trainers.semi import SemiSupervisedTrainer
@@ -24,7 +25,7 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
     """
 
     def is_labeled(self, case: TrainingCase) -> bool:
-        if self.job.settings.cross.partly_labeled == "unlabeled":
+        if self.job.settings.own(CrossPseudo).partly_labeled == "unlabeled":
             return not case.unknown(self.job.classes)
         return super().is_labeled(case)
 
@@ -37,7 +38,7 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
     def training_loss(
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings = self.job.settings.cross
+        settings = self.job.settings.own(CrossPseudo)
         weight = settings.weight * ramp_up(self.epoch, self.num_epochs, settings.ramp)
         logits = [self.logits_of(network, data) for network in self.trained]
         nothing = [torch.zeros_like(rows) for rows in unknown]

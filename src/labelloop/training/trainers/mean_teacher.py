@@ -8,6 +8,7 @@ from torch import Tensor
 
 from labelloop.training.loading import seed_of
 from labelloop.training.losses import ramp_up
+from labelloop.training.settings import MeanTeacher
 from labelloop.training.trainers.adapter import bare
 from labelloop.training.trainers.base import Contender
 from labelloop.training.trainers.semi import SemiSupervisedTrainer
@@ -29,7 +30,7 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
     def training_loss(
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings = self.job.settings.mean_teacher
+        settings = self.job.settings.own(MeanTeacher)
         logits = self.logits_of(self.network, data)
         loss, terms = self.supervised_loss(logits, targets, unknown)
         compared = data[self.labeled if settings.on == "unlabeled" else 0 :]
@@ -45,9 +46,10 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take one optimizer step and let the teacher follow: by 1 - min(1 - 1 / (t + 1), decay) of the way."""
         losses = super().train_step(batch)
-        past = min(1 - 1 / (self.step + 1), self.job.settings.mean_teacher.decay)
+        past = min(1 - 1 / (self.step + 1), self.job.settings.own(MeanTeacher).decay)
         with torch.no_grad():
-            ours, students = list(bare(self.teacher).parameters()), list(bare(self.network).parameters())
+            ours: list[Tensor] = list(bare(self.teacher).parameters())
+            students: list[Tensor] = list(bare(self.network).parameters())
             torch._foreach_lerp_(ours, students, 1 - past)
         self.step += 1
         return losses
@@ -65,7 +67,7 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
 
     def _noise(self, data: Tensor) -> Tensor:
         """Return the noise of this step; it follows from the seed and the step's number alone."""
-        settings = self.job.settings.mean_teacher
+        settings = self.job.settings.own(MeanTeacher)
         generator = torch.Generator(self.device).manual_seed(seed_of(self.job.settings.seed, "noise", self.step))
         noise = torch.randn(data.shape, generator=generator, device=self.device)
         return (settings.noise * noise).clamp(-settings.noise_limit, settings.noise_limit)

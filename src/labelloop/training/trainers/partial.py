@@ -13,6 +13,7 @@ from labelloop.training.cutmix import Paster, Stored, split_regions
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.losses import PartialLabelLoss
 from labelloop.training.sampling import Chooser, one_type
+from labelloop.training.settings import CutMix
 from labelloop.training.trainers.base import Trainer
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class PartialTrainer(Trainer):
 
     def initialize(self) -> None:
         """Build network, optimizer and loss, and find the objects to paste."""
-        self._paster = self._new_paster() if self.job.settings.cutmix else None
+        self._paster = self._new_paster(self.job.settings.cutmix) if self.job.settings.cutmix else None
         super().initialize()
 
     def _build_loss(self):
@@ -90,8 +91,8 @@ class PartialTrainer(Trainer):
             rows.append(torch.stack(own + own[:1] * (most - len(sources))))
         return torch.stack(rows)
 
-    def _new_paster(self) -> Paster:
-        settings, job = self.job.settings.cutmix, self.job
+    def _new_paster(self, settings: CutMix) -> Paster:
+        job = self.job
         if settings.name not in job.classes or not job.tumors:
             what = "class" if job.tumors else "bank of objects for its class"
             raise UserError(f"model {job.name}: cutmix: the model has no {what} {settings.name!r}")
