@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.adapt.settings import UPRIGHT_BY
+from labelloop.adapt.settings import UPRIGHT_BY, TranslatorSettings
 from labelloop.cases import Case
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.files import atomic, digest
+from labelloop.inference.settings import Device
 from labelloop.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.shards import Ledger
@@ -89,7 +90,7 @@ def train_translator(
     shards: Sequence[str],
     results: Path,
     images: Path,
-    device: str,
+    device: Device,
     deterministic: bool,
 ) -> None:
     """Train a translator on prepared images: CT to the look of MR.
@@ -107,9 +108,11 @@ def train_translator(
     files = Files([images / "shards" / f"{shard}.csv" for shard in shards], "prepared_image")
     usable = in_groups(surveyed(rows, results / "survey", shards), model.cases, load_classes(classes), groups)
     cases = {item.id: item for item in usable if item.id in files}
-    settings, boxes = model.trainer.translator, dict.fromkeys(cases)
+    settings = model.trainer.own(TranslatorSettings)
+    boxes: dict[str, tuple[tuple[int, int], ...] | None] = dict.fromkeys(cases)
     if settings.reference:
-        boxes = aligned(cases, settings.reference, files, prepared_by, results / "models" / name / "aligned")
+        found = aligned(cases, settings.reference, files, prepared_by, results / "models" / name / "aligned")
+        boxes = dict(found.items())
     looks = {
         look: tuple(
             GreyCase(case, files.path(case), files.key(case), box)

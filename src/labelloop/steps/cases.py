@@ -28,7 +28,9 @@ def survey(rows: Rows, classes: str, shard: str, out: Path, tested: Sequence[str
     Args:
         tested: geometry tables of test cases; cases with an image of theirs are set aside.
     """
-    contents = {row.image_sha256: row.case for path in tested for row in read_table(path, "geometry").itertuples()}
+    contents: dict[str, str] = {}
+    for table in (read_table(path, "geometry") for path in tested):
+        contents |= zip(table["image_sha256"], table["case"], strict=True)
     survey_shard(as_cases(rows), load_classes(classes), out / shard, contents)
 
 
@@ -78,19 +80,19 @@ def prepare(
     from labelloop.training.prepared import write_image_array
 
     settings = Plan.model_validate(plan)
-    look = _Look(translator, device) if translator else None
+    translating = _Look(translator, device) if translator else None
     ledger = Ledger(out, shard)
     for item in surveyed(rows, survey_folder, [shard]):
-        translated = look is not None and item.case.modality == "CT"
+        look = translating if item.case.modality == "CT" else None
 
-        def work(item=item, translated=translated):
+        def work(item=item, look=look):
             prepared = prepare_image(item.image(), settings, item.case.modality)
             path = out / f"{item.id}.b2nd"
-            array = look.of_mr(prepared.array) if translated else prepared.array
+            array = look.of_mr(prepared.array) if look else prepared.array
             write_image_array(path, array, prepared.frame.as_dict())
             return path, {}
 
-        made_by = [look.key] if translated else []
+        made_by = [look.key] if look else []
         key = digest([version, item.image_key, settings.images, item.case.modality, *made_by])
         ledger.run(item.id, key, work)
     ledger.close()

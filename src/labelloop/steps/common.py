@@ -1,6 +1,6 @@
 """What the steps share: cases of a shard as the survey found them, and where their files lie."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Surveyed:
         return on_its_feet(volume) if self.upside_down else volume
 
 
-def as_cases(rows: Rows) -> list[Case]:
+def as_cases(rows: Rows | Sequence[Mapping[Hashable, Any]]) -> list[Case]:
     """Return the cases of rows that were checked when the run was set up."""
     return [Case.model_validate(dict(row)) for row in rows]
 
@@ -93,15 +93,11 @@ def surveyed(rows: Rows, survey: str | Path, shards: Iterable[str]) -> list[Surv
     shards, turned = list(shards), upside_down(Path(survey).parent / "upright.csv")
     geometry = read_many([Path(survey) / f"{s}.geometry.csv" for s in shards], "geometry").set_index("case")
     states = from_table(read_many([Path(survey) / f"{s}.annotation.csv" for s in shards], "annotation"))
+    images, labels, ids = (geometry[column] for column in ("image_sha256", "label_sha256", "label_ids"))
     return [
-        Surveyed(
-            case,
-            states[case.case],
-            *geometry.loc[case.case, ["image_sha256", "label_sha256", "label_ids"]],
-            upside_down=case.case in turned,
-        )
-        for case in as_cases(rows)
-        if case.case in geometry.index
+        Surveyed(case, states[name], images[name], labels[name], ids[name], upside_down=name in turned)
+        for name, case in ((case.case, case) for case in as_cases(rows))
+        if name in geometry.index
     ]
 
 
@@ -158,7 +154,7 @@ class Files:
     def path(self, case: str) -> Path:
         """Return the file of a case. Raises CaseError with the earlier step's reason when there is none."""
         row = self._rows.get(case)
-        if case not in self:
+        if row is None or case not in self:
             why = row["reason"] or "withheld" if row else "the case was not handled"
             raise CaseError(f"no_{self._what}", case, f"no {self._what.replace('_', ' ')}: {why}", "See that reason.")
         return Path(row["file"])

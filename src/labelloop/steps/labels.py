@@ -119,9 +119,10 @@ def fused_map(
     """
     maps = {model: item.label(files.path(item.id)) for model, files in predictions.items()} if asked else {}
     drawn = item.truth(scheme) if spec["fuse"] == "truth_first" else None
-    if not maps and drawn is None:
+    some = next(iter(maps.values()), drawn)
+    if some is None:
         raise CaseError("label_missing", item.id, "neither a prediction nor a truth", "Give the case one of them.")
-    grid = next(iter(maps.values()), drawn).geometry
+    grid = some.geometry
     truth = _canonical_truth(item, drawn, grid) if drawn else None
     states = item.states if drawn else {}
     given = [(model, canonical(volume).array) for model, volume in maps.items()]
@@ -209,7 +210,9 @@ def check(
     if thresholds:
         rules = with_fitted(rules, load_fitted(thresholds))
     made = read_table(provenance, "provenance").set_index(["case", "class"])
-    lost, nobodys = made.query("step == 'overlap'"), set(made.query("step == 'fuse' and source == 'none'").index)
+    nobodys = set(made.query("step == 'fuse' and source == 'none'").index)
+    overlapping = made.query("step == 'overlap'")["voxels_changed"]
+    lost = {key: int(number) for key, number in zip(overlapping.index.tolist(), overlapping, strict=True)}
     predicted = _predicted_volumes(volumes, carried)
     files = Files([labels / "shards" / f"{shard}.csv"], "label_map")
     ledger = Ledger(labels / "verdicts", shard)
@@ -219,7 +222,7 @@ def check(
             asked = [c for c in rules.select(classes) if c in found or item.states[c] != UNKNOWN]
             asked = [c for c in asked if (item.id, c) not in nobodys]
             nowhere = [c for c in asked if c in found and not found[c]]
-            overlap = {name: int(n) for (case, name), n in lost["voxels_changed"].items() if case == item.id}
+            overlap = {name: n for (case, name), n in lost.items() if case == item.id}
             content = [version, rules.model_dump(mode="json"), files.key(item.id), item.image_key, item.states]
             work = partial(_check_case, item, rules, files, asked, nowhere, overlap)
             ledger.run(item.id, digest([*content, item.case.surgery, asked, nowhere, overlap]), work)

@@ -10,6 +10,7 @@ from labelloop.annotation import UNKNOWN, annotated
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.files import digest
+from labelloop.inference.settings import Device
 from labelloop.plans import Plan
 from labelloop.recipe import ModelSpec
 from labelloop.shards import Ledger, read_manifests
@@ -31,7 +32,7 @@ def train(
     results: Path,
     images: Path,
     bank: Path | None,
-    device: str,
+    device: Device,
     deterministic: bool,
     workers: int,
 ) -> None:
@@ -137,7 +138,8 @@ def _tumor_bank(folder: Path, shards: Sequence[str], cases: Collection[str]):
     from labelloop.training.nnunet import TumorBank
 
     rows = read_manifests([folder / "shards" / f"{s}.csv" for s in shards])
-    return TumorBank(folder, {row.case: row.sha256 for row in rows.itertuples() if row.file and row.case in cases})
+    found = zip(rows["case"], rows["file"], rows["sha256"], strict=True)
+    return TumorBank(folder, {case: sha256 for case, file, sha256 in found if file and case in cases})
 
 
 def validation_cases(cases: Iterable[str], patients: Mapping[str, str], fraction: float, seed: int) -> set[str]:

@@ -7,7 +7,7 @@ where labels were refused there is none.
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,14 @@ def transfer(
         if not gets_labels(item.case, settings):
             continue
         patient = families[item.case.patient]
-        images = {name: _one(patient, name) for name in (settings.source, *settings.partners(item.case.sequence))}
-        images = {name: one for name, one in images.items() if one} | {item.case.sequence: item}
+        wanted = (settings.source, *settings.partners(item.case.sequence))
+        found = [(name, _one(patient, name)) for name in wanted]
+        images = {name: one for name, one in found if one} | {item.case.sequence: item}
         source = images.get(settings.source)
         hashes = {name: one.image_key for name, one in images.items()}
         content = [version, settings.model_dump(mode="json"), spec["clean"], known, scheme.fingerprint(), hashes]
         key = digest([*content, predictions.key(source.id) if source else len(patient[settings.source])])
+        work: Callable[[], tuple[Path | None, dict]]
         if source is None:
             work = partial(_refuse, item, len(patient[settings.source]), settings)
         else:
@@ -96,7 +98,7 @@ def _one(patient: Mapping[str, list[Surveyed]], sequence: str) -> Surveyed | Non
 
 def _refuse(item: Surveyed, sources: int, settings: TransferSettings) -> tuple[None, dict]:
     found = f"{sources} {settings.source} images, one is needed" if sources else f"no {settings.source} image"
-    row = {"source": "", "sequence": item.case.sequence, "decision": "refused"}
+    row: dict[str, Any] = {"source": "", "sequence": item.case.sequence, "decision": "refused"}
     measured = ("right_kidney_dsc", "left_kidney_dsc", "turned_degrees", "moved_mm")
     row |= dict.fromkeys(measured) | {"reason": f"patient {item.case.patient} has {found}"}
     return None, {"transfers": [row], "volumes": []}
@@ -128,7 +130,7 @@ def _carry(
     stored = item.as_stored(Volume(found.label, image.geometry))
     write(path, stored.array, stored.geometry)
     counts = np.bincount(found.label.ravel(), minlength=256) * image.geometry.voxel_ml
-    names = scheme.select(known)
+    names = scheme.select(list(known))
     rows = [{"class": n, "volume_ml": float(counts[scheme.ids[n]]), "confidence": None} for n in names]
     return path, {"transfers": [row], "volumes": rows}
 
