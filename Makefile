@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo btcv test lint constraints
+.PHONY: help setup demo btcv test lint types constraints
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +37,9 @@ lint: results/demo/phantom/cases.csv  ## check style and workflow
 	ruff format --check
 	snakefmt --check Snakefile workflow
 	snakemake --lint --configfile config/demo.yaml
+
+types: $(STAMP)  ## check types
+	mypy
 
 constraints: $(STAMP)  ## write down the versions in .venv as the tested ones
 	{ sed '/^[^#]/,$$d' envs/constraints.txt; pip freeze --all --exclude pip --exclude-editable; } > $(VENV)/constraints.txt

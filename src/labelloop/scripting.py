@@ -111,7 +111,7 @@ def _log_termination() -> None:
     def leave(number: int, frame: Any) -> None:
         if os.getpid() != owner:  # a worker process, ended by its parent as usual
             os._exit(128 + number)
-        log.error("ended by %s", TERMINATED[number])
+        log.error("ended by %s", TERMINATED[signal.Signals(number)])
         sys.exit(128 + number)
 
     for number in TERMINATED:

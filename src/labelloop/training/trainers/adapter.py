@@ -68,7 +68,7 @@ class Adapter(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         )
-        return self.compiled(by_onednn(network).to(self.device, memory_format=self._memory_format))
+        return self.compiled(by_onednn(network).to(self.device).to(memory_format=self._memory_format))
 
     @property
     def _memory_format(self) -> torch.memory_format:
