@@ -10,7 +10,7 @@ from markupsafe import Markup
 from labelloop.classes import ClassScheme
 from labelloop.labels.calibrate import SCORE, aurc, risk_coverage
 from labelloop.report.charts import AXIS, TEXT, Line, curves
-from labelloop.report.wording import plain
+from labelloop.wording import plain
 
 FEWEST = 10
 """Of fewer held-out labels no curve is drawn: a bad one more would turn it over."""

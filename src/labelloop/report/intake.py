@@ -11,7 +11,7 @@ from labelloop.annotation import ABSENT, PRESENT, UNKNOWN
 from labelloop.classes import ClassScheme
 from labelloop.report.calibration import calibration_of
 from labelloop.report.results import Results
-from labelloop.report.wording import number
+from labelloop.wording import number
 
 DECISIONS = ("truth", "accepted", "demoted", "dropped", "unknown")
 REASONS_SHOWN = 8

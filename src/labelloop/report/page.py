@@ -10,10 +10,9 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from labelloop import __version__
+from labelloop import __version__, wording
 from labelloop.classes import ClassScheme
 from labelloop.files import write_text
-from labelloop.report import wording
 from labelloop.report.chain import draw_chain
 from labelloop.report.gallery import Atlas, Truth, queue_pictures, scored_pictures
 from labelloop.report.intake import DECISIONS, intake, label_set

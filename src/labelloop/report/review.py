@@ -14,9 +14,9 @@ from labelloop.classes import ClassScheme
 from labelloop.errors import CaseError
 from labelloop.files import atomic
 from labelloop.report.pictures import CT_WINDOW, case_picture
-from labelloop.report.wording import plain
 from labelloop.tables import TABLES, write_table
 from labelloop.volume import on_its_feet, read
+from labelloop.wording import plain
 
 log = logging.getLogger(__name__)
 DISAGREE = 0.8

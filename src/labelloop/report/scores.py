@@ -20,7 +20,7 @@ from labelloop.metrics.compare import compare_scores
 from labelloop.metrics.evaluate import class_means
 from labelloop.report.charts import strips
 from labelloop.report.results import Results
-from labelloop.report.wording import plain
+from labelloop.wording import plain
 
 METRICS = ("dsc", "nsd")
 NAN = float("nan")

@@ -1,8 +1,13 @@
-"""How the report writes numbers and names: one place, so that equal things look equal."""
+"""How the report and messages write numbers, names and paths: one place, so that equal things look equal."""
 
 import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 NOTHING = "–"
+NAMED = 5
+"""Names that a message gives before it says how many more there are."""
 
 
 def percent(share: float) -> str:
@@ -29,8 +34,20 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def count(amount: int, one: str) -> str:
-    """Write an amount with its noun: ``1 case``, ``3 cases``."""
-    return f"{amount} {one if amount == 1 else one + 's'}"
+    """Write an amount with its noun: ``1 case``, ``3 cases``, ``2 classes``."""
+    many = f"{one}es" if one.endswith(("s", "x", "ch")) else f"{one}s"
+    return f"{amount} {one if amount == 1 else many}"
+
+
+def named(names: Sequence[str]) -> str:
+    """Write some names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def shown(path: str | Path) -> str:
+    """Write a path so that it can be printed and stored, also where it is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def plain(name: str) -> str:
