@@ -158,3 +158,22 @@ def test_written_tables_are_read_back_and_can_be_moved(tmp_path):
     ]
     (tmp_path / "d").rename(tmp_path / "e")
     assert load_cases(tmp_path / "e" / "cases.csv")[0][0].image == str(tmp_path / "e/images/a.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "case,image,dataset,,\na,a.nii.gz,btcv,,\nb,b.nii.gz,btcv,,\n",
+        "sep=,\ncase,image,dataset\na,a.nii.gz,btcv\nb,b.nii.gz,btcv\n",
+        "\ufeffsep=,\r\nCase,Image,DATASET,,\r\na,a.nii.gz,btcv,,\r\nb,b.nii.gz,btcv,,\r\n,,,,\r\n",
+    ],
+)
+def test_what_excel_adds_is_passed_over(tmp_path, text):
+    (tmp_path / "cases.csv").write_bytes(text.encode())
+    cases, rejected = load_cases(tmp_path / "cases.csv")
+    assert [(c.case, c.dataset) for c in cases] == [("a", "btcv"), ("b", "btcv")] and rejected == []
+
+
+def test_a_column_with_entries_needs_a_name(table):
+    with pytest.raises(UserError, match="column 4 has entries, but no name"):
+        load_cases(table("a,a.nii.gz,btcv,liver", header="case,image,dataset,"))

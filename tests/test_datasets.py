@@ -136,3 +136,8 @@ def test_one_file_serves_a_scheme_with_fewer_classes():
     dataset = load_dataset("flare23", small)
     assert dataset.to_classes(np.array([0, 1, 13, 14])).tolist() == [0, 0, 0, 1]
     assert load_dataset("btcv", small).annotated == ()
+
+
+def test_where_a_data_set_comes_from_need_not_be_said(tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own\nmodality: CT\nlabels: {1: liver}\n")
+    assert read_dataset(tmp_path / "own.yaml").annotated == ("liver",)

@@ -123,22 +123,28 @@ def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
 
 
 def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
-    """Return (row with all columns, line number, what is wrong with the number of fields) of each row."""
+    """Return (row with all columns, line number, what is wrong with the number of fields) of each row.
+
+    What spreadsheets add is passed over: a line ``sep=,``, capitals in column names, columns without name and entry.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such case table; `labelloop cases` makes one from folders of images")
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(path, header)
+            header = [name.strip().lower() for name in next(reader, [])]
+            if header and header[0].startswith("sep="):
+                header = [name.strip().lower() for name in next(reader, [])]
             rows = [(fields, reader.line_num) for fields in reader if any(f.strip() for f in fields)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV table in UTF-8: {error}") from error
+    filled = {i for fields, _ in rows for i, field in enumerate(fields) if field.strip()}
+    _check_header(path, [name for i, name in enumerate(header) if name or i in filled])
     if not rows:
         raise UserError(f"{path}: the case table has no rows")
     result = []
     for fields, line in rows:
-        row = dict.fromkeys(COLUMNS, "") | dict(zip(header, (f.strip() for f in fields), strict=False))
+        row = dict.fromkeys(COLUMNS, "") | {c: f.strip() for c, f in zip(header, fields, strict=False) if c}
         wrong = "" if len(fields) == len(header) else f"{len(fields)} fields under {len(header)} columns"
         result.append((row, line, wrong))
     return result
@@ -146,7 +152,8 @@ def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
 
 def _check_header(path: Path, header: list[str]) -> None:
     lines = [f"column {c!r} is missing" for c in REQUIRED if c not in header]
-    lines += [f"column {c!r} is unknown{nearest(c, COLUMNS)}" for c in header if c not in COLUMNS]
+    lines += [f"column {c!r} is unknown{nearest(c, COLUMNS)}" for c in header if c and c not in COLUMNS]
+    lines += [f"column {n} has entries, but no name" for n, c in enumerate(header, start=1) if not c]
     lines += [f"column {c!r} stands {n} times" for c, n in Counter(header).items() if n > 1 and c in COLUMNS]
     if lines and len(header) == 1 and re.search(r"[;\t]", header[0]):
         lines = ["columns are separated by ';' or tabs; save the table with commas"]
@@ -209,15 +216,10 @@ def _repeated(cases: Sequence[Case], path: Path) -> list[dict]:
 
 def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
     """Write a case table atomically; paths below its folder become relative, so that the folder can be moved."""
-    folder = Path(path).absolute().parent
+    folder = f"{Path(path).absolute().parent}{os.sep}"
     with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for case in cases:
-            paths = {c: _relative(getattr(case, c), folder) for c in ("image", "label", "dataset")}
+            paths = {c: getattr(case, c).removeprefix(folder) for c in ("image", "label", "dataset")}
             writer.writerow(case.model_dump() | paths)
-
-
-def _relative(file: str, folder: Path) -> str:
-    path = Path(file)
-    return str(path.relative_to(folder)) if path.is_absolute() and path.is_relative_to(folder) else file

@@ -37,7 +37,7 @@ class Dataset(Strict):
 
     name: str
     modality: Literal["CT", "MR"]
-    source: str
+    source: str = ""
     labels: dict[int, str | None]
     annotated: Names
     label_set_notes: str = ""
