@@ -8,6 +8,10 @@ inputs=${FLARE_INPUTS:-/workspace/inputs}
 outputs=${FLARE_OUTPUTS:-/workspace/outputs}
 models=${FLARE_MODELS:-/workspace/models}
 
+if [ "$(cd "$inputs" && pwd -P)" = "$(cd "$outputs" && pwd -P)" ]; then
+    echo "predict.sh: $outputs holds the inputs; name another folder for the label maps" >&2
+    exit 2
+fi
 work=$(mktemp -d "$outputs/.labelloop-XXXXXX") # on the same file system, so that moving is renaming
 trap 'rm -rf "$work"' EXIT
 

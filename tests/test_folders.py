@@ -4,7 +4,7 @@ import pytest
 
 from labelloop.cases import load_cases
 from labelloop.errors import UserError
-from labelloop.folders import label_maps, pair_folders, table_from_folders
+from labelloop.folders import pair_folders, table_from_folders
 
 
 def touch(folder, *names: str):
@@ -121,10 +121,3 @@ def test_annotated_classes_can_be_taken_from_the_ids_that_occur(tmp_path):
     (tmp_path / "x" / "b.nii.gz").write_bytes(b"no image")
     cases = table_from_folders(tmp_path / "x", tmp_path / "x", "flare23", tmp_path / "c.csv", annotated_from_ids=True)
     assert [c.annotated for c in cases] == ["liver;tumor", ""]
-
-
-def test_label_maps_are_all_volumes_that_are_no_images(tmp_path):
-    folder = touch(tmp_path / "x", "a.nii.gz", "a_0000.nii.gz", "b.mha", "notes.txt")
-    assert {case: path.name for case, path in label_maps(folder).items()} == {"a": "a.nii.gz", "b": "b.mha"}
-    with pytest.raises(UserError, match="no label map"):
-        label_maps(touch(tmp_path / "y", "a_0000.nii.gz"))

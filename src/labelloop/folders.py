@@ -6,102 +6,90 @@ from collections import Counter
 from pathlib import Path
 
 from labelloop.cases import MODALITIES, REASONS, ROLES, SAFE_ID, SUFFIXES, Case, write_cases
-from labelloop.datasets import label_counts, read_dataset
+from labelloop.datasets import dataset_path, label_counts, read_dataset
 from labelloop.errors import CaseError, UserError
+from labelloop.listing import CHANNEL, LeftOut, Listing, image_cases, list_folder, list_labels, nothing_in, stem, tell
+from labelloop.outputs import is_table, refuse_overwriting
+from labelloop.wording import count, named
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Image and label formats that the workflow reads: one file a volume."""
 
+def pair_folders(
+    images: str | Path, labels: str | Path | None = None, lost: list[LeftOut] | None = None
+) -> dict[str, tuple[Path, Path | None]]:
+    """Return ``{case: (image, label or None)}`` of folders in nnU-Net / FLARE naming, and say what is left out.
 
-def volumes_in(folder: str | Path) -> dict[str, Path]:
-    """Return the volumes of a folder (not of its subfolders) by file name without extension, sorted.
+    Images are ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, labels ``<case>.nii.gz`` (any of
+    :data:`labelloop.listing.EXTENSIONS`). Both may lie in one folder when the images carry ``_0000``.
 
-    Raises:
-        UserError: when there is no such folder, or two volumes differ in their extension alone.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    twice = []
-    for path in sorted(folder.iterdir()):
-        extension = next((e for e in EXTENSIONS if path.name.lower().endswith(e)), None)
-        if extension is None or path.name.startswith(".") or not path.is_file():
-            continue
-        stem = path.name[: -len(extension)]
-        if stem in found:
-            twice.append(f"{path}: stands beside {found[stem].name}; keep one")
-        found[stem] = path
-    if twice:
-        raise UserError("\n".join(twice))
-    return found
-
-
-def label_maps(folder: str | Path) -> dict[str, Path]:
-    """Return the label maps of a folder by case; images (``<case>_0000``) beside them are passed over.
+    Args:
+        lost: gets what is named like an image or label and cannot be read. Such a case is left out: without its label
+            it would pass for an unlabeled one.
 
     Raises:
-        UserError: when there is no such folder or no label map in it; see :func:`volumes_in`.
+        UserError: for images of several channels, ambiguous names, folders without an image or label map, and labels
+            none of which has an image.
     """
-    files = {case: path for case, path in volumes_in(folder).items() if not case.endswith("_0000")}
-    if not files:
-        raise UserError(f"{folder}: no label map <case>{', <case>'.join(EXTENSIONS)}")
-    return files
-
-
-def pair_folders(images: str | Path, labels: str | Path | None = None) -> dict[str, tuple[Path, Path | None]]:
-    """Return ``{case: (image, label or None)}`` of folders in nnU-Net / FLARE naming.
-
-    Images are ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, labels ``<case>.nii.gz`` (any of :data:`EXTENSIONS`).
-    Both may lie in one folder when the images carry ``_0000``.
-
-    Raises:
-        UserError: for images of several channels, ambiguous names, and labels none of which has an image.
-    """
-    files = volumes_in(images)
-    same = labels is not None and Path(labels).resolve() == Path(images).resolve()
-    beside = {stem for stem in files if f"{stem}_0000" in files}
-    if beside and not same:
-        raise UserError(
-            f"{images}: holds {min(beside)} and {min(beside)}_0000; if the first is a label, name this folder as "
-            "the labels' folder too, else keep one of the two"
-        )
-    candidates = {stem: path for stem, path in files.items() if stem not in beside}
-    found = {stem.removesuffix("_0000"): path for stem, path in candidates.items()}
-    _refuse_channels(Path(images), candidates)
-    if same:
-        orphans = sorted(s for s in candidates if not s.endswith("_0000"))
-        if orphans:
-            raise UserError(
-                f"{images}: images and labels share this folder, but {', '.join(orphans[:5])} could be either; name "
-                "images <case>_0000 and labels <case>, or use two folders"
-            )
-        targets = {stem: files[stem] for stem in beside}
+    if labels is not None and Path(labels).resolve() == Path(images).resolve():
+        pictures, targets = _of_one_folder(list_folder(images))
     else:
-        targets = volumes_in(labels) if labels is not None else {}
+        pictures, targets = list_folder(images), None if labels is None else list_labels(labels)
+        _refuse_labels_among(pictures)
+    found = image_cases(pictures, targets.volumes if targets else ())
     if not found:
-        raise UserError(f"{images}: no image; looked for {', '.join(EXTENSIONS)}")
-    lost = sorted(set(targets) - set(found))
-    if lost and len(lost) == len(targets):
+        raise UserError(nothing_in(pictures, "image"))
+    maps = targets.volumes if targets else {}
+    without = sorted(set(maps) - set(found))
+    if without and len(without) == len(maps):
         raise UserError(
-            f"{labels}: no label has an image; a label is named as its case, so {targets[lost[0]].name} belongs to "
-            f"{lost[0]}_0000 or {lost[0]}, but the images are of cases such as {min(found)}"
+            f"{labels}: no label has an image; a label is named as its case, so {maps[without[0]].name} belongs to "
+            f"{without[0]}_0000 or {without[0]}, but the images are of cases such as {min(found)}"
         )
-    if lost:
-        log.warning("%s: %d labels without an image, left out: %s", labels, len(lost), ", ".join(lost[:5]))
-    return {case: (image, targets.get(case)) for case, image in sorted(found.items())}
+    gone = [*pictures.lost, *(targets.lost if targets else ())]
+    unread = {name for entry in gone for name in (stem(entry.path), entry.case)}
+    pairs = {case: (image, maps.get(case)) for case, image in sorted(found.items()) if case not in unread}
+    tell(pictures, len(pairs), "image")
+    if targets:
+        tell(targets, sum(label is not None for _, label in pairs.values()), "label map")
+    if without:
+        log.warning("%s: %d left out, no image of theirs: %s", labels, len(without), named(without))
+    aside = sorted(unread & set(found))
+    if aside:
+        log.warning("%s: %d left out, their label cannot be read: %s", images, len(aside), named(aside))
+    if not pairs:
+        raise UserError(f"{images}: no case is left")
+    if lost is not None:
+        lost += gone
+    return pairs
 
 
-def _refuse_channels(folder: Path, candidates: dict[str, Path]) -> None:
-    several = sorted(s.removesuffix("_0001") for s in candidates if s.endswith("_0001"))
-    several = [case for case in several if f"{case}_0000" in candidates]
-    if several:
+def _of_one_folder(listing: Listing) -> tuple[Listing, Listing]:
+    """Return the images (``X_0000``) and the label maps (``X``) of a folder that holds both."""
+    named_alike = {*listing.volumes, *(stem(entry.path) for entry in listing.lost)}
+    beside = {name for name in listing.volumes if f"{name}{CHANNEL}" in named_alike}
+    pictures = {name: path for name, path in listing.volumes.items() if name not in beside}
+    image_cases(Listing(listing.folder, pictures), beside)  # refuses channels
+    orphans = [name for name in pictures if not name.endswith(CHANNEL)]
+    if orphans:
         raise UserError(
-            f"{folder}: {len(several)} cases with several channels (_0000, _0001), e.g. {several[0]}; one image a case "
-            "is read. Keep the channel to use; sequences of MR that stand for themselves are cases of one patient. If "
-            "_0000 and _0001 are numbers of cases, rename the files"
+            f"{listing.folder}: images and labels share this folder, but {named(orphans)} could be either; name "
+            "images <case>_0000 and labels <case>, or use two folders"
+        )
+    if pictures and not beside:
+        raise UserError(
+            f"{listing.folder}: named as the labels' folder, too, but no image <case>_0000 has a label <case>"
+        )
+    targets = {name: listing.volumes[name] for name in sorted(beside)}
+    return Listing(listing.folder, pictures, listing.left_out), Listing(listing.folder, targets)
+
+
+def _refuse_labels_among(pictures: Listing) -> None:
+    beside = [name for name in pictures.volumes if f"{name}{CHANNEL}" in pictures.volumes]
+    if beside:
+        raise UserError(
+            f"{pictures.folder}: holds {beside[0]} and {beside[0]}_0000; if the first is a label, name this folder as "
+            "the labels' folder too, else keep one of the two"
         )
 
 
@@ -120,6 +108,7 @@ def table_from_folders(
     seed: int = 0,
     annotated_from_ids: bool = False,
     overwrite: bool = False,
+    lost: list[LeftOut] | None = None,
 ) -> list[Case]:
     """Write the case table of a folder of images (see :func:`pair_folders`) and return its cases.
 
@@ -136,18 +125,22 @@ def table_from_folders(
         annotated_from_ids: note as annotated, case by case, the classes that occur in the label. It is how the
             FLARE23 papers read their data, and it cannot know that an organ was looked for and is absent.
         overwrite: write over an existing table.
+        lost: see :func:`pair_folders`.
 
     Raises:
-        UserError: see :func:`pair_folders`; also when ``out`` exists, and for unsafe ids or contradicting options.
+        UserError: see :func:`pair_folders`; also when ``out`` exists and is no case table, or must not be overwritten,
+            and for unsafe ids or contradicting options.
     """
     out = Path(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists; name another file, or overwrite it (--overwrite)")
     _check_options(role, modality, test_images, test_fraction)
     read_dataset(dataset)
-    pairs = [(role, case, *files) for case, files in pair_folders(images, labels).items()]
+    pairs = [(role, case, *files) for case, files in pair_folders(images, labels, lost).items()]
     if test_images is not None:
-        pairs += [("test", case, *files) for case, files in pair_folders(test_images, test_labels).items()]
+        pairs += [("test", case, *files) for case, files in pair_folders(test_images, test_labels, lost).items()]
+    inputs = [dataset_path(dataset), *(file for _, _, *files in pairs for file in files if file)]
+    refuse_overwriting([out], inputs, is_table("cases"))
     _check_ids([case for _, case, _, _ in pairs])
     drawn = _draw([case for _, case, _, label in pairs if label], test_fraction, seed)
     name = str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset
@@ -189,9 +182,9 @@ def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:
     if not fraction:
         return set()
     if len(labeled) < 2:
-        raise UserError(f"{len(labeled)} labeled cases: too few to set some of them aside for testing")
-    count = min(max(1, round(fraction * len(labeled))), len(labeled) - 1)
-    return set(random.Random(seed).sample(sorted(labeled), count))
+        raise UserError(f"{count(len(labeled), 'labeled case')}: too few to set some of them aside for testing")
+    drawn = min(max(1, round(fraction * len(labeled))), len(labeled) - 1)
+    return set(random.Random(seed).sample(sorted(labeled), drawn))
 
 
 def _occurring(label: Path, dataset: str) -> str:

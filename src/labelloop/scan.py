@@ -25,8 +25,8 @@ import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
 
 from labelloop.errors import CaseError
-from labelloop.folders import EXTENSIONS
-from labelloop.volume import Geometry, blame_machine, geometry_of, read_geometry
+from labelloop.listing import EXTENSIONS
+from labelloop.volume import Geometry, blame_machine, geometry_of, itk_name, read_geometry
 
 DIRECTION_TOLERANCE = 1e-3
 """Largest departure of the axes from orthonormal (entries of DᵀD - I), as in ``volume.GRID_TOLERANCE``."""
@@ -238,7 +238,7 @@ def _read_itk(path: Path, content: bytes, kind: str) -> Scan:
         except ValueError as error:
             raise _error(f"{kind}_not_an_image", path, f"voxel size {field[1][:40]!r}") from error
         _check_spacing(path, spacing, kind)
-    image = in_itk(path, kind, lambda: sitk.ReadImage(str(path)))
+    image = in_itk(path, kind, lambda: sitk.ReadImage(itk_name(path)))
     if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in image.GetPixelIDTypeAsString():
         raise _error(f"{kind}_not_scalar", path, image.GetPixelIDTypeAsString())
     _check_shape(path, image.GetSize(), kind)

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from labelloop.errors import CaseError
 from labelloop.files import atomic
+from labelloop.wording import shown
 
 # Rows: world axes x (to the right), y (to the front), z (up), in ITK's LPS millimetre coordinates.
 RAS = np.diag([-1.0, -1.0, 1.0])
@@ -86,17 +88,33 @@ def to_image(volume: Volume) -> sitk.Image:
     return image
 
 
+def itk_name(path: str | Path) -> str:
+    """Return a path as ITK takes it.
+
+    Raises:
+        CaseError: ``file_name`` when it is not UTF-8; ITK would end the process.
+    """
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise CaseError(
+            "file_name", shown(path), "a name that is not UTF-8", "Rename the file or its folder."
+        ) from error
+    return name
+
+
 def read_geometry(path: str | Path) -> Geometry:
     """Read only the header of a 3-D volume. Raises RuntimeError (SimpleITK) when the file is not an image."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     reader.ReadImageInformation()
     return geometry_of(reader)
 
 
 def read(path: str | Path) -> Volume:
     """Read a 3-D volume (NIfTI, NRRD, MHA) with the stored data type. Raises RuntimeError when unreadable."""
-    image = sitk.ReadImage(str(path))
+    image = sitk.ReadImage(itk_name(path))
     return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
 
 

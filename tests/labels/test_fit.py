@@ -110,3 +110,9 @@ def test_a_folder_is_fitted_and_then_passes(anatomy, scheme, tmp_path):
         if row["verdict"] == "fail"
     }
     assert ("liver", "volume") in failed
+
+
+def test_what_fails_is_named_with_class_and_rule(anatomy, tmp_path, caplog):
+    write(tmp_path / "labels" / "a.nii.gz", anatomy.labels, type(anatomy.geometry)(anatomy.geometry.size, (9.0,) * 3))
+    check_folder(tmp_path / "labels", "flare", tmp_path / "v.csv")
+    assert any(line.startswith("a: liver, volume: ") for line in caplog.messages)

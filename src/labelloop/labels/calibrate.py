@@ -26,6 +26,7 @@ import pandas as pd
 
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
+from labelloop.outputs import is_table, refuse_overwriting
 from labelloop.tables import TABLES, read_table, write_table
 
 SCORE = "pairwise_dice"
@@ -164,8 +165,10 @@ def calibrate_files(
     """Read the two tables, write the calibration table of the classes that were scored, and return it.
 
     Raises:
-        UserError: when a table is missing, no case and class is in both, or the numbers make no sense.
+        UserError: when a table is missing, no case and class is in both, the numbers make no sense, or ``out`` is a
+            file that is read or no calibration table.
     """
+    refuse_overwriting([out], [scores, disagreement], is_table("calibration"))
     tables = read_table(scores, "scores"), read_table(disagreement, "disagreement")
     shared = set.intersection(*(set(zip(t["case"], t["class"], strict=True)) for t in tables))
     if not shared:

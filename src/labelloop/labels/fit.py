@@ -31,6 +31,7 @@ LEAST_NEAR_MM = 10.0
 """No fitted distance is below two slices of 5 mm: a rule may not depend on the voxels of those it was fitted to."""
 SIDES = {"volume": "both", "intensity": "both", "near": "upper", "extent": "upper", "position": "lower"}
 """Kinds of rules that are fitted, and on which side their threshold lies."""
+HEAD = "# Thresholds fitted by `labelloop check --fit`; see docs/labels.md. `default` is what each stands in for.\n"
 LOGARITHMIC = ("volume", "extent")
 
 Threshold = float | tuple[float, float]
@@ -143,10 +144,14 @@ def tolerance_bounds(
     return float(min(low, values.min())), float(max(high, values.max()))
 
 
+def is_fitted(path: Path) -> bool:
+    """Say whether a file begins as :func:`write_fitted` begins it."""
+    return path.read_bytes()[: len(HEAD)] == HEAD.encode()
+
+
 def write_fitted(path: Path, fitted: FittedRules) -> None:
     """Write fitted thresholds and their quantiles as YAML."""
-    head = "# Thresholds fitted by `labelloop check --fit`; see docs/labels.md. `default` is what each stands in for.\n"
-    write_text(path, head + yaml.safe_dump(fitted.model_dump(mode="json"), sort_keys=False, width=120))
+    write_text(path, HEAD + yaml.safe_dump(fitted.model_dump(mode="json"), sort_keys=False, width=120))
 
 
 def load_fitted(path: Path | str) -> FittedRules:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,26 @@ import numpy as np
 import pandas as pd
 
 from labelloop.classes import BACKGROUND, ClassScheme, load_classes
-from labelloop.errors import CaseError
-from labelloop.folders import label_maps, volumes_in
+from labelloop.datasets import dataset_path
+from labelloop.errors import CaseError, UserError
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
-from labelloop.labels.fit import LEAST_CASES, SIDES, FittedRules, fit, load_fitted, measure, with_fitted, write_fitted
+from labelloop.labels.fit import (
+    LEAST_CASES,
+    SIDES,
+    FittedRules,
+    fit,
+    is_fitted,
+    load_fitted,
+    measure,
+    with_fitted,
+    write_fitted,
+)
 from labelloop.labels.rules import Rule
+from labelloop.listing import Listing, image_cases, list_folder, list_labels, tell
+from labelloop.outputs import is_table, refuse_overwriting
 from labelloop.tables import write_table
 from labelloop.volume import Volume, canonical, read, whole_numbers
+from labelloop.wording import count, shown
 
 log = logging.getLogger(__name__)
 
@@ -37,26 +51,35 @@ def check_folder(
         rules: thresholds fitted by ``labelloop check --fit``; default: those of ``classes``.
 
     Returns:
-        How many label maps could not be checked; each is named in the log.
+        How many label maps could not be checked, or images not be read; each is named in the log.
 
     Raises:
-        UserError: when there is nothing to check, or ``rules`` do not fit ``classes``.
+        UserError: when there is nothing to check, ``rules`` do not fit ``classes``, no image is that of a label map, or
+            ``out`` is a file that is read or no table of verdicts.
     """
     scheme = load_classes(classes)
     if rules:
         scheme = with_fitted(scheme, load_fitted(rules))
+    files = _files(labels, images)
+    refuse_overwriting([out], [*_inputs(files, dataset), *([rules] if rules else [])], is_table("verdicts"))
     rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for case, volume, image in _maps(labels, scheme, images, dataset, problems):
+    problems = list(files.lost)
+    for case, volume, image in _maps(files, scheme, dataset, problems):
         rows += [{"case": case, **row} for row in check(volume.array, volume.geometry, {}, scheme, image, modality)]
     table = pd.DataFrame(rows)
     write_table(out, table, "verdicts")
-    if not table.empty:
-        for row in table[table["verdict"] == "fail"].itertuples():
-            log.warning("%s: %s", row.case, row.reason)
-        log.info("%s", table["verdict"].value_counts().to_string())
-        log.info("%d of %d case-class rows fail a rule (%.1f %%)", *failing(table))
+    tell_verdicts(table)
     return len(problems)
+
+
+def tell_verdicts(table: pd.DataFrame) -> None:
+    """Log what fails of a "verdicts" table, and how much: case, class, rule and reason of each."""
+    if table.empty:
+        return
+    for row in table[table["verdict"] == FAIL].to_dict("records"):
+        log.warning("%s: %s, %s: %s", row["case"], row["class"], row["rule"], row["reason"])
+    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in table["verdict"].value_counts().items())
+    log.info("verdicts: %s; %d of %d case-class rows fail a rule (%.1f %%)", verdicts, *failing(table))
 
 
 def fit_folder(
@@ -74,11 +97,13 @@ def fit_folder(
         dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
 
     Raises:
-        UserError: when there is nothing to fit to, or too little.
+        UserError: when there is nothing to fit to, or too little, no image is that of a label map, or ``out`` is a file
+            that is read, or that no fit wrote.
     """
-    scheme, measured = load_classes(classes), []
-    problems: list[str] = []
-    for _, volume, image in _maps(labels, scheme, images, dataset, problems):
+    scheme, measured, files = load_classes(classes), [], _files(labels, images)
+    refuse_overwriting([out], _inputs(files, dataset), is_fitted)
+    problems = list(files.lost)
+    for _, volume, image in _maps(files, scheme, dataset, problems):
         measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
     fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
@@ -103,21 +128,55 @@ def failing(verdicts: pd.DataFrame) -> tuple[int, int, float]:
     return int(failed.sum()), len(failed), 100 * float(failed.mean()) if len(failed) else 0.0
 
 
-def _maps(
-    labels: Path, scheme: ClassScheme, images: Path | None, dataset: str | None, problems: list[str]
-) -> Iterator[tuple[str, Volume, np.ndarray | None]]:
-    """Yield each case of a folder, its canonical label map in the scheme's ids, and its image if there is one.
+@dataclass(frozen=True)
+class _Files:
+    """Label maps and images of a folder by case, and the cases whose files cannot be read."""
 
-    What cannot be read is said in the log, and the case added to ``problems``.
+    labels: dict[str, Path]
+    images: dict[str, Path]
+    lost: tuple[str, ...]
+
+
+def _files(labels: Path, images: Path | None) -> _Files:
+    """List label maps and their images, and say what is left out.
 
     Raises:
-        UserError: when the folder holds no label map.
+        UserError: when there is no label map, or images are given, and none is that of a label map.
     """
-    files = label_maps(labels)
-    found = volumes_in(images) if images else {}
-    for case, path in files.items():
+    maps = list_labels(labels)
+    pictures = list_folder(images) if images else Listing(labels, {})
+    if images and images.resolve() == labels.resolve():
+        pictures = Listing(images, {n: p for n, p in pictures.volumes.items() if n not in maps.volumes})
+    found = image_cases(pictures, maps.volumes)
+    used = {case: path for case, path in found.items() if case in maps.volumes}
+    tell(maps, len(maps.volumes), "label map")
+    if images:
+        tell(pictures, len(used), "image")
+    if images and not used:
+        raise UserError(
+            f"{shown(images)}: no image of these label maps; that of {min(maps.volumes)} would be "
+            f"{min(maps.volumes)}_0000.nii.gz or {min(maps.volumes)}.nii.gz"
+        )
+    without = len(maps.volumes) - len(used)
+    if images and without:
+        log.warning("%s without an image: rules on intensity do not apply", count(without, "label map"))
+    return _Files(maps.volumes, used, tuple(entry.case for entry in (*maps.lost, *pictures.lost)))
+
+
+def _inputs(files: _Files, dataset: str | None) -> list[Path]:
+    return [*files.labels.values(), *files.images.values(), *([dataset_path(dataset)] if dataset else [])]
+
+
+def _maps(
+    files: _Files, scheme: ClassScheme, dataset: str | None, problems: list[str]
+) -> Iterator[tuple[str, Volume, np.ndarray | None]]:
+    """Yield each case, its canonical label map in the scheme's ids, and its image if there is one.
+
+    What cannot be read is said in the log, and the case added to ``problems``.
+    """
+    for case, path in files.labels.items():
         try:
-            volume, image = _read(path, scheme, found.get(f"{case}_0000", found.get(case)), dataset)
+            volume, image = _read(path, scheme, files.images.get(case), dataset)
         except (CaseError, ValueError, RuntimeError) as error:
             problems.append(case)
             log.error("%s: %s", case, error)

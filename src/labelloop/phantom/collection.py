@@ -11,6 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import UserError
 from labelloop.files import atomic
+from labelloop.outputs import has_columns, refuse_overwriting
 from labelloop.phantom.mr import write_mr
 from labelloop.phantom.patient import EASY, HARD, ORIENTATIONS, draw_patient, field_of_view, render
 from labelloop.tables import write_table
@@ -145,12 +146,13 @@ def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.
         mr_patients: number of other patients to write MR of, eight sequences each (see ``phantom.mr``).
 
     Raises:
-        UserError: for fewer than 8 cases or a spacing that is not positive.
+        UserError: for fewer than 8 cases, a spacing that is not positive, or a folder with tables of somebody else's.
     """
     out, classes = Path(out), load_classes("flare")
     if not spacing_mm > 0:
         raise UserError(f"the phantom's spacing must be above 0 mm; {spacing_mm} was asked for")
     rows, hidden = [], []
+    refuse_overwriting([out / "cases.csv", out / "truth.csv"], [], lambda _: _is_phantom(out))
     for plan in plan_cases(cases):
         rng = np.random.default_rng([seed, plan.index, 3])
         patient = draw_patient(seed, plan.index, plan.half, plan.tumors, ABSENT.get(plan.special, ()))
@@ -176,3 +178,8 @@ def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.
         rows += write_mr(out, mr_patients, seed, spacing_mm)
     write_table(out / "cases.csv", rows, "cases")
     return out / "cases.csv"
+
+
+def _is_phantom(folder: Path) -> bool:
+    """Say whether a folder's tables are those of a collection that was written here."""
+    return has_columns(folder / "truth.csv", TRUTH_COLUMNS)

@@ -1,0 +1,290 @@
+"""What lies in a folder of images or label maps: the volumes that are used, and all that is left out, with the reason.
+
+Every command that is given a folder lists it here, so that all of them read the same formats, take the same file for
+the image of the same case, and leave nothing out without a word.
+"""
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelloop.errors import UserError
+from labelloop.wording import count, named, shown
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Formats of images and label maps: one volume a file (``.nhdr`` and ``.mhd`` with their voxels beside)."""
+CHANNEL = "_0000"
+"""nnU-Net's and FLARE's suffix of an image's name."""
+MOST_CHANNELS = 8
+"""Examinations do not have more channels; more files that are alike but for a number are numbered scans."""
+DETACHED = (".raw", ".zraw", ".raw.gz", ".gz", ".bz2", ".img", ".bin")
+"""Voxels that belong to a header of the same name."""
+OF_THE_SYSTEM = re.compile(r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX", re.I)
+"""What operating systems and version control leave behind; the one thing that is passed over in silence."""
+
+DEAD_LINK = "a dead link: fetch its file (datalad get, git annex get) or mount its disk"
+FOLDER = "a folder that is named like a file: move the file out of it"
+NAME = "a name that is not UTF-8: rename it"
+SPECIAL = "no regular file"
+HIDDEN = "a hidden file: rename it if it is meant"
+FORMAT = f"no format that is read ({', '.join(EXTENSIONS)})"
+SUBFOLDER = "a folder in the folder: give it alone, or move its files up"
+LABEL = f"taken for the label of the image {CHANNEL} that stands beside it"
+IMAGE = f"taken for the image of the label map without {CHANNEL} that stands beside it"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is not used. ``lost``: it is named like a volume, so it was meant, but nothing in it can be read."""
+
+    path: Path
+    reason: str
+    lost: bool = False
+
+    @property
+    def case(self) -> str:
+        """Name without extension and channel."""
+        return stem(self.path).removesuffix(CHANNEL)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Volumes of a folder by file name without extension, sorted; and what was left out."""
+
+    folder: Path
+    volumes: dict[str, Path]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def lost(self) -> tuple[LeftOut, ...]:
+        """What was meant to be used and cannot be."""
+        return tuple(entry for entry in self.left_out if entry.lost)
+
+    def without(self, stems: Iterable[str], reason: str) -> "Listing":
+        """Return the listing with some volumes left out for ``reason``."""
+        gone = set(stems)
+        more = tuple(LeftOut(path, reason) for name, path in self.volumes.items() if name in gone)
+        return Listing(self.folder, {n: p for n, p in self.volumes.items() if n not in gone}, (*self.left_out, *more))
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without the extension of a volume."""
+    return path.name[: len(path.name) - len(extension(path.name) or "")]
+
+
+def extension(name: str) -> str | None:
+    """Return which of :data:`EXTENSIONS` a name ends in, in whatever case; None for others."""
+    return next((e for e in EXTENSIONS if name.lower().endswith(e)), None)
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Say whether a path can be handed to ITK, which ends the process at a name that is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def list_folder(folder: str | Path) -> Listing:
+    """List a folder, its subfolders aside.
+
+    Raises:
+        UserError: when there is no such folder, or two volumes differ in their extension alone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{shown(folder)}: no such folder")
+    volumes: dict[str, Path] = {}
+    left_out: list[LeftOut] = []
+    detached: list[LeftOut] = []
+    twice: list[str] = []
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not OF_THE_SYSTEM.fullmatch(entry.name)), key=lambda e: e.name)
+    for entry in found:
+        path = folder / entry.name
+        why = _why_not(entry)
+        if why:
+            (detached if why.reason == FORMAT and entry.name.lower().endswith(DETACHED) else left_out).append(why)
+            continue
+        name = stem(path)
+        if name in volumes:
+            twice.append(f"{path}: stands beside {volumes[name].name}; keep one")
+        volumes[name] = path
+    if twice:
+        raise UserError("\n".join(twice))
+    left_out += [entry for entry in detached if not _has_header(entry.path, volumes)]
+    return Listing(folder, volumes, tuple(left_out))
+
+
+def _why_not(entry: os.DirEntry) -> LeftOut | None:
+    """Say why an entry of a folder is no volume; None when it is one."""
+    like_a_volume = extension(entry.name) is not None
+    reason, lost = "", like_a_volume
+    try:
+        file, folder = entry.is_file(), entry.is_dir()
+    except OSError as error:
+        return LeftOut(Path(entry.path), f"cannot be looked at: {error.strerror}", lost)
+    if not file and not folder:
+        reason = DEAD_LINK if entry.is_symlink() else SPECIAL
+    elif not is_utf8(entry.name):
+        reason = NAME
+    elif entry.name.startswith("."):
+        reason, lost = HIDDEN, False
+    elif folder:
+        reason = FOLDER if like_a_volume else SUBFOLDER
+    elif not like_a_volume:
+        reason = FORMAT
+    return LeftOut(Path(entry.path), reason, lost) if reason else None
+
+
+def _has_header(path: Path, volumes: Mapping[str, Path]) -> bool:
+    """Say whether a file holds the voxels of a header that stands beside it."""
+    suffix = next(s for s in DETACHED if path.name.lower().endswith(s))
+    header = volumes.get(path.name[: len(path.name) - len(suffix)])
+    return header is not None and header.suffix.lower() in (".mhd", ".nhdr")
+
+
+def list_labels(folder: str | Path) -> Listing:
+    """List the label maps of a folder by case. ``X_0000`` is passed over as an image only where ``X`` stands beside it.
+
+    Raises:
+        UserError: when there is no such folder or no label map in it; see :func:`list_folder`.
+    """
+    listing = list_folder(folder)
+    images = [
+        name for name in listing.volumes if name.endswith(CHANNEL) and name.removesuffix(CHANNEL) in listing.volumes
+    ]
+    listing = listing.without(images, IMAGE)
+    if not listing.volumes:
+        raise UserError(nothing_in(listing, "label map"))
+    return listing
+
+
+def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, Path]:
+    """Return the images of a listing by case: ``<case>_0000`` (nnU-Net, FLARE) or ``<case>``.
+
+    Files that are alike but for a number, ``scan_0000``, ``scan_0001``, ..., are cases of their own, with their whole
+    name, when their grids differ, when they are too many for channels, or when ``labels``, ids of cases, says so.
+
+    Raises:
+        UserError: when they can be channels of one examination, or two files are images of one case.
+    """
+    cases: dict[str, Path] = {}
+    families = _families(listing.volumes)
+    numbered = {prefix for prefix, names in families.items() if _are_numbered(names, listing.volumes, labels)}
+    channels = sorted(p for p, members in families.items() if p not in numbered and f"{p}_0001" in members)
+    if channels:
+        raise UserError(
+            f"{listing.folder}: {count(len(channels), 'case')} with several channels (_0000, _0001), e.g. "
+            f"{channels[0]}; one image a case is read. Keep the channel to use; sequences of MR that stand for "
+            "themselves are cases of one patient. If _0000 and _0001 are numbers of cases, rename the files"
+        )
+    for name, path in listing.volumes.items():
+        prefix = name.removesuffix(CHANNEL)
+        case = name if prefix in numbered or not prefix else prefix
+        if case in cases:
+            raise UserError(f"{listing.folder}: several inputs for {case}; rename them or move them apart")
+        cases[case] = path
+    return cases
+
+
+def _families(volumes: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Return the names that are alike but for a number of four digits, where one of them is 0000."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for name in volumes:
+        if re.search(r"._\d{4}$", name):
+            families[name[:-5]].append(name)
+    return {prefix: names for prefix, names in families.items() if prefix + CHANNEL in names}
+
+
+def _are_numbered(names: list[str], volumes: Mapping[str, Path], labels: Container[str]) -> bool:
+    """Say whether files that are alike but for a number are scans of their own, not channels of one examination."""
+    prefix = names[0][:-5]
+    if prefix in volumes or prefix in labels:  # the label of one examination
+        return False
+    if any(name in labels for name in names):
+        return True
+    if len(names) == 1:
+        return False
+    if len(names) > MOST_CHANNELS or f"{prefix}_0001" not in names:
+        return True
+    from labelloop.volume import read_geometry  # SimpleITK is slow to import
+
+    try:
+        first, *others = (read_geometry(volumes[name]) for name in names)
+    except RuntimeError:  # no image: whoever reads it says so
+        return False
+    return any(first.difference(other) for other in others)
+
+
+def tell(listing: Listing, used: int, what: str) -> None:
+    """Say in the log how many volumes of a folder are used, and what is not and why."""
+    log.info("%s: %s", shown(listing.folder), count(used, what))
+    tell_left_out(listing.left_out, listing.folder)
+
+
+def tell_left_out(left_out: Iterable[LeftOut], folder: Path) -> None:
+    """Say in the log what is left out and why, a line a reason."""
+    for reason, entries in _by_reason(left_out).items():
+        level = logging.WARNING if any(entry.lost for entry in entries) else logging.INFO
+        names = named([shown(_below(entry.path, folder)) for entry in entries])
+        log.log(level, "%s: %d left out, %s: %s", shown(folder), len(entries), reason, names)
+
+
+def _by_reason(left_out: Iterable[LeftOut]) -> dict[str, list[LeftOut]]:
+    groups: dict[str, list[LeftOut]] = defaultdict(list)
+    for entry in left_out:
+        groups[entry.reason].append(entry)
+    return groups
+
+
+def _below(path: Path, folder: Path) -> Path:
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
+def nothing_in(listing: Listing, what: str) -> str:
+    """Return the message for a folder in which nothing was found: what lies there instead, and what to do."""
+    lines = [f"{shown(listing.folder)}: no {what} <case>{', <case>'.join(EXTENSIONS)}"]
+    for reason, entries in _by_reason(listing.left_out).items():
+        lines.append(f"  {len(entries)} left out, {reason}: {named([shown(entry.path.name) for entry in entries])}")
+    return "\n".join([*lines, *_layout(listing.folder, what)])
+
+
+def _layout(folder: Path, what: str) -> Iterator[str]:
+    """Yield what to do about a folder whose volumes lie deeper, or are DICOM files."""
+    deeper = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())[:5]
+    for place in (folder, *deeper, *(p / "segmentations" for p in deeper)):
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        volumes = [p for p in files if p.is_file() and extension(p.name)]
+        example = shown(volumes[0].relative_to(folder)) if volumes else ""
+        if volumes and (place.name == "segmentations" or (len(volumes) > 1 and what == "label map")):
+            yield (
+                f"  It holds a folder a case with a file an organ ({example}), as TotalSegmentator's data set does. "
+                "Join the files of a case into one label map, <case>.nii.gz, with an id an organ"
+            )
+            return
+        if volumes and place != folder:
+            yield f"  It holds a folder a case ({example}). Copy or link the files into one folder, as <case>.nii.gz"
+            return
+        if any(is_dicom(p) for p in files[:5]):
+            yield (
+                f"  {shown(place)} holds DICOM files. Convert them first: labelloop convert {shown(folder)} --out "
+                "images"
+            )
+            return
+
+
+def is_dicom(path: Path) -> bool:
+    """Say whether a file begins as DICOM files do."""
+    try:
+        with path.open("rb") as handle:
+            return path.is_file() and handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -1,0 +1,119 @@
+"""What a command is about to write: refused before anything runs, where it would destroy what somebody needs.
+
+Every command that writes asks here first, with all that it reads and all that it will write.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from labelloop.errors import UserError
+from labelloop.files import write_text
+from labelloop.tables import TABLES
+from labelloop.wording import NAMED, shown
+
+CLAIMS, MANIFEST = "shards/.infer.names", "shards/infer.csv"
+"""Where the output folder of ``labelloop infer`` says which files labelloop wrote, and what became of the cases."""
+
+
+def refuse_overwriting(
+    outputs: Iterable[str | Path], inputs: Iterable[str | Path], ours: Callable[[Path], bool] = lambda _: False
+) -> None:
+    """Check files that a command will write, before it reads or writes anything.
+
+    Args:
+        outputs: files to write.
+        inputs: files that the command reads. Links are followed, so the same file under another name counts.
+        ours: says of a file that exists whether labelloop wrote it, and may write it anew.
+
+    Raises:
+        UserError: when an output is an input, a folder, in a place where there can be none, named twice, or a file that
+            labelloop did not write.
+    """
+    read = set().union(*map(_names, inputs))
+    outputs = [Path(path) for path in outputs]
+    problems = [f"{shown(path)}: named twice as a file to write" for path in _twice(outputs)]
+    for path in outputs:
+        if not read.isdisjoint(_names(path)):
+            problems.append(f"{shown(path)}: would be written over, but it is read; write somewhere else")
+        elif path.is_dir():
+            problems.append(f"{shown(path)}: is a folder; a file is to be written there")
+        elif _blocking(path.parent):
+            problems.append(f"{shown(path)}: cannot be written, because {shown(_blocking(path.parent))} is no folder")
+        elif os.path.lexists(path) and not ours(path):
+            problems.append(f"{shown(path)}: exists, and labelloop did not write it; move it away or write elsewhere")
+    if problems:
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise UserError("\n".join([*problems[:NAMED], *more]))
+
+
+def refuse_folder_of_inputs(out: Path, folders: Iterable[Path]) -> None:
+    """Check a folder to write to: it must be none of the ``folders`` that inputs lie in.
+
+    Raises:
+        UserError: when it is one of them, under whatever name.
+    """
+    there = os.path.realpath(out)
+    if there in map(_folder, folders):
+        raise UserError(f"{shown(out)}: the output folder ({shown(there)}) holds the inputs; write to another folder")
+
+
+def claims(folder: Path) -> set[Path]:
+    """Return the files of an output folder that labelloop wrote, or was about to write when it was killed."""
+    names: set[str] = set()
+    register, manifest = folder / CLAIMS, folder / MANIFEST
+    if register.is_file():
+        names |= set(register.read_text(encoding="utf-8", errors="replace").splitlines())
+    if is_table("manifest")(manifest):  # of a version that kept no register
+        with manifest.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+        names |= {row["file"] for row in rows if row["file"]} | {f"previews/{row['case']}.png" for row in rows}
+        names |= {path.name for path in folder.glob("*.csv") if any(is_table(kind)(path) for kind in TABLES)}
+    return {folder / name for name in names}
+
+
+def claim(folder: Path, names: Iterable[str]) -> None:
+    """Note names of files, relative to an output folder, as labelloop's own before they are written."""
+    mine = {str(path.relative_to(folder)) for path in claims(folder)} | set(names)
+    write_text(folder / CLAIMS, "".join(f"{name}\n" for name in sorted(mine)))
+
+
+def is_table(kind: str) -> Callable[[Path], bool]:
+    """Return what says of a file whether it is a table of a ``kind`` of :data:`labelloop.tables.TABLES`."""
+
+    return lambda path: has_columns(path, list(TABLES[kind]))
+
+
+def has_columns(path: Path, columns: Sequence[str]) -> bool:
+    """Say whether a file is a CSV table with these columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            return next(csv.reader(handle), []) == list(columns)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _names(path: str | Path) -> set[str]:
+    """Return the full name of a file, and that of the file that it links to."""
+    folder, name = os.path.split(path)
+    full = os.path.join(_folder(folder), name)  # noqa: PTH118
+    return {full, os.path.realpath(path)} if os.path.islink(path) else {full}  # noqa: PTH114
+
+
+@cache
+def _folder(path: str | Path) -> str:
+    return os.path.realpath(path)
+
+
+def _twice(paths: list[Path]) -> list[str]:
+    times = Counter(min(_names(path)) for path in paths)
+    return [path for path, number in times.items() if number > 1]
+
+
+def _blocking(folder: Path) -> Path | None:
+    """Return the file that stands where ``folder`` would have to be made."""
+    nearest = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), None)
+    return nearest if nearest is not None and not nearest.is_dir() else None
