@@ -7,23 +7,43 @@ import logging
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from labelloop.errors import CaseError, UserError
-from labelloop.files import digest, sha256
-from labelloop.volume import Volume, blame_machine, geometry_of, read, read_geometry
+from labelloop.files import sha256
+from labelloop.inference.dicom import (
+    LEAST_SLICES,
+    fingerprint,
+    folders_with_images,
+    number_of,
+    read_dicom,
+    read_header,
+    read_series,
+)  # fmt: skip
+from labelloop.listing import (
+    CHANNEL,
+    FORMAT,
+    LABEL,
+    NAME,
+    SUBFOLDER,
+    LeftOut,
+    image_cases,
+    is_dicom,
+    is_utf8,
+    list_folder,
+    nothing_in,
+    stem,
+    tell_left_out,
+)  # fmt: skip
+from labelloop.volume import Volume, blame_machine, read, read_geometry
+from labelloop.wording import count, named, shown
 
 log = logging.getLogger(__name__)
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-CHANNEL = "_0000"
-"""nnU-Net's and FLARE's suffix of an image's name; left out of the case's name."""
-SLICE_TOLERANCE = 0.05
-"""Largest deviation of a DICOM slice distance from their median, as a part of it."""
 GZIP = 31
 """zlib's code for a gzip stream of any window size."""
 GZIP_START = b"\x1f\x8b"
@@ -35,8 +55,9 @@ NIFTI_INTEGERS = {2: "u1", 4: "<i2", 8: "<i4", 256: "i1", 512: "<u2", 768: "<u4"
 
 @dataclass(frozen=True)
 class Case:
-    """An image to segment. ``image`` is a file, or a folder with one DICOM series.
+    """An image to segment. ``image`` is a file, or a folder with a DICOM series.
 
+    ``series``: number or UID of the series to take of a folder; empty: the only one.
     ``upside_down``: whether it is stored so; None: nobody knows, and models that want upright images let CT, and MR
     of a ``sequence`` that can tell, be judged.
     """
@@ -47,13 +68,15 @@ class Case:
     image_sha256: str = ""
     upside_down: bool | None = None
     sequence: str = ""
+    series: str = ""
 
 
 class Image:
-    """An image file, or a folder with one DICOM series. A gzipped NIfTI file is read from disk once."""
+    """An image file, or a folder with a DICOM series. A gzipped NIfTI file is read from disk once."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, series: str = ""):
         self.path = Path(path)
+        self._series = series
         self._content: bytes | None = None
 
     @property
@@ -61,11 +84,11 @@ class Image:
         return self.path.name.lower().endswith(".nii.gz") and self.path.is_file()
 
     def sha256(self) -> str:
-        """Return the sha256 of the file, or a fingerprint of names and hashes of the files of a folder."""
+        """Return the sha256 of the file, or a fingerprint of the series of a folder."""
         if self._gzipped:
             return hashlib.sha256(self._bytes()).hexdigest()
         if self.path.is_dir():
-            return digest([(p.name, sha256(p)) for p in sorted(self.path.iterdir()) if p.is_file()])
+            return fingerprint(self.path, self._series)
         return sha256(self.path)
 
     def volume(self) -> Volume:
@@ -79,7 +102,7 @@ class Image:
         self._content = None
         try:
             volume = decode_nifti(content, self.path) if content is not None else None
-            return volume or read_image(self.path)
+            return volume or read_image(self.path, self._series)
         except RuntimeError as error:  # ITK's only one; its last line says what happened
             blame_machine(self.path, error)
             found = str(error).strip().splitlines()[-1]
@@ -140,89 +163,104 @@ def decode_nifti(content: bytes, path: Path) -> Volume | None:
     return Volume(np.frombuffer(raw, dtype, math.prod(geometry.shape), int(offset)).reshape(geometry.shape), geometry)
 
 
-def read_image(path: Path) -> Volume:
-    """Read a 3-D image from a file or from a folder with one DICOM series.
+def read_image(path: Path, series: str = "") -> Volume:
+    """Read a 3-D image from a file or from a folder with a DICOM series.
+
+    Args:
+        series: number or UID of the series to take of a folder; empty: the only one.
 
     Raises:
-        CaseError: when the image is not 3-D, or the folder does not hold exactly one evenly spaced series.
+        CaseError: when the image is not 3-D, or the folder does not hold a series that is a volume.
     """
-    volume = _read_dicom(path) if path.is_dir() else read(path)
+    volume = read_dicom(path, series) if path.is_dir() else read(path)
     if volume.array.ndim != 3 or not volume.array.size:
         raise CaseError("image_not_3d", str(path), f"array of shape {volume.array.shape}", "Give one 3-D image.")
     return volume
 
 
-def _read_dicom(folder: Path) -> Volume:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise CaseError("dicom_series", str(folder), f"{len(series)} DICOM series", "Give a folder with one series.")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    _check_slices(folder, files)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    image = reader.Execute()
-    return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
-
-
-def _check_slices(folder: Path, files: Sequence[str]) -> None:
-    """Refuse a series with missing or uneven slices, which SimpleITK would stack as if they were even."""
-    if len(files) < 3:
-        return
-    centers = []
-    for file in files:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(file)
-        reader.ReadImageInformation()
-        centers.append(reader.GetOrigin())
-    steps = np.linalg.norm(np.diff(np.asarray(centers), axis=0), axis=1)
-    usual = float(np.median(steps))
-    if np.abs(steps - usual).max() > SLICE_TOLERANCE * usual:
-        found = f"slice distances from {steps.min():.3f} to {steps.max():.3f} mm"
-        raise CaseError("dicom_slices", str(folder), found, "Slices are missing or uneven; export the series again.")
-
-
-def find_cases(inputs: Path, modality: str = "CT") -> list[Case]:
-    """Return the cases of a file, a folder of files and DICOM folders, or a folder with one DICOM series.
+def find_cases(inputs: Path, modality: str = "CT", series: str = "", lost: list[LeftOut] | None = None) -> list[Case]:
+    """Return the cases of a file, or of a folder: its files, and DICOM folders at any depth; say what is left out.
 
     Where a folder holds both ``NAME`` and ``NAME_0000``, the latter is the image (nnU-Net's and FLARE's naming) and
-    the former, usually its label, is left out.
+    the former, usually its label, is left out. A DICOM folder goes by the names of the folders that lead to it.
+
+    Args:
+        series: number or UID of the DICOM series to take, where folders hold several.
+        lost: gets what is named like an image and cannot be read.
 
     Raises:
         UserError: when there is nothing to segment, or two inputs would give the same case.
     """
     inputs = Path(inputs)
     if inputs.is_file():
-        return [Case(case_name(inputs), inputs, modality)]
+        return [Case(case_name(inputs), _checked(inputs), modality)]
     if not inputs.is_dir():
-        raise UserError(f"{inputs}: no such file or folder")
-    entries = sorted(p for p in inputs.iterdir() if not p.name.startswith("."))
-    files = [p for p in entries if p.is_file() and p.name.lower().endswith(SUFFIXES)]
-    channels = {case_name(p) for p in files if _stem(p).endswith(CHANNEL)}
-    images = [p for p in files if _stem(p).endswith(CHANNEL) or _stem(p) not in channels]
-    if len(images) < len(files):
-        log.info("%d files left out, because a %s image stands beside them", len(files) - len(images), CHANNEL)
-    images += [p for p in entries if p.is_dir() and _has_dicom(p)]
-    if not images and _has_dicom(inputs):
-        images = [inputs]
-    if not images:
-        raise UserError(f"{inputs}: no image ({', '.join(SUFFIXES)}) and no DICOM series in it")
-    cases = [Case(case_name(p), p, modality) for p in images]
-    names = [c.case for c in cases]
-    if doubled := sorted({n for n in names if names.count(n) > 1}):
-        raise UserError(f"{inputs}: several inputs for {', '.join(doubled[:5])}; rename them or move them apart")
+        link = ", but a dead link" if inputs.is_symlink() else ""
+        raise UserError(f"{shown(inputs)}: no such file or folder{link}")
+    listing = list_folder(inputs)
+    labels = [name for name in listing.volumes if f"{name}{CHANNEL}" in listing.volumes]
+    listing = listing.without(labels, LABEL)
+    files = image_cases(listing, labels)
+    left_out = [entry for entry in listing.left_out if entry.reason not in (SUBFOLDER, FORMAT)]
+    folders = list(folders_with_images(inputs, left_out))
+    if not files and not folders:
+        raise UserError(nothing_in(listing, "image, and no DICOM series at any depth; looked for"))
+    cases = [Case(case, path, modality) for case, path in files.items()]
+    cases += [Case(name, folder, modality, series=series) for name, folder in _named(folders, inputs, series)]
+    left_out += [entry for entry in listing.left_out if _unused(entry, folders)]
+    log.info("%s: %s", shown(inputs), count(len(cases), "image"))
+    tell_left_out(left_out, inputs)
+    if lost is not None:
+        lost += [entry for entry in left_out if entry.lost]
+    doubled = sorted(name for name, number in Counter(case.case for case in cases).items() if number > 1)
+    if doubled:
+        raise UserError(f"{inputs}: several inputs for {named(doubled)}; rename them or move them apart")
     return cases
 
 
-def _has_dicom(folder: Path) -> bool:
-    return bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
+def _checked(file: Path) -> Path:
+    """Refuse a single file that is a slice of many, or that ITK cannot be given."""
+    if not is_utf8(file):
+        raise UserError(f"{shown(file)}: {NAME}")
+    alone = read_header(file) if is_dicom(file) else None
+    slices = read_series(file.absolute().parent).get(alone.series, []) if alone else []
+    if len(slices) > 1:
+        raise UserError(
+            f"{shown(file)}: one of {len(slices)} slices of a DICOM series; give its folder {shown(file.parent)}"
+            f" (and --series {alone.series} where it holds several)"
+        )
+    if alone and (alone.size[2] if len(alone.size) > 2 else 1) < LEAST_SLICES:
+        raise UserError(f"{shown(file)}: a single DICOM slice; give the folder with the whole series")
+    return file
 
 
-def _stem(path: Path) -> str:
-    name = path.name
-    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "") if not path.is_dir() else ""
-    return name[: len(name) - len(suffix)]
+def _named(folders: Sequence[Path], inputs: Path, series: str) -> Iterator[tuple[str, Path]]:
+    """Yield the DICOM folders to take with the names of their cases.
+
+    Raises:
+        UserError: when no folder holds the ``series``, or several have one of that number.
+    """
+    numbers = {folder: number_of(folder, series) if series else None for folder in folders}
+    if series:
+        folders = [folder for folder in folders if numbers[folder]]
+        if len(folders) != 1:
+            raise UserError(
+                f"{shown(inputs)}: --series {series} is in {len(folders)} folders; give the folder of the series, or a "
+                "UID that stands in one"
+            )
+    for folder in folders:
+        parts = folder.relative_to(inputs).parts or (case_name(folder),)
+        yield "_".join(parts) + (f"_series{numbers[folder]}" if series else ""), folder
+
+
+def _unused(entry: LeftOut, folders: Sequence[Path]) -> bool:
+    """Say whether an entry of the folder that is no volume is no DICOM either."""
+    if entry.reason == SUBFOLDER:
+        return not any(folder.is_relative_to(entry.path) for folder in folders)
+    return entry.reason == FORMAT and entry.path.parent not in folders
 
 
 def case_name(path: Path) -> str:
     """Return the name of a file without suffix and channel number, or the name of a folder."""
-    return _stem(Path(path).resolve() if not Path(path).name else Path(path)).removesuffix(CHANNEL)
+    path = Path(path) if Path(path).name else Path(path).resolve()
+    return path.name if path.is_dir() else stem(path).removesuffix(CHANNEL)

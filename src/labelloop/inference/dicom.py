@@ -1,0 +1,428 @@
+"""DICOM series: find them below a folder, and read one as a volume, or say why its slices are none.
+
+SimpleITK stacks the slices of a series along their normal, at one distance, with the orientation and pixel size of the
+first, whatever the other headers say. So all slices are looked at before: one orientation, one pixel size, one
+acquisition, even steps along the normal (a tilted gantry moves the patient along the table instead), no localizer, and
+at least a few slices.
+"""
+
+import logging
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from labelloop.errors import CaseError
+from labelloop.files import digest, sha256
+from labelloop.listing import FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
+from labelloop.volume import Volume, geometry_of
+from labelloop.wording import count, named, shown
+
+log = logging.getLogger(__name__)
+
+LEAST_SLICES = 5
+"""Fewer slices are no volume: nothing can be measured across them."""
+SLICE_TOLERANCE = 0.05
+"""Largest deviation of a slice distance from their median, as a part of it."""
+DIRECTION_TOLERANCE = 1e-3
+"""Largest difference of the direction cosines of two slices."""
+PIXEL_TOLERANCE = 1e-3
+"""Largest relative difference of the pixel sizes of two slices."""
+DRIFT_PIXELS = 0.5
+"""So far may the stack of slices leave their normal, from the first to the last, as a part of a pixel."""
+PHASES_DIFFER = 1.1
+"""Two phases take turns when neighbors differ by so many times what every second slice does: in anatomy by less than 1
+time, in noise by 1."""
+OVERLAP = 1.5
+"""Slices so many times as thick as their distance come from more than one acquisition, or overlap on purpose."""
+SOFT_TISSUE_HU = (-200, 300)
+LOCALIZERS = ("LOCALIZER", "SCOUT", "TOPOGRAM")
+PARTS = {
+    "0020|0012": "AcquisitionNumber",
+    "0020|0100": "TemporalPositionIdentifier",
+    "0018|0086": "EchoNumbers",
+    "0018|0081": "EchoTime",
+    "0018|9087": "DiffusionBValue",
+}
+"""Tags that tell the phases, echoes and time points of a series from each other."""
+REASONS = {
+    "dicom_series": "Say which with --series and its number or UID.",
+    "dicom_localizer": "A localizer (scout) is there for planning; export or give the series that was planned.",
+    "dicom_few_slices": f"Give the whole series: at least {LEAST_SLICES} slices.",
+    "dicom_orientation": "A localizer, or another view? Export the series alone.",
+    "dicom_pixels": "These are several reconstructions; export one of them.",
+    "dicom_phases": "These are several phases, echoes or copies; export one of them.",
+    "dicom_gantry_tilt": "A gantry tilt? Resample it to a right-angled grid (dcm2niix does), and give that file.",
+    "dicom_slices": "Slices are missing or uneven; export the series again.",
+}
+"""What to do about each reason code of this module."""
+OTHER_FILES = (".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".zip", ".gz", ".md", ".yaml")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The header of one image file. Positions and directions are ITK's, in LPS mm."""
+
+    file: Path
+    series: str
+    description: str
+    kind: str
+    modality: str
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    direction: tuple[float, ...]
+    position: tuple[float, ...]
+    number: str
+    thickness: float
+    parts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def localizer(self) -> bool:
+        """Whether it is a scout for planning the scan."""
+        return any(word in self.kind.upper() for word in LOCALIZERS)
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Unit vector at right angles to the slice."""
+        return np.asarray(self.direction).reshape(3, 3)[:, 2]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ITK from printing warnings of its own; what they say is said in our words."""
+    shown_before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown_before)
+
+
+def read_header(file: Path) -> Slice | None:
+    """Read the header of one DICOM file; None when it holds no image."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    try:
+        with _quiet():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    keys = set(reader.GetMetaDataKeys())
+
+    def tag(key: str) -> str:
+        return reader.GetMetaData(key).strip().strip("\0") if key in keys else ""
+
+    return Slice(
+        file, tag("0020|000e"), tag("0008|103e"), tag("0008|0008"), tag("0008|0060"), reader.GetSize(),
+        reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin(), tag("0020|0013"),
+        _number(tag("0018|0050")), {name: tag(key) for key, name in PARTS.items() if tag(key)},
+    )  # fmt: skip
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Return the files of a folder that may be DICOM: those whose names do not say otherwise."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if e.is_file() and not e.name.startswith("."))
+    return [folder / n for n in names if not n.lower().endswith(OTHER_FILES) and not extension(n) and is_utf8(n)]
+
+
+def first_image(folder: Path) -> Slice | None:
+    """Return the header of the first DICOM image of a folder, its subfolders aside; None without one."""
+    headers = (read_header(file) for file in _candidates(folder) if _looks_like_dicom(file))
+    return next((header for header in headers if header is not None), None)
+
+
+def _looks_like_dicom(file: Path) -> bool:
+    """Say whether it is worth while to read a header; files without the preamble go by their suffix."""
+    suffix = file.suffix.lower()
+    return is_dicom(file) or suffix in ("", ".dcm", ".ima", ".dicom") or suffix[1:].isdigit()
+
+
+def read_series(folder: Path, strange: list[Path] | None = None) -> dict[str, list[Slice]]:
+    """Return the image files of a folder by series UID, in the order of the UIDs.
+
+    Args:
+        strange: gets the DICOM files that hold no image, or none that can be read.
+    """
+    series: dict[str, list[Slice]] = defaultdict(list)
+    for file in _candidates(folder):
+        header = read_header(file) if _looks_like_dicom(file) else None
+        if header is not None:
+            series[header.series].append(header)
+        elif strange is not None and is_dicom(file):
+            strange.append(file)
+    return dict(sorted(series.items()))
+
+
+def _error(code: str, folder: Path, found: str) -> CaseError:
+    return CaseError(code, shown(folder), found, REASONS[code])
+
+
+def describe(series: dict[str, list[Slice]]) -> str:
+    """Return number, description, slices and UID of each series, in one line."""
+    return "; ".join(
+        f"{number}: {_what(slices)}, {uid}" for number, (uid, slices) in enumerate(series.items(), start=1)
+    )
+
+
+def _is_localizer(slices: Sequence[Slice]) -> bool:
+    return all(s.localizer for s in slices)
+
+
+def _what(slices: Sequence[Slice]) -> str:
+    words = [f'"{slices[0].description}"' if slices[0].description else "without a description"]
+    words += [count(len(slices), "slice"), *(["localizer"] if _is_localizer(slices) else [])]
+    return ", ".join(words)
+
+
+def number_of(folder: Path, wanted: str) -> int | None:
+    """Return the number in :func:`describe` of a series that is given by number or UID; None when it is not there."""
+    series = read_series(folder)
+    if wanted in series:
+        return list(series).index(wanted) + 1
+    return int(wanted) if wanted.isdigit() and 1 <= int(wanted) <= len(series) else None
+
+
+def choose(folder: Path, wanted: str = "", strange: list[Path] | None = None) -> list[Slice]:
+    """Return the slices of the series of a folder that is wanted, or of the only one that is no localizer.
+
+    Args:
+        wanted: the UID of a series, its number in :func:`describe`, or empty for the only one.
+        strange: see :func:`read_series`.
+
+    Raises:
+        CaseError: ``dicom_series`` when there is no or more than one that can be meant, ``dicom_localizer``.
+    """
+    series = read_series(folder, strange)
+    volumes = [slices for slices in series.values() if not _is_localizer(slices)]
+    if wanted:
+        numbers = {str(number): uid for number, uid in enumerate(series, start=1)}
+        uid = wanted if wanted in series else numbers.get(wanted)
+        if uid is None:
+            raise _error("dicom_series", folder, f"no series {wanted} among {describe(series)}")
+        return series[uid]
+    if series and not volumes:
+        raise _error("dicom_localizer", folder, describe(series))
+    if len(volumes) != 1:
+        raise _error("dicom_series", folder, f"{len(series)} DICOM series: {describe(series)}")
+    return volumes[0]
+
+
+def fingerprint(folder: Path, wanted: str = "") -> str:
+    """Return a fingerprint of names and hashes of the files of a series, or of the folder where none can be meant."""
+    try:
+        files = [slice_.file for slice_ in choose(folder, wanted)]
+    except CaseError:
+        files = _candidates(folder)
+    return digest([(shown(file.name), sha256(file)) for file in sorted(files)])
+
+
+def read_dicom(folder: Path, wanted: str = "") -> Volume:
+    """Read a series of a folder as a volume.
+
+    Raises:
+        CaseError: ``dicom_series``, ``dicom_localizer``, ``dicom_few_slices``, ``dicom_slices``, ``dicom_orientation``,
+            ``dicom_pixels``, ``dicom_gantry_tilt`` or ``dicom_phases``; each says what was found.
+        RuntimeError: when ITK cannot read a slice.
+    """
+    strange: list[Path] = []
+    chosen = choose(folder, wanted, strange)
+    _tell(folder, chosen, strange)
+    slices = in_order(folder, chosen)
+    with _quiet():
+        if len(slices) == 1:  # many frames in one file
+            image = sitk.ReadImage(str(slices[0].file))
+        else:
+            reader = sitk.ImageSeriesReader()
+            reader.SetFileNames([str(s.file) for s in slices])
+            image = reader.Execute()
+    volume = Volume(sitk.GetArrayFromImage(image), geometry_of(image))
+    if slices[0].modality in ("", "CT"):
+        _check_in_turn(folder, volume.array)
+    return volume
+
+
+def _tell(folder: Path, chosen: Sequence[Slice], strange: Sequence[Path]) -> None:
+    """Say in the log what of a folder is used, and what is not."""
+    log.info("%s: DICOM series %s", shown(folder), _what(chosen))
+    others = len(read_series(folder)) - 1
+    if others:
+        log.info("%s: %s left out", shown(folder), f"{others} other series")
+    if strange:
+        names = named([shown(file.name) for file in strange])
+        log.warning(
+            "%s: %d left out, DICOM files without an image that can be read: %s", shown(folder), len(strange), names
+        )
+
+
+def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
+    """Return the slices of a series in their order along the normal, if they are one volume.
+
+    Raises:
+        CaseError: see :func:`read_dicom`.
+    """
+    scouts = [s for s in slices if s.localizer]
+    if scouts:
+        names = named([shown(s.file.name) for s in scouts])
+        raise _error("dicom_localizer", folder, f"{len(scouts)} of {len(slices)} slices are a localizer: {names}")
+    frames = sum(s.size[2] if len(s.size) > 2 else 1 for s in slices)
+    if frames < LEAST_SLICES:
+        raise _error("dicom_few_slices", folder, count(frames, "slice"))
+    if len(slices) == 1:
+        return list(slices)
+    _check_alike(folder, slices)
+    ordered = sorted(slices, key=lambda s: float(np.dot(slices[0].normal, s.position)))
+    _check_places(folder, ordered)
+    _check_numbers(folder, ordered)
+    _check_steps(folder, ordered)
+    return ordered
+
+
+def _check_alike(folder: Path, slices: Sequence[Slice]) -> None:
+    """Refuse slices of several orientations or pixel sizes."""
+    directions = np.array([s.direction for s in slices])
+    turned = np.abs(directions - np.median(directions, axis=0)).max(axis=1) > DIRECTION_TOLERANCE
+    if turned.any():
+        names = named([shown(s.file.name) for s, other in zip(slices, turned, strict=True) if other])
+        found = f"{turned.sum()} of {len(slices)} slices have another orientation: {names}"
+        raise _error("dicom_orientation", folder, found)
+    spacings = np.array([s.spacing[:2] for s in slices])
+    other = (np.abs(spacings / np.median(spacings, axis=0) - 1) > PIXEL_TOLERANCE).any()
+    if other or len({s.size for s in slices}) > 1:
+        sizes = sorted({f"{s.size[0]} x {s.size[1]} pixels of {s.spacing[0]:g} x {s.spacing[1]:g} mm" for s in slices})
+        raise _error("dicom_pixels", folder, f"slices of {' and of '.join(sizes[:3])}")
+
+
+def _check_places(folder: Path, ordered: Sequence[Slice]) -> None:
+    """Refuse slices that lie where another one does."""
+    along = np.diff([float(np.dot(ordered[0].normal, s.position)) for s in ordered])
+    same = int((along < SLICE_TOLERANCE * max(float(np.median(along)), float(along.max()), 1e-6)).sum())
+    if same:
+        found = f"{same} of {len(ordered)} slices lie where another one does{_differing(ordered)}"
+        raise _error("dicom_phases", folder, found)
+
+
+def _check_steps(folder: Path, ordered: Sequence[Slice]) -> None:
+    """Refuse slices that are not stacked along their normal, or at uneven distances."""
+    normal, pixel = ordered[0].normal, min(ordered[0].spacing[:2])
+    away = np.array([s.position for s in ordered]) - np.array(ordered[0].position)
+    along = away @ normal
+    drift = np.linalg.norm(away - np.outer(along, normal), axis=1)
+    if drift.max() > DRIFT_PIXELS * pixel:
+        angle = math.degrees(math.atan2(drift[-1], along[-1]))
+        found = f"the slices are not stacked at right angles: {angle:.1f} degrees off, {drift.max():.1f} mm to the side"
+        raise _error("dicom_gantry_tilt", folder, found)
+    steps = np.diff(along)
+    usual = float(np.median(steps))
+    if np.abs(steps - usual).max() > SLICE_TOLERANCE * usual:
+        found = f"slice distances from {steps.min():.3f} to {steps.max():.3f} mm"
+        raise _error("dicom_slices", folder, found)
+
+
+def _differing(slices: Sequence[Slice]) -> str:
+    """Return in words which tags take several values."""
+    for name in PARTS.values():
+        values = sorted({s.parts[name] for s in slices if name in s.parts})
+        if len(values) > 1:
+            return f"; {name} is {named(values)}"
+    return ""
+
+
+def _check_numbers(folder: Path, ordered: Sequence[Slice]) -> None:
+    """Refuse a series in which two or more acquisitions take turns along the axis, by their tags or numbers."""
+    for name in PARTS.values():
+        values = [s.parts.get(name, "") for s in ordered]
+        changes = sum(a != b for a, b in pairwise(values))
+        if changes > len(set(values)) - 1 and (name != "AcquisitionNumber" or ordered[0].modality != "MR"):
+            found = f"{name} changes {changes} times between {len(set(values))} values from slice to slice"
+            raise _error("dicom_phases", folder, found)
+    apart = ordered[0].modality == "MR" and _overlap(ordered) < OVERLAP  # MR is often acquired every second slice first
+    if apart or not all(s.number.isdigit() for s in ordered):
+        return
+    numbers = np.array([int(s.number) for s in ordered])
+    if _monotone(numbers):
+        return
+    for phases in range(2, len(ordered) // LEAST_SLICES + 1):
+        if all(_monotone(numbers[start::phases]) for start in range(phases)):
+            found = f"the instance numbers of {phases} acquisitions take turns: {named([s.number for s in ordered])}"
+            raise _error("dicom_phases", folder, found)
+
+
+def _monotone(numbers: np.ndarray) -> bool:
+    steps = np.diff(numbers)
+    return bool((steps > 0).all() or (steps < 0).all())
+
+
+def _overlap(ordered: Sequence[Slice]) -> float:
+    """Return the thickness of a slice by the distance of slices."""
+    distance = float(np.linalg.norm(np.subtract(ordered[1].position, ordered[0].position)))
+    return ordered[0].thickness / distance if ordered[0].thickness > 0 else 1.0
+
+
+def _check_in_turn(folder: Path, array: np.ndarray) -> None:
+    """Refuse CT in which every second slice is of another phase: it is more like the slice after the next.
+
+    Asked of soft tissue, which contrast medium changes.
+    """
+    thin = np.clip(array[:, ::2, ::2], *SOFT_TISSUE_HU).astype(np.float32)
+    if len(thin) < LEAST_SLICES:
+        return
+    near = np.abs(thin[1:] - thin[:-1]).mean(axis=(1, 2))
+    next_but_one = np.abs(thin[2:] - thin[:-2]).mean(axis=(1, 2))
+    if np.median(near) > PHASES_DIFFER * np.median(next_but_one):
+        medians = f"{np.median(near):.1f} HU) than from the next but one ({np.median(next_but_one):.1f} HU)"
+        raise _error("dicom_phases", folder, f"slices differ more from their neighbors ({medians}: two take turns")
+
+
+def folders_with_images(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+    """Yield the folders below ``root``, itself included, that hold DICOM images, whatever their depth.
+
+    Args:
+        left_out: gets folders that hold a localizer alone or whose names cannot be read, and files beside the slices.
+    """
+    seen: set[str] = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        folder, real = Path(place), os.path.realpath(place)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if real in seen:  # links that lead back
+            folders.clear()
+            continue
+        seen.add(real)
+        if not is_utf8(place):
+            left_out.append(LeftOut(folder, NAME, lost=any(is_dicom(folder / file) for file in files)))
+            continue
+        first = first_image(folder)
+        if first is None:
+            continue
+        if first.localizer and all(_is_localizer(slices) for slices in read_series(folder).values()):
+            left_out.append(LeftOut(folder, "a localizer (scout) of DICOM, which is no volume"))
+            continue
+        left_out += _strangers(folder)
+        yield folder
+
+
+def _strangers(folder: Path) -> list[LeftOut]:
+    """Return the files among the slices of a series that are none."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if not e.is_dir() and not OF_THE_SYSTEM.fullmatch(e.name))
+    candidates = {file.name for file in _candidates(folder) if _looks_like_dicom(file)}
+    return [
+        LeftOut(folder / name, FORMAT if is_utf8(name) else NAME, lost=not is_utf8(name) and is_dicom(folder / name))
+        for name in names
+        if name not in candidates and not extension(name)
+    ]

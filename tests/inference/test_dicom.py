@@ -1,0 +1,205 @@
+"""DICOM: a series is read as the volume that it is, or refused with a reason that says what to do."""
+
+import logging
+
+import numpy as np
+import pytest
+from tiny_dicom import SHAPE, body_hu, write_series, write_slice
+
+from labelloop import cli
+from labelloop.errors import CaseError, UserError
+from labelloop.folders import pair_folders
+from labelloop.inference.dicom import LEAST_SLICES, read_dicom, read_series
+from labelloop.inference.reading import Image, find_cases, read_image
+from labelloop.volume import read
+
+
+def names(folder, **options):
+    return [case.case for case in find_cases(folder, **options)]
+
+
+def reason(folder, series=""):
+    with pytest.raises(CaseError) as caught:
+        read_image(folder, series)
+    return caught.value
+
+
+def test_a_series_is_read_with_its_place_and_its_values(tmp_path):
+    volume = read_image(write_series(tmp_path / "s"))
+    np.testing.assert_array_equal(volume.array, body_hu())
+    assert volume.geometry.spacing == pytest.approx((4, 4, 5))
+    assert volume.geometry.origin == pytest.approx((-90, -60, -300))
+
+
+def test_reversed_numbers_and_slices_stored_from_head_to_foot_are_read(tmp_path):
+    volume = read_image(write_series(tmp_path / "s", step=-5.0))
+    np.testing.assert_array_equal(volume.array, body_hu()[::-1])
+    assert volume.geometry.origin[2] == pytest.approx(-300 - 5 * 29)
+
+
+def test_an_oblique_series_whose_table_follows_its_normal_is_read(tmp_path):
+    turn = np.deg2rad(20)
+    normal = np.array([0, np.sin(turn), np.cos(turn)])
+    for k, plane in enumerate(body_hu()):
+        write_slice(tmp_path / f"{k}.dcm", plane, np.array([-90, -60, -300]) + 5 * k * normal, k + 1,
+                    orientation=(1, 0, 0, 0, np.cos(turn), -np.sin(turn)))  # fmt: skip
+    assert read_image(tmp_path).geometry.spacing == pytest.approx((4, 4, 5), abs=1e-3)
+
+
+@pytest.mark.parametrize("degrees", [3, 20])
+def test_a_tilted_gantry_is_refused_by_its_name(tmp_path, degrees):
+    turn = np.deg2rad(degrees)
+    tilted = (1, 0, 0, 0, np.cos(turn), -np.sin(turn))
+    found = reason(write_series(tmp_path / "s", orientation=tilted))
+    assert found.code == "dicom_gantry_tilt" and f"{degrees}.0 degrees" in found.found and "gantry" in found.action
+
+
+def test_pixel_sizes_that_change_half_way_are_refused(tmp_path):
+    write_series(tmp_path, body_hu()[:15])
+    write_series(tmp_path, body_hu()[15:], start=15, first=-300 + 5.0 * 15, spacing=3.5)
+    found = reason(tmp_path)
+    assert found.code == "dicom_pixels" and "3.5 x 3.5 mm" in found.found and "4 x 4 mm" in found.found
+
+
+@pytest.mark.parametrize("kind", ["ORIGINAL\\PRIMARY\\AXIAL", "ORIGINAL\\PRIMARY\\LOCALIZER"])
+def test_a_scout_in_the_series_is_refused(tmp_path, kind):
+    """Seen: at slice distance, its orientation became that of the volume."""
+    write_series(tmp_path)
+    write_slice(tmp_path / "scout.dcm", body_hu()[0], (-90, -60, -305), 0, orientation=(1, 0, 0, 0, 0, -1), kind=kind)
+    found = reason(tmp_path)
+    assert found.code == ("dicom_localizer" if "LOCALIZER" in kind else "dicom_orientation")
+    assert "1 of 31 slices" in found.found and "scout.dcm" in found.found
+
+
+ACQUISITION = {(0x20, 0x12): ("IS", "1")}, {(0x20, 0x12): ("IS", "2")}
+
+
+@pytest.mark.parametrize("told_by", ["tag", "numbers", "contrast"])
+@pytest.mark.parametrize("offset", [0.0, 2.5])
+def test_two_phases_that_lie_in_each_other_are_refused(tmp_path, told_by, offset):
+    """Seen: with half a slice between them they passed for one volume of thin slices."""
+    tags = ACQUISITION if told_by == "tag" else ({}, {})
+    for phase, (more, soft_tissue) in enumerate(zip(tags, (40, 110), strict=True)):
+        for k, plane in enumerate(body_hu(soft_tissue)):
+            number = 30 * phase + k + 1 if told_by == "numbers" else 2 * k + phase + 1
+            place = (-90, -60, -300 + 5.0 * k + offset * phase)
+            write_slice(tmp_path / f"{phase}_{k}.dcm", plane, place, number, more=more)
+    assert reason(tmp_path).code == "dicom_phases"
+
+
+def test_acquisitions_one_after_the_other_are_one_volume(tmp_path):
+    write_series(tmp_path, body_hu()[:15], more=ACQUISITION[0])
+    write_series(tmp_path, body_hu()[15:], start=15, first=-300 + 5.0 * 15, more=ACQUISITION[1])
+    assert read_image(tmp_path).array.shape == SHAPE
+
+
+def test_missing_slices_are_refused(tmp_path):
+    next(iter(sorted(write_series(tmp_path).glob("*_012.dcm")))).unlink()
+    assert reason(tmp_path).code == "dicom_slices"
+
+
+@pytest.mark.parametrize("slices", [1, LEAST_SLICES - 1])
+def test_few_slices_are_refused_and_counted(tmp_path, slices):
+    found = reason(write_series(tmp_path, body_hu()[:slices]))
+    assert found.code == "dicom_few_slices" and found.found == ("1 slice" if slices == 1 else f"{slices} slices")
+
+
+def test_several_series_are_listed_and_one_can_be_chosen(tmp_path):
+    write_series(tmp_path, body_hu(40), series="1.2.3.7", description="Arterial 5.0")
+    write_series(tmp_path, body_hu(90)[:20], series="1.2.3.8", description="Portal 5.0")
+    found = reason(tmp_path)
+    for words in ('1: "Arterial 5.0", 30 slices, 1.2.3.7', '2: "Portal 5.0", 20 slices, 1.2.3.8'):
+        assert words in found.found
+    assert "--series" in found.action
+    for wanted in ("2", "1.2.3.8"):
+        assert read_image(tmp_path, wanted).array.shape[0] == 20
+        assert [(c.case, c.series) for c in find_cases(tmp_path, series=wanted)] == [
+            (f"{tmp_path.name}_series2", wanted)
+        ]
+    assert Image(tmp_path, "1").sha256() != Image(tmp_path, "2").sha256()
+    assert reason(tmp_path, "3").code == "dicom_series"
+    with pytest.raises(UserError, match=r"--series 9\.9 is in 0 folders"):
+        find_cases(tmp_path, series="9.9")
+
+
+def test_a_localizer_beside_the_series_is_told_and_left_out(tmp_path, caplog):
+    scout = {"kind": "ORIGINAL\\PRIMARY\\LOCALIZER", "orientation": (1, 0, 0, 0, 0, -1)}
+    write_series(tmp_path / "p", series="1.2.3.8")
+    write_series(tmp_path / "p", body_hu()[:2], series="1.2.3.7", **scout)
+    write_series(tmp_path / "q" / "scout", body_hu()[:2], series="1.2.3.9", **scout)
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path) == ["p"]
+        assert read_image(tmp_path / "p").array.shape == SHAPE
+    assert any("1 left out, a localizer" in line and "q/scout" in line for line in caplog.messages)
+    assert any("1 other series" in line for line in caplog.messages)
+    assert reason(tmp_path / "q" / "scout").code == "dicom_localizer"
+
+
+def test_folders_are_walked_to_any_depth_beside_other_inputs(tmp_path):
+    (tmp_path / "scan.nii.gz").write_bytes(b"x")
+    for place in ("flat", "P1/STUDY/SER1", "P1/STUDY/SER2", "P2/STUDY/SER1"):
+        write_series(tmp_path / place, body_hu()[:5])
+    write_series(tmp_path, body_hu()[:5])
+    found = ["flat", "P1_STUDY_SER1", "P1_STUDY_SER2", "P2_STUDY_SER1", "scan", tmp_path.name]
+    assert sorted(names(tmp_path)) == sorted(found)
+    (tmp_path / "flat" / "back").symlink_to(tmp_path)  # a link that leads in a circle
+    assert sorted(names(tmp_path)) == sorted(found)
+
+
+def test_names_that_come_together_are_refused(tmp_path):
+    for place in ("P1_A/B", "P1/A_B"):
+        write_series(tmp_path / place, body_hu()[:5])
+    with pytest.raises(UserError, match="several inputs for P1_A_B"):
+        find_cases(tmp_path)
+
+
+def test_a_single_file_of_a_series_is_refused_with_its_folder(tmp_path):
+    file = sorted(write_series(tmp_path / "s").iterdir())[3]
+    with pytest.raises(UserError, match=rf"one of 30 slices.*give its folder {tmp_path / 's'}"):
+        find_cases(file)
+    alone = sorted(write_series(tmp_path / "one", body_hu()[:1]).iterdir())[0]
+    with pytest.raises(UserError, match="a single DICOM slice"):
+        find_cases(alone)
+
+
+def test_what_is_no_slice_is_told_and_itk_says_nothing_itself(tmp_path, capfd, caplog):
+    write_series(tmp_path / "s")
+    (tmp_path / "s" / "report.pdf").write_bytes(b"%PDF")
+    (tmp_path / "s" / "structured.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\1" * 40)
+    (tmp_path / "empty").mkdir()
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path) == ["s"]
+        read_dicom(tmp_path / "s")
+    assert any("report.pdf" in line for line in caplog.messages)
+    assert any("structured.dcm" in line for line in caplog.messages)
+    assert any("1 left out" in line and "empty" in line for line in caplog.messages)
+    with pytest.raises(UserError, match="no image, and no DICOM series"):
+        find_cases(tmp_path / "empty")
+    assert read_series(tmp_path / "empty") == {}
+    assert capfd.readouterr().err == ""
+
+
+def test_the_fingerprint_is_that_of_the_slices_alone(tmp_path):
+    before = Image(write_series(tmp_path / "s")).sha256()
+    (tmp_path / "s" / "notes.txt").write_text("seen")
+    assert Image(tmp_path / "s").sha256() == before
+    write_slice(tmp_path / "s" / "1.2.3.5_003.dcm", body_hu(90)[3], (-90, -60, -285), 4)
+    assert Image(tmp_path / "s").sha256() != before
+
+
+def test_series_are_converted_for_a_case_table(tmp_path, caplog):
+    for patient in ("P1", "P2"):
+        write_series(tmp_path / "pacs" / patient / "series")
+    write_series(tmp_path / "pacs" / "P3", body_hu()[:2])
+    arguments = ["convert", str(tmp_path / "pacs"), "--out", str(tmp_path / "images")]
+    assert cli.main(arguments) == 1
+    assert any(line.startswith("P3: dicom_few_slices") for line in caplog.messages)
+    assert list(pair_folders(tmp_path / "images")) == ["P1_series", "P2_series"]
+    volume = read(tmp_path / "images" / "P1_series_0000.nii.gz")
+    np.testing.assert_array_equal(volume.array, body_hu())
+    assert volume.geometry.difference(read_dicom(tmp_path / "pacs" / "P1" / "series").geometry) is None
+    (tmp_path / "images" / "P1_series_0000.nii.gz").write_bytes(b"mine")
+    assert cli.main(arguments) == 1 and (tmp_path / "images" / "P1_series_0000.nii.gz").read_bytes() == b"mine"
+    assert cli.main(["convert", str(tmp_path / "pacs" / "P3"), "--out", str(tmp_path / "p3")]) == 2
+    for wrong in (["convert", str(tmp_path / "images"), "--out", str(tmp_path / "x")], [*arguments[:3], arguments[1]]):
+        assert cli.main(wrong) == 2
