@@ -66,7 +66,7 @@ def test_annotation_decides_what_is_scored(folders, tmp_path):
 
 def test_nothing_to_score_leaves_an_empty_table(folders, tmp_path):
     truth, prediction = folders
-    for case in "ab":
+    for case in ("a", "a_0000", "b"):
         (prediction / f"{case}.nii.gz").unlink()
     assert evaluate_folders(truth, prediction, "flare", "corrected", tmp_path / "scores.csv") == 6
     assert read_table(tmp_path / "scores.csv", "scores").empty
@@ -94,3 +94,65 @@ def test_organ_mean_is_the_mean_of_class_means():
     means = class_means(table, load_classes("flare"))
     assert means.index.tolist() == ["liver", "spleen", "tumor", "mean of organs"]
     assert means.loc["mean of organs", ["cases", "dsc", "nsd"]].tolist() == [2, 0.5, 0.625]
+
+
+def write_map(folder, name, ids):
+    labels = np.zeros(GRID.shape, np.uint8)
+    for i, number in enumerate(ids):
+        labels[2:6, 2:8, 1 + 2 * i : 3 + 2 * i] = number
+    write(folder / f"{name}.nii.gz", labels, GRID)
+    return folder
+
+
+def test_truth_in_a_data_sets_ids_is_scored_on_what_it_annotates(tmp_path, capsys):
+    """BTCV's 6 is FLARE's liver (1), its 1 the spleen (3); it annotates neither duodenum nor tumor."""
+    truth = write_map(tmp_path / "truth", "a", (6, 1))
+    prediction = write_map(tmp_path / "prediction", "a", (1, 3))
+    out, lesions = tmp_path / "scores.csv", tmp_path / "lesions.csv"
+    folders = (truth, prediction, "flare", "official-2024", out)
+    assert evaluate_folders(*folders, dataset="btcv", lesions=lesions) == 0
+    table = read_table(out, "scores").set_index("class")
+    assert table.loc[["liver", "spleen"], "dsc"].tolist() == [1, 1]
+    assert len(table) == 12 and not {"duodenum", "tumor"} & set(table.index) and read_table(lesions, "lesions").empty
+    assert "over 2 of 13 classes" in capsys.readouterr().out
+    known = pd.DataFrame([("a", "liver", "present")], columns=["case", "class", "state"])
+    write_table(tmp_path / "annotation.csv", known, "annotation")
+    evaluate_folders(*folders, dataset="btcv", annotation=tmp_path / "annotation.csv")
+    assert list(read_table(out, "scores")["class"]) == ["liver"]
+    with pytest.raises(UserError, match="did you mean 'btcv'"):
+        evaluate_folders(*folders, dataset="btvc")
+
+
+def test_classes_that_are_nowhere_do_not_lift_the_mean(tmp_path, capsys):
+    """Case a: half a liver is found. Case b has neither liver nor anything else: FLARE gives it 100 %."""
+    for case, ids in (("a", (1, 1)), ("b", ())):
+        write_map(tmp_path / "truth", case, ids)
+        write_map(tmp_path / "prediction", case, ids[:1])
+    out = tmp_path / "scores.csv"
+    assert evaluate_folders(tmp_path / "truth", tmp_path / "prediction", "flare", "corrected", out) == 0
+    table = read_table(out, "scores").set_index(["case", "class"])["dsc"]
+    assert table["b"].tolist() == [1] * 14 and table["a", "liver"] == pytest.approx(2 / 3)  # the table is FLARE's
+    lines = {line[:22].strip(): line[22:].split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["liver"][:3] == ["1", "1", "66.67"]
+    assert lines["spleen"] == ["0", "2", "–", "–"]
+    assert lines["mean of organs"][1] == "66.67" and lines["mean of organs"][3:] == ["over", "1", "of", "13", "classes"]
+
+
+def test_an_organ_that_is_not_there_and_was_found_counts(tmp_path, capsys):
+    write_map(tmp_path / "truth", "a", (1,))
+    write_map(tmp_path / "prediction", "a", (1, 3))
+    evaluate_folders(tmp_path / "truth", tmp_path / "prediction", "flare", "corrected", tmp_path / "scores.csv")
+    lines = {line[:22].strip(): line[22:].split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["spleen"][:3] == ["1", "0", "0.00"] and lines["mean of organs"][1] == "50.00"
+
+
+def test_ids_that_are_no_class_are_told_and_those_of_another_scheme_not_scored(tmp_path, caplog):
+    for case, ids in (("a", (1, 101, 103)), ("b", (1, 101, 103)), ("c", (101, 103))):
+        write_map(tmp_path / "truth", case, (1,))
+        write_map(tmp_path / "prediction", case, ids)
+    out = tmp_path / "scores.csv"
+    assert evaluate_folders(tmp_path / "truth", tmp_path / "prediction", "flare", "corrected", out) == 1
+    assert set(read_table(out, "scores")["case"]) == {"a", "b"}
+    words = "prediction: ids 101, 103, which classes flare lack"
+    assert f"{words}, not scored: a, b" in caplog.messages
+    assert any(line.startswith("c: label_unknown_ids") and words in line for line in caplog.messages)

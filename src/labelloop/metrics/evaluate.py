@@ -1,22 +1,27 @@
 """Score a folder of label maps against a folder of truth: ``labelloop evaluate``."""
 
 import logging
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from labelloop.annotation import States, from_table
-from labelloop.classes import ClassScheme, load_classes
+from labelloop.annotation import PRESENT, States, from_table
+from labelloop.classes import BACKGROUND, ClassScheme, load_classes
+from labelloop.datasets import Dataset, dataset_path, label_counts, load_dataset
 from labelloop.errors import CaseError
-from labelloop.folders import label_maps
+from labelloop.listing import Listing, list_labels, tell
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
+from labelloop.outputs import is_table, refuse_overwriting
 from labelloop.tables import read_table, write_table
 from labelloop.volume import Volume, read
+from labelloop.wording import NOTHING, count, named, shown
 
 log = logging.getLogger(__name__)
 
@@ -30,52 +35,98 @@ def evaluate_folders(
     workers: int = 1,
     annotation: str | Path | None = None,
     lesions: str | Path | None = None,
+    dataset: str | Path | None = None,
 ) -> int:
     """Score the label maps of one folder against those of the same cases in another; write ``scores``, print a summary.
 
     Args:
-        truth_dir, prediction_dir: folders of label maps in the ids of ``classes``.
+        truth_dir, prediction_dir: folders of label maps in the ids of ``classes``; the truth in those of ``dataset``.
         classes: class scheme, by name or path.
         rules: a name in :data:`labelloop.metrics.flare.RULES`.
         out: the table to write, of kind "scores".
         workers: processes.
         annotation: table of kind "annotation": classes that it calls unknown, or does not name, are not scored.
         lesions: the table to write of what was found and missed of tumors, of kind "lesions"; None writes none.
+        dataset: data set, by name or path, whose ids the truth carries and whose ``annotated`` classes are scored,
+            unless ``annotation`` says otherwise.
 
     Returns:
         How many problems there were: cases missing on one side, unreadable, or not comparable. Each is logged as one
         line and does not stop the others.
 
     Raises:
-        UserError: when a folder, the classes, the rules or the annotation table do not exist, or a folder holds no
-            label map.
+        UserError: when a folder, the classes, the rules, the data set or the annotation table do not exist, a folder
+            holds no label map, or a table would be written over what is read or what another program wrote.
     """
     get_rules(rules)
     scheme = load_classes(classes)
     states = from_table(read_table(annotation, "annotation")) if annotation else None
-    truths, predictions = label_maps(truth_dir), label_maps(prediction_dir)
-    problems = [f"{case}: no prediction in {prediction_dir}" for case in sorted(truths.keys() - predictions.keys())]
+    named_ids = load_dataset(dataset, scheme) if dataset else None
+    listings = list_labels(truth_dir), list_labels(prediction_dir)
+    truths, predictions = (listing.volumes for listing in listings)
+    read_files = [*truths.values(), *predictions.values(), *([annotation] if annotation else [])]
+    read_files += [dataset_path(dataset)] if dataset else []
+    refuse_overwriting([out], read_files, is_table("scores"))
+    refuse_overwriting([lesions] if lesions else [], [*read_files, out], is_table("lesions"))
+    problems = _listed(listings, truths.keys() & predictions.keys())
+    problems += [f"{case}: no prediction in {prediction_dir}" for case in sorted(truths.keys() - predictions.keys())]
     problems += [f"{case}: no truth in {truth_dir}" for case in sorted(predictions.keys() - truths.keys())]
     jobs = [
-        (case, truths[case], predictions[case], scheme, rules, states if states is None else states.get(case, {}))
+        _Job(case, truths[case], predictions[case], scheme, rules, _states(case, states, named_ids), named_ids)
         for case in sorted(truths.keys() & predictions.keys())
     ]
     rows: dict[str, list[dict]] = {"scores": [], "lesions": []}
-    for scored, problem in _scored(jobs, workers):
+    strange: dict[str, list[str]] = defaultdict(list)
+    for scored, problem, ids in _scored(jobs, workers):
         for kind, of_case in scored.items():
             rows[kind] += of_case
+        for words, case in ids:
+            strange[words].append(case)
         problems += [problem] if problem else []
     tables = {kind: pd.DataFrame(all_rows) for kind, all_rows in rows.items()}
     write_table(out, tables["scores"], "scores")
     if lesions:
         write_table(lesions, tables["lesions"], "lesions")
+    for words, cases in strange.items():
+        log.warning("%s, not scored: %s", words, named(cases))
     for problem in problems:
         log.error("%s", problem)
     print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
     return len(problems)
 
 
-def _scored(jobs: list[tuple], workers: int) -> Iterable[tuple[dict[str, list[dict]], str | None]]:
+def _listed(listings: Sequence[Listing], used: Container[str]) -> list[str]:
+    """Say what of the folders is used and what is not; return a line for each file that should be read and cannot."""
+    for listing in listings:
+        tell(listing, sum(case in used for case in listing.volumes), "label map")
+    return [f"{shown(entry.path)}: {entry.reason}" for listing in listings for entry in listing.lost]
+
+
+def _states(case: str, states: Mapping[str, States] | None, dataset: Dataset | None) -> States | None:
+    """Return what is known of a case: by the annotation table, or else by the data set; None: everything."""
+    if states is not None:
+        return states.get(case, {})
+    return None if dataset is None else dict.fromkeys(dataset.annotated, PRESENT)  # which stands for absent, too
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a process needs to score a case."""
+
+    case: str
+    truth: Path
+    prediction: Path
+    scheme: ClassScheme
+    rules: str
+    states: States | None
+    dataset: Dataset | None
+
+
+_Scored = tuple[dict[str, list[dict]], str | None, list[tuple[str, str]]]
+"""Rows of one case by kind of table, the problem that kept it from being scored, and (ids that are no class, case)."""
+
+
+def _scored(jobs: Sequence[_Job], workers: int) -> Iterable[_Scored]:
     if workers <= 1 or len(jobs) <= 1:
         yield from map(_score_files, jobs)
         return
@@ -84,18 +135,37 @@ def _scored(jobs: list[tuple], workers: int) -> Iterable[tuple[dict[str, list[di
         yield from pool.map(_score_files, jobs)
 
 
-def _score_files(
-    job: tuple[str, Path, Path, ClassScheme, str, States | None],
-) -> tuple[dict[str, list[dict]], str | None]:
-    """Return the rows of one case by kind of table, or the problem that kept it from being scored."""
-    case, truth, prediction, scheme, rules, states = job
+def _score_files(job: _Job) -> _Scored:
+    case, file, ids = job.case, str(job.prediction), []
     try:
-        pair, file = (_read(truth), _read(prediction)), str(prediction)
-        scores = score_case(*pair, scheme, rules, states, file)
-        lesions = lesion_rows(*pair, scheme, states, file)
+        truth, prediction = _read(job.truth), _read(job.prediction)
+        if job.dataset is not None:
+            truth = Volume(job.dataset.to_classes(truth.array, str(job.truth)), truth.geometry)
+        for side, volume, path in (("truth", truth, job.truth), ("prediction", prediction, job.prediction)):
+            ids += [(words, case) for words in _strange_ids(side, volume, path, job.scheme)]
+        scores = score_case(truth, prediction, job.scheme, job.rules, job.states, file)
+        lesions = lesion_rows(truth, prediction, job.scheme, job.states, file)
     except CaseError as error:
-        return {}, f"{case}: {error}"
-    return {"scores": [{"case": case, **r} for r in scores], "lesions": [{"case": case, **r} for r in lesions]}, None
+        return {}, f"{case}: {error}", []
+    rows = {"scores": [{"case": case, **r} for r in scores], "lesions": [{"case": case, **r} for r in lesions]}
+    return rows, None, ids
+
+
+def _strange_ids(side: str, volume: Volume, path: Path, scheme: ClassScheme) -> Iterator[str]:
+    """Yield what ids a label map holds that are no class of the scheme.
+
+    Raises:
+        CaseError: ``label_unknown_ids`` when it holds no others: it is of another scheme.
+    """
+    found = set(label_counts(volume.array, str(path))) - {BACKGROUND}
+    strange = sorted(found - set(scheme.ids.values()))
+    if not strange:
+        return
+    words = f"{side}: ids {named([str(i) for i in strange])}, which classes {scheme.name} lack"
+    if set(strange) == found:
+        action = "Name the --classes, or for the truth the --dataset, whose ids these are."
+        raise CaseError("label_unknown_ids", str(path), words, action)
+    yield words
 
 
 def _read(path: Path) -> Volume:
@@ -128,10 +198,37 @@ def class_means(table: pd.DataFrame, scheme: ClassScheme) -> pd.DataFrame:
     return means.astype({"cases": int})
 
 
+def both_empty(table: pd.DataFrame) -> pd.Series:
+    """Return which rows of a "scores" table have neither truth nor prediction: FLARE's rules give them 100 %."""
+    return (table["volume_truth_ml"] == 0) & (table["volume_prediction_ml"].fillna(0) == 0)
+
+
 def summary(table: pd.DataFrame, scheme: ClassScheme) -> str:
-    """Return :func:`class_means` as text, in percent."""
-    lines = [f"{'class':<22} {'cases':>5} {'DSC %':>7} {'NSD %':>7}"]
-    for name, row in class_means(table, scheme).iterrows():
-        dsc, nsd = (np.round(100 * row[metric], 2) for metric in ("dsc", "nsd"))
-        lines.append(f"{name:<22} {int(row['cases']):>5} {dsc:>7.2f} {nsd:>7.2f}")
+    """Return means of a "scores" table as text, in percent, over the cases in which a class is, or was found.
+
+    Cases without truth and prediction are counted apart: they would lift a mean to any height. Each mean over classes
+    says over how many.
+    """
+    if table.empty:
+        return "nothing was scored"
+    empty = both_empty(table)
+    apart = table.loc[empty, "class"].value_counts()
+    means = class_means(table[~empty], scheme)
+    lines = [f"{'class':<22} {'cases':>5} {'empty':>5} {'DSC %':>7} {'NSD %':>7}"]
+    for name in (name for name in scheme.names if name in set(table["class"])):
+        row = means.loc[name] if name in means.index else None
+        lines.append(_line(name, 0 if row is None else int(row["cases"]), int(apart.get(name, 0)), row))
+    for name, members in scheme.sets.items():
+        scored = [member for member in members if member in means.index]
+        if f"mean of {name}" in means.index:
+            title = f"mean of {name}"
+            lines.append(f"{_line(title, int(means.loc[title, 'cases']), '', means.loc[title])}  over {len(scored)} of "
+                         f"{count(len(members), 'class')}")  # fmt: skip
+    if empty.any():
+        lines.append("empty: cases with neither truth nor prediction, not in the means (FLARE counts them as 100 %)")
     return "\n".join(lines)
+
+
+def _line(name: str, cases: int, empty: int | str, means: pd.Series | None) -> str:
+    scores = [NOTHING if means is None else f"{np.round(100 * means[metric], 2):.2f}" for metric in ("dsc", "nsd")]
+    return f"{name:<22} {cases:>5} {empty:>5} {scores[0]:>7} {scores[1]:>7}"
