@@ -1,4 +1,4 @@
-"""The command line: ``labelloop phantom | cases | infer | evaluate | check | calibrate | recipe | schema``."""
+"""The command line: ``labelloop phantom``, ``convert``, ``cases``, ``infer``, ``evaluate``, ``check``, and others."""
 
 import argparse
 import logging
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from labelloop.errors import UserError
 from labelloop.heartbeat import speaking
+from labelloop.wording import count
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="labelloop", description="Models make labels; checked labels make models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     label_commands = (_add_evaluate, _add_check, _add_calibrate)
-    for add in (_add_phantom, _add_cases, _add_infer, *label_commands, _add_recipe, _add_schema):
+    for add in (_add_phantom, _add_convert, _add_cases, _add_infer, *label_commands, _add_recipe, _add_schema):
         add(commands)
     return parser
 
@@ -44,6 +45,20 @@ def _phantom(options) -> None:
     from labelloop.phantom import write_phantom
 
     print(write_phantom(options.out, options.cases, options.seed, mr_patients=options.mr))
+
+
+def _add_convert(commands) -> None:
+    parser = commands.add_parser("convert", help="write DICOM series as NIfTI files for a case table")
+    parser.add_argument("images", type=Path, help="folder with a DICOM series, or with folders of them at any depth")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write <case>_0000.nii.gz to")
+    parser.add_argument("--series", default="", help="DICOM series to take of a folder: its number or UID")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(options) -> int:
+    from labelloop.inference.convert import convert
+
+    return convert(options.images, options.out, options.series)
 
 
 def _add_cases(commands) -> None:
@@ -64,14 +79,17 @@ def _add_cases(commands) -> None:
     parser.set_defaults(run=_cases)
 
 
-def _cases(options) -> None:
+def _cases(options) -> int:
     from labelloop.folders import table_from_folders
 
-    given = {k: v for k, v in vars(options).items() if k not in ("run", "images", "labels", "dataset", "out")}
-    cases = table_from_folders(options.images, options.labels, options.dataset, options.out, **given)
+    apart = ("run", "command", "images", "labels", "dataset", "out")
+    given = {k: v for k, v in vars(options).items() if k not in apart}
+    lost: list = []
+    cases = table_from_folders(options.images, options.labels, options.dataset, options.out, **given, lost=lost)
     labeled = sum(bool(case.label) for case in cases)
     tested = sum(case.role == "test" for case in cases)
-    print(f"{options.out}: {len(cases)} cases, {labeled} with a label, {tested} for testing")
+    print(f"{options.out}: {count(len(cases), 'case')}, {labeled} with a label, {tested} for testing")
+    return bool(lost)
 
 
 def _add_infer(commands) -> None:
@@ -89,8 +107,10 @@ def _add_infer(commands) -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto, or the run's")
     parser.add_argument("--max-ram-mb", type=float, help="RAM that must be enough")
     parser.add_argument("--max-gpu-mb", type=float, help="GPU memory that must be enough")
+    parser.add_argument("--series", default="", help="DICOM series to take of a folder: its number or UID")
     parser.add_argument("--preview", action="store_true", help="draw a picture of each case, finished ones too")
-    parser.add_argument("--classes", default="flare", help="class scheme with the colors of the pictures")
+    parser.add_argument("--check", action="store_true", help="hold the label maps against the rules of anatomy")
+    parser.add_argument("--classes", default="flare", help="class scheme with the colors of pictures and the rules")
     parser.add_argument("--again", action="store_true", help="do finished cases again")
     parser.set_defaults(run=_infer)
 
@@ -106,13 +126,13 @@ def _infer(options) -> int:
         raise UserError(f"--step {options.step:g}: above 0 and at most 1")
     given = {k: v for k in ("mode", "step", "precision") if (v := getattr(options, k)) is not None}
     finished = FinishedInference.read(options.results) if options.results else None
-    drawn = load_classes(options.classes) if options.preview else None
+    shown = load_classes(options.classes) if options.preview or options.check else None
     return infer(
         options.images,
         finished.folders(options.results) if finished else options.model,
         options.out,
         steps=finished.steps if finished else None,
-        scheme=finished.classes if finished else drawn,
+        scheme=finished.classes if finished else shown,
         settings=Settings.model_validate((finished.engine.model_dump() if finished else {}) | given),
         device=options.device,
         modality=options.modality,
@@ -120,6 +140,8 @@ def _infer(options) -> int:
         resume=not options.again,
         budget=Budget(options.max_ram_mb, options.max_gpu_mb),
         preview=options.preview,
+        check=options.check,
+        series=options.series,
         progress=True,
     )
 
@@ -131,6 +153,9 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--prediction", type=Path, required=True)
     parser.add_argument("--classes", default="flare")
     parser.add_argument("--rules", default="official-2024", help="official-2022, -2023, -2024 or corrected")
+    parser.add_argument(
+        "--dataset", help="data set whose ids the truth carries, and whose annotated classes are scored"
+    )
     parser.add_argument("--annotation", type=Path, help="annotation table; unknown classes are not scored")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="table of scores to write")
@@ -142,8 +167,8 @@ def _evaluate(options) -> int:
     from labelloop.metrics.evaluate import evaluate_folders
 
     o = options
-    files = o.annotation, o.lesions
-    return bool(evaluate_folders(o.truth, o.prediction, o.classes, o.rules, o.out, o.workers, *files))
+    more = o.annotation, o.lesions, o.dataset
+    return bool(evaluate_folders(o.truth, o.prediction, o.classes, o.rules, o.out, o.workers, *more))
 
 
 def _add_check(commands) -> None:

@@ -84,6 +84,8 @@ def test_ct_without_air_is_told(command, images, caplog):
 def test_options_reach_the_engine(command, monkeypatch):
     seen = {}
     monkeypatch.setattr(module, "infer", lambda *a, **k: seen.update(k) or 0)
+    command("--check", "--series", 2)
+    assert (seen["check"], seen["series"], seen["scheme"].name, seen["preview"]) == (True, "2", "flare", False)
     command("--mode", "fast", "--max-ram-mb", 3000)
     assert (seen["settings"].mode, seen["settings"].step) == ("fast", 0.5)
     assert (seen["budget"].max_ram_mb, seen["budget"].max_gpu_mb, seen["resume"]) == (3000, None, True)
@@ -164,5 +166,6 @@ def test_the_containers_entry_script(images, model_folder, tmp_path, chain):
     assert subprocess.run(script, env=environment, capture_output=True, check=False).returncode == 0
     assert sorted(p.name for p in out.iterdir()) == ["a.nii.gz", "b.nii.gz"]
     assert (np.unique(read(out / "a.nii.gz").array).size > 2) != chain  # the chain keeps one class only
-    environment["FLARE_MODELS"] = str(images)
-    assert subprocess.run(script, env=environment, capture_output=True, check=False).returncode == 2
+    for wrong in ({"FLARE_MODELS": str(images)}, {"FLARE_OUTPUTS": str(images)}):
+        assert subprocess.run(script, env=environment | wrong, capture_output=True, check=False).returncode == 2
+    assert sorted(p.name for p in images.iterdir()) == ["a_0000.nii.gz", "b_0000.nii.gz"]

@@ -10,18 +10,19 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 import pytest
-import SimpleITK as sitk
 import torch
 from test_prepare import random_volume
+from tiny_dicom import body_hu, write_series
 from tiny_models import IDS, save_model
 
+from labelloop.classes import load_classes
 from labelloop.errors import CaseError, UserError
 from labelloop.inference import infer as infer_module
 from labelloop.inference import running as module
 from labelloop.inference.engine import Predictor
 from labelloop.inference.export import Prediction
 from labelloop.inference.infer import infer
-from labelloop.inference.reading import Case, case_name, find_cases, read_image
+from labelloop.inference.reading import Case, case_name, find_cases
 from labelloop.inference.running import predict_cases
 from labelloop.shards import Ledger
 from labelloop.tables import read_table
@@ -261,46 +262,122 @@ def test_names_of_cases(folder):
     write(folder / "case_0.nii.gz", label.array, label.geometry)  # the label beside its image
     assert [c.image.name for c in find_cases(folder)] == [f"case_{i}_0000.nii.gz" for i in range(3)]
     write(folder / "case_0_0000.nrrd", label.array, label.geometry)
-    with pytest.raises(UserError, match="several inputs for case_0"):
+    with pytest.raises(UserError, match="keep one"):
         find_cases(folder)
     assert case_name(folder / "FLARE_12_0000.NII.GZ") == "FLARE_12"
 
 
-def write_dicom(folder, array, spacing, skip=()):
-    folder.mkdir(parents=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for z in range(len(array)):
-        if z in skip:
-            continue
-        image = sitk.GetImageFromArray(array[z : z + 1].astype(np.int16))
-        image.SetSpacing(spacing)
-        tags = {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": f"1.2.3.4.{z}",
-            "0008|0060": "CT",
-            "0020|000d": "1.2.3",
-            "0020|000e": "1.2.3.4",
-            "0020|0013": str(z),
-            "0020|0032": f"-10\\-20\\{z * spacing[2]}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-        }
-        for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        image.SetOrigin((-10, -20, z * spacing[2]))
-        writer.SetFileName(str(folder / f"{len(array) - z:03d}.dcm"))
-        writer.Execute(image)
+def test_a_dicom_series_becomes_a_label_map(tmp_path, model_folder):
+    write_series(tmp_path / "dicom" / "patient" / "series", body_hu())
+    assert infer(tmp_path / "dicom", model_folder, tmp_path / "out", device="cpu") == 0
+    assert read(tmp_path / "out" / "patient_series.nii.gz").array.shape == body_hu().shape
+    write_series(tmp_path / "dicom" / "other", body_hu()[:2])
+    assert infer(tmp_path / "dicom", model_folder, tmp_path / "out", device="cpu") == 1  # the rest is done
 
 
-def test_dicom(tmp_path, model_folder, rng):
-    array = random_volume(rng, (6, 9, 11)).array
-    write_dicom(tmp_path / "dicom" / "patient", array, (1.0, 1.0, 2.5))
-    volume = read_image(tmp_path / "dicom" / "patient")
-    np.testing.assert_array_equal(volume.array, array)
-    assert volume.geometry.spacing == pytest.approx((1.0, 1.0, 2.5))
-    assert [c.case for c in find_cases(tmp_path / "dicom")] == ["patient"]  # folder of folders
-    assert [c.case for c in find_cases(tmp_path / "dicom" / "patient")] == ["patient"]
-    assert infer(tmp_path / "dicom" / "patient", model_folder, tmp_path / "out", device="cpu") == 0
-    write_dicom(tmp_path / "gap", array, (1.0, 1.0, 2.5), skip=(2,))
-    with pytest.raises(CaseError, match="dicom_slices"):
-        read_image(tmp_path / "gap")
+# --------------------------------------------------------------------------------------- what is there is not destroyed
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def plain(folder):
+    """The images under the names that most converters give them: those of label maps."""
+    for i in range(3):
+        (folder / f"case_{i}_0000.nii.gz").rename(folder / f"case_{i}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("out", ["in", "link", "in/../in"])
+@pytest.mark.parametrize("given", ["in", "in/case_0.nii.gz", "link"])
+def test_images_are_not_written_over(plain, tmp_path, model_folder, given, out):
+    (tmp_path / "link").symlink_to(plain)
+    before = contents(plain)
+    with pytest.raises(UserError, match="holds the inputs"):
+        infer(tmp_path / given, model_folder, tmp_path / out, device="cpu")
+    assert contents(plain) == before
+
+
+def test_files_that_others_wrote_are_not_written_over(folder, tmp_path, model_folder):
+    for name in ("case_1.nii.gz", "summary.csv"):
+        out = tmp_path / f"out of {name}"
+        out.mkdir()
+        (out / name).write_bytes(b"theirs")
+        with pytest.raises(UserError, match=rf"{name}: exists, and labelloop did not write it"):
+            infer(folder, model_folder, out, device="cpu")
+        assert contents(out) == {name: b"theirs"}
+
+
+def test_own_files_are_written_anew_also_after_other_cases_and_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(infer_module, "_load_models", lambda *_: Fragile({}))
+    out = tmp_path / "out"
+    for number in (0, 1, 0):
+        assert infer(folder / f"case_{number}_0000.nii.gz", tmp_path, out) == 0
+    assert infer(folder, tmp_path, out, resume=False) == 0
+    (out / "shards" / ".infer.names").unlink()  # as an older version left it
+    assert infer(folder, tmp_path, out) == 0
+
+
+# ------------------------------------------------------------------------------------------------- what was found
+
+
+class Liver:
+    """Finds a liver of some ml; no spleen."""
+
+    upright, fingerprint = False, "liver"
+
+    def predict(self, volume, modality):
+        labels = np.zeros(volume.array.shape, np.uint8)
+        labels[2:6, 2:6, 2:6] = 1
+        rows = [{"class": name, "volume_ml": ml, "confidence": 1.0} for name, ml in (("liver", 1.0), ("spleen", 0.0))]
+        return Prediction(labels, rows)
+
+
+def test_classes_that_were_found_nowhere_are_named(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(infer_module, "_load_models", lambda *_: Liver())
+    for _ in range(2):  # computed, and finished before
+        caplog.clear()
+        assert infer(folder, tmp_path, tmp_path / "out") == 0
+        assert "found in no case: spleen (1 of 2 classes)" in caplog.messages
+
+
+def test_label_maps_are_held_against_the_rules_of_anatomy(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(infer_module, "_load_models", lambda *_: Liver())
+    out, scheme = tmp_path / "out", load_classes("flare")
+    assert infer(folder, tmp_path, out) == 0 and not (out / "verdicts.csv").exists()
+    assert infer(folder, tmp_path, out, check=True, scheme=scheme) == 0  # of finished cases, too
+    verdicts = read_table(out / "verdicts.csv", "verdicts")
+    assert verdicts["case"].nunique() == 3
+    failed = {(row["class"], row["rule"]) for _, row in verdicts.iterrows() if row["verdict"] == "fail"}
+    assert {("liver", "flat_end"), ("spleen", "volume")} <= failed  # a spleen that the model knows and did not find
+    assert sum("case_1: spleen, volume: 0.0 ml" in line for line in caplog.messages) == 1
+    with pytest.raises(UserError, match="class scheme"):
+        infer(folder, tmp_path, out, check=True)
+
+
+def test_rules_of_other_classes_are_refused_before_anything_is_computed(folder, tmp_path, model_folder, counted):
+    lungs = "{name: lungs, classes: [{name: lung, id: 1, tolerance_mm: 3, color: '#4fc3f7'}]}"
+    (tmp_path / "lungs.yaml").write_text(lungs)
+    with pytest.raises(UserError, match="classes lungs lack liver, spleen, tumor"):
+        infer(folder, model_folder, tmp_path / "out", check=True, scheme=load_classes(tmp_path / "lungs.yaml"))
+    assert counted == []
+
+
+@pytest.mark.parametrize(("bad", "words"), [(0, "3 cases: 3 computed, 0 set aside"), (1, "1 case: 0 computed, 1 set")])
+def test_cases_are_counted_in_plain_words(folder, tmp_path, monkeypatch, caplog, bad, words):
+    monkeypatch.setattr(
+        infer_module, "_load_models", lambda *_: Fragile({10: CaseError("odd", "x", "y", "z")} if bad else {})
+    )
+    with caplog.at_level("INFO"):
+        infer(folder / "case_0_0000.nii.gz" if bad else folder, tmp_path, tmp_path / "out")
+    assert any(line.startswith(words) for line in caplog.messages)
+
+
+def test_inputs_that_cannot_be_read_are_a_failure(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(infer_module, "_load_models", lambda *_: Fragile({}))
+    (folder / "gone_0000.nii.gz").symlink_to("/annex/gone.nii.gz")
+    assert infer(folder, tmp_path, tmp_path / "out") == 1
+    assert any("dead link" in line and "gone_0000.nii.gz" in line for line in caplog.messages)
+    assert read_table(tmp_path / "out" / "shards" / "infer.csv", "manifest")["status"].eq("done").all()

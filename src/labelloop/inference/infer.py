@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,15 @@ from labelloop.inference.reading import Case, find_cases
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
+from labelloop.listing import NAME, LeftOut, is_utf8
+from labelloop.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting
 from labelloop.shards import Ledger
 from labelloop.tables import write_table
 from labelloop.volume import Volume
+from labelloop.wording import count, shown
 
 log = logging.getLogger(__name__)
+TABLES_WRITTEN = ("summary", "efficiency", "verdicts")
 ALL_FINE, SOME_FAILED, NOTHING_USABLE = 0, 1, 2
 
 
@@ -37,6 +41,8 @@ def infer(
     resume: bool = True,
     budget: Budget | None = None,
     preview: bool = False,
+    check: bool = False,
+    series: str = "",
     progress: bool = False,
 ) -> int:
     """Segment all images of ``inputs`` into ``out``: ``<case>.nii.gz``, ``summary.csv`` and ``efficiency.csv``.
@@ -46,24 +52,30 @@ def infer(
         model_folders: one, several, or a mapping of names (those in ``steps``) to folders. Unnamed folders go by the
             folder's name.
         steps: an ``inference`` chain; default: one ``segment`` step with all models.
-        scheme: names of class sets in ``steps``, and the colors of previews.
+        scheme: names of class sets in ``steps``, the colors of previews, and the rules of anatomy.
         sequence: MR sequence of the images, for models that want them upright: some sequences tell which end is up.
         resume: keep the cases that an earlier run finished with the same image, models and settings.
         budget: memory to keep. With a limit on RAM, images are not read ahead.
         preview: draw ``previews/<case>.png``.
+        check: hold the label maps against the scheme's rules of anatomy, and write ``verdicts.csv``.
+        series: number or UID of the DICOM series to take, where a folder holds several.
         progress: show a bar, if standard error is a terminal.
 
     Returns:
-        Exit code: 0 all cases are done, 1 some failed (``shards/infer.csv`` in ``out`` says why), 2 none is done.
+        Exit code: 0 all cases are done, 1 some failed (``shards/infer.csv`` in ``out`` says why) or are named like
+        images and cannot be read (the log says which), 2 none is done.
 
     Raises:
-        UserError: when the inputs or the models cannot be used at all.
+        UserError: when the inputs or the models cannot be used at all, or when inputs, or files of others, would be
+            written over.
     """
-    cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality)]
+    lost: list[LeftOut] = []
+    cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality, series, lost)]
     folders = _named(model_folders)
     budget, out = budget or Budget(), Path(out)
-    if preview and scheme is None:
-        raise UserError("previews need a class scheme for names and colors")
+    if scheme is None and (preview or check):
+        raise UserError("previews and checks need a class scheme for names, colors and rules")
+    _claim(inputs, cases, out)
     if not resume:
         (out / "shards" / ".infer.jsonl").unlink(missing_ok=True)
     ledger = Ledger(out, "infer", tries=0)
@@ -73,16 +85,67 @@ def infer(
         draw=partial(_picture, scheme) if scheme else None,
         progress=progress and sys.stderr.isatty(),
     )
+    load = _Loader(partial(_load_models, folders, steps, scheme, settings, device, budget, check))
     with counted("case", len(cases)):
-        run_cases(cases, partial(_load_models, folders, steps, scheme, settings, device, budget), ledger, options)
+        run_cases(cases, load, ledger, options)
     extras = ledger.extras()
     write_table(out / "summary.csv", rows(ledger), "summary")
     write_table(out / "efficiency.csv", efficiency(ledger), "efficiency")
     failed = len(cases) - len(extras)
-    log.info("%d of %d cases done, results in %s", len(extras), len(cases), out)
+    log.info("%d of %s done, results in %s", len(extras), count(len(cases), "case"), out)
+    tell_found_nowhere(rows(ledger))
+    if check and extras:
+        from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
+
+        check_label_maps([case for case in cases if case.case in extras], ledger, load.segmenter, scheme)
     if failed:
-        log.warning("%d cases failed, see %s", failed, ledger.manifest)
-    return ALL_FINE if not failed else SOME_FAILED if extras else NOTHING_USABLE
+        log.warning("%s failed, see %s", count(failed, "case"), ledger.manifest)
+    if lost:
+        log.warning("%s left out that cannot be read, see above", count(len(lost), "input"))
+    return NOTHING_USABLE if not extras else SOME_FAILED if failed or lost else ALL_FINE
+
+
+def tell_found_nowhere(summary: Sequence[Mapping]) -> None:
+    """Warn of classes that have no voxel in any case.
+
+    Args:
+        summary: rows of the table "summary".
+    """
+    found: dict[str, float] = {}
+    for row in summary:
+        found[row["class"]] = found.get(row["class"], 0.0) + row["volume_ml"]
+    nowhere = [name for name, volume in found.items() if not volume]
+    if nowhere:
+        log.warning("found in no case: %s (%d of %s)", ", ".join(nowhere), len(nowhere), count(len(found), "class"))
+
+
+def _claim(inputs: Path, cases: Sequence[Case], out: Path) -> None:
+    """Check that nothing is written over what is read or what others wrote, and note the names to be written as ours.
+
+    Raises:
+        UserError: see :mod:`labelloop.outputs`.
+    """
+    read = [case.image for case in cases]
+    folders = {path if path.is_dir() else path.parent for path in read}
+    refuse_folder_of_inputs(out, {inputs, *folders})
+    if not is_utf8(out):
+        raise UserError(f"{shown(out)}: {NAME}")
+    names = [f"{case.case}.nii.gz" for case in cases]
+    pictures = [f"previews/{case.case}.png" for case in cases]
+    tables = [f"{kind}.csv" for kind in TABLES_WRITTEN]
+    refuse_overwriting([out / name for name in (*names, *pictures, *tables)], read, claims(out).__contains__)
+    claim(out, (*names, *pictures, *tables))
+
+
+class _Loader:
+    """Loads what segments when it is called, and keeps it as ``segmenter``."""
+
+    def __init__(self, load: Callable[[], Segmenter]):
+        self._load = load
+
+    def __call__(self) -> Segmenter:
+        self.segmenter = self._load()
+        return self.segmenter
 
 
 def _load_models(
@@ -92,11 +155,15 @@ def _load_models(
     settings: Settings | None,
     device: str,
     budget: Budget,
+    check: bool,
 ) -> Segmenter:
     from labelloop.inference.postprocess import Chain, load_model  # torch: imported while the first image is read
 
     models = {name: load_model(folder, device, settings, budget) for name, folder in folders.items()}
     chain = Chain(steps or [{"segment": list(models)}], models, scheme)
+    unknown = [name for name in chain.classes if check and name not in scheme.ids]
+    if unknown:
+        raise UserError(f"--check: classes {scheme.name} lack {', '.join(unknown)}; name the models' with --classes")
     return chain.predictor(next(iter(models))) if steps is None and len(models) == 1 else chain
 
 

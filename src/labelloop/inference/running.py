@@ -23,6 +23,7 @@ from labelloop.inference.reading import Case, Image
 from labelloop.inference.stages import STAGES, collected
 from labelloop.shards import Ledger, NotTriedError
 from labelloop.volume import Geometry, Volume, on_its_feet, read, write
+from labelloop.wording import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +125,12 @@ def run_cases(
         while written:
             written.pop().result()
     ledger.close()
-    log.info("%d cases: %d computed, %d finished before", len(cases), computed, len(cases) - computed)
+    done = len(ledger.extras())
+    before = len(cases) - computed
+    log.info(
+        "%s: %d computed, %d set aside, %d finished before",
+        count(len(cases), "case"), done - before, len(cases) - done, before,
+    )  # fmt: skip
 
 
 def _loaded(load: Callable[[], Segmenter]) -> Segmenter:
@@ -193,7 +199,7 @@ class _Reader:
 
     def _load(self, case: Case) -> _Item:
         start = time.perf_counter()
-        image = Image(case.image)
+        image = Image(case.image, case.series)
         content = _content(case, image)
         read = None if self.segmenter.done() else _volume(image)
         waiting = time.perf_counter()
@@ -249,7 +255,7 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
         cuda.reset_peak_memory_stats()
     with _gpu_meter(cuda is not None) as meter, collected() as work:
         try:
-            result.volume = _standing(item.case, item.volume, segmenter)
+            result.volume = standing(item.case, item.volume, segmenter)
             result.prediction = segmenter.predict(result.volume, item.case.modality)
         except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as problem:
             log.debug("%s failed", item.case.case, exc_info=True)
@@ -290,7 +296,7 @@ def _gpu_meter(cuda: bool) -> AbstractContextManager:
     return Meter(gpu=f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}")
 
 
-def _standing(case: Case, volume: Volume, segmenter: Segmenter) -> Volume:
+def standing(case: Case, volume: Volume, segmenter: Segmenter) -> Volume:
     """Return the volume, on its feet if it is, or seems to be, stored upside down."""
     turned = case.upside_down
     if turned is None and segmenter.upright:
@@ -337,7 +343,7 @@ def _draw(case: Case, volume: Volume, labels: "np.ndarray", options: Options) ->
 def _draw_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:
     """Draw a case that was finished without a picture."""
     if options.previews and not (options.previews / f"{case.case}.png").is_file():
-        volume = _standing(case, Image(case.image).volume(), segmenter)
+        volume = standing(case, Image(case.image, case.series).volume(), segmenter)
         _draw(case, volume, read(ledger.folder / f"{case.case}.nii.gz").array, options)
 
 

@@ -1,0 +1,42 @@
+"""Final label maps held against the rules of anatomy: ``labelloop infer --check``."""
+
+import logging
+from collections.abc import Sequence
+
+import pandas as pd
+
+from labelloop.classes import ClassScheme
+from labelloop.errors import CaseError
+from labelloop.inference.reading import Case, Image
+from labelloop.inference.running import Segmenter, standing
+from labelloop.labels.check import check
+from labelloop.labels.folder import tell_verdicts
+from labelloop.shards import Ledger
+from labelloop.tables import write_table
+from labelloop.volume import Volume, canonical, read
+
+log = logging.getLogger(__name__)
+
+
+def check_label_maps(cases: Sequence[Case], ledger: Ledger, segmenter: Segmenter, scheme: ClassScheme) -> None:
+    """Write ``verdicts.csv`` beside the label maps of cases that are done, and log what fails.
+
+    A class that the models know and that has no voxel fails its rule on volume.
+
+    Args:
+        segmenter: what made them; its classes must be those of ``scheme``.
+    """
+    known, rows = ledger.extras(), []
+    for case in cases:
+        classes = [row["class"] for row in known[case.case]["rows"]]
+        try:
+            image = standing(case, Image(case.image, case.series).volume(), segmenter)
+        except (CaseError, OSError) as error:
+            log.error("%s: not checked: %s", case.case, error)
+            continue
+        labels = canonical(Volume(read(ledger.folder / f"{case.case}.nii.gz").array, image.geometry))
+        voxels = canonical(image).array
+        found = check(labels.array, labels.geometry, {}, scheme, voxels, case.modality, classes=classes)
+        rows += [{"case": case.case, **row} for row in found]
+    write_table(ledger.folder / "verdicts.csv", rows, "verdicts")
+    tell_verdicts(pd.DataFrame(rows))

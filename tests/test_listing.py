@@ -1,0 +1,231 @@
+"""Folders: the same files are used by every command, and none is left out without a word."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from labelloop import cli
+from labelloop.errors import UserError
+from labelloop.folders import pair_folders, table_from_folders
+from labelloop.inference.reading import find_cases
+from labelloop.labels.folder import check_folder
+from labelloop.listing import EXTENSIONS, image_cases, list_folder, list_labels
+from labelloop.metrics.evaluate import evaluate_folders
+from labelloop.tables import read_table
+from labelloop.volume import Geometry, read_geometry, write
+
+GRID = Geometry((8, 8, 6), (4.0, 4.0, 5.0))
+BAD_NAME = os.fsdecode(b"bad\xff_0000.nii.gz")
+
+
+def touch(folder, *names: str):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def volumes(folder, *names: str, grid=GRID, ids=(1,)):
+    labels = np.zeros(grid.shape, np.uint8)
+    for i, number in enumerate(ids):
+        labels[1:5, 2:6, 1 + i] = number
+    for name in names:
+        write(folder / name, labels, grid)
+    return folder
+
+
+def spoil(folder, *names: str):
+    """Put there what bears a volume's name and cannot be read: a dead link, a folder, a name that is not UTF-8."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = (lambda p: p.symlink_to("/annex/objects/gone.nii.gz"), Path.mkdir, lambda p: p.write_bytes(b"x"))
+    for make, name in zip(kinds, names, strict=False):
+        make(folder / name)
+    return folder
+
+
+# ----------------------------------------------------------------------------------------------- what is left out
+
+
+def test_what_is_used_and_what_is_not_and_why(tmp_path):
+    touch(tmp_path, "a.nii.gz", "b.NII", "c.mha", "d.nrrd", ".hidden.nii.gz", "notes.txt", "f.mgz")
+    touch(tmp_path, "e.mhd", "e.zraw", "g.nhdr", "g.raw.gz", "lonely.raw")
+    touch(tmp_path, "._a.nii.gz", ".DS_Store", "Thumbs.db")  # passed over in silence
+    (tmp_path / "sub").mkdir()
+    spoil(tmp_path, "x.nii.gz", "y.nii.gz", BAD_NAME)
+    listing = list_folder(tmp_path)
+    assert list(listing.volumes) == ["a", "b", "c", "d", "e", "g"]
+    words = {entry.path.name: (entry.reason.split()[1], entry.lost) for entry in listing.left_out}
+    assert words == {
+        ".hidden.nii.gz": ("hidden", False), "notes.txt": ("format", False), "f.mgz": ("format", False),
+        "lonely.raw": ("format", False), "sub": ("folder", False), "x.nii.gz": ("dead", True),
+        "y.nii.gz": ("folder", True), BAD_NAME: ("name", True),
+    }  # fmt: skip
+
+
+def doors(folder, out):
+    """Each command on a folder; returns {door: exit code}."""
+    out.mkdir(exist_ok=True)
+    lost: list = []
+    return {
+        "cases": cli.main(["cases", "--images", str(folder), "--dataset", "flare22", "--out", str(out / "c.csv")]),
+        "evaluate": evaluate_folders(folder, folder, "flare", "corrected", out / "s.csv"),
+        "check": check_folder(folder, "flare", out / "v.csv"),
+        "infer": len(find_cases(folder, lost=lost)) and len(lost),
+    }
+
+
+def test_every_door_tells_what_it_leaves_out_and_fails_by_its_exit_code(tmp_path, caplog):
+    folder = spoil(volumes(tmp_path / "in", "a.nii.gz", "b.nii.gz"), "c.nii.gz", "d.nii.gz", BAD_NAME)
+    with caplog.at_level(logging.INFO):
+        codes = doors(folder, tmp_path / "out")
+    assert all(codes.values())
+    for words in ("a dead link", "named like a file: move the file out of it: d.nii.gz", r"UTF-8: rename it: bad\xff"):
+        assert sum(words in line and "1 left out" in line for line in caplog.messages) == 5  # evaluate has two folders
+    assert sum(line.endswith(": 2 images") for line in caplog.messages) == 2
+    assert sum(line.endswith(": 2 label maps") for line in caplog.messages) == 3
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_every_door_reads_the_same_formats(tmp_path, extension, caplog):
+    image = sitk.ReadImage(str(volumes(tmp_path, "a.nii") / "a.nii"))
+    for key in image.GetMetaDataKeys():
+        image.EraseMetaData(key)
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "in" / f"a{extension}"))  # two files of .mhd and .nhdr
+    with caplog.at_level(logging.INFO):
+        assert doors(tmp_path / "in", tmp_path / "out") == {"cases": 0, "evaluate": 0, "check": 0, "infer": 0}
+    assert not any("left out" in line for line in caplog.messages)
+
+
+def test_folders_of_which_nothing_can_be_used_fail_with_what_lies_there(tmp_path):
+    for number, spoiled in enumerate(("a.nii.gz", "notes.txt")):
+        folder = tmp_path / str(number)
+        spoil(folder, spoiled) if number == 0 else touch(folder, spoiled)
+        for call in (list_labels, find_cases, pair_folders):
+            with pytest.raises(UserError, match=rf"1 left out.*{spoiled}"):
+                call(folder)
+
+
+def test_a_case_whose_label_cannot_be_read_is_no_unlabeled_case(tmp_path, caplog):
+    images = touch(tmp_path / "i", "a_0000.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz")
+    labels = spoil(touch(tmp_path / "l", "a.nii.gz"), "b.nii.gz")
+    lost: list = []
+    pairs = pair_folders(images, labels, lost)
+    assert list(pairs) == ["a", "c"] and [entry.case for entry in lost] == ["b"]
+    assert any("their label cannot be read: b" in line for line in caplog.messages)
+    code = cli.main(["cases", "--images", str(images), "--labels", str(labels), "--dataset", "btcv", "--out",
+                     str(tmp_path / "c.csv")])  # fmt: skip
+    assert code == 1 and list(read_table(tmp_path / "c.csv", "cases")["case"]) == ["a", "c"]
+
+
+# -------------------------------------------------------------------------------------------- other people's layouts
+
+
+def test_totalsegmentators_folders_are_recognized(tmp_path):
+    images = touch(tmp_path / "i", "s0000.nii.gz")
+    for organ in ("liver", "spleen"):
+        touch(tmp_path / "l" / "s0000" / "segmentations", f"{organ}.nii.gz")
+        touch(tmp_path / "flat" / "s0000", f"{organ}.nii.gz")
+    for labels in ("l", "flat"):
+        with pytest.raises(UserError, match=r"liver\.nii\.gz\), as TotalSegmentator"):
+            table_from_folders(images, tmp_path / labels, "totalsegmentator", tmp_path / "c.csv")
+        with pytest.raises(UserError, match="as TotalSegmentator"):
+            check_folder(tmp_path / labels, "flare", tmp_path / "v.csv")
+    assert not (tmp_path / "c.csv").exists()
+
+
+def test_folders_of_cases_and_of_dicom_are_recognized(tmp_path):
+    touch(tmp_path / "cases" / "s0000", "ct.nii.gz")
+    with pytest.raises(UserError, match=r"a folder a case \(s0000/ct\.nii\.gz\)"):
+        pair_folders(tmp_path / "cases")
+    touch(tmp_path / "dicom" / "p", "1.dcm")
+    (tmp_path / "dicom" / "p" / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(UserError, match="holds DICOM files"):
+        pair_folders(tmp_path / "dicom")
+
+
+def test_a_folder_named_for_labels_must_hold_some(tmp_path):
+    images = touch(tmp_path / "i", "a_0000.nii.gz")
+    for labels in (images, touch(tmp_path / "l")):
+        with pytest.raises(UserError, match="label"):
+            pair_folders(images, labels)
+
+
+# ------------------------------------------------------------------------------------------------------ names of cases
+
+
+def test_ids_that_end_in_0000_are_scored_and_checked(tmp_path, capsys):
+    names = [f"case_{i:04d}.nii.gz" for i in range(3)]
+    truth = volumes(tmp_path / "truth", *names)
+    prediction = volumes(tmp_path / "prediction", *names[1:])
+    volumes(prediction, names[0], ids=())
+    assert evaluate_folders(truth, prediction, "flare", "corrected", tmp_path / "scores.csv") == 0
+    assert sorted(set(read_table(tmp_path / "scores.csv", "scores")["case"])) == ["case_0000", "case_0001", "case_0002"]
+    assert "liver                      3     0   66.67" in capsys.readouterr().out
+    assert check_folder(truth, "flare", tmp_path / "v.csv") == 0
+    assert read_table(tmp_path / "v.csv", "verdicts")["case"].nunique() == 3
+
+
+def test_an_image_is_left_out_of_label_maps_only_beside_its_label_map(tmp_path, caplog):
+    folder = touch(tmp_path / "x", "a.nii.gz", "a_0000.nii.gz", "b_0000.mha", "notes.txt")
+    listing = list_labels(folder)
+    assert {case: path.name for case, path in listing.volumes.items()} == {"a": "a.nii.gz", "b_0000": "b_0000.mha"}
+    assert [e.path.name for e in listing.left_out if "taken for the image" in e.reason] == ["a_0000.nii.gz"]
+
+
+def test_channels_of_an_examination_are_refused_by_every_door(tmp_path):
+    folder = volumes(tmp_path / "x", *(f"p_{i:04d}.nii.gz" for i in range(4)), "q_0000.nii.gz")
+    for call in (pair_folders, find_cases):
+        with pytest.raises(UserError, match="1 case with several channels"):
+            call(folder)
+
+
+def test_numbered_scans_keep_their_names(tmp_path):
+    """They are told from channels by their grids, by their labels, or by their number."""
+    for number in range(3):
+        grid = Geometry((8, 8, 6 + number), GRID.spacing)
+        volumes(tmp_path / "grids", f"scan_{number:04d}.nii.gz", grid=grid)
+    numbered = ["scan_0000", "scan_0001", "scan_0002"]
+    assert [case.case for case in find_cases(tmp_path / "grids")] == list(pair_folders(tmp_path / "grids")) == numbered
+    alike = volumes(tmp_path / "alike", *(f"{name}.nii.gz" for name in numbered))
+    assert list(pair_folders(alike, volumes(tmp_path / "l", "scan_0001.nii.gz"))) == numbered
+    many = touch(tmp_path / "many", *(f"scan_{i:04d}.nii.gz" for i in range(12)))
+    assert len(find_cases(many)) == 12 and find_cases(many)[0].case == "scan_0000"
+    assert list(image_cases(list_folder(touch(tmp_path / "one", "a_0000.nii.gz")))) == ["a"]
+    assert list(image_cases(list_folder(tmp_path / "one"), {"a_0000"})) == ["a_0000"]
+
+
+def test_images_of_other_cases_are_no_images(tmp_path):
+    labels = volumes(tmp_path / "l", "a.nii.gz", "b.nii.gz")
+    with pytest.raises(UserError, match=r"no image of these label maps; that of a would be a_0000\.nii\.gz"):
+        check_folder(labels, "flare", tmp_path / "v.csv", volumes(tmp_path / "i", "c_0000.nii.gz"))
+
+
+# -------------------------------------------------------------------------------------------------------- other things
+
+
+def test_a_name_that_is_not_utf8_is_no_end_of_the_process(tmp_path):
+    from labelloop.errors import CaseError
+    from labelloop.volume import read
+
+    file = touch(tmp_path, BAD_NAME) / BAD_NAME
+    for call in (read, read_geometry):
+        with pytest.raises(CaseError, match=r"bad\\xff_0000"):
+            call(file)
+    with pytest.raises(UserError, match="not UTF-8"):
+        find_cases(file)
+    volumes(tmp_path, "good.nii.gz")
+    assert [case.case for case in find_cases(tmp_path)] == ["good"]
+
+
+def test_twenty_thousand_files_are_found_quickly(tmp_path):
+    for number in range(20_000):
+        os.close(os.open(tmp_path / f"c{number:05d}_0000.nii.gz", os.O_CREAT))
+    start = time.process_time()
+    assert len(find_cases(tmp_path)) == 20_000
+    assert time.process_time() - start < 5  # seconds; comparing each with each takes more than ten
