@@ -84,6 +84,7 @@ rule all:
         expand(rules.select.output, labels=run.used_labels),
         expand(rules.infer.output, shard=run.infer_shards),
         rules.summarize.output,
+        expand(rules.check_final.output, shard=run.checked_final()),
         expand(rules.evaluate.output, name=run.evaluated()),
         expand(rules.review.output, labels=run.used_labels),
         rules.report.output,

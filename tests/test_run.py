@@ -1,6 +1,7 @@
 """A run: what its configuration may say, its shards, its lock, and files that are no longer what was made."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from labelloop.errors import UserError
-from labelloop.run import Run, altered, load_config
+from labelloop.run import WRITTEN, Run, altered, load_config
 from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -144,3 +145,29 @@ def test_a_model_file_written_later_is_altered(tmp_path, outputs, name):
     model = published(tmp_path / "model", outputs)
     (model / name).write_text("something else")
     assert altered(model) == [model / name]
+
+
+def test_a_run_does_not_write_over_its_inputs(tmp_path):
+    """Seen: a case table in the results folder; label maps of the results, corrected by hand and named as labels."""
+    for inside in ("cases.csv", "labels/pseudo/a.nii.gz", "predictions/a.nii.gz"):
+        results = tmp_path / "results"
+        table = results / "cases.csv" if inside == "cases.csv" else tmp_path / "cases.csv"
+        (tmp_path / "link").unlink(missing_ok=True)
+        table.parent.mkdir(exist_ok=True)
+        (tmp_path / "link").symlink_to(results)
+        label = "" if inside == "cases.csv" else f"{tmp_path}/link/{inside}"
+        table.write_text(f"{HEADER}\na,a.nii.gz,{label},flare22,train,\n")
+        with pytest.raises(UserError, match=rf"would write over its inputs: .*{Path(inside).name}"):
+            Run({"cases": str(table), "results": str(results)})
+    make(tmp_path, *(row.replace(",train_0.nii.gz", f",{tmp_path}/results/phantom/x.nii.gz") for row in rows(2)))
+
+
+def test_what_the_rules_write_is_known():
+    rules = "".join(path.read_text() for path in (CONFIG.parent / "workflow" / "rules").glob("*.smk"))
+    assert set(re.findall(r"\{R\}/([a-z_]+(?:\.\w+)?)", rules)) <= set(WRITTEN)
+
+
+def test_final_label_maps_are_checked_where_the_recipe_says_so(tmp_path):
+    (tmp_path / "own.yaml").write_text("extends: default\nname: own\nevaluate: {check: true}\n")
+    assert make(tmp_path, *rows(5), *rows(2, "test"), recipe=str(tmp_path / "own.yaml")).checked_final() == ["test-000"]
+    assert make(tmp_path, *rows(5), *rows(2, "test")).checked_final() == []

@@ -6,14 +6,14 @@ Every command that writes asks here first, with all that it reads and all that i
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.tables import TABLES
-from labelloop.wording import NAMED, shown
+from labelloop.wording import NAMED, named, shown
 
 CLAIMS, MANIFEST = "shards/.infer.names", "shards/infer.csv"
 """Where the output folder of ``labelloop infer`` says which files labelloop wrote, and what became of the cases."""
@@ -59,6 +59,31 @@ def refuse_folder_of_inputs(out: Path, folders: Iterable[Path]) -> None:
     there = os.path.realpath(out)
     if there in map(_folder, folders):
         raise UserError(f"{shown(out)}: the output folder ({shown(there)}) holds the inputs; write to another folder")
+
+
+def refuse_inputs_among(results: Path, written: Container[str], inputs: Iterable[str | Path]) -> None:
+    """Check that no input of a run lies where the run writes.
+
+    Args:
+        results: folder of the run's results.
+        written: names of the files and folders in ``results`` that the run writes.
+        inputs: files that it reads.
+
+    Raises:
+        UserError: naming the first inputs that it would write over.
+    """
+    there = f"{_folder(results)}{os.sep}"
+    wrong = []
+    for path in inputs:
+        folder, name = os.path.split(path)
+        place = f"{_folder(folder)}{os.sep}{name}"
+        if place.startswith(there) and place.removeprefix(there).partition(os.sep)[0] in written:
+            wrong.append(shown(path))
+    if wrong:
+        raise UserError(
+            f"{shown(results)}: the run would write over its inputs: {named(wrong)}. Choose another folder for the "
+            "results, or copy these files out of it"
+        )
 
 
 def claims(folder: Path) -> set[Path]:

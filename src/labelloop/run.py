@@ -16,11 +16,19 @@ from labelloop.datasets import read_dataset
 from labelloop.errors import UserError
 from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
+from labelloop.outputs import refuse_inputs_among
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards, broken_manifests
 from labelloop.tables import read_table
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
 from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS, TRANSLATOR_OUTPUTS
+
+WRITTEN = (
+    "annotation.csv", "benchmarks", "cases.csv", "evaluation", "geometry.csv", "groups.csv", "inference.json", "labels",
+    "logs", "models", "predictions", "prepared", "quarantine.csv", "report", "review", "survey", "upright",
+    "upright.csv",
+)  # fmt: skip
+"""Files and folders of the results that the rules write; no input may be, or lie in, one of them."""
 
 
 class RunConfig(Strict):
@@ -61,6 +69,8 @@ class Run:
         if not self.cases:
             reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
             raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
+        files = [file for case in self.cases for file in (case.image, case.label) if file]
+        refuse_inputs_among(Path(self.results), WRITTEN, [self.config.cases, *files])
         self.chain, self.notes, self.problems = preflight.fit(self.cases, self.chain)
         shard_of = assign_shards([(case.case, case.role) for case in self.cases], self.config.shard_size)
         self.shards: dict[str, list[Case]] = {}
@@ -193,6 +203,10 @@ class Run:
             for case in cases:
                 found.setdefault(case.patient, []).append((shard, case))
         return found
+
+    def checked_final(self) -> list[str]:
+        """Return the shards whose final label maps are held against rules."""
+        return self.infer_shards if self.chain.evaluate.check else []
 
     def checked(self) -> list[str]:
         """Return the label sets that are held against rules."""

@@ -11,9 +11,9 @@ from labelloop.errors import CaseError
 from labelloop.phantom import write_phantom
 from labelloop.shards import Ledger
 from labelloop.steps.cases import survey
-from labelloop.steps.inference import evaluate
+from labelloop.steps.inference import check_final, evaluate, summarize
 from labelloop.survey import read_truth
-from labelloop.tables import read_table
+from labelloop.tables import read_table, write_table
 from labelloop.volume import write
 
 SHARD, SCHEME = "test-000", load_classes("flare")
@@ -58,3 +58,32 @@ def test_a_case_whose_inference_failed_is_scored_as_if_nothing_was_found(rows, t
     assert scores.loc[~of_failed, ["volume_prediction_ml", "volume_error_ml"]].notna().all(axis=None)
     lesions = read_table(files["lesions"], "lesions").set_index("case")
     assert failed not in lesions.index or lesions.loc[failed, "detected"] == 0
+
+
+def test_final_label_maps_are_held_against_anatomy_once(rows, tmp_path, caplog):
+    """The truth passes; where the liver is lost, its class is named, and nothing is checked twice."""
+    survey(rows, "flare", SHARD, tmp_path / "survey")
+    ledger, spoiled, complete = Ledger(tmp_path / "predictions", SHARD), rows[0]["case"], []
+    for row in rows:
+        truth, path = read_truth(Case.model_validate(row), SCHEME), ledger.folder / f"{row['case']}.nii.gz"
+        labels = np.where(truth.array == SCHEME.ids["liver"], 0, truth.array) if row["case"] == spoiled else truth.array
+        write(path, labels, truth.geometry)
+        ledger.run(row["case"], "key", lambda path=path: (path, {}))
+        complete += [{"case": row["case"], "class": "liver", "volume_ml": 0.0, "confidence": 1.0}]
+    ledger.close()
+    summary = tmp_path / "summary.csv"
+    write_table(summary, complete, "summary")
+    scheme = SCHEME.model_dump(mode="json")
+    for _ in range(2):
+        check_final(rows, scheme, str(summary), SHARD, tmp_path, version=1)
+        made = tmp_path / "predictions" / "verdicts" / f"{SHARD}.csv"
+        verdicts = read_table(made, "verdicts").set_index(["case", "class", "rule"])["verdict"]
+        assert verdicts[spoiled, "liver", "volume"] == "fail"
+        assert set(verdicts.index.get_level_values("case")) == {row["case"] for row in rows}
+    journal = (tmp_path / "predictions" / "verdicts" / "shards" / f".{SHARD}.jsonl").read_text()
+    assert len(journal.splitlines()) == len(rows)
+    with caplog.at_level("WARNING"):
+        efficiency = tmp_path / "efficiency.csv"
+        write_table(efficiency, [], "efficiency")
+        summarize([str(summary)], [str(efficiency)], [{"segment": ["student"]}], {}, "flare", tmp_path)
+    assert "found in no case: liver (1 of 1 class)" in caplog.messages

@@ -86,6 +86,34 @@ rule summarize:
         "../scripts/summarize.py"
 
 
+rule check_final:
+    """Hold the final label maps against the rules of anatomy, where the recipe asks for it (evaluate: check)."""
+    input:
+        manifest=f"{R}/predictions/shards/{{shard}}.csv",
+        summary=f"{R}/predictions/summary/{{shard}}.csv",
+        geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        upright=upright_table,
+    output:
+        f"{R}/predictions/verdicts/{{shard}}.csv",
+    log:
+        f"{R}/logs/check_final/{{shard}}.log",
+    benchmark:
+        f"{R}/benchmarks/check_final/{{shard}}.tsv"
+    retries: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(120),
+    params:
+        number=lambda w: len(run.shards[w.shard]),
+        cases=lambda w: run.rows(w.shard),
+        rules=run.scheme.model_dump(mode="json"),
+        version=1,
+    message:
+        "check_final: final label maps of {params.number} cases of shard {wildcards.shard}"
+    script:
+        "../scripts/check_final.py"
+
+
 rule evaluate:
     """Score label maps of the test cases: DSC, NSD and lesions per case and class, annotated classes only."""
     input:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -34,9 +35,26 @@ def check_label_maps(cases: Sequence[Case], ledger: Ledger, segmenter: Segmenter
         except (CaseError, OSError) as error:
             log.error("%s: not checked: %s", case.case, error)
             continue
-        labels = canonical(Volume(read(ledger.folder / f"{case.case}.nii.gz").array, image.geometry))
-        voxels = canonical(image).array
-        found = check(labels.array, labels.geometry, {}, scheme, voxels, case.modality, classes=classes)
-        rows += [{"case": case.case, **row} for row in found]
+        labels = Volume(read(ledger.folder / f"{case.case}.nii.gz").array, image.geometry)
+        rows += [{"case": case.case, **row} for row in verdicts(labels, image, case.modality, scheme, classes)]
     write_table(ledger.folder / "verdicts.csv", rows, "verdicts")
     tell_verdicts(pd.DataFrame(rows))
+
+
+def verdicts(
+    labels: Volume,
+    image: Volume,
+    modality: str,
+    scheme: ClassScheme,
+    classes: Sequence[str],
+    surgery: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Return the rows of a "verdicts" table, without ``case``, of one label map of models that know ``classes``.
+
+    Args:
+        labels, image: on one grid, in any orientation, upright.
+        surgery: classes that were operated on or removed.
+    """
+    turned = canonical(labels)
+    voxels = canonical(image).array
+    return check(turned.array, turned.geometry, {}, scheme, voxels, modality, surgery, classes=classes)

@@ -40,6 +40,8 @@ DRIFT_PIXELS = 0.5
 PHASES_DIFFER = 1.1
 """Two phases take turns when neighbors differ by so many times what every second slice does: in anatomy by less than 1
 time, in noise by 1."""
+MOST_LISTED = 30
+"""Series that a message lists."""
 OVERLAP = 1.5
 """Slices so many times as thick as their distance come from more than one acquisition, or overlap on purpose."""
 SOFT_TISSUE_HU = (-200, 300)
@@ -174,10 +176,10 @@ def _error(code: str, folder: Path, found: str) -> CaseError:
 
 
 def describe(series: dict[str, list[Slice]]) -> str:
-    """Return number, description, slices and UID of each series, in one line."""
-    return "; ".join(
-        f"{number}: {_what(slices)}, {uid}" for number, (uid, slices) in enumerate(series.items(), start=1)
-    )
+    """Return number, description, slices and UID of each series, in one line; of very many only the first."""
+    lines = [f"{number}: {_what(slices)}, {uid}" for number, (uid, slices) in enumerate(series.items(), start=1)]
+    more = [f"and {len(lines) - MOST_LISTED} more"] if len(lines) > MOST_LISTED else []
+    return "; ".join([*lines[:MOST_LISTED], *more])
 
 
 def _is_localizer(slices: Sequence[Slice]) -> bool:

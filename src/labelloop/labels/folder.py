@@ -72,12 +72,12 @@ def check_folder(
     return len(problems)
 
 
-def tell_verdicts(table: pd.DataFrame) -> None:
-    """Log what fails of a "verdicts" table, and how much: case, class, rule and reason of each."""
+def tell_verdicts(table: pd.DataFrame, level: int = logging.WARNING) -> None:
+    """Log what fails of a "verdicts" table, and how much: case, class, rule and reason of each (at ``level``)."""
     if table.empty:
         return
     for row in table[table["verdict"] == FAIL].to_dict("records"):
-        log.warning("%s: %s, %s: %s", row["case"], row["class"], row["rule"], row["reason"])
+        log.log(level, "%s: %s, %s: %s", row["case"], row["class"], row["rule"], row["reason"])
     verdicts = ", ".join(f"{number} {verdict}" for verdict, number in table["verdict"].value_counts().items())
     log.info("verdicts: %s; %d of %d case-class rows fail a rule (%.1f %%)", verdicts, *failing(table))
 

@@ -71,9 +71,10 @@ class LabelSetSpec(Strict):
 
 
 class EvaluationSpec(Strict):
-    """What is scored against the truth of the test cases, besides the final label maps."""
+    """What is scored against the truth of the test cases, besides the final label maps, and how these are checked."""
 
     models: Names = ()
+    check: bool = Field(False, description="hold the final label maps against the rules of anatomy")
     rules: Literal["official-2022", "official-2023", "official-2024", "corrected"] = "official-2024"
 
 

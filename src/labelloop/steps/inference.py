@@ -12,14 +12,18 @@ from labelloop.annotation import UNKNOWN, States, annotated
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import CaseError
 from labelloop.files import digest
+from labelloop.inference.infer import tell_found_nowhere
 from labelloop.inference.steps import FinishedInference
+from labelloop.labels.folder import tell_verdicts
+from labelloop.metrics.evaluate import both_empty
 from labelloop.metrics.flare import score_case
 from labelloop.metrics.lesions import lesion_rows
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, engine_case, read_many, surveyed, table_of
 from labelloop.survey import read_truth
-from labelloop.tables import write_table
+from labelloop.tables import read_table, write_table
 from labelloop.volume import Volume, read
+from labelloop.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +62,40 @@ def summarize(
 ) -> None:
     """Join the shards' tables of the final label maps, and leave what ``labelloop infer --results`` needs."""
     out = results / "predictions"
-    write_table(out / "summary.csv", read_many(summaries, "summary"), "summary")
+    summary = read_many(summaries, "summary")
+    write_table(out / "summary.csv", summary, "summary")
+    tell_found_nowhere(summary.to_dict("records"))
     write_table(out / "efficiency.csv", read_many(efficiencies, "efficiency"), "efficiency")
     chain = {"classes": load_classes(classes), "engine": dict(engine), "steps": tuple(steps)}
     FinishedInference.model_validate(chain).write(results)
+
+
+def check_final(rows: Rows, scheme: dict[str, Any], summary: str, shard: str, results: Path, version: int) -> None:
+    """Hold the final label maps of one shard against the anatomy rules of the class scheme.
+
+    Args:
+        summary: table of the shard's volumes; a class in it that is empty fails its rule on volume.
+    """
+    from labelloop.inference.anatomy import verdicts
+
+    rules, out = ClassScheme.model_validate(scheme), results / "predictions"
+    classes = sorted(set(read_table(summary, "summary")["class"]))
+    files = Files([out / "shards" / f"{shard}.csv"], "prediction")
+    ledger = Ledger(out / "verdicts", shard)
+    for item in surveyed(rows, results / "survey", [shard]):
+        if item.id in files:
+
+            def work(item: Surveyed = item) -> tuple[None, dict]:
+                labels, image = item.label(files.path(item.id)), item.image()
+                surgery = rules.select(item.case.surgery_names)
+                return None, {"rows": verdicts(labels, image, item.case.modality, rules, classes, surgery)}
+
+            content = [version, rules.model_dump(mode="json"), classes, item.case.surgery]
+            ledger.run(item.id, digest([*content, files.key(item.id), item.image_key]), work)
+    ledger.close()
+    table = table_of(ledger.extras(), "rows")
+    write_table(out / "verdicts" / f"{shard}.csv", table, "verdicts")
+    tell_verdicts(table, logging.INFO)
 
 
 def evaluate(
@@ -104,8 +138,9 @@ def evaluate(
     write_table(out, scores, "scores")
     write_table(lesions, table_of(ledger.extras(), "lesions"), "lesions")
     if not scores.empty:
-        means = scores.groupby("class", sort=False)[["dsc", "nsd"]].mean()
-        log.info("%s: mean DSC %.4f, mean NSD %.4f over %d classes", out.stem, *means.mean(), len(means))
+        means = scores[~both_empty(scores)].groupby("class", sort=False)[["dsc", "nsd"]].mean()
+        words = "%s: mean DSC %.4f, mean NSD %.4f over %s that are there or were found"
+        log.info(words, out.stem, *means.mean(), count(len(means), "class"))
 
 
 def _score(item: Surveyed, states: States, scheme: ClassScheme, rules: str, files: Files) -> tuple[None, dict]:
