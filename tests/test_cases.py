@@ -90,6 +90,7 @@ def test_all_problems_of_a_table_are_found_in_one_pass(table):
         ),
         ("case,case,image,dataset", ["stands 2 times"]),
         ("case;image;dataset", ["separated by ';'"]),
+        ("sep=;\ncase;image;dataset", ["separated by ';'"]),
     ],
 )
 def test_a_header_that_is_wrong_stops_the_run_with_every_problem(table, header, says):

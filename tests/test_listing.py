@@ -221,6 +221,10 @@ def test_a_name_that_is_not_utf8_is_no_end_of_the_process(tmp_path):
         find_cases(file)
     volumes(tmp_path, "good.nii.gz")
     assert [case.case for case in find_cases(tmp_path)] == ["good"]
+    folder = volumes(tmp_path / "renamed", "good.nii.gz").rename(tmp_path / os.fsdecode(b"f\xff"))
+    for call in (find_cases, pair_folders, list_labels):
+        with pytest.raises(UserError, match=r"f\\xff: a name that is not UTF-8"):
+            call(folder)
 
 
 def test_twenty_thousand_files_are_found_quickly(tmp_path):

@@ -70,7 +70,7 @@ def test_rows_that_will_be_set_aside_are_told(tmp_path):
     ]
     (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     told = "\n".join(preflight.warnings(*load_cases(tmp_path / "cases.csv"), FLARE))
-    assert "1 rows set aside: dataset_unknown, as elsewhere: " in told
+    assert "1 row set aside: dataset_unknown, as elsewhere: " in told
     assert "no such image: gone; first: " in told and "no such label: unlabeled; first: " in told
     assert "annotated or surgery names no class: misspelt; known: liver, " in told
     assert "fine" not in told

@@ -96,11 +96,13 @@ def list_folder(folder: str | Path) -> Listing:
     """List a folder, its subfolders aside.
 
     Raises:
-        UserError: when there is no such folder, or two volumes differ in their extension alone.
+        UserError: when there is no such folder, its name is not UTF-8, or two volumes differ in their extension alone.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{shown(folder)}: no such folder")
+    if not is_utf8(folder.absolute()):
+        raise UserError(f"{shown(folder.absolute())}: {NAME}")
     volumes: dict[str, Path] = {}
     left_out: list[LeftOut] = []
     detached: list[LeftOut] = []

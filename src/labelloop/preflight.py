@@ -14,6 +14,7 @@ from labelloop.errors import UserError
 from labelloop.groups import canonical_name, memberships
 from labelloop.recipe import TRUTH, ModelSpec, Recipe
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
+from labelloop.wording import count
 
 NAMED = 3
 """Cases that a message names."""
@@ -42,9 +43,9 @@ def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, Sta
 def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], scheme: ClassScheme) -> Iterable[str]:
     """Yield a line for each kind of rows that are set aside, or will be."""
     codes = Counter(row["code"] for row in rejected if row["severity"] == "error")
-    for code, count in codes.items():
+    for code, number in codes.items():
         first = next(row for row in rejected if row["code"] == code)
-        yield f"{count} rows set aside: {code}, as {first['case']}: {first['found']}. {first['action']}"
+        yield f"{count(number, 'row')} set aside: {code}, as {first['case']}: {first['found']}. {first['action']}"
     for column in ("image", "label"):
         missing = [case for case in cases if getattr(case, column) and not Path(getattr(case, column)).is_file()]
         if missing:
@@ -56,8 +57,8 @@ def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], schem
 
 
 def _some(what: str, cases: Sequence[Case]) -> str:
-    named = ", ".join(case.case for case in cases[:NAMED]) + (", ..." if len(cases) > NAMED else "")
-    return f"{len(cases)} cases will be set aside: {what}: {named}"
+    names = ", ".join(case.case for case in cases[:NAMED]) + (", ..." if len(cases) > NAMED else "")
+    return f"{count(len(cases), 'case')} will be set aside: {what}: {names}"
 
 
 def group_sizes(cases: Sequence[Case], recipe: Recipe) -> dict[str, int]:

@@ -22,6 +22,7 @@ from labelloop.shards import assign_shards, broken_manifests
 from labelloop.tables import read_table
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
 from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS, TRANSLATOR_OUTPUTS
+from labelloop.wording import count
 
 WRITTEN = (
     "annotation.csv", "benchmarks", "cases.csv", "evaluation", "geometry.csv", "groups.csv", "inference.json", "labels",
@@ -289,7 +290,7 @@ class Run:
         """Return recipe, cases, shards and the groups that matter, in a line."""
         groups = preflight.group_sizes(self.cases, self.chain)
         sizes = ", ".join(f"{name} {size}" for name, size in groups.items())
-        total = f"{len(self.cases)} cases in {len(self.shards)} shards"
+        total = f"{count(len(self.cases), 'case')} in {count(len(self.shards), 'shard')}"
         return f"recipe {self.recipe.name}, {total} (to learn from: {sizes}) -> {self.results}"
 
     def set_aside(self) -> str:
