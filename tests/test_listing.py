@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from labelloop import cli
 from labelloop.errors import UserError
 from labelloop.folders import pair_folders, table_from_folders
-from labelloop.inference.reading import find_cases
+from labelloop.inference.finding import find_cases
 from labelloop.labels.folder import check_folder
 from labelloop.listing import EXTENSIONS, image_cases, list_folder, list_labels
 from labelloop.metrics.evaluate import evaluate_folders

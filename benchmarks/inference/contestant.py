@@ -19,7 +19,8 @@ STOCK = {  # mirroring, resampling as nnU-Net's planner chooses it (else with to
 
 
 def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
-    from labelloop.inference.reading import Case, case_name
+    from labelloop.inference.finding import case_name
+    from labelloop.inference.reading import Case
     from labelloop.inference.running import Options, run_cases
     from labelloop.inference.settings import Settings
     from labelloop.shards import Ledger

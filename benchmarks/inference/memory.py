@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from labelloop.files import link
-from labelloop.inference.reading import case_name
+from labelloop.inference.finding import case_name
 from labelloop.volume import Geometry, Volume, read, write
 
 PLANES = 1000

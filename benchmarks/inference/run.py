@@ -33,7 +33,7 @@ from model import trained_model
 from scans import BUILD, REAL, RESULTS, ROOT, SIZES, machine, scan, stock_models
 
 from labelloop.files import link, write_text
-from labelloop.inference.reading import case_name
+from labelloop.inference.finding import case_name
 from labelloop.metrics.efficiency import Meter
 from labelloop.network import build_network, count_macs, count_parameters
 from labelloop.volume import read, read_geometry

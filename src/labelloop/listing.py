@@ -234,10 +234,16 @@ def tell(listing: Listing, used: int, what: str) -> None:
 
 def tell_left_out(left_out: Iterable[LeftOut], folder: Path) -> None:
     """Say in the log what is left out and why, a line a reason."""
-    for reason, entries in _by_reason(left_out).items():
+    for entries, line in _lines(left_out, folder):
         level = logging.WARNING if any(entry.lost for entry in entries) else logging.INFO
+        log.log(level, "%s: %s", shown(folder), line)
+
+
+def _lines(left_out: Iterable[LeftOut], folder: Path) -> Iterator[tuple[list[LeftOut], str]]:
+    """Yield what is left out for one reason, and the line that says so."""
+    for reason, entries in _by_reason(left_out).items():
         names = named([shown(_below(entry.path, folder)) for entry in entries])
-        log.log(level, "%s: %d left out, %s: %s", shown(folder), len(entries), reason, names)
+        yield entries, f"{len(entries)} left out, {reason}: {names}"
 
 
 def _by_reason(left_out: Iterable[LeftOut]) -> dict[str, list[LeftOut]]:
@@ -253,10 +259,9 @@ def _below(path: Path, folder: Path) -> Path:
 
 def nothing_in(listing: Listing, what: str) -> str:
     """Return the message for a folder in which nothing was found: what lies there instead, and what to do."""
-    lines = [f"{shown(listing.folder)}: no {what} <case>{', <case>'.join(EXTENSIONS)}"]
-    for reason, entries in _by_reason(listing.left_out).items():
-        lines.append(f"  {len(entries)} left out, {reason}: {named([shown(entry.path.name) for entry in entries])}")
-    return "\n".join([*lines, *_layout(listing.folder, what)])
+    first = f"{shown(listing.folder)}: no {what} <case>{', <case>'.join(EXTENSIONS)}"
+    lines = [f"  {line}" for _, line in _lines(listing.left_out, listing.folder)]
+    return "\n".join([first, *lines, *_layout(listing.folder, what)])
 
 
 def _layout(folder: Path, what: str) -> Iterator[str]:

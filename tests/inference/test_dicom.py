@@ -1,6 +1,7 @@
 """DICOM: a series is read as the volume that it is, or refused with a reason that says what to do."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from labelloop import cli
 from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
 from labelloop.inference.dicom import LEAST_SLICES, read_dicom, read_series
-from labelloop.inference.reading import Image, find_cases, read_image
+from labelloop.inference.finding import find_cases
+from labelloop.inference.reading import Image, read_image
 from labelloop.volume import read
 
 
@@ -122,6 +124,16 @@ def test_several_series_are_listed_and_one_can_be_chosen(tmp_path):
         find_cases(tmp_path, series="9.9")
 
 
+def test_a_series_is_found_in_its_folder_and_the_others_are_told(tmp_path, caplog):
+    for number in range(2):
+        write_series(tmp_path / f"P{number}", body_hu()[:5], series=f"1.2.{number}")
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path, series="1.2.1") == ["P1_series1"]
+    assert any("1 left out, no DICOM series 1.2.1 in it: P0" in line for line in caplog.messages)
+    with pytest.raises(UserError, match="--series 1 is in 2 folders"):
+        find_cases(tmp_path, series="1")
+
+
 def test_a_localizer_beside_the_series_is_told_and_left_out(tmp_path, caplog):
     scout = {"kind": "ORIGINAL\\PRIMARY\\LOCALIZER", "orientation": (1, 0, 0, 0, 0, -1)}
     write_series(tmp_path / "p", series="1.2.3.8")
@@ -177,6 +189,23 @@ def test_what_is_no_slice_is_told_and_itk_says_nothing_itself(tmp_path, capfd, c
         find_cases(tmp_path / "empty")
     assert read_series(tmp_path / "empty") == {}
     assert capfd.readouterr().err == ""
+
+
+def test_slices_that_are_dead_links_or_have_odd_names_are_lost(tmp_path):
+    """As DataLad leaves them before it is asked for the files."""
+    write_series(tmp_path / "some")
+    (tmp_path / "some" / "more").symlink_to("/annex/gone")
+    (tmp_path / "some" / "1.2.3.5_004.dcm").rename(tmp_path / "some" / os.fsdecode(b"\xff.dcm"))
+    (tmp_path / "none").mkdir()
+    for place in ("none", "."):
+        (tmp_path / place / "1.dcm").symlink_to("/annex/gone")
+    lost: list = []
+    assert names(tmp_path, lost=lost) == ["some"]
+    with pytest.raises(UserError, match=r"1 left out, a dead link.*1\.dcm"):
+        find_cases(tmp_path / "none")
+    assert sorted(os.fsencode(entry.path.relative_to(tmp_path)) for entry in lost) == [
+        b"1.dcm", b"none/1.dcm", b"some/more", b"some/\xff.dcm"
+    ]  # fmt: skip
 
 
 def test_the_fingerprint_is_that_of_the_slices_alone(tmp_path):

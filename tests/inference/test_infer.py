@@ -21,8 +21,9 @@ from labelloop.inference import infer as infer_module
 from labelloop.inference import running as module
 from labelloop.inference.engine import Predictor
 from labelloop.inference.export import Prediction
+from labelloop.inference.finding import case_name, find_cases
 from labelloop.inference.infer import infer
-from labelloop.inference.reading import Case, case_name, find_cases
+from labelloop.inference.reading import Case
 from labelloop.inference.running import predict_cases
 from labelloop.shards import Ledger
 from labelloop.tables import read_table

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from labelloop.errors import CaseError, UserError
-from labelloop.inference.reading import Image, find_cases
+from labelloop.inference.finding import find_cases
+from labelloop.inference.reading import Image
 from labelloop.listing import CHANNEL, LeftOut
 from labelloop.outputs import refuse_folder_of_inputs, refuse_overwriting
 from labelloop.volume import write

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 
 from labelloop.errors import CaseError
 from labelloop.files import digest, sha256
-from labelloop.listing import FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
+from labelloop.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
 from labelloop.volume import Volume, geometry_of
 from labelloop.wording import count, named, shown
 
@@ -65,6 +65,7 @@ REASONS = {
     "dicom_slices": "Slices are missing or uneven; export the series again.",
 }
 """What to do about each reason code of this module."""
+SUFFIXES = (".dcm", ".ima", ".dicom")
 OTHER_FILES = (".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".zip", ".gz", ".md", ".yaml")
 
 
@@ -152,7 +153,7 @@ def first_image(folder: Path) -> Slice | None:
 def _looks_like_dicom(file: Path) -> bool:
     """Say whether it is worth while to read a header; files without the preamble go by their suffix."""
     suffix = file.suffix.lower()
-    return is_dicom(file) or suffix in ("", ".dcm", ".ima", ".dicom") or suffix[1:].isdigit()
+    return is_dicom(file) or suffix in ("", *SUFFIXES) or suffix[1:].isdigit()
 
 
 def read_series(folder: Path, strange: list[Path] | None = None) -> dict[str, list[Slice]]:
@@ -409,22 +410,25 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
             left_out.append(LeftOut(folder, NAME, lost=any(is_dicom(folder / file) for file in files)))
             continue
         first = first_image(folder)
+        left_out += _strangers(folder, files, first is not None)
         if first is None:
             continue
         if first.localizer and all(_is_localizer(slices) for slices in read_series(folder).values()):
             left_out.append(LeftOut(folder, "a localizer (scout) of DICOM, which is no volume"))
+        else:
+            yield folder
+
+
+def _strangers(folder: Path, files: Sequence[str], among_slices: bool) -> Iterator[LeftOut]:
+    """Yield the files of a folder that may be meant as slices and cannot be read, and what else lies among slices."""
+    candidates = {file.name for file in _candidates(folder) if _looks_like_dicom(file)} if among_slices else set()
+    for name in sorted(files):
+        path = folder / name
+        if name in candidates or extension(name) or OF_THE_SYSTEM.fullmatch(name):
             continue
-        left_out += _strangers(folder)
-        yield folder
-
-
-def _strangers(folder: Path) -> list[LeftOut]:
-    """Return the files among the slices of a series that are none."""
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if not e.is_dir() and not OF_THE_SYSTEM.fullmatch(e.name))
-    candidates = {file.name for file in _candidates(folder) if _looks_like_dicom(file)}
-    return [
-        LeftOut(folder / name, FORMAT if is_utf8(name) else NAME, lost=not is_utf8(name) and is_dicom(folder / name))
-        for name in names
-        if name not in candidates and not extension(name)
-    ]
+        if path.is_symlink() and not path.exists() and (among_slices or path.suffix.lower() in SUFFIXES):
+            yield LeftOut(path, DEAD_LINK, lost=True)
+        elif not is_utf8(name):
+            yield LeftOut(path, NAME, lost=is_dicom(path))
+        elif among_slices:
+            yield LeftOut(path, FORMAT)

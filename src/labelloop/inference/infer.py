@@ -11,7 +11,8 @@ from labelloop.classes import ClassScheme
 from labelloop.errors import UserError
 from labelloop.heartbeat import counted
 from labelloop.inference.budget import Budget
-from labelloop.inference.reading import Case, find_cases
+from labelloop.inference.finding import find_cases
+from labelloop.inference.reading import Case
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
@@ -48,7 +49,7 @@ def infer(
     """Segment all images of ``inputs`` into ``out``: ``<case>.nii.gz``, ``summary.csv`` and ``efficiency.csv``.
 
     Args:
-        inputs: see :func:`~labelloop.inference.reading.find_cases`.
+        inputs: see :func:`~labelloop.inference.finding.find_cases`.
         model_folders: one, several, or a mapping of names (those in ``steps``) to folders. Unnamed folders go by the
             folder's name.
         steps: an ``inference`` chain; default: one ``segment`` step with all models.

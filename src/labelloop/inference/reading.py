@@ -1,4 +1,4 @@
-"""The images to segment: find them, and read each file once for both its hash and its voxels."""
+"""The images to segment: each file is read once for both its hash and its voxels."""
 
 import gzip
 import hashlib
@@ -7,41 +7,15 @@ import logging
 import math
 import struct
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from labelloop.errors import CaseError, UserError
+from labelloop.errors import CaseError
 from labelloop.files import sha256
-from labelloop.inference.dicom import (
-    LEAST_SLICES,
-    fingerprint,
-    folders_with_images,
-    number_of,
-    read_dicom,
-    read_header,
-    read_series,
-)  # fmt: skip
-from labelloop.listing import (
-    CHANNEL,
-    FORMAT,
-    LABEL,
-    NAME,
-    SUBFOLDER,
-    LeftOut,
-    image_cases,
-    is_dicom,
-    is_utf8,
-    list_folder,
-    nothing_in,
-    stem,
-    tell_left_out,
-)  # fmt: skip
+from labelloop.inference.dicom import fingerprint, read_dicom
 from labelloop.volume import Volume, blame_machine, read, read_geometry
-from labelloop.wording import count, named, shown
 
 log = logging.getLogger(__name__)
 GZIP = 31
@@ -176,91 +150,3 @@ def read_image(path: Path, series: str = "") -> Volume:
     if volume.array.ndim != 3 or not volume.array.size:
         raise CaseError("image_not_3d", str(path), f"array of shape {volume.array.shape}", "Give one 3-D image.")
     return volume
-
-
-def find_cases(inputs: Path, modality: str = "CT", series: str = "", lost: list[LeftOut] | None = None) -> list[Case]:
-    """Return the cases of a file, or of a folder: its files, and DICOM folders at any depth; say what is left out.
-
-    Where a folder holds both ``NAME`` and ``NAME_0000``, the latter is the image (nnU-Net's and FLARE's naming) and
-    the former, usually its label, is left out. A DICOM folder goes by the names of the folders that lead to it.
-
-    Args:
-        series: number or UID of the DICOM series to take, where folders hold several.
-        lost: gets what is named like an image and cannot be read.
-
-    Raises:
-        UserError: when there is nothing to segment, or two inputs would give the same case.
-    """
-    inputs = Path(inputs)
-    if inputs.is_file():
-        return [Case(case_name(inputs), _checked(inputs), modality)]
-    if not inputs.is_dir():
-        link = ", but a dead link" if inputs.is_symlink() else ""
-        raise UserError(f"{shown(inputs)}: no such file or folder{link}")
-    listing = list_folder(inputs)
-    labels = [name for name in listing.volumes if f"{name}{CHANNEL}" in listing.volumes]
-    listing = listing.without(labels, LABEL)
-    files = image_cases(listing, labels)
-    left_out = [entry for entry in listing.left_out if entry.reason not in (SUBFOLDER, FORMAT)]
-    folders = list(folders_with_images(inputs, left_out))
-    if not files and not folders:
-        raise UserError(nothing_in(listing, "image, and no DICOM series at any depth; looked for"))
-    cases = [Case(case, path, modality) for case, path in files.items()]
-    cases += [Case(name, folder, modality, series=series) for name, folder in _named(folders, inputs, series)]
-    left_out += [entry for entry in listing.left_out if _unused(entry, folders)]
-    log.info("%s: %s", shown(inputs), count(len(cases), "image"))
-    tell_left_out(left_out, inputs)
-    if lost is not None:
-        lost += [entry for entry in left_out if entry.lost]
-    doubled = sorted(name for name, number in Counter(case.case for case in cases).items() if number > 1)
-    if doubled:
-        raise UserError(f"{inputs}: several inputs for {named(doubled)}; rename them or move them apart")
-    return cases
-
-
-def _checked(file: Path) -> Path:
-    """Refuse a single file that is a slice of many, or that ITK cannot be given."""
-    if not is_utf8(file):
-        raise UserError(f"{shown(file)}: {NAME}")
-    alone = read_header(file) if is_dicom(file) else None
-    slices = read_series(file.absolute().parent).get(alone.series, []) if alone else []
-    if len(slices) > 1:
-        raise UserError(
-            f"{shown(file)}: one of {len(slices)} slices of a DICOM series; give its folder {shown(file.parent)}"
-            f" (and --series {alone.series} where it holds several)"
-        )
-    if alone and (alone.size[2] if len(alone.size) > 2 else 1) < LEAST_SLICES:
-        raise UserError(f"{shown(file)}: a single DICOM slice; give the folder with the whole series")
-    return file
-
-
-def _named(folders: Sequence[Path], inputs: Path, series: str) -> Iterator[tuple[str, Path]]:
-    """Yield the DICOM folders to take with the names of their cases.
-
-    Raises:
-        UserError: when no folder holds the ``series``, or several have one of that number.
-    """
-    numbers = {folder: number_of(folder, series) if series else None for folder in folders}
-    if series:
-        folders = [folder for folder in folders if numbers[folder]]
-        if len(folders) != 1:
-            raise UserError(
-                f"{shown(inputs)}: --series {series} is in {len(folders)} folders; give the folder of the series, or a "
-                "UID that stands in one"
-            )
-    for folder in folders:
-        parts = folder.relative_to(inputs).parts or (case_name(folder),)
-        yield "_".join(parts) + (f"_series{numbers[folder]}" if series else ""), folder
-
-
-def _unused(entry: LeftOut, folders: Sequence[Path]) -> bool:
-    """Say whether an entry of the folder that is no volume is no DICOM either."""
-    if entry.reason == SUBFOLDER:
-        return not any(folder.is_relative_to(entry.path) for folder in folders)
-    return entry.reason == FORMAT and entry.path.parent not in folders
-
-
-def case_name(path: Path) -> str:
-    """Return the name of a file without suffix and channel number, or the name of a folder."""
-    path = Path(path) if Path(path).name else Path(path).resolve()
-    return path.name if path.is_dir() else stem(path).removesuffix(CHANNEL)

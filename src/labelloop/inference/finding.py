@@ -1,0 +1,129 @@
+"""The images to segment: find them in a file or a folder, give them the names of cases, and say what is left out."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from labelloop.errors import UserError
+from labelloop.inference import dicom
+from labelloop.inference.reading import Case
+from labelloop.listing import (
+    CHANNEL,
+    FORMAT,
+    LABEL,
+    NAME,
+    SUBFOLDER,
+    LeftOut,
+    Listing,
+    image_cases,
+    is_dicom,
+    is_utf8,
+    list_folder,
+    nothing_in,
+    stem,
+    tell_left_out,
+)
+from labelloop.wording import count, named, shown
+
+log = logging.getLogger(__name__)
+
+
+def find_cases(inputs: Path, modality: str = "CT", series: str = "", lost: list[LeftOut] | None = None) -> list[Case]:
+    """Return the cases of a file, or of a folder: its files, and DICOM folders at any depth; say what is left out.
+
+    Where a folder holds both ``NAME`` and ``NAME_0000``, the latter is the image (nnU-Net's and FLARE's naming) and
+    the former, usually its label, is left out. A DICOM folder goes by the names of the folders that lead to it.
+
+    Args:
+        series: number or UID of the DICOM series to take, where folders hold several.
+        lost: gets what is named like an image and cannot be read.
+
+    Raises:
+        UserError: when there is nothing to segment, or two inputs would give the same case.
+    """
+    inputs = Path(inputs)
+    if inputs.is_file():
+        return [Case(case_name(inputs), _checked(inputs), modality)]
+    if not inputs.is_dir():
+        link = ", but a dead link" if inputs.is_symlink() else ""
+        raise UserError(f"{shown(inputs)}: no such file or folder{link}")
+    files, folders, left_out = _inside(inputs)
+    if not files and not folders:
+        listing = Listing(inputs, {}, tuple(left_out))
+        raise UserError(nothing_in(listing, "image, and no DICOM series at any depth; looked for"))
+    chosen = _with_series(folders, inputs, series) if series else dict.fromkeys(folders, "")
+    left_out += [LeftOut(folder, f"no DICOM series {series} in it") for folder in folders if folder not in chosen]
+    cases = [Case(case, path, modality) for case, path in files.items()]
+    for folder, suffix in chosen.items():
+        cases.append(Case(_folder_name(folder, inputs) + suffix, folder, modality, series=series))
+    log.info("%s: %s", shown(inputs), count(len(cases), "image"))
+    tell_left_out(left_out, inputs)
+    if lost is not None:
+        lost += [entry for entry in left_out if entry.lost]
+    doubled = sorted(name for name, number in Counter(case.case for case in cases).items() if number > 1)
+    if doubled:
+        raise UserError(f"{inputs}: several inputs for {named(doubled)}; rename them or move them apart")
+    return cases
+
+
+def _inside(folder: Path) -> tuple[dict[str, Path], list[Path], list[LeftOut]]:
+    """Return the image files of a folder by case, the DICOM folders at any depth, and what is neither."""
+    listing = list_folder(folder)
+    labels = [name for name in listing.volumes if f"{name}{CHANNEL}" in listing.volumes]
+    listing = listing.without(labels, LABEL)
+    strange: list[LeftOut] = []
+    series = list(dicom.folders_with_images(folder, strange))
+    left_out = {entry.path: entry for entry in listing.left_out if _unused(entry, series)}
+    left_out |= {entry.path: entry for entry in strange}
+    return image_cases(listing, labels), series, list(left_out.values())
+
+
+def _checked(file: Path) -> Path:
+    """Refuse a single file that is a slice of many, or that ITK cannot be given."""
+    if not is_utf8(file):
+        raise UserError(f"{shown(file)}: {NAME}")
+    alone = dicom.read_header(file) if is_dicom(file) else None
+    slices = dicom.read_series(file.absolute().parent).get(alone.series, []) if alone else []
+    if len(slices) > 1:
+        raise UserError(
+            f"{shown(file)}: one of {len(slices)} slices of a DICOM series; give its folder {shown(file.parent)}"
+            f" (and --series {alone.series} where it holds several)"
+        )
+    if alone and (alone.size[2] if len(alone.size) > 2 else 1) < dicom.LEAST_SLICES:
+        raise UserError(f"{shown(file)}: a single DICOM slice; give the folder with the whole series")
+    return file
+
+
+def _with_series(folders: Sequence[Path], inputs: Path, series: str) -> dict[Path, str]:
+    """Return the DICOM folder that holds a series, and what to add to the name of its case.
+
+    Raises:
+        UserError: when no folder holds it, or several do.
+    """
+    numbers = {folder: dicom.number_of(folder, series) for folder in folders}
+    found = {folder: f"_series{number}" for folder, number in numbers.items() if number}
+    if len(found) != 1:
+        raise UserError(
+            f"{shown(inputs)}: --series {series} is in {len(found)} folders; give the folder of the series, or a UID "
+            "that stands in one"
+        )
+    return found
+
+
+def _folder_name(folder: Path, inputs: Path) -> str:
+    """Return the name of the case in a DICOM folder below ``inputs``: that of the folders that lead to it."""
+    return "_".join(folder.relative_to(inputs).parts) or case_name(folder)
+
+
+def _unused(entry: LeftOut, series: Sequence[Path]) -> bool:
+    """Say whether an entry of a folder that is no volume is no slice and leads to no DICOM folder either."""
+    if entry.reason == SUBFOLDER:
+        return not any(folder.is_relative_to(entry.path) for folder in series)
+    return entry.reason != FORMAT or entry.path.parent not in series
+
+
+def case_name(path: Path) -> str:
+    """Return the name of a file without suffix and channel number, or the name of a folder."""
+    path = Path(path) if Path(path).name else Path(path).resolve()
+    return path.name if path.is_dir() else stem(path).removesuffix(CHANNEL)
