@@ -31,11 +31,13 @@ def pair_folders(
         UserError: for images of several channels, ambiguous names, folders without an image or label map, and labels
             none of which has an image.
     """
+    pictures = list_folder(images)
+    targets: Listing | None = None
     if labels is not None and Path(labels).resolve() == Path(images).resolve():
-        pictures, targets = _of_one_folder(list_folder(images))
+        pictures, targets = _of_one_folder(pictures)
     else:
-        pictures, targets = list_folder(images), None if labels is None else list_labels(labels)
         _refuse_labels_among(pictures)
+        targets = None if labels is None else list_labels(labels)
     found = image_cases(pictures, targets.volumes if targets else ())
     if not found:
         raise UserError(nothing_in(pictures, "image"))

@@ -34,15 +34,16 @@ def refuse_overwriting(
             labelloop did not write.
     """
     read = set().union(*map(_names, inputs))
-    outputs = [Path(path) for path in outputs]
-    problems = [f"{shown(path)}: named twice as a file to write" for path in _twice(outputs)]
-    for path in outputs:
+    files = [Path(path) for path in outputs]
+    problems = [f"{shown(path)}: named twice as a file to write" for path in _twice(files)]
+    for path in files:
+        blocking = _blocking(path.parent)
         if not read.isdisjoint(_names(path)):
             problems.append(f"{shown(path)}: would be written over, but it is read; write somewhere else")
         elif path.is_dir():
             problems.append(f"{shown(path)}: is a folder; a file is to be written there")
-        elif _blocking(path.parent):
-            problems.append(f"{shown(path)}: cannot be written, because {shown(_blocking(path.parent))} is no folder")
+        elif blocking is not None:
+            problems.append(f"{shown(path)}: cannot be written, because {shown(blocking)} is no folder")
         elif os.path.lexists(path) and not ours(path):
             problems.append(f"{shown(path)}: exists, and labelloop did not write it; move it away or write elsewhere")
     if problems:

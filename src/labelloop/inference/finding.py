@@ -84,13 +84,15 @@ def _checked(file: Path) -> Path:
     if not is_utf8(file):
         raise UserError(f"{shown(file)}: {NAME}")
     alone = dicom.read_header(file) if is_dicom(file) else None
-    slices = dicom.read_series(file.absolute().parent).get(alone.series, []) if alone else []
+    if alone is None:
+        return file
+    slices = dicom.read_series(file.absolute().parent).get(alone.series, [])
     if len(slices) > 1:
         raise UserError(
             f"{shown(file)}: one of {len(slices)} slices of a DICOM series; give its folder {shown(file.parent)}"
             f" (and --series {alone.series} where it holds several)"
         )
-    if alone and (alone.size[2] if len(alone.size) > 2 else 1) < dicom.LEAST_SLICES:
+    if (alone.size[2] if len(alone.size) > 2 else 1) < dicom.LEAST_SLICES:
         raise UserError(f"{shown(file)}: a single DICOM slice; give the folder with the whole series")
     return file
 

@@ -95,7 +95,7 @@ def infer(
     failed = len(cases) - len(extras)
     log.info("%d of %s done, results in %s", len(extras), count(len(cases), "case"), out)
     tell_found_nowhere(rows(ledger))
-    if check and extras:
+    if scheme is not None and check and extras:
         from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
 
         check_label_maps([case for case in cases if case.case in extras], ledger, load.segmenter, scheme)
@@ -162,10 +162,15 @@ def _load_models(
 
     models = {name: load_model(folder, device, settings, budget) for name, folder in folders.items()}
     chain = Chain(steps or [{"segment": list(models)}], models, scheme)
-    unknown = [name for name in chain.classes if check and name not in scheme.ids]
+    if check and scheme is not None:
+        _check_classes(chain.classes, scheme)
+    return chain.predictor(next(iter(models))) if steps is None and len(models) == 1 else chain
+
+
+def _check_classes(known: Sequence[str], scheme: ClassScheme) -> None:
+    unknown = [name for name in known if name not in scheme.ids]
     if unknown:
         raise UserError(f"--check: classes {scheme.name} lack {', '.join(unknown)}; name the models' with --classes")
-    return chain.predictor(next(iter(models))) if steps is None and len(models) == 1 else chain
 
 
 def _picture(scheme: ClassScheme, case: Case, image: Volume, labels: Volume) -> bytes:

@@ -1,12 +1,13 @@
 """Score a folder of label maps against a folder of truth: ``labelloop evaluate``."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -212,23 +213,23 @@ def summary(table: pd.DataFrame, scheme: ClassScheme) -> str:
     if table.empty:
         return "nothing was scored"
     empty = both_empty(table)
-    apart = table.loc[empty, "class"].value_counts()
-    means = class_means(table[~empty], scheme)
+    apart = Counter(table.loc[empty, "class"])
+    means = class_means(table[~empty], scheme).to_dict("index")
     lines = [f"{'class':<22} {'cases':>5} {'empty':>5} {'DSC %':>7} {'NSD %':>7}"]
-    for name in (name for name in scheme.names if name in set(table["class"])):
-        row = means.loc[name] if name in means.index else None
-        lines.append(_line(name, 0 if row is None else int(row["cases"]), int(apart.get(name, 0)), row))
+    for name in scheme.names:
+        if name in set(table["class"]):
+            lines.append(_line(name, means.get(name), str(apart[name])))
     for name, members in scheme.sets.items():
-        scored = [member for member in members if member in means.index]
-        if f"mean of {name}" in means.index:
-            title = f"mean of {name}"
-            lines.append(f"{_line(title, int(means.loc[title, 'cases']), '', means.loc[title])}  over {len(scored)} of "
-                         f"{count(len(members), 'class')}")  # fmt: skip
+        title, scored = f"mean of {name}", [member for member in members if member in means]
+        if title in means:
+            over = f"over {len(scored)} of {count(len(members), 'class')}"
+            lines.append(f"{_line(title, means[title], '')}  {over}")
     if empty.any():
         lines.append("empty: cases with neither truth nor prediction, not in the means (FLARE counts them as 100 %)")
     return "\n".join(lines)
 
 
-def _line(name: str, cases: int, empty: int | str, means: pd.Series | None) -> str:
-    scores = [NOTHING if means is None else f"{np.round(100 * means[metric], 2):.2f}" for metric in ("dsc", "nsd")]
-    return f"{name:<22} {cases:>5} {empty:>5} {scores[0]:>7} {scores[1]:>7}"
+def _line(name: str, means: Mapping[Hashable, Any] | None, empty: str) -> str:
+    """Write a row of the summary; None: a class without a case to take a mean over."""
+    dsc, nsd = (NOTHING if means is None else f"{np.round(100 * means[m], 2):.2f}" for m in ("dsc", "nsd"))
+    return f"{name:<22} {0 if means is None else int(means['cases']):>5} {empty:>5} {dsc:>7} {nsd:>7}"
