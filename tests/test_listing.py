@@ -194,6 +194,10 @@ def test_numbered_scans_keep_their_names(tmp_path):
     assert [case.case for case in find_cases(tmp_path / "grids")] == list(pair_folders(tmp_path / "grids")) == numbered
     alike = volumes(tmp_path / "alike", *(f"{name}.nii.gz" for name in numbered))
     assert list(pair_folders(alike, volumes(tmp_path / "l", "scan_0001.nii.gz"))) == numbered
+    for number in range(2):  # two examinations, each of a small and a large image
+        volumes(tmp_path / "grids", f"p_{number:04d}.nii.gz", grid=Geometry((8, 8, 6 + number), GRID.spacing))
+    with pytest.raises(UserError, match="2 cases with several channels"):
+        find_cases(tmp_path / "grids")
     many = touch(tmp_path / "many", *(f"scan_{i:04d}.nii.gz" for i in range(12)))
     assert len(find_cases(many)) == 12 and find_cases(many)[0].case == "scan_0000"
     assert list(image_cases(list_folder(touch(tmp_path / "one", "a_0000.nii.gz")))) == ["a"]

@@ -173,15 +173,21 @@ def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, Path
     """Return the images of a listing by case: ``<case>_0000`` (nnU-Net, FLARE) or ``<case>``.
 
     Files that are alike but for a number, ``scan_0000``, ``scan_0001``, ..., are cases of their own, with their whole
-    name, when their grids differ, when they are too many for channels, or when ``labels``, ids of cases, says so.
+    name, when ``labels``, ids of cases, says so; or when all that is numbered is alike, and grids differ or there are
+    too many for channels. Where several names are numbered, these are rather examinations.
 
     Raises:
         UserError: when they can be channels of one examination, or two files are images of one case.
     """
     cases: dict[str, Path] = {}
     families = _families(listing.volumes)
-    numbered = {prefix for prefix, names in families.items() if _are_numbered(names, listing.volumes, labels)}
-    channels = sorted(p for p, members in families.items() if p not in numbered and f"{p}_0001" in members)
+    several = [prefix for prefix, names in families.items() if f"{prefix}_0001" in names]
+    numbered = {
+        prefix
+        for prefix, names in families.items()
+        if _are_numbered(names, listing.volumes, labels, alone=several == [prefix])
+    }
+    channels = sorted(set(several) - numbered)
     if channels:
         raise UserError(
             f"{listing.folder}: {count(len(channels), 'case')} with several channels (_0000, _0001), e.g. "
@@ -206,17 +212,21 @@ def _families(volumes: Mapping[str, Path]) -> dict[str, list[str]]:
     return {prefix: names for prefix, names in families.items() if prefix + CHANNEL in names}
 
 
-def _are_numbered(names: list[str], volumes: Mapping[str, Path], labels: Container[str]) -> bool:
-    """Say whether files that are alike but for a number are scans of their own, not channels of one examination."""
+def _are_numbered(names: list[str], volumes: Mapping[str, Path], labels: Container[str], alone: bool) -> bool:
+    """Say whether files that are alike but for a number are scans of their own, not channels of one examination.
+
+    Args:
+        alone: whether no other files are.
+    """
     prefix = names[0][:-5]
     if prefix in volumes or prefix in labels:  # the label of one examination
         return False
     if any(name in labels for name in names):
         return True
-    if len(names) == 1:
-        return False
-    if len(names) > MOST_CHANNELS or f"{prefix}_0001" not in names:
-        return True
+    if len(names) == 1 or f"{prefix}_0001" not in names:
+        return len(names) > 1
+    if not alone or len(names) > MOST_CHANNELS:
+        return alone
     from labelloop.volume import read_geometry  # SimpleITK is slow to import
 
     try:
