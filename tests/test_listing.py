@@ -204,8 +204,12 @@ def test_numbered_scans_keep_their_names(tmp_path):
     assert list(image_cases(list_folder(tmp_path / "one"), {"a_0000"})) == ["a_0000"]
 
 
-def test_images_of_other_cases_are_no_images(tmp_path):
+def test_images_of_other_cases_are_no_images(tmp_path, caplog):
     labels = volumes(tmp_path / "l", "a.nii.gz", "b.nii.gz")
+    with caplog.at_level(logging.INFO):
+        check_folder(labels, "flare", tmp_path / "v.csv", volumes(tmp_path / "some", "a_0000.nii.gz", "c_0000.nii.gz"))
+    assert any("some: 1 left out, no label map" in line for line in caplog.messages)
+    assert any("1 label map without an image" in line for line in caplog.messages)
     with pytest.raises(UserError, match=r"no image of these label maps; that of a would be a_0000\.nii\.gz"):
         check_folder(labels, "flare", tmp_path / "v.csv", volumes(tmp_path / "i", "c_0000.nii.gz"))
 

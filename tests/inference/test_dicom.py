@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tiny_dicom import SHAPE, body_hu, write_series, write_slice
 from labelloop import cli
 from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
-from labelloop.inference.dicom import LEAST_SLICES, read_dicom, read_series
+from labelloop.inference.dicom import LEAST_SLICES, REASONS, read_dicom, read_series
 from labelloop.inference.finding import find_cases
 from labelloop.inference.reading import Image, read_image
 from labelloop.volume import read
@@ -232,3 +233,8 @@ def test_series_are_converted_for_a_case_table(tmp_path, caplog):
     assert cli.main(["convert", str(tmp_path / "pacs" / "P3"), "--out", str(tmp_path / "p3")]) == 2
     for wrong in (["convert", str(tmp_path / "images"), "--out", str(tmp_path / "x")], [*arguments[:3], arguments[1]]):
         assert cli.main(wrong) == 2
+
+
+def test_every_reason_is_explained():
+    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
+    assert [code for code in REASONS if f"`{code}`" not in page] == []

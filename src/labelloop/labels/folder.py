@@ -157,6 +157,8 @@ def _files(labels: Path, images: Path | None) -> _Files:
             f"{shown(images)}: no image of these label maps; that of {min(maps.volumes)} would be "
             f"{min(maps.volumes)}_0000.nii.gz or {min(maps.volumes)}.nii.gz"
         )
+    if len(found) > len(used):
+        log.info("%s: %d left out, no label map of theirs", shown(pictures.folder), len(found) - len(used))
     without = len(maps.volumes) - len(used)
     if images and without:
         log.warning("%s without an image: rules on intensity do not apply", count(without, "label map"))
