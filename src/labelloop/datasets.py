@@ -77,7 +77,7 @@ class Dataset(Strict):
         Raises:
             CaseError: ``label_not_finite``, ``label_fractional`` or ``label_unknown_ids``.
         """
-        array = _whole(array, file)
+        array = whole_ids(array, file)
         own = sorted(label_counts(array, file))
         self.check_ids(own, file)
         ids = {i: self._class_ids.get(self.class_of(i) or "", BACKGROUND) for i in own}
@@ -98,15 +98,22 @@ class Dataset(Strict):
             raise CaseError("label_unknown_ids", file, found, REASONS["label_unknown_ids"])
 
 
-def _whole(array: np.ndarray, file: str) -> np.ndarray:
+def whole_ids(array: np.ndarray, file: str = "label map") -> np.ndarray:
+    """Return a label map of whole numbers of any type, floats included, as integers.
+
+    Raises:
+        CaseError: ``label_not_finite``, ``label_fractional``, or ``label_unknown_ids`` for ids no label map has.
+    """
     from labelloop.volume import whole_numbers  # SimpleITK is slow to import
 
-    if not np.issubdtype(array.dtype, np.floating):
-        return array
-    if array.size and not np.isfinite([array.min(), array.max()]).all():
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if not np.isfinite([low, high]).all():
         raise CaseError("label_not_finite", file, "NaN or infinite label values", REASONS["label_not_finite"])
+    if low < -LARGEST_ID or high > LARGEST_ID:
+        found = f"values from {low:.10g} to {high:.10g}"
+        raise CaseError("label_unknown_ids", file, found, REASONS["label_unknown_ids"])
     try:
-        return whole_numbers(array)
+        return whole_numbers(array) if np.issubdtype(array.dtype, np.floating) else array
     except ValueError as error:
         raise CaseError("label_fractional", file, str(error), REASONS["label_fractional"]) from error
 
@@ -117,12 +124,10 @@ def label_counts(array: np.ndarray, file: str = "label map") -> dict[int, int]:
     Raises:
         CaseError: ``label_not_finite``, ``label_fractional``, or ``label_unknown_ids`` for ids no label map has.
     """
-    array = _whole(array, file)
+    array = whole_ids(array, file)
     if not array.size:
         return {}
     low, high = int(array.min()), int(array.max())
-    if low < -LARGEST_ID or high > LARGEST_ID:
-        raise CaseError("label_unknown_ids", file, f"values from {low} to {high}", REASONS["label_unknown_ids"])
     flat, counts = array.ravel(order="K"), np.zeros(high - low + 1, np.int64)
     for start in range(0, flat.size, BLOCK):  # bincount works on 8-byte integers: not on a whole scan at once
         counts += np.bincount(flat[start : start + BLOCK].astype(np.int64) - low, minlength=counts.size)

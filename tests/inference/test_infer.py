@@ -21,7 +21,7 @@ from labelloop.inference import running as module
 from labelloop.inference.engine import Predictor
 from labelloop.inference.export import Prediction
 from labelloop.inference.infer import infer
-from labelloop.inference.reading import Case, case_name, find_cases, read_image
+from labelloop.inference.reading import Case, Image, case_name, find_cases
 from labelloop.inference.running import predict_cases
 from labelloop.shards import Ledger
 from labelloop.tables import read_table
@@ -98,7 +98,7 @@ def test_one_bad_case_does_not_stop_the_rest(folder, model_folder, tmp_path):
     assert infer(folder, model_folder, tmp_path / "out", device="cpu") == 1
     manifest = read_table(tmp_path / "out" / "shards" / "infer.csv", "manifest").set_index("case")
     assert dict(manifest["status"]) == {"bad": "failed", "case_0": "done", "case_1": "failed", "case_2": "done"}
-    assert "not finite" in manifest.loc["case_1", "reason"]
+    assert "image_not_finite" in manifest.loc["case_1", "reason"]
     assert not (tmp_path / "out" / "bad.nii.gz").exists()
 
 
@@ -295,7 +295,7 @@ def write_dicom(folder, array, spacing, skip=()):
 def test_dicom(tmp_path, model_folder, rng):
     array = random_volume(rng, (6, 9, 11)).array
     write_dicom(tmp_path / "dicom" / "patient", array, (1.0, 1.0, 2.5))
-    volume = read_image(tmp_path / "dicom" / "patient")
+    volume = Image(tmp_path / "dicom" / "patient").volume("MR")
     np.testing.assert_array_equal(volume.array, array)
     assert volume.geometry.spacing == pytest.approx((1.0, 1.0, 2.5))
     assert [c.case for c in find_cases(tmp_path / "dicom")] == ["patient"]  # folder of folders
@@ -303,4 +303,4 @@ def test_dicom(tmp_path, model_folder, rng):
     assert infer(tmp_path / "dicom" / "patient", model_folder, tmp_path / "out", device="cpu") == 0
     write_dicom(tmp_path / "gap", array, (1.0, 1.0, 2.5), skip=(2,))
     with pytest.raises(CaseError, match="dicom_slices"):
-        read_image(tmp_path / "gap")
+        Image(tmp_path / "gap").volume("MR")

@@ -1,21 +1,23 @@
 """A folder of label maps: hold it against the anatomy rules, or fit their thresholds to it. ``labelloop check``."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import BACKGROUND, ClassScheme, load_classes
-from labelloop.errors import CaseError
+from labelloop.classes import ClassScheme, load_classes
+from labelloop.datasets import Dataset, load_dataset
+from labelloop.errors import CaseError, UserError
 from labelloop.folders import label_maps, volumes_in
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import LEAST_CASES, SIDES, FittedRules, fit, load_fitted, measure, with_fitted, write_fitted
 from labelloop.labels.rules import Rule
+from labelloop.scan import check_same_grid, read_classes, read_image
 from labelloop.tables import write_table
-from labelloop.volume import Volume, canonical, read, whole_numbers
+from labelloop.volume import Volume, canonical
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def check_folder(
         scheme = with_fitted(scheme, load_fitted(rules))
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    for case, volume, image in _maps(labels, scheme, images, dataset, problems):
+    for case, volume, image in _maps(labels, scheme, images, dataset, modality, problems):
         rows += [{"case": case, **row} for row in check(volume.array, volume.geometry, {}, scheme, image, modality)]
     table = pd.DataFrame(rows)
     write_table(out, table, "verdicts")
@@ -78,7 +80,7 @@ def fit_folder(
     """
     scheme, measured = load_classes(classes), []
     problems: list[str] = []
-    for _, volume, image in _maps(labels, scheme, images, dataset, problems):
+    for _, volume, image in _maps(labels, scheme, images, dataset, modality, problems):
         measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
     fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
@@ -104,39 +106,51 @@ def failing(verdicts: pd.DataFrame) -> tuple[int, int, float]:
 
 
 def _maps(
-    labels: Path, scheme: ClassScheme, images: Path | None, dataset: str | None, problems: list[str]
+    labels: Path, scheme: ClassScheme, images: Path | None, dataset: str | None, modality: str, problems: list[str]
 ) -> Iterator[tuple[str, Volume, np.ndarray | None]]:
     """Yield each case of a folder, its canonical label map in the scheme's ids, and its image if there is one.
 
     What cannot be read is said in the log, and the case added to ``problems``.
 
     Raises:
-        UserError: when the folder holds no label map.
+        UserError: when the folder holds no label map, or the other folder no image of any.
     """
     files = label_maps(labels)
-    found = volumes_in(images) if images else {}
+    own = load_dataset(dataset, scheme) if dataset else None
+    found = _images_of(files, images) if images else {}
     for case, path in files.items():
         try:
-            volume, image = _read(path, scheme, found.get(f"{case}_0000", found.get(case)), dataset)
-        except (CaseError, ValueError, RuntimeError) as error:
+            volume, image = _read(path, scheme, found.get(case), own, modality)
+        except (CaseError, OSError) as error:
             problems.append(case)
             log.error("%s: %s", case, error)
         else:
             yield case, volume, image
 
 
-def _read(path: Path, scheme: ClassScheme, image: Path | None, dataset: str | None) -> tuple[Volume, np.ndarray | None]:
-    volume = canonical(read(path))
-    if dataset:
-        from labelloop.datasets import load_dataset
+def _images_of(cases: Iterable[str], images: Path) -> dict[str, Path]:
+    """Return the image of each case; those without are named in the log. Raises UserError when none has one."""
+    beside = volumes_in(images)
+    found = {case: beside.get(f"{case}_0000", beside.get(case)) for case in cases}
+    without = [case for case, image in found.items() if image is None]
+    if len(without) == len(found):
+        raise UserError(
+            f"{images}: no image of any label map; looked for {without[0]}_0000 and {without[0]}, found "
+            f"{', '.join(list(beside)[:3]) or 'no image'}"
+        )
+    if without:
+        log.warning(
+            "%s: no image of %d label maps, no rule looks at one: %s", images, len(without), ", ".join(without[:5])
+        )
+    return {case: image for case, image in found.items() if image is not None}
 
-        labels = load_dataset(dataset, scheme).to_classes(volume.array, str(path))
-    else:
-        labels = whole_numbers(volume.array)
-        strange = set(map(int, pd.unique(labels.ravel()))) - {BACKGROUND, *scheme.ids.values()}
-        if strange:
-            raise ValueError(f"{path}: ids {sorted(strange)} are none of scheme {scheme.name}; name its --dataset")
-    voxels = canonical(read(image)).array if image else None
-    if voxels is not None and voxels.shape != labels.shape:
-        raise ValueError(f"{image}: shape {voxels.shape} for labels of shape {labels.shape} (z, y, x)")
-    return Volume(labels, volume.geometry), voxels
+
+def _read(
+    path: Path, scheme: ClassScheme, image: Path | None, dataset: Dataset | None, modality: str
+) -> tuple[Volume, np.ndarray | None]:
+    labels = read_classes(path, scheme, dataset)
+    if image is None:
+        return canonical(labels), None
+    voxels = read_image(image, modality)
+    check_same_grid(labels.geometry, voxels.geometry, path)
+    return canonical(labels), canonical(voxels).array

@@ -15,8 +15,8 @@ from labelloop.errors import CaseError
 from labelloop.folders import label_maps
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
+from labelloop.scan import read_classes
 from labelloop.tables import read_table, write_table
-from labelloop.volume import Volume, read
 
 log = logging.getLogger(__name__)
 
@@ -90,24 +90,12 @@ def _score_files(
     """Return the rows of one case by kind of table, or the problem that kept it from being scored."""
     case, truth, prediction, scheme, rules, states = job
     try:
-        pair, file = (_read(truth), _read(prediction)), str(prediction)
+        pair, file = (read_classes(truth, scheme), read_classes(prediction, scheme)), str(prediction)
         scores = score_case(*pair, scheme, rules, states, file)
         lesions = lesion_rows(*pair, scheme, states, file)
-    except CaseError as error:
+    except (CaseError, OSError) as error:
         return {}, f"{case}: {error}"
     return {"scores": [{"case": case, **r} for r in scores], "lesions": [{"case": case, **r} for r in lesions]}, None
-
-
-def _read(path: Path) -> Volume:
-    try:
-        volume = read(path)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CaseError("label_unreadable", str(path), reason, "Write the file again") from error
-    if volume.array.ndim != 3:
-        found = f"{volume.array.ndim} dimensions"
-        raise CaseError("label_not_3d", str(path), found, "Give one 3-D label map per case")
-    return volume
 
 
 def class_means(table: pd.DataFrame, scheme: ClassScheme) -> pd.DataFrame:
