@@ -200,13 +200,13 @@ def _occurring(label: Path, dataset: str) -> str:
     """Return the classes that occur in a label, as the column ``annotated`` has them; ``none`` when no class does."""
     from labelloop.scan import read_label  # SimpleITK is slow to import
 
-    known = read_dataset(dataset).labels
+    known = read_dataset(dataset).named
     try:
         found = label_counts(read_label(label).array, str(label))
     except CaseError as error:
         log.warning("%s; no class noted as annotated", error)
         return NONE
-    occurring = dict.fromkeys(name for i, name in known.items() if name and i in found)
+    occurring = dict.fromkeys(name for i, name in known.items() if i in found)
     if not occurring:
         log.warning("%s: no voxel of a class of the data set: noted that no class is annotated", label)
     return ";".join(occurring) or NONE
