@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -64,7 +65,7 @@ class Header:
     """A NIfTI-1 header. ``fields`` are as stored; ``shape`` is (x, y, z)."""
 
     fields: np.void
-    order: str
+    order: Literal["<", ">"]
     shape: tuple[int, int, int]
 
     @cached_property
@@ -128,6 +129,7 @@ def read_header(start: bytes) -> Header:
     Raises:
         RefusedError: when it is none, or not that of one 3-D volume.
     """
+    sizes: dict[int, Literal["<", ">"]]
     sizes = {int.from_bytes(start[:4], "little"): "<", int.from_bytes(start[:4], "big"): ">"}
     if NIFTI_2_BYTES in sizes:
         raise RefusedError("nifti_2", "a NIfTI-2 header")
@@ -146,7 +148,8 @@ def read_header(start: bytes) -> Header:
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     check_shape(shape)
-    return Header(fields, order, tuple(shape))
+    x, y, z = shape
+    return Header(fields, order, (x, y, z))
 
 
 def check_shape(shape: Sequence[int]) -> None:
@@ -291,7 +294,8 @@ def _pieces(content: bytes, largest: int) -> Iterator[bytes]:
         library = zlib
     packed, position = memoryview(content), 0
     while position < len(packed):
-        decoder, waiting = library.decompressobj(GZIP), b""
+        decoder = library.decompressobj(GZIP)
+        waiting: bytes | memoryview = b""
         while not decoder.eof:
             if not waiting:
                 waiting = packed[position : position + STEP]

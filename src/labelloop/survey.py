@@ -233,7 +233,8 @@ def survey_shard(
     write_table(f"{prefix}.geometry.csv", rows, "geometry")
     write_table(f"{prefix}.annotation.csv", to_table(states, scheme.names), "annotation")
     write_table(f"{prefix}.quarantine.csv", [q for r in results for q in r.quarantine], "quarantine")
-    write_table(f"{prefix}.profiles.csv", [{"case": r.case, "profile": r.profile} for r in results if r.usable], "profiles")
+    profiles = [{"case": r.case, "profile": r.profile} for r in results if r.usable]
+    write_table(f"{prefix}.profiles.csv", profiles, "profiles")
 
 
 def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
