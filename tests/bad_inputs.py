@@ -191,6 +191,9 @@ def _bad_headers(writer: _Writer) -> None:
     spoiled("sheared_sform", "image_direction_not_orthonormal", lambda p: patched(p, 296, "4f", 0, -1.5, 0.6, 0))
     spoiled("no_sform", "image_direction_not_orthonormal", lambda p: patched(p, 280, "12f", *[0.0] * 12))
     spoiled("mirrored_sform", "image_orientation_ambiguous", lambda p: patched(p, 280, "4f", 1.5, 0, 0, 0))
+    spoiled("centimeters", "image_extent_implausible", lambda p: save(p, ct_values(), np.diag([0.07, 0.07, 0.3, 1.0])))
+    spoiled("micrometers", "image_extent_implausible", lambda p: save(p, ct_values(), np.diag([280.0, 280.0, 270, 1])))
+    spoiled("nifti_2", "image_nifti_2", lambda p: nib.save(nib.Nifti2Image(ct_values(), AFFINE), p))
     writer.case("negative_mha", "image_spacing_invalid", image="images/negative.mha")
     path = writer.made.folder / "images" / "negative.mha"
     sitk.WriteImage(sitk.GetImageFromArray(ct_values(95)), str(path))
@@ -208,6 +211,11 @@ def _bad_values(writer: _Writer) -> None:
     image("constant", "image_constant", np.full(SHAPE, -1000, np.int16))
     image("constant_mr", "image_constant", np.zeros(SHAPE, np.int16), modality="MR")
     eight_bit = ((np.clip(ct_values(), -160, 240) + 160) * (255 / 400)).astype(np.uint8)
+    image("times_ten", "image_not_hu", ct_values() * 10)
+    image("inverted", "image_not_hu", -ct_values())
+    padded = ct_values() + 1024
+    padded[:2] = -2000
+    image("padded_raw", "image_not_hu", padded)
     image("eight_bit", "image_not_hu", eight_bit)
     image("shifted", "image_not_hu", ct_values() + 1024)
     image("scaled", "image_not_hu", (eight_bit / 127.5 - 1).astype(np.float32))
@@ -243,5 +251,5 @@ def _warned(writer: _Writer) -> None:
     save(image, ct_values(96), qform=False, sform=False)
     image, _ = writer.case("moved_sform", warning="image_placement_ambiguous", label="")
     patched(image, 280, "4f", -1.5, 0, 0, 30)
-    image, _ = writer.case("centimeters", warning="image_spacing_implausible", label="")
-    save(image, ct_values(97), np.diag([0.07, 0.07, 0.3, 1.0]))
+    image, _ = writer.case("thick", warning="image_spacing_implausible", label="")
+    save(image, ct_values(97), np.diag([1.5, 1.5, 25.0, 1.0]))

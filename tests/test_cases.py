@@ -41,7 +41,7 @@ def test_paths_are_resolved_and_defaults_filled_in(table, tmp_path):
     assert (cases[0].label, cases[0].modality, cases[0].patient, cases[0].role) == ("", "CT", "a", "train")
     assert (cases[1].image, cases[1].label) == ("/data/b.nii.gz", str(tmp_path / "b.nii.gz"))
     assert (cases[1].modality, cases[1].patient, cases[1].role) == ("MR", "p1", "test")
-    assert cases[1].annotated_names == ("liver", "spleen")
+    assert cases[1].annotated_names(["tumor"]) == ("liver", "spleen")
 
 
 def test_a_data_set_file_beside_the_table_is_found(table, tmp_path):

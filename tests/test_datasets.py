@@ -141,3 +141,22 @@ def test_one_file_serves_a_scheme_with_fewer_classes():
 def test_where_a_data_set_comes_from_need_not_be_said(tmp_path):
     (tmp_path / "own.yaml").write_text("name: own\nmodality: CT\nlabels: {1: liver}\n")
     assert read_dataset(tmp_path / "own.yaml").annotated == ("liver",)
+
+
+@pytest.mark.parametrize("value", [2.0**32 + 5, -(2.0**31) - 2, 70000.0])
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_no_value_becomes_another_id_by_overflow(value, dtype):
+    array = np.array([0, 1, value]).astype(dtype)
+    for read in (load_dataset("btcv", load_classes("flare")).to_classes, label_counts):
+        with pytest.raises(CaseError, match=r"label_unknown_ids: .*values from"):
+            read(array, "a.nii.gz")
+
+
+def test_label_maps_with_ignored_voxels_are_refused_and_others_are_not(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("{name: mine, modality: CT, source: here, labels: {1: liver, 2: null, 255: ignore}}")
+    dataset = load_dataset(file, load_classes("flare"))
+    assert dataset.annotated == ("liver",)
+    np.testing.assert_array_equal(dataset.to_classes(np.array([0, 1, 2])), [0, 1, 0])
+    with pytest.raises(CaseError, match=r"label_ignored_voxels: .* voxels of id 255, which data set mine ignores"):
+        dataset.to_classes(np.array([0, 1, 255]), "a.nii.gz")

@@ -70,18 +70,6 @@ print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy", "cc3d", "
     assert done.stdout.strip() == "[]"
 
 
-def test_train_shards_know_which_test_shards_may_hold_their_images(tmp_path):
-    run = make(tmp_path, *rows(5), *rows(2, "test"), shard_size=4)
-    assert [run.tested_alike(shard) for shard in run.shards] == [[]] * 3  # no file is there
-    for shard, cases in run.shards.items():
-        for case in cases:
-            Path(case.image).write_bytes(b"x" * (2 if shard == "train-000" else 1))
-    run = make(tmp_path, *rows(5), *rows(2, "test"), shard_size=4)
-    assert {shard: run.tested_alike(shard) for shard in run.shards} == {
-        "train-000": [], "train-001": ["test-000"], "test-000": [],
-    }  # fmt: skip
-
-
 def test_rounds_of_the_configuration_win(tmp_path):
     run = make(tmp_path, *rows(1), rounds=2)
     assert run.recipe.rounds == 2

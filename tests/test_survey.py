@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from bad_inputs import AFFINE, BadInputs, ct_values, label_values, make_bad_inputs, patched, save
 from labelloop import scan as scan_module
@@ -15,10 +16,12 @@ from labelloop.datasets import load_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
 from labelloop.scan import read_scan
-from labelloop.steps.cases import survey
+from labelloop.steps.cases import list_tested, survey
 from labelloop.survey import REASONS, merge_survey, read_truth, survey_case, survey_shard
 from labelloop.tables import read_table
-from labelloop.volume import read
+from labelloop.volume import read, write
+from test_alike import scan
+from test_hounsfield import body
 
 SCHEME = load_classes("flare")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -101,8 +104,8 @@ def test_a_scan_is_read_as_itk_reads_it(tmp_path, dtype, slope):
     if slope is not None:
         patched(path, 112, "2f", slope, -3.0)
     scan, volume = read_scan(path, "image"), read(path)
-    assert scan.geometry == volume.geometry
-    assert np.allclose(scan.values().T, volume.array)
+    assert scan.geometry == volume.geometry and scan.values().dtype == volume.array.dtype
+    assert np.array_equal(scan.values(), volume.array)
     assert scan.range() == (volume.array.min(), volume.array.max())
 
 
@@ -249,24 +252,87 @@ def test_the_same_image_file_twice_is_said(tmp_path):
     assert quarantine[["case", "code", "severity"]].values.tolist() == [["b", "image_same_content", "warning"]]
 
 
-def test_a_train_case_with_the_image_of_a_test_case_is_set_aside(tmp_path):
-    files = {c: save(tmp_path / f"{c}_0000.nii.gz", ct_values(i)) for i, c in enumerate(("tested", "own", "copy"))}
+def copies(tmp_path: Path) -> dict[str, Path]:
+    """Write an image, others of its own, and the same voxels in other bytes, formats, headers and orders of axes."""
+    files = {c: save(tmp_path / f"{c}_0000.nii.gz", ct_values(i)) for i, c in enumerate(("tested", "own"))}
+    files["copy"] = tmp_path / "copy_0000.nii.gz"
     files["copy"].write_bytes(files["tested"].read_bytes())
+    files["again"] = tmp_path / "again_0000.nii.gz"
+    files["again"].write_bytes(gzip.compress(gzip.decompress(files["tested"].read_bytes()), 1, mtime=5))
+    files["format"] = tmp_path / "format_0000.mha"
+    write(files["format"], read(files["tested"]).array, read(files["tested"]).geometry)
+    files["header"] = save(tmp_path / "header_0000.nii.gz", ct_values(0), AFFINE @ np.diag([0.9, 0.9, 0.9, 1]))
+    files["axes"] = save(tmp_path / "axes_0000.nii.gz", ct_values(0)[::-1].transpose(2, 0, 1))
+    files["float"] = save(tmp_path / "float_0000.nii", ct_values(0).astype(np.float64))
+    return files
+
+
+def test_a_train_case_with_the_image_of_a_test_case_is_set_aside_whatever_its_bytes(tmp_path):
+    files = copies(tmp_path)
     rows = {c: Case(case=c, image=str(f), dataset="flare22", modality="CT").model_dump() for c, f in files.items()}
     out = tmp_path / "survey"
-    survey([rows["tested"]], "flare", "test-000", out)
+    survey([rows.pop("tested")], "flare", "test-000", out)
+    list_tested([f"{out}/test-000.geometry.csv"], out / "tested.csv")
     for _ in range(2):  # from the files, and from the ledger
-        survey([rows["own"], rows["copy"]], "flare", "train-000", out, [f"{out}/test-000.geometry.csv"])
+        survey(list(rows.values()), "flare", "train-000", out, out / "tested.csv")
         assert list(read_table(out / "train-000.geometry.csv", "geometry")["case"]) == ["own"]
         assert set(read_table(out / "train-000.annotation.csv", "annotation")["case"]) == {"own"}
     merge_survey([out / "train-000", out / "test-000"], tmp_path)
-    (row,) = read_table(tmp_path / "quarantine.csv", "quarantine").to_dict("records")
-    assert (row["case"], row["file"], row["code"], row["severity"]) == (
-        "copy", str(files["copy"]), "image_straddles", "error",
-    )  # fmt: skip
-    assert "the image of tested" in row["found"]
+    quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
+    errors = quarantine[quarantine["severity"] == "error"]
+    assert {(row.case, row.file, row.code) for row in errors.itertuples()} == {
+        (case, str(files[case]), "image_straddles") for case in files if case not in ("tested", "own")
+    }
+    assert errors["found"].str.contains("the image of tested").all()
     survey([rows["copy"]], "flare", "train-000", out)  # the test case has left
     assert list(read_table(out / "train-000.geometry.csv", "geometry")["case"]) == ["copy"]
+
+
+def test_a_train_case_that_looks_like_a_test_case_is_warned_of(tmp_path):
+    box = (slice(4, 36), slice(2, -2), slice(2, -2))
+    scans = {"tested": scan(0).array, "part": scan(0).array[box], "other": scan(1).array}
+    cases, out = [], tmp_path / "survey"
+    for case, hu in scans.items():
+        file = save(tmp_path / f"{case}_0000.nii.gz", hu.T, np.diag([4.5, 4.5, 5.0, 1.0]))
+        role = "test" if case == "tested" else "train"
+        cases.append(Case(case=case, image=str(file), dataset="flare22", modality="CT", role=role))
+    survey_shard(cases, SCHEME, out / "s")
+    merge_survey([out / "s"], tmp_path, (), cases)
+    quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
+    assert quarantine[["case", "code", "severity"]].values.tolist() == [["part", "image_alike", "warning"]]
+    assert "tested" in quarantine["found"][0]
+
+
+def test_where_an_image_is_cut_off_stands_in_the_table(tmp_path):
+    for name, hu, cut in (("plain", body(), ""), ("cut", np.clip(body(), -125, 275), "below -125;above 275")):
+        file = save(tmp_path / f"{name}_0000.nii.gz", hu.T.astype(np.int16), np.diag([-4.0, -4.0, 5.0, 1.0]))
+        case = Case(case=name, image=str(file), dataset="flare22", modality="CT")
+        result = survey_case(case, load_dataset("flare22", SCHEME), SCHEME)
+        assert (result.geometry["cut_off"], result.quarantine) == (cut, ())
+
+
+def test_none_says_that_nobody_annotated_a_class(tmp_path):
+    """An empty field says that the data set file knows, which would make every class of an empty label absent."""
+    image = save(tmp_path / "a_0000.nii.gz", ct_values())
+    label = save(tmp_path / "a.nii.gz", label_values())
+    row = {"case": "a", "image": str(image), "label": str(label), "dataset": "flare22", "modality": "CT"}
+    result = survey_case(Case(**row, annotated="none"), load_dataset("flare22", SCHEME), SCHEME)
+    assert set(result.states.values()) == {UNKNOWN}
+    assert [found["code"] for found in result.quarantine] == ["annotation_not_declared"]
+    mixed = survey_case(Case(**row, annotated="none;liver"), load_dataset("flare22", SCHEME), SCHEME)
+    assert [found["code"] for found in mixed.quarantine] == ["class_unknown"]
+
+
+def test_a_changed_file_of_voxels_is_looked_at_again(tmp_path):
+    path = tmp_path / "a.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(ct_values().T), str(path), useCompression=False)
+    case, prefix = Case(case="a", image=str(path), dataset="flare22", modality="CT"), tmp_path / "survey" / "s"
+    seen = []
+    for seed in (0, 0, 1):
+        (tmp_path / "a.raw").write_bytes(ct_values(seed).tobytes(order="F"))
+        survey_shard([case], SCHEME, prefix)
+        seen.append(read_table(f"{prefix}.geometry.csv", "geometry")["image_voxels"][0])
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_a_shard_in_which_every_case_is_set_aside_writes_empty_tables(tmp_path):

@@ -105,3 +105,9 @@ def test_fractional_labels_are_refused_and_whole_floats_kept():
     np.testing.assert_array_equal(whole_numbers(np.array([0.0, 3.0])), np.array([0, 3]))
     with pytest.raises(ValueError, match=r"1 fractional label values, e\.g\. 2\.5"):
         whole_numbers(np.array([0.0, 2.5]))
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 2.0**32 + 5, -(2.0**40)])
+def test_label_values_that_no_integer_holds_are_refused(value):
+    with pytest.raises(ValueError, match="label values from"):
+        whole_numbers(np.array([0.0, value]))

@@ -25,6 +25,8 @@ ROLES = ("train", "test")
 MODALITIES = ("CT", "MR")
 SUFFIXES = (".yaml", ".yml")
 REQUIRED = ("case", "image", "dataset")
+NONE = "none"
+"""What ``annotated`` says of a case in whose label nobody annotated a class; empty means: as the data set file says."""
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 REASONS = {
@@ -60,10 +62,11 @@ class Case(Strict):
     annotated: str = ""
     surgery: str = ""
 
-    @property
-    def annotated_names(self) -> tuple[str, ...]:
-        """Classes or class sets that this row says are annotated; empty when the data set file decides."""
-        return names(self.annotated)
+    def annotated_names(self, default: Sequence[str]) -> tuple[str, ...]:
+        """Classes or class sets that are annotated: those of this row, none if it says so, else ``default``."""
+        if self.annotated.lower() == NONE:
+            return ()
+        return names(self.annotated) or tuple(default)
 
     @property
     def surgery_names(self) -> tuple[str, ...]:

@@ -19,10 +19,14 @@ REASONS = {
     "neighbor.",
     "label_unknown_ids": "Add these ids to the data set file (null for a structure that is no class), or name the "
     "right data set in the case table.",
+    "label_ignored_voxels": "A class is known of a whole case or not at all: single voxels cannot be left out. Label "
+    "them, or leave out of the column annotated what they may be and list their id as null.",
 }
 """What to do about each reason code of this module."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+IGNORE = "ignore"
+"""What ``labels`` says of an id that marks voxels of which nobody knows the class, as nnU-Net's ignore label."""
 LARGEST_ID = 65535
 BLOCK = 1 << 22
 
@@ -31,8 +35,9 @@ class Dataset(Strict):
     """How one data set writes its label maps.
 
     ``labels`` maps the data set's own ids to class names; null stands for a known structure that is no class of
-    ours. ``annotated`` names the classes that somebody looked for in every labeled case (a case table can say
-    otherwise for a case); by default the classes that ``labels`` maps to.
+    ours, ``ignore`` for voxels whose class nobody knows: label maps with such voxels are refused. ``annotated`` names
+    the classes that somebody looked for in every labeled case (a case table can say otherwise for a case); by default
+    the classes that ``labels`` maps to.
     """
 
     name: str
@@ -47,7 +52,8 @@ class Dataset(Strict):
     @classmethod
     def _annotated_by_default(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("annotated") is None and isinstance(values.get("labels"), dict):
-            values = values | {"annotated": tuple(dict.fromkeys(n for n in values["labels"].values() if n))}
+            names = (n for n in values["labels"].values() if n and n != IGNORE)
+            values = values | {"annotated": tuple(dict.fromkeys(names))}
         return values
 
     @field_validator("labels")
@@ -56,6 +62,11 @@ class Dataset(Strict):
         if BACKGROUND in labels:
             raise ValueError("id 0 is background in every data set and is not listed")
         return labels
+
+    @property
+    def named(self) -> dict[int, str]:
+        """Class name of each id that stands for a class, of ours or of another scheme."""
+        return {own: name for own, name in self.labels.items() if name and name != IGNORE}
 
     @property
     def fingerprint(self) -> str:
@@ -75,9 +86,9 @@ class Dataset(Strict):
             file: name to use in errors.
 
         Raises:
-            CaseError: ``label_not_finite``, ``label_fractional`` or ``label_unknown_ids``.
+            CaseError: ``label_not_finite``, ``label_fractional``, ``label_unknown_ids`` or ``label_ignored_voxels``.
         """
-        array = _whole(array, file)
+        array = whole_ids(array, file)
         own = sorted(label_counts(array, file))
         self.check_ids(own, file)
         ids = {i: self._class_ids.get(self.class_of(i) or "", BACKGROUND) for i in own}
@@ -90,7 +101,17 @@ class Dataset(Strict):
         return table[array.astype(np.int64) - lowest]
 
     def check_ids(self, own_ids: Iterable[int], file: str) -> None:
-        """Raise CaseError ``label_unknown_ids`` when a label map holds ids that the data set file does not list."""
+        """Refuse the ids of a label map that cannot be used.
+
+        Raises:
+            CaseError: ``label_unknown_ids`` for ids that the data set file does not list, ``label_ignored_voxels`` for
+                those that it calls ``ignore``.
+        """
+        own_ids = list(own_ids)
+        ignored = sorted(i for i in own_ids if self.labels.get(i) == IGNORE)
+        if ignored:
+            found = f"voxels of id {', '.join(map(str, ignored))}, which data set {self.name} ignores"
+            raise CaseError("label_ignored_voxels", file, found, REASONS["label_ignored_voxels"])
         unknown = sorted(set(own_ids) - set(self.labels) - {BACKGROUND})
         if unknown:
             known = ", ".join(map(str, sorted(self.labels))) or "none"
@@ -98,15 +119,22 @@ class Dataset(Strict):
             raise CaseError("label_unknown_ids", file, found, REASONS["label_unknown_ids"])
 
 
-def _whole(array: np.ndarray, file: str) -> np.ndarray:
+def whole_ids(array: np.ndarray, file: str = "label map") -> np.ndarray:
+    """Return a label map of whole numbers of any type, floats included, as integers.
+
+    Raises:
+        CaseError: ``label_not_finite``, ``label_fractional``, or ``label_unknown_ids`` for ids no label map has.
+    """
     from labelloop.volume import whole_numbers  # SimpleITK is slow to import
 
-    if not np.issubdtype(array.dtype, np.floating):
-        return array
-    if array.size and not np.isfinite([array.min(), array.max()]).all():
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if not np.isfinite([low, high]).all():
         raise CaseError("label_not_finite", file, "NaN or infinite label values", REASONS["label_not_finite"])
+    if low < -LARGEST_ID or high > LARGEST_ID:
+        found = f"values from {low:.10g} to {high:.10g}"
+        raise CaseError("label_unknown_ids", file, found, REASONS["label_unknown_ids"])
     try:
-        return whole_numbers(array)
+        return whole_numbers(array) if np.issubdtype(array.dtype, np.floating) else array
     except ValueError as error:
         raise CaseError("label_fractional", file, str(error), REASONS["label_fractional"]) from error
 
@@ -117,12 +145,10 @@ def label_counts(array: np.ndarray, file: str = "label map") -> dict[int, int]:
     Raises:
         CaseError: ``label_not_finite``, ``label_fractional``, or ``label_unknown_ids`` for ids no label map has.
     """
-    array = _whole(array, file)
+    array = whole_ids(array, file)
     if not array.size:
         return {}
     low, high = int(array.min()), int(array.max())
-    if low < -LARGEST_ID or high > LARGEST_ID:
-        raise CaseError("label_unknown_ids", file, f"values from {low} to {high}", REASONS["label_unknown_ids"])
     flat, counts = array.ravel(order="K"), np.zeros(high - low + 1, np.int64)
     for start in range(0, flat.size, BLOCK):  # bincount works on 8-byte integers: not on a whole scan at once
         counts += np.bincount(flat[start : start + BLOCK].astype(np.int64) - low, minlength=counts.size)
@@ -175,7 +201,7 @@ def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
     """
     dataset = read_dataset(name)
     known = _shipped_class_names() | set(scheme.names)
-    used = {"labels": [n for n in dataset.labels.values() if n], "annotated": dataset.annotated}
+    used = {"labels": dataset.named.values(), "annotated": dataset.annotated}
     lines = [
         f"{dataset_path(name)}: {key}: no class {wrong!r}{nearest(wrong, known)}; null: a structure that is no class"
         for key, names in used.items()

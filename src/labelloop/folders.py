@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from labelloop.cases import MODALITIES, REASONS, ROLES, SAFE_ID, SUFFIXES, Case, write_cases
+from labelloop.cases import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, SUFFIXES, Case, write_cases
 from labelloop.datasets import dataset_path, label_counts, read_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.listing import CHANNEL, LeftOut, Listing, image_cases, list_folder, list_labels, nothing_in, stem, tell
@@ -144,7 +144,9 @@ def table_from_folders(
     inputs = [dataset_path(dataset), *(file for _, _, *files in pairs for file in files if file)]
     refuse_overwriting([out], inputs, is_table("cases"))
     _check_ids([case for _, case, _, _ in pairs])
-    drawn = _draw([case for _, case, _, label in pairs if label], test_fraction, seed)
+    annotated = {case: _occurring(label, dataset) for _, case, _, label in pairs if annotated_from_ids and label}
+    labeled = [case for _, case, _, label in pairs if label and annotated.get(case) != NONE]
+    drawn = _draw(labeled, test_fraction, seed)
     name = str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset
     cases = [
         Case(
@@ -155,7 +157,7 @@ def table_from_folders(
             modality=modality,
             sequence=sequence,
             role="test" if case in drawn else given,
-            annotated=_occurring(label, dataset) if annotated_from_ids and label else "",
+            annotated=annotated.get(case, ""),
         )
         for given, case, image, label in pairs
     ]
@@ -190,12 +192,16 @@ def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:
 
 
 def _occurring(label: Path, dataset: str) -> str:
-    from labelloop.volume import read  # SimpleITK is slow to import
+    """Return the classes that occur in a label, as the column ``annotated`` has them; ``none`` when no class does."""
+    from labelloop.scan import read_label  # SimpleITK is slow to import
 
-    known = read_dataset(dataset).labels
+    known = read_dataset(dataset).named
     try:
-        found = label_counts(read(label).array, str(label))
-    except (CaseError, RuntimeError) as error:
-        log.warning("%s: label not read, no class noted as annotated: %s", label, str(error).strip().splitlines()[-1])
-        return ""
-    return ";".join(dict.fromkeys(name for i, name in known.items() if name and i in found))
+        found = label_counts(read_label(label).array, str(label))
+    except CaseError as error:
+        log.warning("%s; no class noted as annotated", error)
+        return NONE
+    occurring = dict.fromkeys(name for i, name in known.items() if i in found)
+    if not occurring:
+        log.warning("%s: no voxel of a class of the data set: noted that no class is annotated", label)
+    return ";".join(occurring) or NONE

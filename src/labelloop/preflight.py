@@ -33,7 +33,7 @@ def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, Sta
     for case in cases:
         try:
             scheme.select(case.surgery_names)
-            named = scheme.select(case.annotated_names or by_default[case.dataset])
+            named = scheme.select(case.annotated_names(by_default[case.dataset]))
         except UserError:
             continue
         states[case.case] = dict.fromkeys(named if case.label else (), PRESENT)

@@ -13,6 +13,7 @@ from labelloop.cases import Case, load_cases
 from labelloop.chain import ancestors, bank_of, images_of, needed, round_before, unroll, updates
 from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
+from labelloop.detached import known_parts
 from labelloop.errors import UserError
 from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
@@ -101,21 +102,7 @@ class Run:
     def files(self, shard: str) -> list[str]:
         """Image and label files of a shard that exist; the survey sets aside the cases of those that do not."""
         named = [path for case in self.shards[shard] for path in (case.image, case.label) if path]
-        return [path for path in named if Path(path).is_file()]
-
-    def tested_alike(self, shard: str) -> list[str]:
-        """Test shards that hold an image of the same size (bytes) as one of a train shard: it may be the same image."""
-        if shard in self.test_shards:
-            return []
-        sizes = self._image_sizes(shard)
-        return [name for name, tested in self._test_sizes.items() if not sizes.isdisjoint(tested)]
-
-    @cached_property
-    def _test_sizes(self) -> dict[str, set[int]]:
-        return {shard: self._image_sizes(shard) for shard in self.test_shards}
-
-    def _image_sizes(self, shard: str) -> set[int]:
-        return {found[0] for case in self.shards[shard] if (found := stamp(case.image))}
+        return [str(part) for path in named for part in known_parts(path) if part.is_file()]
 
     def stamps(self, shard: str) -> str:
         """Fingerprint of size and date of a shard's files, as Snakemake takes no notice of files with older dates."""

@@ -1,61 +1,80 @@
-"""Scans: one image or label file read whole, with every reason not to trust the file itself.
+"""Scans: one image or label file from outside, read whole, with every reason not to trust it. The one door to them.
 
-ITK reads much in silence: a ``.nii.gz`` cut in half comes back filled up, a voxel size of zero becomes 1 mm, a sheared
-sform is replaced by the qform. So NIfTI bytes and headers are checked here, with nibabel, before ITK says where the
-grid lies.
+What the survey refuses here can be neither segmented, scored, checked nor learned from. :func:`read_image` and
+:func:`read_label` are for whoever wants voxels, :func:`read_scan` for whoever wants to know more of the file. Label
+maps that labelloop wrote itself are read with :func:`labelloop.volume.read`.
 """
 
-import gzip
 import hashlib
-import io
-import math
+import logging
 import os
 import re
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from nibabel.spatialimages import HeaderDataError
 
+from labelloop import nifti
+from labelloop.classes import BACKGROUND, ClassScheme
+from labelloop.datasets import REASONS as LABEL_REASONS
+from labelloop.datasets import Dataset, whole_ids
+from labelloop.detached import HEADERS, parts
 from labelloop.errors import CaseError
+from labelloop.hounsfield import not_hu
 from labelloop.listing import EXTENSIONS
-from labelloop.volume import Geometry, blame_machine, geometry_of, itk_name, read_geometry
+from labelloop.nifti import RefusedError
+from labelloop.volume import RAS, Geometry, Volume, blame_machine, geometry_of, itk_name, read_geometry
 
-DIRECTION_TOLERANCE = 1e-3
-"""Largest departure of the axes from orthonormal (entries of DᵀD - I), as in ``volume.GRID_TOLERANCE``."""
-SPACING_TOLERANCE = 1e-3
-"""Largest relative difference of the voxel sizes that two header fields give."""
+log = logging.getLogger(__name__)
+
+FORMATS = tuple(dict.fromkeys((*EXTENSIONS, *HEADERS)))
 PLAUSIBLE_SPACING_MM = (0.1, 20.0)
+PLAUSIBLE_EXTENT_MM = (10.0, 2500.0)
+"""The longest side of a scan of a patient, in mm. What is outside has lost its unit, or is no scan."""
 
 _FILE_REASONS = {
     "missing": "There is no such file: correct the path in the case table or restore the file.",
     "unreadable": "The file cannot be read: check the permissions, or write it anew with the tool it came from.",
     "file_empty": "The file has no content: copy or download it again.",
     "truncated": "The file ends early: copy or download it again.",
-    "corrupt": "The compressed content is damaged: copy or download it again.",
+    "corrupt": "The content is damaged or is not what the header says: copy or download it again.",
     "not_an_image": "Convert it to one NIfTI, NRRD or MHA file a volume.",
+    "nifti_2": "Write it as NIfTI-1 (.nii.gz), which ITK and labelloop read.",
+    "parts": "Write header and voxels as one file (NIfTI, NRRD, MHA), or both into one folder.",
     "not_3d": "Give one 3-D volume a case; make each volume of a series a case of its own.",
+    "too_large": "No scan of a patient has so many voxels: correct the header, or crop or resample the scan.",
     "not_scalar": "Give one number a voxel, not colors, vectors or complex numbers.",
     "spacing_invalid": "Write the true voxel size (mm) into the header; ITK would silently put 1 mm or drop the sign.",
     "spacing_ambiguous": "pixdim and sform give different voxel sizes: find out which is true and write both alike.",
     "spacing_implausible": "Check the unit of the voxel size; it is read as mm.",
+    "extent_implausible": "No scan of a patient is so large or so small: write the voxel size in mm into the header.",
     "direction_not_orthonormal": "The axes are sheared (gantry tilt?) or singular: resample the scan to a right-angled "
     "grid.",
     "orientation_ambiguous": "qform and sform disagree on the axes, so left cannot be told from right: find out which "
     "is true and write both alike.",
-    "placement_ambiguous": "qform and sform place the scan differently; ITK takes the sform. Check that the label "
-    "still lies on the organs.",
+    "placement_ambiguous": "qform and sform place the scan differently. One is used everywhere, the one that ITK "
+    "takes: sform where its code is 1 (scanner), else qform; other tools may take the other. Write both alike.",
     "orientation_unknown": "qform and sform codes are both 0, so left cannot be told from right: check the scan once "
     "and write the codes.",
 }
-REASONS = {f"{kind}_{code}": action for kind in ("image", "label") for code, action in _FILE_REASONS.items()}
+REASONS = {
+    **{f"{kind}_{code}": action for kind in ("image", "label") for code, action in _FILE_REASONS.items()},
+    **LABEL_REASONS,
+    "image_not_finite": "Replace NaN and infinite values, e.g. by the value of air, in the tool the scan came from.",
+    "image_constant": "Every voxel has the same value: export the scan again.",
+    "image_not_hu": "A CT must be in Hounsfield units: export it with rescale slope and intercept, unwindowed; or, if "
+    "it is an MR, set the modality.",
+    "label_size_differs": "Write the label on the image's grid.",
+    "label_spacing_differs": "Write the label on the image's grid.",
+    "label_direction_differs": "Write the label on the image's grid; a flipped axis swaps left and right.",
+    "label_origin_differs": "Write the label on the image's grid.",
+}
 """What to do about each reason code of this module."""
 
 
@@ -65,13 +84,12 @@ def _error(code: str, file: str | Path, found: str) -> CaseError:
 
 @dataclass(frozen=True)
 class Scan:
-    """One file as read: where its grid lies, its stored values in any axis order, and how to scale them.
+    """One file as read: where its grid lies, its stored values [z, y, x], and how to scale them.
 
     ``warnings`` are (reason code, what was found).
     """
 
     file: str
-    sha256: str
     geometry: Geometry
     stored: np.ndarray
     slope: float = 1.0
@@ -79,15 +97,74 @@ class Scan:
     warnings: tuple[tuple[str, str], ...] = ()
 
     def values(self) -> np.ndarray:
-        """Return the scaled values."""
+        """Return the values: as stored or, where they are scaled, as float32 (of float64: float64), as ITK does."""
         if (self.slope, self.intercept) == (1.0, 0.0):
             return self.stored
-        return self.stored * self.slope + self.intercept
+        scaled = np.empty(self.stored.shape, np.float64 if self.stored.dtype == np.float64 else np.float32)
+        for plane, result in zip(self.stored, scaled, strict=True):
+            result[...] = plane.astype(np.float64) * self.slope + self.intercept
+        return scaled
 
     def range(self) -> tuple[float, float]:
         """Return smallest and largest value; NaN when any value is NaN."""
         ends = [float(v) * self.slope + self.intercept for v in (self.stored.min(), self.stored.max())]
         return min(ends), max(ends)
+
+    def volume(self) -> Volume:
+        """Return the values and their geometry."""
+        return Volume(self.values(), self.geometry)
+
+
+class ScanFile:
+    """A file with one volume; ``kind`` is image or label and begins the reason codes. It is read from disk once."""
+
+    def __init__(self, path: str | Path, kind: str):
+        self.path, self.kind = Path(path), kind
+        self._content: list[bytes] | None = None
+
+    def sha256(self) -> str:
+        """Return the sha256 of the file: of header and voxels, where they are two files.
+
+        Raises:
+            CaseError: ``<kind>_unreadable``, or ``<kind>_parts`` when a header's voxels are not in one file beside it.
+            OSError: when a file cannot be read.
+        """
+        fingerprint = hashlib.sha256()
+        for part in self._parts():
+            fingerprint.update(part)
+        return fingerprint.hexdigest()
+
+    def scan(self) -> Scan:
+        """Return what is in the file, checked. Forgets its bytes, so that it can be asked for once.
+
+        Raises:
+            CaseError: ``<kind>_truncated`` and the other codes of :data:`REASONS`.
+            OSError, MemoryError: when the disk or memory is at fault; that says nothing of the file.
+        """
+        name = self.path.name.lower()
+        if not name.endswith(FORMATS):
+            raise _error(f"{self.kind}_not_an_image", self.path, f"a file name that ends in none of {FORMATS}")
+        content, self._content = self._parts(), None
+        if not all(content):
+            raise _error(f"{self.kind}_file_empty", self.path, "0 bytes")
+        try:
+            if name.endswith((".nii", ".nii.gz")):
+                scan = _read_nifti(self.path, content[0], self.kind)
+            else:
+                scan = _read_itk(self.path, content[0], self.kind)
+        except RefusedError as error:
+            raise _error(f"{self.kind}_{error.code}", self.path, error.found) from error
+        return scan
+
+    def _parts(self) -> list[bytes]:
+        if self._content is None:
+            try:
+                self._content = [part.read_bytes() for part in parts(self.path)]
+            except ValueError as error:
+                raise _error(f"{self.kind}_parts", self.path, str(error)) from error
+            except PermissionError as error:
+                raise _error(f"{self.kind}_unreadable", self.path, str(error)) from error
+        return self._content
 
 
 def read_scan(path: str | Path, kind: str) -> Scan:
@@ -95,156 +172,170 @@ def read_scan(path: str | Path, kind: str) -> Scan:
 
     Raises:
         CaseError: ``<kind>_missing``, ``<kind>_truncated`` and the other codes of :data:`REASONS`.
-        OSError: when the disk fails; that says nothing of the file.
+        OSError, MemoryError: when the disk or memory is at fault; that says nothing of the file.
     """
-    path = Path(path)
-    if not path.is_file():
+    return open_scan(path, kind).scan()
+
+
+def open_scan(path: str | Path, kind: str) -> ScanFile:
+    """Return a file that is there and may be read.
+
+    Raises:
+        CaseError: ``<kind>_missing``, ``<kind>_unreadable``, ``<kind>_parts``.
+    """
+    file = ScanFile(path, kind)
+    if not file.path.is_file():
         raise _error(f"{kind}_missing", path, "no such file")
-    extension = next((e for e in EXTENSIONS if path.name.lower().endswith(e)), None)
-    if extension is None:
-        raise _error(f"{kind}_not_an_image", path, f"a file name that ends in none of {EXTENSIONS}")
     try:
-        content = path.read_bytes()
+        missing = [part for part in parts(file.path) if not part.is_file()]
+    except ValueError as error:
+        raise _error(f"{kind}_parts", path, str(error)) from error
     except PermissionError as error:
         raise _error(f"{kind}_unreadable", path, str(error)) from error
-    if not content:
-        raise _error(f"{kind}_file_empty", path, "0 bytes")
-    scan = (_read_nifti if extension.startswith(".nii") else _read_itk)(path, content, kind)
-    sides = scan.geometry.spacing
+    if missing:
+        raise _error(f"{kind}_missing", path, f"a header without its voxels, {missing[0]}")
+    return file
+
+
+def read_image(path: str | Path, modality: str) -> Volume:
+    """Return an image from outside, in every way checked; what is doubtful but usable is told in the log.
+
+    Raises:
+        CaseError: see :func:`read_scan` and :func:`check_values`.
+        OSError, MemoryError: when the disk or memory is at fault.
+    """
+    return checked_image(read_scan(path, "image"), modality)
+
+
+def read_surveyed(path: str | Path) -> Volume:
+    """Return an image that the survey has found good; its intensities are not looked at again.
+
+    Raises:
+        CaseError: see :func:`read_scan`, when the file has changed since.
+        OSError, MemoryError: when the file is away, or the disk or memory at fault.
+    """
+    return ScanFile(path, "image").scan().volume()
+
+
+def checked_image(scan: Scan, modality: str) -> Volume:
+    """Return a scan's volume once its values are checked (:func:`check_values`); tell its warnings in the log."""
+    for code, found in scan.warnings:
+        log.warning("%s: %s: %s. %s", scan.file, code, found, REASONS[code])
+    volume = scan.volume()
+    check_values(volume.array, modality, scan.file)
+    return volume
+
+
+def check_values(values: np.ndarray, modality: str, file: str | Path) -> tuple[float, float]:
+    """Refuse intensities that cannot be used; return the smallest and the largest.
+
+    Raises:
+        CaseError: ``image_not_finite``, ``image_constant`` or, of CT, ``image_not_hu``.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise _error("image_not_finite", file, f"values from {low:g} to {high:g}")
+    if low == high:
+        raise _error("image_constant", file, f"every value is {low:g}")
+    found = not_hu(values, low, high) if modality == "CT" else None
+    if found:
+        raise _error("image_not_hu", file, found)
+    return low, high
+
+
+def read_label(path: str | Path) -> Volume:
+    """Return a label map from outside, in every way checked, with whole numbers: in the ids of the file.
+
+    Raises:
+        CaseError: see :func:`read_scan`; also ``label_not_finite``, ``label_fractional``, ``label_unknown_ids``.
+        OSError, MemoryError: when the disk or memory is at fault.
+    """
+    scan = read_scan(path, "label")
+    for code, found in scan.warnings:
+        log.warning("%s: %s: %s. %s", scan.file, code, found, REASONS[code])
+    return Volume(whole_ids(scan.values(), scan.file), scan.geometry)
+
+
+def read_classes(path: str | Path, scheme: ClassScheme, dataset: Dataset | None = None) -> Volume:
+    """Return a label map from outside in the class ids of ``scheme``, uint8.
+
+    Args:
+        dataset: data set (of the scheme) whose ids the file carries; default: those of the scheme.
+
+    Raises:
+        CaseError: see :func:`read_label`; ``label_unknown_ids`` for ids that neither has.
+    """
+    volume = read_label(path)
+    if dataset is not None:
+        return Volume(dataset.to_classes(volume.array, str(path)), volume.geometry)
+    strange = sorted(set(np.unique(volume.array).tolist()) - {BACKGROUND, *scheme.ids.values()})
+    if strange:
+        found = f"label ids {', '.join(map(str, strange[:20]))}; scheme {scheme.name} has none of them"
+        raise CaseError("label_unknown_ids", str(path), found, "Name the data set whose ids they are (--dataset).")
+    return Volume(volume.array.astype(np.uint8, copy=False), volume.geometry)
+
+
+def check_same_grid(label: Geometry, image: Geometry, file: str | Path) -> None:
+    """Raise CaseError ``label_size_differs``, ``..spacing..``, ``..direction..`` or ``..origin..`` for another grid."""
+    difference = label.difference(image)
+    if difference:
+        raise _error(f"label_{difference.split()[0]}_differs", file, f"label against image: {difference}")
+
+
+def _plausible(geometry: Geometry, kind: str) -> list[tuple[str, str]]:
+    """Return a warning about the voxel size. Raises RefusedError for an extent that no patient has."""
+    extent = max(n * side for n, side in zip(geometry.size, geometry.spacing, strict=True))
+    if not PLAUSIBLE_EXTENT_MM[0] <= extent <= PLAUSIBLE_EXTENT_MM[1]:
+        found = f"{nifti.numbers(geometry.size)} voxels of {nifti.numbers(geometry.spacing)} mm"
+        raise RefusedError("extent_implausible", f"{found}: {extent:.4g} mm along its longest side")
+    sides = geometry.spacing
     if min(sides) < PLAUSIBLE_SPACING_MM[0] or max(sides) > PLAUSIBLE_SPACING_MM[1]:
-        warning = (f"{kind}_spacing_implausible", f"voxel size {_numbers(sides)} mm")
-        return replace(scan, warnings=(*scan.warnings, warning))
-    return scan
+        return [(f"{kind}_spacing_implausible", f"voxel size {nifti.numbers(sides)} mm")]
+    return []
 
 
 def _read_nifti(path: Path, content: bytes, kind: str) -> Scan:
-    data = _unpacked(path, content, kind)
-    header = _nifti_header(path, data, kind)
-    shape = list(header.get_data_shape())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape.pop()
-    _check_shape(path, tuple(shape), kind)
-    dtype = _dtype(path, header, kind)
-    offset, count = float(header["vox_offset"]), math.prod(shape)
-    if not np.isfinite(offset):
-        raise _error(f"{kind}_corrupt", path, f"voxels that begin at byte {offset}")
-    start = max(int(offset), int(header["sizeof_hdr"]))
-    if len(data) < start + count * dtype.itemsize:
-        found = f"{max(0, len(data) - start)} bytes of voxels instead of {count * dtype.itemsize}"
-        raise _error(f"{kind}_truncated", path, found)
-    warnings = _check_frame(path, header, shape, kind)
+    header = nifti.read_header(nifti.begin(content))
+    _ = header.dtype, header.start
+    warnings = nifti.check_frame(header)
+    stored = nifti.voxels(content, header)
     geometry = in_itk(path, kind, lambda: read_geometry(path))
-    _check_direction(path, np.asarray(geometry.direction).reshape(3, 3), kind)
-    stored = np.frombuffer(data, dtype, count, start).reshape(shape, order="F")
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if not np.isfinite([slope, intercept]).all() or slope == 0:
-        slope, intercept = 1.0, 0.0
-    return Scan(str(path), hashlib.sha256(content).hexdigest(), geometry, stored, slope, intercept, warnings)
+    if geometry.size != header.shape:
+        raise RefusedError("corrupt", f"size {header.shape} in the header, {geometry.size} for ITK")
+    nifti.check_direction(np.asarray(geometry.direction).reshape(3, 3))
+    warnings += nifti.check_placement(header, _ras_affine(geometry))
+    named = [(f"{kind}_{code}", found) for code, found in warnings]
+    return Scan(str(path), geometry, stored, *header.scaling, (*named, *_plausible(geometry, kind)))
 
 
-def _unpacked(path: Path, content: bytes, kind: str) -> bytes:
-    if content[:2] != b"\x1f\x8b":
-        return content
-    try:
-        return gzip.decompress(content)
-    except EOFError as error:
-        raise _error(f"{kind}_truncated", path, f"{len(content)} bytes, cut off inside the gzip stream") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise _error(f"{kind}_corrupt", path, str(error)) from error
-
-
-def _nifti_header(path: Path, data: bytes, kind: str) -> nib.Nifti1Header:
-    size = {int.from_bytes(data[:4], order) for order in ("little", "big")}
-    header_class = nib.Nifti2Header if 540 in size else nib.Nifti1Header
-    if not size & {348, 540}:
-        raise _error(f"{kind}_not_an_image", path, f"{len(data)} bytes that begin with no NIfTI header")
-    if len(data) < header_class.sizeof_hdr:
-        raise _error(f"{kind}_truncated", path, f"{len(data)} bytes, less than a header")
-    return header_class.from_fileobj(io.BytesIO(data[: header_class.sizeof_hdr]), check=False)
-
-
-def _dtype(path: Path, header: nib.Nifti1Header, kind: str) -> np.dtype:
-    try:
-        dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise _error(f"{kind}_not_an_image", path, f"an unknown data type code, {header['datatype']}") from error
-    if dtype.fields or dtype.kind not in "iuf":
-        raise _error(f"{kind}_not_scalar", path, f"values of type {header.get_value_label('datatype')}")
-    return dtype
-
-
-def _check_shape(path: Path, shape: tuple[int, ...], kind: str) -> None:
-    if len(shape) != 3 or min(shape) < 2:
-        raise _error(f"{kind}_not_3d", path, f"an array of size {' x '.join(map(str, shape))}")
-
-
-def _check_frame(path: Path, header: nib.Nifti1Header, shape: Sequence[int], kind: str) -> tuple[tuple[str, str], ...]:
-    """Check voxel size, sform and qform of a NIfTI header as they are stored; return warnings."""
-    spacing = np.asarray(header["pixdim"][1:4], float)
-    _check_spacing(path, spacing, kind)
-    has_sform, has_qform = header["sform_code"] > 0, header["qform_code"] > 0
-    if not has_sform:
-        found = "qform_code 0 and sform_code 0"
-        return () if has_qform else ((f"{kind}_orientation_unknown", found),)
-    sform = header.get_sform()
-    sides = np.linalg.norm(sform[:3, :3], axis=0)
-    if not np.isfinite(sform).all() or not sides.all():
-        raise _error(f"{kind}_direction_not_orthonormal", path, "a singular or non-finite sform")
-    _check_direction(path, sform[:3, :3] / sides, kind)
-    if np.abs(sides / spacing - 1).max() > SPACING_TOLERANCE:
-        found = f"pixdim {_numbers(spacing)} mm against sform {_numbers(sides)} mm"
-        raise _error(f"{kind}_spacing_ambiguous", path, found)
-    return _compare_forms(path, header, sform, shape, kind) if has_qform else ()
-
-
-def _compare_forms(
-    path: Path, header: nib.Nifti1Header, sform: np.ndarray, shape: Sequence[int], kind: str
-) -> tuple[tuple[str, str], ...]:
-    try:
-        qform = header.get_qform()
-    except (ValueError, HeaderDataError) as error:
-        raise _error(f"{kind}_direction_not_orthonormal", path, f"qform: {error}") from error
-    codes = ["".join(nib.aff2axcodes(form)) for form in (qform, sform)]
-    if codes[0] != codes[1]:
-        raise _error(f"{kind}_orientation_ambiguous", path, f"qform says {codes[0]}, sform {codes[1]}")
-    corners = np.array([[*c, 1] for c in np.ndindex(2, 2, 2)]) * [*(np.asarray(shape) - 1), 1]
-    apart = float(np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max())
-    if apart <= 0.5 * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
-        return ()
-    return ((f"{kind}_placement_ambiguous", f"corners of the scan up to {apart:.3g} mm apart"),)
-
-
-def _check_spacing(path: Path, spacing: np.ndarray, kind: str) -> None:
-    if not np.isfinite(spacing).all() or min(spacing) <= 0:
-        raise _error(f"{kind}_spacing_invalid", path, f"voxel size {_numbers(spacing)} mm in the header")
-
-
-def _check_direction(path: Path, direction: np.ndarray, kind: str) -> None:
-    departure = float(np.abs(direction.T @ direction - np.eye(3)).max())
-    if not departure <= DIRECTION_TOLERANCE:
-        found = f"axes that depart from right angles by {departure:.3g}"
-        raise _error(f"{kind}_direction_not_orthonormal", path, found)
+def _ras_affine(geometry: Geometry) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = RAS @ np.asarray(geometry.direction).reshape(3, 3) * geometry.spacing
+    affine[:3, 3] = RAS @ geometry.origin
+    return affine
 
 
 _SPACING_FIELD = re.compile(rb"^(?:Element(?:Spacing|Size)\s*=|spacings:)\s*(.+?)\s*$", re.MULTILINE)
 
 
-def _read_itk(path: Path, content: bytes, kind: str) -> Scan:
-    """Read an NRRD or MHA file; its text header is checked for voxel sizes that ITK would mend in silence."""
-    field = _SPACING_FIELD.search(content[:4096])
+def _read_itk(path: Path, header: bytes, kind: str) -> Scan:
+    """Read an NRRD or MetaImage file; its text header is checked for voxel sizes that ITK would mend in silence."""
+    field = _SPACING_FIELD.search(header[:4096])
     if field:
         try:
             spacing = np.array([float(v) for v in field[1].split()])
         except ValueError as error:
-            raise _error(f"{kind}_not_an_image", path, f"voxel size {field[1][:40]!r}") from error
-        _check_spacing(path, spacing, kind)
+            raise RefusedError("not_an_image", f"voxel size {field[1][:40]!r}") from error
+        nifti.check_spacing(spacing)
+    grid = in_itk(path, kind, lambda: read_geometry(path))  # before room is made for the voxels
+    nifti.check_shape(grid.size)
+    warnings = _plausible(grid, kind)
     image = in_itk(path, kind, lambda: sitk.ReadImage(itk_name(path)))
     if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in image.GetPixelIDTypeAsString():
-        raise _error(f"{kind}_not_scalar", path, image.GetPixelIDTypeAsString())
-    _check_shape(path, image.GetSize(), kind)
+        raise RefusedError("not_scalar", image.GetPixelIDTypeAsString())
     geometry = geometry_of(image)
-    _check_direction(path, np.asarray(geometry.direction).reshape(3, 3), kind)
-    return Scan(str(path), hashlib.sha256(content).hexdigest(), geometry, sitk.GetArrayFromImage(image))
+    nifti.check_direction(np.asarray(geometry.direction).reshape(3, 3))
+    return Scan(str(path), geometry, sitk.GetArrayFromImage(image), warnings=tuple(warnings))
 
 
 _ITK_SAYS = (
@@ -278,7 +369,10 @@ def in_itk(path: str | Path, kind: str, work: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what ITK and its C libraries print out of the log. Not for use in several threads."""
+    """Keep what ITK and its C libraries print out of the log, where no other thread may have something to say."""
+    if threading.active_count() > 1:
+        yield
+        return
     sys.stdout.flush()
     sys.stderr.flush()
     kept = {stream: os.dup(stream) for stream in (1, 2)}
@@ -292,7 +386,3 @@ def _quiet() -> Iterator[None]:
             os.dup2(copy, stream)
             os.close(copy)
         os.close(nowhere)
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return " x ".join(f"{float(v):.4g}" for v in values)

@@ -15,40 +15,30 @@ import pandas as pd
 import SimpleITK as sitk
 
 from labelloop import cases as case_table
-from labelloop import datasets as label_ids
 from labelloop import scan
+from labelloop.alike import find_alike, profile, voxel_fingerprint
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, to_table
 from labelloop.cases import Case, quarantine
 from labelloop.classes import ClassScheme
 from labelloop.datasets import Dataset, label_counts, load_dataset
+from labelloop.detached import stamps as stamps_of
 from labelloop.errors import CaseError, UserError
-from labelloop.files import digest, stamp
-from labelloop.scan import Scan, in_itk, read_scan
+from labelloop.files import digest
+from labelloop.hounsfield import cut_off
+from labelloop.scan import Scan, ScanFile, check_same_grid, check_values, open_scan
 from labelloop.shards import Ledger
 from labelloop.tables import TABLES, read_table, write_table
-from labelloop.volume import Volume, read
+from labelloop.volume import Volume
 
-VERSION = 1
+VERSION = 2
 """Raise it when the survey finds something else in the same files: every case is then looked at again."""
-
-HU_HIGHEST_MINIMUM, HU_LOWEST_MAXIMUM = -20.0, 30.0
-"""A CT of the abdomen in HU holds fat (about -100) and, unless it is saturated, air (-1000), and organs (above 30
-with or without contrast). Gray values of 0 to 255, stored values without the rescale intercept, z-scores and data
-scaled to [0, 1] or [-1, 1] hold no value below -20. The narrowest saturation met in real data is [-125, 275] HU."""
 
 REASONS: dict[str, str] = {
     **case_table.REASONS,
-    **label_ids.REASONS,
     **scan.REASONS,
-    "image_not_finite": "Replace NaN and infinite values, e.g. by the value of air, in the tool the scan came from.",
-    "image_constant": "Every voxel has the same value: export the scan again.",
-    "image_not_hu": "A CT must be in Hounsfield units: export it with rescale slope and intercept, unwindowed; or set "
-    "the modality.",
-    "image_same_content": "Two cases have the same image file; remove one.",
-    "label_size_differs": "Write the label on the image's grid.",
-    "label_spacing_differs": "Write the label on the image's grid.",
-    "label_direction_differs": "Write the label on the image's grid; a flipped axis swaps left and right.",
-    "label_origin_differs": "Write the label on the image's grid.",
+    "image_same_content": "Two cases have the same image; remove one.",
+    "image_alike": "If both are of one examination (resampled, cropped, denoised), what is trained on is tested on: "
+    "give both cases one patient, or remove one.",
     "label_empty": "No voxel has a class. Right only if every annotated class is absent.",
     "label_class_empty": "Annotated but not there. Right after surgery or outside the field of view; else correct the "
     "column annotated.",
@@ -63,7 +53,7 @@ REASONS: dict[str, str] = {
 }
 """What to do about each reason code: the stable vocabulary of ``quarantine.csv``."""
 
-_KINDS = ("geometry", "annotation", "quarantine")
+_KINDS = ("geometry", "annotation", "quarantine", "profiles")
 
 
 def _error(code: str, file: str | Path, found: str) -> CaseError:
@@ -78,6 +68,7 @@ class SurveyResult:
     geometry: dict[str, Any] | None
     states: dict[str, str] | None
     quarantine: tuple[dict[str, str], ...]
+    profile: str = ""
 
     @property
     def usable(self) -> bool:
@@ -114,24 +105,41 @@ def survey_case(case: Case, dataset: Dataset, scheme: ClassScheme) -> SurveyResu
     with findings.errors():
         annotated = annotated_classes(case, dataset, scheme)
     with findings.errors():
-        image = read_scan(case.image, "image")
-        _check_values(image, case.modality)
+        image = _Surveyed.read(case.image, "image")
+        check_values(image.volume.array, case.modality, case.image)
     with findings.errors():
-        label = read_scan(case.label, "label") if case.label else None
+        label = _Surveyed.read(case.label, "label") if case.label else None
     with findings.errors():
         if image and label:
-            _check_same_grid(image, label)
+            check_same_grid(label.volume.geometry, image.volume.geometry, case.label)
     with findings.errors():
         if label and annotated is not None:
-            states |= _states(label, case, dataset, annotated, findings)
+            states |= _states(label.volume.array, case, dataset, annotated, findings)
     if case.annotated and not case.label:
         findings.warn("annotated_without_label", case.image, f"annotated: {case.annotated}")
     for file in filter(None, (image, label)):
-        for code, found in file.warnings:
-            findings.warn(code, file.file, found)
-    if any(row["severity"] == "error" for row in findings.rows):
+        for code, found in file.scan.warnings:
+            findings.warn(code, file.scan.file, found)
+    if image is None or any(row["severity"] == "error" for row in findings.rows):
         return SurveyResult(case.case, None, None, tuple(findings.rows))
-    return SurveyResult(case.case, _geometry_row(case.case, image, label), states, tuple(findings.rows))
+    row = _geometry_row(case, image, label)
+    return SurveyResult(case.case, row, states, tuple(findings.rows), profile(image.volume, case.modality))
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """A file that could be read: what it is, its values, and the fingerprint of its bytes."""
+
+    scan: Scan
+    volume: Volume
+    sha256: str
+
+    @classmethod
+    def read(cls, path: str, kind: str) -> "_Surveyed":
+        """Read a file. Raises CaseError as :func:`labelloop.scan.read_scan`."""
+        file = open_scan(path, kind)
+        sha256, scan = file.sha256(), file.scan()
+        return cls(scan, scan.volume(), sha256)
 
 
 def annotated_classes(case: Case, dataset: Dataset, scheme: ClassScheme) -> tuple[str, ...]:
@@ -142,33 +150,17 @@ def annotated_classes(case: Case, dataset: Dataset, scheme: ClassScheme) -> tupl
     """
     try:
         scheme.select(case.surgery_names)
-        return scheme.select(case.annotated_names or dataset.annotated)
+        return scheme.select(case.annotated_names(dataset.annotated))
     except UserError as error:
         raise _error("class_unknown", case.label or case.image, str(error)) from error
 
 
-def _check_values(image: Scan, modality: str) -> None:
-    low, high = image.range()
-    if not np.isfinite([low, high]).all():
-        raise _error("image_not_finite", image.file, f"values from {low:g} to {high:g}")
-    if low == high:
-        raise _error("image_constant", image.file, f"every value is {low:g}")
-    if modality == "CT" and (low > HU_HIGHEST_MINIMUM or high < HU_LOWEST_MAXIMUM):
-        raise _error("image_not_hu", image.file, f"a CT with values from {low:g} to {high:g}")
-
-
-def _check_same_grid(image: Scan, label: Scan) -> None:
-    difference = label.geometry.difference(image.geometry)
-    if difference:
-        raise _error(f"label_{difference.split()[0]}_differs", label.file, f"label against image: {difference}")
-
-
 def _states(
-    label: Scan, case: Case, dataset: Dataset, annotated: tuple[str, ...], findings: _Findings
+    label: np.ndarray, case: Case, dataset: Dataset, annotated: tuple[str, ...], findings: _Findings
 ) -> dict[str, str]:
     """Return the states of the annotated classes; warn of empty and of unexpected ones."""
-    own = label_counts(label.values(), label.file)
-    dataset.check_ids(own, label.file)
+    own = label_counts(label, case.label)
+    dataset.check_ids(own, case.label)
     voxels: dict[str, int] = {}
     for own_id, count in own.items():
         name = dataset.class_of(own_id)
@@ -177,39 +169,45 @@ def _states(
     extra = {name: count for name, count in voxels.items() if name not in annotated}
     missing = [name for name in annotated if name not in voxels and name not in case.surgery_names]
     if not annotated:
-        findings.warn("annotation_not_declared", label.file, f"holds {', '.join(voxels) or 'no class'}")
+        findings.warn("annotation_not_declared", case.label, f"holds {', '.join(voxels) or 'no class'}")
     elif not voxels:
-        findings.warn("label_empty", label.file, f"no voxel of {', '.join(annotated)}")
+        findings.warn("label_empty", case.label, f"no voxel of {', '.join(annotated)}")
     elif missing:
-        findings.warn("label_class_empty", label.file, f"no voxel of {', '.join(missing)}")
+        findings.warn("label_class_empty", case.label, f"no voxel of {', '.join(missing)}")
     if annotated and extra:
         found = ", ".join(f"{count} voxels of {name}" for name, count in extra.items())
-        findings.warn("label_not_annotated", label.file, found)
+        findings.warn("label_not_annotated", case.label, found)
     contradicted = [name for name in case.surgery_names if name in voxels]
     if contradicted:
-        findings.warn("surgery_contradicted", label.file, f"holds {', '.join(contradicted)}")
+        findings.warn("surgery_contradicted", case.label, f"holds {', '.join(contradicted)}")
     return {name: PRESENT if name in voxels else ABSENT for name in annotated}
 
 
-def _geometry_row(case: str, image: Scan, label: Scan | None) -> dict[str, Any]:
-    g, (low, high) = image.geometry, image.range()
-    row: dict[str, Any] = {"case": case}
+def _geometry_row(case: Case, image: _Surveyed, label: _Surveyed | None) -> dict[str, Any]:
+    g, values = image.volume.geometry, image.volume.array
+    low, high = image.scan.range()
+    row: dict[str, Any] = {"case": case.case}
     row |= {f"size_{axis}": int(n) for axis, n in zip("xyz", g.size, strict=True)}
     row |= {f"spacing_{axis}_mm": float(s) for axis, s in zip("xyz", g.spacing, strict=True)}
     row["orientation"] = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(g.direction)
-    row |= {"minimum": low, "maximum": high, "image_sha256": image.sha256}
+    ends = cut_off(values, low, high) if case.modality == "CT" else (None, None)
+    row |= {"minimum": low, "maximum": high}
+    row["cut_off"] = ";".join(
+        f"{word} {end:g}" for word, end in zip(("below", "above"), ends, strict=True) if end is not None
+    )
+    row |= {"image_sha256": image.sha256, "image_voxels": voxel_fingerprint(values)}
     return row | {"label_sha256": label.sha256 if label else ""}
 
 
 def survey_shard(
     cases: Sequence[Case], scheme: ClassScheme, out_prefix: str | Path, tested: Mapping[str, str] | None = None
 ) -> None:
-    """Survey the cases of one shard and write ``<out_prefix>.geometry.csv``, ``.annotation.csv``, ``.quarantine.csv``.
+    """Survey the cases of one shard: ``<out_prefix>.geometry.csv``, ``.annotation``, ``.quarantine`` and ``.profiles``.
 
     Cases whose row, data set and files (size and time) are as they were are not read again (:class:`shards.Ledger`).
 
     Args:
-        tested: test case of each image content (sha256). Cases with such an image are set aside.
+        tested: test case of each image content (``image_voxels``). Cases with such an image are set aside.
 
     Raises:
         UserError: when a data set file is missing or wrong.
@@ -235,11 +233,13 @@ def survey_shard(
     write_table(f"{prefix}.geometry.csv", rows, "geometry")
     write_table(f"{prefix}.annotation.csv", to_table(states, scheme.names), "annotation")
     write_table(f"{prefix}.quarantine.csv", [q for r in results for q in r.quarantine], "quarantine")
+    profiles = [{"case": r.case, "profile": r.profile} for r in results if r.usable]
+    write_table(f"{prefix}.profiles.csv", profiles, "profiles")
 
 
 def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
     row = case.model_dump(exclude={"role", "patient", "sequence"})
-    stamps = [stamp(file) if file else None for file in (case.image, case.label)]
+    stamps = [stamps_of(file) if file else None for file in (case.image, case.label)]
     return digest([VERSION, row, dataset.model_dump(), scheme.ids, scheme.sets, *stamps])
 
 
@@ -249,27 +249,31 @@ def _failed(case: Case, reason: str) -> SurveyResult:
 
 
 def _unless_tested(result: SurveyResult, case: Case, tested: Mapping[str, str]) -> SurveyResult:
-    """Set a case aside whose image file is, byte for byte, that of a test case."""
-    other = tested.get(result.geometry["image_sha256"]) if result.geometry else None
+    """Set a case aside whose image is, voxel by voxel, that of a test case."""
+    other = tested.get(result.geometry["image_voxels"]) if result.geometry else None
     if other is None:
         return result
-    code, found = "image_straddles", f"byte for byte the image of {other}, which is tested on"
+    code, found = "image_straddles", f"voxel by voxel the image of {other}, which is tested on"
     row = quarantine(case.case, case.image, code, found, REASONS[code])
     return SurveyResult(case.case, None, None, (*result.quarantine, row))
 
 
 def merge_survey(
-    prefixes: Iterable[str | Path], out_dir: str | Path, rejected: Sequence[Mapping[str, str]] = ()
+    prefixes: Iterable[str | Path],
+    out_dir: str | Path,
+    rejected: Sequence[Mapping[str, str]] = (),
+    cases: Sequence[Case] = (),
 ) -> None:
     """Merge the shards' tables into ``geometry.csv``, ``annotation.csv`` and ``quarantine.csv`` in ``out_dir``.
 
     Args:
         prefixes: the ``out_prefix`` of every shard.
         rejected: quarantine rows of the case table (:func:`cases.load_cases`).
+        cases: all cases; those trained on that look like one of another patient that is tested on are warned of.
     """
     prefixes = list(prefixes)
     tables = {kind: _concatenated([f"{p}.{kind}.csv" for p in prefixes], kind) for kind in _KINDS}
-    more = [*rejected, *_same_content(tables["geometry"])]
+    more = [*rejected, *_same_content(tables["geometry"]), *_alike(tables.pop("profiles"), cases)]
     if more:
         tables["quarantine"] = pd.concat([tables["quarantine"], pd.DataFrame(more)])
     for kind, table in tables.items():
@@ -282,14 +286,29 @@ def _concatenated(paths: list[str], kind: str) -> pd.DataFrame:
 
 
 def _same_content(geometry: pd.DataFrame) -> list[dict]:
-    """Return warnings for cases whose image file is, byte for byte, that of an earlier case."""
+    """Return warnings for cases whose image is, voxel by voxel, that of an earlier case."""
     code, rows = "image_same_content", []
     first: dict[str, str] = {}
     ordered = geometry.sort_values("case")
-    for case, content in zip(ordered["case"], ordered["image_sha256"], strict=True):
+    for case, content in zip(ordered["case"], ordered["image_voxels"], strict=True):
         other = first.setdefault(content, case)
         if other != case:
-            found = f"the image file of {other} (sha256 {content[:12]})"
+            found = f"voxel by voxel the image of {other}"
+            rows.append(quarantine(case, "", code, found, REASONS[code], "warning"))
+    return rows
+
+
+def _alike(profiles: pd.DataFrame, cases: Sequence[Case]) -> list[dict]:
+    """Return warnings for cases whose image looks like one that is tested on, of the same modality."""
+    texts = dict(zip(profiles["case"], profiles["profile"], strict=True))
+    code, rows = "image_alike", []
+    for modality in case_table.MODALITIES:
+        sides = [
+            {c.case: texts[c.case] for c in cases if (c.role, c.modality) == (role, modality) and c.case in texts}
+            for role in ("test", "train")
+        ]
+        for case, other in sorted(find_alike(*sides).items()):
+            found = f"over some centimeters the image looks like that of {other}, which is tested on"
             rows.append(quarantine(case, "", code, found, REASONS[code], "warning"))
     return rows
 
@@ -307,7 +326,7 @@ def read_truth(case: Case, scheme: ClassScheme) -> Volume | None:
     if not Path(case.label).is_file():
         raise _error("label_missing", case.label, "no such file")
     dataset = load_dataset(case.dataset, scheme)
-    volume = in_itk(case.label, "label", lambda: read(case.label))
+    volume = ScanFile(case.label, "label").scan().volume()
     array = dataset.to_classes(volume.array, case.label)
     keep = np.zeros(256, np.uint8)
     for name in annotated_classes(case, dataset, scheme):

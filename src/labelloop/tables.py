@@ -24,7 +24,7 @@ CASES = {
     "sequence": "MR sequence or CT phase, may be empty",
     "patient": "patient id; cases of one patient never straddle train and test",
     "role": "train or test",
-    "annotated": "classes annotated in this case, separated by ';'; empty: as the data set file says",
+    "annotated": "classes annotated in this case, separated by ';'; none: not one; empty: as the data set file says",
     "surgery": "organs removed by surgery, separated by ';'",
 }
 
@@ -41,11 +41,15 @@ TABLES: dict[str, dict[str, str]] = {
         "orientation": "axis codes of the stored grid, e.g. LPS",
         "minimum": "smallest intensity",
         "maximum": "largest intensity",
+        "cut_off": "values below and above which a CT was cut off (saturated); empty: at neither end",
         "image_sha256": "of the image file",
+        "image_voxels": "fingerprint of the voxels, whatever the format, header and order of axes",
         "label_sha256": "of the label file, empty without",
         "label_ids": "fingerprint of what the label's ids mean: the class id of each id of the data set; empty without",
     },
+    "tested": {"image_voxels": "fingerprint of the voxels of an image that is tested on", "case": "case id"},
     "annotation": {"case": "case id", "class": "class name", "state": "present, absent or unknown"},
+    "profiles": {"case": "case id", "profile": "perceptual hash of the image every 5 mm (labelloop.alike), in base 85"},
     "upright": {
         "case": "case id",
         "upside_down": "True or False: the header takes head for foot; corrected wherever the case is read",

@@ -139,7 +139,12 @@ def write(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
     if array.shape != geometry.shape:
         raise ValueError(f"{path}: array of shape {array.shape} for a grid of shape {geometry.shape} (z, y, x)")
     with atomic(path) as temporary:
-        sitk.WriteImage(to_image(Volume(array, geometry)), str(temporary), useCompression=True)
+        suffixes = temporary.suffixes
+        plain = temporary.with_name(
+            "volume" + "".join(suffixes[-2:] if suffixes[-1].lower() == ".gz" else suffixes[-1:])
+        )
+        sitk.WriteImage(to_image(Volume(array, geometry)), str(plain), useCompression=True)
+        plain.replace(temporary)  # ITK would write "case.nii.nii.gz" and the like under names of its own
 
 
 def _axes_to_ras(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -198,13 +203,16 @@ def whole_numbers(array: np.ndarray) -> np.ndarray:
     """Return a label array as uint8, or int32 where ids do not fit; floats with whole values are fine.
 
     Raises:
-        ValueError: naming the first fractional values found.
+        ValueError: naming the first fractional values found, or values that are not finite or too large.
     """
+    ends = (array.min(initial=0), array.max(initial=0))
+    if not (np.isfinite(ends).all() and np.iinfo(np.int32).min <= ends[0] and ends[1] <= np.iinfo(np.int32).max):
+        raise ValueError(f"label values from {ends[0]:g} to {ends[1]:g}")
     if np.issubdtype(array.dtype, np.floating):
         rounded = np.rint(array)
         bad = array[~np.isclose(array, rounded, atol=1e-6)]
         if bad.size:
             raise ValueError(f"{bad.size} fractional label values, e.g. {float(bad[0]):g}")
         array = rounded
-    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    low, high = (int(end) for end in np.rint(ends))
     return array.astype(np.uint8 if 0 <= low and high <= 255 else np.int32)

@@ -74,11 +74,12 @@ def test_a_device_that_is_not_there_is_told_in_a_line(command, capsys):
     assert len(wrong) == 1 or any(line.startswith("labelloop: no GPU is usable here") for line in lines)
 
 
-def test_ct_without_air_is_told(command, images, caplog):
+def test_a_ct_that_is_not_in_hu_is_refused_and_as_mr_it_is_not(command, images, caplog):
     volume = read(images / "a_0000.nii.gz")
     write(images / "a_0000.nii.gz", np.abs(volume.array), volume.geometry)
-    assert command() == 0
-    assert [r.getMessage().split(":")[0] for r in caplog.records if "Hounsfield" in r.getMessage()] == ["a"]
+    assert command() == 1
+    assert [r.getMessage().split(" ")[0] for r in caplog.records if "image_not_hu" in r.getMessage()] == ["a"]
+    assert command("--modality", "MR") == 0
 
 
 def test_options_reach_the_engine(command, monkeypatch):

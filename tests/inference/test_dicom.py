@@ -13,7 +13,7 @@ from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
 from labelloop.inference.dicom import LEAST_SLICES, REASONS, read_dicom, read_series
 from labelloop.inference.finding import find_cases
-from labelloop.inference.reading import Image, read_image
+from labelloop.inference.reading import Image
 from labelloop.volume import read
 
 
@@ -23,19 +23,19 @@ def names(folder, **options):
 
 def reason(folder, series=""):
     with pytest.raises(CaseError) as caught:
-        read_image(folder, series)
+        read_dicom(folder, series)
     return caught.value
 
 
 def test_a_series_is_read_with_its_place_and_its_values(tmp_path):
-    volume = read_image(write_series(tmp_path / "s"))
+    volume = read_dicom(write_series(tmp_path / "s"))
     np.testing.assert_array_equal(volume.array, body_hu())
     assert volume.geometry.spacing == pytest.approx((4, 4, 5))
     assert volume.geometry.origin == pytest.approx((-90, -60, -300))
 
 
 def test_reversed_numbers_and_slices_stored_from_head_to_foot_are_read(tmp_path):
-    volume = read_image(write_series(tmp_path / "s", step=-5.0))
+    volume = read_dicom(write_series(tmp_path / "s", step=-5.0))
     np.testing.assert_array_equal(volume.array, body_hu()[::-1])
     assert volume.geometry.origin[2] == pytest.approx(-300 - 5 * 29)
 
@@ -46,7 +46,7 @@ def test_an_oblique_series_whose_table_follows_its_normal_is_read(tmp_path):
     for k, plane in enumerate(body_hu()):
         write_slice(tmp_path / f"{k}.dcm", plane, np.array([-90, -60, -300]) + 5 * k * normal, k + 1,
                     orientation=(1, 0, 0, 0, np.cos(turn), -np.sin(turn)))  # fmt: skip
-    assert read_image(tmp_path).geometry.spacing == pytest.approx((4, 4, 5), abs=1e-3)
+    assert read_dicom(tmp_path).geometry.spacing == pytest.approx((4, 4, 5), abs=1e-3)
 
 
 @pytest.mark.parametrize("degrees", [3, 20])
@@ -93,7 +93,7 @@ def test_two_phases_that_lie_in_each_other_are_refused(tmp_path, told_by, offset
 def test_acquisitions_one_after_the_other_are_one_volume(tmp_path):
     write_series(tmp_path, body_hu()[:15], more=ACQUISITION[0])
     write_series(tmp_path, body_hu()[15:], start=15, first=-300 + 5.0 * 15, more=ACQUISITION[1])
-    assert read_image(tmp_path).array.shape == SHAPE
+    assert read_dicom(tmp_path).array.shape == SHAPE
 
 
 def test_missing_slices_are_refused(tmp_path):
@@ -115,7 +115,7 @@ def test_several_series_are_listed_and_one_can_be_chosen(tmp_path):
         assert words in found.found
     assert "--series" in found.action
     for wanted in ("2", "1.2.3.8"):
-        assert read_image(tmp_path, wanted).array.shape[0] == 20
+        assert read_dicom(tmp_path, wanted).array.shape[0] == 20
         assert [(c.case, c.series) for c in find_cases(tmp_path, series=wanted)] == [
             (f"{tmp_path.name}_series2", wanted)
         ]
@@ -142,7 +142,7 @@ def test_a_localizer_beside_the_series_is_told_and_left_out(tmp_path, caplog):
     write_series(tmp_path / "q" / "scout", body_hu()[:2], series="1.2.3.9", **scout)
     with caplog.at_level(logging.INFO):
         assert names(tmp_path) == ["p"]
-        assert read_image(tmp_path / "p").array.shape == SHAPE
+        assert read_dicom(tmp_path / "p").array.shape == SHAPE
     assert any("1 left out, a localizer" in line and "q/scout" in line for line in caplog.messages)
     assert any("1 other series" in line for line in caplog.messages)
     assert reason(tmp_path / "q" / "scout").code == "dicom_localizer"

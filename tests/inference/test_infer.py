@@ -100,7 +100,7 @@ def test_one_bad_case_does_not_stop_the_rest(folder, model_folder, tmp_path):
     assert infer(folder, model_folder, tmp_path / "out", device="cpu") == 1
     manifest = read_table(tmp_path / "out" / "shards" / "infer.csv", "manifest").set_index("case")
     assert dict(manifest["status"]) == {"bad": "failed", "case_0": "done", "case_1": "failed", "case_2": "done"}
-    assert "not finite" in manifest.loc["case_1", "reason"]
+    assert "image_not_finite" in manifest.loc["case_1", "reason"]
     assert not (tmp_path / "out" / "bad.nii.gz").exists()
 
 

@@ -12,6 +12,7 @@ from tiny_models import tiny_plan
 
 from labelloop.adapt.grey import to_grey
 from labelloop.adapt.settings import GreySettings
+from labelloop.errors import CaseError
 from labelloop.inference.prepare import Frame, nonzero_box, prepare_image, prepare_label
 from labelloop.inference.resample import Resampling, resample_labels
 from labelloop.volume import Geometry, Volume, canonical
@@ -166,6 +167,15 @@ def test_what_is_not_finite_is_refused(rng, bad):
     array[3, 3, 3] = bad
     with pytest.raises(ValueError, match="1 voxels are not finite"):
         prepare_image(Volume(array, volume.geometry), tiny_plan(), "CT")
+
+
+def test_more_voxels_than_any_scan_needs_are_refused_with_what_to_do(rng):
+    """A voxel size in micrometers makes 36 x 28 x 28 voxels a patient of ten meters, and 10^11 voxels."""
+    volume = random_volume(rng, (28, 28, 36), (270.0, 280.0, 280.0))
+    with pytest.raises(
+        CaseError, match=r"prepared_too_large: image: \d+ voxels at .* mm, of a grid of 280 x 280 x 270 mm"
+    ):
+        prepare_image(volume, tiny_plan(spacing_mm=(2.5, 1.5, 1.5)), "CT")
 
 
 def test_modality_and_grid_are_checked(rng):

@@ -1,154 +1,163 @@
-"""The fast way to read a gzipped NIfTI file gives what ITK gives, and leaves to ITK what is unusual."""
+"""Images to segment are read once, as ITK reads them, and checked as the survey does."""
 
 import gzip
 import hashlib
-import sys
-import zlib
-from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from test_prepare import ORIENTATIONS, random_volume, turned
 
+from labelloop import nifti, scan
 from labelloop.errors import CaseError
-from labelloop.inference import reading
-from labelloop.inference.reading import Image, decode_nifti, gunzip
+from labelloop.inference.reading import Image
 from labelloop.volume import read, write
 
 
+@pytest.fixture
+def volume(rng):
+    return random_volume(rng, (5, 6, 12))
+
+
 @pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS[::5])
-def test_any_orientation(rng, tmp_path, permutation, flips):
+def test_any_orientation(volume, tmp_path, permutation, flips):
     path = tmp_path / "scan.nii.gz"
-    volume = turned(random_volume(rng, (5, 6, 7)), permutation, flips)
-    write(path, volume.array, volume.geometry)
-    fast, usual = decode_nifti(path.read_bytes(), path), read(path)
+    stored = turned(volume, permutation, flips)
+    write(path, stored.array, stored.geometry)
+    fast, usual = Image(path).volume("CT"), read(path)
     np.testing.assert_array_equal(fast.array, usual.array)
     assert fast.geometry == usual.geometry and fast.array.dtype == usual.array.dtype
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32])
-def test_integers(rng, tmp_path, dtype):
+def test_a_file_is_read_once(volume, tmp_path, monkeypatch):
     path = tmp_path / "scan.nii.gz"
-    volume = random_volume(rng, (5, 6, 7))
-    write(path, volume.array.astype(dtype), volume.geometry)
-    fast = decode_nifti(path.read_bytes(), path)
-    np.testing.assert_array_equal(fast.array, read(path).array)
-
-
-def rewritten(path, change):
-    """Change the header of a gzipped NIfTI file."""
-    raw = bytearray(gzip.decompress(path.read_bytes()))
-    change(raw)
-    path.write_bytes(gzip.compress(bytes(raw)))
-
-
-def scaled(raw):
-    raw[112:116] = np.float32(2).tobytes()
-
-
-def four_dimensional(raw):
-    raw[40:50] = np.array([4, 7, 6, 5, 1], "<i2").tobytes()
-
-
-@pytest.mark.parametrize("change", [scaled, four_dimensional])
-def test_unusual_headers_are_read_by_itk(rng, tmp_path, change):
-    path = tmp_path / "scan.nii.gz"
-    volume = random_volume(rng, (5, 6, 7))
-    write(path, volume.array, volume.geometry)
-    rewritten(path, change)
-    assert decode_nifti(path.read_bytes(), path) is None
-    np.testing.assert_array_equal(Image(path).volume().array, read(path).array)
-
-
-def test_floats_and_several_gzip_members_are_read_by_itk(rng, tmp_path):
-    path = tmp_path / "scan.nii.gz"
-    volume = random_volume(rng, (5, 6, 7))
-    write(path, volume.array.astype(np.float32), volume.geometry)
-    assert decode_nifti(path.read_bytes(), path) is None
-    write(path, volume.array, volume.geometry)
-    raw = gzip.decompress(path.read_bytes())
-    path.write_bytes(gzip.compress(raw[:500]) + gzip.compress(raw[500:]))
-    np.testing.assert_array_equal(Image(path).volume().array, volume.array)
-
-
-def cut_before_it_was_zipped(content):
-    raw = gzip.decompress(content)
-    return gzip.compress(raw[: len(raw) // 2])
-
-
-DAMAGES = (lambda c: c[: len(c) // 2], lambda c: c[:-20], lambda c: c[:40] + b"xx" + c[42:], cut_before_it_was_zipped)
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("dtype", [np.int16, np.float32])
-def test_damage_is_an_error(rng, tmp_path, damage, dtype):
-    """ITK reads most of these without a word."""
-    path = tmp_path / "scan.nii.gz"
-    volume = random_volume(rng, (15, 16, 17))
-    write(path, volume.array.astype(dtype), volume.geometry)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CaseError, match="image_corrupt"):
-        Image(path).volume()
-
-
-def test_what_is_not_gzipped_is_left_to_itk(tmp_path):
-    path = tmp_path / "scan.nii.gz"
-    path.write_bytes(b"not gzip")
-    assert decode_nifti(path.read_bytes(), path) is None
-    with pytest.raises(CaseError, match=r"image_unreadable.*Unable to determine ImageIO"):
-        Image(path).volume()
-
-
-def test_a_file_that_is_gone_or_memory_that_is_full_says_nothing_of_the_image(rng, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError):
-        Image(tmp_path / "gone.nrrd").volume()
-    path = tmp_path / "scan.nii.gz"
-    write(path, random_volume(rng, (5, 6, 7)).array, random_volume(rng, (5, 6, 7)).geometry)
-
-    def full(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(reading, "gunzip", full)
-    with pytest.raises(MemoryError):
-        Image(path).volume()
-
-
-def test_a_file_is_read_once(rng, tmp_path, monkeypatch):
-    path = tmp_path / "scan.nii.gz"
-    volume = random_volume(rng, (5, 6, 7))
     write(path, volume.array, volume.geometry)
     opened = []
     original = type(path).read_bytes
     monkeypatch.setattr(type(path), "read_bytes", lambda self: opened.append(self) or original(self))
-    monkeypatch.setattr(reading, "read", None)  # ITK is not asked for voxels
+    monkeypatch.setattr(sitk, "ReadImage", None)  # ITK is not asked for voxels
     image = Image(path)
     assert image.sha256() == hashlib.sha256(original(path)).hexdigest()
-    np.testing.assert_array_equal(image.volume().array, volume.array)
+    np.testing.assert_array_equal(image.volume("CT").array, volume.array)
     assert opened == [path]
 
 
-def test_isal_is_used_where_it_is_installed(monkeypatch):
-    content = gzip.compress(b"voxels" * 1000)
-    assert gunzip(content) == b"voxels" * 1000
-    asked = []
-    module = SimpleNamespace(decompress=lambda *a: asked.append(a) or zlib.decompress(*a))
-    monkeypatch.setitem(sys.modules, "isal", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "isal.isal_zlib", module)
-    assert gunzip(content) == b"voxels" * 1000 and len(asked) == 1
+@pytest.mark.parametrize("name", ["scan.nrrd", "scan.nii", "scan.mha"])
+def test_other_formats_hash_their_bytes(volume, tmp_path, name):
+    write(tmp_path / name, volume.array, volume.geometry)
+    image = Image(tmp_path / name)
+    assert image.sha256() == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    np.testing.assert_array_equal(image.volume("CT").array, volume.array)
 
 
-def test_other_formats_hash_their_bytes(rng, tmp_path):
-    volume = random_volume(rng, (5, 6, 7))
-    for name in ("scan.nrrd", "scan.nii"):
-        write(tmp_path / name, volume.array, volume.geometry)
-        image = Image(tmp_path / name)
-        assert image.sha256() == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-        np.testing.assert_array_equal(image.volume().array, volume.array)
+@pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
+def test_a_header_s_hash_and_dates_cover_the_file_with_its_voxels(volume, tmp_path, suffix):
+    path = tmp_path / f"scan.{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(volume.array), str(path), useCompression=False)
+    np.testing.assert_array_equal(Image(path).volume("CT").array, volume.array)
+    before = Image(path).sha256()
+    raw = next(p for p in tmp_path.iterdir() if p != path)
+    raw.write_bytes(volume.array[::-1].tobytes())
+    assert Image(path).sha256() != before
+    np.testing.assert_array_equal(Image(path).volume("CT").array, volume.array[::-1])
 
 
-def test_sitk_agrees_on_the_order_of_axes(rng, tmp_path):
-    path = tmp_path / "scan.nii.gz"
-    volume = random_volume(rng, (5, 6, 7))
+@pytest.mark.parametrize("elsewhere", ["/etc/hostname", "../secret.raw", "LIST", "slice%03d.raw 1 5 1"])
+def test_a_header_s_voxels_must_be_one_file_in_its_folder(volume, tmp_path, elsewhere):
+    path = tmp_path / "in" / "scan.mha"
     write(path, volume.array, volume.geometry)
-    assert sitk.ReadImage(str(path))[6, 5, 4] == Image(path).volume().array[4, 5, 6]
+    (tmp_path / "secret.raw").write_bytes(volume.array.tobytes())
+    header = path.read_bytes().partition(b"ElementDataFile")[0].replace(b"True", b"False")
+    path.write_bytes(header + f"ElementDataFile = {elsewhere}\n".encode())
+    for ask in (Image(path).sha256, lambda: Image(path).volume("CT")):
+        with pytest.raises(CaseError, match="image_parts"):
+            ask()
+
+
+def test_a_file_that_is_gone_or_memory_that_is_full_says_nothing_of_the_image(volume, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError):
+        Image(tmp_path / "gone.nrrd").volume("CT")
+    path = tmp_path / "scan.nii.gz"
+    write(path, volume.array, volume.geometry)
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(nifti, "_pieces", full)
+    with pytest.raises(MemoryError):
+        Image(path).volume("CT")
+
+
+def test_what_is_doubtful_is_told_and_which_form_is_used(volume, tmp_path, caplog):
+    affine = np.diag([-1.5, -1.5, 3.0, 1.0])
+    image = nib.Nifti1Image(volume.array.T, affine)
+    moved = affine.copy()
+    moved[0, 3] = 100
+    for code, used in ((1, "sform"), (2, "qform")):
+        image.set_sform(moved, code)
+        image.set_qform(affine, 1)
+        nib.save(image, tmp_path / "scan.nii.gz")
+        caplog.clear()
+        origin = Image(tmp_path / "scan.nii.gz").volume("CT").geometry.origin
+        assert origin[0] == {"sform": -100, "qform": 0}[used]
+        assert f"100 mm apart; the {used} is used" in caplog.text and "image_placement_ambiguous" in caplog.text
+
+
+def cut_before_it_was_zipped(content):
+    return gzip.compress(gzip.decompress(content)[:-300])
+
+
+DAMAGES = [
+    (lambda c: c[: len(c) // 2], "image_truncated"),
+    (lambda c: c[:-20], "image_truncated"),
+    (cut_before_it_was_zipped, "image_truncated"),
+    (lambda c: gzip.decompress(c)[:-300], "image_truncated"),
+    (lambda c: c[:40] + b"xx" + c[42:], "image_corrupt"),
+    (lambda c: c[:-8] + b"xxxx" + c[-4:], "image_corrupt"),
+    (lambda c: c + b"garbage", "image_corrupt"),
+    (lambda c: gzip.compress(gzip.decompress(c) + b"more voxels"), "image_corrupt"),
+    (lambda c: b"not gzip", "image_not_an_image"),
+    (lambda c: b"", "image_file_empty"),
+]
+
+
+@pytest.mark.parametrize(("damage", "code"), DAMAGES)
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, ">i2"])
+def test_damage_is_an_error(volume, tmp_path, damage, code, dtype):
+    """ITK reads most of these without a word."""
+    path = tmp_path / "scan.nii.gz"
+    image = nib.Nifti1Image(volume.array.T, np.diag([-1.5, -1.5, 3.0, 1.0]))
+    image = nib.Nifti1Image(volume.array.T, image.affine, nib.Nifti1Header(endianness=">" if dtype == ">i2" else "<"))
+    image.set_data_dtype(dtype)
+    nib.save(image, path)
+    np.testing.assert_array_equal(Image(path).volume("CT").array, volume.array)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CaseError, match=code):
+        Image(path).volume("CT")
+
+
+def test_images_that_cannot_be_used_are_refused(volume, tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    hollow = volume.array.astype(np.float32)
+    hollow[0, 0, 0] = np.nan
+    images = {"not_finite": hollow, "constant": np.zeros_like(volume.array), "not_hu": volume.array + 3000}
+    for code, array in images.items():
+        write(path, array, volume.geometry)
+        with pytest.raises(CaseError, match=f"image_{code}"):
+            Image(path).volume("CT")
+
+
+def test_threads_lose_no_line_of_each_other_while_itk_reads(volume, tmp_path, capfd):
+    """ITK is kept quiet by closing the terminal to all: that is no way where others may have something to say."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def chatty(path):
+        print("said meanwhile", flush=True)
+        return read(path)
+
+    path = tmp_path / "scan.nrrd"
+    write(path, volume.array, volume.geometry)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(scan.in_itk, path, "image", lambda: chatty(path)).result()
+    assert capfd.readouterr().out == "said meanwhile\n"

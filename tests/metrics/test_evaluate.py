@@ -1,3 +1,4 @@
+import gzip
 import logging
 
 import numpy as np
@@ -8,7 +9,7 @@ from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.metrics.evaluate import class_means, evaluate_folders
 from labelloop.tables import read_table, write_table
-from labelloop.volume import Geometry, write
+from labelloop.volume import Geometry, read, write
 
 GRID = Geometry((10, 12, 8), (1.0, 1.0, 2.0))
 
@@ -37,7 +38,7 @@ def test_folders_are_scored_and_problems_said_in_words(folders, tmp_path, caplog
         problems = evaluate_folders(*folders, "flare", "official-2024", out, workers, lesions=lesions)
     said = [record.getMessage() for record in caplog.records]
     assert problems == len(said) == 4
-    for words in ("c: grid_differs", "d: no prediction in", "e: no truth in", "f: label_unreadable"):
+    for words in ("c: grid_differs", "d: no prediction in", "e: no truth in", "f: label_not_an_image"):
         assert sum(words in line for line in said) == 1
     table = read_table(out, "scores")
     assert sorted(set(table["case"])) == ["a", "b"] and len(table) == 28
@@ -146,13 +147,41 @@ def test_an_organ_that_is_not_there_and_was_found_counts(tmp_path, capsys):
     assert lines["spleen"][:3] == ["1", "0", "0.00"] and lines["mean of organs"][1] == "50.00"
 
 
-def test_ids_that_are_no_class_are_told_and_those_of_another_scheme_not_scored(tmp_path, caplog):
-    for case, ids in (("a", (1, 101, 103)), ("b", (1, 101, 103)), ("c", (101, 103))):
-        write_map(tmp_path / "truth", case, (1,))
-        write_map(tmp_path / "prediction", case, ids)
-    out = tmp_path / "scores.csv"
-    assert evaluate_folders(tmp_path / "truth", tmp_path / "prediction", "flare", "corrected", out) == 1
-    assert set(read_table(out, "scores")["case"]) == {"a", "b"}
-    words = "prediction: ids 101, 103, which classes flare lack"
-    assert f"{words}, not scored: a, b" in caplog.messages
-    assert any(line.startswith("c: label_unknown_ids") and words in line for line in caplog.messages)
+BAD = {
+    "cut": (lambda content: content[: len(content) // 2], "label_truncated"),
+    "cut_inside": (lambda content: gzip.compress(gzip.decompress(content)[:600]), "label_truncated"),
+    "damaged": (lambda content: content[:-8] + b"xxxx" + content[-4:], "label_corrupt"),
+}
+VALUES = {
+    "nan": ([np.nan], np.float32, "label_not_finite"),
+    "infinite": ([np.inf], np.float32, "label_not_finite"),
+    "fractional": ([0.5], np.float32, "label_fractional"),
+    "huge": ([2.0**32 + 5], np.float64, "label_unknown_ids"),
+    "other_scheme": ([101], np.uint8, "label_unknown_ids"),
+}
+
+
+@pytest.mark.parametrize("side", ["truth", "prediction"])
+def test_what_the_survey_refuses_is_not_scored_and_the_others_are(folders, tmp_path, caplog, side):
+    folder = dict(zip(("truth", "prediction"), folders, strict=True))[side]
+    good = (folders[0] / "a.nii.gz").read_bytes()
+    expected = {}
+    for name, (spoil, code) in BAD.items():
+        for one in folders:
+            (one / f"{name}.nii.gz").write_bytes(good)
+        (folder / f"{name}.nii.gz").write_bytes(spoil(good))
+        expected[name] = code
+    for name, (values, dtype, code) in VALUES.items():
+        for one in folders:
+            write(one / f"{name}.mha", read(folders[0] / "a.nii.gz").array, GRID)
+        labels = np.zeros(GRID.shape, dtype)
+        labels[0, 0, : len(values)] = values
+        write(folder / f"{name}.mha", labels, GRID)
+        expected[name] = code
+    problems = evaluate_folders(*folders, "flare", "official-2024", tmp_path / "scores.csv")
+    assert problems == 4 + len(expected)
+    said = [record.getMessage() for record in caplog.records]
+    assert all(
+        sum(line.startswith(f"{case}: {code}: {folder}") for line in said) == 1 for case, code in expected.items()
+    )
+    assert set(read_table(tmp_path / "scores.csv", "scores")["case"]) == {"a", "b"}

@@ -65,7 +65,7 @@ def results(tmp_path_factory) -> Path:
     _save(root / "cases.csv", "cases", cases)
     surveyed = [row[0] for row in cases if row[0] != "case_f"]
     grid = (24, 20, 8, 3.0, 3.0, 5.0, "LPS")
-    _save(root / "geometry.csv", "geometry", [(c, *grid, 0, 1, "a", "", "") for c in surveyed])
+    _save(root / "geometry.csv", "geometry", [(c, *grid, 0, 1, "", "a", "b", "", "") for c in surveyed])
     states = {"liver": "present", "spleen": "absent"}
     rows = [(c, n, states.get(n, "unknown")) for c in surveyed for n in SCHEME.names]
     _save(root / "annotation.csv", "annotation", rows)

@@ -45,8 +45,8 @@ def test_dry_run_on_4000_cases_shows_three_rounds(tmp_path: Path):
     jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE)}
     assert jobs["total"] <= JOBS
     assert set(jobs) == {
-        "survey", "collect", "group", "prepare", "prepare_labels", "train", "predict", "fuse", "agree", "check",
-        "held_out", "select", "review", "infer", "summarize", "evaluate", "report", "all", "total",
+        "survey", "tested", "collect", "group", "prepare", "prepare_labels", "train", "predict", "fuse", "agree",
+        "check", "held_out", "select", "review", "infer", "summarize", "evaluate", "report", "all", "total",
     }  # fmt: skip
     for name in ("", "_round2", "_round3"):
         assert f"results/models/student{name}/weights.pt" in text

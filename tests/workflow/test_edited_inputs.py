@@ -70,8 +70,8 @@ def replace(name: str) -> Callable[[Path], None]:
     return change
 
 
-ALL = {"survey": 3, "prepare": 2, "prepare_labels": 2, "collect": 1, "group": 1}
-ONE = ALL | {"survey": 1, "prepare": 1, "prepare_labels": 1}
+EVERY = {"survey": 3, "prepare": 2, "prepare_labels": 2, "collect": 1, "group": 1}
+ALL, ONE = EVERY | {"tested": 1}, EVERY | {"survey": 1, "prepare": 1, "prepare_labels": 1}
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ def test_whole_chain(slurm, reference, collection, tmp_path):
 
 
 RULES = {
-    "survey", "collect", "group", "prepare", "prepare_labels", "train", "predict", "fuse", "check", "select", "infer",
-    "summarize", "evaluate", "report",
+    "survey", "tested", "collect", "group", "prepare", "prepare_labels", "train", "predict", "fuse", "check", "select",
+    "infer", "summarize", "evaluate", "report",
 }  # fmt: skip
 
 

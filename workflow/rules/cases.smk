@@ -14,6 +14,7 @@ rule survey:
         geometry=f"{R}/survey/{{shard}}.geometry.csv",
         annotation=f"{R}/survey/{{shard}}.annotation.csv",
         quarantine=f"{R}/survey/{{shard}}.quarantine.csv",
+        profiles=f"{R}/survey/{{shard}}.profiles.csv",
     log:
         f"{R}/logs/survey/{{shard}}.log",
     benchmark:
@@ -36,6 +37,28 @@ rule survey:
         "../scripts/survey.py"
 
 
+if run.test_shards:
+
+    rule tested:
+        """List the voxels of all images that are tested on, so that no train shard learns from them."""
+        input:
+            expand("{r}/survey/{shard}.geometry.csv", r=R, shard=run.test_shards),
+        output:
+            f"{R}/survey/tested.csv",
+        log:
+            f"{R}/logs/tested/all.log",
+        benchmark:
+            f"{R}/benchmarks/tested/all.tsv"
+        retries: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=minutes(10),
+        message:
+            "tested: images of all test shards"
+        script:
+            "../scripts/tested.py"
+
+
 rule collect:
     """Join the shards' survey tables."""
     input:
@@ -43,7 +66,7 @@ rule collect:
             "{r}/survey/{shard}.{table}.csv",
             r=R,
             shard=run.shards,
-            table=["geometry", "annotation", "quarantine"],
+            table=["geometry", "annotation", "quarantine", "profiles"],
         ),
     output:
         cases=f"{R}/cases.csv",

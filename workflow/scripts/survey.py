@@ -13,5 +13,5 @@ survey(
     classes=snakemake.params.classes,
     shard=snakemake.wildcards.shard,
     out=Path(snakemake.output.geometry).parent,
-    tested=snakemake.input.tested,
+    tested=Path(snakemake.input.tested) if snakemake.input.tested else None,
 )

@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 
 from labelloop.errors import CaseError, UserError
+from labelloop.inference.dicom import read_dicom
 from labelloop.inference.finding import find_cases
-from labelloop.inference.reading import Image
 from labelloop.listing import CHANNEL, LeftOut
 from labelloop.outputs import refuse_folder_of_inputs, refuse_overwriting
 from labelloop.volume import write
@@ -41,11 +41,11 @@ def convert(inputs: Path, out: Path, series: str = "") -> int:
         if case.case in kept:
             continue
         try:
-            volume = Image(case.image, case.series).volume()
+            volume = read_dicom(case.image, case.series)
             write(files[case.case], volume.array, volume.geometry)
         except (CaseError, OSError, RuntimeError, ValueError) as error:
             failed += 1
-            log.error("%s: %s", case.case, error)
+            log.error("%s: %s", case.case, str(error).strip().splitlines()[-1])
         else:
             log.info("%s: %s", files[case.case], " x ".join(map(str, volume.geometry.size)))
     if kept:

@@ -4,6 +4,7 @@ The same decisions as nnU-Net's ``DefaultPreprocessor`` with ``resample_torch_fo
 orientation. Training and inference both go through here, so they cannot drift apart.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 
 from labelloop.adapt.grey import black_and_white
+from labelloop.errors import CaseError
 from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.resample import Resampling, Shape, resample_labels, target_shape
 from labelloop.plans import Plan
 from labelloop.volume import Geometry, Volume, canonical, whole_numbers
 
 SMALLEST_STD = 1e-8
+LARGEST_PREPARED = 1 << 29
+"""Voxels of a prepared image, at most (2 GiB of float32); a whole adult at 1 mm in each direction has less."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,28 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
 
     Raises:
         ValueError: when the modality is unknown, or the volume is empty, not 3-D or not finite.
+        CaseError: ``prepared_too_large``, when there would be more than :data:`LARGEST_PREPARED` voxels.
     """
     if volume.array.ndim != 3 or not volume.array.size:
         raise ValueError(f"a 3-D volume is needed, found shape {volume.array.shape}")
     oriented = canonical(volume)
     frame = Frame(volume.geometry, oriented.geometry, nonzero_box(oriented.array), plan.spacing_mm)
+    _refuse_too_large(frame)
     cropped = oriented.array[frame.slices]
     if np.issubdtype(cropped.dtype, np.floating) and (bad := sum(int((~np.isfinite(p)).sum()) for p in cropped)):
         raise ValueError(f"{bad} voxels are not finite (NaN or infinite)")
     return Prepared(_network_grid(cropped, frame, scaling(cropped, plan, modality)), frame)
+
+
+def _refuse_too_large(frame: Frame) -> None:
+    voxels = math.prod(frame.shape)
+    if voxels > LARGEST_PREPARED:
+        sizes = " x ".join(f"{s:.4g}" for s in frame.oriented.spacing_zyx[::-1])
+        found = f"{voxels} voxels at {' x '.join(f'{s:g}' for s in frame.spacing_mm[::-1])} mm, of a grid of {sizes} mm"
+        action = (
+            f"At most {LARGEST_PREPARED} are prepared: check the voxel size in the header, crop the scan, or take a "
+        )
+        raise CaseError("prepared_too_large", "image", found, action + "coarser plan.")
 
 
 def _network_grid(cropped: np.ndarray, frame: Frame, normalization: "Scaling") -> np.ndarray:

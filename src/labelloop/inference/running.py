@@ -201,13 +201,13 @@ class _Reader:
         start = time.perf_counter()
         image = Image(case.image, case.series)
         content = _content(case, image)
-        read = None if self.segmenter.done() else _volume(image)
+        read = None if self.segmenter.done() else _volume(image, case.modality)
         waiting = time.perf_counter()
         key = self._key(case, content)
         waited = time.perf_counter() - waiting
         if self._finished(case, key):
             return _Item(case, key, finished=True)
-        volume, error = read or _volume(image)
+        volume, error = read or _volume(image, case.modality)
         return _Item(case, key, False, volume, error, time.perf_counter() - start - waited)
 
     def _key(self, case: Case, content: str) -> str:
@@ -228,13 +228,13 @@ class _Reader:
 def _content(case: Case, image: Image) -> str:
     try:
         return case.image_sha256 or image.sha256()
-    except OSError as error:  # the case will fail when it is read; the others go on
+    except (CaseError, OSError) as error:  # the case will fail when it is read; the others go on
         return f"unreadable: {error}"
 
 
-def _volume(image: Image) -> tuple[Volume | None, Exception | None]:
+def _volume(image: Image, modality: str) -> tuple[Volume | None, Exception | None]:
     try:
-        return image.volume(), None
+        return image.volume(modality), None
     except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as error:
         return None, error
 
@@ -244,8 +244,6 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
     if item.volume is None:
         return result
     result.stored = item.volume.geometry
-    if item.case.modality == "CT" and item.volume.array.min() >= 0:
-        log.warning("%s: no voxel below 0: CT must be in Hounsfield units; for MR give modality MR", item.case.case)
     torch = sys.modules.get("torch")
     if torch is not None and (lost := _lost_gpu()):
         result.error = NotTriedError(f"an earlier case has cost this process its GPU: {lost}")
@@ -343,7 +341,7 @@ def _draw(case: Case, volume: Volume, labels: "np.ndarray", options: Options) ->
 def _draw_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:
     """Draw a case that was finished without a picture."""
     if options.previews and not (options.previews / f"{case.case}.png").is_file():
-        volume = standing(case, Image(case.image, case.series).volume(), segmenter)
+        volume = standing(case, Image(case.image, case.series).volume(case.modality), segmenter)
         _draw(case, volume, read(ledger.folder / f"{case.case}.nii.gz").array, options)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import BACKGROUND, ClassScheme, load_classes
-from labelloop.datasets import dataset_path
+from labelloop.classes import ClassScheme, load_classes
+from labelloop.datasets import Dataset, dataset_path, load_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import (
@@ -27,8 +27,9 @@ from labelloop.labels.fit import (
 from labelloop.labels.rules import Rule
 from labelloop.listing import Listing, image_cases, list_folder, list_labels, tell
 from labelloop.outputs import is_table, refuse_overwriting
+from labelloop.scan import check_same_grid, read_classes, read_image
 from labelloop.tables import write_table
-from labelloop.volume import Volume, canonical, read, whole_numbers
+from labelloop.volume import Volume, canonical
 from labelloop.wording import count, shown
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def check_folder(
     refuse_overwriting([out], [*_inputs(files, dataset), *([rules] if rules else [])], is_table("verdicts"))
     rows: list[dict[str, Any]] = []
     problems = list(files.lost)
-    for case, volume, image in _maps(files, scheme, dataset, problems):
+    for case, volume, image in _maps(files, scheme, dataset, modality, problems):
         rows += [{"case": case, **row} for row in check(volume.array, volume.geometry, {}, scheme, image, modality)]
     table = pd.DataFrame(rows)
     write_table(out, table, "verdicts")
@@ -103,7 +104,7 @@ def fit_folder(
     scheme, measured, files = load_classes(classes), [], _files(labels, images)
     refuse_overwriting([out], _inputs(files, dataset), is_fitted)
     problems = list(files.lost)
-    for _, volume, image in _maps(files, scheme, dataset, problems):
+    for _, volume, image in _maps(files, scheme, dataset, modality, problems):
         measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
     fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
@@ -170,34 +171,29 @@ def _inputs(files: _Files, dataset: str | None) -> list[Path]:
 
 
 def _maps(
-    files: _Files, scheme: ClassScheme, dataset: str | None, problems: list[str]
+    files: _Files, scheme: ClassScheme, dataset: str | None, modality: str, problems: list[str]
 ) -> Iterator[tuple[str, Volume, np.ndarray | None]]:
     """Yield each case, its canonical label map in the scheme's ids, and its image if there is one.
 
     What cannot be read is said in the log, and the case added to ``problems``.
     """
+    own = load_dataset(dataset, scheme) if dataset else None
     for case, path in files.labels.items():
         try:
-            volume, image = _read(path, scheme, files.images.get(case), dataset)
-        except (CaseError, ValueError, RuntimeError) as error:
+            volume, image = _read(path, scheme, files.images.get(case), own, modality)
+        except (CaseError, OSError) as error:
             problems.append(case)
             log.error("%s: %s", case, error)
         else:
             yield case, volume, image
 
 
-def _read(path: Path, scheme: ClassScheme, image: Path | None, dataset: str | None) -> tuple[Volume, np.ndarray | None]:
-    volume = canonical(read(path))
-    if dataset:
-        from labelloop.datasets import load_dataset
-
-        labels = load_dataset(dataset, scheme).to_classes(volume.array, str(path))
-    else:
-        labels = whole_numbers(volume.array)
-        strange = set(map(int, pd.unique(labels.ravel()))) - {BACKGROUND, *scheme.ids.values()}
-        if strange:
-            raise ValueError(f"{path}: ids {sorted(strange)} are none of scheme {scheme.name}; name its --dataset")
-    voxels = canonical(read(image)).array if image else None
-    if voxels is not None and voxels.shape != labels.shape:
-        raise ValueError(f"{image}: shape {voxels.shape} for labels of shape {labels.shape} (z, y, x)")
-    return Volume(labels, volume.geometry), voxels
+def _read(
+    path: Path, scheme: ClassScheme, image: Path | None, dataset: Dataset | None, modality: str
+) -> tuple[Volume, np.ndarray | None]:
+    labels = read_classes(path, scheme, dataset)
+    if image is None:
+        return canonical(labels), None
+    voxels = read_image(image, modality)
+    check_same_grid(labels.geometry, voxels.geometry, path)
+    return canonical(labels), canonical(voxels).array

@@ -1,8 +1,8 @@
 """Score a folder of label maps against a folder of truth: ``labelloop evaluate``."""
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from labelloop.annotation import PRESENT, States, from_table
-from labelloop.classes import BACKGROUND, ClassScheme, load_classes
-from labelloop.datasets import Dataset, dataset_path, label_counts, load_dataset
+from labelloop.classes import ClassScheme, load_classes
+from labelloop.datasets import Dataset, dataset_path, load_dataset
 from labelloop.errors import CaseError
 from labelloop.listing import Listing, list_labels, tell
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
 from labelloop.outputs import is_table, refuse_overwriting
+from labelloop.scan import read_classes
 from labelloop.tables import read_table, write_table
-from labelloop.volume import Volume, read
-from labelloop.wording import NOTHING, count, named, shown
+from labelloop.wording import NOTHING, count, shown
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,14 @@ def evaluate_folders(
         for case in sorted(truths.keys() & predictions.keys())
     ]
     rows: dict[str, list[dict]] = {"scores": [], "lesions": []}
-    strange: dict[str, list[str]] = defaultdict(list)
-    for scored, problem, ids in _scored(jobs, workers):
+    for scored, problem in _scored(jobs, workers):
         for kind, of_case in scored.items():
             rows[kind] += of_case
-        for words, case in ids:
-            strange[words].append(case)
         problems += [problem] if problem else []
     tables = {kind: pd.DataFrame(all_rows) for kind, all_rows in rows.items()}
     write_table(out, tables["scores"], "scores")
     if lesions:
         write_table(lesions, tables["lesions"], "lesions")
-    for words, cases in strange.items():
-        log.warning("%s, not scored: %s", words, named(cases))
     for problem in problems:
         log.error("%s", problem)
     print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
@@ -123,8 +118,8 @@ class _Job:
     dataset: Dataset | None
 
 
-_Scored = tuple[dict[str, list[dict]], str | None, list[tuple[str, str]]]
-"""Rows of one case by kind of table, the problem that kept it from being scored, and (ids that are no class, case)."""
+_Scored = tuple[dict[str, list[dict]], str | None]
+"""Rows of one case by kind of table, and the problem that kept it from being scored."""
 
 
 def _scored(jobs: Sequence[_Job], workers: int) -> Iterable[_Scored]:
@@ -137,48 +132,15 @@ def _scored(jobs: Sequence[_Job], workers: int) -> Iterable[_Scored]:
 
 
 def _score_files(job: _Job) -> _Scored:
-    case, file, ids = job.case, str(job.prediction), []
+    case, file = job.case, str(job.prediction)
     try:
-        truth, prediction = _read(job.truth), _read(job.prediction)
-        if job.dataset is not None:
-            truth = Volume(job.dataset.to_classes(truth.array, str(job.truth)), truth.geometry)
-        for side, volume, path in (("truth", truth, job.truth), ("prediction", prediction, job.prediction)):
-            ids += [(words, case) for words in _strange_ids(side, volume, path, job.scheme)]
+        truth = read_classes(job.truth, job.scheme, job.dataset)
+        prediction = read_classes(job.prediction, job.scheme)
         scores = score_case(truth, prediction, job.scheme, job.rules, job.states, file)
         lesions = lesion_rows(truth, prediction, job.scheme, job.states, file)
-    except CaseError as error:
-        return {}, f"{case}: {error}", []
-    rows = {"scores": [{"case": case, **r} for r in scores], "lesions": [{"case": case, **r} for r in lesions]}
-    return rows, None, ids
-
-
-def _strange_ids(side: str, volume: Volume, path: Path, scheme: ClassScheme) -> Iterator[str]:
-    """Yield what ids a label map holds that are no class of the scheme.
-
-    Raises:
-        CaseError: ``label_unknown_ids`` when it holds no others: it is of another scheme.
-    """
-    found = set(label_counts(volume.array, str(path))) - {BACKGROUND}
-    strange = sorted(found - set(scheme.ids.values()))
-    if not strange:
-        return
-    words = f"{side}: ids {named([str(i) for i in strange])}, which classes {scheme.name} lack"
-    if set(strange) == found:
-        action = "Name the --classes, or for the truth the --dataset, whose ids these are."
-        raise CaseError("label_unknown_ids", str(path), words, action)
-    yield words
-
-
-def _read(path: Path) -> Volume:
-    try:
-        volume = read(path)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CaseError("label_unreadable", str(path), reason, "Write the file again") from error
-    if volume.array.ndim != 3:
-        found = f"{volume.array.ndim} dimensions"
-        raise CaseError("label_not_3d", str(path), found, "Give one 3-D label map per case")
-    return volume
+    except (CaseError, OSError) as error:
+        return {}, f"{case}: {error}"
+    return {"scores": [{"case": case, **r} for r in scores], "lesions": [{"case": case, **r} for r in lesions]}, None
 
 
 def class_means(table: pd.DataFrame, scheme: ClassScheme) -> pd.DataFrame:

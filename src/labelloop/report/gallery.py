@@ -15,6 +15,7 @@ from labelloop.errors import CaseError
 from labelloop.report.pictures import AXES, CT_WINDOW, case_picture
 from labelloop.report.results import Results
 from labelloop.report.scores import Scored, chosen_cases
+from labelloop.scan import read_surveyed
 from labelloop.tables import upside_down
 from labelloop.volume import Volume, on_its_feet, read
 
@@ -54,7 +55,7 @@ class Atlas:
         for file in (path, labels):
             if not file.is_file():
                 raise FileNotFoundError(f"{file.name} is not there")
-        image, drawn = read(path), read(labels)
+        image, drawn = read_surveyed(path), read(labels)
         truth = self.truth(case) if self.truth else None
         if case in self.turned:
             image, drawn = on_its_feet(image), on_its_feet(drawn)
@@ -72,7 +73,7 @@ class Atlas:
             KeyError, OSError, RuntimeError, ValueError: as :meth:`draw`, and for a case that is not in the table.
         """
         path, modality = self.images[case]
-        image = read(path)
+        image = read_surveyed(path)
         drawn = read(labels) if labels.is_file() else Volume(np.zeros(image.array.shape, np.uint8), image.geometry)
         if case in self.turned:
             image, drawn = on_its_feet(image), on_its_feet(drawn)

@@ -14,6 +14,7 @@ from labelloop.classes import ClassScheme
 from labelloop.errors import CaseError
 from labelloop.files import atomic
 from labelloop.report.pictures import CT_WINDOW, case_picture
+from labelloop.scan import read_surveyed
 from labelloop.tables import TABLES, write_table
 from labelloop.volume import on_its_feet, read
 from labelloop.wording import plain
@@ -125,7 +126,8 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
     window = CT_WINDOW if files.modality == "CT" else None
     options: dict[str, Any] = {"window": window, "faint_others": True, "panel_width": PANEL_PIXELS}
     try:
-        image, labels = (on_its_feet(v) if files.turned else v for v in map(read, (files.image, files.labels)))
+        read_both = read_surveyed(files.image), read(files.labels)
+        image, labels = (on_its_feet(v) if files.turned else v for v in read_both)
         return {
             row["rank"]: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
             for row in rows.to_dict("records")

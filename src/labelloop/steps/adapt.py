@@ -17,10 +17,11 @@ from labelloop.files import atomic, digest
 from labelloop.inference.settings import Device
 from labelloop.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
+from labelloop.scan import read_surveyed
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, as_cases, in_groups, read_many, surveyed, table_of
 from labelloop.tables import read_table, write_table
-from labelloop.volume import RAS, Geometry, Volume, read
+from labelloop.volume import RAS, Geometry, Volume
 
 log = logging.getLogger(__name__)
 ALIGNMENT_VERSION = 1
@@ -41,7 +42,7 @@ def judge(rows: Rows, shard: str, survey_folder: Path, out: Path, version: int) 
             continue
 
         def work(item=item):
-            stored, modality = read(item.case.image), item.case.modality
+            stored, modality = read_surveyed(item.case.image), item.case.modality
             return None, asdict(judge_upright(Volume(to_grey(stored.array, modality), stored.geometry), modality))
 
         ledger.run(item.id, digest([version, item.image_sha256, item.case.modality]), work)

@@ -15,23 +15,29 @@ from labelloop.files import digest
 from labelloop.groups import Group, group_cases
 from labelloop.plans import Plan
 from labelloop.shards import Ledger
-from labelloop.steps.common import Rows, as_cases, surveyed
+from labelloop.steps.common import Rows, as_cases, read_many, surveyed
 from labelloop.survey import merge_survey, survey_shard
-from labelloop.tables import read_table, write_table
+from labelloop.tables import TABLES, read_table, write_table
 
 log = logging.getLogger(__name__)
 
 
-def survey(rows: Rows, classes: str, shard: str, out: Path, tested: Sequence[str] = ()) -> None:
-    """Survey the cases of one shard; write ``<out>/<shard>.{geometry,annotation,quarantine}.csv``.
+def survey(rows: Rows, classes: str, shard: str, out: Path, tested: Path | None = None) -> None:
+    """Survey the cases of one shard; write ``<out>/<shard>.{geometry,annotation,quarantine,profiles}.csv``.
 
     Args:
-        tested: geometry tables of test cases; cases with an image of theirs are set aside.
+        tested: table of the images that are tested on; cases with one of them are set aside.
     """
+    images = read_table(tested, "tested") if tested else None
     contents: dict[str, str] = {}
-    for table in (read_table(path, "geometry") for path in tested):
-        contents |= zip(table["image_sha256"], table["case"], strict=True)
+    if images is not None:
+        contents = dict(zip(images["image_voxels"], images["case"], strict=True))
     survey_shard(as_cases(rows), load_classes(classes), out / shard, contents)
+
+
+def list_tested(surveys: Sequence[str], out: Path) -> None:
+    """Write which images are tested on, from the geometry tables of all test shards."""
+    write_table(out, read_many(surveys, "geometry")[list(TABLES["tested"])].drop_duplicates("image_voxels"), "tested")
 
 
 def collect(rows: Rows, rejected: list[dict[str, str]], shards: list[str], survey_folder: Path, out: Path) -> None:
@@ -40,7 +46,7 @@ def collect(rows: Rows, rejected: list[dict[str, str]], shards: list[str], surve
     Raises:
         UserError: when nothing usable is left.
     """
-    merge_survey([survey_folder / shard for shard in shards], out, rejected)
+    merge_survey([survey_folder / shard for shard in shards], out, rejected, as_cases(rows))
     usable, aside = read_table(out / "geometry.csv", "geometry"), read_table(out / "quarantine.csv", "quarantine")
     log.info(
         "survey: %d cases usable, %d set aside", len(usable), aside[aside["severity"] == "error"]["case"].nunique()

@@ -14,6 +14,7 @@ from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.groups import Group, members
 from labelloop.recipe import TRUTH
+from labelloop.scan import read_surveyed
 from labelloop.shards import read_manifests
 from labelloop.survey import read_truth
 from labelloop.tables import read_table, upside_down
@@ -56,7 +57,7 @@ class Surveyed:
 
     def image(self) -> Volume:
         """Read the image; put it on its feet if it is stored upside down."""
-        return self._standing(read(self.case.image))
+        return self._standing(read_surveyed(self.case.image))
 
     def label(self, path: str | Path) -> Volume:
         """Read a label map that is stored as the image is."""

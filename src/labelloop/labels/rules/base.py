@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydantic import field_validator
 
 from labelloop.annotation import States
 from labelloop.classes import Strict
+from labelloop.hounsfield import cut_off
 from labelloop.labels.facts import LabelFacts
 
 Exceptions = tuple[Literal["absent", "models", "surgery", "cut"], ...]
@@ -86,6 +88,14 @@ class Case:
     image: np.ndarray | None
     body: Callable[[], "np.ndarray | None"]
     overlap: Mapping[str, int] | None = None
+
+    @cached_property
+    def cut_off(self) -> tuple[float, ...]:
+        """Intensities at which the image was cut off: there it does not tell tissues apart."""
+        if self.image is None:
+            return ()
+        ends = cut_off(self.image, float(self.image.min()), float(self.image.max()))
+        return tuple(end for end in ends if end is not None)
 
 
 KINDS: dict[str, tuple[type[Rule], Callable[[Any, Case, str], Finding]]] = {}

@@ -94,6 +94,8 @@ def _inclusion(rule: Tissue, case: Case, name: str) -> Finding:
     coarse = tuple(slice(-(-b.start // g.step), -(-b.stop // g.step)) for b, g in zip(box, grid, strict=True))
     image, labels = case.image[grid][coarse], case.facts.labels[grid][coarse]
     other = (labels == case.facts.scheme.ids[name]) & (image >= rule.hu[0]) & (image <= rule.hu[1])
+    for end in case.cut_off:
+        other &= image != end
     voxel_ml = case.facts.voxel_ml * math.prod(g.step for g in grid)
     value, limit = float(_without_rim(other).sum() * voxel_ml), rule.limit(name)
     said = f"{value:.1f} ml in lumps of {rule.hu[0]:g} to {rule.hu[1]:g} HU; at most {limit:g} ml expected"
@@ -111,9 +113,20 @@ def _without_rim(mask: np.ndarray) -> np.ndarray:
 
 
 def _values(case: Case, name: str) -> np.ndarray:
-    """Return up to ``SAMPLES`` intensities inside a class, evenly spread. Raises Skip without an image."""
+    """Return up to ``SAMPLES`` intensities inside a class, evenly spread.
+
+    Voxels at which the image is cut off are left out: where it is saturated to -125 HU, as BTCV, gas reads as fat.
+
+    Raises:
+        Skip: without an image, or with one that is saturated throughout the class.
+    """
     if case.image is None:
         raise Skip("no image")
     box = case.facts.box(name)
     values = case.image[box][case.facts.mask(name, box)]
-    return values[:: max(1, values.size // SAMPLES)]
+    values = values[:: max(1, values.size // SAMPLES)]
+    for end in case.cut_off:
+        values = values[values != end]
+    if not values.size:
+        raise Skip("the image is cut off throughout: there is no intensity to judge by")
+    return values

@@ -1,0 +1,105 @@
+"""``labelloop check``: what the survey refuses is not checked, and an image that does not fit is not looked at."""
+
+import gzip
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from labelloop.errors import UserError
+from labelloop.labels.fit import LEAST_CASES
+from labelloop.labels.folder import check_folder, fit_folder
+from labelloop.tables import read_table
+from labelloop.volume import write
+
+
+@pytest.fixture
+def folder(anatomy, tmp_path):
+    """A folder of labels and one of images, with a good case."""
+    coarse = replace(anatomy.geometry, size=tuple(n // 4 for n in anatomy.geometry.size), spacing=(12.0, 12.0, 12.0))
+    box = tuple(slice(0, 4 * n, 4) for n in coarse.shape)
+    noise = np.random.default_rng(0).integers(-9, 10, coarse.shape)
+    made = SimpleNamespace(
+        labels=tmp_path / "labels", images=tmp_path / "images", grid=coarse,
+        array=np.ascontiguousarray(anatomy.labels[box]), image=(anatomy.image[box] + noise).astype(np.int16),
+    )  # fmt: skip
+    add(made, "good")
+    return made
+
+
+def add(folder, case, array=None, grid=None, image=None, image_grid=None):
+    """Write a case, bad in the ways that are given."""
+    write(folder.labels / f"{case}.nii.gz", folder.array if array is None else array, grid or folder.grid)
+    write(folder.images / f"{case}_0000.nii.gz", folder.image if image is None else image, image_grid or folder.grid)
+
+
+def spoil(folder):
+    """Add a case for each reason and return the code that each must get."""
+    raw, moved = folder.image + 1024, tuple(o + 300 for o in folder.grid.origin)
+    raw[:, :3] = -2000
+    mirrored = (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)
+    add(folder, "cut")
+    file = folder.labels / "cut.nii.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:5000]))
+    add(folder, "cut_image")
+    file = folder.images / "cut_image_0000.nii.gz"
+    file.write_bytes(file.read_bytes()[:3000])
+    add(folder, "moved", image_grid=replace(folder.grid, origin=moved))
+    add(folder, "mirrored", image_grid=replace(folder.grid, direction=mirrored))
+    add(folder, "smaller", image=folder.image[:-1], image_grid=replace(folder.grid, size=(*folder.grid.size[:2], 24)))
+    add(folder, "raw", image=raw)
+    add(folder, "infinite", array=np.where(folder.array == 1, np.inf, folder.array))
+    add(folder, "other_ids", array=folder.array * 10)
+    return {
+        "cut": "label_truncated",
+        "cut_image": "image_truncated",
+        "moved": "label_origin_differs",
+        "mirrored": "label_direction_differs",
+        "smaller": "label_size_differs",
+        "raw": "image_not_hu",
+        "infinite": "label_not_finite",
+        "other_ids": "label_unknown_ids",
+    }
+
+
+def test_what_the_survey_refuses_is_not_checked_and_the_others_are(folder, tmp_path, caplog):
+    expected = spoil(folder)
+    assert check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images) == len(expected)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert all(sum(line.startswith(f"{case}: {code}") for line in said) == 1 for case, code in expected.items())
+    assert set(read_table(tmp_path / "v.csv", "verdicts")["case"]) == {"good"}
+
+
+def test_thresholds_are_fitted_to_what_can_be_used_only(folder, tmp_path):
+    for number in range(LEAST_CASES):
+        add(folder, f"more_{number}")
+    expected = spoil(folder)
+    assert fit_folder(folder.labels, "flare", tmp_path / "fitted.yaml", folder.images) == len(expected)
+
+
+def test_images_of_which_none_fits_are_an_error_and_one_that_is_missing_is_told(folder, tmp_path, caplog):
+    add(folder, "unpaired")
+    (folder.images / "unpaired_0000.nii.gz").rename(folder.images / "scan_unpaired_0000.nii.gz")
+    assert check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images) == 0
+    assert "no image of 1 label maps" in caplog.text and "unpaired" in caplog.text
+    (folder.labels / "good.nii.gz").unlink()
+    with pytest.raises(UserError, match="no image of any label map"):
+        check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images)
+
+
+def test_where_an_image_is_cut_off_its_intensities_do_not_count(folder, tmp_path):
+    """A stomach full of gas, in an image saturated to [-125, 275] HU: gas reads as fat there."""
+    stomach = folder.array == 11
+    gas = folder.image.copy()
+    gas[stomach & (np.arange(stomach.size).reshape(stomach.shape) % 10 < 7)] = -900
+    add(folder, "good", image=np.clip(gas, -125, 275))
+    check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images)
+    table = read_table(tmp_path / "v.csv", "verdicts").set_index(["class", "rule"])
+    assert table.loc[("stomach", "fat"), "verdict"] == "pass"
+    fat = folder.image.copy()
+    fat[stomach] = -90
+    add(folder, "good", image=np.clip(fat, -125, 275))
+    check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images)
+    table = read_table(tmp_path / "v.csv", "verdicts").set_index(["class", "rule"])
+    assert table.loc[("stomach", "fat"), "verdict"] == "fail"

@@ -1,0 +1,84 @@
+"""The same scan in other bytes, and nearly the same: resampled, cropped."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter, zoom
+
+from labelloop.alike import find_alike, profile, voxel_fingerprint
+from labelloop.volume import Geometry, Volume, canonical, geometry_of, to_image
+
+GRID = Geometry((80, 60, 40), (4.5, 4.5, 5.0), direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
+
+
+def scan(seed: int) -> Volume:
+    """Return a body with organs of its own: blobs of tissue, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    blobs = zoom(rng.normal(0, 1, (10, 15, 20)), 4, order=1)
+    z, y, x = np.ogrid[: GRID.size[2], : GRID.size[1], : GRID.size[0]]
+    wide, deep = 34 + 2 * rng.random() + np.sin(z / 7 + seed), 24 + 2 * rng.random() + np.cos(z / 9 + seed)
+    inside = ((x - 40) / wide) ** 2 + ((y - 30) / deep) ** 2 < 1
+    hu = np.where(inside, 40 + 120 * gaussian_filter(blobs, 1.5), -1000)
+    return Volume(np.rint(hu + rng.normal(0, 8, hu.shape)).astype(np.int16), GRID)
+
+
+def resampled(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
+    image = to_image(volume)
+    size = [int(n * s / t) for n, s, t in zip(image.GetSize(), image.GetSpacing(), spacing, strict=True)]
+    made = sitk.Resample(
+        image, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), spacing, image.GetDirection(), -1000.0
+    )
+    return Volume(sitk.GetArrayFromImage(made), geometry_of(made))
+
+
+def part(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+    array = volume.array[box]
+    return Volume(array, replace(volume.geometry, size=array.shape[::-1]))
+
+
+def test_the_fingerprint_sees_through_formats_headers_and_axes():
+    volume = scan(0)
+    print_of = voxel_fingerprint(volume.array)
+    same = [
+        volume.array.astype(np.float32), volume.array.astype(">i4"), canonical(volume).array,
+        volume.array[::-1], volume.array[:, :, ::-1], volume.array.transpose(2, 0, 1), volume.array * 0.5 * 2,
+    ]  # fmt: skip
+    assert {voxel_fingerprint(array) for array in same} == {print_of}
+    other = volume.array.copy()
+    other[3, 4, 5] += 1
+    swapped = volume.array.copy()
+    swapped[3, 4, 5], swapped[6, 7, 8] = swapped[6, 7, 8] + 1, swapped[3, 4, 5] - 1
+    different = [other, swapped, scan(1).array, volume.array[1:], volume.array + 1024]
+    assert len({print_of, *map(voxel_fingerprint, different)}) == 1 + len(different)
+
+
+COPIES = {
+    "resampled": lambda v: resampled(v, (6.0, 6.0, 7.5)),
+    "fewer slices": lambda v: part(v, (slice(8, 33), slice(None), slice(None))),
+    "cropped to the body": lambda v: part(v, (slice(None), slice(3, -3), slice(3, -3))),
+    "cropped and resampled": lambda v: resampled(
+        part(v, (slice(5, None), slice(2, -2), slice(2, -2))), (6.0, 6.0, 4.0)
+    ),
+    "turned": canonical,
+    "denoised": lambda v: Volume(gaussian_filter(v.array.astype(np.float32), 0.7), v.geometry),
+}
+
+
+@pytest.mark.parametrize("kind", ["CT", "MR"])
+def test_near_copies_are_found_and_other_people_are_not(kind):
+    def looked(volume: Volume) -> str:
+        return profile(Volume(volume.array + 1100, volume.geometry) if kind == "MR" else volume, kind)
+
+    learned = {f"other {seed}": looked(scan(seed)) for seed in range(1, 13)}
+    learned |= {name: looked(made(scan(0))) for name, made in COPIES.items()}
+    assert find_alike({"tested": looked(scan(0))}, learned) == dict.fromkeys(COPIES, "tested")
+    assert find_alike({}, learned) == find_alike({"tested": looked(scan(0))}, {}) == {}
+
+
+def test_scans_of_a_few_slices_and_without_a_body_have_a_profile_too():
+    few = {n: profile(part(scan(0), (slice(n), slice(None), slice(None))), "CT") for n in (2, 3, 12)}
+    empty = profile(Volume(np.zeros((4, 5, 6), np.int16), replace(GRID, size=(6, 5, 4))), "MR")
+    assert find_alike({"few": few[12]}, {"whole": profile(scan(0), "CT"), "two": few[2]}) == {"whole": "few"}
+    assert find_alike({"empty": empty}, {"whole": profile(scan(0), "CT")}) == {}
