@@ -54,6 +54,8 @@ def spoil(folder, *names: str):
 def test_what_is_used_and_what_is_not_and_why(tmp_path):
     touch(tmp_path, "a.nii.gz", "b.NII", "c.mha", "d.nrrd", ".hidden.nii.gz", "notes.txt", "f.mgz")
     touch(tmp_path, "e.mhd", "e.zraw", "g.nhdr", "g.raw.gz", "lonely.raw")
+    (tmp_path / "e.mhd").write_text("ElementDataFile = e.zraw\n")
+    (tmp_path / "g.nhdr").write_text("NRRD0004\ndata file: g.raw.gz\n")
     touch(tmp_path, "._a.nii.gz", ".DS_Store", "Thumbs.db")  # passed over in silence
     (tmp_path / "sub").mkdir()
     spoil(tmp_path, "x.nii.gz", "y.nii.gz", BAD_NAME)

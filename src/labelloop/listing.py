@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from labelloop.detached import HEADERS, known_parts
 from labelloop.errors import UserError
 from labelloop.wording import count, named, shown
 
@@ -23,8 +24,6 @@ CHANNEL = "_0000"
 """nnU-Net's and FLARE's suffix of an image's name."""
 MOST_CHANNELS = 8
 """Examinations do not have more channels; more files that are alike but for a number are numbered scans."""
-DETACHED = (".raw", ".zraw", ".raw.gz", ".gz", ".bz2", ".img", ".bin")
-"""Voxels that belong to a header of the same name."""
 OF_THE_SYSTEM = re.compile(r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX", re.I)
 """What operating systems and version control leave behind; the one thing that is passed over in silence."""
 
@@ -105,7 +104,6 @@ def list_folder(folder: str | Path) -> Listing:
         raise UserError(f"{shown(folder.absolute())}: {NAME}")
     volumes: dict[str, Path] = {}
     left_out: list[LeftOut] = []
-    detached: list[LeftOut] = []
     twice: list[str] = []
     with os.scandir(folder) as entries:
         found = sorted((entry for entry in entries if not OF_THE_SYSTEM.fullmatch(entry.name)), key=lambda e: e.name)
@@ -113,7 +111,7 @@ def list_folder(folder: str | Path) -> Listing:
         path = folder / entry.name
         why = _why_not(entry)
         if why:
-            (detached if why.reason == FORMAT and entry.name.lower().endswith(DETACHED) else left_out).append(why)
+            left_out.append(why)
             continue
         name = stem(path)
         if name in volumes:
@@ -121,8 +119,9 @@ def list_folder(folder: str | Path) -> Listing:
         volumes[name] = path
     if twice:
         raise UserError("\n".join(twice))
-    left_out += [entry for entry in detached if not _has_header(entry.path, volumes)]
-    return Listing(folder, volumes, tuple(left_out))
+    headers = [path for path in volumes.values() if path.suffix.lower() in HEADERS]
+    voxels = {part for header in headers for part in known_parts(header)}
+    return Listing(folder, volumes, tuple(entry for entry in left_out if entry.path not in voxels))
 
 
 def _why_not(entry: os.DirEntry) -> LeftOut | None:
@@ -144,13 +143,6 @@ def _why_not(entry: os.DirEntry) -> LeftOut | None:
     elif not like_a_volume:
         reason = FORMAT
     return LeftOut(Path(entry.path), reason, lost) if reason else None
-
-
-def _has_header(path: Path, volumes: Mapping[str, Path]) -> bool:
-    """Say whether a file holds the voxels of a header that stands beside it."""
-    suffix = next(s for s in DETACHED if path.name.lower().endswith(s))
-    header = volumes.get(path.name[: len(path.name) - len(suffix)])
-    return header is not None and header.suffix.lower() in (".mhd", ".nhdr")
 
 
 def list_labels(folder: str | Path) -> Listing:

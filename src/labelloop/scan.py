@@ -24,7 +24,7 @@ from labelloop import nifti
 from labelloop.classes import BACKGROUND, ClassScheme
 from labelloop.datasets import REASONS as LABEL_REASONS
 from labelloop.datasets import Dataset, whole_ids
-from labelloop.detached import HEADERS, parts
+from labelloop.detached import parts
 from labelloop.errors import CaseError
 from labelloop.hounsfield import not_hu
 from labelloop.listing import EXTENSIONS
@@ -33,7 +33,6 @@ from labelloop.volume import RAS, Geometry, Volume, blame_machine, geometry_of, 
 
 log = logging.getLogger(__name__)
 
-FORMATS = tuple(dict.fromkeys((*EXTENSIONS, *HEADERS)))
 PLAUSIBLE_SPACING_MM = (0.1, 20.0)
 PLAUSIBLE_EXTENT_MM = (10.0, 2500.0)
 """The longest side of a scan of a patient, in mm. What is outside has lost its unit, or is no scan."""
@@ -142,8 +141,8 @@ class ScanFile:
             OSError, MemoryError: when the disk or memory is at fault; that says nothing of the file.
         """
         name = self.path.name.lower()
-        if not name.endswith(FORMATS):
-            raise _error(f"{self.kind}_not_an_image", self.path, f"a file name that ends in none of {FORMATS}")
+        if not name.endswith(EXTENSIONS):
+            raise _error(f"{self.kind}_not_an_image", self.path, f"a file name that ends in none of {EXTENSIONS}")
         content, self._content = self._parts(), None
         if not all(content):
             raise _error(f"{self.kind}_file_empty", self.path, "0 bytes")
