@@ -64,9 +64,7 @@ def infer(
     budget, out = budget or Budget(), Path(out)
     if preview and scheme is None:
         raise UserError("previews need a class scheme for names and colors")
-    if not resume:
-        (out / "shards" / ".infer.jsonl").unlink(missing_ok=True)
-    ledger = Ledger(out, "infer", tries=0)
+    ledger = Ledger(out, "infer", tries=0, resume=resume)
     options = Options(
         read_ahead=budget.max_ram_mb is None,
         previews=out / "previews" if preview else None,
