@@ -39,9 +39,7 @@ def other(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
-def test_who_waits_says_for_whom_and_a_killed_holder_lets_go(
-    tmp_path, other, caplog, monkeypatch
-):
+def test_who_waits_says_for_whom_and_a_killed_holder_lets_go(tmp_path, other, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     with pytest.raises(TakenError, match=rf"held by process {other.pid} on {platform.node()}, Slurm job 77, since 2"):
         hold(tmp_path / "lock", "a folder", wait=False)

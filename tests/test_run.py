@@ -123,3 +123,24 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert subprocess.run([sys.executable, "-c", claim_and_die]).returncode == -9
     assert (Path(run.results) / ".lock").read_text() != ""
     run.claim()
+
+
+@pytest.mark.parametrize("results", ["my {sample} results", "a/{x}", "", "/"])
+def test_results_that_snakemake_would_misread_are_refused(results):
+    with pytest.raises(UserError, match=r"config: results: .*must not be empty or hold braces"):
+        load_config({"cases": "cases.csv", "results": results})
+
+
+def test_results_that_are_a_file_or_a_dead_link_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dead").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "dead"):
+        with pytest.raises(UserError, match=r"config: results: .*choose a folder"):
+            load_config({"cases": "cases.csv", "results": str(tmp_path / name)})
+
+
+def test_results_that_cannot_be_made_are_told_in_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    run = make(tmp_path, *rows(1), results=str(tmp_path / "file" / "results"))
+    with pytest.raises(UserError, match=r"results.*: cannot be written: .*type the same command again"):
+        run.claim()

@@ -1,10 +1,11 @@
 """A run: configuration, recipe, case table and shards. All that the DAG is made from; no image is opened here."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from labelloop import preflight
 from labelloop.cases import Case, load_cases
@@ -36,6 +37,17 @@ class RunConfig(Strict):
     infer_roles: tuple[Literal["train", "test"], ...] = Field(
         ("test",), description="roles whose cases get final label maps; all cases when there is no test case"
     )
+
+    @field_validator("results")
+    @classmethod
+    def _can_be_a_folder(cls, results: str) -> str:
+        """Say no to what Snakemake would take for wildcards, and to a file."""
+        if not results.strip("/") or set(results) & set("{}\n"):
+            raise ValueError("the folder's name must not be empty or hold braces: Snakemake takes them for wildcards")
+        path = Path(results)
+        if os.path.lexists(path) and not path.is_dir():
+            raise ValueError("there is a file, or a dead link, of this name; choose a folder")
+        return results
 
 
 def load_config(content: dict[str, Any]) -> RunConfig:

@@ -5,9 +5,11 @@ from labelloop.gpu_lease import usable_gpus
 from labelloop.profiles import check_profiles
 from labelloop.repair import Repair
 from labelloop.run import Run
+from labelloop.scripting import quote_interpreter
 from labelloop.slurm import jobs_in_queue, told
 from labelloop.stopping import pass_on_to_children
 
+quote_interpreter()
 try:
     check_profiles(sys.argv, Path(workflow.basedir))
     run = Run(config)
