@@ -148,8 +148,25 @@ def test_on_demand_all_that_failed_is_set_aside_at_once_and_tried_again(tmp_path
 
 
 def test_something_wrong_with_the_case_itself_is_a_result(tmp_path):
-    assert job(tmp_path, {"a": failing(ValueError("needs 20 GB, the budget is 8 GB"))}) is None
+    too_large = CaseError("too_large", "", "needs 20 GB, the budget is 8 GB", "Allow more memory.")
+    assert job(tmp_path, {"a": failing(too_large)}) is None
     assert statuses(tmp_path) == {"a": "failed"}
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes differ"), KeyError("liver"), IndexError(3), TypeError("None")])
+def test_a_fault_of_ours_is_not_blamed_on_the_cases(tmp_path, error):
+    works = {"a": failing(error), "b": failing(error), "c": writer(tmp_path, "c")}
+    assert f"a: {type(error).__name__}" in job(tmp_path, works)
+    assert "2 of 3 cases failed" in job(tmp_path, works | {"c": refuse})
+
+
+def test_what_stops_everything_stops_the_job_and_keeps_what_is_finished(tmp_path):
+    ledger = Ledger(tmp_path, "train-000")
+    ledger.run("a", "key", writer(tmp_path, "a"))
+    with pytest.raises(UserError, match="full"):
+        ledger.run("b", "key", failing(UserError("b.nii.gz: the disk is full")))
+    del ledger
+    assert job(tmp_path, {"a": refuse, "b": writer(tmp_path, "b")}) is None
 
 
 def test_a_line_cut_short_by_a_kill_loses_only_its_case(tmp_path):

@@ -93,14 +93,15 @@ class Ledger:
         """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
 
         ``work`` returns the file it wrote (or None) and a JSON-able dictionary of results to remember as ``extra``.
-        An error of one case does not stop the shard. :class:`CaseError` and ValueError say that something is wrong with
-        the case; other errors may pass, and are counted. A :class:`NotTriedError` does not count.
+        An error of one case does not stop the shard. :class:`CaseError` alone says that something is wrong with the
+        case; other errors may pass or be a fault of ours, and are counted. A :class:`NotTriedError` does not count.
+
+        Raises:
+            UserError: nothing more can be done, e.g. because the disk is full.
         """
+        if self.keep(case, key):
+            return self._rows[case]
         known = self._known.get(case)
-        if known and known["key"] == key and known["status"] == "done" and self._intact(known):
-            self._rows[case] = known
-            finished("case")
-            return known
         row: dict[str, Any]
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
         try:
@@ -110,17 +111,27 @@ class Ledger:
         except CaseError as error:
             row |= {"status": "failed", "reason": str(error)}
             log.warning("%s set aside: %s", case, error)
-        except (MemoryError, OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
+        except UserError:
+            raise
+        except Exception as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
             log.exception("%s failed", case)
-            if not isinstance(error, ValueError):
-                before = self.failures(case) if known and known["key"] == key else 0
-                row["failures"] = before + (not isinstance(error, NotTriedError))
+            before = self.failures(case) if known and known["key"] == key else 0
+            row["failures"] = before + (not isinstance(error, NotTriedError))
         with explained(self._journal), self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(row, sort_keys=True) + "\n")
         self._rows[case] = row
         finished("case")
         return row
+
+    def keep(self, case: str, key: str) -> bool:
+        """Keep the result of an earlier job if it has the same ``key`` and is intact; say whether that is so."""
+        known = self._known.get(case)
+        if not known or known["key"] != key or known["status"] != "done" or not self._intact(known):
+            return False
+        self._rows[case] = known
+        finished("case")
+        return True
 
     def failures(self, case: str) -> int:
         """Return how often a case has failed, up to now, for a reason that may pass."""

@@ -10,7 +10,7 @@ import torch
 from test_prepare import random_volume
 from tiny_models import tiny_plan
 
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.files import sha256, write_json
 from labelloop.inference.postprocess import load_chain, load_model
 from labelloop.inference.settings import SliceInput
@@ -62,7 +62,7 @@ def test_each_slice_is_told_by_itself(folder, rng):
 
 
 def test_mr_has_no_window(folder, rng):
-    with pytest.raises(ValueError, match="MR has none"):
+    with pytest.raises(CaseError, match="MR has none"):
         SliceClassifier(folder, "cpu").prepare(random_volume(rng), "MR")
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from labelloop.adapt.settings import UPRIGHT_BY
-from labelloop.errors import CaseError
 from labelloop.files import atomic, digest
 from labelloop.inference.reading import Case, Image
 from labelloop.inference.stages import STAGES, collected
@@ -46,10 +45,6 @@ class Segmenter(Protocol):
 
     def predict(self, volume: Volume, modality: str) -> "Prediction":
         """Return label map and rows."""
-
-
-class _UnfinishedError(Exception):
-    """Raised inside a ledger's work to learn, without recording anything, that a case has no intact result."""
 
 
 def predict_cases(cases: Sequence[Case], segmenter: Segmenter, ledger: Ledger) -> list[dict]:
@@ -199,7 +194,7 @@ class _Reader:
         waiting = time.perf_counter()
         key = self._key(case, content)
         waited = time.perf_counter() - waiting
-        if self._finished(case, key):
+        if self._ledger.keep(case.case, key):
             return _Item(case, key, finished=True)
         volume, error = read or _volume(image)
         return _Item(case, key, False, volume, error, time.perf_counter() - start - waited)
@@ -207,16 +202,6 @@ class _Reader:
     def _key(self, case: Case, content: str) -> str:
         known = [fact for fact in ("upside down" if case.upside_down else "", case.sequence) if fact]
         return digest([self.segmenter.result().fingerprint, content, case.modality, *known])
-
-    def _finished(self, case: Case, key: str) -> bool:
-        def work():
-            raise _UnfinishedError
-
-        try:
-            self._ledger.run(case.case, key, work)
-        except _UnfinishedError:
-            return False
-        return True
 
 
 def _content(case: Case, image: Image) -> str:
@@ -229,7 +214,7 @@ def _content(case: Case, image: Image) -> str:
 def _volume(image: Image) -> tuple[Volume | None, Exception | None]:
     try:
         return image.volume(), None
-    except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the ledger says whose fault it is
         return None, error
 
 
@@ -251,7 +236,7 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
         try:
             result.volume = _standing(item.case, item.volume, segmenter)
             result.prediction = segmenter.predict(result.volume, item.case.modality)
-        except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as problem:
+        except Exception as problem:  # the ledger says whose fault it is
             log.debug("%s failed", item.case.case, exc_info=True)
             result.error = problem.with_traceback(None)  # its frames hold the arrays of the failed case
             return result

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labelloop.documents import read_json, validated
+from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.inference.engine import choose_device
 from labelloop.inference.prepare import Prepared, prepare_image
@@ -76,9 +77,10 @@ class SliceClassifier:
         return digest([ENGINE_VERSION, self.model.weights_sha256, *about])
 
     def prepare(self, volume: Volume, modality: str) -> Prepared:
-        """Bring a volume to the network grid. Raises ValueError for MR, which has no Hounsfield units to window."""
+        """Bring a volume to the network grid. Raises CaseError for MR, which has no Hounsfield units to window."""
         if modality != "CT":
-            raise ValueError(f"slice classifier {self.model.name} windows Hounsfield units; {modality} has none")
+            found = f"slice classifier {self.model.name} windows Hounsfield units; {modality} has none"
+            raise CaseError("modality", "", found, "Take a model that learned from MR.")
         with stage("prepare"):
             return prepare_image(volume, self.plan, modality)
 
