@@ -25,3 +25,11 @@ def test_a_command_ends_in_a_line(monkeypatch, capsys, error, code, said):
     monkeypatch.setattr(phantom, "write_phantom", fail)
     assert main(["phantom", "out"]) == code
     assert capsys.readouterr().err.startswith(f"labelloop: {said}")
+
+
+def test_cases_takes_its_options_from_the_command_line(tmp_path, capsys):
+    for name in ("a_0000.nii.gz", "a.nii.gz", "b_0000.nii.gz"):
+        (tmp_path / name).touch()
+    folders = ["--images", str(tmp_path), "--labels", str(tmp_path), "--dataset", "flare22"]
+    assert main(["cases", *folders, "--out", str(tmp_path / "cases.csv")]) == 0
+    assert "2 cases, 1 with a label" in capsys.readouterr().out

@@ -77,7 +77,9 @@ def _add_cases(commands) -> None:
 def _cases(options) -> None:
     from labelloop.folders import table_from_folders
 
-    given = {k: v for k, v in vars(options).items() if k not in ("run", "images", "labels", "dataset", "out")}
+    given = {
+        k: v for k, v in vars(options).items() if k not in ("run", "command", "images", "labels", "dataset", "out")
+    }
     cases = table_from_folders(options.images, options.labels, options.dataset, options.out, **given)
     labeled = sum(bool(case.label) for case in cases)
     tested = sum(case.role == "test" for case in cases)

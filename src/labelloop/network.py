@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from labelloop.documents import load_tensors, short
 from labelloop.errors import UserError
 from labelloop.files import sha256
 from labelloop.plans import Plan
 
+Network = TypeVar("Network", bound="nn.Module")
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ def check_weights(path: Path, expected: str) -> None:
         )
 
 
-def load_network(build: Callable[[], "nn.Module"], path: Path) -> "nn.Module":
+def load_network(build: "Callable[[], Network]", path: Path) -> "Network":
     """Return the network that ``build`` makes, on the CPU, with the weights of a ``weights.pt``.
 
     Raises:

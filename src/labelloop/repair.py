@@ -44,9 +44,11 @@ class Repair:
         for model in self._run.chain.models:
             folder = self._results / "models" / model
             found = look(folder / "model.json", folder)
-            for name, what in found.wrong.items() if found else ():
+            if not found:
+                continue
+            for name, what in found.wrong.items():
                 yield folder / name, Finding(found.seal, {name: what})
-            if found and not found.wrong:
+            if not found.wrong:
                 yield folder / "model.json", found
         for labels in self._run.chain.labels:
             queue = self._results / "review" / f"{labels}.csv"

@@ -61,7 +61,7 @@ def look(path: Path, folder: Path) -> Finding | None:
             continue
         if not now:
             found.wrong[name] = "gone"
-        elif now[0] != (stamp or [None])[0] or not _holds(folder / name, digest):
+        elif now[:1] != stamp[:1] or not _holds(folder / name, digest):
             found.wrong[name] = "altered"
         else:
             found.moved[name] = (digest, now)
