@@ -5,10 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from labelloop import gpu_lease
+from labelloop.errors import UserError
 from labelloop.gpu_lease import lease_gpu, usable_gpus
 
 HOLD = """
@@ -92,7 +95,8 @@ def test_waiting_is_logged_once_and_names_the_holder(tmp_path, monkeypatch, capl
         with pytest.raises(TimeoutError), lease_gpu("auto", tmp_path, ["0"]):
             pass
     waits = [message for message in caplog.messages if "waits for a GPU" in message]
-    assert waits == [f"process {os.getpid()} waits for a GPU: GPU 0 by process {os.getpid()}"]
+    (wait,) = waits
+    assert wait.startswith(f"process {os.getpid()} waits for a GPU: GPU 0 by process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,7 @@ def test_one_of_the_users_gpus_is_chosen_and_the_environment_restored(tmp_path, 
 
 def test_an_interactive_slurm_job_shares_out_its_gpus(tmp_path, monkeypatch):
     """As ``salloc --gres=gpu:2`` gives them; another job's GPUs may go by the same numbers."""
-    monkeypatch.setattr(gpu_lease, "LOCKS", tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with lease_gpu("auto") as first:
@@ -179,3 +183,44 @@ def test_a_part_of_a_gpu_is_leased_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-1/1/0,MIG-GPU-1/2/0")
     with lease_gpu("cuda", tmp_path) as gpu:
         assert gpu == "MIG-GPU-1/1/0"
+
+
+def linked(folder: Path, victim: Path) -> None:
+    folder.symlink_to(victim)
+
+
+def writable(folder: Path, victim: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def a_file(folder: Path, victim: Path) -> None:
+    folder.touch()
+
+
+def somebody_elses(folder: Path, victim: Path) -> None:
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+
+
+@pytest.mark.parametrize("trap", [linked, writable, a_file, somebody_elses])
+def test_a_folder_that_somebody_else_prepared_is_refused(tmp_path, monkeypatch, trap):
+    if trap is somebody_elses and os.getuid():
+        pytest.skip("only root can make another user's folder")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "shared"))
+    victim = tmp_path / "victim"
+    (tmp_path / "shared").mkdir()
+    victim.mkdir()
+    trap(tmp_path / "shared" / f"labelloop-{os.getuid()}", victim)
+    with pytest.raises(UserError, match="set TMPDIR to a folder of your own"), lease_gpu("cuda", gpus=["0"]):
+        pass
+    assert not list(victim.iterdir())
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "gpu0.lock").symlink_to(victim)
+    with pytest.raises(UserError, match="Remove the symbolic link"), lease_gpu("cuda", tmp_path, ["0"]):
+        pass
+    assert victim.read_text() == "mine"

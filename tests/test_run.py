@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from labelloop.errors import UserError
-from labelloop.run import WRITTEN, Run, altered, load_config
-from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS
+from labelloop.run import WRITTEN, Run, load_config
 
 CONFIG = Path(__file__).parents[1] / "config"
 HEADER = "case,image,label,dataset,role,annotated"
@@ -96,7 +95,7 @@ def test_models_that_only_locate_are_trained_and_loaded_too(tmp_path):
 def test_only_one_run_at_a_time_works_in_a_results_folder(tmp_path):
     first, second = (make(tmp_path, *rows(1)) for _ in range(2))
     first.claim()
-    with pytest.raises(UserError, match=f"another run, process {os.getpid()}, works here"):
+    with pytest.raises(UserError, match=f"another run, process {os.getpid()} on .*, works here"):
         second.claim()
     make(tmp_path, *rows(1), results=str(tmp_path / "elsewhere")).claim()
 
@@ -115,24 +114,25 @@ os.kill(os.getpid(), signal.SIGKILL)
     run.claim()
 
 
-def published(folder: Path, outputs: tuple[str, ...] = OUTPUTS) -> Path:
-    folder.mkdir()
-    for time, name in enumerate(outputs):
-        (folder / name).write_text(name)
-        os.utime(folder / name, ns=(time, time))
-    return folder
+@pytest.mark.parametrize("results", ["my {sample} results", "a/{x}", "", "/"])
+def test_results_that_snakemake_would_misread_are_refused(results):
+    with pytest.raises(UserError, match=r"config: results: .*must not be empty or hold braces"):
+        load_config({"cases": "cases.csv", "results": results})
 
 
-def test_model_files_as_published_are_not_altered(tmp_path):
-    assert altered(published(tmp_path / "model")) == []
-    assert altered(tmp_path / "nothing") == []
+def test_results_that_are_a_file_or_a_dead_link_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dead").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "dead"):
+        with pytest.raises(UserError, match=r"config: results: .*choose a folder"):
+            load_config({"cases": "cases.csv", "results": str(tmp_path / name)})
 
 
-@pytest.mark.parametrize(("outputs", "name"), [(o, name) for o in (OUTPUTS, SLICE_OUTPUTS) for name in o[:-1]])
-def test_a_model_file_written_later_is_altered(tmp_path, outputs, name):
-    model = published(tmp_path / "model", outputs)
-    (model / name).write_text("something else")
-    assert altered(model) == [model / name]
+def test_results_that_cannot_be_made_are_told_in_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    run = make(tmp_path, *rows(1), results=str(tmp_path / "file" / "results"))
+    with pytest.raises(UserError, match=r"results.*: cannot be written: .*type the same command again"):
+        run.claim()
 
 
 def test_a_run_does_not_write_over_its_inputs(tmp_path):

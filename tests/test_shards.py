@@ -1,11 +1,20 @@
 """Shards stay put when cases come and go; ledgers resume, retry and repair."""
 
+import errno
 import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from labelloop import seals
 from labelloop.errors import CaseError, UserError
-from labelloop.shards import Ledger, NotTriedError, assign_shards, broken_manifests, read_manifests
+from labelloop.seals import seal_of
+from labelloop.shards import Ledger, NotTriedError, assign_shards, look_at_manifests, read_manifests
 
 
 def writer(folder, case, text="content"):
@@ -139,8 +148,25 @@ def test_on_demand_all_that_failed_is_set_aside_at_once_and_tried_again(tmp_path
 
 
 def test_something_wrong_with_the_case_itself_is_a_result(tmp_path):
-    assert job(tmp_path, {"a": failing(ValueError("needs 20 GB, the budget is 8 GB"))}) is None
+    too_large = CaseError("too_large", "", "needs 20 GB, the budget is 8 GB", "Allow more memory.")
+    assert job(tmp_path, {"a": failing(too_large)}) is None
     assert statuses(tmp_path) == {"a": "failed"}
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes differ"), KeyError("liver"), IndexError(3), TypeError("None")])
+def test_a_fault_of_ours_is_not_blamed_on_the_cases(tmp_path, error):
+    works = {"a": failing(error), "b": failing(error), "c": writer(tmp_path, "c")}
+    assert f"a: {type(error).__name__}" in job(tmp_path, works)
+    assert "2 of 3 cases failed" in job(tmp_path, works | {"c": refuse})
+
+
+def test_what_stops_everything_stops_the_job_and_keeps_what_is_finished(tmp_path):
+    ledger = Ledger(tmp_path, "train-000")
+    ledger.run("a", "key", writer(tmp_path, "a"))
+    with pytest.raises(UserError, match="full"):
+        ledger.run("b", "key", failing(UserError("b.nii.gz: the disk is full")))
+    del ledger
+    assert job(tmp_path, {"a": refuse, "b": writer(tmp_path, "b")}) is None
 
 
 def test_a_line_cut_short_by_a_kill_loses_only_its_case(tmp_path):
@@ -164,22 +190,152 @@ def test_a_second_kill_does_not_lose_what_followed_the_line_cut_short(tmp_path):
     Ledger(tmp_path, "train-000").run("b", "key", refuse)
 
 
-@pytest.mark.parametrize("change", ["delete", "alter"])
-def test_a_manifest_that_no_longer_tells_the_truth_is_found(tmp_path, change):
-    ledger = Ledger(tmp_path, "train-000")
-    ledger.run("a", "key", writer(tmp_path, "a"))
-    ledger.close()
-    assert broken_manifests([tmp_path]) == []
-    if change == "delete":
-        (tmp_path / "a.txt").unlink()
-    else:
-        (tmp_path / "a.txt").write_text("altered")
-    assert broken_manifests([tmp_path]) == [ledger.manifest]
+@pytest.mark.parametrize(
+    "journal",
+    [b"{}\n", b"null\n", b"[1]\n", b'{"case": "b"}\n', b"\xff\xfe\n", b"[" * 5000 + b"\n", b"1e999\n", b"\0" * 512],
+    ids=["no fields", "null", "list", "no key", "not UTF-8", "deep", "infinite", "zeros"],
+)
+def test_a_damaged_journal_is_told_and_costs_only_its_damaged_lines(tmp_path, caplog, journal):
+    for case in "ac":
+        Ledger(tmp_path, "train-000").run(case, "key", writer(tmp_path, case))
+    file = tmp_path / "shards" / ".train-000.jsonl"
+    first, last = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + journal + last)
+    again = Ledger(tmp_path, "train-000")
+    for case in "ac":
+        again.run(case, "key", refuse)
+    again.close()
+    assert ("1 damaged lines" in caplog.text) is (b"\0" not in journal)
 
 
-def test_a_damaged_manifest_is_found(tmp_path):
+def finished(folder, cases="ab"):
+    ledger = Ledger(folder, "train-000")
+    for case in cases:
+        ledger.run(case, "key", writer(folder, case))
+    ledger.close()
+    return ledger.manifest
+
+
+def wrong(folder):
+    return {manifest.name: found.wrong for manifest, found in look_at_manifests([folder]) if found.wrong}
+
+
+def shorter(path, lines):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+
+
+DAMAGES = {
+    "a row lost": lambda manifest: shorter(manifest, 2),
+    "all rows lost": lambda manifest: shorter(manifest, 1),
+    "the header lost": lambda manifest: manifest.write_text(manifest.read_text().split("\n", 1)[1]),
+    "cut in a row": lambda manifest: manifest.write_bytes(manifest.read_bytes()[:-9]),
+    "not UTF-8": lambda manifest: manifest.write_bytes(manifest.read_bytes() + b"\xff\xfe"),
+    "a huge field": lambda manifest: manifest.write_text(manifest.read_text() + "x" * 200_000),
+    "empty": lambda manifest: manifest.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_manifest_is_found_and_not_read(tmp_path, damage):
+    manifest = finished(tmp_path)
+    assert wrong(tmp_path) == {}
+    DAMAGES[damage](manifest)
+    assert set(wrong(tmp_path)["train-000.csv"]) == {"shards/train-000.csv"}
+    with pytest.raises(UserError, match=r"train-000.csv: altered"):
+        read_manifests([manifest])
+    finished(tmp_path)
+    assert wrong(tmp_path) == {} and len(read_manifests([manifest])) == 2
+
+
+def test_a_manifest_without_seal_is_made_anew(tmp_path):
+    manifest = finished(tmp_path)
+    for damage in (lambda seal: seal.write_bytes(b"\xff"), lambda seal: seal.write_text("[1]"), Path.unlink):
+        damage(seal_of(manifest))
+        assert wrong(tmp_path) == {"train-000.csv": {"shards/train-000.csv": "without a seal"}}
+
+
+def older(file):
+    file.write_text("other!!")
+    os.utime(file, (10**9, 10**9))
+
+
+def same_date(file):
+    before = file.stat()
+    file.write_text("other!!")  # of the same length
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def exchanged(file):
+    """Put another file with the same date and size in its place, as a copy that keeps dates does."""
+    other = file.with_suffix(".other")
+    other.write_text("other!!")
+    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    other.replace(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [(Path.unlink, "gone"), (lambda f: f.write_text("longer than it was"), "altered"), (older, "altered"),
+     (same_date, "altered"), (exchanged, "altered")],
+    ids=["gone", "longer", "older", "same date", "exchanged"],
+)  # fmt: skip
+def test_a_file_that_was_altered_is_found_whatever_its_date(tmp_path, change, what):
+    finished(tmp_path)
+    change(tmp_path / "a.txt")
+    assert wrong(tmp_path) == {"train-000.csv": {"a.txt": what}}
+
+
+def test_a_copy_is_read_once_and_is_not_broken(tmp_path, monkeypatch):
+    finished(tmp_path / "results")
+    shutil.copytree(tmp_path / "results", tmp_path / "copy", copy_function=shutil.copy)  # with the dates of now
+    ((_, found),) = look_at_manifests([tmp_path / "copy"])
+    assert not found.wrong and set(found.moved) == {"a.txt", "b.txt", "shards/train-000.csv"}
+    found.renew()
+    monkeypatch.setattr(seals, "sha256", lambda file: pytest.fail("read again"))
+    ((_, found),) = look_at_manifests([tmp_path / "copy"])
+    assert not found.wrong and not found.moved
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+from labelloop.shards import Ledger
+
+folder = Path(sys.argv[1])
+ledger = Ledger(folder, "train-000")
+print("begun", flush=True)
+for case in "abc":
+    def work():
+        with (folder / "done.log").open("a") as done:
+            print(case, file=done)
+        time.sleep(0.1)
+        (folder / case).write_text(case)
+        return folder / case, {}
+    ledger.run(case, "key", work)
+ledger.close()
+"""
+
+
+def test_a_second_job_waits_and_finds_the_work_done(tmp_path):
+    first = subprocess.Popen([sys.executable, "-c", JOB, str(tmp_path)], stdout=subprocess.PIPE)
+    first.stdout.readline()
+    second = subprocess.run([sys.executable, "-c", JOB, str(tmp_path)], capture_output=True, text=True)
+    assert first.wait() == second.returncode == 0, second.stderr
+    first.stdout.close()
+    assert f"train-000: process {first.pid} on {platform.node()}" in second.stderr
+    assert (tmp_path / "done.log").read_text().split() == ["a", "b", "c"]
+    assert wrong(tmp_path) == {}
+
+
+def test_a_disk_that_is_full_is_told_in_a_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
     ledger = Ledger(tmp_path, "train-000")
     ledger.run("a", "key", writer(tmp_path, "a"))
-    ledger.close()
-    ledger.manifest.write_text(ledger.manifest.read_text().split("\n", 1)[1])
-    assert broken_manifests([tmp_path]) == [ledger.manifest]
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(UserError, match=r"jsonl: cannot be written: No space left on device\. Free some space"):
+            ledger.run("b", "key", writer(tmp_path, "b"))
+    assert job(tmp_path, {"a": refuse, "b": writer(tmp_path, "b")}) is None

@@ -4,9 +4,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from labelloop.documents import read_yaml, validated
 from labelloop.errors import UserError
 from labelloop.files import digest
 
@@ -90,10 +90,4 @@ def load_classes(name: str | Path) -> ClassScheme:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (CONFIG / "classes").glob("*.yaml")))
         raise UserError(f"no class scheme {name!r} at {path}; known: {known}")
-    try:
-        return ClassScheme.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise UserError("\n".join(lines)) from error
+    return validated(ClassScheme, read_yaml(path), path)

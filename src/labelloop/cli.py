@@ -9,6 +9,9 @@ from labelloop.errors import UserError
 from labelloop.heartbeat import speaking
 from labelloop.wording import count
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 some cases failed, 2 nothing could be done."""
@@ -21,6 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"labelloop: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"labelloop: {place}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("labelloop: interrupted. Type the same command again to go on: finished cases are kept.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

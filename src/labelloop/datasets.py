@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
-from pydantic import PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import PrivateAttr, field_validator, model_validator
 
 from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Names, Strict, load_classes
+from labelloop.documents import read_yaml, validated
 from labelloop.errors import CaseError, UserError, nearest
 from labelloop.files import digest
 
@@ -24,7 +24,6 @@ REASONS = {
 }
 """What to do about each reason code of this module."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 IGNORE = "ignore"
 """What ``labels`` says of an id that marks voxels of which nobody knows the class, as nnU-Net's ignore label."""
 LARGEST_ID = 65535
@@ -176,13 +175,7 @@ def read_dataset(name: str | Path) -> Dataset:
     path = dataset_path(name)
     if not path.is_file():
         raise UserError(f"no data set {str(name)!r} at {path}{nearest(str(name), dataset_names())}")
-    try:
-        return Dataset.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise UserError("\n".join(lines)) from error
+    return validated(Dataset, read_yaml(path), path)
 
 
 @cache

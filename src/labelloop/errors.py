@@ -5,17 +5,19 @@ from collections.abc import Iterable
 
 
 class CaseError(Exception):
-    """One case cannot be used. The case is set aside and the run goes on.
+    """One case cannot be used, because of what is in its files. It is set aside and the run goes on.
+
+    No other error blames a case: a ValueError or KeyError may be a fault of ours.
 
     Args:
         code: stable reason code, e.g. ``image_truncated`` (see ``labelloop.survey.REASONS``).
-        file: the file at fault.
+        file: the file at fault; empty where it is not known.
         found: what was found.
         action: what the user can do about it.
     """
 
     def __init__(self, code: str, file: str, found: str, action: str):
-        super().__init__(f"{code}: {file}: {found}. {action}")
+        super().__init__(": ".join(part for part in (code, str(file), f"{found}. {action}") if part))
         self.code, self.file, self.found, self.action = code, str(file), found, action
 
 

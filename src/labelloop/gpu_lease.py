@@ -1,26 +1,19 @@
 """Give each local job a GPU of its own: Snakemake counts GPUs but assigns none (snakemake#281)."""
 
-import fcntl
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import IO
+
+from labelloop.locks import Lock, TakenError, hold, private_folder
 
 log = logging.getLogger(__name__)
-
-LOCKS = Path(tempfile.gettempdir()) / f"labelloop-gpus-{os.getuid()}"
-"""Where the locks lie by default: on this machine, so that all runs of this user share its GPUs.
-
-A Slurm job has a folder of its own in it: Slurm may number the GPUs of each job from 0.
-"""
 
 NO_GPU = ("", "-1", "NoDevFiles")
 """What stands in ``CUDA_VISIBLE_DEVICES`` for none; the last is Slurm's."""
@@ -37,7 +30,8 @@ def lease_gpu(
 
     Args:
         device: ``auto``, ``cuda``, ``cpu``, ...
-        folder: folder of the lock files; must be on this machine's own disk.
+        folder: folder of the lock files; must be on this machine's own disk. By default one of this user's own, so that
+            all of their runs share the GPUs.
         gpus: ids to choose from; by default :func:`usable_gpus`.
         poll_s: seconds between two looks while all GPUs are taken.
 
@@ -46,6 +40,7 @@ def lease_gpu(
 
     Raises:
         RuntimeError: torch has already chosen its GPU; the lease comes too late.
+        UserError: the folder of the locks cannot be trusted, or written.
     """
     choices = _choices(device, usable_gpus() if gpus is None else gpus)
     if not choices:
@@ -63,7 +58,7 @@ def lease_gpu(
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-        lock.close()
+        lock.release()
 
 
 def usable_gpus() -> list[str]:
@@ -94,30 +89,21 @@ def _choices(device: str, gpus: list[str]) -> list[str]:
 
 
 def _locks() -> Path:
+    """Return the default folder of the locks; Slurm may number the GPUs of each job from 0."""
     slurm = os.environ.get("SLURM_JOB_ID")
-    return LOCKS / f"slurm-{slurm}" if slurm else LOCKS
+    return private_folder(f"gpus-slurm-{slurm}" if slurm else "gpus")
 
 
-def _acquire(choices: list[str], folder: Path, poll_s: float) -> tuple[str, IO[str]]:
-    """Return the first free GPU and its open lock file."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _acquire(choices: list[str], folder: Path, poll_s: float) -> tuple[str, Lock]:
+    """Return the first free GPU and its lock."""
     waiting = False
     while True:
         holders = []
         for gpu in choices:
-            lock = (folder / f"gpu{gpu.replace('/', '-')}.lock").open("a+")
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                holders.append(f"GPU {gpu} by process {lock.read() or '?'}")
-                lock.close()
-                continue
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            os.register_at_fork(after_in_child=lock.close)  # else a worker that outlives us would keep the GPU
-            return gpu, lock
+                return gpu, hold(folder / f"gpu{gpu.replace('/', '-')}.lock", f"GPU {gpu}", wait=False)
+            except TakenError as taken:
+                holders.append(f"GPU {gpu} by {taken.holder}")
         if not waiting:
             log.info("process %d waits for a GPU: %s", os.getpid(), ", ".join(holders))
             waiting = True

@@ -1,13 +1,18 @@
 """Build the network of a plan: the same function for training and inference, without nnunetv2. And what it costs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from labelloop.documents import load_tensors, short
+from labelloop.errors import UserError
+from labelloop.files import sha256
 from labelloop.plans import Plan
 
+Network = TypeVar("Network", bound="nn.Module")
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -25,6 +30,35 @@ def build_network(plan: Plan, outputs: int, deep_supervision: bool = False) -> "
             arguments[name] = resolve_name(arguments[name])
     network_class = resolve_name(architecture["network_class_name"])
     return network_class(input_channels=1, num_classes=outputs, deep_supervision=deep_supervision, **arguments)
+
+
+def check_weights(path: Path, expected: str) -> None:
+    """Raise UserError when there are no weights, or others than those whose sha256 ``model.json`` names."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a trained model folder holds model.json and weights.pt")
+    found = sha256(path)
+    if found != expected:
+        raise UserError(
+            f"{path}: sha256 {found[:12]}, model.json says {expected[:12]}: damaged, or of another training. "
+            "Copy the model folder again."
+        )
+
+
+def load_network(build: "Callable[[], Network]", path: Path) -> "Network":
+    """Return the network that ``build`` makes, on the CPU, with the weights of a ``weights.pt``.
+
+    Raises:
+        UserError: when the file holds no weights or others, or no such network can be built here.
+    """
+    state = load_tensors(path, "Copy the model folder again.").get("weights")
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: found no weights of a network. Copy the model folder again.")
+    try:
+        network = build()
+        network.load_state_dict(state)
+    except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not fit the plan in model.json: {short(error)}") from error
+    return network
 
 
 def count_parameters(network: "nn.Module") -> int:

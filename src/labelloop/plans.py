@@ -5,7 +5,7 @@ A plan is the part of an nnU-Net configuration that decides a result. Spacing, p
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -13,6 +13,7 @@ from labelloop.adapt.settings import GreySettings
 from labelloop.classes import Strict
 
 Triple = tuple[int, int, int]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 ANISOTROPY = 2.0
 """An axis is pooled only while its voxel is at most this many times the finest one (nnU-Net, topology rules)."""
 SMALLEST_FEATURE_MAP = 4
@@ -31,14 +32,16 @@ class CtNormalization(Strict):
 class Plan(Strict):
     """What a network is and what it sees. Two models with the same ``images`` fields share their prepared images."""
 
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[Finite, Finite, Finite]
     patch: Triple
-    batch_size: int = Field(2, ge=1)
-    features: tuple[int, ...] = (32, 64, 128, 256, 320, 320)
+    batch_size: int = Field(2, ge=1, le=1024)
+    features: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (32, 64, 128, 256, 320, 320), min_length=1, max_length=10
+    )
     strides: tuple[Triple, ...] | None = None
     kernels: tuple[Triple, ...] | None = None
-    convs_per_stage: int = Field(2, ge=1)
-    convs_per_stage_decoder: int = Field(2, ge=1)
+    convs_per_stage: int = Field(2, ge=1, le=16)
+    convs_per_stage_decoder: int = Field(2, ge=1, le=16)
     ct: CtNormalization = CtNormalization()
     mr: Literal["zscore"] = "zscore"
     batch_dice: bool = False

@@ -1,12 +1,11 @@
 """A run: configuration, recipe, case table and shards. All that the DAG is made from; no image is opened here."""
 
-import fcntl
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from labelloop import preflight
 from labelloop.cases import Case, load_cases
@@ -17,12 +16,12 @@ from labelloop.detached import known_parts
 from labelloop.errors import UserError
 from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
+from labelloop.locks import TakenError, hold
 from labelloop.outputs import refuse_inputs_among
-from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
-from labelloop.shards import assign_shards, broken_manifests
+from labelloop.recipe import LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
+from labelloop.shards import assign_shards
 from labelloop.tables import read_table
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
-from labelloop.training.work import OUTPUTS, SLICE_OUTPUTS, TRANSLATOR_OUTPUTS
 from labelloop.wording import count
 
 WRITTEN = (
@@ -48,6 +47,17 @@ class RunConfig(Strict):
     infer_roles: tuple[Literal["train", "test"], ...] = Field(
         ("test",), description="roles whose cases get final label maps; all cases when there is no test case"
     )
+
+    @field_validator("results")
+    @classmethod
+    def _can_be_a_folder(cls, results: str) -> str:
+        """Say no to what Snakemake would take for wildcards, and to a file."""
+        if not results.strip("/") or set(results) & set("{}\n"):
+            raise ValueError("the folder's name must not be empty or hold braces: Snakemake takes them for wildcards")
+        path = Path(results)
+        if os.path.lexists(path) and not path.is_dir():
+            raise ValueError("there is a file, or a dead link, of this name; choose a folder")
+        return results
 
 
 def load_config(content: dict[str, Any]) -> RunConfig:
@@ -249,26 +259,6 @@ class Run:
         """The recipe's own groups, as plain data."""
         return {name: group.model_dump(mode="json") for name, group in self.chain.groups.items()}
 
-    def discard_broken(self) -> list[Path]:
-        """Remove what lists files that were deleted or altered, and altered files of models: they are made anew."""
-        results = Path(self.results)
-        if not self.upright:  # left by another recipe; the steps would go by it
-            (results / "upright.csv").unlink(missing_ok=True)
-        folders = [results / "models" / model / "predictions" for model in self.chain.models]
-        folders += [results / "labels" / name for name in self.chain.labels]
-        folders += [results / "labels" / name / "transferred" for name in self.chain.labels]
-        for plan in {images_of(self.chain, plan) for plan in self.chain.plans}:
-            prepared = results / "prepared" / plan
-            folders += [prepared, *(prepared / "labels" / name for name in (TRUTH, *self.chain.labels))]
-            folders += [prepared / "objects" / model for model in self.chain.models]
-        broken = broken_manifests([*folders, results / "predictions"])
-        broken += [file for model in self.chain.models for file in altered(results / "models" / model)]
-        queues = [results / "review" / f"{name}.csv" for name in self.chain.labels]
-        broken += [queue for queue in queues if queue.is_file() and not illustrated(queue)]
-        for file in broken:
-            file.unlink()
-        return broken
-
     def warnings(self) -> list[str]:
         """Return what the case table tells of cases that are, or will be, set aside, and of classes, a line each."""
         return [*preflight.warnings(self.cases, self.rejected, self.scheme), *self.notes]
@@ -292,39 +282,14 @@ class Run:
     def claim(self) -> None:
         """Keep other runs out of the results folder until this process ends.
 
-        The kernel lets go of the lock when the process ends, however it ends: unlike Snakemake's own, which the
-        profiles switch off, it leaves nothing to unlock after a kill. Raises UserError when another run works here.
+        Unlike Snakemake's own lock, which the profiles switch off, it leaves nothing to unlock after a kill.
+
+        Raises:
+            UserError: when another run works here, or the folder cannot be written.
         """
-        path = Path(self.results) / ".lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read()
-            lock.close()
+            self._lock = hold(Path(self.results) / ".lock", f"results {self.results}", wait=False)
+        except TakenError as taken:
             raise UserError(
-                f"{self.results}: another run, process {holder}, works here. Wait for it or end it, or change results."
+                f"{self.results}: another run, {taken.holder}, works here. Wait for it or end it, or change results."
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        self._lock = lock
-
-
-def altered(model: Path) -> list[Path]:
-    """Return the files of a trained model that are newer than the one that was published last."""
-    names = dict.fromkeys((*OUTPUTS, *SLICE_OUTPUTS, *TRANSLATOR_OUTPUTS))
-    published = [model / name for name in names if (model / name).is_file()]
-    last = model / OUTPUTS[-1]
-    return [f for f in published if last.is_file() and f.stat().st_mtime_ns > last.stat().st_mtime_ns]
-
-
-def illustrated(queue: Path) -> bool:
-    """Say whether all pictures of a review queue are there and none is newer than its table, which is written last."""
-    written = queue.stat().st_mtime_ns
-    pictures = [
-        queue.parent / name for name in read_table(queue, "review")["picture"] if isinstance(name, str) and name
-    ]
-    return all(p.is_file() and p.stat().st_mtime_ns <= written for p in pictures)

@@ -4,6 +4,7 @@ import faulthandler
 import logging
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -40,6 +41,15 @@ def job(namespace: dict[str, Any], rule: str, configfile: str = "config/demo.yam
     log.setLevel(logging.INFO)
     root = Path(namespace["__file__"]).resolve().parents[2]  # <root>/workflow/scripts/<script>.py
     return standalone(rule, root, configfile, **wildcards)
+
+
+def quote_interpreter() -> None:
+    """Let Snakemake start Python from a path with spaces or quotes: it puts the path into shell commands as it is.
+
+    To be called where the Snakefile is parsed, and nowhere else (snakemake#2645).
+    """
+    if Path(sys.executable).is_file():
+        sys.executable = shlex.quote(sys.executable)
 
 
 def configure_logging(snakemake: "Snakemake") -> None:
@@ -81,6 +91,7 @@ def standalone(rule: str, root: Path, configfile: str, **wildcards: str) -> "Sna
     from snakemake.jobs import Job
     from snakemake.settings.types import ConfigSettings, DAGSettings, ResourceSettings
 
+    interpreter = sys.executable
     os.chdir(root)  # all paths of the workflow are relative to it
     with SnakemakeApi() as api:
         config = ConfigSettings(configfiles=[Path(configfile)])
@@ -88,6 +99,7 @@ def standalone(rule: str, root: Path, configfile: str, **wildcards: str) -> "Sna
             ResourceSettings(cores=os.cpu_count()), config_settings=config, snakefile=Path("Snakefile")
         )
         opened.dag(DAGSettings())
+        sys.executable = interpreter  # see quote_interpreter
         workflow = opened._workflow
         found = workflow.get_rule(rule)
         made = Job(found, DAG(workflow, rules=[found]), wildcards)

@@ -10,17 +10,18 @@ and the next job does these cases alone. A case that goes on failing is set asid
 the GPU would stop the run for good.
 """
 
-import csv
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelloop.errors import CaseError, UserError
-from labelloop.files import sha256
+from labelloop.files import explained, sha256, write_text
 from labelloop.heartbeat import finished
+from labelloop.locks import hold
+from labelloop.seals import Finding, as_sealed, look, put_seal
 from labelloop.tables import TABLES, read_table, write_table
 
 if TYPE_CHECKING:
@@ -54,44 +55,53 @@ def assign_shards(cases: Sequence[tuple[str, str]], size: int) -> dict[str, str]
 
 
 class Ledger:
-    """Results of one step for the cases of one shard.
+    """Results of one step for the cases of one shard. One process at a time: another one waits here.
 
     Args:
         folder: where the case files go; ``<folder>/shards/<shard>.csv`` is the manifest, written by :meth:`close`.
         shard: shard name.
         tries: see :data:`TRIES`; 0: whatever failed is set aside at once.
+        resume: keep what an earlier job finished.
     """
 
-    def __init__(self, folder: str | Path, shard: str, tries: int = TRIES):
+    def __init__(self, folder: str | Path, shard: str, tries: int = TRIES, resume: bool = True):
         self.folder, self.shard, self._tries = Path(folder), shard, tries
         self.manifest = self.folder / "shards" / f"{shard}.csv"
         self._journal = self.folder / "shards" / f".{shard}.jsonl"
+        self._lock = hold(self._journal.with_suffix(".lock"), f"{self.folder}, shard {shard}")
         self._known: dict[str, dict] = {}
         self._rows: dict[str, dict] = {}
-        if self._journal.is_file():
-            text = self._journal.read_text(encoding="utf-8")
-            if not text.endswith("\n"):  # else the next line would be lost with the one that a kill cut short
-                with self._journal.open("a", encoding="utf-8") as journal:
-                    journal.write("\n")
-            for line in text.splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # the line that a kill cut short
-                    continue
-                self._known[row["case"]] = row
+        with explained(self._journal):
+            if not resume:
+                self._journal.unlink(missing_ok=True)
+            if self._journal.is_file():
+                self._read_journal()
+
+    def _read_journal(self) -> None:
+        content = self._journal.read_bytes()
+        if not content.endswith(b"\n"):  # else the next line would be lost with the one that a kill cut short
+            with self._journal.open("ab") as journal:
+                journal.write(b"\n")
+        lines = [line.strip(b"\0 \r") for line in content.split(b"\n")]  # a disk that lost power leaves zeros
+        rows = [_row_of(line) for line in lines if line]
+        damaged = rows[:-1].count(None)  # the last line may be one that a kill cut short
+        if damaged:
+            log.warning("%s: %d damaged lines; their cases are looked at anew", self._journal, damaged)
+        self._known = {row["case"]: row for row in rows if row}
 
     def run(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
         """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
 
         ``work`` returns the file it wrote (or None) and a JSON-able dictionary of results to remember as ``extra``.
-        An error of one case does not stop the shard. :class:`CaseError` and ValueError say that something is wrong with
-        the case; other errors may pass, and are counted. A :class:`NotTriedError` does not count.
+        An error of one case does not stop the shard. :class:`CaseError` alone says that something is wrong with the
+        case; other errors may pass or be a fault of ours, and are counted. A :class:`NotTriedError` does not count.
+
+        Raises:
+            UserError: nothing more can be done, e.g. because the disk is full.
         """
+        if self.keep(case, key):
+            return self._rows[case]
         known = self._known.get(case)
-        if known and known["key"] == key and known["status"] == "done" and self._intact(known):
-            self._rows[case] = known
-            finished("case")
-            return known
         row: dict[str, Any]
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
         try:
@@ -101,18 +111,27 @@ class Ledger:
         except CaseError as error:
             row |= {"status": "failed", "reason": str(error)}
             log.warning("%s set aside: %s", case, error)
-        except (MemoryError, OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
+        except UserError:
+            raise
+        except Exception as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
             log.exception("%s failed", case)
-            if not isinstance(error, ValueError):
-                before = self.failures(case) if known and known["key"] == key else 0
-                row["failures"] = before + (not isinstance(error, NotTriedError))
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
-        with self._journal.open("a", encoding="utf-8") as journal:
+            before = self.failures(case) if known and known["key"] == key else 0
+            row["failures"] = before + (not isinstance(error, NotTriedError))
+        with explained(self._journal), self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(row, sort_keys=True) + "\n")
         self._rows[case] = row
         finished("case")
         return row
+
+    def keep(self, case: str, key: str) -> bool:
+        """Keep the result of an earlier job if it has the same ``key`` and is intact; say whether that is so."""
+        known = self._known.get(case)
+        if not known or known["key"] != key or known["status"] != "done" or not self._intact(known):
+            return False
+        self._rows[case] = known
+        finished("case")
+        return True
 
     def failures(self, case: str) -> int:
         """Return how often a case has failed, up to now, for a reason that may pass."""
@@ -124,15 +143,19 @@ class Ledger:
         Raises:
             UserError: when cases failed for a reason that may pass, and may be tried again. Then there is no manifest.
         """
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(self._rows[case], sort_keys=True) + "\n" for case in sorted(self._rows)]
-        temporary = self._journal.with_suffix(".tmp")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(self._journal)
+        write_text(self._journal, "".join(lines))
         self._refuse_what_may_pass()
         write_table(self.manifest, [{k: row[k] for k in TABLES["manifest"]} for row in self._rows.values()], "manifest")
+        self._seal()
+        self._lock.release()
         done = sum(row["status"] == "done" for row in self._rows.values())
         log.info("shard %s: %d cases done, %d set aside", self.shard, done, len(self._rows) - done)
+
+    def _seal(self) -> None:
+        files = {row["file"]: row["sha256"] for row in self._rows.values() if row["file"]}
+        name = str(self.manifest.relative_to(self.folder))
+        put_seal(self.manifest, self.folder, files | {name: sha256(self.manifest)})
 
     def _refuse_what_may_pass(self) -> None:
         failed = [row for row in self._rows.values() if "failures" in row]
@@ -140,6 +163,7 @@ class Ledger:
         again = [f"  {row['case']}: {row['reason']}" for row in failed if row["failures"] < tries]
         if again:
             self.manifest.unlink(missing_ok=True)
+            self._lock.release()
             raise UserError(
                 f"{self.folder}, shard {self.shard}: {len(again)} of {len(self._rows)} cases failed for a reason that "
                 "may pass:\n" + "\n".join(again) + "\nSee what is in the way: memory, the GPU, the disk. All other "
@@ -163,34 +187,44 @@ class Ledger:
         return path.is_file() and sha256(path) == row["sha256"]
 
 
+def _row_of(line: bytes) -> dict | None:
+    """Return a row of a journal; None for a line that is none: cut short by a kill, or damaged from outside."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    fields = {"case": str, "key": str, "status": str, "file": str, "sha256": str, "reason": str, "extra": dict}
+    if not isinstance(row, dict) or not isinstance(row.get("failures", 0), int):
+        return None
+    return row if all(isinstance(row.get(name), kind) for name, kind in fields.items()) else None
+
+
 def read_manifests(paths: Iterable[str | Path]) -> "pd.DataFrame":
-    """Return the rows of several manifests, indexed by case, with ``file`` made a full path."""
+    """Return the rows of several manifests, indexed by case, with ``file`` made a full path.
+
+    Raises:
+        UserError: when a manifest is not as its job wrote it.
+    """
     import pandas as pd
 
     tables = []
-    for path in paths:
+    for path in map(Path, paths):
+        folder = path.parent.parent
+        if path.is_file() and not as_sealed(path, folder, str(path.relative_to(folder))):
+            raise UserError(f"{path}: altered while the run goes. Type the same command again: it is made anew.")
         table = read_table(path, "manifest")
-        table["file"] = [str(Path(path).parent.parent / f) if f else "" for f in table["file"]]
+        table["file"] = [str(folder / f) if f else "" for f in table["file"]]
         tables.append(table)
     merged = pd.concat(tables) if tables else pd.DataFrame(columns=["case"])
     return merged.set_index("case", drop=False)
 
 
-def broken_manifests(folders: Iterable[str | Path]) -> list[Path]:
-    """Return manifests that no longer tell the truth: damaged, or a file they list is gone or changed after them."""
-    return [
-        manifest
-        for folder in map(Path, folders)
-        for manifest in sorted((folder / "shards").glob("*.csv"))
-        if _is_broken(folder, manifest)
-    ]
+def look_at_manifests(folders: Iterable[str | Path]) -> Iterator[tuple[Path, Finding]]:
+    """Yield the manifests of ``folders`` and what is wrong with them and the files that they list.
 
-
-def _is_broken(folder: Path, manifest: Path) -> bool:
-    when = manifest.stat().st_mtime_ns
-    with manifest.open(newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        if reader.fieldnames != list(TABLES["manifest"]):
-            return True
-        files = [folder / row["file"] for row in reader if row["file"]]
-    return any(not f.is_file() or f.stat().st_mtime_ns > when for f in files)
+    A manifest without a seal is damaged, or of an older version.
+    """
+    for folder in map(Path, folders):
+        for manifest in sorted((folder / "shards").glob("*.csv")):
+            found = look(manifest, folder)
+            yield manifest, found or Finding(manifest, {str(manifest.relative_to(folder)): "without a seal"})

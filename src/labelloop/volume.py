@@ -5,7 +5,9 @@ three axes run inferior to superior, posterior to anterior and left to right ("R
 permuting and flipping axes only; :func:`restore` is its exact inverse. Nothing else may assume an orientation.
 """
 
+import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from labelloop.errors import CaseError
-from labelloop.files import atomic
+from labelloop.files import FULL_BYTES, atomic
 from labelloop.wording import shown
 
 # Rows: world axes x (to the right), y (to the front), z (up), in ITK's LPS millimetre coordinates.
 RAS = np.diag([-1.0, -1.0, 1.0])
 GRID_TOLERANCE = 1e-3
 """Largest difference of spacing (mm), origin (mm, per voxel of extent) and direction (cosine) of equal grids."""
+
+NIFTI_HEADER = 352
+"""Bytes before the voxels of a NIfTI-1 file as ITK writes it."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,28 @@ def write(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
         plain = temporary.with_name(
             "volume" + "".join(suffixes[-2:] if suffixes[-1].lower() == ".gz" else suffixes[-1:])
         )
-        sitk.WriteImage(to_image(Volume(array, geometry)), str(plain), useCompression=True)
+        image = to_image(Volume(array, geometry))
+        sitk.WriteImage(image, str(plain), useCompression=True)
+        _check_written(plain, sitk.GetArrayViewFromImage(image).nbytes)
         plain.replace(temporary)  # ITK would write "case.nii.nii.gz" and the like under names of its own
+
+
+def _check_written(path: Path, voxel_bytes: int) -> None:
+    """Raise OSError when a NIfTI file ends early: ITK does not say so when the disk is full.
+
+    A gzip file ends in the size of its content, modulo 2^32 (RFC 1952).
+    """
+    expected, found = NIFTI_HEADER + voxel_bytes, path.stat().st_size
+    if path.name.endswith(".nii.gz"):
+        with path.open("rb") as handle:
+            handle.seek(max(0, found - 4))
+            whole = int.from_bytes(handle.read(), "little") == expected % 2**32
+    else:
+        whole = path.suffix != ".nii" or found == expected
+    if not whole:
+        full = shutil.disk_usage(path.parent).free < FULL_BYTES
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(path))
 
 
 def _axes_to_ras(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -11,6 +11,7 @@ from tiny_body import draw, ellipsoid, stored
 from labelloop.adapt.body import body_mask, body_threshold, judge_upright, otsu
 from labelloop.adapt.grey import to_grey
 from labelloop.adapt.settings import GreySettings
+from labelloop.errors import CaseError
 from labelloop.volume import Volume, read
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -98,7 +99,7 @@ def test_mr_goes_from_black_to_white_whatever_its_units():
 
 
 def test_what_is_not_finite_or_of_no_known_modality_is_refused():
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(CaseError, match="not finite"):
         to_grey(np.array([np.nan]), "MR")
     with pytest.raises(ValueError, match="PET"):
         to_grey(np.zeros(3), "PET")

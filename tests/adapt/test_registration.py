@@ -8,7 +8,7 @@ from tiny_body import GRID, draw, stored
 
 from labelloop.adapt.body import body_mask
 from labelloop.adapt.registration import Transform, apply, check_reference, part_within, register
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.phantom.shapes import turn
 from labelloop.volume import Volume, canonical
 
@@ -84,7 +84,7 @@ def test_the_answer_does_not_depend_on_how_files_are_stored():
 
 def test_a_mask_without_contour_is_refused():
     everything = Volume(np.ones(GRID.shape, bool), GRID)
-    with pytest.raises(ValueError, match="moving mask"):
+    with pytest.raises(CaseError, match="moving mask"):
         register(masked(draw()[0]), everything, "rigid", "masks")
 
 
@@ -102,5 +102,5 @@ def test_patches_of_a_taller_case_come_from_what_the_reference_shows(orientation
     box = part_within(register(masked(low), masked(image), "translation", "masks"), image.geometry, low.geometry)
     assert abs(box[0][0] - start) <= 1 and abs(box[0][1] - start - 24) <= 1
     assert all(b - a >= n - 1 for (a, b), n in zip(box[1:], image.array.shape[1:], strict=True))
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(CaseError, match="outside"):
         part_within(Transform(shift=(0, 0, 999.0)), image.geometry, low.geometry)

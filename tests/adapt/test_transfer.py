@@ -10,6 +10,7 @@ from tiny_body import GRID, IDS, draw, stored
 from labelloop.adapt.settings import TransferSettings
 from labelloop.adapt.transfer import judge, kidney_dsc, transfer
 from labelloop.classes import load_classes
+from labelloop.errors import CaseError
 from labelloop.tables import read_table, write_table
 from labelloop.volume import Volume, canonical
 
@@ -96,7 +97,7 @@ def test_the_score_falls_as_kidneys_move_away(axis):
 
 
 def test_without_a_source_nothing_can_be_carried():
-    with pytest.raises(ValueError, match="t1w"):
+    with pytest.raises(CaseError, match="t1w"):
         transfer({"t2w": draw()[0]}, draw()[1], FLARE)
 
 

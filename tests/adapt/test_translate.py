@@ -10,6 +10,7 @@ from labelloop.adapt.generator import Discriminator, Generator
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.adapt.structure import structure_fit
 from labelloop.adapt.translate import translate
+from labelloop.errors import CaseError
 from labelloop.volume import Volume
 
 
@@ -90,7 +91,7 @@ def test_invented_anatomy_is_noticed():
 
 def test_labels_of_another_grid_and_empty_ones_are_refused():
     image, label = draw()
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(CaseError, match="label_empty"):
         structure_fit(image, Volume(np.zeros_like(label.array), GRID))
-    with pytest.raises(ValueError, match="grid"):
+    with pytest.raises(CaseError, match="label_grid"):
         structure_fit(image, stored(label, "RAS"))

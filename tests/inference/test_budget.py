@@ -8,7 +8,7 @@ import pytest
 from test_prepare import random_volume
 from tiny_models import save_model, tiny_plan
 
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.inference.budget import PROGRAM_MB, SMALLEST_SLAB, Budget, Choice, Sizes, choose, gpu_mb, ram_mb
 from labelloop.inference.engine import Predictor
 from labelloop.inference.infer import infer
@@ -36,7 +36,7 @@ def test_a_tighter_budget_never_takes_more(gpu):
         need = gpu_mb if gpu else lambda s, c: ram_mb(s, c, gpu=False)
         try:
             choice = choose(LARGE, budget, gpu, batch=16)
-        except ValueError as error:
+        except CaseError as error:
             assert "at the smallest setting" in str(error) and f"{limit}" in str(error)
             break
         assert limit is None or need(LARGE, choice) <= limit

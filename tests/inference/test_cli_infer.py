@@ -1,19 +1,22 @@
 """``labelloop infer`` and the container's entry script, from the command line."""
 
+import errno
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from test_prepare import random_volume
 from tiny_models import save_model
 
-from labelloop import cli
+from labelloop import cli, volume
 from labelloop.classes import load_classes
 from labelloop.inference import infer as module
 from labelloop.inference.postprocess import Chain, load_model
@@ -170,3 +173,61 @@ def test_the_containers_entry_script(images, model_folder, tmp_path, chain):
     for wrong in ({"FLARE_MODELS": str(images)}, {"FLARE_OUTPUTS": str(images)}):
         assert subprocess.run(script, env=environment | wrong, capture_output=True, check=False).returncode == 2
     assert sorted(p.name for p in images.iterdir()) == ["a_0000.nii.gz", "b_0000.nii.gz"]
+
+
+def test_a_full_disk_ends_in_a_line_and_the_same_command_goes_on(command, tmp_path, monkeypatch, capsys):
+    opened = Path.open
+
+    def full(path, *args, **kwargs):
+        handle = opened(path, *args, **kwargs)
+        if path.suffix == ".jsonl" and handle.writable():
+            handle.close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return handle
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        assert command() == 2
+    said = capsys.readouterr().err
+    assert "cannot be written: No space left on device. Free some space there" in said and "Traceback" not in said
+    assert command() == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_a_label_map_that_the_disk_cut_short_is_not_taken_for_done(command, tmp_path, monkeypatch, capsys):
+    """ITK says nothing when the disk is full: the file ends early, and is read as if the rest were 0."""
+    written = sitk.WriteImage
+
+    def cut(image, path, **options):
+        written(image, path, **options)
+        os.truncate(path, Path(path).stat().st_size // 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sitk, "WriteImage", cut)
+        patch.setattr(volume.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        assert command() == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.nii.gz")) and not list((tmp_path / "out").rglob(".tmp-*"))
+    assert command() == 0
+
+
+WAIT = """
+import sys, time
+from labelloop.cli import main
+from labelloop.inference import running
+compute = running._compute
+def slowly(*arguments):
+    print("computing", flush=True)
+    time.sleep(0.5)
+    return compute(*arguments)
+running._compute = slowly
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_commands_in_one_folder_do_the_work_once(images, model_folder, tmp_path):
+    options = ["infer", images, "--model", model_folder, "--out", tmp_path / "out", "--device", "cpu"]
+    start = [sys.executable, "-c", WAIT, *map(str, options)]
+    first, second = (subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    computed = sorted(process.communicate()[0].count("computing") for process in (first, second))
+    assert (first.returncode, second.returncode, computed) == (0, 0, [0, 2])

@@ -165,7 +165,7 @@ def test_what_is_not_finite_is_refused(rng, bad):
     volume = random_volume(rng)
     array = volume.array.astype(float)
     array[3, 3, 3] = bad
-    with pytest.raises(ValueError, match="1 voxels are not finite"):
+    with pytest.raises(CaseError, match="1 voxels are not finite"):
         prepare_image(Volume(array, volume.geometry), tiny_plan(), "CT")
 
 
@@ -184,5 +184,5 @@ def test_modality_and_grid_are_checked(rng):
         prepare_image(volume, tiny_plan(), "PET")
     frame = prepare_image(volume, tiny_plan(), "CT").frame
     other = Volume(volume.array, Geometry(volume.geometry.size, (9.0, 1.0, 1.0)))
-    with pytest.raises(ValueError, match="spacing"):
+    with pytest.raises(CaseError, match="spacing"):
         prepare_label(other, frame)

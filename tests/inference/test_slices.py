@@ -10,7 +10,7 @@ import torch
 from test_prepare import random_volume
 from tiny_models import tiny_plan
 
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.files import sha256, write_json
 from labelloop.inference.postprocess import load_chain, load_model
 from labelloop.inference.settings import SliceInput
@@ -62,7 +62,7 @@ def test_each_slice_is_told_by_itself(folder, rng):
 
 
 def test_mr_has_no_window(folder, rng):
-    with pytest.raises(ValueError, match="MR has none"):
+    with pytest.raises(CaseError, match="MR has none"):
         SliceClassifier(folder, "cpu").prepare(random_volume(rng), "MR")
 
 
@@ -84,10 +84,10 @@ def test_fingerprint_follows_what_decides(folder, tmp_path):
 
 def test_altered_or_missing_weights_are_refused(folder, tmp_path):
     (tmp_path / "model.json").write_text((folder / "model.json").read_text())
-    with pytest.raises(UserError, match="is missing"):
+    with pytest.raises(UserError, match="no such file"):
         SliceClassifier(tmp_path, "cpu")
     (tmp_path / "weights.pt").write_bytes(b"altered")
-    with pytest.raises(UserError, match="not the file"):
+    with pytest.raises(UserError, match="of another training"):
         SliceClassifier(tmp_path, "cpu")
 
 

@@ -89,5 +89,5 @@ def test_what_does_not_fit_is_refused(model, tmp_path):
             start_from(build_network(plan, 4), model, CLASSES)
     copy = shutil.copytree(model, tmp_path / "copy")
     (copy / "weights.pt").write_bytes(b"altered")
-    with pytest.raises(UserError, match="is not the file that"):
+    with pytest.raises(UserError, match="of another training"):
         start_from(build_network(PLAN, 4), copy, CLASSES)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import tiny_training
+import torch
 from tiny_training import LONG, contents, make_job
 
 from labelloop.errors import UserError
+from labelloop.seals import look
 from labelloop.training.nnunet import OUTPUTS, train
 from labelloop.training.setup import precision_of
 from labelloop.training.trainers import TRAINERS
@@ -165,3 +167,71 @@ def test_altered_weights_of_a_finished_training_are_an_error(copied, data):
     (copied / "work" / "finished" / "weights.pt").write_bytes(b"altered")
     with pytest.raises(UserError, match=r"weights.pt altered"):
         train(make_job(data, copied))
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+from labelloop.files import sha256, write_json, write_text
+from labelloop.training.work import Work
+
+folder, outputs = Path(sys.argv[1]), ("weights.pt", "model.json")
+work = Work(folder / "work", "fingerprint", "fp32", outputs)
+print("begun", flush=True)
+if work.begin():
+    print("finished before")
+else:
+    print("training", flush=True)
+    time.sleep(0.3)
+    write_text(work.finished / "weights.pt", "weights")
+    write_json(work.finished / "model.json", {"weights_sha256": sha256(work.finished / "weights.pt")})
+    work.finish(7)
+work.publish(folder)
+"""
+
+
+def test_a_second_job_of_the_same_training_waits_and_finds_it_finished(tmp_path):
+    command = [sys.executable, "-c", JOB, str(tmp_path)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert [first.stdout.readline() for _ in range(2)] == ["begun\n", "training\n"]
+    second = subprocess.run(command, capture_output=True, text=True)
+    first.stdout.close()
+    assert first.wait() == second.returncode == 0, second.stderr
+    assert second.stdout.splitlines() == ["begun", "finished before"]
+    assert f"training in {tmp_path / 'work'}: process {first.pid} on " in second.stderr
+    found = look(tmp_path / "model.json", tmp_path)
+    assert found and not found.wrong and not found.moved
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_published_file_that_was_altered_is_found_whatever_its_date(copied, name):
+    train_seal = look(copied / "model.json", copied)
+    assert train_seal and not train_seal.wrong
+    before = (copied / name).stat()
+    content = (copied / name).read_bytes()
+    (copied / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(copied / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert look(copied / "model.json", copied).wrong == {name: "altered"}
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"fingerprint": 3}', "\x00"])
+def test_a_damaged_state_is_an_error_not_a_restart(tmp_path, content):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "state.json").write_text(content)
+    with pytest.raises(UserError, match=r"state.json"):
+        Work(tmp_path / "work", "fingerprint", "fp32").begin()
+
+
+def test_a_checkpoint_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (Path("executed"),)
+
+    work = Work(tmp_path / "work", "fingerprint", "fp32")
+    work.begin()
+    torch.save({"fingerprint": "fingerprint", "precision": "fp32", "network": Payload()}, work.checkpoint)
+    with pytest.raises(UserError, match=r"checkpoint.pth cannot be read .* Delete .* to train from the start"):
+        work.load("cpu")
+    assert not (tmp_path / "executed").exists()

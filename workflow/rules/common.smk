@@ -3,9 +3,13 @@
 from labelloop.errors import UserError
 from labelloop.gpu_lease import usable_gpus
 from labelloop.profiles import check_profiles
+from labelloop.repair import Repair
 from labelloop.run import Run
+from labelloop.scripting import quote_interpreter
+from labelloop.slurm import jobs_in_queue, told
 from labelloop.stopping import pass_on_to_children
 
+quote_interpreter()
 try:
     check_profiles(sys.argv, Path(workflow.basedir))
     run = Run(config)
@@ -35,14 +39,19 @@ if workflow.is_main_process:
     if run.problems:
         problems = (f"recipe {run.recipe.name}: {problem}" for problem in run.problems)
         raise WorkflowError("\n".join(problems))
-    for file in run.discard_broken():
-        logger.warning(
-            f"{file}: it, or a file that it lists, was deleted or altered; made anew"
-        )
+    repair = Repair(run)
+    for file, what in repair.broken.items():
+        logger.warning(f"{file}: {what}; made anew")
     if (
         workflow.nodes is None and "gpu" not in workflow.global_resources
     ):  # on this machine, --resources gpu=N wins
         workflow.register_resource("gpu", max(1, len(usable_gpus())))
+
+
+def make_broken_anew(wildcards):
+    """Name no input; tell Snakemake, which calls this before it decides what to run, what to make anew."""
+    workflow.dag.forcefiles.update(repair.broken)
+    return []
 
 
 def memory(megabytes):
@@ -58,9 +67,13 @@ def minutes(first):
 onstart:
     try:
         run.claim()
+        repair.begin()
     except UserError as error:
         raise WorkflowError(str(error)) from None
     pass_on_to_children()
+    left = jobs_in_queue(Path.cwd()) if workflow.non_local_exec else {}
+    if left:
+        logger.warning(f"labelloop: {told(left)}")
     print(f"labelloop: {run.summary()}")
 
 

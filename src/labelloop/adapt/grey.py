@@ -8,6 +8,7 @@ training, and z-scores it in use.
 import numpy as np
 
 from labelloop.adapt.settings import GreySettings
+from labelloop.errors import CaseError
 
 WHITE = 255.0
 SMALLEST_RANGE = 1e-3
@@ -19,11 +20,13 @@ def to_grey(array: np.ndarray, modality: str, settings: GreySettings | None = No
     CT (HU) is windowed at level 40 and width 400; MR goes from its lowest to its highest percentile.
 
     Raises:
-        ValueError: for a modality other than CT and MR, or an array that is not finite.
+        CaseError: for an array that is not finite.
+        ValueError: for a modality other than CT and MR.
     """
     array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"{int((~np.isfinite(array)).sum())} voxels are not finite (NaN or infinite)")
+        found = f"{int((~np.isfinite(array)).sum())} voxels are not finite"
+        raise CaseError("image_not_finite", "", found, "Write numbers there.")
     low, high = black_and_white(array, modality, settings or GreySettings())
     return np.clip((array - np.float32(low)) * np.float32(WHITE / (high - low)), 0, np.float32(WHITE))
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from labelloop.errors import UserError, nearest
+from labelloop.errors import CaseError, UserError, nearest
 from labelloop.files import write_json
 from labelloop.volume import Geometry, Volume, canonical, geometry_of, to_image
 
@@ -123,18 +123,22 @@ def register(
             lie, for two sequences of one patient.
 
     Raises:
-        ValueError: when a mask is empty or fills its image, so that there is nothing to register, or when the images
+        CaseError: when a mask is empty or fills its image, so that there is nothing to register, or when the images
             do not overlap.
     """
     if on == "masks":
         for name, mask in (("fixed", fixed), ("moving", moving)):
             if not 0 < np.count_nonzero(mask.array) < mask.array.size:
-                raise ValueError(f"the {name} mask is empty or fills its image: nothing to register")
+                raise _error(f"the {name} mask is empty or fills its image: nothing to register")
     with _one_thread():
         try:
             return _register(_coarse(fixed), _coarse(moving), kind, on)
         except RuntimeError as error:  # SimpleITK's only exception; its last line says what happened
-            raise ValueError(f"cannot be registered: {str(error).splitlines()[-1].strip()}") from error
+            raise _error(f"cannot be registered: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _error(found: str) -> CaseError:
+    return CaseError("registration", "", found, "Look at both images.")
 
 
 def part_within(transform: Transform, grid: Geometry, reference: Geometry) -> tuple[tuple[int, int], ...]:
@@ -144,7 +148,7 @@ def part_within(transform: Transform, grid: Geometry, reference: Geometry) -> tu
         transform: a translation, from the reference's space to that of the grid.
 
     Raises:
-        ValueError: when no voxel lies there.
+        CaseError: when no voxel lies there.
     """
     sides = np.asarray(reference.size) * reference.spacing
     low = np.reshape(grid.direction, (3, 3)).T @ (transform(np.asarray(reference.origin)) - grid.origin)
@@ -152,7 +156,7 @@ def part_within(transform: Transform, grid: Geometry, reference: Geometry) -> tu
     stop = np.rint((low + sides) / grid.spacing).astype(int)
     box = [(max(0, int(a)), min(n, int(b))) for a, b, n in zip(start, stop, grid.size, strict=True)]
     if any(a >= b for a, b in box):
-        raise ValueError("aligned with the reference, the case lies outside of its box")
+        raise _error("aligned with the reference, the case lies outside of its box")
     return tuple(box[::-1])
 
 
@@ -173,7 +177,7 @@ def _register(fixed: sitk.Image, moving: sitk.Image, kind: str, on: str) -> Tran
     method.SetInitialTransform(start, inPlace=True)
     method.Execute(fixed, moving)
     if method.GetMetricValue() > NO_OVERLAP:
-        raise ValueError("the images do not overlap")
+        raise _error("the images do not overlap")
     origin = np.asarray(start.TransformPoint((0.0, 0.0, 0.0)))
     columns = [np.asarray(start.TransformPoint(tuple(axis))) - origin for axis in np.eye(3)]
     return Transform.of(np.stack(columns, axis=1), origin)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from labelloop.errors import CaseError
 from labelloop.volume import Volume, canonical
 
 LEVELS = 32
@@ -36,13 +37,13 @@ def structure_fit(image: Volume, label: Volume) -> StructureFit:
     box of the labels, extended by 12 mm.
 
     Raises:
-        ValueError: when the label map is empty, or not on the grid of the image.
+        CaseError: when the label map is empty, or not on the grid of the image.
     """
     if difference := label.geometry.difference(image.geometry):
-        raise ValueError(f"the label map is not on the grid of its image: {difference}")
+        raise CaseError("label_grid", "", f"image and label map differ in {difference}", "Draw it on its image.")
     array, labels = canonical(image).array, canonical(label).array
     if not labels.any():
-        raise ValueError("the label map is empty: there is no structure to look for")
+        raise CaseError("label_empty", "", "there is no structure to look for", "Look at the label map.")
     spacing = canonical(image).geometry.spacing_zyx
     box = tuple(
         slice(max(0, int(found.min()) - round(NEAR_MM / step)), int(found.max()) + 1 + round(NEAR_MM / step))

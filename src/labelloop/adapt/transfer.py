@@ -15,6 +15,7 @@ from labelloop.adapt.body import body_mask, otsu
 from labelloop.adapt.registration import Transform, apply, register
 from labelloop.adapt.settings import KIDNEYS, TransferSettings
 from labelloop.classes import ClassScheme
+from labelloop.errors import CaseError
 from labelloop.volume import Volume, canonical
 
 NO_KIDNEY = ("liver", "spleen", "duodenum", "right_adrenal_gland", "left_adrenal_gland", *KIDNEYS)
@@ -61,12 +62,12 @@ def register_sequences(
         images: upright volumes by sequence, any orientation and grid.
 
     Raises:
-        ValueError: when the source is missing.
+        CaseError: when the source is missing.
     """
     settings = settings or TransferSettings()
     source = settings.source
     if source not in images:
-        raise ValueError(f"no {source} image among {', '.join(sorted(images))}: labels have no source")
+        raise CaseError("no_source", "", f"no {source} image among {', '.join(sorted(images))}", "Add that image.")
     masks: dict[str, Volume] = {}
     found: dict[str, Transform] = {}
 
@@ -92,8 +93,8 @@ def register_sequences(
         try:
             if name != source:
                 find(name)
-        except ValueError as error:
-            failed[name] = str(error)
+        except CaseError as error:
+            failed[name] = error.found
     return found, failed
 
 

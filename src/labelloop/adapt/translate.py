@@ -1,6 +1,5 @@
 """Give a CT the look of MR, window by window."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ from torch.nn import functional
 
 from labelloop.adapt.generator import Generator
 from labelloop.adapt.settings import TranslatorSettings
+from labelloop.documents import read_json, validated
 from labelloop.errors import UserError
-from labelloop.files import sha256
 from labelloop.inference.windows import Window, padding, slide_blocks
+from labelloop.network import check_weights, load_network
 
 BLACK = -1.0
 
@@ -24,14 +24,13 @@ def load_generator(folder: Path, device: torch.device | str = "cpu") -> tuple[Ge
         UserError: when the folder holds no translator, or its weights are not those that were trained.
     """
     description = Path(folder) / "model.json"
-    content = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
+    content = read_json(description) if description.is_file() else {}
     if content.get("kind") != "translator":
         raise UserError(f"{folder} holds no translator: its model.json is missing or tells of another kind of model")
-    if sha256(Path(folder) / "weights.pt") != content["weights_sha256"]:
-        raise UserError(f"{folder}/weights.pt is not the file that was trained. Delete the folder to train anew.")
-    settings = TranslatorSettings(**content["settings"])
-    network = Generator(settings.features, settings.blocks)
-    network.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True)["weights"])
+    weights = Path(folder) / "weights.pt"
+    check_weights(weights, str(content.get("weights_sha256")))
+    settings = validated(TranslatorSettings, content.get("settings"), description)
+    network = load_network(lambda: Generator(settings.features, settings.blocks), weights)
     return network.to(device).eval(), settings
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.plans import Plan
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def choose(sizes: Sizes, budget: Budget, gpu: bool, batch: int) -> Choice:
         batch: windows per forward pass, at most.
 
     Raises:
-        ValueError: when not even the smallest setting fits; the message says what it would need.
+        CaseError: when not even the smallest setting fits; the message says what it would need.
     """
     slabs = [SLAB_VOXELS]
     while slabs[-1] > SMALLEST_SLAB:
@@ -113,7 +113,7 @@ def choose(sizes: Sizes, budget: Budget, gpu: bool, batch: int) -> Choice:
             if limits and choice != choices[0]:
                 log.info("memory budget: %s", choice)
             return choice
-    raise ValueError(_refusal(sizes, replace(choices[-1]), budget, gpu))
+    raise CaseError("too_large", "", _refusal(sizes, replace(choices[-1]), budget, gpu), "Allow more memory.")
 
 
 def _fits(sizes: Sizes, choice: Choice, budget: Budget, gpu: bool) -> bool:

@@ -1,17 +1,17 @@
 """One model on one volume: load a model folder, compute logits, export the label map."""
 
 import copy
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from labelloop.documents import read_json, validated
 from labelloop.errors import CaseError, UserError
-from labelloop.files import digest, sha256
+from labelloop.files import digest
 from labelloop.heartbeat import counted
 from labelloop.inference.budget import Budget, Choice, Sizes, choose
 from labelloop.inference.cpu import channels_last, keep_freed_memory
@@ -21,7 +21,7 @@ from labelloop.inference.settings import ENGINE_VERSION, Settings
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
 from labelloop.inference.windows import Window, padding, slide_blocks, step_for
-from labelloop.network import build_network
+from labelloop.network import build_network, check_weights, load_network
 from labelloop.plans import Plan
 from labelloop.precision import DTYPES, choose_precision
 from labelloop.volume import Volume
@@ -74,19 +74,8 @@ class Predictor:
         self.device = choose_device(device)
         self._autocast = _choose_dtype(self.settings, self.device)
         weights = folder / "weights.pt"
-        if not weights.is_file():
-            raise UserError(f"{weights}: no such file; a trained model folder holds model.json and weights.pt")
-        if (found := sha256(weights)) != self.model.weights_sha256:
-            raise UserError(
-                f"{weights}: sha256 {found[:12]}, model.json says {self.model.weights_sha256[:12]}: damaged, or of "
-                "another training. Copy the model folder again."
-            )
-        state = torch.load(weights, map_location="cpu", weights_only=True)["weights"]
-        network = build_network(self.plan, len(self.classes) + 1, deep_supervision=False)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(f"{weights} does not fit the plan in model.json: {error}") from error
+        check_weights(weights, self.model.weights_sha256)
+        network = load_network(lambda: build_network(self.plan, len(self.classes) + 1), weights)
         network = network.to(self.device).eval()
         self.network = channels_last(network) if self.device.type == "cpu" else network
         if self.device.type == "cpu" and self.budget.max_ram_mb is None:
@@ -223,12 +212,9 @@ def softmax_(logits: torch.Tensor) -> torch.Tensor:
 def read_model(folder: Path) -> ModelFile:
     """Read ``model.json``. Raises UserError when it is missing or cannot be understood."""
     path = Path(folder) / "model.json"
-    try:
-        return ModelFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; a trained model folder holds model.json and weights.pt") from error
-    except (json.JSONDecodeError, ValidationError) as error:
-        raise UserError(f"{path} cannot be used: {error}") from error
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a trained model folder holds model.json and weights.pt")
+    return validated(ModelFile, read_json(path), path)
 
 
 def choose_device(device: str) -> torch.device:

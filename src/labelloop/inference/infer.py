@@ -77,9 +77,7 @@ def infer(
     if scheme is None and (preview or check):
         raise UserError("previews and checks need a class scheme for names, colors and rules")
     _claim(inputs, cases, out)
-    if not resume:
-        (out / "shards" / ".infer.jsonl").unlink(missing_ok=True)
-    ledger = Ledger(out, "infer", tries=0)
+    ledger = Ledger(out, "infer", tries=0, resume=resume)
     options = Options(
         read_ahead=budget.max_ram_mb is None,
         previews=out / "previews" if preview else None,

@@ -87,17 +87,18 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
             both come to one scale from -1 to 1. A plan's ``upright`` and ``translate`` are others' affair.
 
     Raises:
-        ValueError: when the modality is unknown, or the volume is empty, not 3-D or not finite.
-        CaseError: ``prepared_too_large``, when there would be more than :data:`LARGEST_PREPARED` voxels.
+        CaseError: when the volume is empty, not 3-D or not finite; ``prepared_too_large``, when there would be more
+            than :data:`LARGEST_PREPARED` voxels.
+        ValueError: when the modality is unknown.
     """
     if volume.array.ndim != 3 or not volume.array.size:
-        raise ValueError(f"a 3-D volume is needed, found shape {volume.array.shape}")
+        raise CaseError("image_not_3d", "", f"array of shape {volume.array.shape}", "Give one 3-D image.")
     oriented = canonical(volume)
     frame = Frame(volume.geometry, oriented.geometry, nonzero_box(oriented.array), plan.spacing_mm)
     _refuse_too_large(frame)
     cropped = oriented.array[frame.slices]
     if np.issubdtype(cropped.dtype, np.floating) and (bad := sum(int((~np.isfinite(p)).sum()) for p in cropped)):
-        raise ValueError(f"{bad} voxels are not finite (NaN or infinite)")
+        raise CaseError("image_not_finite", "", f"{bad} voxels are not finite", "Write numbers there.")
     return Prepared(_network_grid(cropped, frame, scaling(cropped, plan, modality)), frame)
 
 
@@ -139,13 +140,16 @@ def prepare_label(label: Volume, frame: Frame) -> np.ndarray:
     the ids require. It is the same on every run.
 
     Raises:
-        ValueError: when the label map is not on the grid of the image, or holds fractional or negative values.
+        CaseError: when the label map is not on the grid of the image, or holds fractional or negative values.
     """
     if difference := label.geometry.difference(frame.stored):
-        raise ValueError(f"the label map is not on the grid of its image: {difference}")
-    cropped = whole_numbers(canonical(label).array[frame.slices])
+        raise CaseError("label_grid", "", f"image and label map differ in {difference}", "Draw it on its image.")
+    try:
+        cropped = whole_numbers(canonical(label).array[frame.slices])
+    except ValueError as error:
+        raise CaseError("label_fractional", "", str(error), "Write whole numbers.") from error
     if cropped.size and cropped.min() < 0:
-        raise ValueError(f"negative label values, e.g. {int(cropped.min())}")
+        raise CaseError("label_values", "", f"negative values, e.g. {int(cropped.min())}", "Write class ids.")
     return resample_labels(cropped, frame.shape, frame.oriented.spacing_zyx, frame.spacing_mm)
 
 

@@ -49,10 +49,6 @@ class Segmenter(Protocol):
         """Return label map and rows."""
 
 
-class _UnfinishedError(Exception):
-    """Raised inside a ledger's work to learn, without recording anything, that a case has no intact result."""
-
-
 def predict_cases(cases: Sequence[Case], segmenter: Segmenter, ledger: Ledger) -> list[dict]:
     """Segment cases as :func:`run_cases` does; return ``{case, class, volume_ml, confidence}`` of those done."""
     run_cases(cases, segmenter, ledger)
@@ -205,7 +201,7 @@ class _Reader:
         waiting = time.perf_counter()
         key = self._key(case, content)
         waited = time.perf_counter() - waiting
-        if self._finished(case, key):
+        if self._ledger.keep(case.case, key):
             return _Item(case, key, finished=True)
         volume, error = read or _volume(image, case.modality)
         return _Item(case, key, False, volume, error, time.perf_counter() - start - waited)
@@ -213,16 +209,6 @@ class _Reader:
     def _key(self, case: Case, content: str) -> str:
         known = [fact for fact in ("upside down" if case.upside_down else "", case.sequence) if fact]
         return digest([self.segmenter.result().fingerprint, content, case.modality, *known])
-
-    def _finished(self, case: Case, key: str) -> bool:
-        def work():
-            raise _UnfinishedError
-
-        try:
-            self._ledger.run(case.case, key, work)
-        except _UnfinishedError:
-            return False
-        return True
 
 
 def _content(case: Case, image: Image) -> str:
@@ -235,7 +221,7 @@ def _content(case: Case, image: Image) -> str:
 def _volume(image: Image, modality: str) -> tuple[Volume | None, Exception | None]:
     try:
         return image.volume(modality), None
-    except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the ledger says whose fault it is
         return None, error
 
 
@@ -255,7 +241,7 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
         try:
             result.volume = standing(item.case, item.volume, segmenter)
             result.prediction = segmenter.predict(result.volume, item.case.modality)
-        except (CaseError, MemoryError, OSError, RuntimeError, ValueError) as problem:
+        except Exception as problem:  # the ledger says whose fault it is
             log.debug("%s failed", item.case.case, exc_info=True)
             result.error = problem.with_traceback(None)  # its frames hold the arrays of the failed case
             return result

@@ -12,16 +12,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labelloop.errors import UserError
-from labelloop.files import digest, sha256
+from labelloop.documents import read_json, validated
+from labelloop.errors import CaseError
+from labelloop.files import digest
 from labelloop.inference.engine import choose_device
 from labelloop.inference.prepare import Prepared, prepare_image
 from labelloop.inference.settings import ENGINE_VERSION, SliceInput
 from labelloop.inference.stages import Counted, stage
+from labelloop.network import check_weights, load_network
 from labelloop.plans import CtNormalization, Plan
 from labelloop.volume import Volume
 
@@ -56,14 +58,9 @@ class SliceClassifier:
 
     def __init__(self, folder: str | Path, device: str = "auto"):
         path, weights = Path(folder) / "model.json", Path(folder) / "weights.pt"
-        try:
-            self.model = SliceModelFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError, ValidationError) as error:
-            raise UserError(f"{path} cannot be used as a slice classifier: {error}") from error
-        if not weights.is_file() or sha256(weights) != self.model.weights_sha256:
-            raise UserError(f"{weights} is missing, or not the file that {path} describes")
-        network = build_classifier()
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["weights"])
+        self.model = validated(SliceModelFile, read_json(path), path)
+        check_weights(weights, self.model.weights_sha256)
+        network = load_network(build_classifier, weights)
         self.device = choose_device(device)
         self.network = network.to(self.device).eval()
         log.info("model %s: slice classifier on %s", self.model.name, self.device)
@@ -80,9 +77,10 @@ class SliceClassifier:
         return digest([ENGINE_VERSION, self.model.weights_sha256, *about])
 
     def prepare(self, volume: Volume, modality: str) -> Prepared:
-        """Bring a volume to the network grid. Raises ValueError for MR, which has no Hounsfield units to window."""
+        """Bring a volume to the network grid. Raises CaseError for MR, which has no Hounsfield units to window."""
         if modality != "CT":
-            raise ValueError(f"slice classifier {self.model.name} windows Hounsfield units; {modality} has none")
+            found = f"slice classifier {self.model.name} windows Hounsfield units; {modality} has none"
+            raise CaseError("modality", "", found, "Take a model that learned from MR.")
         with stage("prepare"):
             return prepare_image(volume, self.plan, modality)
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from labelloop.classes import ClassScheme, Names, Strict
+from labelloop.documents import read_json, validated
 from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.inference.settings import Settings
@@ -83,13 +84,10 @@ class FinishedInference(Strict):
     def read(cls, results: Path) -> "FinishedInference":
         """Read it from a results folder. Raises UserError when it is missing or cannot be understood."""
         path = Path(results) / FINISHED
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not path.is_file():
             hint = "give the results folder of a finished run; Snakemake writes the file when it finishes one"
-            raise UserError(f"{path}: no such file; {hint}") from error
-        except ValidationError as error:
-            raise UserError(f"{path} cannot be used: {error}") from error
+            raise UserError(f"{path}: no such file; {hint}")
+        return validated(cls, read_json(path), path)
 
     def write(self, results: Path) -> None:
         """Write it into a results folder; keys stay in order, because that of ``compose`` decides."""

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 from scipy import stats
 
 from labelloop.classes import ClassScheme, Strict
+from labelloop.documents import read_yaml, validated
 from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
@@ -159,10 +160,7 @@ def load_fitted(path: Path | str) -> FittedRules:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of fitted thresholds; `labelloop check --fit` writes one")
-    try:
-        return FittedRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a file of fitted thresholds: {error}") from error
+    return validated(FittedRules, read_yaml(path), path)
 
 
 def with_fitted(scheme: ClassScheme, fitted: FittedRules) -> ClassScheme:

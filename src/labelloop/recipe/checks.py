@@ -5,11 +5,15 @@ from typing import Any
 
 from labelloop.adapt.settings import KIDNEYS
 from labelloop.classes import ClassScheme
+from labelloop.documents import short
 from labelloop.errors import nearest
 from labelloop.groups import built_in, check_groups
 from labelloop.labels.settings import CleanStep
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
+
+LONGEST_NAME = 64
+"""Names of models, label sets and plans become names of folders."""
 
 
 def meaning_errors(recipe: Recipe) -> Iterable[str]:
@@ -115,9 +119,9 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{key}: no such name {name!r}{nearest(name, known)}"
     for name in set(recipe.models) & set(recipe.labels):
         yield f"labels.{name}: a model has the same name"
-    for name in [*recipe.models, *recipe.labels]:
-        if not name.replace("_", "").isalnum() or "_round" in name:
-            yield f"{name!r}: names are letters, digits and '_', without '_round'"
+    for name in [*recipe.models, *recipe.labels, *recipe.plans]:
+        if not name.replace("_", "").isalnum() or "_round" in name or len(name) > LONGEST_NAME:
+            yield f"{short(name, 80)!r}: names are at most {LONGEST_NAME} letters, digits and '_', without '_round'"
         if name in RESERVED:
             yield f"{name!r}: this name is taken by a folder or score of every run; take another"
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from labelloop.classes import CONFIG, Strict
+from labelloop.documents import found_in, read_yaml, short
 from labelloop.errors import UserError, nearest
 from labelloop.recipe.checks import meaning_errors
 from labelloop.recipe.spec import Recipe
@@ -49,14 +49,13 @@ def load_recipe(name: str | Path, **overrides: Any) -> Recipe:
 def _raw(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise UserError(f"{path}: extends: a circle of recipes that extend each other")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    content = read_yaml(path) or {}
     for key, found in {"recipe": content, "models": isinstance(content, dict) and content.get("models")}.items():
         if found and not isinstance(found, dict):
             raise UserError(f"{path}: {key}: found a {type(found).__name__}, expected names with a value each")
     for key in ("extends", "classes"):
+        if key in content and not isinstance(content[key], str):
+            raise UserError(f"{path}: {key}: found {short(content[key], 80)}, expected a name or a file")
         if key in content:
             content[key] = _beside(path, content[key])
     parent = content.pop("extends", None)
@@ -99,13 +98,12 @@ def form_errors(error: ValidationError, model: type[Strict]) -> Iterable[str]:
     """Yield one line per error of a pydantic model: key, what was found, the nearest valid key."""
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])
-        found = f" (found {item['input']!r})" if not isinstance(item["input"], dict) else ""
         hint = ""
         if item["type"] == "extra_forbidden":
             hint = nearest(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
             yield f"{place}: unknown key{hint}"
         else:
-            yield f"{place}: {item['msg']}{found}"
+            yield f"{place}: {item['msg']}{found_in(item)}"
 
 
 def _keys_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:

@@ -15,6 +15,7 @@ from labelloop.errors import CaseError
 from labelloop.files import atomic
 from labelloop.report.pictures import CT_WINDOW, case_picture
 from labelloop.scan import read_surveyed
+from labelloop.seals import put_seal_of_files
 from labelloop.tables import TABLES, write_table
 from labelloop.volume import on_its_feet, read
 from labelloop.wording import plain
@@ -118,6 +119,7 @@ def write_review(
                 temporary.write_bytes(png)
             shown.loc[row, "picture"] = os.path.relpath(path, out.parent)
     write_table(out, shown, "review")
+    put_seal_of_files(out, out.parent, [out.name, *filter(None, shown["picture"])])
     log.info("review: %d of %d doubtful labels, %d pictures", len(shown), len(table), (shown["picture"] != "").sum())
 
 

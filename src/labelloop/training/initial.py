@@ -4,11 +4,10 @@ import logging
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from labelloop.errors import UserError
-from labelloop.files import sha256
-from labelloop.network import build_network
+from labelloop.network import build_network, check_weights, load_network
 from labelloop.plans import Plan
 from labelloop.training.job import described
 from labelloop.training.loading import isolated_random_state
@@ -27,8 +26,7 @@ def start_from(network: nn.Module, folder: Path, classes: tuple[str, ...], bias:
         UserError: when there is no finished model, its weights are not those of its description, or it does not fit.
     """
     description, weights = described(folder), folder / "weights.pt"
-    if not weights.is_file() or sha256(weights) != description["weights_sha256"]:
-        raise UserError(f"init_from: {weights} is not the file that {folder / 'model.json'} describes")
+    check_weights(weights, description["weights_sha256"])
     theirs = tuple(description["classes"])
     other = _network_of(description, weights)
     heads = {id(p) for p in network.get_submodule("decoder.seg_layers").parameters()}
@@ -56,10 +54,8 @@ def start_from(network: nn.Module, folder: Path, classes: tuple[str, ...], bias:
 
 def _network_of(description: dict, weights: Path) -> nn.Module:
     with isolated_random_state(0):
-        network = build_network(Plan.model_validate(description["plan"]), len(description["channels"]))
-    state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)["weights"]
-    network.load_state_dict(state)
-    return network
+        plan, outputs = Plan.model_validate(description["plan"]), len(description["channels"])
+        return load_network(lambda: build_network(plan, outputs), weights)
 
 
 def _copy_rows(

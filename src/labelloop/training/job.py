@@ -1,12 +1,12 @@
 """What one training is made from, and the fingerprint that tells two trainings apart. Imports nothing heavy."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from labelloop.annotation import UNKNOWN
+from labelloop.documents import read_json
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.inference.settings import Device
@@ -113,4 +113,4 @@ def described(model: Path) -> dict[str, Any]:
     path = model / "model.json"
     if not path.is_file():
         raise UserError(f"init_from: {model} holds no model.json; it is not the folder of a finished model")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)

@@ -156,8 +156,10 @@ def set_random_state(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of all generators, to be kept in a checkpoint."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    """Return the state of all generators, to be kept in a checkpoint: tensors, numbers and texts only."""
+    algorithm, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numbers = (algorithm, np.asarray(keys).tolist(), position, has_gauss, gauss)
+    state = {"python": random.getstate(), "numpy": numbers, "torch": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state

@@ -5,16 +5,17 @@ Snakemake deletes declared outputs before it runs a job again. What took days to
 ``checkpoint.pth`` is its last checkpoint, ``finished/`` holds the finished files. Publishing them costs no time.
 """
 
-import json
 import logging
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
+from labelloop.documents import load_tensors, read_json
 from labelloop.errors import UserError
 from labelloop.files import atomic, link, sha256, write_json
+from labelloop.locks import Lock, hold
+from labelloop.seals import put_seal_of_files
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +41,18 @@ class Work:
         self.folder, self.fingerprint, self.precision, self._outputs = folder, fingerprint, precision, outputs
         self.checkpoint, self.finished = folder / "checkpoint.pth", folder / "finished"
         self._state = folder / "state.json"
+        self._lock: Lock | None = None
 
     def begin(self) -> bool:
         """Return whether this training is finished. The work of another training is set aside beside the folder.
 
-        Work of this training that was set aside is taken back.
+        Work of this training that was set aside is taken back. Another job that trains this model is waited for;
+        from then on the folder is this process's own until :meth:`publish`, or until it ends.
 
         Raises:
             UserError: when the state claims progress whose files are gone or altered.
         """
+        self._lock = hold(self.folder.with_name(f".{self.folder.name}.lock"), f"training in {self.folder}")
         state = _state_of(self.folder)
         if not self._owns(state):
             state = self._exchange(state)
@@ -73,16 +77,13 @@ class Work:
         self._note(epochs, finished=False)
 
     def load(self, device: Any) -> dict[str, Any]:
-        """Return the last checkpoint. Raises UserError when it is damaged or belongs to another training."""
-        import torch
+        """Return the last checkpoint; nothing in it is executed.
 
-        try:
-            content = torch.load(self.checkpoint, map_location=device, weights_only=False)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{self.checkpoint} cannot be read ({error}). Delete {self.folder} to train from the start."
-            ) from error
-        if (content["fingerprint"], content["precision"]) != (self.fingerprint, self.precision):
+        Raises:
+            UserError: when it is damaged or belongs to another training.
+        """
+        content = load_tensors(self.checkpoint, f"Delete {self.folder} to train from the start.", device)
+        if (content.get("fingerprint"), content.get("precision")) != (self.fingerprint, self.precision):
             raise UserError(f"{self.checkpoint} belongs to another training. Delete {self.folder} to start anew.")
         return content
 
@@ -96,6 +97,9 @@ class Work:
         for name in self._outputs:
             link(self.finished / name, target / name)
             os.utime(target / name)
+        put_seal_of_files(target / "model.json", target, self._outputs)
+        if self._lock:
+            self._lock.release()
 
     def _note(self, epochs: int, finished: bool) -> dict[str, Any]:
         state = {
@@ -143,17 +147,23 @@ class Work:
     def _check_finished(self) -> None:
         missing = [name for name in self._outputs if not (self.finished / name).is_file()]
         if not missing:
-            model = json.loads((self.finished / "model.json").read_text(encoding="utf-8"))
-            if sha256(self.finished / "weights.pt") == model["weights_sha256"]:
+            model = read_json(self.finished / "model.json")
+            if sha256(self.finished / "weights.pt") == model.get("weights_sha256"):
                 return
         what = f"{', '.join(missing)} missing" if missing else "weights.pt altered"
         raise UserError(f"{self.finished}: {what} in a finished training. Delete {self.folder} to train anew.")
 
 
 def _state_of(folder: Path) -> dict[str, Any] | None:
-    """Return the state of a work folder; None when there is none."""
+    """Return the state of a work folder; None when there is none. Raises UserError when it is damaged."""
     path = folder / "state.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    state = {"precision": ""} | read_json(path)
+    kinds = {"fingerprint": str, "precision": str, "epochs": int, "finished": bool}
+    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        raise UserError(f"{path}: damaged. Delete {folder} to train from the start.")
+    return state
 
 
 def _remove(folder: Path) -> None:

@@ -1,0 +1,120 @@
+"""How do the front doors grow with the number of cases? Empty files stand for scans and for finished results.
+
+    python benchmarks/growth/run.py OUT --cases 10000 100000 --write
+
+For each number of cases, in OUT/<number> (must not be there): ``labelloop cases`` on a folder of so many images, half
+of them with a label; a dry run of the recipe ``default``; and the start of a run whose results are all there and
+sealed: as they were, or copied, so that each file is read. Processor time and memory are those of the command and its
+children. Takes half an hour and a million small files for 100,000 cases.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from labelloop.files import sha256, write_text
+from labelloop.run import Run
+from labelloop.seals import put_seal
+from labelloop.tables import TABLES
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "benchmarks" / "results" / "growth.md"
+# From a small process: the kernel counts what a process used before it became another program.
+MEASURE = """
+import resource, subprocess, sys
+with open(sys.argv[1], "w") as out:
+    status = subprocess.run(sys.argv[2:], stdout=out, stderr=out).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+"""
+CLI = "import sys; from labelloop.cli import main; sys.exit(main(sys.argv[1:]))"
+LATER = time.time() + 60
+"""The date of all results, after that of the scans."""
+HEADER = ["| cases | jobs | command | processor time (s) | memory (MB) |", "|---:|---:|---|---:|---:|"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the empty files")
+    parser.add_argument("--cases", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
+    options = parser.parse_args()
+    lines = [line for number in options.cases for line in measure(options.out.resolve() / str(number), number)]
+    where = f"{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    text = "\n".join(["# Growth", "", f"`benchmarks/growth/run.py`, {where}.", "", *HEADER, *lines, ""])
+    print(text)
+    if options.write:
+        write_text(TABLE, text)
+
+
+def measure(folder: Path, number: int) -> list[str]:
+    """Return the rows of the table for one number of cases."""
+    make_scans(folder / "scans", number)
+    cases = ["--images", "scans", "--labels", "scans", "--dataset", "flare22", "--test-fraction", "0.05"]
+    table = timed(folder, [sys.executable, "-c", CLI, "cases", *cases, "--out", "cases.csv"])
+    (folder / "config.yaml").write_text("cases: cases.csv\nrecipe: default\nresults: results\n")
+    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    snakemake += ["--configfile", "config.yaml", "--cores", "8"]
+    dry = timed(folder, [*snakemake, "--dry-run", "--quiet", "host"])
+    jobs = next(line.split()[1] for line in (folder / "log").read_text().splitlines() if line.startswith("total"))
+    timed(folder, [*snakemake, "--summary"])
+    finish(folder, [line.split("\t")[0] for line in (folder / "log").read_text().splitlines() if "\t" in line])
+    start = timed(folder, snakemake)
+    assert "Nothing to be done" in (folder / "log").read_text()
+    for file in (folder / "results").rglob("*"):
+        os.utime(file, (LATER, LATER))  # as far as the kernel's own date tells, each is another file now
+    copied = timed(folder, snakemake)
+    assert "Nothing to be done" in (folder / "log").read_text()
+    rows = {"`labelloop cases`": table, "dry run": dry, "start, all finished": start, "the same, copied": copied}
+    return [f"| {number:,} | {jobs} | {name} | {cpu:.0f} | {mb:.0f} |" for name, (cpu, mb) in rows.items()]
+
+
+def make_scans(folder: Path, number: int) -> None:
+    """Touch so many images, every second one with a label."""
+    folder.mkdir(parents=True)
+    for case in range(number):
+        (folder / f"case_{case:06d}_0000.nii.gz").touch()
+        if case % 2:
+            (folder / f"case_{case:06d}.nii.gz").touch()
+
+
+def timed(folder: Path, command: list[str]) -> tuple[float, float]:
+    """Run a command in ``folder``, its output in ``log``; return processor time (s) and peak memory (MB)."""
+    code = [sys.executable, "-c", MEASURE, "log", *command]
+    done = subprocess.run(code, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    status, cpu, mb = map(float, done.stdout.split())
+    assert status == 0, (folder / "log").read_text()[-3000:]
+    return cpu, mb
+
+
+def finish(folder: Path, outputs: list[str]) -> None:
+    """Make all outputs as empty files of one date, with the case files and the seals of their manifests."""
+    os.chdir(folder)
+    run = Run({"cases": "cases.csv", "recipe": "default", "results": "results"})
+    for output in map(Path, outputs[1:]):  # the first is the head of the table
+        if output.suffix:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(",".join(TABLES["quarantine"]) + "\n" if output.name == "quarantine.csv" else "")
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+        os.utime(output, (LATER, LATER))
+        if output.parent.name == "shards" and output.stem in run.shards:
+            seal(output, [case.case for case in run.shards[output.stem]])
+
+
+def seal(manifest: Path, cases: list[str]) -> None:
+    """Touch the case files of a manifest, and seal them."""
+    folder = manifest.parents[1]
+    for case in cases:
+        (folder / case).touch()
+    empty = sha256(manifest)
+    put_seal(manifest, folder, dict.fromkeys([*cases, f"shards/{manifest.name}"], empty))
+
+
+if __name__ == "__main__":
+    main()

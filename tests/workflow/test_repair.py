@@ -1,0 +1,107 @@
+"""What was altered in the results is found and made anew; to look changes nothing, and two runs do not meet."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_project import PLAN, ROOT, Collection, Project
+
+from labelloop.locks import hold
+
+MANIFEST = "results/prepared/fine/labels/truth/shards/train-000.csv"
+ENDS = ["results/groups.csv", MANIFEST]
+RECIPE = {"extends": "default", "plans": {"fine": PLAN}}
+ROW = re.compile(r"^(\w+) +(\d+)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, collection: Collection) -> Project:
+    """A run up to groups and prepared labels of a few cases."""
+    folder = tmp_path_factory.mktemp("repaired") / "project"
+    project = Project.new(folder, Path("cases.csv"), RECIPE)
+    rows = ["case,image,label,dataset,role"]
+    for row in list(collection.phantom.values())[:4]:
+        rows.append(f"{row['case']},{row['image']},{row['label']},{row['dataset']},train")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    project.snakemake("--cores", "2", *ENDS)
+    return project
+
+
+@pytest.fixture
+def project(prepared: Project, tmp_path: Path) -> Iterator[Project]:
+    """The run, to change: afterwards all is put back, as Snakemake's notes hold absolute paths."""
+    subprocess.run(["cp", "-a", prepared.folder, tmp_path / "kept"], check=True)
+    yield prepared
+    shutil.rmtree(prepared.results)
+    subprocess.run(["cp", "-a", f"{tmp_path / 'kept'}/.", prepared.folder], check=True)
+
+
+def state(project: Project) -> dict[str, tuple[bytes, int]]:
+    files = [file for file in project.results.rglob("*") if file.is_file()]
+    return {str(file): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def damage(project: Project) -> None:
+    manifest = project.folder / MANIFEST
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
+
+
+def start(project: Project, *arguments: str) -> subprocess.CompletedProcess:
+    command = project.command(*arguments)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def planned(text: str) -> dict[str, int]:
+    return {rule: int(count) for rule, count in ROW.findall(text) if rule != "total"}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [["--dry-run", "--quiet", "host", "--cores", "1", *ENDS], ["--lint"], ["--summary", *ENDS], ["--unlock"]],
+    ids=lambda words: words[0],
+)
+def test_a_question_changes_nothing_but_tells_what_is_damaged(project, question):
+    damage(project)
+    before = state(project)
+    asked = start(project, *question)
+    assert f"{MANIFEST}: shards/train-000.csv altered; made anew" in asked.stdout + asked.stderr
+    assert state(project) == before
+    if "--dry-run" in question:
+        assert planned(asked.stdout) == {"prepare_labels": 1}
+
+
+def test_what_was_damaged_is_made_anew(project):
+    whole = state(project)
+    damage(project)
+    image = next(project.results.glob("prepared/fine/*.b2nd"))
+    image.write_bytes(b"altered")
+    done = start(project, "--cores", "2", *ENDS)
+    assert done.returncode == 0, done.stderr
+    assert f"prepared/fine/shards/train-000.csv: {image.name} altered; made anew" in done.stderr
+    after = state(project)
+    for name in (MANIFEST, image.relative_to(project.folder)):
+        assert after[str(project.folder / name)][0] == whole[str(project.folder / name)][0]
+    assert planned(start(project, "--dry-run", "--quiet", "host", "--cores", "1", *ENDS).stdout) == {}
+
+
+def test_a_second_run_is_refused_before_it_deletes_anything(project):
+    damage(project)
+    lock = hold(project.results / ".lock", "the first run", wait=False)
+    before = state(project)
+    second = start(project, "--cores", "1", *ENDS)
+    lock.release()
+    assert second.returncode == 1 and "another run, process" in second.stderr and "Traceback" not in second.stderr
+    assert state(project) == before
+
+
+def test_results_that_were_copied_without_their_dates_are_not_broken(project, tmp_path):
+    shutil.move(project.results, tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", project.results, copy_function=shutil.copy)
+    assert "made anew" not in project_output(start(project, "--dry-run", "--cores", "1", *ENDS))
+
+
+def project_output(done: subprocess.CompletedProcess) -> str:
+    return done.stdout + done.stderr
