@@ -23,6 +23,7 @@ from labelloop.heartbeat import finished
 from labelloop.locks import hold
 from labelloop.seals import Finding, as_sealed, look, put_seal
 from labelloop.tables import TABLES, read_table, write_table
+from labelloop.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +151,7 @@ class Ledger:
         self._seal()
         self._lock.release()
         done = sum(row["status"] == "done" for row in self._rows.values())
-        log.info("shard %s: %d cases done, %d set aside", self.shard, done, len(self._rows) - done)
+        log.info("shard %s: %s done, %d set aside", self.shard, count(done, "case"), len(self._rows) - done)
 
     def _seal(self) -> None:
         files = {row["file"]: row["sha256"] for row in self._rows.values() if row["file"]}
