@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from labelloop.errors import UserError
-from labelloop.files import digest
+from labelloop.files import digest, read_yaml
 
 Names = Annotated[
     tuple[str, ...],
@@ -91,7 +91,7 @@ def load_classes(name: str | Path) -> ClassScheme:
         known = ", ".join(sorted(p.stem for p in (CONFIG / "classes").glob("*.yaml")))
         raise UserError(f"no class scheme {name!r} at {path}; known: {known}")
     try:
-        return ClassScheme.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return ClassScheme.model_validate(read_yaml(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:

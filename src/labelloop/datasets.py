@@ -11,7 +11,7 @@ from pydantic import PrivateAttr, ValidationError, field_validator, model_valida
 
 from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Names, Strict, load_classes
 from labelloop.errors import CaseError, UserError, nearest
-from labelloop.files import digest
+from labelloop.files import digest, read_yaml
 
 REASONS = {
     "label_not_finite": "Write the label again with whole numbers only.",
@@ -22,7 +22,6 @@ REASONS = {
 }
 """What to do about each reason code of this module."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_ID = 65535
 BLOCK = 1 << 22
 
@@ -151,7 +150,7 @@ def read_dataset(name: str | Path) -> Dataset:
     if not path.is_file():
         raise UserError(f"no data set {str(name)!r} at {path}{nearest(str(name), dataset_names())}")
     try:
-        return Dataset.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER))
+        return Dataset.model_validate(read_yaml(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
@@ -40,6 +44,11 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON with sorted keys, atomically."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the content of a YAML file. Raises yaml.YAMLError when it is none."""
+    return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_LOADER)
 
 
 def sha256(path: str | Path) -> str:

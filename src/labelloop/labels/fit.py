@@ -18,7 +18,7 @@ from scipy import stats
 
 from labelloop.classes import ClassScheme, Strict
 from labelloop.errors import UserError
-from labelloop.files import write_text
+from labelloop.files import read_yaml, write_text
 from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules import Limit, Range, Rule
@@ -155,7 +155,7 @@ def load_fitted(path: Path | str) -> FittedRules:
     if not path.is_file():
         raise UserError(f"{path}: no such file of fitted thresholds; `labelloop check --fit` writes one")
     try:
-        return FittedRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return FittedRules.model_validate(read_yaml(path))
     except (ValidationError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a file of fitted thresholds: {error}") from error
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from labelloop.classes import CONFIG, Strict
 from labelloop.errors import UserError, nearest
+from labelloop.files import read_yaml
 from labelloop.recipe.checks import meaning_errors
 from labelloop.recipe.spec import Recipe
 
@@ -50,7 +51,7 @@ def _raw(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise UserError(f"{path}: extends: a circle of recipes that extend each other")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = read_yaml(path) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     for key, found in {"recipe": content, "models": isinstance(content, dict) and content.get("models")}.items():
