@@ -9,31 +9,30 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_prepare import ORIENTATIONS, random_volume, turned
+from hypothesis import given
+from hypothesis import strategies as st
+from test_prepare import random_volume, turned
 
 from labelloop.errors import CaseError
 from labelloop.inference import reading
 from labelloop.inference.reading import Image, decode_nifti, gunzip
 from labelloop.volume import read, write
+from strategies import orientations, seeds, spacings
 
 
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS[::5])
-def test_any_orientation(rng, tmp_path, permutation, flips):
+@given(
+    orientation=orientations,
+    spacing=spacings,
+    dtype=st.sampled_from([np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32]),
+    seed=seeds,
+)
+def test_integers_in_any_orientation(tmp_path, orientation, spacing, dtype, seed):
     path = tmp_path / "scan.nii.gz"
-    volume = turned(random_volume(rng, (5, 6, 7)), permutation, flips)
-    write(path, volume.array, volume.geometry)
+    volume = turned(random_volume(np.random.default_rng(seed), (5, 6, 7), spacing), *orientation)
+    write(path, volume.array.astype(dtype), volume.geometry)
     fast, usual = decode_nifti(path.read_bytes(), path), read(path)
     np.testing.assert_array_equal(fast.array, usual.array)
-    assert fast.geometry == usual.geometry and fast.array.dtype == usual.array.dtype
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32])
-def test_integers(rng, tmp_path, dtype):
-    path = tmp_path / "scan.nii.gz"
-    volume = random_volume(rng, (5, 6, 7))
-    write(path, volume.array.astype(dtype), volume.geometry)
-    fast = decode_nifti(path.read_bytes(), path)
-    np.testing.assert_array_equal(fast.array, read(path).array)
+    assert fast.geometry == usual.geometry and fast.array.dtype == usual.array.dtype == dtype
 
 
 def rewritten(path, change):
