@@ -158,6 +158,7 @@ def test_cases_are_aligned_once_with_a_named_reference(archive, tmp_path, monkey
         aligned(cases, "mr_00", prepared, PLAN, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_translation_that_loses_the_organs_is_noticed(archive, to_mr, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(adapt, "SHOWN", 1)  # rows of the picture
     archive.prepare_labels(archive.grey)
