@@ -174,6 +174,14 @@ def page(results) -> str:
     return _write(results, results / "report" / "index.html")
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("not drawn")
+
+    monkeypatch.setattr(gallery, "case_picture", refuse)
+
+
 class _Rows(HTMLParser):
     """Collects the cells of every table row."""
 
@@ -303,6 +311,7 @@ def test_equal_files_give_equal_bytes(results, page):
         ({}, ""),
     ],
 )
+@pytest.mark.usefixtures("without_pictures")
 def test_scores_stand_beside_the_training_behind_them(results, tmp_path, updates, said):
     lead = _write(results, tmp_path / "page.html", updates=updates).split('<p class="lead">')[1].split("</p>")[0]
     assert said in " ".join(lead.split())
@@ -322,14 +331,6 @@ def test_missing_parts_are_said_in_words(tmp_path):
     assert "Nothing was scored" in text
     assert "cases.csv not there" in text
     assert "one line" in text
-
-
-@pytest.fixture
-def without_pictures(monkeypatch):
-    def refuse(*_, **__):
-        raise RuntimeError("not drawn")
-
-    monkeypatch.setattr(gallery, "case_picture", refuse)
 
 
 @pytest.mark.usefixtures("without_pictures")
