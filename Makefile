@@ -25,12 +25,9 @@ btcv: $(STAMP)  ## run it on real CT: DATA=FOLDER with BTCV images and labels
 	python benchmarks/btcv/cases.py $(DATA) results/btcv/cases.csv
 	snakemake --cores all --configfile config/btcv.yaml
 
-SLURM_TESTS := tests/workflow/test_slurm.py
-
-test: $(STAMP)  ## run the tests: those of the workflow beside all others
-	export OMP_NUM_THREADS=1; pytest tests/workflow --ignore $(SLURM_TESTS) >$(VENV)/workflow.log 2>&1 & \
-	{ pytest --ignore tests/workflow && pytest $(SLURM_TESTS); } && others=0 || others=$$?; \
-	wait $$! && workflow=0 || workflow=$$?; cat $(VENV)/workflow.log; exit $$(( others | workflow ))
+test: $(STAMP)  ## run the tests: the quick ones first, as `pytest` alone does, then all others
+	pytest -n 2
+	pytest -n 2 -rfEs -m "slow or training or workflow or slurm"
 
 lint: results/demo/phantom/cases.csv  ## check style and workflow
 	ruff check

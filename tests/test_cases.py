@@ -11,7 +11,7 @@ from labelloop.tables import CASES, read_table
 def table(tmp_path):
     def write(*lines: str, header: str = "case,image,label,dataset,modality,patient,role,annotated"):
         path = tmp_path / "cases.csv"
-        path.write_text("\n".join([header, *lines]) + "\n")
+        path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
         return path
 
     return write

@@ -1,8 +1,10 @@
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, to_table
+from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table, to_table
 from labelloop.cases import Case
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import UserError
@@ -69,32 +71,53 @@ def test_zhou_s_types_of_flare23():
     assert (found["organs_full"], found["organs_full_no_tumor"]) == (888 + 219, 219)
 
 
-@pytest.mark.parametrize(
-    ("given", "name"),
-    [
-        (ids((1, 13)), "type:1-13"),
-        ((13, 4, 3, 2, 1), "type:1,2,3,4,13"),
-        (ids((1, 8), (10, 13)), "type:1-8,10,11,12,13"),
-        ((14,), "type:14"),
-        ((1, 2, 3, 4, 5), "type:1-5"),
-    ],
+all_states = st.lists(
+    st.fixed_dictionaries({name: st.sampled_from([PRESENT, ABSENT, UNKNOWN]) for name in SCHEME.names}), max_size=6
 )
-def test_types_are_named_by_their_ids(given, name):
-    assert type_name(given) == name
-    assert canonical_name(name) == name
 
 
-@pytest.mark.parametrize(
-    ("written", "name"),
-    [
-        ("type:1-4,13", "type:1,2,3,4,13"),
-        ("type: 13, 1–4", "type:1,2,3,4,13"),
-        ("type:1,2,3,4,5", "type:1-5"),
-        ("tumor", "tumor"),
-    ],
-)
-def test_a_type_may_be_written_in_another_way(written, name):
-    assert canonical_name(written) == name
+@given(states=all_states)
+def test_states_are_what_they_were_after_a_table_and_groups_are_those_of_what_is_annotated(states):
+    cases = {f"case_{i}": Case(case=f"case_{i}", image="x", dataset="flare23") for i in range(len(states))}
+    states = dict(zip(cases, states, strict=True))
+    table = to_table(states, SCHEME.names)
+    assert from_table(table) == states
+    groups = group_cases(table, cases, SCHEME)
+    organs = set(SCHEME.select("organs"))
+    for case, known in states.items():
+        seen = set(annotated(known))
+        expected = {"all", "labeled" if seen else "unlabeled"}
+        if seen:
+            expected |= {type_name(SCHEME.ids[name] for name in seen), "tumor" if "tumor" in seen else "no_tumor"}
+        if seen >= organs:
+            expected |= {"organs_full"} | ({"organs_full_no_tumor"} if "tumor" not in seen else set())
+        elif seen & organs and "tumor" not in seen:
+            expected.add("organs_partial")
+        assert set(groups.loc[groups["case"] == case, "group"]) == expected
+
+
+def test_types_are_named_as_zhou_names_them():
+    assert type_name(ids((1, 13))) == "type:1-13"
+    assert type_name((13, 4, 3, 2, 1)) == "type:1,2,3,4,13"
+    assert type_name(ids((1, 8), (10, 13))) == "type:1-8,10,11,12,13"
+    assert canonical_name("type: 13, 1–4") == "type:1,2,3,4,13"
+    assert canonical_name("tumor") == "tumor"
+
+
+@given(data=st.data(), runs=st.lists(st.tuples(st.integers(1, 254), st.integers(0, 6)), min_size=1, max_size=5))
+def test_a_type_has_one_name_however_it_is_written(data, runs):
+    """As runs in any order, with or without ranges; what the name says are the ids."""
+    written, wanted = [], set()
+    for first, more in runs:
+        last = min(first + more, 254)
+        wanted |= set(range(first, last + 1))
+        dash = data.draw(st.sampled_from(["-", "–", " - ", ""]))
+        written.append(f"{first}{dash}{last}" if dash else ",".join(map(str, range(first, last + 1))))
+    name = canonical_name("type:" + data.draw(st.sampled_from([",", ", "])).join(written))
+    assert name == type_name(wanted) == canonical_name(name)
+    parts = [part.split("-") for part in name.removeprefix("type:").split(",")]
+    said = [i for part in parts for i in range(int(part[0]), int(part[-1]) + 1)]
+    assert said == sorted(wanted) and all(int(part[-1]) - int(part[0]) >= 4 for part in parts if len(part) > 1)
 
 
 @pytest.mark.parametrize("written", ["type:", "type:liver", "type:1-", "type:1;2"])

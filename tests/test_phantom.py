@@ -1,6 +1,7 @@
 """The built-in data set: deterministic, anatomically sound, and as incomplete as real sets are."""
 
 import itertools
+from pathlib import Path
 
 import cc3d
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from labelloop.classes import CONFIG, load_classes
 from labelloop.errors import UserError
 from labelloop.files import sha256
+from labelloop.phantom import collection as collection_module
 from labelloop.phantom import draw_patient, field_of_view, render, tissue_map, write_phantom
 from labelloop.phantom.collection import plan_cases
 from labelloop.phantom.patient import ORIENTATIONS
@@ -21,6 +23,7 @@ from labelloop.volume import Geometry, Volume, canonical, read, read_geometry
 
 CLASSES = load_classes("flare")
 IDS = CLASSES.ids
+CASES, SEED = 8, 7
 RANGES_ML = {
     "liver": (1000, 2000), "spleen": (100, 350), "right_kidney": (110, 220), "left_kidney": (110, 220),
     "pancreas": (50, 120), "gallbladder": (15, 60), "right_adrenal_gland": (3, 8), "left_adrenal_gland": (3, 8),
@@ -31,9 +34,9 @@ RANGES_ML = {
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """Twelve cases: the folder, the case table and the hidden table, both by case."""
+    """Eight cases: the folder, the case table and the hidden table, both by case."""
     out = tmp_path_factory.mktemp("phantom")
-    table = read_table(write_phantom(out, 12, seed=7), "cases").set_index("case")
+    table = read_table(write_phantom(out, CASES, SEED), "cases").set_index("case")
     return out, table, pd.read_csv(out / "truth.csv", keep_default_na=False).set_index("case")
 
 
@@ -58,28 +61,33 @@ def whole(collection, truths):
     return {case: truth for case, truth in truths.items() if not collection[2].special[case].startswith("cut")}
 
 
-def test_equal_arguments_give_equal_bytes(tmp_path):
-    def hashes(name, seed):
-        write_phantom(tmp_path / name, 8, seed, spacing_mm=9)
-        return {p.relative_to(tmp_path / name): sha256(p) for p in (tmp_path / name).rglob("*") if p.is_file()}
+@pytest.fixture
+def volumes(tmp_path, monkeypatch):
+    """Write a collection, but draw two cases of it only; return the hash of each volume, by its place."""
 
-    first = hashes("a", 1)
-    assert first == hashes("b", 1)
-    other = hashes("c", 2)
-    assert first.keys() == other.keys()
-    images = [p for p in first if p.parts[0] == "images"]
-    assert len(images) == 8 and all(first[p] != other[p] for p in images)
+    def write(name, cases, seed, first=0):
+        plans = plan_cases(cases)[first : first + 2]
+        monkeypatch.setattr(collection_module, "plan_cases", lambda _: plans)
+        write_phantom(tmp_path / name, cases, seed)
+        return {p.relative_to(tmp_path / name): sha256(p) for p in (tmp_path / name).rglob("*.nii.gz")}
+
+    return write
 
 
-def test_a_patient_does_not_depend_on_how_many_cases_there_are(tmp_path):
-    plans = {n: {p.index: (p.kind, p.half, p.special, p.noise, p.tumors) for p in plan_cases(n)} for n in (8, 9)}
-    same = [index for index in plans[8] if plans[8][index] == plans[9][index]]
-    assert same
-    for cases in (8, 9):
-        write_phantom(tmp_path / str(cases), cases, 4, spacing_mm=9)
-    for index in same:
-        name = f"images/phantom_{index:03d}_0000.nii.gz"
-        assert sha256(tmp_path / "8" / name) == sha256(tmp_path / "9" / name)
+def test_equal_arguments_give_equal_bytes(collection, volumes):
+    again, other = volumes("again", CASES, SEED), volumes("other", CASES, SEED + 1)
+    assert again == {place: sha256(collection[0] / place) for place in again}
+    assert again.keys() == other.keys() and {place.parts[0] for place in again} == {"images", "labels", "truth"}
+    assert not {again[place] for place in again if place.parts[0] == "images"} & set(other.values())
+
+
+def test_a_patient_does_not_depend_on_how_many_cases_there_are(collection, volumes):
+    plans = [
+        {p.index: (p.kind, p.half, p.special, p.noise, p.tumors) for p in plan_cases(n)} for n in (CASES, CASES + 1)
+    ]
+    same = [index for index, plan in plans[0].items() if plan == plans[1][index]]
+    image = Path(f"images/phantom_{same[0]:03d}_0000.nii.gz")
+    assert volumes("more", CASES + 1, SEED, same[0])[image] == sha256(collection[0] / image)
 
 
 @pytest.mark.parametrize("cases", [8, 9, 12, 17, 24, 60])
@@ -105,7 +113,7 @@ def test_too_small_a_collection_is_refused(tmp_path):
 
 def test_case_table_and_files(collection):
     out, table, hidden = collection
-    assert list(table.index) == [f"phantom_{i:03d}" for i in range(12)]
+    assert list(table.index) == [f"phantom_{i:03d}" for i in range(CASES)]
     assert set(table.dataset) == {"phantom"} and set(table.modality) == {"CT"}
     assert (table.role[hidden.kind == "test"] == "test").all() and (table.role[hidden.kind != "test"] == "train").all()
     assert (table.annotated[hidden.kind == "organs"] == ";".join(CLASSES.select("organs"))).all()
@@ -232,7 +240,7 @@ def test_a_patient_looks_the_same_on_any_grid():
     patient = draw_patient(0, 1)
     stored = {}
     for orientation in ORIENTATIONS:
-        geometry = field_of_view(patient, spacing=(8, 8, 8), orientation=orientation)
+        geometry = field_of_view(patient, spacing=(10, 10, 10), orientation=orientation)
         image, truth = render(patient, geometry)
         stored[orientation] = canonical(Volume(truth, geometry))
         slabs = render(patient, geometry, slab_voxels=5000)
@@ -240,8 +248,8 @@ def test_a_patient_looks_the_same_on_any_grid():
         assert (class_ids(IDS)[tissue_map(patient, geometry)] == truth).all()
     for one, other in itertools.pairwise(stored.values()):
         assert (one.array == other.array).mean() > 0.99
-    fine = field_of_view(patient, size=(96, 96, 80))
-    assert fine.size == (96, 96, 80)
+    fine = field_of_view(patient, size=(72, 72, 60))
+    assert fine.size == (72, 72, 60)
     ml = (render(patient, fine)[1] == IDS["liver"]).sum() * fine.voxel_ml
     coarse = stored["LPS"]
     assert ml == pytest.approx(mask(coarse, "liver").sum() * coarse.geometry.voxel_ml, rel=0.03)

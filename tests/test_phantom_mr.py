@@ -6,8 +6,6 @@ import pytest
 
 from labelloop.classes import load_classes
 from labelloop.files import sha256
-from labelloop.phantom import collection as collection_module
-from labelloop.phantom.collection import plan_cases, write_phantom
 from labelloop.phantom.mr import COLUMNS, LIKE, OTHER_PATIENTS, SEQUENCES, SIGNALS, Motion, MrPatient, write_mr
 from labelloop.phantom.tissues import TISSUES
 from labelloop.tables import read_table
@@ -18,13 +16,10 @@ SPACING_MM = 7.0
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory):
-    """One CT case and two MR patients: folder, case table, hidden table of the MR."""
-    out = tmp_path_factory.mktemp("phantom_mr")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collection_module, "plan_cases", lambda cases: plan_cases(cases)[:1])
-        table = read_table(write_phantom(out, 8, seed=3, spacing_mm=9, mr_patients=2), "cases").set_index("case")
-    return out, table, pd.read_csv(out / "truth_mr.csv").set_index("case")
+def collection(phantom):
+    """CT cases and two MR patients: folder, case table, hidden table of the MR."""
+    hidden = pd.read_csv(phantom.parent / "truth_mr.csv").set_index("case")
+    return phantom.parent, read_table(phantom, "cases").set_index("case"), hidden
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +48,7 @@ def test_every_tissue_has_a_signal():
 def test_ct_and_mr_stand_in_one_table_with_different_patients(collection):
     out, table, hidden = collection
     ct, mr = table[table.modality == "CT"], table[table.modality == "MR"]
-    assert len(ct) == 1 and len(mr) == 2 * len(SEQUENCES) == len(hidden)
+    assert len(ct) == 8 and len(mr) == 2 * len(SEQUENCES) == len(hidden)
     assert not set(ct.patient) & set(mr.patient) and OTHER_PATIENTS > len(ct)
     assert set(mr.sequence) == {s.name for s in SEQUENCES}
     assert (mr.groupby("patient").role.nunique() == 1).all()
@@ -66,7 +61,7 @@ def test_ct_and_mr_stand_in_one_table_with_different_patients(collection):
 
 def test_equal_arguments_give_equal_bytes(collection, tmp_path):
     out, table, _ = collection
-    write_mr(tmp_path, 1, 3, 9)
+    write_mr(tmp_path, 1, 3, 12)
     for row in table[table.patient == "mr_000"].itertuples():
         assert sha256(tmp_path / row.image) == sha256(out / row.image)
 

@@ -1,10 +1,10 @@
 """Orientation is turned and restored without loss; files keep their place in the patient."""
 
-import itertools
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labelloop.volume import (
     Geometry,
@@ -17,34 +17,43 @@ from labelloop.volume import (
     whole_numbers,
     write,
 )
+from strategies import ORIENTATIONS, few, millimeters, orientations, spacings
 
-ORIENTATIONS = [
-    (permutation, flips)
-    for permutation in itertools.permutations(range(3))
-    for flips in itertools.product([False, True], repeat=3)
-]
+places = st.tuples(*[millimeters(-400, 400)] * 3)
+shapes = st.tuples(*[st.integers(1, 6)] * 3)
 
 
-def itk_image(permutation=(0, 1, 2), flips=(False, False, False)):
-    array = np.random.default_rng(0).integers(-100, 100, (4, 5, 6)).astype(np.int16)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing((1.0, 2.0, 3.0))
-    image.SetOrigin((5.0, 6.0, 7.0))
-    return sitk.Flip(sitk.PermuteAxes(image, permutation), flips)
+def itk_image(shape, spacing, origin):
+    image = sitk.GetImageFromArray(np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    return image
 
 
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
-def test_canonical_agrees_with_itk_and_is_undone_exactly(tmp_path, permutation, flips):
-    image = itk_image(permutation, flips)
-    sitk.WriteImage(image, str(tmp_path / "image.mha"))
-    volume = read(tmp_path / "image.mha")
-    turned = canonical(volume)
-    reference = sitk.DICOMOrient(image, "RAS")
-    np.testing.assert_array_equal(turned.array, sitk.GetArrayFromImage(reference))
-    np.testing.assert_allclose(turned.geometry.origin, reference.GetOrigin())
-    np.testing.assert_allclose(turned.geometry.direction, reference.GetDirection())
-    np.testing.assert_allclose(turned.geometry.spacing, reference.GetSpacing())
-    np.testing.assert_array_equal(restore(turned.array, volume.geometry), volume.array)
+def stored(image, permutation, flips):
+    """Store an image with other axes: nothing moves in the patient."""
+    return sitk.Flip(sitk.PermuteAxes(image, permutation), [axis in flips for axis in range(3)])
+
+
+def as_volume(image):
+    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return Volume(sitk.GetArrayFromImage(image), geometry)
+
+
+@few(2)
+@given(shape=shapes, spacing=spacings, origin=places)
+def test_canonical_agrees_with_itk_and_is_undone_exactly_in_every_orientation(shape, spacing, origin):
+    plain = itk_image(shape, spacing, origin)
+    for orientation in ORIENTATIONS:
+        image = stored(plain, *orientation)
+        volume = as_volume(image)
+        turned = canonical(volume)
+        reference = sitk.DICOMOrient(image, "RAS")
+        np.testing.assert_array_equal(turned.array, sitk.GetArrayFromImage(reference))
+        np.testing.assert_allclose(turned.geometry.origin, reference.GetOrigin())
+        np.testing.assert_allclose(turned.geometry.direction, reference.GetDirection())
+        np.testing.assert_allclose(turned.geometry.spacing, reference.GetSpacing())
+        np.testing.assert_array_equal(restore(turned.array, volume.geometry), volume.array)
 
 
 def test_oblique_grids_turn_to_the_nearest_axes():
@@ -57,8 +66,10 @@ def test_oblique_grids_turn_to_the_nearest_axes():
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
-def test_write_then_read_keeps_array_and_place(tmp_path, suffix):
-    volume = Volume(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), Geometry((4, 3, 2), (0.7, 0.8, 5.0), (-1, 2, 3)))
+@few(2)
+@given(shape=shapes, spacing=spacings, origin=places, orientation=orientations)
+def test_write_then_read_keeps_array_and_place(tmp_path, suffix, shape, spacing, origin, orientation):
+    volume = as_volume(stored(itk_image(shape, spacing, origin), *orientation))
     write(tmp_path / f"label{suffix}", volume.array, volume.geometry)
     again = read(tmp_path / f"label{suffix}")
     np.testing.assert_array_equal(again.array, volume.array)
@@ -89,10 +100,9 @@ def test_different_grids_are_told_apart_in_words(field, value, word):
     assert grid.difference(Geometry(**grid.__dict__)) is None
 
 
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS[::7])
-def test_a_volume_on_its_feet_covers_the_same_place_the_other_way_up(tmp_path, permutation, flips):
-    sitk.WriteImage(itk_image(permutation, flips), str(tmp_path / "image.mha"))
-    volume = read(tmp_path / "image.mha")
+@given(shape=shapes, spacing=spacings, origin=places, orientation=orientations)
+def test_a_volume_on_its_feet_covers_the_same_place_the_other_way_up(shape, spacing, origin, orientation):
+    volume = as_volume(stored(itk_image(shape, spacing, origin), *orientation))
     turned, before = on_its_feet(volume), canonical(volume)
     after = canonical(turned)
     assert turned.array is volume.array

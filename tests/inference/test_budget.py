@@ -109,6 +109,7 @@ print(before, peak())
 """
 
 
+@pytest.mark.slow
 def test_a_process_keeps_its_budget(tmp_path):
     """128 x 128 x 1000 voxels at the smallest setting: the peak of a process of its own against the estimate."""
     plan = tiny_plan(patch=(32, 64, 64))

@@ -1,20 +1,22 @@
 """A model folder on a volume."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from test_prepare import ORIENTATIONS, random_volume, turned
+from hypothesis import given
+from hypothesis import strategies as st
+from test_prepare import random_volume, turned
 from tiny_models import CLASSES, IDS, save_model, tiny_plan
 
 from labelloop.errors import CaseError, UserError
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.settings import Settings
 from labelloop.volume import Geometry, Volume, canonical
-
-SPACINGS = [(0.5, 0.5, 0.5), (8.0, 0.7, 0.7), (3.0, 1.1, 1.2), (2.0, 2.0, 8.0), (8.0, 8.0, 8.0)]
-SPACINGS += [tuple(row) for row in np.random.default_rng(5).uniform(0.5, 8, (4, 3)).round(3).tolist()]
+from strategies import millimeters, orientations, seeds
 
 
 @pytest.fixture
@@ -22,21 +24,24 @@ def predictor(model_folder):
     return Predictor(model_folder, "cpu")
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_labels_lie_on_the_grid_of_the_input(model_folder, rng, spacing):
-    """All 48 orientations: flipping or permuting the input flips or permutes the output."""
-    predictor = Predictor(model_folder, "cpu", Settings(step=1))
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    return Predictor(save_model(tmp_path_factory.mktemp("models") / "quick"), "cpu", Settings(step=1))
+
+
+@given(spacing=st.tuples(*[millimeters(0.5, 8)] * 3), orientation=orientations, seed=seeds)
+def test_labels_lie_on_the_grid_of_the_input(quick, spacing, orientation, seed):
+    """Flipping or permuting the input flips or permutes the output."""
     extent = (40, 28, 30)  # mm, so that all spacings make networks grids of one size
     shape = tuple(max(4, min(20, round(mm / s))) for mm, s in zip(extent, spacing, strict=True))
-    volume = random_volume(rng, shape, spacing)
-    expected = predictor.predict(volume, "CT")
+    volume = random_volume(np.random.default_rng(seed), shape, spacing)
+    expected = quick.predict(volume, "CT")
     assert expected.labels.dtype == np.uint8 and set(np.unique(expected.labels)) <= {0, *IDS.values()}
-    for permutation, flips in ORIENTATIONS:
-        stored = turned(volume, permutation, flips)
-        result = predictor.predict(stored, "CT")
-        assert result.labels.shape == stored.geometry.shape
-        np.testing.assert_array_equal(canonical(Volume(result.labels, stored.geometry)).array, expected.labels)
-        assert [r["volume_ml"] for r in result.rows] == pytest.approx([r["volume_ml"] for r in expected.rows])
+    stored = turned(volume, *orientation)
+    result = quick.predict(stored, "CT")
+    assert result.labels.shape == stored.geometry.shape
+    np.testing.assert_array_equal(canonical(Volume(result.labels, stored.geometry)).array, expected.labels)
+    assert [r["volume_ml"] for r in result.rows] == pytest.approx([r["volume_ml"] for r in expected.rows])
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (3, 4, 5), (1, 1, 1), (30, 5, 40)])
@@ -112,16 +117,15 @@ def test_oblique_geometry_is_kept(predictor, rng):
     assert predictor.predict(volume, "CT").labels.shape == array.shape
 
 
-def test_inference_does_not_import_nnunetv2_or_monai():
-    import subprocess
-    import sys
-
+@pytest.mark.slow
+def test_inference_imports_neither_training_nor_nnunetv2_and_torchvision_only_for_a_classifier():
     code = (
         "import sys, labelloop.inference.infer; assert 'torch' not in sys.modules; "  # so that reading does not wait
         "import labelloop.inference.postprocess; "
         "from labelloop.network import build_network; from labelloop.plans import Plan; "
         "build_network(Plan(spacing_mm=(1,1,1), patch=(16,16,16), features=(4,8)), 2); "
-        "print([m for m in sys.modules if m.split('.')[0] in ('nnunetv2', 'monai')])"
+        "unwanted = ('nnunetv2', 'monai', 'torchvision', 'labelloop.training'); "
+        "print([m for m in sys.modules if f'{m}.'.startswith(tuple(f'{u}.' for u in unwanted))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 from scipy.ndimage import gaussian_filter
-from test_prepare import GRIDS, ORIENTATIONS, RAS, turned
+from test_prepare import RAS, grids, turned
 
 from labelloop.inference import export
 from labelloop.inference.export import Tally, export_labels, to_prediction
 from labelloop.inference.prepare import Frame
 from labelloop.inference.resample import Resampling, target_shape
 from labelloop.volume import Geometry, Volume, canonical
+from strategies import orientations, seeds
 
 IDS = [0, 5, 2, 200]
 NAMES = ("a", "b", "c")
@@ -37,21 +40,26 @@ def stock_labels(logits, frame):
     return result
 
 
-@pytest.mark.parametrize("background", [0.0, 2.0])
-@pytest.mark.parametrize("tile", [2, 16])
-@pytest.mark.parametrize("slab", [1, 3000, 1 << 22])
-@pytest.mark.parametrize(("spacing", "target"), GRIDS)
-def test_exact_equals_argmax_of_nnunets_logits(rng, monkeypatch, spacing, target, slab, tile, background):
-    monkeypatch.setattr(export, "TILE", tile)
-    frame = frame_of(spacing, target)
-    logits = smooth_logits(rng, frame.shape, background=background)
-    np.testing.assert_array_equal(export_labels([logits], frame, IDS, "exact", slab), stock_labels(logits, frame))
+@given(
+    grid=grids,
+    slab=st.sampled_from([1, 3000, 1 << 22]),
+    tile=st.integers(1, 16),
+    background=st.floats(0, 3),
+    seed=seeds,
+)
+def test_exact_equals_argmax_of_nnunets_logits(grid, slab, tile, background, seed):
+    frame = frame_of(*grid)
+    logits = smooth_logits(np.random.default_rng(seed), frame.shape, background=background)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "TILE", tile)
+        labels = export_labels([logits], frame, IDS, "exact", slab)
+    np.testing.assert_array_equal(labels, stock_labels(logits, frame))
 
 
-@pytest.mark.parametrize(("spacing", "target"), GRIDS)
-def test_fast_agrees_where_classes_are_blobs(rng, spacing, target):
-    frame = frame_of(spacing, target)
-    logits = smooth_logits(rng, frame.shape, background=3.0)
+@given(grid=grids, seed=seeds)
+def test_fast_agrees_where_classes_are_blobs(grid, seed):
+    frame = frame_of(*grid)
+    logits = smooth_logits(np.random.default_rng(seed), frame.shape, background=3.0)
     fast = export_labels([logits], frame, IDS, "fast")
     assert (fast == stock_labels(logits, frame)).mean() > 0.999
 
@@ -83,13 +91,13 @@ def test_pruning_leaves_work_out(rng, monkeypatch):
     assert 0 < computed < 0.5 * labels.size
 
 
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
-def test_any_orientation_gets_its_own_grid(rng, permutation, flips):
+@given(orientation=orientations, seed=seeds)
+def test_any_orientation_gets_its_own_grid(orientation, seed):
     plain = Volume(np.zeros((9, 12, 14), np.int16), Geometry((14, 12, 9), (1.2, 1.1, 3.0), direction=RAS))
-    stored = turned(plain, permutation, flips)
+    stored = turned(plain, *orientation)
     crop, spacing = ((0, 9), (1, 12), (0, 13)), (2.5, 1.5, 1.5)
     frames = [Frame(v.geometry, canonical(v).geometry, crop, spacing) for v in (plain, stored)]
-    logits = smooth_logits(rng, frames[0].shape)
+    logits = smooth_logits(np.random.default_rng(seed), frames[0].shape)
     expected, labels = (export_labels([logits], f, IDS) for f in frames)
     assert labels.shape == stored.array.shape
     np.testing.assert_array_equal(canonical(Volume(labels, stored.geometry)).array, expected)

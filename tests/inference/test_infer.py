@@ -178,6 +178,7 @@ def test_nothing_usable(tmp_path, model_folder):
         find_cases(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_kill_keeps_what_is_finished(folder, model_folder, tmp_path, counted):
     """A process is killed after its first case; the rerun leaves that case alone."""
     out = tmp_path / "out"

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_prepare import ORIENTATIONS, RAS, turned
+from hypothesis import given
+from hypothesis import strategies as st
+from test_prepare import RAS, random_volume, turned
 from tiny_models import IDS, save_model, tiny_plan
 
 from labelloop.inference.engine import Predictor
@@ -16,6 +18,7 @@ from labelloop.inference.prepare import Frame
 from labelloop.inference.slices import SliceClassifier
 from labelloop.inference.steps import InferenceStep
 from labelloop.volume import Geometry, Volume, canonical, to_image
+from strategies import ORIENTATIONS, millimeters, orientations
 
 SPACING = (4.0, 2.0, 2.0)
 HU = {"background": -100, "liver": 50, "spleen": 150, "tumor": 250}
@@ -39,10 +42,10 @@ class BrightSlices(SliceClassifier):
         return (prepared.array > -1).any((1, 2))
 
 
-@pytest.fixture
-def models(tmp_path):
-    plan = tiny_plan(spacing_mm=SPACING)
-    found = {name: Predictor(save_model(tmp_path / name, plan), "cpu") for name in ("coarse", "fine", "other")}
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder, plan = tmp_path_factory.mktemp("models"), tiny_plan(spacing_mm=SPACING)
+    found = {name: Predictor(save_model(folder / name, plan), "cpu") for name in ("coarse", "fine", "other")}
     for predictor in found.values():
         predictor.network = ByIntensity()
     return found | {"slices": BrightSlices(tiny_plan(spacing_mm=(3.0, 2.0, 2.0)))}
@@ -90,15 +93,14 @@ def test_span(found, gap, expected):
     assert span(np.array([c == "#" for c in found]), 4.0, gap) == expected
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 0.7, 0.7), (5.0, 0.9, 0.9), (2.5, 3.0, 1.1)])
-@pytest.mark.parametrize("margin", [0.0, 10.0, 33.0])
+@given(spacing=st.tuples(*[millimeters(0.7, 8)] * 3), margin=millimeters(0, 33))
 def test_margins_are_mm(spacing, margin):
     mask = np.zeros((200, 210, 220), bool)
     mask[90:100, 80:120, 100:101] = True
     box = box_of_mask(mask, spacing, InferenceStep(locate="m", margin_mm=margin))
     for part, (start, stop), size in zip(box, ((90, 100), (80, 120), (100, 101)), spacing, strict=True):
         for extra in (start - part[0], part[1] - stop):
-            assert margin <= extra * size < margin + size
+            assert margin - 1e-6 <= extra * size < margin + size + 1e-6
     only_z = box_of_mask(mask, spacing, InferenceStep(locate="m", margin_mm=margin, axes="z"))
     assert only_z == (box[0], (0, 210), (0, 220))
     assert box_of_mask(mask & False, spacing, InferenceStep(locate="m")) is None
@@ -108,7 +110,7 @@ def test_margins_end_at_the_image():
     assert grown((2, 5), 100.0, 5.0, 12) == (0, 12)
 
 
-@pytest.mark.parametrize(("stored_mm", "network_mm"), [(1.0, 3.0), (5.0, 3.0), (3.0, 3.0), (0.7, 6.1)])
+@given(stored_mm=millimeters(0.5, 6), network_mm=millimeters(1, 8))
 def test_planes_of_the_network_become_slices_of_the_image(stored_mm, network_mm):
     geometry = Geometry((8, 8, 120), (2.0, 2.0, stored_mm), (0, 0, 0), RAS)
     frame = Frame(geometry, geometry, ((10, 110), (0, 8), (0, 8)), (network_mm, 2.0, 2.0))
@@ -122,7 +124,7 @@ def test_planes_of_the_network_become_slices_of_the_image(stored_mm, network_mm)
         assert 7 - 1e-6 <= extra < 7 + 2 * stored_mm
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
+@given(orientation=orientations)
 def test_a_part_lies_where_it_lay_in_the_patient(orientation, truth):
     whole = canonical(turned(image_of(truth), *orientation))
     part = part_of(whole, ((4, 9), (3, 20), (11, 13)))
@@ -133,7 +135,7 @@ def test_a_part_lies_where_it_lay_in_the_patient(orientation, truth):
     assert images[0][12, 8, 6] == images[1][1, 5, 2]
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+@given(orientation=orientations)
 def test_located_labels_land_where_they_belong(orientation, truth, models):
     volume = turned(image_of(truth), *orientation)
     steps = [{"locate": "coarse", "classes": ["liver", "spleen"], "margin_mm": 6}, {"segment": "fine"}]
@@ -203,7 +205,7 @@ def test_where_nothing_is_found_all_is_segmented(model, models, caplog):
     assert "nothing found" in caplog.text
 
 
-def test_the_whole_cascade(truth, models):
+def test_the_whole_cascade(truth, models, monkeypatch):
     """Meng's chain: islands go, a box, tumors of two models, organs of a third, organs and tumor composed."""
     steps = [
         {"segment": "coarse", "step": 1},
@@ -220,14 +222,12 @@ def test_the_whole_cascade(truth, models):
             scores = blind(x)
             return torch.cat([scores[:, :3], torch.full_like(scores[:, 3:], -99)], 1)
 
-    models["other"].network = NoTumor()
+    monkeypatch.setattr(models["other"], "network", NoTumor())
     result = Chain(steps, models).predict(image_of(truth), "CT")
     np.testing.assert_array_equal(result.labels, boxed(truth, (7, 15), (4, 16), (3, 22)))
 
 
 def test_one_model_on_a_part_says_what_it_says_of_that_part_alone(tmp_path, rng):
-    from test_prepare import random_volume
-
     predictor = Predictor(save_model(tmp_path / "a", seed=1), "cpu")
     finder = BrightSlices(tiny_plan(spacing_mm=(3.0, 2.0, 2.0)))
     finder.find = lambda prepared: np.arange(len(prepared.array)) // 4 == 1

@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
 from test_prepare import random_volume
 from tiny_models import IDS, save_model, tiny_plan
 
@@ -14,6 +17,7 @@ from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge
 from labelloop.inference.postprocess import Chain, State, load_chain, segment
 from labelloop.labels.clean import clean
 from labelloop.volume import Volume, canonical
+from strategies import seeds
 
 
 def line(*values):
@@ -43,6 +47,42 @@ def test_islands_far_above_or_below_go_by_mm(spacing_z, kept):
     assert tuple(map(int, found)) == kept and (result[5] == labels[5]).all()
     np.testing.assert_array_equal(result[result > 0], labels[result > 0])
     np.testing.assert_array_equal(drop_far(labels, spacing_z, near=[9], within_z_mm=1), labels)  # nothing to be near to
+
+
+def random_maps(seed, count):
+    return list(np.random.default_rng(seed).integers(0, 5, (count, 3, 4, 5), dtype=np.uint8))
+
+
+@given(seed=seeds, chosen=st.sets(st.integers(1, 6)))
+def test_keep_largest_keeps_one_component_a_class_that_none_exceeds(seed, chosen):
+    (labels,) = random_maps(seed, 1)
+    result = keep_largest(labels, sorted(chosen))
+    for value in range(1, 5):
+        components, _ = ndimage.label(labels == value, np.ones((3, 3, 3)))
+        sizes = np.bincount(components.ravel())[1:]
+        kept = np.unique(components[result == value])
+        if value in chosen and sizes.size:
+            assert len(kept) == 1 and (result == value).sum() == sizes[kept[0] - 1] == sizes.max()
+        else:
+            np.testing.assert_array_equal(result == value, labels == value)
+    assert ((result == labels) | (result == 0)).all()
+
+
+@given(data=st.data(), seed=seeds, count=st.integers(1, 4))
+def test_merging_is_what_voxels_say_one_by_one(data, seed, count):
+    maps = random_maps(seed, count)
+    known = [sorted(data.draw(st.sets(st.integers(1, 4)))) for _ in maps]
+    maps = [np.where(np.isin(labels, ids), labels, 0).astype(np.uint8) for labels, ids in zip(maps, known, strict=True)]
+    order = list(dict.fromkeys(value for ids in known for value in ids))
+    voted, painted = merge_votes(maps, known), compose(list(zip(maps, known, strict=True)))
+    union = merge_union(maps[0], maps[1:], 3)
+    for place in np.ndindex(voted.shape):
+        said = [int(labels[place]) for labels in maps]
+        shares = {value: said.count(value) / sum(value in ids for ids in known) for value in order}
+        best = max(order, key=shares.get, default=0)  # of equal shares the class of the earlier map
+        assert voted[place] == (best if best and shares[best] >= 0.5 else 0)
+        assert painted[place] == next((value for value in reversed(said) if value), 0)
+        assert union[place] == (3 if 3 in said[1:] else said[0])
 
 
 def test_union():
@@ -81,8 +121,9 @@ def test_cleaning_steps_of_label_sets_serve_final_label_maps(models, rng):
         Chain([{"segment": "organs"}, {"clean": steps}], models)
 
 
-@pytest.fixture
-def models(tmp_path):
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("models")
     organs = save_model(tmp_path / "organs", classes=("liver", "spleen"), seed=5)
     other = save_model(tmp_path / "coarse", tiny_plan(spacing_mm=(4.0, 3.0, 3.0)), classes=("liver", "tumor"), seed=6)
     folders = {"a": save_model(tmp_path / "a", seed=1), "b": save_model(tmp_path / "b", seed=2),

@@ -1,10 +1,11 @@
 """Preparation equals nnU-Net's, and does not depend on how the file stores its axes."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 from scipy.ndimage import gaussian_filter
@@ -16,6 +17,7 @@ from labelloop.errors import CaseError
 from labelloop.inference.prepare import Frame, nonzero_box, prepare_image, prepare_label
 from labelloop.inference.resample import Resampling, resample_labels
 from labelloop.volume import Geometry, Volume, canonical
+from strategies import few, millimeters, orientations, seeds, spacings
 
 GRIDS = [  # spacing of the image (z, y, x), spacing of the network
     ((3.0, 1.1, 1.2), (2.5, 1.5, 1.5)),
@@ -26,6 +28,10 @@ GRIDS = [  # spacing of the image (z, y, x), spacing of the network
     ((2.5, 1.5, 1.5), (2.5, 1.5, 1.5)),
     ((0.5, 0.5, 0.5), (8.0, 8.0, 8.0)),
 ]
+grids = st.sampled_from(GRIDS) | st.tuples(spacings, st.tuples(*[millimeters(0.6, 5)] * 3)).map(
+    lambda drawn: (drawn[0], tuple(round(mm * ratio, 2) for mm, ratio in zip(*drawn, strict=True)))
+)
+"""Spacing of the image and of the network, the latter 0.6 to 5 times the former."""
 # In LPS coordinates, the directions that make an array [z, y, x] canonical.
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -71,13 +77,6 @@ def test_a_plan_without_adaptation_is_what_it_was():
         tiny_plan(translate="to_mr")
 
 
-ORIENTATIONS = [
-    (p, f)
-    for p in itertools.permutations(range(3))
-    for f in itertools.chain.from_iterable(itertools.combinations(range(3), n) for n in range(4))
-]
-
-
 def stock(volume, plan, modality):
     ct = {"mean": plan.ct.mean, "std": plan.ct.std,
           "percentile_00_5": plan.ct.clip_hu[0], "percentile_99_5": plan.ct.clip_hu[1]}  # fmt: skip
@@ -97,10 +96,10 @@ def stock(volume, plan, modality):
     return data[0], properties
 
 
-@pytest.mark.parametrize("modality", ["CT", "MR"])
-@pytest.mark.parametrize(("spacing", "target"), GRIDS)
-def test_image_equals_nnunets(rng, spacing, target, modality):
-    volume = random_volume(rng, spacing=spacing)
+@given(grid=grids, modality=st.sampled_from(["CT", "MR"]), seed=seeds)
+def test_image_equals_nnunets(grid, modality, seed):
+    spacing, target = grid
+    volume = random_volume(np.random.default_rng(seed), spacing=spacing)
     volume.array[:, :3] = volume.array[-2:] = 0
     plan = tiny_plan(spacing_mm=target)
     expected, properties = stock(volume, plan, modality)
@@ -111,9 +110,11 @@ def test_image_equals_nnunets(rng, spacing, target, modality):
     assert prepared.array.dtype == np.float32 and prepared.array.flags.c_contiguous
 
 
-@pytest.mark.parametrize(("spacing", "target"), GRIDS)
-def test_label_equals_argmax_of_resampled_one_hot(rng, spacing, target, monkeypatch):
-    shape = (21, 26, 31)
+@few(2)
+@given(grid=grids, seed=seeds)
+def test_label_equals_argmax_of_resampled_one_hot(grid, seed):
+    spacing, target = grid
+    shape, rng = (21, 26, 31), np.random.default_rng(seed)
     noise = [gaussian_filter(rng.normal(size=shape), 2) for _ in range(4)]
     ids = np.array([0, 2, 7, 254], np.uint8)
     label = Volume(ids[np.argmax(noise, 0)], Geometry(shape[::-1], spacing[::-1], direction=RAS))
@@ -123,14 +124,16 @@ def test_label_equals_argmax_of_resampled_one_hot(rng, spacing, target, monkeypa
     result = prepare_label(label, frame)
     np.testing.assert_array_equal(result, ids[np.argmax(one_hot, 0)])
     for voxels in (1, 900):  # many thin slabs
-        monkeypatch.setattr(Resampling.slabs, "__defaults__", (voxels,))
-        np.testing.assert_array_equal(resample_labels(label.array, frame.shape, spacing, target), result)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Resampling.slabs, "__defaults__", (voxels,))
+            again = resample_labels(label.array, frame.shape, spacing, target)
+        np.testing.assert_array_equal(again, result)
 
 
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
-def test_any_orientation_is_prepared_alike(rng, permutation, flips):
-    volume = random_volume(rng, (9, 12, 14))
-    stored = turned(volume, permutation, flips)
+@given(orientation=orientations, seed=seeds)
+def test_any_orientation_is_prepared_alike(orientation, seed):
+    volume = random_volume(np.random.default_rng(seed), (9, 12, 14))
+    stored = turned(volume, *orientation)
     np.testing.assert_array_equal(canonical(stored).array, volume.array)
     plain, other = (prepare_image(v, tiny_plan(), "CT") for v in (volume, stored))
     np.testing.assert_array_equal(plain.array, other.array)

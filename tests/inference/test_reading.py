@@ -7,12 +7,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_prepare import ORIENTATIONS, random_volume, turned
+from hypothesis import given
+from hypothesis import strategies as st
+from test_prepare import random_volume, turned
 
 from labelloop import nifti, scan
 from labelloop.errors import CaseError
 from labelloop.inference.reading import Image
 from labelloop.volume import read, write
+from strategies import orientations, seeds, spacings
 
 
 @pytest.fixture
@@ -20,14 +23,19 @@ def volume(rng):
     return random_volume(rng, (5, 6, 12))
 
 
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS[::5])
-def test_any_orientation(volume, tmp_path, permutation, flips):
+@given(
+    orientation=orientations,
+    spacing=spacings,
+    dtype=st.sampled_from([np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32]),
+    seed=seeds,
+)
+def test_integers_in_any_orientation(tmp_path, orientation, spacing, dtype, seed):
     path = tmp_path / "scan.nii.gz"
-    stored = turned(volume, permutation, flips)
-    write(path, stored.array, stored.geometry)
-    fast, usual = Image(path).volume("CT"), read(path)
+    volume = turned(random_volume(np.random.default_rng(seed), (26, 27, 28), spacing), *orientation)
+    write(path, volume.array.astype(dtype), volume.geometry)
+    fast, usual = Image(path).volume("MR"), read(path)
     np.testing.assert_array_equal(fast.array, usual.array)
-    assert fast.geometry == usual.geometry and fast.array.dtype == usual.array.dtype
+    assert fast.geometry == usual.geometry and fast.array.dtype == usual.array.dtype == dtype
 
 
 def test_a_file_is_read_once(volume, tmp_path, monkeypatch):

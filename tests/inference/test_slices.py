@@ -1,8 +1,6 @@
 """The slice classifier: what it sees, and the folder it is loaded from."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -31,6 +29,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def classifier(folder):
+    return SliceClassifier(folder, "cpu")
+
+
 def test_the_window_is_that_of_width_and_level():
     hounsfield = torch.tensor([-1000.0, -160, -60, 40, 140, 240, 3000])
     ct = tiny_plan().ct
@@ -50,8 +53,7 @@ def test_slices_become_squares_without_being_moved():
     assert np.flatnonzero(bright.any(0)).tolist() == list(range(16, 24))
 
 
-def test_each_slice_is_told_by_itself(folder, rng):
-    classifier = SliceClassifier(folder, "cpu")
+def test_each_slice_is_told_by_itself(classifier, rng):
     array = rng.normal(size=(37, 20, 24)).astype(np.float32)
     whole = classify(classifier.network, array, classifier.plan.ct, VIEW, classifier.device)
     single = [
@@ -72,8 +74,8 @@ def test_it_locates_but_does_not_segment(folder):
         load_chain([{"segment": "abdomen"}], folder.parent, device="cpu")
 
 
-def test_fingerprint_follows_what_decides(folder, tmp_path):
-    before = SliceClassifier(folder, "cpu").fingerprint
+def test_fingerprint_follows_what_decides(folder, classifier, tmp_path):
+    before = classifier.fingerprint
     content = json.loads((folder / "model.json").read_text())
     (tmp_path / "weights.pt").hardlink_to(folder / "weights.pt")
     write_json(tmp_path / "model.json", content | {"name": "renamed"})
@@ -89,12 +91,3 @@ def test_altered_or_missing_weights_are_refused(folder, tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"altered")
     with pytest.raises(UserError, match="of another training"):
         SliceClassifier(tmp_path, "cpu")
-
-
-def test_inference_imports_no_training_and_torchvision_only_when_a_classifier_is_built():
-    code = (
-        "import sys, labelloop.inference.postprocess; "
-        "print([m for m in sys.modules if m.startswith(('labelloop.training', 'torchvision'))])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

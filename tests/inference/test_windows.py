@@ -1,11 +1,12 @@
 """The sliding window equals nnUNetPredictor's."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
@@ -14,6 +15,7 @@ from tiny_models import tiny_plan
 from labelloop.inference.settings import ManyWindows
 from labelloop.inference.windows import Window, gaussian_weights, slide_blocks, step_for, window_starts
 from labelloop.network import build_network
+from strategies import few, seeds
 
 PATCH = (16, 8, 16)
 
@@ -28,13 +30,13 @@ def slide(network, image, window, walk=None):
     return torch.cat(list(slide_blocks(network, image, window, walk)), 1)
 
 
-def stock_logits(monkeypatch, network, image, step, gaussian, mirror):
+def stock_logits(network, image, step, gaussian, mirror):
     """Logits of nnU-Net's predictor, accumulated in float32 (it uses float16, whose rounding alone exceeds 1e-4)."""
     predictor = nnUNetPredictor(step, gaussian, bool(mirror), device=torch.device("cpu"), allow_tqdm=False)
     predictor.network, predictor.allowed_mirroring_axes = network, mirror
     predictor.configuration_manager = SimpleNamespace(patch_size=PATCH)
     predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "half", torch.float32)
 
         def weights(*a, **k):
@@ -44,24 +46,34 @@ def stock_logits(monkeypatch, network, image, step, gaussian, mirror):
         return predictor.predict_sliding_window_return_logits(image[None])
 
 
-@pytest.mark.parametrize("shape", [(20, 21, 33), (9, 30, 16), (1, 5, 40), (16, 8, 16)])
-@pytest.mark.parametrize(("step", "gaussian", "mirror"), [(0.5, True, ()), (0.8, False, ()), (1, True, (0, 2))])
-def test_logits_equal_the_predictors(monkeypatch, network, shape, step, gaussian, mirror):
-    image = torch.from_numpy(np.random.default_rng(1).normal(size=shape).astype(np.float32))
-    expected = stock_logits(monkeypatch, network, image, step, gaussian, mirror)
-    for batch in (1, 3):
-        logits = slide(network, image, Window(PATCH, 3, step, gaussian, mirror, batch))
-        assert logits.shape == (3, *shape)
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+@few(2)
+@given(
+    shape=st.tuples(st.integers(1, 24), st.integers(1, 20), st.integers(1, 36)),
+    step=st.sampled_from([0.5, 0.8, 1]),
+    gaussian=st.booleans(),
+    mirror=st.sampled_from([(), (0, 2), (1,)]),
+    batch=st.integers(1, 4),
+    seed=seeds,
+)
+def test_logits_of_a_whole_volume_equal_the_predictors(network, shape, step, gaussian, mirror, batch, seed):
+    image = torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+    expected = stock_logits(network, image, step, gaussian, mirror)
+    logits = slide(network, image, Window(PATCH, 3, step, gaussian, mirror, batch))
+    assert logits.shape == (3, *shape)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("shape", list(itertools.product((16, 17, 40), (8, 23), (16, 31))))
-@pytest.mark.parametrize("step", [0.3, 0.5, 0.8, 1])
-def test_positions_equal_nnunets(shape, step):
-    assert window_starts(shape, PATCH, step) == compute_steps_for_sliding_window(shape, PATCH, step)
+@given(data=st.data(), patch=st.tuples(*[st.integers(2, 40)] * 3), step=st.sampled_from([0.3, 0.5, 0.8, 1]))
+def test_positions_equal_nnunets_and_cover_the_volume(data, patch, step):
+    shape = tuple(data.draw(st.integers(p, 4 * p)) for p in patch)
+    starts = window_starts(shape, patch, step)
+    assert starts == compute_steps_for_sliding_window(shape, patch, step)
+    for along, p, n in zip(starts, patch, shape, strict=True):
+        assert along[0] == 0 and along[-1] + p == n and max(np.diff(along), default=0) <= p
 
 
-@pytest.mark.parametrize("patch", [(16, 8, 16), (9, 12, 40)])
+@few()
+@given(patch=st.tuples(*[st.integers(4, 40)] * 3))
 def test_weights_equal_nnunets(patch):
     expected = compute_gaussian(patch, dtype=torch.float32, device=torch.device("cpu"))
     torch.testing.assert_close(gaussian_weights(patch), expected, atol=1e-6, rtol=1e-4)

@@ -1,5 +1,6 @@
 """A clean abdomen of ellipsoids, boxes and tubes on a 3 mm grid, on which every rule passes."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,8 +28,9 @@ def tube(low, high, y, x, radius):
     return mask
 
 
+@cache
 def draw():
-    """Return labels and an image in HU."""
+    """Return labels and an image in HU, not to be altered."""
     ids, labels = load_classes("flare").ids, np.zeros(SHAPE, np.uint8)
     parts = {
         "duodenum": ball((49, 60, 62), (4, 7, 14)),
@@ -61,5 +63,5 @@ def scheme():
 
 @pytest.fixture
 def anatomy(scheme):
-    labels, image = draw()
+    labels, image = (array.copy() for array in draw())
     return SimpleNamespace(labels=labels, image=image, geometry=CANONICAL, ids=scheme.ids, ball=ball, tube=tube)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given
 
 from labelloop.labels.fuse import fuse, give_tumor_to_organs, vote
+from strategies import seeds
 
 SHAPE = (4, 5, 6)
 
@@ -10,7 +12,7 @@ def row(rows, name):
     return next(r for r in rows if r["class"] == name)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@given(seed=seeds)
 def test_truth_is_never_changed(scheme, seed):
     """Property: annotated classes are the truth's voxels exactly; unknown ones hold only votes."""
     random = np.random.default_rng(seed)

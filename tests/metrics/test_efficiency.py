@@ -39,15 +39,15 @@ def test_a_command_is_measured_from_outside():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_meter_sees_children_memory_and_work(shared):
-    code = "import time; x = b'1' * (300 << 20); end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    code = "import time; x = b'1' * (300 << 20); end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
     with Meter(interval_s=0.02, shared=shared) as meter:
         subprocess.run([sys.executable, "-c", code], check=True)
     result, idle = meter.usage(), meter.samples[0].ram_mb
-    assert result.runtime_s >= 0.5 and len(meter.samples) > 5
-    assert result.peak_ram_mb - idle > 250 and result.area_cpu_percent_s > 30
+    assert result.runtime_s >= 0.2 and len(meter.samples) > 5
+    assert result.peak_ram_mb - idle > 250 and result.area_cpu_percent_s > 12
     if not shared:  # what else runs on the machine is not in it
         assert result.peak_ram_mb - idle < 700
-        assert result.area_cpu_percent_s < 300  # half a second of one core, and the sampler's own
+        assert result.area_cpu_percent_s < 300  # a fifth of a second of one core, and the sampler's own
     assert result.peak_gpu_mb == 0 and result.energy_j is None
 
 

@@ -31,7 +31,7 @@ def folders(tmp_path):
     return truth, prediction
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_folders_are_scored_and_problems_said_in_words(folders, tmp_path, caplog, capsys, workers):
     out, lesions = tmp_path / "scores.csv", tmp_path / "lesions.csv"
     with caplog.at_level(logging.ERROR):

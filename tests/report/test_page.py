@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from labelloop.classes import load_classes
+from labelloop.report import gallery
 from labelloop.report.calibration import calibration_of
 from labelloop.report.chain import draw_chain
 from labelloop.report.charts import nice_ticks
@@ -173,6 +174,14 @@ def page(results) -> str:
     return _write(results, results / "report" / "index.html")
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("not drawn")
+
+    monkeypatch.setattr(gallery, "case_picture", refuse)
+
+
 class _Rows(HTMLParser):
     """Collects the cells of every table row."""
 
@@ -302,6 +311,7 @@ def test_equal_files_give_equal_bytes(results, page):
         ({}, ""),
     ],
 )
+@pytest.mark.usefixtures("without_pictures")
 def test_scores_stand_beside_the_training_behind_them(results, tmp_path, updates, said):
     lead = _write(results, tmp_path / "page.html", updates=updates).split('<p class="lead">')[1].split("</p>")[0]
     assert said in " ".join(lead.split())
@@ -323,6 +333,7 @@ def test_missing_parts_are_said_in_words(tmp_path):
     assert "one line" in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_unreadable_tables_are_said_in_words(results, tmp_path):
     broken = tmp_path / "broken.csv"
     broken.write_text("case,class\na,liver\n")
@@ -334,12 +345,14 @@ def test_unreadable_tables_are_said_in_words(results, tmp_path):
     assert str(tmp_path) not in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_one_model_is_not_compared(results, tmp_path):
     page = _write(results, tmp_path / "page.html", evaluated=[("student", "evaluation/final.csv")])
     assert ["liver", "3", "5", "90.0", "80.0"] in _rows(page, "liver")
     assert "change" not in _text(page)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_test_cases_without_a_prediction_are_counted_and_named(results, page, tmp_path):
     assert "no label map of" not in page
     table = read_table(results / "evaluation" / "final.csv", "scores")

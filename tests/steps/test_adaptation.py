@@ -13,8 +13,8 @@ from labelloop.adapt.generator import Generator
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.errors import UserError
 from labelloop.files import sha256, write_json
-from labelloop.phantom import write_phantom
 from labelloop.plans import Plan
+from labelloop.steps import adapt
 from labelloop.steps.adapt import aligned, judge, structure, upright
 from labelloop.steps.cases import prepare, survey
 from labelloop.steps.common import Files, surveyed
@@ -33,16 +33,15 @@ SETTINGS = TranslatorSettings(patch=(8, 16, 16), features=4, blocks=1, layers=1,
 class Archive:
     """CT and MR of a phantom, surveyed and judged; the second MR patient is stored upside down."""
 
-    def __init__(self, folder: Path):
-        table = write_phantom(folder / "phantom", cases=8, seed=3, spacing_mm=12, mr_patients=2)
+    def __init__(self, folder: Path, table: Path):
         with table.open(newline="") as handle:
             rows = [row | {"role": "train"} for row in csv.DictReader(handle)]
         kept = ("t1w", "in_phase", "arterial")
         self.rows = [row for row in rows if row["modality"] == "CT" or row["sequence"] in kept]
         for row in self.rows:
             row |= {key: str(table.parent / row[key]) if row[key] else "" for key in ("image", "label")}
-        self.hidden = pd.read_csv(folder / "phantom" / "truth_mr.csv").set_index("case")
-        self.truth, self.results = folder / "phantom" / "truth", folder / "results"
+        self.hidden = pd.read_csv(table.parent / "truth_mr.csv").set_index("case")
+        self.truth, self.results = table.parent / "truth", folder / "results"
         survey(self.rows, "flare", SHARD, self.results / "survey")
         merge_survey([self.results / "survey" / SHARD], self.results)
         judge(self.rows, SHARD, self.results / "survey", self.results / "upright", 1)
@@ -59,8 +58,8 @@ class Archive:
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory) -> Archive:
-    archive = Archive(tmp_path_factory.mktemp("archive"))
+def archive(tmp_path_factory, phantom) -> Archive:
+    archive = Archive(tmp_path_factory.mktemp("archive"), phantom)
     archive.grey = archive.prepare("grey", PLAN)
     return archive
 
@@ -159,7 +158,9 @@ def test_cases_are_aligned_once_with_a_named_reference(archive, tmp_path, monkey
         aligned(cases, "mr_00", prepared, PLAN, tmp_path)
 
 
-def test_a_translation_that_loses_the_organs_is_noticed(archive, to_mr, tmp_path, caplog):
+@pytest.mark.slow
+def test_a_translation_that_loses_the_organs_is_noticed(archive, to_mr, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(adapt, "SHOWN", 1)  # rows of the picture
     archive.prepare_labels(archive.grey)
 
     def look(images: Path) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import pytest
 from labelloop.cases import Case
 from labelloop.classes import load_classes
 from labelloop.errors import CaseError
-from labelloop.phantom import write_phantom
 from labelloop.shards import Ledger
 from labelloop.steps.cases import survey
 from labelloop.steps.inference import check_final, evaluate, summarize
@@ -20,12 +19,11 @@ SHARD, SCHEME = "test-000", load_classes("flare")
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> list[dict[str, str]]:
-    """Labeled test cases, one of them with a tumor."""
-    table = write_phantom(tmp_path_factory.mktemp("phantom"), cases=8, seed=1, spacing_mm=12)
-    with table.open(newline="") as handle:
-        rows = [row | {"role": "test"} for row in csv.DictReader(handle) if row["label"]]
-    return [row | {key: str(table.parent / row[key]) for key in ("image", "label")} for row in rows]
+def rows(phantom) -> list[dict[str, str]]:
+    """Labeled test cases, some of them with a tumor."""
+    with phantom.open(newline="") as handle:
+        rows = [row | {"role": "test"} for row in csv.DictReader(handle) if row["label"] and row["modality"] == "CT"]
+    return [row | {key: str(phantom.parent / row[key]) for key in ("image", "label")} for row in rows]
 
 
 def test_a_case_whose_inference_failed_is_scored_as_if_nothing_was_found(rows, tmp_path, caplog):

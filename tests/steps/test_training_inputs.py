@@ -11,7 +11,6 @@ from labelloop.annotation import from_table
 from labelloop.classes import load_classes
 from labelloop.errors import CaseError
 from labelloop.labels.tumors import read_contents, read_object
-from labelloop.phantom import write_phantom
 from labelloop.plans import Plan
 from labelloop.recipe import ModelSpec
 from labelloop.shards import Ledger, read_manifests
@@ -31,10 +30,9 @@ CUT = CutMix(at_least_ml=0.1).cut.model_dump(mode="json")
 class Prepared:
     """Prepared images and true labels of a tiny phantom, and what the annotators looked for."""
 
-    def __init__(self, folder: Path):
-        table = write_phantom(folder / "phantom", cases=9, seed=3, spacing_mm=12)
+    def __init__(self, folder: Path, table: Path):
         with table.open(newline="") as handle:
-            rows = [row for row in csv.DictReader(handle) if row["role"] == "train"]
+            rows = [row for row in csv.DictReader(handle) if row["role"] == "train" and row["modality"] == "CT"]
         for row in rows:
             row |= {key: str(table.parent / row[key]) if row[key] else "" for key in ("image", "label")}
         self.rows, self.results = rows, folder / "results"
@@ -70,8 +68,8 @@ class Prepared:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Prepared:
-    return Prepared(tmp_path_factory.mktemp("prepared"))
+def prepared(tmp_path_factory, phantom) -> Prepared:
+    return Prepared(tmp_path_factory.mktemp("prepared"), phantom)
 
 
 def cases(job) -> set[str]:

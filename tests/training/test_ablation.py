@@ -11,7 +11,6 @@ import pytest
 
 from labelloop.cases import load_cases
 from labelloop.classes import load_classes
-from labelloop.phantom import write_phantom
 from labelloop.recipe import load_recipe
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "ablation"
@@ -74,10 +73,9 @@ def test_pairs_differ_in_what_they_ask_about(ablation, tmp_path, size):
     assert recipe.models["gated_seed1"].trainer.seed == recipe.models["marginal_seed1"].trainer.seed == 1
 
 
-def test_arms_on_few_labels_know_no_more_than_these(ablation, tmp_path):
+def test_arms_on_few_labels_know_no_more_than_these(ablation, phantom, tmp_path):
     load(tmp_path, ablation.semi_recipe(ablation.SIZES["full"], SEEDS))
-    table = write_phantom(tmp_path / "phantom", cases=12, seed=1, spacing_mm=20)
-    cases = load_cases(table)[0]
+    cases = load_cases(phantom)[0]
     few = ablation.few_labeled(cases, 2)
     labeled = [c for c in few if c.role == "train" and c.label]
     organs = load_classes("flare").select("organs")

@@ -226,6 +226,7 @@ def test_what_is_missing_is_named(data, tmp_path, bank):
         TRAINERS["partial"].of(job_of(data, tmp_path, bank, cutmix={"name": "cyst"}))
 
 
+@pytest.mark.training
 def test_a_training_with_objects_is_reproducible(data, tmp_path, bank):
     settings = {"epochs": 1, "validation_iterations": 1}
     for name, workers in (("a", 0), ("b", 2)):

@@ -100,6 +100,7 @@ class Killed(BaseException):
     """Ends a training as abruptly as a process can from inside."""
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(("kind", "export"), [("mean_teacher", "final"), ("cross_pseudo", "best")])
 def test_killed_and_resumed_equals_uninterrupted(unlabeled, tmp_path, monkeypatch, kind, export):
     settings = {"kind": kind, "export": export, "epochs": 2, "iterations_per_epoch": 2, "validation_iterations": 1}

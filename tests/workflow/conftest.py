@@ -1,12 +1,6 @@
 """One collection and one finished run for all tests of the workflow."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))  # for bad_inputs
-
 from tiny_project import Collection, Project
 
 

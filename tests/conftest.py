@@ -1,0 +1,66 @@
+"""The tiers of the tests, and what tests of all folders share.
+
+``pytest`` alone runs the quick tier: the tests without a marker of ``SLOW``. What is named on the command line is run,
+whatever its tier: ``pytest tests`` runs all tests, ``pytest -m training`` those of one tier.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: tiny arrays, and equal bytes on every machine
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from labelloop.phantom import write_phantom
+
+SLOW = ("slow", "training", "workflow", "slurm")
+PLACES = {
+    "labels/test_errors.py": "slow",
+    "training/test_compiled.py": "training",
+    "training/test_slice_classifier.py": "training",
+    "training/test_train.py": "training",
+    "training/test_translator.py": "training",
+    "training/test_work.py": "training",
+    "workflow/test_slurm.py": "slurm",
+    "workflow": "workflow",
+}
+"""The markers that all tests of a file or folder get, by its path. Single tests elsewhere carry theirs themselves."""
+
+COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+settings.register_profile("quick", max_examples=20, derandomize=True, **COMMON)
+settings.register_profile("thorough", max_examples=500, **COMMON)  # pytest --hypothesis-profile thorough
+settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
+        config.option.markexpr = f"not ({' or '.join(SLOW)})"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    place = item.path.relative_to(Path(__file__).parent).as_posix()
+    for start in (place, place.partition("/")[0]):
+        if start in PLACES:
+            item.add_marker(PLACES[start])
+            return
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """With ``pytest -n 2``, keep a file's tests together, and those of the workflow, which share one finished run."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/workflow" if file.startswith("tests/workflow/") else file
+
+    return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the case table of eight CT cases and two MR patients on coarse grids. Not to be altered."""
+    return write_phantom(tmp_path_factory.mktemp("phantom"), cases=8, seed=3, spacing_mm=12, mr_patients=2)

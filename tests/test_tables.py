@@ -1,0 +1,52 @@
+"""What is written as a table comes back as it was, and equal rows in another order give equal bytes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labelloop.errors import UserError
+from labelloop.tables import NUMBERS, TABLES, read_table, write_table
+from strategies import few
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=8)
+values = st.floats(-1e9, 1e9).map(lambda value: float(f"{value:.6g}")) | st.just(float("nan"))
+
+
+@st.composite
+def tables(draw):
+    """Draw a kind of table and rows of it, no two of one key."""
+    kind = draw(st.sampled_from(sorted(set(TABLES) - {"cases", "provenance", "review"})))
+    row = {c: values if c in NUMBERS or c.endswith(("_ml", "_mm")) else words for c in TABLES[kind]}
+    first = next(iter(row))
+    rows = draw(st.lists(st.fixed_dictionaries(row), max_size=5))
+    return kind, [r | {first: f"{number:03d}" if first == "case" else r[first]} for number, r in enumerate(rows)]
+
+
+@few(2)
+@given(drawn=tables(), seed=st.randoms(use_true_random=False))
+def test_rows_come_back_and_their_order_does_not_matter(tmp_path, drawn, seed):
+    kind, rows = drawn
+    write_table(tmp_path / "a.csv", rows, kind)
+    again = read_table(tmp_path / "a.csv", kind)
+    assert list(again.columns) == list(TABLES[kind]) and len(again) == len(rows)
+    write_table(tmp_path / "c.csv", again, kind)
+    assert (tmp_path / "c.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+    if "case" not in TABLES[kind]:
+        return
+    for row, found in zip(rows, again.to_dict("records"), strict=True):
+        for column, value in row.items():
+            np.testing.assert_equal(found[column], value)
+    shuffled = seed.sample(rows, len(rows))
+    write_table(tmp_path / "b.csv", shuffled, kind)
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [{"case": "a"}, {"case": "a", "group": "all", "more": 1}])
+def test_columns_are_those_of_the_schema(tmp_path, wrong):
+    with pytest.raises(UserError, match="a groups table has"):
+        write_table(tmp_path / "groups.csv", [wrong], "groups")
+    pd.DataFrame([{"case": "a"}]).to_csv(tmp_path / "groups.csv", index=False)
+    with pytest.raises(UserError, match="lacks the columns"):
+        read_table(tmp_path / "groups.csv", "groups")
