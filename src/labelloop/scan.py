@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from labelloop import nifti
+from labelloop import metaimage, nifti
 from labelloop.classes import BACKGROUND, ClassScheme
 from labelloop.datasets import REASONS as LABEL_REASONS
 from labelloop.datasets import Dataset, whole_ids
@@ -150,7 +150,7 @@ class ScanFile:
             if name.endswith((".nii", ".nii.gz")):
                 scan = _read_nifti(self.path, content[0], self.kind)
             else:
-                scan = _read_itk(self.path, content[0], self.kind)
+                scan = _read_itk(self.path, content[0], sum(map(len, content)), self.kind)
         except RefusedError as error:
             raise _error(f"{self.kind}_{error.code}", self.path, error.found) from error
         return scan
@@ -317,8 +317,10 @@ def _ras_affine(geometry: Geometry) -> np.ndarray:
 _SPACING_FIELD = re.compile(rb"^(?:Element(?:Spacing|Size)\s*=|spacings:)\s*(.+?)\s*$", re.MULTILINE)
 
 
-def _read_itk(path: Path, header: bytes, kind: str) -> Scan:
-    """Read an NRRD or MetaImage file; its text header is checked for voxel sizes that ITK would mend in silence."""
+def _read_itk(path: Path, header: bytes, size: int, kind: str) -> Scan:
+    """Read an NRRD or MetaImage file of ``size`` bytes; voxel sizes that ITK would mend in silence are refused."""
+    if path.name.lower().endswith((".mha", ".mhd")):
+        metaimage.check_header(header, size)
     field = _SPACING_FIELD.search(header[:4096])
     if field:
         try:

@@ -1,0 +1,67 @@
+"""MetaImage headers (``.mha``, ``.mhd``), looked at before ITK does, which ends the process over some of them.
+
+Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
+"""
+
+import math
+
+from labelloop.detached import LARGEST_HEADER
+from labelloop.nifti import RefusedError, check_shape
+
+LONGEST_NAME, LONGEST_LINE = 80, 1000
+DIMENSIONS = (3, 4)
+_PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_PER_PAIR = ("TransformMatrix", "Rotation", "Orientation")
+_SIZES = ("ElementNumberOfChannels", "CompressedDataSize", "HeaderSize")
+
+
+def check_header(content: bytes, size: int) -> None:
+    """Refuse a header whose fields do not hold the numbers that its number of axes asks for.
+
+    Args:
+        content: the file from its start.
+        size: bytes of header and voxels together.
+
+    Raises:
+        RefusedError: naming the field at fault.
+    """
+    fields = _fields(content[:LARGEST_HEADER])
+    axes = _numbers("NDims", fields.get("NDims", ""), 1, whole=True)[0]
+    if axes not in DIMENSIONS:
+        raise RefusedError("not_3d", f"NDims = {axes:g}")
+    for names, count in ((_PER_AXIS, axes), (_PER_PAIR, axes**2), (_SIZES, 1)):
+        for name in names:
+            if name in fields:
+                _numbers(name, fields[name], int(count), whole=name == "DimSize" or name in _SIZES)
+    if "DimSize" not in fields:
+        raise RefusedError("not_an_image", "a header without DimSize")
+    shape = [int(float(n)) for n in fields["DimSize"].split()]
+    check_shape(shape[:3] if shape[3:] == [1] else shape)
+    packed = float(fields.get("CompressedDataSize", 0))
+    if packed > size:
+        raise RefusedError("truncated", f"{size} bytes, of which {packed:g} are said to be voxels")
+
+
+def _fields(start: bytes) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for line in start.split(b"\n"):
+        name, equal, value = (part.strip() for part in line.decode("utf-8", "replace").partition("="))
+        if not equal or len(name) > LONGEST_NAME or len(line) > LONGEST_LINE or name in fields:
+            raise RefusedError("not_an_image", f"a header with the line {line[:40]!r}")
+        fields[name] = value
+        if name == "ElementDataFile":
+            return fields
+    raise RefusedError("not_an_image", "a header without ElementDataFile")
+
+
+def _numbers(name: str, value: str, count: int, whole: bool) -> list[float]:
+    try:
+        numbers = [float(part) for part in value.split()]
+    except ValueError:
+        numbers = []
+    odd = [n for n in numbers if not math.isfinite(n) or (whole and not (n >= 0 and n.is_integer()))]
+    if len(numbers) != count or odd:
+        code = "spacing_invalid" if name in ("ElementSpacing", "ElementSize") else "not_an_image"
+        kind = "whole numbers" if whole else "numbers"
+        raise RefusedError(code, f"{name} = {value[:60]}, where {count} {kind} are expected")
+    return numbers

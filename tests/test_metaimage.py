@@ -1,0 +1,37 @@
+"""MetaImage headers that end the process in ITK's library, or make it take room for more than there is."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from bad_inputs import ct_values
+from labelloop.errors import CaseError
+from labelloop.scan import read_scan
+
+CHANGES = {
+    b"NDims = 3": (b"NDims = 8472e48 3", b"NDims = 2000", b"NDims = 2", b"NDims = ", b"NDims = nan"),
+    b"DimSize = 24 20 16": (b"DimSize = 24 20", b"DimSize = 24 20 -16", b"DimSize = 24 20 1e30", b"Size = 1"),
+    b"TransformMatrix = 1": (b"TransformMatrix = 1 1", b"TransformMatrix = inf"),
+    b"Offset = 0 0 0": (b"Offset = 0 0", b"Offset = 0 0 0\nOffset = 0 0 0", b"Offset = " + b"0 " * 999),
+    b"CompressedDataSize = ": (b"CompressedDataSize = 99999999999", b"CompressedDataSize = -"),
+    b"ElementDataFile": (b"Element" * 100, b"x\nElementDataFile"),
+}
+
+
+@pytest.mark.parametrize(("field", "instead"), [(f, i) for f, some in CHANGES.items() for i in some])
+def test_headers_that_itk_would_trust_are_refused(tmp_path, field, instead):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(ct_values().T), str(path), useCompression=True)
+    whole = path.read_bytes()
+    assert field in whole
+    path.write_bytes(whole.replace(field, instead, 1))
+    with pytest.raises(CaseError):
+        read_scan(path, "image")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("suffix", ["mha", "mhd"])
+def test_what_itk_writes_is_read(tmp_path, suffix, packed):
+    path = tmp_path / f"a.{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(ct_values().T), str(path), useCompression=packed)
+    np.testing.assert_array_equal(read_scan(path, "image").stored, ct_values().T)
