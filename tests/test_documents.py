@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from labelloop.cli import main
 from labelloop.datasets import read_dataset
 from labelloop.documents import MOST_VALUES, load_tensors, read_json, read_yaml, validated
 from labelloop.errors import UserError
+from labelloop.network import build_network, load_network
+from labelloop.plans import Plan
 from labelloop.recipe import load_recipe
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -140,3 +143,12 @@ def test_weights_that_were_cut_are_refused(tmp_path, kept):
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     with pytest.raises(UserError, match="cannot be read"):
         load_tensors(path, "Copy it again.")
+
+
+def test_a_description_of_a_huge_network_takes_no_memory(tmp_path):
+    small, huge = (Plan(spacing_mm=(1, 1, 1), patch=(32, 32, 32), features=(size, size)) for size in (4, 4096))
+    torch.save({"weights": build_network(small, 2).state_dict()}, tmp_path / "weights.pt")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"weights.pt does not fit the plan"):
+        load_network(lambda: build_network(huge, 2), tmp_path / "weights.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB; the network has 10 GB

@@ -53,7 +53,13 @@ def load_network(build: "Callable[[], Network]", path: Path) -> "Network":
     state = load_tensors(path, "Copy the model folder again.").get("weights")
     if not isinstance(state, dict):
         raise UserError(f"{path}: found no weights of a network. Copy the model folder again.")
+    import torch
+
     try:
+        with torch.device("meta"):  # takes no memory, however large a network the description asks for
+            wanted = {name: value.shape for name, value in build().state_dict().items()}
+        if wanted != {name: value.shape for name, value in state.items()}:
+            raise ValueError("other tensors than its network has")
         network = build()
         network.load_state_dict(state)
     except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError) as error:
