@@ -60,10 +60,11 @@ def measure(folder: Path, number: int) -> list[str]:
     (folder / "config.yaml").write_text("cases: cases.csv\nrecipe: default\nresults: results\n")
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     snakemake += ["--configfile", "config.yaml", "--cores", "8"]
-    dry = timed(folder, [*snakemake, "--dry-run", "--quiet", "host"])
-    jobs = next(line.split()[1] for line in (folder / "log").read_text().splitlines() if line.startswith("total"))
-    timed(folder, [*snakemake, "--summary"])
-    finish(folder, [line.split("\t")[0] for line in (folder / "log").read_text().splitlines() if "\t" in line])
+    dry = timed(folder, [*snakemake, "--dry-run"])
+    said = (folder / "log").read_text().splitlines()
+    jobs = next(line.split()[1] for line in said if line.startswith("total"))
+    listed = [line.removeprefix("    output: ") for line in said if line.startswith("    output: ")]
+    finish(folder, [name for names in listed for name in names.split(", ")])
     start = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()
     for file in (folder / "results").rglob("*"):
@@ -96,7 +97,7 @@ def finish(folder: Path, outputs: list[str]) -> None:
     """Make all outputs as empty files of one date, with the case files and the seals of their manifests."""
     os.chdir(folder)
     run = Run({"cases": "cases.csv", "recipe": "default", "results": "results"})
-    for output in map(Path, outputs[1:]):  # the first is the head of the table
+    for output in map(Path, outputs):
         if output.suffix:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(",".join(TABLES["quarantine"]) + "\n" if output.name == "quarantine.csv" else "")
