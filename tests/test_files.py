@@ -45,7 +45,7 @@ def test_what_a_killed_write_left_is_removed_and_not_gone_on_with(tmp_path, owne
     assert path.read_text() == "whole" and [p.name for p in tmp_path.iterdir()] == ["array.b2nd"]
 
 
-@pytest.mark.parametrize("owner", [f"{os.getpid()}-0-{platform.node()}", "1-0-elsewhere"])
+@pytest.mark.parametrize("owner", [f"{os.getpid()}-0-{platform.node()}", "1-0-elsewhere"], ids=["own", "elsewhere"])
 def test_what_another_process_is_writing_stays(tmp_path, owner):
     theirs = tmp_path / ".tmp-array.b2nd" / owner / "array.b2nd"
     theirs.parent.mkdir(parents=True)

@@ -41,7 +41,7 @@ def one_image(images):
     """A single image of two areas, so that there is little to draw."""
     (images / "b_0000.nii.gz").unlink()
     volume = read(images / "a_0000.nii.gz")
-    array = np.where(np.arange(volume.array.shape[1])[:, None] < 5, -800, 60) + 0 * volume.array
+    array = np.where(np.arange(volume.array.shape[1])[:, None] < 5, -1000, 60) + 0 * volume.array
     write(images / "a_0000.nii.gz", array.astype(np.int16), volume.geometry)
 
 

@@ -82,9 +82,9 @@ def test_images_of_which_none_fits_are_an_error_and_one_that_is_missing_is_told(
     add(folder, "unpaired")
     (folder.images / "unpaired_0000.nii.gz").rename(folder.images / "scan_unpaired_0000.nii.gz")
     assert check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images) == 0
-    assert "no image of 1 label maps" in caplog.text and "unpaired" in caplog.text
+    assert "1 label map without an image" in caplog.text and "unpaired" in caplog.text
     (folder.labels / "good.nii.gz").unlink()
-    with pytest.raises(UserError, match="no image of any label map"):
+    with pytest.raises(UserError, match="no image of these label maps"):
         check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images)
 
 

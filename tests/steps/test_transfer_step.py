@@ -127,7 +127,9 @@ def test_a_shard_asks_only_those_that_hold_its_patients(tmp_path):
     ]  # fmt: skip
     (tmp_path / "x.nii.gz").touch()
     write_cases(tmp_path / "cases.csv", cases)
-    run = Run({"cases": str(tmp_path / "cases.csv"), "recipe": "default", "shard_size": 2, "results": str(tmp_path)})
+    run = Run(
+        {"cases": str(tmp_path / "cases.csv"), "recipe": "default", "shard_size": 2, "results": str(tmp_path / "run")}
+    )
     smaller = 0
     for shard, own in run.shards.items():
         relatives = run.relatives(shard)
