@@ -49,13 +49,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """With ``pytest -n 2``, keep a file's tests together, and those of the workflow, which share one finished run."""
+    """With ``pytest -n 2``, keep a file's tests together, and those of the workflow, which share one finished run.
+
+    Those of Slurm wait most of the time, so they have a worker of their own.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "tests/workflow" if file.startswith("tests/workflow/") else file
+            shared = file.startswith("tests/workflow/") and not file.endswith("/test_slurm.py")
+            return "tests/workflow" if shared else file
 
     return Scheduling(config, log)
 

@@ -1,7 +1,10 @@
 """What all rules share: the run, its results folder, wildcard patterns, resources and the words at the end."""
 
+import time
+
 from labelloop.errors import UserError
 from labelloop.gpu_lease import usable_gpus
+from labelloop.heartbeat import duration
 from labelloop.profiles import check_profiles
 from labelloop.repair import Repair
 from labelloop.run import Run
@@ -17,6 +20,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 R = run.results
+BEGAN = time.monotonic()
 GPUS = 0 if run.config.device == "cpu" else 1  # per job that runs a network
 
 
@@ -81,7 +85,8 @@ onsuccess:
     if aside := run.set_aside():
         print(f"labelloop: {aside}")
     page = Path(R, "report", "index.html")
-    print(f"labelloop: done. Open {page}" if page.is_file() else "labelloop: done.")
+    where = f" Open {page}" if page.is_file() else ""
+    print(f"labelloop: done in {duration(time.monotonic() - BEGAN)}.{where}")
 
 
 onerror:
