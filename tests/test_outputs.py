@@ -6,7 +6,7 @@ import pytest
 from labelloop import cli
 from labelloop.errors import UserError
 from labelloop.files import sha256
-from labelloop.outputs import claim, claims, is_table, refuse_folder_of_inputs, refuse_overwriting
+from labelloop.outputs import claim, claims, is_table, refuse_folder_of_inputs, refuse_overwriting, release
 from labelloop.tables import write_table
 from labelloop.volume import Geometry, write
 
@@ -64,6 +64,9 @@ def test_files_of_an_output_folder_are_told_from_those_of_others(tmp_path):
     claim(tmp_path, ["a.nii.gz"])
     claim(tmp_path, ["b.nii.gz"])
     assert claims(tmp_path) == {tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"}
+    (tmp_path / "b.nii.gz").touch()
+    release(tmp_path)  # `a` was not written: what stands there later is somebody else's
+    assert claims(tmp_path) == {tmp_path / "b.nii.gz"}
 
 
 def test_the_folder_of_the_inputs_is_known_under_every_name(tmp_path):

@@ -68,6 +68,24 @@ def test_a_case_is_done_again_when_its_origin_or_its_file_changed(tmp_path, chan
     assert (tmp_path / "a.txt").read_text() == "made anew"
 
 
+@pytest.mark.parametrize("change", ["delete", "alter"])
+def test_a_file_that_is_made_anew_is_told(tmp_path, caplog, change):
+    Ledger(tmp_path, "train-000").run("a", "key", writer(tmp_path, "a"))
+    (tmp_path / "a.txt").unlink() if change == "delete" else (tmp_path / "a.txt").write_text("by hand")
+    Ledger(tmp_path, "train-000").run("a", "key", writer(tmp_path, "a"))
+    assert f"a: {tmp_path / 'a.txt'} was deleted or altered; made anew" in caplog.text
+
+
+def test_a_case_that_fails_leaves_no_file_of_what_it_was_before(tmp_path):
+    Ledger(tmp_path, "train-000").run("a", "key", writer(tmp_path, "a"))
+
+    def refused():
+        raise CaseError("image_truncated", "a.nii", "half", "Copy it again.")
+
+    Ledger(tmp_path, "train-000").run("a", "another image", refused)
+    assert not (tmp_path / "a.txt").exists()
+
+
 def test_one_bad_case_does_not_stop_the_others(tmp_path):
     def bad():
         raise CaseError("image_truncated", "b.nii.gz", "half a file", "Copy it again.")

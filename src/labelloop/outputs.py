@@ -107,6 +107,12 @@ def claim(folder: Path, names: Iterable[str]) -> None:
     write_text(folder / CLAIMS, "".join(f"{name}\n" for name in sorted(mine)))
 
 
+def release(folder: Path) -> None:
+    """Forget the names of files that were claimed and not written: what others put there is theirs."""
+    there = [str(path.relative_to(folder)) for path in claims(folder) if path.exists()]
+    write_text(folder / CLAIMS, "".join(f"{name}\n" for name in sorted(there)))
+
+
 def is_table(kind: str) -> Callable[[Path], bool]:
     """Return what says of a file whether it is a table of a ``kind`` of :data:`labelloop.tables.TABLES`."""
 

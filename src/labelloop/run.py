@@ -277,7 +277,7 @@ class Run:
             return ""
         errors = read_table(table, "quarantine").query("severity == 'error'")
         reasons = ", ".join(f"{code} {count}" for code, count in errors["code"].value_counts().items())
-        return f"{errors['case'].nunique()} cases set aside ({reasons}), see {table}" if reasons else ""
+        return f"{count(errors['case'].nunique(), 'case')} set aside ({reasons}), see {table}" if reasons else ""
 
     def claim(self) -> None:
         """Keep other runs out of the results folder until this process ends.

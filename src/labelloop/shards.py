@@ -103,6 +103,8 @@ class Ledger:
         if self.keep(case, key):
             return self._rows[case]
         known = self._known.get(case)
+        if known and known["key"] == key and known["status"] == "done":
+            log.warning("%s: %s was deleted or altered; made anew", case, self.folder / known["file"])
         row: dict[str, Any]
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
         try:
@@ -119,6 +121,8 @@ class Ledger:
             log.exception("%s failed", case)
             before = self.failures(case) if known and known["key"] == key else 0
             row["failures"] = before + (not isinstance(error, NotTriedError))
+        if row["status"] == "failed" and known and known["file"]:  # made of what the case was before
+            (self.folder / known["file"]).unlink(missing_ok=True)
         with explained(self._journal), self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(row, sort_keys=True) + "\n")
         self._rows[case] = row

@@ -17,7 +17,7 @@ from labelloop.inference.running import Options, Segmenter, efficiency, rows, ru
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.listing import NAME, LeftOut, is_utf8
-from labelloop.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting
+from labelloop.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
 from labelloop.shards import Ledger
 from labelloop.tables import write_table
 from labelloop.volume import Volume
@@ -85,8 +85,11 @@ def infer(
         progress=progress and sys.stderr.isatty(),
     )
     load = _Loader(partial(_load_models, folders, steps, scheme, settings, device, budget, check))
-    with counted("case", len(cases)):
-        run_cases(cases, load, ledger, options)
+    try:
+        with counted("case", len(cases)):
+            run_cases(cases, load, ledger, options)
+    finally:
+        release(out)
     extras = ledger.extras()
     write_table(out / "summary.csv", rows(ledger), "summary")
     write_table(out / "efficiency.csv", efficiency(ledger), "efficiency")
