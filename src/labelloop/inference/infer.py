@@ -100,11 +100,18 @@ def infer(
         from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
 
         check_label_maps([case for case in cases if case.case in extras], ledger, load.segmenter, scheme)
+    return _outcome(len(extras), failed, len(lost), ledger)
+
+
+def _outcome(done: int, failed: int, lost: int, ledger: Ledger) -> int:
+    """Tell what failed and what was left out; return the exit code."""
     if failed:
         log.warning("%s failed, see %s", count(failed, "case"), ledger.manifest)
     if lost:
-        log.warning("%s left out that cannot be read, see above", count(len(lost), "input"))
-    return NOTHING_USABLE if not extras else SOME_FAILED if failed or lost else ALL_FINE
+        log.warning("%s left out that cannot be read, see above", count(lost, "input"))
+    if not done:
+        return NOTHING_USABLE
+    return SOME_FAILED if failed or lost else ALL_FINE
 
 
 def tell_found_nowhere(summary: Sequence[Mapping]) -> None:
