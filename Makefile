@@ -56,7 +56,7 @@ $(STAMP): pyproject.toml envs/constraints.txt
 		$$found -m venv $(VENV); \
 	fi
 	@echo "Installing into $(VENV): about 4 minutes and 6 GB (PyTorch)"
-	@( while sleep 15; do echo "  installing: $$(du -sh $(VENV) | cut -f1) so far"; done ) & life=$$!; trap "kill $$life" EXIT; \
+	@( while sleep 15; do echo "  installing: $$(du -sh $(VENV) | cut -f1) so far"; done ) & life=$$!; trap "kill $$life 2>/dev/null || true" EXIT; \
 	$(BIN)/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev,slurm]'
 	@touch $@
 	@echo "Done. Next: make demo, or: source $(VENV)/bin/activate && labelloop --help"
