@@ -382,7 +382,8 @@ REAL = [
 @pytest.mark.parametrize(("folder", "dataset", "wanted"), REAL)
 def test_no_real_scan_is_flagged(folder, dataset, wanted):
     loaded = load_dataset(dataset, SCHEME)
-    pairs = pair_folders(SHARED / folder, SHARED / folder)
+    labeled = any(path.name.count("_0000") == 0 for path in (SHARED / folder).glob("*.nii.gz"))
+    pairs = pair_folders(SHARED / folder, SHARED / folder if labeled else None)
     for name in wanted.split():
         image, label = pairs[name]
         row = {"case": name, "image": str(image), "label": str(label or ""), "dataset": dataset}
