@@ -26,8 +26,8 @@ btcv: $(STAMP)  ## run it on real CT: DATA=FOLDER with BTCV images and labels
 	snakemake --cores all --configfile config/btcv.yaml
 
 test: $(STAMP)  ## run the tests: the quick ones first, as `pytest` alone does, then all others
-	pytest -n 2
-	pytest -n 2 -rfEs -m "slow or training or workflow or slurm"
+	pytest
+	pytest -rfEs -m "slow or training or workflow or slurm"
 
 lint: results/demo/phantom/cases.csv  ## check style and workflow
 	ruff check
