@@ -88,6 +88,8 @@ rule all:
         expand(rules.evaluate.output, name=run.evaluated()),
         expand(rules.review.output, labels=run.used_labels),
         rules.report.output,
+    message:
+        "all: everything is there"
 
 
 if workflow.is_main_process and repair.broken:
