@@ -49,7 +49,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """With several workers (``-n 2``, the default), keep a file's tests together, and those of the workflow, which share one finished run.
+    """Keep a file's tests in one process, and those of the workflow, which share one finished run.
 
     Those of Slurm wait most of the time, so they have a worker of their own.
     """

@@ -109,6 +109,17 @@ class CrossPseudo(Strict):
     )
 
 
+class RandomIntensity(Strict):
+    """Patches get other intensities by a shallow network with random weights, and keep their shapes.
+
+    Ouyang et al. 2022. For images that look unlike those with labels: another modality, sequence or scanner.
+    """
+
+    probability: float = Field(1.0, ge=0, le=1, description="share of patches that are altered (Ouyang: all)")
+    layers: int = Field(4, ge=2, le=8, description="convolutions of the random network (Ouyang: 4)")
+    channels: int = Field(2, ge=1, le=16, description="channels between them (Ouyang: 2)")
+
+
 class Slices(SliceInput):
     """What a slice classifier sees, and how its slices are augmented (Mao, section 2.2, gives no ranges)."""
 
@@ -134,6 +145,7 @@ class TrainerSettings(Strict):
     ``class_weights``: weights of classes in the cross-entropy; 1 for those not named.
     ``favor``: a class on which patches are centered more often.
     ``batches`` (partial): batches of one annotation type. ``cutmix`` (partial): tumor objects pasted into patches.
+    ``random_intensity``: patches of other intensities and the same shapes, beside ``augmentation``.
     ``deep_supervision``: ``all_outputs`` counts the coarsest output too, which nnU-Net leaves out.
     ``schedule``: exponent of the polynomial decay of the learning rate.
     ``precision``: ``auto`` is fp16 with gradient scaling on a GPU, bf16 on a CPU that has units for it, else fp32. What
@@ -172,6 +184,7 @@ class TrainerSettings(Strict):
     mean_teacher: MeanTeacher | None = None
     cross: CrossPseudo | None = None
     slices: Slices | None = None
+    random_intensity: RandomIntensity | None = None
     translator: TranslatorSettings | None = None
     new_class_bias: float | None = None
     crop_z_mm: float | None = Field(None, ge=0)

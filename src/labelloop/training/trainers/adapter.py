@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -18,6 +19,7 @@ from labelloop.errors import UserError
 from labelloop.precision import DTYPES, Precision
 from labelloop.training.cpu import by_onednn
 from labelloop.training.initial import start_from
+from labelloop.training.intensity import RandomIntensityTransform
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Channels, PreparedDataset
 from labelloop.training.losses import LossTerms
@@ -136,6 +138,7 @@ class Adapter(nnUNetTrainer):
             first_patch = initial_patch
             augment = self.get_training_transforms(patch, rotation, scales, mirror, dummy_2d)
             _do_not_time_blurs(augment)
+        augment = self._with_other_intensities(augment)
         loaders = {
             stream: self._loader("train", first_patch, augment, choose=choose, **self.loader_options())
             for stream, choose in self.choosers().items()
@@ -143,6 +146,15 @@ class Adapter(nnUNetTrainer):
         if self.cases["validation"] and self.job.settings.validation_iterations:
             loaders["validation"] = self._loader("validation", patch, plain)
         return loaders
+
+    def _with_other_intensities(self, transforms: Any) -> Any:
+        """Add the transform of ``random_intensity``: behind a spatial one, so that it sees the patch alone."""
+        settings = self.job.settings.random_intensity
+        if not settings:
+            return transforms
+        first = transforms.transforms[:1] if self.job.settings.augmentation == "nnunet" else []
+        rest = transforms.transforms[len(first) :]
+        return ComposeTransforms([*first, RandomIntensityTransform(settings), *rest])
 
     def loader_options(self) -> dict[str, Any]:
         """Return what the loaders of training batches are told besides."""
