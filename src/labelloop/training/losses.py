@@ -69,9 +69,17 @@ class PartialLabelLoss(nn.Module):
         return self.loss(*merge_unknown(logits, target, unknown, self.mode))
 
 
-def ramp_up(epoch: int, epochs: int, share: float) -> float:
-    """Return exp(-5 (1 - t)^2), where t grows from 0 to 1 over the first ``share`` of the epochs (He, section 2.3)."""
-    t = min(1.0, epoch / (share * epochs)) if share else 1.0
+def ramp_up(epoch: int, epochs: int, share: float, after: float = 0.0) -> float:
+    """Return the weight of unlabeled samples: exp(-5 (1 - t)^2), t from 0 to 1 (He, section 2.3).
+
+    Args:
+        share: of the epochs, in which t grows; 0: it is 1 at once.
+        after: share of the epochs before that, in which the weight is 0.
+    """
+    begun = epoch - after * epochs
+    if begun < 0:
+        return 0.0
+    t = min(1.0, begun / (share * epochs)) if share else 1.0
     return math.exp(-5 * (1 - t) ** 2)
 
 

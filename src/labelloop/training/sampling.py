@@ -24,11 +24,11 @@ def one_type(types: Sequence[Sequence[str]], size: int) -> Chooser:
     return choose
 
 
-def halves(labeled: Sequence[str], unlabeled: Sequence[str], size: int) -> Chooser:
-    """Return a chooser of ``size`` cases: first the labeled half (the larger if odd), then the unlabeled one."""
+def two_parts(labeled: Sequence[str], unlabeled: Sequence[str], sizes: tuple[int, int]) -> Chooser:
+    """Return a chooser of a batch: first so many labeled cases, then so many unlabeled ones."""
 
     def choose() -> list[str]:
-        return [*np.random.choice(labeled, size - size // 2), *np.random.choice(unlabeled, size // 2)]
+        return [*np.random.choice(labeled, sizes[0]), *np.random.choice(unlabeled, sizes[1])]
 
     return choose
 

@@ -10,7 +10,7 @@ from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
 
 Own = TypeVar("Own", bound=Strict)
-TRAINING_VERSION, TRANSLATOR_VERSION = 3, 2
+TRAINING_VERSION, TRANSLATOR_VERSION = 4, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Axis = Literal["z", "y", "x"]
 AXES: tuple[Axis, ...] = ("z", "y", "x")
@@ -23,6 +23,7 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     "cutmix": ("partial",),
     "mean_teacher": ("mean_teacher",),
     "cross": ("cross_pseudo",),
+    "unlabeled": ("mean_teacher", "cross_pseudo"),
     "slices": ("slice_classifier",),
     "translator": ("translator",),
 }
@@ -103,6 +104,7 @@ class CrossPseudo(Strict):
     """Two networks that learn from each other's predictions (Jia, section 2.3; Chen et al. 2021)."""
 
     weight: float = Field(1.0, ge=0, description="weight of the cross supervision")
+    samples: Literal["all", "unlabeled"] = Field("all", description="which learn from the other network (Jia: all)")
     ramp: float = Field(0.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once")
     partly_labeled: Literal["labeled", "unlabeled"] = Field(
         "labeled", description="cases with unknown classes teach what is known of them, or count as unlabeled (Jia)"
@@ -120,6 +122,30 @@ class RandomIntensity(Strict):
     channels: int = Field(2, ge=1, le=16, description="channels between them (Ouyang: 2)")
 
 
+class Unlabeled(Strict):
+    """How much of a batch is unlabeled, from when on it counts, and what of it (mean_teacher and cross_pseudo)."""
+
+    share: float = Field(0.5, gt=0, lt=1, description="of a batch, rounded down, at least one sample")
+    after: float = Field(
+        0.0, ge=0, lt=1, description="share of the epochs on labels alone, before unlabeled cases count"
+    )
+    confidence: float = Field(
+        0.0, ge=0, le=1, description="voxels teach where the other network is at least so sure; 0: everywhere"
+    )
+    balanced: bool = Field(
+        False, description="lower the confidence asked for classes of which the network is less sure, e.g. small organs"
+    )
+    strong_view: bool = Field(
+        False, description="the network that learns sees other contrast, brightness, gamma and noise than the other one"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Unlabeled":
+        if self.balanced and not self.confidence:
+            raise ValueError("balanced lowers `confidence`, which is 0")
+        return self
+
+
 class Slices(SliceInput):
     """What a slice classifier sees, and how its slices are augmented (Mao, section 2.2, gives no ranges)."""
 
@@ -133,12 +159,12 @@ class TrainerSettings(Strict):
     """How a model is trained. The defaults are nnU-Net's (Isensee et al. 2021), except where a comment says so.
 
     ``kind``: ``supervised`` learns from cases in which every class of the model is annotated; ``partial`` also from
-    cases in which some classes are unknown, by merging those into the background (see ``losses``). ``mean_teacher``
-    and ``cross_pseudo`` learn like ``partial`` and also from cases of which nothing is known; half of each batch is
-    unlabeled. ``slice_classifier`` learns by Adam which axial slices show a class of the model, in cases in which every
-    class is annotated; of the settings it reads epochs, iterations, learning rate, its schedule, weight decay,
-    ``save_every``, ``seed`` and ``slices``. ``translator`` learns to give CT the look of MR, from images alone; all its
-    settings are those of ``translator``.
+    cases in which some classes are unknown, by merging those into the background (see ``losses``). ``mean_teacher`` and
+    ``cross_pseudo`` learn like ``partial`` and also from cases of which nothing is known; half of each batch is
+    unlabeled, and ``unlabeled`` says otherwise. ``slice_classifier`` learns by Adam which axial slices show a class of
+    the model, in cases in which every class is annotated; of the settings it reads epochs, iterations, learning rate,
+    its schedule, weight decay, ``save_every``, ``seed`` and ``slices``. ``translator`` learns to give CT the look of
+    MR, from images alone; all its settings are those of ``translator``.
     ``unknown`` (supervised): ``exclude`` cases with an unknown class, or take unknown classes for ``background``.
     ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
     ``foreground_fraction``: share of a batch's patches centered on an annotated class.
@@ -183,6 +209,7 @@ class TrainerSettings(Strict):
     cutmix: CutMix | None = None
     mean_teacher: MeanTeacher | None = None
     cross: CrossPseudo | None = None
+    unlabeled: Unlabeled | None = None
     slices: Slices | None = None
     random_intensity: RandomIntensity | None = None
     translator: TranslatorSettings | None = None

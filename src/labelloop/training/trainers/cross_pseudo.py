@@ -8,20 +8,21 @@ from torch import Tensor
 
 from labelloop.training.job import TrainingCase
 from labelloop.training.loading import seed_of, set_random_state
-from labelloop.training.losses import ramp_up
 from labelloop.training.progress import Progress
 from labelloop.training.settings import CrossPseudo
 from labelloop.training.trainers.adapter import bare
 from labelloop.training.trainers.base import Contender
 from labelloop.training.trainers.semi import SemiSupervisedTrainer
+from labelloop.training.unlabeled import unknown_but
 
 
 class CrossPseudoTrainer(SemiSupervisedTrainer):
     """Two networks of one build and two initializations; each learns from the labels and from the other's prediction.
 
-    The loss is C_s + C_u^u + C_u^l: supervised on the labeled half of a batch, crossed on both halves. A prediction
-    serves as label at each deep-supervision output's own resolution. Both networks are validated, the better one is
-    exported. With ``init_from`` the first starts from that model; the second does not, for equal networks stay equal.
+    The loss is C_s + C_u^u + C_u^l: supervised on the labeled half of a batch, crossed on both halves, or on the
+    unlabeled one alone. A prediction serves as label at each deep-supervision output's own resolution. Both networks
+    are validated, the better one is exported. With ``init_from`` the first starts from that model; the second does not,
+    for equal networks stay equal.
     """
 
     def is_labeled(self, case: TrainingCase) -> bool:
@@ -39,19 +40,33 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.job.settings.own(CrossPseudo)
-        weight = settings.weight * ramp_up(self.epoch, self.num_epochs, settings.ramp)
-        logits = [self.logits_of(network, data) for network in self.trained]
-        nothing = [torch.zeros_like(rows) for rows in unknown]
+        weight = self.weight_now(settings.weight, settings.ramp)
+        logits = [
+            self.logits_of(network, self.learned_from(data, self.labeled, self.update)) for network in self.trained
+        ]
+        told = [[output.detach() for output in outputs] for outputs in logits]
+        if self.unlabeled.strong_view:
+            with torch.no_grad():
+                told = [self.logits_of(network, data) for network in self.trained]
         total, terms = torch.zeros((), device=self.device), {"cross_weight": torch.tensor(weight)}
-        for number, (own, other) in enumerate([logits, logits[::-1]]):
+        for number, (own, other) in enumerate(zip(logits, told[::-1], strict=True)):
             suffix = "_second" if number else ""
             supervised, parts = self.supervised_loss(own, targets, unknown)
-            predicted = [output.detach().argmax(1, keepdim=True) for output in other]
-            crossed = self.compute_loss(own, predicted, nothing)
-            self._terms.take()
+            crossed = self._crossed(own, other)
             total = total + supervised + weight * crossed
             terms |= {f"{name}{suffix}": value for name, value in parts.items()} | {f"cross{suffix}": crossed.detach()}
         return total, terms
+
+    def _crossed(self, own: list[Tensor], other: list[Tensor]) -> Tensor:
+        """Return the loss of a network's logits against what the other one predicts, where that is sure enough."""
+        first = 0 if self.job.settings.own(CrossPseudo).samples == "all" else self.labeled
+        if first >= len(own[0]):
+            return torch.zeros((), device=self.device)
+        told = [output[first:] for output in other]
+        unsure = [unknown_but(self.trust(output.softmax(1)), output.shape[1]) for output in told]
+        loss = self.compute_loss([o[first:] for o in own], [o.argmax(1, keepdim=True) for o in told], unsure)
+        self._terms.take()
+        return loss
 
     def description(self) -> dict[str, Any]:
         names = ("first", "second")

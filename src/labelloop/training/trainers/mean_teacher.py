@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from labelloop.training.loading import seed_of
-from labelloop.training.losses import ramp_up
 from labelloop.training.settings import MeanTeacher
 from labelloop.training.trainers.adapter import bare
 from labelloop.training.trainers.base import Contender
@@ -31,15 +30,18 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.job.settings.own(MeanTeacher)
-        logits = self.logits_of(self.network, data)
+        weight = self.weight_now(settings.weight, settings.ramp)
+        first = self.labeled if settings.on == "unlabeled" else 0
+        logits = self.logits_of(self.network, self.learned_from(data, first, self.step))
         loss, terms = self.supervised_loss(logits, targets, unknown)
-        compared = data[self.labeled if settings.on == "unlabeled" else 0 :]
+        compared = data[first:]
         if not settings.consistency or not len(compared):
             return loss, terms
-        weight = settings.weight * ramp_up(self.epoch, self.num_epochs, settings.ramp)
         with torch.no_grad():
             wanted = self.logits_of(self.teacher, compared + self._noise(compared))[0].softmax(1)
-        consistency = (logits[0][-len(compared) :].softmax(1) - wanted).square().mean()
+        trusted = self.trust(wanted)
+        difference = (logits[0][first:].softmax(1) - wanted).square().mean(1, keepdim=True)
+        consistency = (difference * trusted).sum() / trusted.sum().clamp(min=1)
         terms |= {"consistency": consistency.detach(), "consistency_weight": torch.tensor(weight)}
         return loss + weight * consistency, terms
 

@@ -1,26 +1,33 @@
-"""What trainings on labeled and unlabeled cases share: which is which, and batches of one half each."""
+"""What trainings on labeled and unlabeled cases share: which is which, batches of both, what the unlabeled teach."""
 
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from labelloop.errors import UserError
 from labelloop.training.job import TrainingCase, TrainingJob
-from labelloop.training.sampling import Chooser, halves
+from labelloop.training.loading import seed_of
+from labelloop.training.losses import ramp_up
+from labelloop.training.sampling import Chooser, two_parts
+from labelloop.training.settings import Unlabeled
 from labelloop.training.trainers.partial import PartialTrainer
+from labelloop.training.unlabeled import Trust, strong_view
 
 log = logging.getLogger(__name__)
 
 
 class SemiSupervisedTrainer(PartialTrainer):
-    """Learns from labels as :class:`PartialTrainer` does, in the labeled half of each batch.
+    """Learns from labels as :class:`PartialTrainer` does, in the labeled part of each batch.
 
     A case of which no class is known is unlabeled and needs no label map. ``labeled`` is the number of labeled samples,
-    which come first in a batch: half of it, or all when there are no unlabeled cases.
+    which come first in a batch: half of it by default, or all when there are no unlabeled cases. ``trust`` says where
+    the unlabeled ones teach.
     """
 
     labeled: int
+    trust: Trust
 
     @classmethod
     def why_not(cls, case: TrainingCase, job: TrainingJob) -> str | None:
@@ -31,7 +38,7 @@ class SemiSupervisedTrainer(PartialTrainer):
         """Build networks, optimizer and loss.
 
         Raises:
-            UserError: when no case is labeled, or a batch cannot be split in halves.
+            UserError: when no case is labeled, or a batch has no room for both.
         """
         known, name = self._cases_of(labeled=True), self.job.name
         unknown = self._cases_of(labeled=False)
@@ -42,13 +49,18 @@ class SemiSupervisedTrainer(PartialTrainer):
             log.warning("%s: no unlabeled case, so %s learns from labeled ones only", name, self.job.settings.kind)
         elif self.job.plan.batch_size < 2:
             raise UserError(f"model {name}: batch_size 1 has no room for labeled and unlabeled; set 2 or more")
-        self.labeled = self.job.plan.batch_size - (self.job.plan.batch_size // 2 if unknown else 0)
+        number = max(1, int(self.unlabeled.share * self.job.plan.batch_size)) if unknown else 0
+        self.labeled = self.job.plan.batch_size - number
+        self.trust = Trust(self.unlabeled, len(self.job.classes) + 1, self.device)
         self.epoch = 0
         super().initialize()
 
     def choosers(self) -> dict[str, Chooser | None]:
         unlabeled = self._cases_of(labeled=False)
-        return {"train": halves(self._cases_of(labeled=True), unlabeled, self.batch_size) if unlabeled else None}
+        if not unlabeled:
+            return {"train": None}
+        sizes = self.labeled, self.batch_size - self.labeled
+        return {"train": two_parts(self._cases_of(labeled=True), unlabeled, sizes)}
 
     def loader_options(self) -> dict[str, Any]:
         # nnU-Net centers the last samples of a batch on a class, and these are unlabeled
@@ -60,6 +72,37 @@ class SemiSupervisedTrainer(PartialTrainer):
         """Return the loss of the labeled samples and its terms."""
         loss = self.compute_loss(*([one[: self.labeled] for one in part] for part in (logits, targets, unknown)))
         return loss, self._terms.take()
+
+    @property
+    def unlabeled(self) -> Unlabeled:
+        """What is set for unlabeled samples, or the defaults."""
+        return self.job.settings.unlabeled or Unlabeled()
+
+    @property
+    def update(self) -> int:
+        """The number of the update at hand."""
+        return self.epoch * self.job.settings.iterations_per_epoch + len(self.losses)
+
+    def weight_now(self, weight: float, ramp: float) -> float:
+        """Return the weight of unlabeled samples in this epoch, which grows to ``weight`` over a share ``ramp``."""
+        return weight * ramp_up(self.epoch, self.num_epochs, ramp, self.unlabeled.after)
+
+    def learned_from(self, data: Tensor, first: int, step: int) -> Tensor:
+        """Return the images that the network sees which learns: from sample ``first`` on in a strong view, if asked.
+
+        The view follows from the seed and the number of the step alone.
+        """
+        if not self.unlabeled.strong_view or first >= len(data):
+            return data
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.job.settings.seed, "view", step))
+        return torch.cat([data[:first], strong_view(data[first:], generator)])
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"confidence": self.trust.means}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.trust.means = state["confidence"].to(self.device)
+        super().load_state(state)
 
     def _run_epoch(self, epoch: int, batches: Any, validate: bool) -> None:
         self.epoch = epoch
