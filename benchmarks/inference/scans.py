@@ -33,7 +33,7 @@ def scan(name: str, build: Path) -> Path | None:
 
 def stock_models(model: Path, build: Path) -> dict[bool, Path]:
     """Return model folders for nnU-Net, by whether images and logits are resampled as its planner chooses."""
-    from labelloop.training.stock import export_nnunet
+    from labelloop.training.export import export_nnunet
 
     folders = {}
     for planner in (False, True):

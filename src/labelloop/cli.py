@@ -37,7 +37,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="labelloop", description="Models make labels; checked labels make models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     label_commands = (_add_evaluate, _add_check, _add_calibrate)
-    for add in (_add_phantom, _add_convert, _add_cases, _add_infer, *label_commands, _add_recipe, _add_schema):
+    for add in (
+        _add_phantom,
+        _add_convert,
+        _add_cases,
+        _add_infer,
+        _add_export,
+        *label_commands,
+        _add_recipe,
+        _add_schema,
+    ):
         add(commands)
     return parser
 
@@ -154,6 +163,31 @@ def _infer(options) -> int:
         series=options.series,
         progress=True,
     )
+
+
+def _add_export(commands) -> None:
+    parser = commands.add_parser("export", help="write a trained model for another tool")
+    parser.add_argument("model", type=Path, help="model folder, e.g. results/mine/models/student")
+    parser.add_argument("--to", required=True, choices=("nnunet",))
+    parser.add_argument("--out", type=Path, required=True, help="a .zip to install, or nnU-Net's results folder")
+    parser.add_argument("--modality", default="CT", choices=("CT", "MR"), help="of the images it is for; default: CT")
+    parser.add_argument(
+        "--dataset-id", type=int, default=900, help="number that nnU-Net is to know it by; default: 900"
+    )
+    parser.set_defaults(run=_export)
+
+
+def _export(options) -> None:
+    from labelloop.training.export import export_tree
+    from labelloop.training.stock import CONFIGURATION, PLANS
+
+    o = options
+    if not 0 < o.dataset_id < 1000:
+        raise UserError(f"--dataset-id {o.dataset_id}: nnU-Net has numbers from 1 to 999")
+    export_tree(o.model, o.out, o.modality, o.dataset_id)
+    if o.out.suffix == ".zip":
+        print(f"nnUNetv2_install_pretrained_model_from_zip {o.out}")
+    print(f"nnUNetv2_predict -d {o.dataset_id} -c {CONFIGURATION} -p {PLANS} -f 0 -i IMAGES -o LABELS")
 
 
 def _add_evaluate(commands) -> None:

@@ -15,7 +15,8 @@ from tiny_training import CLASSES, PLAN, make_job
 import labelloop
 from labelloop.errors import UserError
 from labelloop.network import build_network
-from labelloop.training.nnunet import export_nnunet, train
+from labelloop.training.export import export_nnunet
+from labelloop.training.nnunet import train
 from labelloop.training.stock import plans_json
 from labelloop.training.trainers import TRAINERS
 

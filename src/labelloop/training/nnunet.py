@@ -14,10 +14,10 @@ from labelloop.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described
 from labelloop.training.progress import Progress, draw_curve
 from labelloop.training.settings import AXES, TRAINING_VERSION
-from labelloop.training.stock import dataset_json, export_nnunet, plans_json
+from labelloop.training.stock import dataset_json, plans_json
 from labelloop.training.work import OUTPUTS, Work
 
-__all__ = ["OUTPUTS", "TrainingCase", "TrainingJob", "TumorBank", "export_nnunet", "train"]
+__all__ = ["OUTPUTS", "TrainingCase", "TrainingJob", "TumorBank", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def train(job: TrainingJob) -> None:
 
     ``model.json`` describes the model, ``weights.pt`` holds ``{"weights": state_dict}`` of ``network.build_network``
     without deep supervision, ``plans.json`` and ``dataset.json`` are in nnU-Net's format (see
-    :func:`~labelloop.training.stock.export_nnunet`), ``training.jsonl`` has a line an epoch, ``curve.png`` draws it,
+    :func:`~labelloop.training.export.export_nnunet`), ``training.jsonl`` has a line an epoch, ``curve.png`` draws it,
     ``cases.csv`` says which cases were used. None of them holds a time.
 
     Raises:

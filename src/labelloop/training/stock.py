@@ -1,23 +1,20 @@
-"""Files that stock nnU-Net reads, so that a model of labelloop can be used without labelloop.
+"""A plan in nnU-Net's words: the ``plans.json`` and ``dataset.json`` that it reads.
 
-The equivalent nnU-Net configuration of a plan: canonical orientation is ``NibabelIOWithReorient``, resampling is
-``resample_torch_fornnunet`` (linear), intensity properties are the plan's pinned ones. It describes CT; a model for MR
-needs ``ZScoreNormalization`` in its place.
+Canonical orientation is ``NibabelIOWithReorient``, resampling is ``resample_torch_fornnunet`` (linear), intensity
+properties are the plan's pinned ones.
 """
 
-from pathlib import Path
 from typing import Any
 
-from labelloop.errors import UserError
-from labelloop.files import atomic, write_text
 from labelloop.plans import Plan
 
 CONFIGURATION = "3d_fullres"
-CHECKPOINT = "checkpoint_final.pth"
+PLANS = "labelloop"
+NORMALIZATION = {"CT": "CTNormalization", "MR": "ZScoreNormalization"}
 
 
-def plans_json(name: str, plan: Plan) -> dict[str, Any]:
-    """Return nnU-Net's ``plans.json`` for ``plan``."""
+def plans_json(name: str, plan: Plan, modality: str = "CT") -> dict[str, Any]:
+    """Return nnU-Net's ``plans.json`` for ``plan`` on images of one modality, CT or MR."""
     low, high = plan.ct.clip_hu
     resampling = {"force_separate_z": False, "memefficient_seg_resampling": False}
     configuration: dict[str, Any] = {
@@ -27,7 +24,7 @@ def plans_json(name: str, plan: Plan) -> dict[str, Any]:
         "patch_size": list(plan.patch),
         "median_image_size_in_voxels": list(plan.patch),  # only ever printed
         "spacing": list(plan.spacing_mm),
-        "normalization_schemes": ["CTNormalization"],
+        "normalization_schemes": [NORMALIZATION[modality]],
         "use_mask_for_norm": [False],
         "architecture": plan.architecture(),
         "batch_dice": plan.batch_dice,
@@ -37,7 +34,7 @@ def plans_json(name: str, plan: Plan) -> dict[str, Any]:
         configuration[f"resampling_fn_{what}_kwargs"] = {"is_seg": labels, **resampling}
     return {
         "dataset_name": name,
-        "plans_name": "labelloop",
+        "plans_name": PLANS,
         "original_median_spacing_after_transp": list(plan.spacing_mm),
         "original_median_shape_after_transp": list(plan.patch),
         "image_reader_writer": "NibabelIOWithReorient",
@@ -60,43 +57,11 @@ def plans_json(name: str, plan: Plan) -> dict[str, Any]:
     }
 
 
-def dataset_json(classes: tuple[str, ...], cases: int) -> dict[str, Any]:
+def dataset_json(classes: tuple[str, ...], cases: int, modality: str = "CT") -> dict[str, Any]:
     """Return nnU-Net's ``dataset.json`` for a model of ``classes``; label ``i`` is output channel ``i``."""
     return {
-        "channel_names": {"0": "CT"},
+        "channel_names": {"0": modality},
         "labels": {"background": 0} | {name: i for i, name in enumerate(classes, start=1)},
         "numTraining": cases,
         "file_ending": ".nii.gz",
     }
-
-
-def export_nnunet(model: str | Path, out: str | Path) -> Path:
-    """Write ``model`` as a folder that ``nnUNetPredictor.initialize_from_trained_model_folder`` takes.
-
-    Args:
-        model: a model folder, with ``plans.json``, ``dataset.json`` and ``weights.pt``.
-        out: folder to write: ``plans.json``, ``dataset.json`` and ``fold_0/checkpoint_final.pth``.
-
-    Raises:
-        UserError: when the model is not finished.
-    """
-    import json
-
-    import torch
-
-    model, out = Path(model), Path(out)
-    for name in ("model.json", "plans.json", "dataset.json", "weights.pt"):
-        if not (model / name).is_file():
-            raise UserError(f"{model}: no {name} there; is this a finished model?")
-    for name in ("plans.json", "dataset.json"):
-        write_text(out / name, (model / name).read_text(encoding="utf-8"))
-    mirrored = json.loads((model / "model.json").read_text(encoding="utf-8"))["mirror_axes"]
-    checkpoint = {
-        "network_weights": torch.load(model / "weights.pt", map_location="cpu", weights_only=True)["weights"],
-        "trainer_name": "nnUNetTrainer",
-        "init_args": {"configuration": CONFIGURATION, "fold": 0},
-        "inference_allowed_mirroring_axes": mirrored or None,
-    }
-    with atomic(out / "fold_0" / CHECKPOINT) as temporary:
-        torch.save(checkpoint, temporary)
-    return out

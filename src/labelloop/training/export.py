@@ -1,0 +1,81 @@
+"""A model as files of stock nnU-Net, so that it can be used without labelloop."""
+
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+from labelloop.documents import load_tensors
+from labelloop.errors import UserError
+from labelloop.files import atomic, write_json
+from labelloop.inference.engine import ModelFile, read_model
+from labelloop.outputs import refuse_overwriting
+from labelloop.plans import ADAPTATION
+from labelloop.training.stock import CONFIGURATION, PLANS, dataset_json, plans_json
+
+CHECKPOINT = "checkpoint_final.pth"
+TRAINER = "nnUNetTrainer"
+
+
+def export_nnunet(model: str | Path, out: str | Path, modality: str = "CT") -> Path:
+    """Write ``model`` as a folder that ``nnUNetPredictor.initialize_from_trained_model_folder`` takes.
+
+    Label ``i`` of its predictions is the class of output channel ``i``, as ``dataset.json`` says.
+
+    Args:
+        model: a model folder, with ``model.json`` and ``weights.pt``.
+        out: folder to write: ``plans.json``, ``dataset.json`` and ``fold_0/checkpoint_final.pth``.
+        modality: CT or MR. nnU-Net normalizes all images in one way, labelloop by the modality of each.
+
+    Raises:
+        UserError: when the model is not finished, segments nothing, or prepares images as nnU-Net cannot.
+    """
+    out, described = Path(out), _described(Path(model))
+    checkpoint = {
+        "network_weights": load_tensors(Path(model) / "weights.pt", "train the model again")["weights"],
+        "trainer_name": TRAINER,
+        "init_args": {"configuration": CONFIGURATION, "fold": 0},
+        "inference_allowed_mirroring_axes": list(described.mirror_axes) or None,
+    }
+    name = Path(model).resolve().name
+    write_json(out / "plans.json", plans_json(name, described.plan, modality))
+    write_json(out / "dataset.json", dataset_json(tuple(described.classes), 0, modality))
+    with atomic(out / "fold_0" / CHECKPOINT) as temporary:
+        torch.save(checkpoint, temporary)
+    return out
+
+
+def export_tree(model: Path, out: Path, modality: str = "CT", number: int = 900) -> Path:
+    """Write ``model`` as a data set folder of ``nnUNet_results``, or as a zip of one; return its place in there.
+
+    Args:
+        out: ``nnUNet_results`` or another folder; with the ending ``.zip``, a file that
+            ``nnUNetv2_install_pretrained_model_from_zip`` takes.
+        number: of the data set, by which nnU-Net's commands name a model.
+
+    Raises:
+        UserError: as :func:`export_nnunet`, and when there is something already.
+    """
+    inside = Path(f"Dataset{number:03d}_{model.resolve().name}", f"{TRAINER}__{PLANS}__{CONFIGURATION}")
+    _described(model)
+    if out.suffix != ".zip":
+        if (out / inside).exists():
+            raise UserError(f"{out / inside}: exists; remove it, or give another --dataset-id")
+        export_nnunet(model, out / inside, modality)
+        return inside
+    refuse_overwriting([out], [])
+    with tempfile.TemporaryDirectory() as folder, atomic(out) as temporary:
+        export_nnunet(model, Path(folder) / inside, modality)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+                archive.write(file, file.relative_to(folder))
+    return inside
+
+
+def _described(model: Path) -> ModelFile:
+    described = read_model(model)
+    asked = [key for key in ADAPTATION if getattr(described.plan, key)]
+    if asked:
+        raise UserError(f"{model}: its plan has {', '.join(asked)}; nnU-Net does no such thing to an image")
+    return described

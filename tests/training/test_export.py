@@ -1,0 +1,86 @@
+"""Models for stock nnU-Net: installed by its own command, they give the label maps that labelloop gives."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import save_model, tiny_plan
+
+from labelloop.cli import main
+from labelloop.inference.engine import Predictor
+from labelloop.volume import Geometry, read, write
+
+GEOMETRY = Geometry((25, 30, 20), (2.0, 2.5, 4.0), (-20.0, 30.0, 5.0))
+CLASSES = {"liver": 1, "spleen": 2, "tumor": 3}
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """An image of blobs, stored in LPS."""
+    array = np.random.default_rng(0).integers(-150, 250, (5, 6, 5)).repeat(4, 0).repeat(5, 1).repeat(5, 2)
+    file = tmp_path_factory.mktemp("scans") / "case_0000.nii.gz"
+    write(file, array.astype(np.int16), GEOMETRY)
+    return file
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_installed_by_nnunet_it_gives_the_same_labels(tmp_path, scan, monkeypatch, capsys, modality):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.model_sharing import model_import
+
+    model = save_model(tmp_path / "models" / "student", ids=CLASSES)
+    file = tmp_path / "student.zip"
+    asked = ["export", str(model), "--to", "nnunet", "--out", str(file), "--modality", modality]
+    assert main([*asked, "--dataset-id", "7"]) == 0
+    assert "nnUNetv2_predict -d 7 -c 3d_fullres -p labelloop -f 0" in capsys.readouterr().out
+    monkeypatch.setattr(model_import, "nnUNet_results", str(tmp_path / "nnUNet_results"))
+    model_import.install_model_from_zip_file(str(file))
+    folder = tmp_path / "nnUNet_results" / "Dataset007_student" / "nnUNetTrainer__labelloop__3d_fullres"
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), use_folds=(0,))
+    predictor.predict_from_files_sequential([[str(scan)]], [str(tmp_path / "theirs")])
+    theirs = read(tmp_path / "theirs.nii.gz").array
+    ours = Predictor(model, device="cpu").predict(read(scan), modality).labels
+    assert set(np.unique(theirs)) > {0}
+    assert (theirs == ours).mean() >= 0.999
+
+
+def test_into_a_folder_of_results_and_never_over_what_is_there(tmp_path, capsys):
+    model = save_model(tmp_path / "student")
+    command = ["export", str(model), "--to", "nnunet", "--out", str(tmp_path / "nnUNet_results")]
+    assert main(command) == 0
+    folder = tmp_path / "nnUNet_results" / "Dataset900_student" / "nnUNetTrainer__labelloop__3d_fullres"
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    assert labels == {"background": 0, **CLASSES}
+    assert main(command) == 2
+    assert "exists; remove it" in capsys.readouterr().err
+    file = tmp_path / "mine.zip"
+    file.write_bytes(b"mine")
+    assert main([*command[:-1], str(file)]) == 2
+    assert file.read_bytes() == b"mine"
+
+
+def test_a_zip_is_whole_or_not_there(tmp_path, monkeypatch):
+    model = save_model(tmp_path / "student")
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", fail)
+    assert main(["export", str(model), "--to", "nnunet", "--out", str(tmp_path / "student.zip")]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student"]
+
+
+def test_what_nnunet_cannot_do_is_refused(tmp_path, capsys):
+    out = tmp_path / "out.zip"
+    model = save_model(tmp_path / "mr", plan=tiny_plan(grey={}, upright=True))
+    assert main(["export", str(model), "--to", "nnunet", "--out", str(out)]) == 2
+    assert "its plan has grey, upright" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(tmp_path / "empty"), "--to", "nnunet", "--out", str(out)]) == 2
+    assert "no such file" in capsys.readouterr().err
+    (model / "model.json").write_text(json.dumps({"kind": "slice_classifier"}))
+    assert main(["export", str(model), "--to", "nnunet", "--out", str(out)]) == 2
+    assert not out.exists()
