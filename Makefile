@@ -22,7 +22,7 @@ demo: results/demo/phantom/cases.csv  ## run the whole workflow on a synthetic d
 
 btcv: $(STAMP)  ## run it on real CT: DATA=FOLDER with BTCV images and labels
 	@[ -n "$(DATA)" ] || { echo "Where are the scans? make btcv DATA=FOLDER (<case>_0000.nii.gz and <case>.nii.gz)" >&2; exit 1; }
-	python benchmarks/btcv/cases.py $(DATA) results/btcv/cases.csv
+	python benchmarks/btcv/cases.py $(DATA) results/btcv/scans/cases.csv
 	snakemake --cores all --configfile config/btcv.yaml
 
 test: $(STAMP)  ## run the tests: the quick ones first, as `pytest` alone does, then all others

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from labelloop.errors import UserError
+from labelloop.outputs import refuse_inputs_among
 from labelloop.run import WRITTEN, Run, load_config
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -159,3 +160,9 @@ def test_final_label_maps_are_checked_where_the_recipe_says_so(tmp_path):
     (tmp_path / "own.yaml").write_text("extends: default\nname: own\nevaluate: {check: true}\n")
     assert make(tmp_path, *rows(5), *rows(2, "test"), recipe=str(tmp_path / "own.yaml")).checked_final() == ["test-000"]
     assert make(tmp_path, *rows(5), *rows(2, "test")).checked_final() == []
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda file: file.name)
+def test_a_shipped_configuration_writes_over_none_of_its_inputs(file):
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    refuse_inputs_among(Path(config["results"]), WRITTEN, [config["cases"]])

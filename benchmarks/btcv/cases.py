@@ -1,6 +1,6 @@
 """Write the case table of a semi-supervised BTCV run: of every four cases one is labeled, two are unlabeled, one tests.
 
-    python benchmarks/btcv/cases.py FOLDER results/btcv/cases.csv
+    python benchmarks/btcv/cases.py FOLDER results/btcv/scans/cases.csv
 
 FOLDER holds ``<case>_0000.nii.gz`` and ``<case>.nii.gz`` in BTCV's own label ids. The labels of the unlabeled half are
 not in the table, so that nothing in the workflow can see them.
