@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from labelloop.errors import UserError
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="labelloop", description="Models make labels; checked labels make models.")
+    parser.add_argument("--version", action="version", version=f"labelloop {version('labelloop')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     label_commands = (_add_evaluate, _add_check, _add_calibrate)
     for add in (
@@ -267,6 +269,7 @@ def _add_recipe(commands) -> None:
     show.add_argument("--graph", action="store_true", help="print a mermaid flowchart instead of text")
     show.add_argument("--rounds", type=int, help="override the number of rounds")
     show.set_defaults(run=_show_recipe)
+    actions.add_parser("list", help="name the recipes in config/recipes").set_defaults(run=_list_recipes)
 
 
 def _show_recipe(options) -> None:
@@ -275,6 +278,14 @@ def _show_recipe(options) -> None:
 
     recipe = load_recipe(options.name, rounds=options.rounds)
     print(mermaid(recipe) if options.graph else describe(recipe), end="")
+
+
+def _list_recipes(_options) -> None:
+    from labelloop.recipe import load_recipe
+    from labelloop.recipe.loading import shipped
+
+    for name in shipped():
+        print(f"{name:22}{load_recipe(name).description.strip()}")
 
 
 def _add_schema(commands) -> None:

@@ -19,9 +19,13 @@ def recipe_path(name: str | Path) -> Path:
     if path.suffix not in (".yaml", ".yml"):
         path = CONFIG / "recipes" / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(p.stem for p in (CONFIG / "recipes").glob("*.yaml"))
-        raise UserError(f"recipe {name!r}: no file {path}{nearest(str(name), known)}")
+        raise UserError(f"recipe {name!r}: no file {path}{nearest(str(name), shipped())}")
     return path
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes in ``config/recipes``."""
+    return sorted(path.stem for path in (CONFIG / "recipes").glob("*.yaml"))
 
 
 def load_recipe(name: str | Path, **overrides: Any) -> Recipe:
