@@ -46,8 +46,8 @@ def run(folder: Path, precision: str, seed: int) -> Path:
     if not table.is_file():
         write_phantom(table.parent, 24, 1)
     write_json(folder / f"{name}.yaml", recipe(precision, seed))  # JSON is YAML
-    config = {"cases": table, "recipe": folder / f"{name}.yaml", "results": folder / name, "device": "cpu"}
-    write_json(folder / f"{name}.config.yaml", {key: str(value) for key, value in config.items()} | {"workers": 1, "review": 0})
+    paths = {"cases": str(table), "recipe": str(folder / f"{name}.yaml"), "results": str(folder / name)}
+    write_json(folder / f"{name}.config.yaml", paths | {"device": "cpu", "workers": 1, "review": 0})
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--quiet", "--configfile"]
     subprocess.run([*command, str((folder / f"{name}.config.yaml").resolve())], cwd=ROOT, check=True)
     return folder / name
