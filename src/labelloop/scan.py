@@ -27,7 +27,7 @@ from labelloop.datasets import Dataset, whole_ids
 from labelloop.detached import parts
 from labelloop.errors import CaseError
 from labelloop.hounsfield import not_hu
-from labelloop.listing import EXTENSIONS
+from labelloop.listing import DEAD_LINK, EXTENSIONS
 from labelloop.nifti import RefusedError
 from labelloop.volume import RAS, Geometry, Volume, blame_machine, geometry_of, itk_name, read_geometry
 
@@ -38,7 +38,7 @@ PLAUSIBLE_EXTENT_MM = (10.0, 2500.0)
 """The longest side of a scan of a patient, in mm. What is outside has lost its unit, or is no scan."""
 
 _FILE_REASONS = {
-    "missing": "There is no such file: correct the path in the case table or restore the file.",
+    "missing": "There is no such file: correct the path, in the case table too, or restore the file.",
     "unreadable": "The file cannot be read: check the permissions, or write it anew with the tool it came from.",
     "file_empty": "The file has no content: copy or download it again.",
     "truncated": "The file ends early: copy or download it again.",
@@ -115,18 +115,25 @@ class Scan:
 
 
 class ScanFile:
-    """A file with one volume; ``kind`` is image or label and begins the reason codes. It is read from disk once."""
+    """A file with one volume, read from disk once.
 
-    def __init__(self, path: str | Path, kind: str):
-        self.path, self.kind = Path(path), kind
+    Args:
+        kind: image or label, which begins the reason codes.
+        surveyed: whether the survey found it good. That it is away now may pass, and is an OSError; of any other file
+            it is a fault.
+    """
+
+    def __init__(self, path: str | Path, kind: str, surveyed: bool = False):
+        self.path, self.kind, self._surveyed = Path(path), kind, surveyed
         self._content: list[bytes] | None = None
 
     def sha256(self) -> str:
         """Return the sha256 of the file: of header and voxels, where they are two files.
 
         Raises:
-            CaseError: ``<kind>_unreadable``, or ``<kind>_parts`` when a header's voxels are not in one file beside it.
-            OSError: when a file cannot be read.
+            CaseError: ``<kind>_missing``, ``<kind>_unreadable``, or ``<kind>_parts`` when a header's voxels are not in
+                one file beside it.
+            OSError: when the disk is at fault.
         """
         fingerprint = hashlib.sha256()
         for part in self._parts():
@@ -137,7 +144,7 @@ class ScanFile:
         """Return what is in the file, checked. Forgets its bytes, so that it can be asked for once.
 
         Raises:
-            CaseError: ``<kind>_truncated`` and the other codes of :data:`REASONS`.
+            CaseError: ``<kind>_missing``, ``<kind>_truncated`` and the other codes of :data:`REASONS`.
             OSError, MemoryError: when the disk or memory is at fault; that says nothing of the file.
         """
         name = self.path.name.lower()
@@ -158,12 +165,25 @@ class ScanFile:
     def _parts(self) -> list[bytes]:
         if self._content is None:
             try:
-                self._content = [part.read_bytes() for part in parts(self.path)]
+                self._content = [part.read_bytes() for part in self._files()]
             except ValueError as error:
                 raise _error(f"{self.kind}_parts", self.path, str(error)) from error
             except PermissionError as error:
                 raise _error(f"{self.kind}_unreadable", self.path, str(error)) from error
         return self._content
+
+    def _files(self) -> list[Path]:
+        """Return header and voxels, or the one file that holds both, once they are there."""
+        if self._surveyed:
+            return parts(self.path)
+        if not self.path.is_file():
+            found = DEAD_LINK if self.path.is_symlink() else "no such file"
+            raise _error(f"{self.kind}_missing", self.path, found)
+        files = parts(self.path)
+        missing = [part for part in files if not part.is_file()]
+        if missing:
+            raise _error(f"{self.kind}_missing", self.path, f"a header without its voxels, {missing[0]}")
+        return files
 
 
 def read_scan(path: str | Path, kind: str) -> Scan:
@@ -173,27 +193,7 @@ def read_scan(path: str | Path, kind: str) -> Scan:
         CaseError: ``<kind>_missing``, ``<kind>_truncated`` and the other codes of :data:`REASONS`.
         OSError, MemoryError: when the disk or memory is at fault; that says nothing of the file.
     """
-    return open_scan(path, kind).scan()
-
-
-def open_scan(path: str | Path, kind: str) -> ScanFile:
-    """Return a file that is there and may be read.
-
-    Raises:
-        CaseError: ``<kind>_missing``, ``<kind>_unreadable``, ``<kind>_parts``.
-    """
-    file = ScanFile(path, kind)
-    if not file.path.is_file():
-        raise _error(f"{kind}_missing", path, "no such file")
-    try:
-        missing = [part for part in parts(file.path) if not part.is_file()]
-    except ValueError as error:
-        raise _error(f"{kind}_parts", path, str(error)) from error
-    except PermissionError as error:
-        raise _error(f"{kind}_unreadable", path, str(error)) from error
-    if missing:
-        raise _error(f"{kind}_missing", path, f"a header without its voxels, {missing[0]}")
-    return file
+    return ScanFile(path, kind).scan()
 
 
 def read_image(path: str | Path, modality: str) -> Volume:
@@ -213,7 +213,7 @@ def read_surveyed(path: str | Path) -> Volume:
         CaseError: see :func:`read_scan`, when the file has changed since.
         OSError, MemoryError: when the file is away, or the disk or memory at fault.
     """
-    return ScanFile(path, "image").scan().volume()
+    return ScanFile(path, "image", surveyed=True).scan().volume()
 
 
 def checked_image(scan: Scan, modality: str) -> Volume:

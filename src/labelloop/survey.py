@@ -25,7 +25,7 @@ from labelloop.detached import stamps as stamps_of
 from labelloop.errors import CaseError, UserError
 from labelloop.files import digest
 from labelloop.hounsfield import cut_off
-from labelloop.scan import Scan, ScanFile, check_same_grid, check_values, open_scan
+from labelloop.scan import Scan, ScanFile, check_same_grid, check_values, read_scan
 from labelloop.shards import Ledger
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import Volume
@@ -137,7 +137,7 @@ class _Surveyed:
     @classmethod
     def read(cls, path: str, kind: str) -> "_Surveyed":
         """Read a file. Raises CaseError as :func:`labelloop.scan.read_scan`."""
-        file = open_scan(path, kind)
+        file = ScanFile(path, kind)
         sha256, scan = file.sha256(), file.scan()
         return cls(scan, scan.volume(), sha256)
 
@@ -323,10 +323,8 @@ def read_truth(case: Case, scheme: ClassScheme) -> Volume | None:
     """
     if not case.label:
         return None
-    if not Path(case.label).is_file():
-        raise _error("label_missing", case.label, "no such file")
     dataset = load_dataset(case.dataset, scheme)
-    volume = ScanFile(case.label, "label").scan().volume()
+    volume = read_scan(case.label, "label").volume()
     array = dataset.to_classes(volume.array, case.label)
     keep = np.zeros(256, np.uint8)
     for name in annotated_classes(case, dataset, scheme):

@@ -13,7 +13,8 @@ from test_prepare import random_volume, turned
 
 from labelloop import nifti, scan
 from labelloop.errors import CaseError
-from labelloop.inference.reading import Image
+from labelloop.inference.reading import Case, Image
+from labelloop.scan import read_image, read_label, read_surveyed
 from labelloop.volume import read, write
 from strategies import orientations, seeds, spacings
 
@@ -83,9 +84,27 @@ def test_a_header_s_voxels_must_be_one_file_in_its_folder(volume, tmp_path, else
             ask()
 
 
-def test_a_file_that_is_gone_or_memory_that_is_full_says_nothing_of_the_image(volume, tmp_path, monkeypatch):
+def test_a_file_that_is_not_there_is_missing_in_every_door(volume, tmp_path):
+    """A header without its voxels, a dead link, no file: one reason in infer, the survey, evaluate and check."""
+    header, link = tmp_path / "scan.mhd", tmp_path / "link.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(volume.array), str(header), useCompression=False)
+    (tmp_path / "scan.raw").unlink()
+    link.symlink_to(tmp_path / "annex" / "key")
+    for path, found in ((header, "without its voxels"), (link, "a dead link"), (tmp_path / "a.nii", "no such file")):
+        asked = [(lambda p=path: Image(p).volume("CT"), "image"), (lambda p=path: Image(p).sha256(), "image")]
+        asked += [(lambda p=path: read_image(p, "CT"), "image"), (lambda p=path: read_label(p), "label")]
+        for ask, kind in asked:
+            with pytest.raises(CaseError, match=f"{kind}_missing: .*{found}"):
+                ask()
+
+
+def test_a_surveyed_file_that_is_gone_or_memory_that_is_full_says_nothing_of_the_image(volume, tmp_path, monkeypatch):
+    """It may be back at the next try, and the case is not set aside for it."""
+    gone = tmp_path / "gone.nrrd"
     with pytest.raises(FileNotFoundError):
-        Image(tmp_path / "gone.nrrd").volume("CT")
+        Image.of(Case("gone", gone, image_sha256="known")).volume("CT")
+    with pytest.raises(FileNotFoundError):
+        read_surveyed(gone)
     path = tmp_path / "scan.nii.gz"
     write(path, volume.array, volume.geometry)
 

@@ -31,7 +31,7 @@ def check_label_maps(cases: Sequence[Case], ledger: Ledger, segmenter: Segmenter
     for case in cases:
         classes = [row["class"] for row in known[case.case]["rows"]]
         try:
-            image = standing(case, Image(case.image, case.series).volume(case.modality), segmenter)
+            image = standing(case, Image.of(case).volume(case.modality), segmenter)
         except (CaseError, OSError) as error:
             log.error("%s: not checked: %s", case.case, error)
             continue

@@ -28,12 +28,22 @@ class Case:
 
 
 class Image:
-    """An image file, or a folder with a DICOM series. A file is read from disk once."""
+    """An image file, or a folder with a DICOM series. A file is read from disk once.
 
-    def __init__(self, path: str | Path, series: str = ""):
+    Args:
+        series: see :class:`Case`.
+        surveyed: see :class:`~labelloop.scan.ScanFile`.
+    """
+
+    def __init__(self, path: str | Path, series: str = "", surveyed: bool = False):
         self.path = Path(path)
         self._series = series
-        self._file = None if self.path.is_dir() else ScanFile(self.path, "image")
+        self._file = None if self.path.is_dir() else ScanFile(self.path, "image", surveyed)
+
+    @classmethod
+    def of(cls, case: Case) -> "Image":
+        """Return the image of a case; the survey noted the hash of those that it found good."""
+        return cls(case.image, case.series, bool(case.image_sha256))
 
     def sha256(self) -> str:
         """Return the sha256 of the file (of header and voxels), or a fingerprint of the series of a folder."""

@@ -195,7 +195,7 @@ class _Reader:
 
     def _load(self, case: Case) -> _Item:
         start = time.perf_counter()
-        image = Image(case.image, case.series)
+        image = Image.of(case)
         content = _content(case, image)
         read = None if self.segmenter.done() else _volume(image, case.modality)
         waiting = time.perf_counter()
@@ -327,7 +327,7 @@ def _draw(case: Case, volume: Volume, labels: "np.ndarray", options: Options) ->
 def _draw_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:
     """Draw a case that was finished without a picture."""
     if options.previews and not (options.previews / f"{case.case}.png").is_file():
-        volume = standing(case, Image(case.image, case.series).volume(case.modality), segmenter)
+        volume = standing(case, Image.of(case).volume(case.modality), segmenter)
         _draw(case, volume, read(ledger.folder / f"{case.case}.nii.gz").array, options)
 
 
