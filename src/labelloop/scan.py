@@ -255,11 +255,17 @@ def read_label(path: str | Path) -> Volume:
     return Volume(whole_ids(scan.values(), scan.file), scan.geometry)
 
 
-def read_classes(path: str | Path, scheme: ClassScheme, dataset: Dataset | None = None) -> Volume:
+NAME_THE_DATASET = "Name the data set whose ids they are (--dataset)."
+
+
+def read_classes(
+    path: str | Path, scheme: ClassScheme, dataset: Dataset | None = None, action: str = NAME_THE_DATASET
+) -> Volume:
     """Return a label map from outside in the class ids of ``scheme``, uint8.
 
     Args:
         dataset: data set (of the scheme) whose ids the file carries; default: those of the scheme.
+        action: what to do about ids that the scheme lacks.
 
     Raises:
         CaseError: see :func:`read_label`; ``label_unknown_ids`` for ids that neither has.
@@ -270,7 +276,7 @@ def read_classes(path: str | Path, scheme: ClassScheme, dataset: Dataset | None 
     strange = sorted(set(np.unique(volume.array).tolist()) - {BACKGROUND, *scheme.ids.values()})
     if strange:
         found = f"label ids {', '.join(map(str, strange[:20]))}; scheme {scheme.name} has none of them"
-        raise CaseError("label_unknown_ids", str(path), found, "Name the data set whose ids they are (--dataset).")
+        raise CaseError("label_unknown_ids", str(path), found, action)
     return Volume(volume.array.astype(np.uint8, copy=False), volume.geometry)
 
 

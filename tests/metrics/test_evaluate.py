@@ -124,6 +124,41 @@ def test_truth_in_a_data_sets_ids_is_scored_on_what_it_annotates(tmp_path, capsy
         evaluate_folders(*folders, dataset="btvc")
 
 
+BTCV_AS_FLARE = {"truth": (6, 2, 1), "prediction": (1, 2, 3)}
+"""Liver, right kidney and spleen: all ids are valid in both, and the right kidney's is even right."""
+
+
+def test_ids_of_another_scheme_that_are_all_valid_are_told(tmp_path, caplog, capsys):
+    folders = [write_map(tmp_path / side, "a", ids) for side, ids in BTCV_AS_FLARE.items()]
+    write_map(folders[0], "b", ())
+    write_map(folders[1], "b", (1,))
+    write_map(folders[0], "c", (1, 3, 2, 6))  # what is liver here is elsewhere than what was taken for it
+    write_map(folders[1], "c", (6, 2, 3, 1))
+    out = tmp_path / "scores.csv"
+    assert evaluate_folders(*folders, "flare", "official-2024", out) == 0
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "3 of the 4 classes that both hold: liver, spleen, inferior_vena_cava" in warning
+    assert "--dataset" in warning
+    assert "right_kidney" not in warning and capsys.readouterr().out
+    caplog.clear()
+    write_map(folders[1], "d", (6,))
+    write_map(folders[0], "d", (6,))
+    write_map(folders[1], "e", (1,))
+    write_map(folders[0], "e", (1,))
+    evaluate_folders(*folders, "flare", "official-2024", out)  # only the spleen is left: one class may be segmented so
+    assert "overlap" not in caplog.text
+
+
+def test_each_side_s_ids_are_refused_with_what_to_do_about_that_side(tmp_path, caplog):
+    ids = {"truth": {"a": (1,), "b": (99,)}, "prediction": {"a": (99,), "b": (1,)}}
+    for side, maps in ids.items():
+        for case, values in maps.items():
+            write_map(tmp_path / side, case, values)
+    assert evaluate_folders(tmp_path / "truth", tmp_path / "prediction", "flare", "corrected", tmp_path / "s.csv") == 2
+    said = {record.getMessage()[0]: record.getMessage() for record in caplog.records}
+    assert "--dataset" in said["b"] and "--dataset" not in said["a"] and "--classes" in said["a"]
+
+
 def test_classes_that_are_nowhere_do_not_lift_the_mean(tmp_path, capsys):
     """Case a: half a liver is found. Case b has neither liver nor anything else: FLARE gives it 100 %."""
     for case, ids in (("a", (1, 1)), ("b", ())):

@@ -26,6 +26,10 @@ from labelloop.wording import NOTHING, count, shown
 
 log = logging.getLogger(__name__)
 
+OF_PREDICTIONS = "Predictions carry the ids of the class scheme: name theirs (--classes), or write them in these ids."
+SEVERAL = 2
+"""So many classes or more that lie nowhere in the same place are rather named wrong than segmented badly."""
+
 
 def evaluate_folders(
     truth_dir: str | Path,
@@ -88,6 +92,7 @@ def evaluate_folders(
     for problem in problems:
         log.error("%s", problem)
     print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
+    tell_apart(tables["scores"])
     return len(problems)
 
 
@@ -135,7 +140,7 @@ def _score_files(job: _Job) -> _Scored:
     case, file = job.case, str(job.prediction)
     try:
         truth = read_classes(job.truth, job.scheme, job.dataset)
-        prediction = read_classes(job.prediction, job.scheme)
+        prediction = read_classes(job.prediction, job.scheme, action=OF_PREDICTIONS)
         scores = score_case(truth, prediction, job.scheme, job.rules, job.states, file)
         lesions = lesion_rows(truth, prediction, job.scheme, job.states, file)
     except (CaseError, OSError) as error:
@@ -164,6 +169,25 @@ def class_means(table: pd.DataFrame, scheme: ClassScheme) -> pd.DataFrame:
 def both_empty(table: pd.DataFrame) -> pd.Series:
     """Return which rows of a "scores" table have neither truth nor prediction: FLARE's rules give them 100 %."""
     return (table["volume_truth_ml"] == 0) & (table["volume_prediction_ml"].fillna(0) == 0)
+
+
+def tell_apart(table: pd.DataFrame) -> None:
+    """Warn of classes in a "scores" table that truth and prediction both hold and that overlap in no case.
+
+    Where there are several, the ids of one side may well be those of another scheme: truth in BTCV's ids is valid in
+    FLARE's, and so would be scored without a word.
+    """
+    if table.empty:
+        return
+    held = (table[["volume_truth_ml", "volume_prediction_ml"]].fillna(0) > 0).all(axis=1)
+    best = table[held].groupby("class", sort=False)["dsc"].max()
+    apart = list(best.index[best == 0])
+    if len(apart) >= SEVERAL:
+        log.warning(
+            "truth and prediction overlap in no case for %d of the %s that both hold: %s. Are the ids of one side "
+            "those of another scheme (--dataset names that of the truth), or the sides of the patient swapped?",
+            len(apart), count(len(best), "class"), ", ".join(apart),
+        )  # fmt: skip
 
 
 def summary(table: pd.DataFrame, scheme: ClassScheme) -> str:

@@ -15,7 +15,7 @@ from labelloop.files import digest
 from labelloop.inference.infer import tell_found_nowhere
 from labelloop.inference.steps import FinishedInference
 from labelloop.labels.folder import tell_verdicts
-from labelloop.metrics.evaluate import both_empty
+from labelloop.metrics.evaluate import both_empty, tell_apart
 from labelloop.metrics.flare import score_case
 from labelloop.metrics.lesions import lesion_rows
 from labelloop.shards import Ledger
@@ -137,6 +137,7 @@ def evaluate(
     scores = table_of(ledger.extras(), "rows")
     write_table(out, scores, "scores")
     write_table(lesions, table_of(ledger.extras(), "lesions"), "lesions")
+    tell_apart(scores)
     if not scores.empty:
         means = scores[~both_empty(scores)].groupby("class", sort=False)[["dsc", "nsd"]].mean()
         words = "%s: mean DSC %.4f, mean NSD %.4f over %s that are there or were found"
