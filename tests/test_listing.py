@@ -130,6 +130,7 @@ def test_a_case_whose_label_cannot_be_read_is_no_unlabeled_case(tmp_path, caplog
 
 def test_totalsegmentators_folders_are_recognized(tmp_path):
     images = touch(tmp_path / "i", "s0000.nii.gz")
+    touch(tmp_path / "l" / "s0000", "ct.nii.gz")  # as AbdomenAtlas has it
     for organ in ("liver", "spleen"):
         touch(tmp_path / "l" / "s0000" / "segmentations", f"{organ}.nii.gz")
         touch(tmp_path / "flat" / "s0000", f"{organ}.nii.gz")
@@ -149,6 +150,16 @@ def test_folders_of_cases_and_of_dicom_are_recognized(tmp_path):
     (tmp_path / "dicom" / "p" / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
     with pytest.raises(UserError, match="holds DICOM files"):
         pair_folders(tmp_path / "dicom")
+
+
+def test_folders_of_volumes_of_many_cases_are_not_taken_for_organs(tmp_path):
+    """nnU-Net's folders, one too high: neither a file an organ nor a folder a case."""
+    for folder, channel in (("imagesTr", "_0000"), ("labelsTr", "")):
+        touch(tmp_path / "raw" / folder, *(f"case_{i}{channel}.nii.gz" for i in range(3)))
+    for call in (list_labels, find_cases, pair_folders):
+        with pytest.raises(UserError, match=r"2 folders in it with volumes \(imagesTr/case_0_0000\.nii\.gz\)") as said:
+            call(tmp_path / "raw")
+        assert "organ" not in str(said.value) and "a folder a case" not in str(said.value)
 
 
 def test_a_folder_named_for_labels_must_hold_some(tmp_path):

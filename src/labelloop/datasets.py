@@ -179,7 +179,8 @@ def read_dataset(name: str | Path) -> Dataset:
 
 
 @cache
-def _shipped_class_names() -> frozenset[str]:
+def shipped_class_names() -> frozenset[str]:
+    """Return the classes of all schemes in ``config/classes``."""
     return frozenset(name for path in (CONFIG / "classes").glob("*.yaml") for name in load_classes(path).names)
 
 
@@ -193,7 +194,7 @@ def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
         UserError: see :func:`read_dataset`; also for class names that no scheme has.
     """
     dataset = read_dataset(name)
-    known = _shipped_class_names() | set(scheme.names)
+    known = shipped_class_names() | set(scheme.names)
     used = {"labels": dataset.named.values(), "annotated": dataset.annotated}
     lines = [
         f"{dataset_path(name)}: {key}: no class {wrong!r}{nearest(wrong, known)}; null: a structure that is no class"

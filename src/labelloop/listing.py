@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -269,25 +269,44 @@ def nothing_in(listing: Listing, what: str) -> str:
 def _layout(folder: Path, what: str) -> Iterator[str]:
     """Yield what to do about a folder whose volumes lie deeper, or are DICOM files."""
     deeper = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())[:5]
-    for place in (folder, *deeper, *(p / "segmentations" for p in deeper)):
-        files = sorted(place.iterdir()) if place.is_dir() else []
-        volumes = [p for p in files if p.is_file() and extension(p.name)]
-        example = shown(volumes[0].relative_to(folder)) if volumes else ""
-        if volumes and (place.name == "segmentations" or (len(volumes) > 1 and what == "label map")):
-            yield (
-                f"  It holds a folder a case with a file an organ ({example}), as TotalSegmentator's data set does. "
-                "Join the files of a case into one label map, <case>.nii.gz, with an id an organ"
-            )
-            return
-        if volumes and place != folder:
+    inside = {place: _volumes_in(place) for place in (*deeper, *(p / "segmentations" for p in deeper))}
+    masks = [volumes[0] for place, volumes in inside.items() if _are_masks(place, volumes)]
+    if masks and what == "label map":
+        yield (
+            f"  It holds a folder a case with a file an organ ({shown(masks[0].relative_to(folder))}), as "
+            "TotalSegmentator's data set does. Join the files of a case into one label map, <case>.nii.gz, with an id "
+            "an organ"
+        )
+        return
+    holding = [inside[place] for place in deeper if inside[place]]
+    if holding:
+        example = shown(holding[0][0].relative_to(folder))
+        if all(len(volumes) == 1 for volumes in holding):
             yield f"  It holds a folder a case ({example}). Copy or link the files into one folder, as <case>.nii.gz"
-            return
-        if any(is_dicom(p) for p in files[:5]):
+        else:
+            yield f"  {count(len(holding), 'folder')} in it with volumes ({example}): give the one that is meant"
+        return
+    for place in (folder, *deeper):
+        if any(is_dicom(p) for p in sorted(place.iterdir())[:5]):
             yield (
                 f"  {shown(place)} holds DICOM files. Convert them first: labelloop convert {shown(folder)} --out "
                 "images"
             )
             return
+
+
+def _volumes_in(place: Path) -> list[Path]:
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    return [path for path in files if path.is_file() and extension(path.name)]
+
+
+def _are_masks(place: Path, volumes: Sequence[Path]) -> bool:
+    """Say whether the volumes of a folder are of one case, one an organ: by the folder's name, or by theirs."""
+    from labelloop.datasets import shipped_class_names  # numpy
+
+    return bool(volumes) and (
+        place.name == "segmentations" or len(shipped_class_names() & {stem(path) for path in volumes}) > 1
+    )
 
 
 def is_dicom(path: Path) -> bool:
