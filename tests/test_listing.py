@@ -10,12 +10,13 @@ import pytest
 import SimpleITK as sitk
 
 from labelloop import cli
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders, table_from_folders
 from labelloop.inference.finding import find_cases
 from labelloop.labels.folder import check_folder
-from labelloop.listing import EXTENSIONS, image_cases, list_folder, list_labels
+from labelloop.listing import CAPITALS, EXTENSIONS, image_cases, list_folder, list_labels
 from labelloop.metrics.evaluate import evaluate_folders
+from labelloop.scan import read_image, read_label
 from labelloop.tables import read_table
 from labelloop.volume import Geometry, read_geometry, write
 
@@ -52,7 +53,7 @@ def spoil(folder, *names: str):
 
 
 def test_what_is_used_and_what_is_not_and_why(tmp_path):
-    touch(tmp_path, "a.nii.gz", "b.NII", "c.mha", "d.nrrd", ".hidden.nii.gz", "notes.txt", "f.mgz")
+    touch(tmp_path, "a.nii.gz", "b.nii", "B.NII", "c.mha", "d.nrrd", ".hidden.nii.gz", "notes.txt", "f.mgz")
     touch(tmp_path, "e.mhd", "e.zraw", "g.nhdr", "g.raw.gz", "lonely.raw")
     (tmp_path / "e.mhd").write_text("ElementDataFile = e.zraw\n")
     (tmp_path / "g.nhdr").write_text("NRRD0004\ndata file: g.raw.gz\n")
@@ -65,7 +66,7 @@ def test_what_is_used_and_what_is_not_and_why(tmp_path):
     assert words == {
         ".hidden.nii.gz": ("hidden", False), "notes.txt": ("format", False), "f.mgz": ("format", False),
         "lonely.raw": ("format", False), "sub": ("folder", False), "x.nii.gz": ("dead", True),
-        "y.nii.gz": ("folder", True), BAD_NAME: ("name", True),
+        "y.nii.gz": ("folder", True), BAD_NAME: ("name", True), "B.NII": ("extension", True),
     }  # fmt: skip
 
 
@@ -102,6 +103,25 @@ def test_every_door_reads_the_same_formats(tmp_path, extension, caplog):
     with caplog.at_level(logging.INFO):
         assert doors(tmp_path / "in", tmp_path / "out") == {"cases": 0, "evaluate": 0, "check": 0, "infer": 0}
     assert not any("left out" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_extensions_in_capitals_are_read_by_no_door_and_told_by_all(tmp_path, extension, caplog, capsys):
+    """ITK reads some of them and not others."""
+    folder = volumes(tmp_path / "in", "a.nii.gz")
+    image = sitk.ReadImage(str(folder / "a.nii.gz"))
+    for key in image.GetMetaDataKeys():
+        image.EraseMetaData(key)
+    sitk.WriteImage(image, str(folder / f"b{extension}"))
+    (folder / f"b{extension}").rename(folder / f"b{extension.upper()}")
+    with caplog.at_level(logging.INFO):
+        codes = doors(folder, tmp_path / "out")
+    assert all(codes.values())
+    words = f"1 left out, {CAPITALS}: b{extension.upper()}"
+    assert sum(words in line for line in caplog.messages) == 5
+    for read in (read_label, lambda p: read_image(p, "CT")):
+        with pytest.raises(CaseError, match=r"_not_an_image: .*in capital letters"):
+            read(folder / f"b{extension.upper()}")
 
 
 def test_folders_of_which_nothing_can_be_used_fail_with_what_lies_there(tmp_path):
@@ -231,7 +251,6 @@ def test_images_of_other_cases_are_no_images(tmp_path, caplog):
 
 
 def test_a_name_that_is_not_utf8_is_no_end_of_the_process(tmp_path):
-    from labelloop.errors import CaseError
     from labelloop.volume import read
 
     file = touch(tmp_path, BAD_NAME) / BAD_NAME

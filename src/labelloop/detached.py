@@ -23,7 +23,7 @@ def parts(path: str | Path) -> list[Path]:
         OSError: when the header cannot be read.
     """
     path = Path(path)
-    if not path.name.lower().endswith(TEXT_HEADERS):
+    if not path.name.endswith(TEXT_HEADERS):
         return [path]
     with path.open("rb") as handle:
         header = re.split(rb"\r?\n\r?\n", handle.read(LARGEST_HEADER), maxsplit=1)[0]  # where that of an NRRD ends

@@ -31,6 +31,7 @@ DEAD_LINK = "a dead link: fetch its file (datalad get, git annex get) or mount i
 FOLDER = "a folder that is named like a file: move the file out of it"
 NAME = "a name that is not UTF-8: rename it"
 SPECIAL = "no regular file"
+CAPITALS = "an extension in capital letters, which ITK does not read: write it in small ones"
 HIDDEN = "a hidden file: rename it if it is meant"
 FORMAT = f"no format that is read ({', '.join(EXTENSIONS)})"
 SUBFOLDER = "a folder in the folder: give it alone, or move its files up"
@@ -119,7 +120,7 @@ def list_folder(folder: str | Path) -> Listing:
         volumes[name] = path
     if twice:
         raise UserError("\n".join(twice))
-    headers = [path for path in volumes.values() if path.suffix.lower() in HEADERS]
+    headers = [path for path in volumes.values() if path.suffix in HEADERS]
     voxels = {part for header in headers for part in known_parts(header)}
     return Listing(folder, volumes, tuple(entry for entry in left_out if entry.path not in voxels))
 
@@ -142,6 +143,8 @@ def _why_not(entry: os.DirEntry) -> LeftOut | None:
         reason = FOLDER if like_a_volume else SUBFOLDER
     elif not like_a_volume:
         reason = FORMAT
+    elif not entry.name.endswith(EXTENSIONS):
+        reason = CAPITALS
     return LeftOut(Path(entry.path), reason, lost) if reason else None
 
 

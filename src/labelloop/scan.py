@@ -27,7 +27,7 @@ from labelloop.datasets import Dataset, whole_ids
 from labelloop.detached import parts
 from labelloop.errors import CaseError
 from labelloop.hounsfield import not_hu
-from labelloop.listing import DEAD_LINK, EXTENSIONS
+from labelloop.listing import CAPITALS, DEAD_LINK, EXTENSIONS, extension
 from labelloop.nifti import RefusedError
 from labelloop.volume import RAS, Geometry, Volume, blame_machine, geometry_of, itk_name, read_geometry
 
@@ -147,9 +147,10 @@ class ScanFile:
             CaseError: ``<kind>_missing``, ``<kind>_truncated`` and the other codes of :data:`REASONS`.
             OSError, MemoryError: when the disk or memory is at fault; that says nothing of the file.
         """
-        name = self.path.name.lower()
+        name = self.path.name
         if not name.endswith(EXTENSIONS):
-            raise _error(f"{self.kind}_not_an_image", self.path, f"a file name that ends in none of {EXTENSIONS}")
+            found = CAPITALS if extension(name) else f"a file name that ends in none of {EXTENSIONS}"
+            raise _error(f"{self.kind}_not_an_image", self.path, found)
         content, self._content = self._parts(), None
         if not all(content):
             raise _error(f"{self.kind}_file_empty", self.path, "0 bytes")
@@ -325,7 +326,7 @@ _SPACING_FIELD = re.compile(rb"^(?:Element(?:Spacing|Size)\s*=|spacings:)\s*(.+?
 
 def _read_itk(path: Path, header: bytes, size: int, kind: str) -> Scan:
     """Read an NRRD or MetaImage file of ``size`` bytes; voxel sizes that ITK would mend in silence are refused."""
-    if path.name.lower().endswith((".mha", ".mhd")):
+    if path.name.endswith((".mha", ".mhd")):
         metaimage.check_header(header, size)
     field = _SPACING_FIELD.search(header[:4096])
     if field:
