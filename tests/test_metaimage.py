@@ -31,6 +31,24 @@ def test_headers_that_itk_would_trust_are_refused(tmp_path, field, instead):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("suffix", ["mha", "mhd"])
+def test_files_that_end_early_are_told_as_such(tmp_path, suffix, packed):
+    """ITK gives "File cannot be read ... Reason: Success" and the like."""
+    path = tmp_path / f"a.{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(ct_values().T), str(path), useCompression=packed)
+    header = path.read_bytes().partition(b"ElementDataFile")[0]
+    voxels = path if suffix == "mha" else next(p for p in tmp_path.iterdir() if p != path)
+    whole = voxels.read_bytes()
+    for cut in (whole[: len(whole) // 2 + 200], whole[:-1]):
+        voxels.write_bytes(cut)
+        with pytest.raises(CaseError, match=r"image_truncated: \S+: \d+ bytes of voxels instead of \d+\. "):
+            read_scan(path, "image")
+    path.write_bytes(header[:-20])
+    with pytest.raises(CaseError, match=r"image_truncated: \S+: \d+ bytes, which end within the header"):
+        read_scan(path, "image")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("suffix", ["mha", "mhd"])
 def test_what_itk_writes_is_read(tmp_path, suffix, packed):
     path = tmp_path / f"a.{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(ct_values().T), str(path), useCompression=packed)

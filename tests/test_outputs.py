@@ -38,10 +38,16 @@ def test_outputs_are_no_inputs_under_whatever_name(tmp_path):
     refuse_overwriting([tmp_path / "a" / "y.csv"], [file])
 
 
+def touched(path):
+    path.touch()
+    return path
+
+
 def test_what_stands_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "dead").symlink_to("/gone")
-    ways = {"is a folder": ".", "file is no folder": "file/x/y.csv", "did not write it": "file", "not write it": "dead"}
+    ways = {"is a folder": ".", "file: is no folder": "file/x/y.csv", "did not write it": "file"}
+    ways |= {"dead: is a dead link, to /gone; remove": "dead", "/dead: is a dead link, to": "dead/x/y.csv"}
     for words, name in ways.items():
         output = tmp_path / name
         with pytest.raises(UserError, match=words):
@@ -49,7 +55,10 @@ def test_what_stands_in_the_way_is_named(tmp_path):
     with pytest.raises(UserError, match="named twice"):
         refuse_overwriting([tmp_path / "y", tmp_path / "y"], [])
     with pytest.raises(UserError, match="and 5 more"):
-        refuse_overwriting([tmp_path / "file" / str(i) for i in range(10)], [])
+        refuse_overwriting([touched(tmp_path / str(i)) for i in range(10)], [])
+    with pytest.raises(UserError) as said:
+        refuse_overwriting([tmp_path / "dead" / str(i) for i in range(10)], [])
+    assert len(str(said.value).splitlines()) == 1
 
 
 def test_own_tables_may_be_written_anew(tmp_path):

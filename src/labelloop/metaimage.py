@@ -13,6 +13,11 @@ DIMENSIONS = (3, 4)
 _PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _PER_PAIR = ("TransformMatrix", "Rotation", "Orientation")
 _SIZES = ("ElementNumberOfChannels", "CompressedDataSize", "HeaderSize")
+_BYTES = {
+    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
+    "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+}  # fmt: skip
+"""Bytes of a number of each type."""
 
 
 def check_header(content: bytes, size: int) -> None:
@@ -25,7 +30,7 @@ def check_header(content: bytes, size: int) -> None:
     Raises:
         RefusedError: naming the field at fault.
     """
-    fields = _fields(content[:LARGEST_HEADER])
+    fields, length = _fields(content[:LARGEST_HEADER])
     axes = _numbers("NDims", fields.get("NDims", ""), 1, whole=True)[0]
     if axes not in DIMENSIONS:
         raise RefusedError("not_3d", f"NDims = {axes:g}")
@@ -37,20 +42,33 @@ def check_header(content: bytes, size: int) -> None:
         raise RefusedError("not_an_image", "a header without DimSize")
     shape = [int(float(n)) for n in fields["DimSize"].split()]
     check_shape(shape[:3] if shape[3:] == [1] else shape)
-    packed = float(fields.get("CompressedDataSize", 0))
-    if packed > size:
-        raise RefusedError("truncated", f"{size} bytes, of which {packed:g} are said to be voxels")
+    _check_size(fields, shape, size - length)
 
 
-def _fields(start: bytes) -> dict[str, str]:
+def _check_size(fields: dict[str, str], shape: list[int], found: int) -> None:
+    """Refuse a file that holds fewer bytes behind its header than the header says, which ITK tells in odd words."""
+    expected, packed = float(fields.get("CompressedDataSize", 0)), fields.get("CompressedData", "").lower() == "true"
+    if not packed and fields.get("HeaderSize", "0") == "0":
+        channels = float(fields.get("ElementNumberOfChannels", 1))
+        expected = math.prod(shape) * channels * _BYTES.get(fields.get("ElementType", "").upper(), 0)
+    if found < expected:
+        raise RefusedError("truncated", f"{found} bytes of voxels instead of {expected:.0f}")
+
+
+def _fields(start: bytes) -> tuple[dict[str, str], int]:
+    """Return the fields of a header, and its length in bytes."""
     fields: dict[str, str] = {}
+    length = 0
     for line in start.split(b"\n"):
+        length += len(line) + 1
         name, equal, value = (part.strip() for part in line.decode("utf-8", "replace").partition("="))
+        if length > len(start) and "NDims" in fields and name != "ElementDataFile":
+            raise RefusedError("truncated", f"{len(start)} bytes, which end within the header")
         if not equal or len(name) > LONGEST_NAME or len(line) > LONGEST_LINE or name in fields:
             raise RefusedError("not_an_image", f"a header with the line {line[:40]!r}")
         fields[name] = value
         if name == "ElementDataFile":
-            return fields
+            return fields, min(length, len(start))
     raise RefusedError("not_an_image", "a header without ElementDataFile")
 
 

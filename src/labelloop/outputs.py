@@ -43,9 +43,12 @@ def refuse_overwriting(
         elif path.is_dir():
             problems.append(f"{shown(path)}: is a folder; a file is to be written there")
         elif blocking is not None:
-            problems.append(f"{shown(path)}: cannot be written, because {shown(blocking)} is no folder")
+            problems.append(f"{shown(blocking)}: {_is_no('folder', blocking)}")
+        elif _is_dead(path):
+            problems.append(f"{shown(path)}: {_is_no('file', path)}")
         elif os.path.lexists(path) and not ours(path):
             problems.append(f"{shown(path)}: exists, and labelloop did not write it; move it away or write elsewhere")
+    problems = list(dict.fromkeys(problems))
     if problems:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise UserError("\n".join([*problems[:NAMED], *more]))
@@ -138,6 +141,17 @@ def _names(path: str | Path) -> set[str]:
 @cache
 def _folder(path: str | Path) -> str:
     return os.path.realpath(path)
+
+
+def _is_no(kind: str, path: Path) -> str:
+    """Say of what stands in a place that it is no ``kind``, and what to do; a dead link is told by where it leads."""
+    if _is_dead(path):
+        return f"is a dead link, to {shown(path.readlink())}; remove it, or write elsewhere"
+    return f"is no {kind}; write elsewhere"
+
+
+def _is_dead(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _twice(paths: list[Path]) -> list[str]:
