@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -229,12 +230,29 @@ def test_every_case_set_aside_is_there_with_its_reason(page):
 
 
 def test_scores_are_those_of_the_tables(page):
-    assert ["liver", "3", "5", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"] in _rows(page, "liver")
-    assert ["tumor", "1", "2", "40.0", "45.0", "+5.0", "30.0", "35.0", "+5.0"] in _rows(page, "tumor")
-    assert ["mean of organs", "3", "", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"] in _rows(page, "mean of organs")
+    assert ["liver", "3", "0", "5", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"] in _rows(page, "liver")
+    assert ["tumor", "1", "0", "2", "40.0", "45.0", "+5.0", "30.0", "35.0", "+5.0"] in _rows(page, "tumor")
+    (mean,) = _rows(page, "mean of organs")
+    assert mean == ["mean of organs", "3", "0", "", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"]
     assert ["case_a", "90.0", "80.0", "40.0", "95.0", "85.0", "45.0"] in _rows(page, "case_a")
     assert "Mean organ DSC on 3 test cases: student 90.0 % (NSD 80.0 %), teacher 85.0 % (NSD 75.0 %)." in _text(page)
     assert "3 paired cases are too few" in _text(page)
+
+
+def test_scores_of_what_is_neither_there_nor_found_are_counted_beside_the_mean(results, tmp_path, without_pictures):
+    """Case b has no spleen, of which the teacher finds some: FLARE's rules give 0 % and 100 %."""
+    root = tmp_path / "results"
+    shutil.copytree(results, root)
+    for name, found in (("teacher", 2.0), ("final", 0.0)):
+        table = read_table(root / "evaluation" / f"{name}.csv", "scores")
+        row = (table["case"] == "case_b") & (table["class"] == "spleen")
+        table.loc[row, ["dsc", "nsd", "volume_truth_ml", "volume_prediction_ml"]] = [float(not found)] * 2 + [0, found]
+        write_table(root / "evaluation" / f"{name}.csv", table, "scores")
+    page = _write(root, tmp_path / "page.html")
+    assert [row[:3] for row in _rows(page, "spleen") if len(row) == 10] == [["spleen", "3", "0 / 1"]]
+    assert [row[:3] for row in _rows(page, "liver") if len(row) == 10] == [["liver", "3", "0"]]
+    assert [row[:3] for row in _rows(page, "mean of organs")] == [["mean of organs", "3", "0 / 1"]]
+    assert "1 of the 6 organs scored of student is neither there nor found, and counts as 100 %" in _text(page)
 
 
 def test_lesions_are_pooled_over_the_cases(page):
@@ -348,7 +366,7 @@ def test_unreadable_tables_are_said_in_words(results, tmp_path):
 @pytest.mark.usefixtures("without_pictures")
 def test_one_model_is_not_compared(results, tmp_path):
     page = _write(results, tmp_path / "page.html", evaluated=[("student", "evaluation/final.csv")])
-    assert ["liver", "3", "5", "90.0", "80.0"] in _rows(page, "liver")
+    assert ["liver", "3", "0", "5", "90.0", "80.0"] in _rows(page, "liver")
     assert "change" not in _text(page)
 
 

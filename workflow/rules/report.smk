@@ -100,7 +100,7 @@ rule report:
         models=run.used_models,
         labels=run.used_labels,
         translations=list(run.translations),
-        version=4,
+        version=5,
     message:
         "report: {output}"
     script:

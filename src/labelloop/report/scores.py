@@ -1,7 +1,9 @@
 """Report sections on results: DSC and NSD of every evaluated model side by side, per class and per case.
 
 Means are taken over cases first and over classes second (FLARE); classes that nobody annotated in a case have no row
-and are never scored. Differences are the last model minus the first, on the cases and classes that both scored.
+and are never scored. Cases in which a class is neither there nor found are in the means, with the 100 % that FLARE's
+rules give them, and counted beside. Differences are the last model minus the first, on the cases and classes that both
+scored.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from markupsafe import Markup
 from labelloop.classes import ClassScheme
 from labelloop.errors import UserError
 from labelloop.metrics.compare import compare_scores
-from labelloop.metrics.evaluate import class_means
+from labelloop.metrics.evaluate import both_empty, class_means
 from labelloop.report.charts import strips
 from labelloop.report.results import Results
 from labelloop.wording import plain
@@ -40,6 +42,11 @@ class Scored:
     def means(self) -> pd.DataFrame:
         """Means per class over cases."""
         return class_means(self.table, self.scheme)
+
+    @cached_property
+    def empty(self) -> pd.Series:
+        """Cases per class in which it is neither there nor found."""
+        return self.table.loc[both_empty(self.table), "class"].value_counts()
 
     def mean(self, classes: Sequence[str], metric: str) -> float:
         """Return the mean over ``classes`` of the means over cases; NaN without any."""
@@ -106,6 +113,7 @@ def _row(scored: Sequence[Scored], scheme: ClassScheme, name: str, compared: pd.
     info = scheme[name]
     row: dict[str, Any] = {"name": name, "color": info.color, "tolerance_mm": info.tolerance_mm}
     row["n"] = [int(s.means["cases"].get(name, 0)) for s in scored]
+    row["empty"] = [int(s.empty.get(name, 0)) for s in scored]
     for metric in METRICS:
         row[metric] = [s.mean([name], metric) for s in scored]
         row[f"{metric}_change"] = NAN if compared is None else compared["difference"].get((name, metric), NAN)
@@ -118,6 +126,8 @@ def _total(scored: Sequence[Scored], organs: Sequence[str], rows: Sequence[dict[
     if not known:
         return None
     total: dict[str, Any] = {"n": [len(s.per_case(organs)) for s in scored]}
+    for count, of_class in (("scores", "n"), ("empty", "empty")):
+        total[count] = [sum(row[of_class][i] for row in known) for i in range(len(scored))]
     for metric in METRICS:
         total[metric] = [s.mean(organs, metric) for s in scored]
         changes = pd.Series([row[f"{metric}_change"] for row in known], dtype=float)
