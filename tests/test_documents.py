@@ -48,7 +48,11 @@ def test_odd_yaml_is_refused_in_short_lines(tmp_path, load, name):
     assert len(str(refused.value)) < 10_000
 
 
-@pytest.mark.parametrize("content", ["extends: 5", "extends: [a]", "classes: {a: b}", "5", "[1]", "models: 7", "null"])
+ODD = ["extends: 5", "extends: [a]", "classes: {a: b}", "5", "[1]", "models: 7", "null", "models: {a: b}"]
+ODD += ["models: {a: {like: [b]}}"]
+
+
+@pytest.mark.parametrize("content", ODD)
 def test_odd_recipes_end_the_command_with_2_and_no_traceback(tmp_path, content, capsys):
     path = tmp_path / "odd.yaml"
     path.write_text(content)

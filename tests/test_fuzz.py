@@ -9,6 +9,6 @@ from fuzz import fuzz
 
 
 def test_changed_files_are_read_or_refused_in_words(tmp_path):
-    doors = fuzz(tmp_path, count=120, seed=7)
+    doors = fuzz(tmp_path, count=170, seed=7)
     assert [fault for door in doors.values() for fault in door.faults] == []
     assert all(door.read_well + door.refused == 10 for door in doors.values())

@@ -2,21 +2,27 @@
 
     python benchmarks/faults/fuzz.py OUT --count 5000 --write
 
-Each door gets files that it reads well, changed in one to five places: bytes cut, doubled, swapped for odd ones. It may
-read the file or refuse it in words; anything else is a fault: another error, more than 10 s, a file outside of the
-folder that it may write. Seeded: the same count finds the same faults.
+Each door gets files that it reads well, changed in one to five places: bytes cut, doubled, swapped for odd ones; of
+images, in their header. It may read the file or refuse it in words; anything else is a fault: another error, more than
+10 s of processor time, a file outside of the folder that it may write. Each door's first file comes unchanged, and must
+be read. Seeded: the same count finds the same faults.
 """
 
 import argparse
 import json
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
 import torch
 
 from labelloop.cases import load_cases
@@ -25,13 +31,20 @@ from labelloop.datasets import load_dataset, read_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.files import sha256, write_json, write_text
 from labelloop.inference.engine import Predictor
+from labelloop.inference.finding import find_cases
+from labelloop.inference.reading import Image
 from labelloop.network import build_network
 from labelloop.plans import Plan
 from labelloop.recipe import load_recipe
+from labelloop.scan import read_label
 from labelloop.shards import Ledger, look_at_manifests, read_manifests
 from labelloop.training.work import Work
 
-TABLE = Path(__file__).resolve().parents[1] / "results" / "fuzz.md"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "inference"))
+from tiny_dicom import body_hu, write_series  # noqa: E402
+
+TABLE = ROOT / "benchmarks" / "results" / "fuzz.md"
 LIMIT_S = 10
 ODD = [
     *(b"", b"\x00", b"\xff\xfe", b"-", b"nan", b"1e999", b"[" * 50, b"]", b"{", b"&a [*a]", b"*a", b"!!python/name:os"),
@@ -53,14 +66,23 @@ ODD = [
     *(b"true", b"<<: *a", b"?", b"|", b"%", b"\xe2\x80\xae", b"0", b"-1", b"65536"),
 ]
 """What is put into a file."""
+NUMBERS = [
+    *(np.float32(value).tobytes() for value in (np.nan, np.inf, -np.inf, 0, -1, 1e30, 1e-30)),
+    *(np.int16(value).tobytes() for value in (0, 1, -1, 8, 32767, -32768)),
+    *(b"\xff" * 4, b"\xff" * 8, b"\0" * 40),
+]
+"""What takes the place of as many bytes of a header: numbers as they are stored there."""
+VOXELS = {".nii": None, ".mhd": None, ".mha": b"LOCAL\n", ".nrrd": b"\n\n", ".dcm": b"\xe0\x7f\x10\0"}
+"""What an image's header ends with, by suffix; a NIfTI header has a length of its own."""
 
 
 @dataclass
 class Door:
-    """A way in: files that it reads, and what reads them."""
+    """A way in: files that it reads (or, if not ``welcome``, refuses), and what reads them."""
 
     files: list[Path]
     read: Callable[[Path], object]
+    welcome: bool = True
     faults: list[str] = field(default_factory=list)
     read_well: int = 0
     refused: int = 0
@@ -93,36 +115,54 @@ def fuzz(out: Path, count: int, seed: int) -> dict[str, Door]:
         name = list(doors)[number % len(doors)]
         folder = out / "work" / name
         shutil.rmtree(folder, ignore_errors=True)
-        knock(doors[name], folder, chance, f"{name}, knock {number}")
+        knock(doors[name], folder, chance if number >= len(doors) else None, f"{name}, knock {number}")
     if listing(out) != before:
         next(iter(doors.values())).faults.append("a file was written outside of the folder")
     return doors
 
 
-def knock(door: Door, folder: Path, chance: random.Random, what: str) -> None:
-    """Copy a file of a door into ``folder``, with all that lies beside it; change it; read it."""
-    original = chance.choice(door.files)
+def knock(door: Door, folder: Path, chance: random.Random | None, what: str) -> None:
+    """Copy a file of a door into ``folder``, with all that lies beside it; change it, if by ``chance``; read it."""
+    original = chance.choice(door.files) if chance else door.files[0]
     shutil.copytree(original.parent, folder)
     path = folder / original.name
-    path.write_bytes(changed(path.read_bytes(), chance))
-    before = time.monotonic()
+    if chance:
+        content = path.read_bytes()
+        header = header_bytes(path.suffix, content)
+        path.write_bytes(changed(content[:header], chance, path.suffix in VOXELS) + content[header:])
+    before = time.process_time()  # the machine may be shared
     try:
         door.read(path)
         door.read_well += 1
     except (UserError, CaseError) as refusal:
         door.refused += 1
+        if not chance and door.welcome:
+            door.faults.append(f"{what}: {original.name}: a good file is refused: {refusal}")
         if len(str(refusal)) > 20_000:
             door.faults.append(f"{what}: refused in {len(str(refusal))} letters")
     except Exception as error:
         door.faults.append(f"{what}: {original.name}: {type(error).__name__}: {str(error)[:200]}")
-    if time.monotonic() - before > LIMIT_S:
-        door.faults.append(f"{what}: {original.name}: took {time.monotonic() - before:.0f} s")
+    if time.process_time() - before > LIMIT_S:
+        door.faults.append(f"{what}: {original.name}: took {time.process_time() - before:.0f} s")
 
 
-def changed(content: bytes, chance: random.Random) -> bytes:
-    """Return a content changed in one to five places."""
+def header_bytes(suffix: str, content: bytes) -> int:
+    """Return how many bytes the header of an image has; of other files it is the whole."""
+    if suffix == ".nii":
+        return nib.Nifti2Header.sizeof_hdr if content[:1] == b"\x1c" else nib.Nifti1Header.sizeof_hdr
+    mark = VOXELS.get(suffix)
+    return content.index(mark) + len(mark) + 4 if mark else len(content)
+
+
+def changed(content: bytes, chance: random.Random, of_image: bool) -> bytes:
+    """Return a content changed in one to five places; of an image, half of them without moving what follows."""
     for _ in range(chance.randint(1, 5)):
         at = chance.randint(0, len(content))
+        if of_image and chance.random() < 0.5:
+            new = chance.choice(NUMBERS)
+            at -= at % 2
+            content = content[:at] + new + content[at + len(new) :]
+            continue
         length = chance.choice([0, 1, 1, 4, 40, 400])
         cut = content[at : at + length]
         new = chance.choice([chance.choice(ODD), bytes([chance.randrange(256)]), cut * chance.choice([2, 20])])
@@ -159,7 +199,58 @@ def make_doors(out: Path) -> dict[str, Door]:
         "manifest": Door([shard / "train-000.csv"], read_shard),
         "journal": Door([shard / ".train-000.jsonl"], read_shard),
         "seal": Door([shard / ".train-000.csv.seal"], read_shard),
+        **image_doors(out / "good" / "images"),
     }
+
+
+def image_doors(out: Path) -> dict[str, Door]:
+    """Write an image in every format, and return the doors that read them: as an image and as a label map."""
+    hu = np.full((8, 16, 24), -1000, np.int16)
+    hu[1:7, 2:14, 2:22] = np.random.default_rng(0).integers(-110, 200, (6, 12, 20))
+    affine = np.diag([-4.0, -4.0, 5.0, 1.0])
+    nifti = {name: out / name / f"{name}.nii" for name in ("little", "big", "two")}
+    made = {
+        "little": nib.Nifti1Image(hu.T, affine),
+        "big": nib.Nifti1Image(hu.T, affine, nib.Nifti1Header(endianness=">")),
+        "two": nib.Nifti2Image(hu.T, affine),
+    }
+    for name, path in nifti.items():
+        path.parent.mkdir(parents=True)
+        nib.save(made[name], path)
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing((4.0, 4.0, 5.0))
+    meta = [
+        out / name / f"{name}{suffix}" for name, suffix in (("whole", ".mha"), ("plain", ".mha"), ("parts", ".mhd"))
+    ]
+    nrrd = out / "nrrd" / "image.nrrd"
+    for path in (*meta, nrrd):
+        path.parent.mkdir()
+        sitk.WriteImage(image, str(path), useCompression=path.stem != "plain")
+    dicom = sorted(write_series(out / "dicom", body_hu()).glob("*.dcm"))
+    return {
+        "NIfTI-1 header": Door([nifti["little"], nifti["big"]], read_volume),
+        "NIfTI-2 header": Door([nifti["two"]], read_volume, welcome=False),
+        "MetaImage header": Door(meta, read_volume),
+        "NRRD header": Door([nrrd], read_volume),
+        "DICOM header": Door(dicom, read_dicom),
+    }
+
+
+def read_volume(path: Path) -> None:
+    """Read a file as a label map, whatever comes of it, and as an image."""
+    with suppress(CaseError):
+        read_label(path)
+    image = Image(path)
+    image.sha256()
+    image.volume("CT")
+
+
+def read_dicom(path: Path) -> None:
+    """Find the series in the folder of a changed slice, and read it."""
+    (case,) = find_cases(path.parent)
+    image = Image.of(case)
+    image.sha256()
+    image.volume("CT")
 
 
 def make_model(folder: Path) -> Path:

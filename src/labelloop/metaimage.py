@@ -13,6 +13,7 @@ DIMENSIONS = (3, 4)
 _PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _PER_PAIR = ("TransformMatrix", "Rotation", "Orientation")
 _SIZES = ("ElementNumberOfChannels", "CompressedDataSize", "HeaderSize")
+_SPACING = ("ElementSpacing", "ElementSize", "spacings")
 _BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
     "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
@@ -31,13 +32,13 @@ def check_header(content: bytes, size: int) -> None:
         RefusedError: naming the field at fault.
     """
     fields, length = _fields(content[:LARGEST_HEADER])
-    axes = _numbers("NDims", fields.get("NDims", ""), 1, whole=True)[0]
+    axes = numbers_of("NDims", fields.get("NDims", ""), 1, whole=True)[0]
     if axes not in DIMENSIONS:
         raise RefusedError("not_3d", f"NDims = {axes:g}")
     for names, count in ((_PER_AXIS, axes), (_PER_PAIR, axes**2), (_SIZES, 1)):
         for name in names:
             if name in fields:
-                _numbers(name, fields[name], int(count), whole=name == "DimSize" or name in _SIZES)
+                numbers_of(name, fields[name], int(count), whole=name == "DimSize" or name in _SIZES)
     if "DimSize" not in fields:
         raise RefusedError("not_an_image", "a header without DimSize")
     shape = [int(float(n)) for n in fields["DimSize"].split()]
@@ -72,14 +73,15 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
     raise RefusedError("not_an_image", "a header without ElementDataFile")
 
 
-def _numbers(name: str, value: str, count: int, whole: bool) -> list[float]:
+def numbers_of(name: str, value: str, count: int, whole: bool) -> list[float]:
+    """Return the numbers that a field of a header holds. Raises RefusedError unless it holds as many as ``count``."""
     try:
         numbers = [float(part) for part in value.split()]
     except ValueError:
         numbers = []
     odd = [n for n in numbers if not math.isfinite(n) or (whole and not (n >= 0 and n.is_integer()))]
     if len(numbers) != count or odd:
-        code = "spacing_invalid" if name in ("ElementSpacing", "ElementSize") else "not_an_image"
+        code = "spacing_invalid" if name in _SPACING else "not_an_image"
         kind = "whole numbers" if whole else "numbers"
         raise RefusedError(code, f"{name} = {value[:60]}, where {count} {kind} are expected")
     return numbers

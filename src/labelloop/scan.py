@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from labelloop import metaimage, nifti
+from labelloop import metaimage, nifti, nrrd
 from labelloop.classes import BACKGROUND, ClassScheme
 from labelloop.datasets import REASONS as LABEL_REASONS
 from labelloop.datasets import Dataset, whole_ids
@@ -328,6 +328,8 @@ def _read_itk(path: Path, header: bytes, size: int, kind: str) -> Scan:
     """Read an NRRD or MetaImage file of ``size`` bytes; voxel sizes that ITK would mend in silence are refused."""
     if path.name.endswith((".mha", ".mhd")):
         metaimage.check_header(header, size)
+    else:
+        nrrd.check_header(header)
     field = _SPACING_FIELD.search(header[:4096])
     if field:
         try:

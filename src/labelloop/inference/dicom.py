@@ -21,6 +21,7 @@ import SimpleITK as sitk
 
 from labelloop.errors import CaseError
 from labelloop.files import digest, sha256
+from labelloop.inference.dicom_elements import is_whole
 from labelloop.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
 from labelloop.volume import Volume, geometry_of
 from labelloop.wording import count, named, shown
@@ -109,14 +110,16 @@ def _quiet() -> Iterator[None]:
 
 
 def read_header(file: Path) -> Slice | None:
-    """Read the header of one DICOM file; None when it holds no image."""
+    """Read the header of one DICOM file; None when it holds no image, or less than it says."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(file))
     try:
+        if not is_whole(file):
+            return None
         with _quiet():
             reader.ReadImageInformation()
-    except RuntimeError:
+    except (RuntimeError, OSError):
         return None
     keys = set(reader.GetMetaDataKeys())
 

@@ -40,7 +40,7 @@ def load_recipe(name: str | Path, **overrides: Any) -> Recipe:
     raw = _merge(_raw(path, ()), {k: v for k, v in overrides.items() if v is not None})
     raw.setdefault("name", path.stem)
     try:
-        raw["models"] = _resolve_like(raw.get("models") or {})
+        raw["models"] = _resolve_like(raw.get("models") or {}, path)
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError("\n".join(f"{path}: {line}" for line in form_errors(error, Recipe))) from None
@@ -84,15 +84,20 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _resolve_like(models: Mapping[str, Any]) -> dict[str, Any]:
+def _resolve_like(models: Mapping[str, Any], path: Path) -> dict[str, Any]:
     def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-        spec = dict(models[name] or {})
+        found = models[name] or {}
+        if not isinstance(found, Mapping):
+            raise UserError(f"{path}: models.{name}: found {short(found, 80)}, expected keys with a value each")
+        spec = dict(found)
         base = spec.pop("like", None)
         if base is None:
             return spec
+        if not isinstance(base, str):
+            raise UserError(f"{path}: models.{name}.like: found {short(base, 80)}, expected the name of a model")
         if base in seen or base not in models:
             found = "a circle" if base in seen else f"no model {base!r}{nearest(base, models)}"
-            raise UserError(f"models.{name}.like: {found}")
+            raise UserError(f"{path}: models.{name}.like: {found}")
         return _merge(resolve(base, (*seen, name)), spec)
 
     return {name: resolve(name, ()) for name in models}
