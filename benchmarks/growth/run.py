@@ -4,8 +4,9 @@
 
 For each number of cases, in OUT/<number> (must not be there): ``labelloop cases`` on a folder of so many images, half
 of them with a label; a dry run of the recipe ``default``; and the start of a run whose results are all there and
-sealed: as they were, or copied, so that each file is read. Processor time and memory are those of the command and its
-children. Takes half an hour and a million small files for 100,000 cases.
+sealed: as they were, or copied, so that each file is read. Snakemake has no records of its own of such results.
+Processor time and memory are those of the command and its children. Takes half an hour and a million small files for
+100,000 cases.
 """
 
 import argparse
@@ -35,6 +36,8 @@ print(status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 CLI = "import sys; from labelloop.cli import main; sys.exit(main(sys.argv[1:]))"
 LATER = time.time() + 60
 """The date of all results, after that of the scans."""
+MISSING = "Missing output files: "
+"""What a dry run without results says of every job, before its outputs."""
 HEADER = ["| cases | jobs | command | processor time (s) | memory (MB) |", "|---:|---:|---|---:|---:|"]
 
 
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
     options = parser.parse_args()
     lines = [line for number in options.cases for line in measure(options.out.resolve() / str(number), number)]
-    where = f"{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    where = f"{date.today()}, {processor()}, {os.cpu_count()} cores"
     text = "\n".join(["# Growth", "", f"`benchmarks/growth/run.py`, {where}.", "", *HEADER, *lines, ""])
     print(text)
     if options.write:
@@ -63,8 +66,8 @@ def measure(folder: Path, number: int) -> list[str]:
     dry = timed(folder, [*snakemake, "--dry-run"])
     said = (folder / "log").read_text().splitlines()
     jobs = next(line.split()[1] for line in said if line.startswith("total"))
-    listed = [line.removeprefix("    output: ") for line in said if line.startswith("    output: ")]
-    finish(folder, [name for names in listed for name in names.split(", ")])
+    missing = [line.partition(MISSING)[2].partition(";")[0] for line in said if MISSING in line]
+    finish(folder, [name for names in missing for name in names.split(", ")])
     start = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()
     for file in (folder / "results").rglob("*"):
@@ -73,6 +76,14 @@ def measure(folder: Path, number: int) -> list[str]:
     assert "Nothing to be done" in (folder / "log").read_text()
     rows = {"`labelloop cases`": table, "dry run": dry, "start, all finished": start, "the same, copied": copied}
     return [f"| {number:,} | {jobs} | {name} | {cpu:.0f} | {mb:.0f} |" for name, (cpu, mb) in rows.items()]
+
+
+def processor() -> str:
+    """Return the name of the processor, or its kind where the kernel does not tell."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def make_scans(folder: Path, number: int) -> None:

@@ -85,6 +85,7 @@ class Run:
         refuse_inputs_among(Path(self.results), WRITTEN, [self.config.cases, *files])
         self.chain, self.notes, self.problems = preflight.fit(self.cases, self.chain)
         shard_of = assign_shards([(case.case, case.role) for case in self.cases], self.config.shard_size)
+        self._rows: dict[str, dict[str, str]] = {}
         self.shards: dict[str, list[Case]] = {}
         for case in self.cases:
             self.shards.setdefault(shard_of[case.case], []).append(case)
@@ -107,7 +108,13 @@ class Run:
 
     def rows(self, shard: str) -> list[dict[str, str]]:
         """Rows of the case table of one shard, as plain dictionaries for a rule's params."""
-        return [case.model_dump() for case in self.shards[shard]]
+        return [self.row(case) for case in self.shards[shard]]
+
+    def row(self, case: Case) -> dict[str, str]:
+        """Row of one case: the same object each time, as some twenty rules ask for the rows of all cases."""
+        if case.case not in self._rows:
+            self._rows[case.case] = case.model_dump()
+        return self._rows[case.case]
 
     def files(self, shard: str) -> list[str]:
         """Image and label files of a shard that exist; the survey sets aside the cases of those that do not."""

@@ -32,7 +32,7 @@ rule transfer:
         known=lambda w: list(run.model(run.label_set(w.labels).predict[0]).classes),
         cases=lambda w: run.rows(w.shard),
         relatives=lambda w: [
-            case.model_dump()
+            run.row(case)
             for cases in run.relatives(w.shard).values()
             for case in cases
         ],
