@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -47,35 +48,43 @@ def main() -> None:
     parser.add_argument("--cases", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
     options = parser.parse_args()
-    lines = [line for number in options.cases for line in measure(options.out.resolve() / str(number), number)]
-    where = f"{date.today()}, {processor()}, {os.cpu_count()} cores"
-    text = "\n".join(["# Growth", "", f"`benchmarks/growth/run.py`, {where}.", "", *HEADER, *lines, ""])
-    print(text)
-    if options.write:
-        write_text(TABLE, text)
+    about = f"`benchmarks/growth/run.py`, {date.today()}, {processor()}, {os.cpu_count()} cores."
+    lines = ["# Growth", "", about, "", *HEADER]
+    for number in options.cases:
+        for line in measure(options.out.resolve() / str(number), number):
+            lines.append(line)
+            if options.write:  # the next one may take half an hour
+                write_text(TABLE, "\n".join([*lines, ""]))
+    print("\n".join(lines))
 
 
-def measure(folder: Path, number: int) -> list[str]:
-    """Return the rows of the table for one number of cases."""
+def measure(folder: Path, number: int) -> Iterator[str]:
+    """Yield the rows of the table for one number of cases."""
     make_scans(folder / "scans", number)
     cases = ["--images", "scans", "--labels", "scans", "--dataset", "flare22", "--test-fraction", "0.05"]
     table = timed(folder, [sys.executable, "-c", CLI, "cases", *cases, "--out", "cases.csv"])
     (folder / "config.yaml").write_text("cases: cases.csv\nrecipe: default\nresults: results\n")
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     snakemake += ["--configfile", "config.yaml", "--cores", "8"]
-    dry = timed(folder, [*snakemake, "--dry-run"])
+    dry = timed(folder, [*snakemake, "--dry-run", "--quiet", "host"])  # with reasons, which name outputs
     said = (folder / "log").read_text().splitlines()
     jobs = next(line.split()[1] for line in said if line.startswith("total"))
     missing = [line.partition(MISSING)[2].partition(";")[0] for line in said if MISSING in line]
+
+    def row(name: str, used: tuple[float, float]) -> str:
+        return f"| {number:,} | {jobs} | {name} | {used[0]:.0f} | {used[1]:.0f} |"
+
+    yield row("`labelloop cases`", table)
+    yield row("dry run", dry)
     finish(folder, [name for names in missing for name in names.split(", ")])
     start = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()
+    yield row("start, all finished", start)
     for file in (folder / "results").rglob("*"):
         os.utime(file, (LATER, LATER))  # as far as the kernel's own date tells, each is another file now
     copied = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()
-    rows = {"`labelloop cases`": table, "dry run": dry, "start, all finished": start, "the same, copied": copied}
-    return [f"| {number:,} | {jobs} | {name} | {cpu:.0f} | {mb:.0f} |" for name, (cpu, mb) in rows.items()]
+    yield row("the same, copied", copied)
 
 
 def processor() -> str:
