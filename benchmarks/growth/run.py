@@ -35,8 +35,6 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 """
 CLI = "import sys; from labelloop.cli import main; sys.exit(main(sys.argv[1:]))"
-LATER = time.time() + 60
-"""The date of all results, after that of the scans."""
 MISSING = "Missing output files: "
 """What a dry run without results says of every job, before its outputs."""
 HEADER = ["| cases | jobs | command | processor time (s) | memory (MB) |", "|---:|---:|---|---:|---:|"]
@@ -80,8 +78,9 @@ def measure(folder: Path, number: int) -> Iterator[str]:
     start = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()
     yield row("start, all finished", start)
+    copied_at = time.time()
     for file in (folder / "results").rglob("*"):
-        os.utime(file, (LATER, LATER))  # as far as the kernel's own date tells, each is another file now
+        os.utime(file, (copied_at, copied_at))  # as far as its dates tell, each is another file now
     copied = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()
     yield row("the same, copied", copied)
@@ -116,6 +115,7 @@ def timed(folder: Path, command: list[str]) -> tuple[float, float]:
 def finish(folder: Path, outputs: list[str]) -> None:
     """Make all outputs as empty files of one date, with the case files and the seals of their manifests."""
     os.chdir(folder)
+    now = time.time()  # after the scans were made, whatever the machine is busy with
     run = Run({"cases": "cases.csv", "recipe": "default", "results": "results"})
     for output in map(Path, outputs):
         if output.suffix:
@@ -123,7 +123,7 @@ def finish(folder: Path, outputs: list[str]) -> None:
             output.write_text(",".join(TABLES["quarantine"]) + "\n" if output.name == "quarantine.csv" else "")
         else:
             output.mkdir(parents=True, exist_ok=True)
-        os.utime(output, (LATER, LATER))
+        os.utime(output, (now, now))
         if output.parent.name == "shards" and output.stem in run.shards:
             seal(output, [case.case for case in run.shards[output.stem]])
 
