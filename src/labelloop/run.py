@@ -21,7 +21,7 @@ from labelloop.outputs import refuse_inputs_among
 from labelloop.recipe import LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
 from labelloop.shards import assign_shards
 from labelloop.tables import read_table
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, Determinism
 from labelloop.wording import count
 
 WRITTEN = (
@@ -42,7 +42,10 @@ class RunConfig(Strict):
     device: Device = Field("auto", description="auto: a GPU where there is one")
     shard_size: int = Field(64, ge=1, description="cases handled by one job, at most")
     workers: int = Field(2, ge=0, description="processes that load training batches beside the training itself")
-    deterministic: bool = Field(True, description="bit-identical results of equal runs; costs speed on a GPU")
+    deterministic: Determinism = Field(
+        "auto",
+        description="equal runs give equal bytes; auto: on a CPU; true: on a GPU, too, where it costs speed",
+    )
     review: int = Field(30, ge=0, description="labels in the review queue of a label set, each with a picture")
     infer_roles: tuple[Literal["train", "test"], ...] = Field(
         ("test",), description="roles whose cases get final label maps; all cases when there is no test case"

@@ -40,12 +40,11 @@ def test_another_seed_gives_other_weights(model, data, tmp_path):
     assert (tmp_path / "weights.pt").read_bytes() != (model / "weights.pt").read_bytes()
 
 
-def test_deterministic_uses_only_reproducible_algorithms(data, tmp_path):
-    train(make_job(data, tmp_path, deterministic=True, settings={"epochs": 1}))
-    try:
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
+@pytest.mark.parametrize("wanted", [True, "auto", False])
+def test_a_model_says_whether_it_was_trained_by_reproducible_algorithms(data, tmp_path, wanted):
+    train(make_job(data, tmp_path, deterministic=wanted, settings={"epochs": 1}))
+    assert torch.are_deterministic_algorithms_enabled() == bool(wanted)
+    assert json.loads((tmp_path / "model.json").read_text())["deterministic"] is bool(wanted)
 
 
 def test_best_export_is_the_epoch_of_the_best_average(data, tmp_path):

@@ -21,6 +21,7 @@ from labelloop.scan import read_surveyed
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Rows, Surveyed, as_cases, in_groups, read_many, surveyed, table_of
 from labelloop.tables import read_table, write_table
+from labelloop.training.settings import Determinism
 from labelloop.volume import RAS, Geometry, Volume
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def train_translator(
     results: Path,
     images: Path,
     device: Device,
-    deterministic: bool,
+    deterministic: Determinism,
 ) -> None:
     """Train a translator on prepared images: CT to the look of MR.
 

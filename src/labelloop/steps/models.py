@@ -16,7 +16,7 @@ from labelloop.recipe import ModelSpec
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, order_by, surveyed, trusted
 from labelloop.tables import write_table
-from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER
+from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, Determinism
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def train(
     images: Path,
     bank: Path | None,
     device: Device,
-    deterministic: bool,
+    deterministic: Determinism,
     workers: int,
 ) -> None:
     """Train one model on its label set.

@@ -11,7 +11,7 @@ from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.inference.settings import Device
 from labelloop.plans import Plan
-from labelloop.training.settings import TRAINING_VERSION, TrainerSettings
+from labelloop.training.settings import TRAINING_VERSION, Determinism, TrainerSettings
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TrainingJob:
         labels: folder of prepared labels, ``<case>.b2nd``, holding class ids.
         classes: classes in the order of the output channels; class ``i`` is channel ``i + 1``, background channel 0.
         class_ids: id of each class in the prepared labels; may name more classes than the model has.
-        deterministic: equal jobs give equal bytes, also on a GPU, at some cost of speed.
+        deterministic: equal jobs give equal bytes: true, also on a GPU, where it costs speed; ``auto``, on a CPU.
         workers: processes that load and augment; does not change the batches. 0: none, in turn with the training.
         init_from: folder of a finished model whose weights the training starts from (see ``initial``).
         tumors: objects that ``settings.cutmix`` pastes.
@@ -80,7 +80,7 @@ class TrainingJob:
     class_ids: dict[str, int]
     settings: TrainerSettings
     device: Device = "auto"
-    deterministic: bool = False
+    deterministic: Determinism = "auto"
     workers: int = 1
     init_from: Path | None = None
     tumors: TumorBank | None = None

@@ -2,7 +2,7 @@
 
 :func:`train` does nothing when a finished training of the same data and settings is there, goes on where a killed one
 stopped, and otherwise starts. On a CPU, equal jobs give bit-identical weights on equal machines with equally many
-threads; ``deterministic`` asks the same of a GPU.
+threads; ``deterministic: true`` asks the same of a GPU, and ``model.json`` says whether they are.
 """
 
 import logging
@@ -68,6 +68,7 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
     write_table(folder / "cases.csv", rows, "training_cases")
     description = (
         _describe(job, work.precision, progress, cases)
+        | {"deterministic": trainer.deterministic}
         | trainer.description()
         | {"weights_sha256": sha256(folder / "weights.pt")}
     )

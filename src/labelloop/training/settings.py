@@ -12,6 +12,8 @@ from labelloop.labels.settings import CutSettings
 Own = TypeVar("Own", bound=Strict)
 TRAINING_VERSION, TRANSLATOR_VERSION = 4, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
+Determinism = Literal["auto"] | bool
+"""Whether equal jobs give equal bytes; ``auto``: on a CPU, where it costs nothing, not on a GPU."""
 Axis = Literal["z", "y", "x"]
 AXES: tuple[Axis, ...] = ("z", "y", "x")
 """Axes of a canonical array: inferior-superior, posterior-anterior, left-right."""

@@ -12,6 +12,7 @@ import torch
 from labelloop.errors import UserError
 from labelloop.precision import Precision, choose_precision
 from labelloop.training.job import TrainingCase, TrainingJob
+from labelloop.training.settings import Determinism
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +60,21 @@ def precision_of(job: TrainingJob) -> Precision:
     return choose_precision(job.settings.precision, resolve_device(job.device), on_cpu="bf16")
 
 
-def set_determinism(deterministic: bool, device: torch.device) -> None:
-    """Ask torch for reproducible algorithms, or for the fastest."""
+def set_determinism(wanted: Determinism, device: torch.device) -> bool:
+    """Ask torch for reproducible algorithms, or for the fastest; return which.
+
+    New tensors are filled with NaN only where determinism is asked for by name: it finds code that reads what nobody
+    wrote, and costs a pass over all memory that is taken.
+    """
     cuda = device.type == "cuda"
+    deterministic = not cuda if wanted == "auto" else wanted
     if cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to be reproducible
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
     # Only a warning on a GPU: the sum inside its cross-entropy has no reproducible form, but the gradients do.
     torch.use_deterministic_algorithms(deterministic, warn_only=cuda)
+    torch.utils.deterministic.fill_uninitialized_memory = wanted is True
+    return deterministic
 
 
 @contextlib.contextmanager

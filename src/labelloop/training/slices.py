@@ -74,7 +74,7 @@ class SliceTraining:
         for split, cases in self.cases.items():
             positive = sum(int(c.positive.sum()) for c in cases)
             log.info("%s: %s: %d of %d slices positive", job.name, split, positive, sum(len(c.positive) for c in cases))
-        set_determinism(job.deterministic, self.device)
+        self.deterministic = set_determinism(job.deterministic, self.device)
         with isolated_random_state(seed_of(self.settings.seed, "network")):
             self.network = build_classifier().to(self.device)
         self.optimizer = torch.optim.Adam(
@@ -127,6 +127,7 @@ class SliceTraining:
             "input": SliceInput(**self.view.model_dump(include=set(SliceInput.model_fields))).model_dump(mode="json"),
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
             "fingerprint": job.fingerprint,
+            "deterministic": self.deterministic,
             "training_version": TRAINING_VERSION,
             "versions": {name: version(name) for name in ("labelloop", "torch", "torchvision")},
             "cases": {split: len(cases) for split, cases in self.cases.items()},
@@ -204,12 +205,17 @@ class SliceTraining:
 
     def _state(self) -> dict[str, Any]:
         networks = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return networks | {"epochs": self.progress.epochs, "losses": self.losses}
+        return networks | {
+            "epochs": self.progress.epochs,
+            "losses": self.losses,
+            "deterministic": self.deterministic,
+        }
 
     def _load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress.epochs, self.losses = state["epochs"], state["losses"]
+        self.deterministic &= state.get("deterministic", True)
         log.info(
             "%s: resuming after epoch %d of %d, update %d",
             self.job.name, len(state["epochs"]), self.settings.epochs, len(self.losses),

@@ -31,7 +31,7 @@ from labelloop.training.cpu import by_onednn
 from labelloop.training.loading import isolated_random_state, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
 from labelloop.training.prepared import open_image
-from labelloop.training.settings import TRANSLATOR_VERSION
+from labelloop.training.settings import TRANSLATOR_VERSION, Determinism
 from labelloop.training.setup import resolve_device, set_determinism
 from labelloop.training.work import TRANSLATOR_OUTPUTS, Work
 
@@ -62,7 +62,7 @@ class TranslatorJob:
         folder: where the finished model goes; work in progress lives in its ``work`` folder.
         plan: by which the images of the cases were prepared.
         ct, mr: cases of either look; they need not be paired.
-        deterministic: equal jobs give equal bytes, also on a GPU, at some cost of speed.
+        deterministic: equal jobs give equal bytes: true, also on a GPU, where it costs speed; ``auto``, on a CPU.
     """
 
     name: str
@@ -72,7 +72,7 @@ class TranslatorJob:
     mr: tuple[GreyCase, ...]
     settings: TranslatorSettings
     device: Device = "auto"
-    deterministic: bool = False
+    deterministic: Determinism = "auto"
 
     @property
     def cases(self) -> dict[str, tuple[GreyCase, ...]]:
@@ -132,7 +132,7 @@ class TranslatorTraining:
     def __init__(self, job: TranslatorJob):
         self.job, self.settings = job, job.settings
         self.device = resolve_device(job.device)
-        set_determinism(job.deterministic, self.device)
+        self.deterministic = set_determinism(job.deterministic, self.device)
         s = self.settings
         with isolated_random_state(seed_of(s.seed, "networks")):
             self.networks = nn.ModuleDict(
@@ -185,6 +185,7 @@ class TranslatorTraining:
             "plan": job.plan.model_dump(mode="json"),
             "settings": job.settings.model_dump(mode="json"),
             "fingerprint": job.fingerprint,
+            "deterministic": self.deterministic,
             "training_version": TRANSLATOR_VERSION,
             "versions": {name: version(name) for name in ("labelloop", "torch")},
             "cases": {look: len(cases) for look, cases in job.cases.items()},
@@ -274,6 +275,7 @@ class TranslatorTraining:
             "pools": {look: pool.fakes for look, pool in self.pools.items()},
             "epochs": self.epochs,
             "losses": self.losses,
+            "deterministic": self.deterministic,
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -283,6 +285,7 @@ class TranslatorTraining:
         for look, pool in self.pools.items():
             pool.fakes = list(state["pools"][look])
         self.epochs, self.losses = state["epochs"], state["losses"]
+        self.deterministic &= state.get("deterministic", True)
         log.info(
             "%s: resuming after epoch %d of %d, update %d",
             self.job.name, len(self.epochs), self.settings.epochs, len(self.losses),

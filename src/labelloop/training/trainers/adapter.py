@@ -35,6 +35,7 @@ class Adapter(nnUNetTrainer):
     job: TrainingJob
     cases: dict[str, tuple[TrainingCase, ...]]
     precision: Precision
+    deterministic: bool
 
     def add_networks(self) -> None:
         """Add what a kind of training needs beside ``network``; called once that is built."""
@@ -88,7 +89,7 @@ class Adapter(nnUNetTrainer):
         log.debug(" ".join(map(str, args)))
 
     def _do_i_compile(self) -> bool:
-        return not self.job.deterministic and super()._do_i_compile()
+        return not self.deterministic and super()._do_i_compile()
 
     def configure_optimizers(self):
         settings = self.job.settings

@@ -125,7 +125,7 @@ class Trainer(Adapter):
         trainer.enable_deep_supervision = bool(settings.deep_supervision) and len(job.plan.features) > 2
         if trainer.precision != "fp16":
             trainer.grad_scaler = None
-        set_determinism(job.deterministic, device)
+        trainer.deterministic = set_determinism(job.deterministic, device)
         set_random_state(seed_of(settings.seed, "network"))
         trainer.initialize()
         return trainer
@@ -228,6 +228,7 @@ class Trainer(Adapter):
             "best_weights": self.contenders[0].best_weights,
             "losses": self.losses,
             "random": random_state(),
+            "deterministic": self.deterministic,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -239,6 +240,7 @@ class Trainer(Adapter):
         self.contenders[0].progress = Progress(**state["progress"])
         self.contenders[0].best_weights = state["best_weights"]
         self.losses = state["losses"]
+        self.deterministic &= state.get("deterministic", True)  # the part before may be another machine's
         restore_random_state(state["random"])
 
     def weights(self) -> dict[str, Tensor]:
