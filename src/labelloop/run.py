@@ -3,7 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -18,10 +18,11 @@ from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
 from labelloop.locks import TakenError, hold
 from labelloop.outputs import refuse_inputs_among
-from labelloop.recipe import LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
+from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
+from labelloop.resources import loader_workers, training_mb, training_threads
 from labelloop.shards import assign_shards
 from labelloop.tables import read_table
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, Determinism
+from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, Determinism
 from labelloop.wording import count
 
 WRITTEN = (
@@ -41,7 +42,9 @@ class RunConfig(Strict):
     rounds: int | None = Field(None, ge=1, description="overrides the recipe's number of rounds")
     device: Device = Field("auto", description="auto: a GPU where there is one")
     shard_size: int = Field(64, ge=1, description="cases handled by one job, at most")
-    workers: int = Field(2, ge=0, description="processes that load training batches beside the training itself")
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="processes that load training batches; auto: one less than the threads of the training"
+    )
     deterministic: Determinism = Field(
         "auto",
         description="equal runs give equal bytes; auto: on a CPU; true: on a GPU, too, where it costs speed",
@@ -157,6 +160,20 @@ class Run:
     def label_set(self, name: str) -> LabelSetSpec:
         """A label set of the chain."""
         return self.chain.labels[name]
+
+    @property
+    def training_threads(self) -> int:
+        """Threads of a training, where the machine has so many."""
+        return training_threads(self.config.device != "cpu")
+
+    def training_mb(self, name: str, threads: int) -> int:
+        """Memory in MiB of the training of a model on ``threads``."""
+        spec = self.model(name)
+        trainer, known = spec.trainer, spec.labels == TRUTH
+        labeled_only = known and trainer.kind not in (*SEMI_SUPERVISED, TRANSLATOR)
+        cases = sum(bool(c.label) or not labeled_only for s in self.train_shards for c in self.shards[s])
+        workers = loader_workers(self.config.workers, threads)
+        return training_mb(self.chain.plans[spec.plan], trainer, cases, workers, self.config.device != "cpu")
 
     def images(self, model: str) -> str:
         """Name under which the prepared images of a model's plan lie."""

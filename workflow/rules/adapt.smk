@@ -77,10 +77,10 @@ if run.translators:
         wildcard_constraints:
             model="|".join(run.translators),
         retries: 1
-        threads: 8
+        threads: run.training_threads
         resources:
             gpu=GPUS,
-            mem_mb=memory(16000),
+            mem_mb=training_memory,
             runtime=minutes(2880),
             device=run.config.device,
         params:

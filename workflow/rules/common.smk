@@ -63,6 +63,11 @@ def memory(megabytes):
     return lambda wildcards, attempt: megabytes * attempt
 
 
+def training_memory(wildcards, threads, attempt):
+    """Memory in MB of a training, by the size of its data, raised at each retry."""
+    return attempt * run.training_mb(wildcards.model, threads)
+
+
 def minutes(first):
     """Wall time in minutes, raised at each retry."""
     return lambda wildcards, attempt: first * attempt

@@ -27,10 +27,10 @@ rule train:
     wildcard_constraints:
         model="|".join(run.segmenters),
     retries: 1
-    threads: 8
+    threads: run.training_threads
     resources:
         gpu=GPUS,
-        mem_mb=memory(16000),
+        mem_mb=training_memory,
         runtime=minutes(2880),
         device=run.config.device,
         workers=run.config.workers,

@@ -7,6 +7,7 @@ from labelloop.scripting import job
 snakemake = job(globals(), "train", model="teacher")
 
 from labelloop.gpu_lease import lease_gpu
+from labelloop.resources import loader_workers
 from labelloop.steps.models import train
 
 results = Path(snakemake.output.model).parents[2]
@@ -26,5 +27,5 @@ with lease_gpu(snakemake.resources.device):
         bank=Path(objects[0]).parents[1] if objects else None,
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,
-        workers=snakemake.resources.workers,
+        workers=loader_workers(snakemake.resources.workers, snakemake.threads),
     )

@@ -73,7 +73,7 @@ def set_determinism(wanted: Determinism, device: torch.device) -> bool:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
     # Only a warning on a GPU: the sum inside its cross-entropy has no reproducible form, but the gradients do.
     torch.use_deterministic_algorithms(deterministic, warn_only=cuda)
-    torch.utils.deterministic.fill_uninitialized_memory = wanted is True
+    torch.utils.deterministic.fill_uninitialized_memory = wanted is True  # type: ignore[attr-defined]
     return deterministic
 
 
