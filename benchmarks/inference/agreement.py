@@ -75,7 +75,7 @@ def report(model: Path, name: str, image: Path) -> str:
     prepared = predictor.prepare(read(image), "CT")
     array = middle(prepared.array, predictor.plan.patch)
     exact = torch.cat(
-        list(predictor.logit_blocks(Prepared(array, prepared.frame), predictor.choose(prepared.frame))), 1
+        list(predictor.logit_blocks(Prepared(array, prepared.frame), predictor.choices(prepared.frame)[0])), 1
     )
     logits = stock_logits(stock_models(model, BUILD)[False])
     rows = [

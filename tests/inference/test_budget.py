@@ -9,7 +9,7 @@ from test_prepare import random_volume
 from tiny_models import save_model, tiny_plan
 
 from labelloop.errors import CaseError, UserError
-from labelloop.inference.budget import PROGRAM_MB, SMALLEST_SLAB, Budget, Choice, Sizes, choose, gpu_mb, ram_mb
+from labelloop.inference.budget import PROGRAM_MB, SMALLEST_SLAB, Budget, Choice, Sizes, choices, gpu_mb, ram_mb
 from labelloop.inference.engine import Predictor
 from labelloop.inference.infer import infer
 from labelloop.inference.settings import Settings
@@ -22,9 +22,9 @@ LARGE = Sizes(512 * 512 * 1000, 2, (400, 273, 273), 15, PLAN)  # 0.8 x 0.8 x 1 m
 
 
 def test_a_large_scan_fits_24_gib_and_far_less():
-    choice = choose(LARGE, Budget(max_ram_mb=24 * 1024), gpu=False, batch=1)
+    choice = choices(LARGE, Budget(max_ram_mb=24 * 1024), gpu=False, batch=1)[0]
     assert ram_mb(LARGE, choice, gpu=False) < 6 * 1024
-    on_gpu = choose(LARGE, Budget(max_gpu_mb=4096), gpu=True, batch=8)
+    on_gpu = choices(LARGE, Budget(max_gpu_mb=4096), gpu=True, batch=8)[0]
     assert gpu_mb(LARGE, on_gpu) <= 4096 and on_gpu.on_gpu
 
 
@@ -35,7 +35,7 @@ def test_a_tighter_budget_never_takes_more(gpu):
         budget = Budget(max_gpu_mb=limit) if gpu else Budget(max_ram_mb=limit)
         need = gpu_mb if gpu else lambda s, c: ram_mb(s, c, gpu=False)
         try:
-            choice = choose(LARGE, budget, gpu, batch=16)
+            choice = choices(LARGE, budget, gpu, batch=16)[0]
         except CaseError as error:
             assert "at the smallest setting" in str(error) and f"{limit}" in str(error)
             break
@@ -47,14 +47,14 @@ def test_a_tighter_budget_never_takes_more(gpu):
 
 
 def test_sums_leave_the_gpu_before_the_window_batch_is_given_up_altogether():
-    smallest = choose(LARGE, Budget(max_gpu_mb=1400), gpu=True, batch=8)
+    smallest = choices(LARGE, Budget(max_gpu_mb=1400), gpu=True, batch=8)[0]
     assert not smallest.on_gpu
-    assert choose(LARGE, Budget(), gpu=True, batch=8).batch == 8
+    assert choices(LARGE, Budget(), gpu=True, batch=8)[0].batch == 8
 
 
 def test_ensembles_need_all_logits():
     whole = Sizes(LARGE.stored, 2, LARGE.network, 15, PLAN, full_logits=True)
-    choice = choose(LARGE, Budget(), gpu=False, batch=1)
+    choice = choices(LARGE, Budget(), gpu=False, batch=1)[0]
     assert ram_mb(whole, choice, False) - ram_mb(LARGE, choice, False) >= 15 * 400 * 273 * 273 * 4 / 2**20
 
 
@@ -68,7 +68,7 @@ def test_a_small_budget_gives_the_same_labels(model_folder, rng, caplog):
     volume = random_volume(rng, (30, 50, 50))
     free = Predictor(model_folder, "cpu", Settings(window_batch=4))
     frame = free.prepare(volume, "CT").frame
-    large = free.choose(frame)
+    large = free.choices(frame)[0]
     sizes = Sizes(volume.array.size, 2, frame.shape, 4, free.plan)
     limit = ram_mb(sizes, type(large)(1, False, SMALLEST_SLAB), gpu=False) + 0.01
     assert limit < ram_mb(sizes, large, gpu=False)

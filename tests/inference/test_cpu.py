@@ -6,6 +6,7 @@ from tiny_models import tiny_plan
 from torch import nn
 
 from labelloop.inference.cpu import OneDnnConv, SampleNorm, channels_last, mean_and_variance
+from labelloop.inference.engine import cast_weights
 from labelloop.network import build_network
 
 
@@ -25,8 +26,7 @@ def test_same_logits(plan, batch):
         result = changed(image.contiguous(memory_format=torch.channels_last_3d))
         torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
         assert result.is_contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cpu", torch.bfloat16):
-            scores = changed(image)
+        scores = cast_weights(changed, torch.bfloat16)(image.bfloat16())
         assert scores.dtype == torch.float32 and (scores.bfloat16() != scores).float().mean() > 0.5
         assert (scores - expected).abs().mean() < 0.1 * expected.abs().mean()
     kinds = {type(module) for module in changed.modules()}

@@ -39,6 +39,7 @@ rule infer:
         mem_mb=memory(12000),
         runtime=minutes(240),
         device=run.config.device,
+        deterministic=int(run.config.deterministic is True),
     params:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),

@@ -20,4 +20,5 @@ with lease_gpu(snakemake.resources.device):
         shard=snakemake.wildcards.shard,
         results=results,
         device=snakemake.resources.device,
+        deterministic=bool(snakemake.resources.deterministic),
     )

@@ -19,4 +19,5 @@ with lease_gpu(snakemake.resources.device):
         survey_folder=Path(snakemake.input.geometry).parent,
         engine=snakemake.params.engine,
         device=snakemake.resources.device,
+        deterministic=bool(snakemake.resources.deterministic),
     )

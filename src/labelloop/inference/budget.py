@@ -6,7 +6,7 @@ activations; a test holds them against the true peak.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from labelloop.errors import CaseError, UserError
 from labelloop.plans import Plan
@@ -22,6 +22,10 @@ CUDA_MB = 600
 FEATURE_MAPS = 6.0
 """Full-resolution tensors of the first stage's width that a forward pass holds at its peak: skip connection, upsampled
 features, their concatenation (two) and the convolution's input and output layouts."""
+MUCH_LESS = 0.8
+"""Share of its GPU memory, at most, that is tried after a setting for which memory did not suffice."""
+BATCH_VOXELS, LARGEST_BATCH = 1 << 22, 16
+"""Voxels, and windows at most, that a GPU looks at in one forward pass: a small network alone would wait for launches."""
 SLAB_VOXELS, SMALLEST_SLAB = 1 << 22, 1 << 18
 """Stored voxels that are resampled at a time: 16 MiB of float32, and the least that is worth it."""
 
@@ -92,28 +96,51 @@ def gpu_mb(sizes: Sizes, choice: Choice) -> float:
     return CUDA_MB + total / MIB
 
 
-def choose(sizes: Sizes, budget: Budget, gpu: bool, batch: int) -> Choice:
-    """Return the fastest way to run a case within ``budget``.
+def choices(sizes: Sizes, budget: Budget, gpu: bool, batch: int, free_gpu_mb: float | None = None) -> list[Choice]:
+    """Return the fastest way to run a case within ``budget``, and what to fall back to, each needing less.
 
     Args:
         gpu: whether the network runs on a GPU.
         batch: windows per forward pass, at most.
+        free_gpu_mb: what the GPU has left for this process, in MiB. It sets the limit where the budget sets none, but
+            refuses no case: others may need less of the GPU soon, and the estimate is generous.
 
     Raises:
-        CaseError: when not even the smallest setting fits; the message says what it would need.
+        CaseError: when not even the smallest setting fits the budget; the message says what it would need.
     """
+    known = _all_choices(gpu, batch)
+    allowed = [choice for choice in known if _fits(sizes, choice, budget, gpu)]
+    if not allowed:
+        raise CaseError("too_large", "", _refusal(sizes, known[-1], budget, gpu), "Allow more memory.")
+    if gpu and budget.max_gpu_mb is None and free_gpu_mb is not None:
+        allowed = [choice for choice in allowed if gpu_mb(sizes, choice) <= free_gpu_mb] or allowed[-1:]
+    if allowed[0] != known[0]:
+        log.info("memory budget: %s", allowed[0])
+    return _falling(sizes, allowed) if gpu else allowed[:1]
+
+
+def best_batch(plan: Plan, gpu: bool) -> int:
+    """Return how many windows of a plan make a forward pass that keeps the device busy."""
+    return max(1, min(LARGEST_BATCH, BATCH_VOXELS // _voxels(plan.patch))) if gpu else 1
+
+
+def _all_choices(gpu: bool, batch: int) -> list[Choice]:
+    """Return all settings, the fastest first."""
     slabs = [SLAB_VOXELS]
     while slabs[-1] > SMALLEST_SLAB:
         slabs.append(slabs[-1] // 4)
     batches = [batch] + [1 << i for i in range(batch.bit_length() - 1, -1, -1) if 1 << i < batch]
-    choices = [Choice(b, on, s) for on in ((True, False) if gpu else (False,)) for b in batches for s in slabs]
-    limits = [limit for limit in (budget.max_ram_mb, budget.max_gpu_mb) if limit is not None]
-    for choice in choices:
-        if _fits(sizes, choice, budget, gpu):
-            if limits and choice != choices[0]:
-                log.info("memory budget: %s", choice)
-            return choice
-    raise CaseError("too_large", "", _refusal(sizes, replace(choices[-1]), budget, gpu), "Allow more memory.")
+    return [Choice(b, on, s) for on in ((True, False) if gpu else (False,)) for b in batches for s in slabs]
+
+
+def _falling(sizes: Sizes, choices: Sequence[Choice]) -> list[Choice]:
+    """Return the first of ``choices``, those after it that need :data:`MUCH_LESS` GPU memory each, and the last."""
+    chosen = [choices[0]]
+    for choice in choices[1:]:
+        if gpu_mb(sizes, choice) - CUDA_MB <= MUCH_LESS * (gpu_mb(sizes, chosen[-1]) - CUDA_MB):
+            chosen.append(choice)
+    least = min(choices, key=lambda choice: gpu_mb(sizes, choice))
+    return chosen if gpu_mb(sizes, chosen[-1]) <= gpu_mb(sizes, least) else [*chosen, least]
 
 
 def _fits(sizes: Sizes, choice: Choice, budget: Budget, gpu: bool) -> bool:

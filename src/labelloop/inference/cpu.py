@@ -60,7 +60,7 @@ def mean_and_variance(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class OneDnnConv(nn.Module):
     """A convolution by oneDNN; torch on its own takes a slower path, channels first, for single small samples.
 
-    One of size 1, the head, is computed in float32 in any case: scores of so few digits as bf16 has are often equal.
+    One of size 1, the head, stays in float32 in any case: scores of so few digits as bf16 has are often equal.
     """
 
     def __init__(self, convolution: nn.Conv3d):
@@ -69,16 +69,13 @@ class OneDnnConv(nn.Module):
             raise ValueError(f"padding {convolution.padding!r}: oneDNN needs numbers")
         self.weight, self.bias = convolution.weight, convolution.bias
         self._geometry = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
-        self._head = set(convolution.kernel_size) == {1}
+        self.head = set(convolution.kernel_size) == {1}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve [batch, channel, z, y, x]."""
-        if self._head and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return self.forward(x.float())
+        x = x.to(self.weight.dtype)
         padding, stride, dilation, groups = self._geometry
-        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if plain:
+        if x.device.type == "cpu" and x.dtype == torch.float32:
             return torch.mkldnn_convolution(x, self.weight, self.bias, padding, stride, dilation, groups)
         return functional.conv3d(x, self.weight, self.bias, stride, padding, dilation, groups)
 

@@ -3,8 +3,9 @@
 import copy
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -13,11 +14,12 @@ from labelloop.documents import read_json, validated
 from labelloop.errors import CaseError, UserError
 from labelloop.files import digest
 from labelloop.heartbeat import counted
-from labelloop.inference.budget import Budget, Choice, Sizes, choose
-from labelloop.inference.cpu import channels_last, keep_freed_memory
+from labelloop.inference.budget import Budget, Choice, Sizes, best_batch, choices
+from labelloop.inference.cpu import OneDnnConv, channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.prepare import Frame, Prepared, prepare_image
 from labelloop.inference.settings import ENGINE_VERSION, Settings
+from labelloop.inference.shortage import first_that_fits, free_mb
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
 from labelloop.inference.windows import Window, padding, slide_blocks, step_for
@@ -27,6 +29,7 @@ from labelloop.precision import DTYPES, choose_precision
 from labelloop.volume import Volume
 
 log = logging.getLogger(__name__)
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 class ModelFile(BaseModel):
@@ -55,7 +58,10 @@ class Predictor:
     Args:
         model_folder: holds ``model.json`` and ``weights.pt``.
         device: ``auto`` (CUDA if there is one), or what torch accepts.
-        budget: memory that must be kept; it changes no decision, only how much is done at a time.
+        budget: memory that must be kept; it changes no decision, only how much is done at a time. Without one, a GPU's
+            free memory decides, and what does not fit after all is tried again with less.
+        deterministic: equal runs give equal bytes on a GPU, too: as many windows at a time as the settings say, and
+            convolutions by cuDNN's reproducible algorithms instead of the fastest.
 
     Raises:
         UserError: when the folder is incomplete, or the weights are not the ones ``model.json`` names.
@@ -67,17 +73,20 @@ class Predictor:
         device: str = "auto",
         settings: Settings | None = None,
         budget: Budget | None = None,
+        deterministic: bool = False,
     ):
         folder = Path(model_folder)
         self.settings, self.budget = settings or Settings(), budget or Budget()
         self.model = read_model(folder)
-        self.device = choose_device(device)
-        self._autocast = _choose_dtype(self.settings, self.device)
+        self.device, self._deterministic = choose_device(device), deterministic
+        self._dtype = _choose_dtype(self.settings, self.device)
         weights = folder / "weights.pt"
         check_weights(weights, self.model.weights_sha256)
         network = load_network(lambda: build_network(self.plan, len(self.classes) + 1), weights)
         network = network.to(self.device).eval()
-        self.network = channels_last(network) if self.device.type == "cpu" else network
+        self.network = cast_weights(channels_last(network) if self.device.type == "cpu" else network, self._dtype)
+        if self.device.type == "cuda":  # all windows have one shape
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
         if self.device.type == "cpu" and self.budget.max_ram_mb is None:
             keep_freed_memory()
         log.info("model %s: %d classes on %s", self.model.name, len(self.classes), self.device)
@@ -113,13 +122,18 @@ class Predictor:
         settings = self.settings.model_dump(mode="json")
         plan = self.plan.model_dump(mode="json")
         about = [ENGINE_VERSION, self.model.weights_sha256, plan, list(self.class_ids.items()), settings]
-        return digest([*about, str(self._autocast)])
+        return digest([*about, str(self._dtype)])
 
     def with_settings(self, **changes) -> "Predictor":
-        """Return a predictor with some settings changed; it shares the network."""
+        """Return a predictor with some settings changed; it shares the network.
+
+        Raises:
+            ValueError: for another precision, which the weights are in.
+        """
         changed = copy.copy(self)
         changed.settings = Settings.model_validate({**self.settings.model_dump(), **changes})
-        changed._autocast = _choose_dtype(changed.settings, self.device)
+        if _choose_dtype(changed.settings, self.device) != self._dtype:
+            raise ValueError("the precision is chosen when a model is loaded")
         return changed
 
     def prepare(self, volume: Volume, modality: str) -> Prepared:
@@ -140,7 +154,9 @@ class Predictor:
         Raises:
             ValueError: when the memory budget does not allow it.
         """
-        choice = self.choose(prepared.frame, full_logits=True)
+        return first_that_fits(self.choices(prepared.frame, full_logits=True), partial(self._logits, prepared))
+
+    def _logits(self, prepared: Prepared, choice: Choice) -> torch.Tensor:
         logits = torch.empty((len(self.classes) + 1, *prepared.array.shape), device=self._home(choice))
         start = 0
         for block in self.logit_blocks(prepared, choice):
@@ -156,7 +172,7 @@ class Predictor:
         padded = (z, y, x)
         step = step_for(padded, plan.patch, s.step, s.many_windows)
         window = Window(
-            plan.patch, len(self.classes) + 1, step, s.gaussian, s.mirror_axes, choice.batch, self._autocast,
+            plan.patch, len(self.classes) + 1, step, s.gaussian, s.mirror_axes, choice.batch, self._dtype,
             self.device,
         )  # fmt: skip
         walk = skipping_walk(s.skip, padded, plan.patch, step, plan.spacing_mm, self.classes)
@@ -179,16 +195,24 @@ class Predictor:
         Raises:
             ValueError: when the memory budget does not allow it.
         """
-        choice = self.choose(prepared.frame, stored_bytes)
+        return first_that_fits(self.choices(prepared.frame, stored_bytes), partial(self._predict, prepared))
+
+    def _predict(self, prepared: Prepared, choice: Choice) -> Prediction:
         blocks = self.logit_blocks(prepared, choice)
         mode, slab = self.settings.mode, choice.slab_voxels
         return to_prediction(blocks, prepared.frame, self.classes, self.class_ids, mode, slab_voxels=slab)
 
-    def choose(self, frame: Frame, stored_bytes: int = 2, full_logits: bool = False) -> Choice:
-        """Return how a case is run within the memory budget. Raises ValueError when nothing fits."""
+    def choices(self, frame: Frame, stored_bytes: int = 2, full_logits: bool = False) -> list[Choice]:
+        """Return how a case is run within the memory budget, and what to fall back to.
+
+        Raises:
+            CaseError: when nothing fits.
+        """
         stored = frame.stored.size[0] * frame.stored.size[1] * frame.stored.size[2]
         sizes = Sizes(stored, stored_bytes, frame.shape, len(self.classes) + 1, self.plan, full_logits)
-        return choose(sizes, self.budget, self.device.type != "cpu", self.settings.window_batch)
+        gpu = self.device.type != "cpu"
+        batch = self.settings.window_batch or best_batch(self.plan, gpu and not self._deterministic)
+        return choices(sizes, self.budget, gpu, batch, free_mb(self.device))
 
     def _home(self, choice: Choice) -> torch.device:
         return self.device if choice.on_gpu else torch.device("cpu")
@@ -218,7 +242,11 @@ def read_model(folder: Path) -> ModelFile:
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the torch device for ``auto`` or a device name. Raises UserError when it is not usable here."""
+    """Return the torch device for ``auto`` or a device name, a GPU with its number, and make that GPU the current one.
+
+    Raises:
+        UserError: when it is not usable here.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -227,8 +255,30 @@ def choose_device(device: str) -> torch.device:
         raise UserError(f"no device {device!r}; take auto, cpu, cuda, or cuda:1 for the second GPU") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU is usable here (see nvidia-smi); take the device cpu")
-    return chosen
+    if chosen.type != "cuda":
+        return chosen
+    number = chosen.index or 0
+    if number >= torch.cuda.device_count():
+        raise UserError(f"no device {device!r}: {torch.cuda.device_count()} GPUs are usable here, numbered from 0")
+    torch.cuda.set_device(number)  # what libraries do on "the" GPU, pinned memory for one, is not to touch another
+    return torch.device("cuda", number)
 
 
-def _choose_dtype(settings: Settings, device: torch.device) -> torch.dtype | None:
-    return DTYPES.get(choose_precision(settings.precision, device, on_cpu="fp32"))
+def cast_weights(network: Network, dtype: torch.dtype) -> Network:
+    """Bring the weights of convolutions to ``dtype``, in place, as ``torch.autocast`` does anew for every pass.
+
+    Norms stay in float32, as there; so does the head on a CPU (see ``OneDnnConv``).
+    """
+    for module in network.modules():
+        weight = getattr(module, "weight", None)
+        if (
+            isinstance(weight, torch.Tensor)
+            and weight.ndim > 1
+            and not (isinstance(module, OneDnnConv) and module.head)
+        ):
+            module.to(dtype)
+    return network
+
+
+def _choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    return DTYPES.get(choose_precision(settings.precision, device, on_cpu="fp32"), torch.float32)

@@ -37,6 +37,7 @@ from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge
 from labelloop.inference.locate import Box, box_of_mask, box_of_slices, height_mm, in_whole, part_of
 from labelloop.inference.prepare import Prepared
 from labelloop.inference.settings import Settings
+from labelloop.inference.shortage import first_that_fits
 from labelloop.inference.slices import SliceClassifier, is_slice_classifier
 from labelloop.inference.steps import InferenceStep
 from labelloop.labels.clean import clean
@@ -193,21 +194,26 @@ def load_chain(
     scheme: ClassScheme | None = None,
     device: str = "auto",
     settings: Settings | None = None,
+    deterministic: bool = False,
 ) -> Chain:
     """Return the chain of ``steps`` with the models that they name, from the folders ``<models>/<name>``."""
     parsed = [_parsed(number, step) for number, step in enumerate(steps, start=1)]
     names = dict.fromkeys(name for step in parsed for name in step.models)
-    loaded = {name: load_model(Path(models) / name, device, settings) for name in names}
+    loaded = {name: load_model(Path(models) / name, device, settings, None, deterministic) for name in names}
     return Chain(parsed, loaded, scheme)
 
 
 def load_model(
-    folder: str | Path, device: str = "auto", settings: Settings | None = None, budget: Budget | None = None
+    folder: str | Path,
+    device: str = "auto",
+    settings: Settings | None = None,
+    budget: Budget | None = None,
+    deterministic: bool = False,
 ) -> Model:
     """Return the model in a folder: a predictor, or a slice classifier. Raises UserError when it cannot be used."""
     if is_slice_classifier(folder):
         return SliceClassifier(folder, device)
-    return Predictor(folder, device, settings, budget)
+    return Predictor(folder, device, settings, budget, deterministic)
 
 
 def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[int] = ()) -> Prediction:
@@ -227,8 +233,7 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
         if union_ids or not alike:  # what this model says alone
             singles.append(_finish(scores, state, predictor))
         if alike:
-            scores = softmax_(scores).to(first.device)
-            total = scores if total is None else total.add_(scores)
+            total = _sum(total, softmax_(scores))
     if total is not None:
         result = _finish(total.div_(len(predictors)), state, first, probabilities=True)
     else:
@@ -376,6 +381,19 @@ def _prepared(state: State, model: Model) -> Prepared:
     return state.prepared[key]
 
 
-def _finish(scores, state: State, predictor: Predictor, probabilities: bool = False) -> Prediction:
-    frame = _prepared(state, predictor).frame
-    return to_prediction(scores, frame, predictor.classes, predictor.class_ids, predictor.settings.mode, probabilities)
+def _sum(total: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+    """Return ``total`` plus ``scores``: in RAM, once scores of a model did not fit the GPU."""
+    if total is None:
+        return scores
+    return total.to(scores.device).add_(scores) if scores.device.type == "cpu" else total.add_(scores.to(total.device))
+
+
+def _finish(scores: torch.Tensor, state: State, predictor: Predictor, probabilities: bool = False) -> Prediction:
+    """Return the prediction of scores that are all there; in RAM, where the GPU has no room for it."""
+    frame, mode = _prepared(state, predictor).frame, predictor.settings.mode
+    classes, ids = predictor.classes, predictor.class_ids
+
+    def export(device: torch.device) -> Prediction:
+        return to_prediction(scores.to(device), frame, classes, ids, mode, probabilities)
+
+    return first_that_fits(list(dict.fromkeys([scores.device, torch.device("cpu")])), export)

@@ -64,7 +64,8 @@ class Settings(Strict):
     ``many_windows``: another step for images that need many windows.
     ``precision``: ``auto`` is fp16 on CUDA, else fp32; ``bf16`` is faster on CPUs that have units for it, and less
     exact. What the device would only emulate becomes fp32.
-    ``window_batch``: windows per forward pass, at most; a memory budget may lower it.
+    ``window_batch``: windows per forward pass, at most, as far as memory suffices. None: one on a CPU; on a GPU as many
+    as keep it busy.
     ``skip``: windows that need not be computed; what no window covers is background.
     """
 
@@ -73,7 +74,7 @@ class Settings(Strict):
     many_windows: ManyWindows | None = None
     gaussian: bool = True
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
-    window_batch: int = Field(1, ge=1)
+    window_batch: int | None = Field(None, ge=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     skip: Skip | None = None
 

@@ -36,6 +36,7 @@ def infer(
     shard: str,
     results: Path,
     device: str,
+    deterministic: bool = False,
 ) -> None:
     """Run the inference chain over the cases of one shard: label maps, volumes and confidence, run times."""
     from labelloop.inference.postprocess import load_chain
@@ -46,7 +47,8 @@ def infer(
     out = results / "predictions"
     ledger = Ledger(out, shard)
     items = surveyed(rows, results / "survey", [shard])
-    chain = load_chain(steps, results / "models", load_classes(classes), device, Settings.model_validate(dict(engine)))
+    settings, scheme = Settings.model_validate(dict(engine)), load_classes(classes)
+    chain = load_chain(steps, results / "models", scheme, device, settings, deterministic)
     run_cases([engine_case(item) for item in items], chain, ledger)
     write_table(out / "summary" / f"{shard}.csv", summary_rows(ledger), "summary")
     write_table(out / "efficiency" / f"{shard}.csv", efficiency(ledger), "efficiency")

@@ -164,7 +164,15 @@ def validation_cases(cases: Iterable[str], patients: Mapping[str, str], fraction
     return chosen
 
 
-def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, engine: dict[str, Any], device: str) -> None:
+def predict(
+    rows: Rows,
+    model: Path,
+    shard: str,
+    survey_folder: Path,
+    engine: dict[str, Any],
+    device: str,
+    deterministic: bool = False,
+) -> None:
     """Let a model label the cases of one shard; write label maps, manifest and confidence.
 
     CT is left out where the model knows CT in the look of MR only.
@@ -175,7 +183,7 @@ def predict(rows: Rows, model: Path, shard: str, survey_folder: Path, engine: di
 
     out = model / "predictions"
     ledger = Ledger(out, shard)
-    predictor = Predictor(model, device, Settings.model_validate(engine))
+    predictor = Predictor(model, device, Settings.model_validate(engine), deterministic=deterministic)
     items = [i for i in surveyed(rows, survey_folder, [shard]) if i.case.modality in predictor.modalities]
     found = predict_cases([engine_case(item) for item in items], predictor, ledger)
     write_table(out / "confidence" / f"{shard}.csv", found, "confidence")
