@@ -19,6 +19,7 @@ SLOW = ("slow", "training", "workflow", "slurm")
 PLACES = {
     "labels/test_errors.py": "slow",
     "training/test_compiled.py": "training",
+    "training/test_not_finite.py": "training",
     "training/test_slice_classifier.py": "training",
     "training/test_train.py": "training",
     "training/test_translator.py": "training",

@@ -13,13 +13,13 @@ def test_every_kind_trains_and_validates_compiled(kind, data, tmp_path, monkeypa
     states = {3: {}} if kind in ("mean_teacher", "cross_pseudo") else {}
     job = make_job(data, tmp_path, states=states, settings={"kind": kind, "epochs": 1, "augmentation": "none"})
     trainer = TRAINERS[kind].of(job)
-    progress = trainer.fit(_NoWork(tmp_path))
+    progress = trainer.fit(NoWork(tmp_path))
     assert progress.epochs[0]["train"]["loss"] == progress.epochs[0]["train"]["loss"]  # a number
     assert progress.epochs[0]["validation"]["loss"] > -1
     assert not any(name.startswith("_orig_mod") for name in trainer.exported_weights())
 
 
-class _NoWork:
+class NoWork:
     """A work folder that keeps nothing."""
 
     def __init__(self, folder):

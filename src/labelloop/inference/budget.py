@@ -25,7 +25,7 @@ features, their concatenation (two) and the convolution's input and output layou
 MUCH_LESS = 0.8
 """Share of its GPU memory, at most, that is tried after a setting for which memory did not suffice."""
 BATCH_VOXELS, LARGEST_BATCH = 1 << 22, 16
-"""Voxels, and windows at most, that a GPU looks at in one forward pass: a small network alone would wait for launches."""
+"""Voxels, and windows at most, that a GPU looks at in one forward pass: of few, it would wait for launches."""
 SLAB_VOXELS, SMALLEST_SLAB = 1 << 22, 1 << 18
 """Stored voxels that are resampled at a time: 16 MiB of float32, and the least that is worth it."""
 

@@ -161,7 +161,7 @@ def random_state() -> dict[str, Any]:
     numbers = (algorithm, np.asarray(keys).tolist(), position, has_gauss, gauss)
     state = {"python": random.getstate(), "numpy": numbers, "torch": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = [torch.cuda.get_rng_state()]
     return state
 
 
@@ -170,8 +170,8 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+    if state.get("cuda") and torch.cuda.is_available():  # of the GPU in use; there may be more or fewer beside it now
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
 
 
 @contextmanager

@@ -39,5 +39,10 @@ def run_updates(losses: list[Losses], total: int, update: Callable[[int], Losses
 
 
 def means(rows: list[Losses]) -> dict[str, float]:
-    """Return the mean of each loss term."""
-    return {name: torch.stack([row[name] for row in rows]).double().mean().item() for name in (rows[0] if rows else ())}
+    """Return the mean of each loss term over the updates where it is a number; NaN where it never is."""
+    # Some are numbers of the GPU, some of the CPU, and a checkpoint brings them all to one.
+    return {name: _mean(torch.stack([row[name].cpu() for row in rows])) for name in (rows[0] if rows else ())}
+
+
+def _mean(values: Tensor) -> float:
+    return values[values.isfinite()].double().mean().item()

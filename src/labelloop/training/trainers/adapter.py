@@ -184,8 +184,10 @@ class Adapter(nnUNetTrainer):
         """Return images, targets and unknown channels of a batch as :meth:`compute_loss` takes them, on the device."""
         data = batch["data"].to(self.device, non_blocking=True, memory_format=self._memory_format)
         targets = [t.to(self.device, non_blocking=True) for t in _as_list(batch["target"])]
-        unknown = torch.stack([self._unknown[key] for key in batch["keys"]]).to(self.device)
-        return data, targets, [unknown] * len(targets)
+        unknown = torch.stack([self._unknown[key] for key in batch["keys"]])
+        if self.device.type == "cuda":
+            unknown = unknown.pin_memory()  # else the copy waits for all that the GPU still has to do
+        return data, targets, [unknown.to(self.device, non_blocking=True)] * len(targets)
 
     def logits_of(self, network: torch.nn.Module, data: Tensor) -> list[Tensor]:
         """Return the logits of a network in full precision, one tensor per deep-supervision output."""

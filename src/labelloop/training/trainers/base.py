@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ from labelloop.training.work import Work
 log = logging.getLogger(__name__)
 
 LARGEST_GRADIENT_NORM = 12
+MOST_SKIPPED = 50
+"""Updates in a row that may be skipped because their gradients are not numbers; half precision skips a few at first."""
 
 
 @dataclass
@@ -131,21 +133,27 @@ class Trainer(Adapter):
         return trainer
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Take one optimizer step; return the loss and its terms, still on the device."""
+        """Take one optimizer step; return the loss and its terms, still on the device, and whether it was ``skipped``.
+
+        A step whose gradients are not finite changes no weight: with fp16 the gradients' scale was too large, and is
+        made smaller; in other precisions one bad batch would spoil the weights for good.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss, terms = self.training_loss(*self.on_device(batch))
         scaled = self.grad_scaler.scale(loss) if self.grad_scaler else loss
         scaled.backward()
         if self.grad_scaler:
             self.grad_scaler.unscale_(self.optimizer)
-        for network in self.trained:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT_NORM)
+        norms = [
+            torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT_NORM) for network in self.trained
+        ]
+        skipped = not bool(torch.stack(norms).isfinite().all())
         if self.grad_scaler:
-            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.step(self.optimizer)  # looks for itself
             self.grad_scaler.update()
-        else:
+        elif not skipped:
             self.optimizer.step()
-        return {"loss": loss.detach(), **terms}
+        return {"loss": loss.detach(), **terms, "skipped": torch.tensor(float(skipped))}
 
     @torch.no_grad()
     def validation_step(
@@ -258,12 +266,14 @@ class Trainer(Adapter):
             network.train()
         self.lr_scheduler.step(epoch)
         updates = self._iterations("train")
-        train = means(run_updates(self.losses, updates, lambda _: self.train_step(next(batches)), self._pause))
+        train = means(run_updates(self.losses, updates, lambda _: self._update(next(batches)), self._pause))
         if train["loss"] != train["loss"]:
-            raise UserError(
-                f"{self.job.name}: the loss of epoch {epoch + 1} is not a number. "
-                "Lower learning_rate or set precision: fp32, and check the prepared images for extreme values."
-            )
+            self._give_up(f"no loss of epoch {epoch + 1} is a number")
+        if train["skipped"]:
+            log.warning(
+                "%s: epoch %d: %d of %d updates skipped: their gradients are not finite",
+                self.job.name, epoch + 1, round(train["skipped"] * updates), updates,
+            )  # fmt: skip
         results = self._validate(batches) if validate else [({}, {})] * len(self.contenders)
         rate = self.optimizer.param_groups[0]["lr"]
         for contender, (losses, scores) in zip(self.contenders, results, strict=True):
@@ -272,6 +282,20 @@ class Trainer(Adapter):
                 weights = bare(contender.network).state_dict()
                 contender.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self.losses = []
+
+    def _update(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Take a step; stop the training when none has changed the weights for long."""
+        losses = self.train_step(batch)
+        last = [*self.losses[1 - MOST_SKIPPED :], losses]
+        if len(last) == MOST_SKIPPED and all(row["skipped"] for row in last):
+            self._give_up(f"{MOST_SKIPPED} updates in a row were skipped, as their gradients are not finite")
+        return losses
+
+    def _give_up(self, found: str) -> NoReturn:
+        raise UserError(
+            f"{self.job.name}: {found}. "
+            "Lower learning_rate or set precision: fp32, and check the prepared images for extreme values."
+        )
 
     def _validate(self, batches: Iterator[dict[str, Any]]) -> list[tuple[dict[str, float], dict[str, float | None]]]:
         """Return the mean loss terms and the Dice of each class, of every contender on the same batches."""
