@@ -128,6 +128,7 @@ def _add_infer(commands) -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto, or the run's")
     parser.add_argument("--max-ram-mb", type=float, help="RAM that must be enough")
     parser.add_argument("--max-gpu-mb", type=float, help="GPU memory that must be enough")
+    parser.add_argument("--meter", action="store_true", help="measure the GPU's memory over time, and its energy")
     parser.add_argument("--series", default="", help="DICOM series to take of a folder: its number or UID")
     parser.add_argument("--preview", action="store_true", help="draw a picture of each case, finished ones too")
     parser.add_argument("--check", action="store_true", help="hold the label maps against the rules of anatomy")
@@ -160,6 +161,7 @@ def _infer(options) -> int:
         sequence=options.sequence,
         resume=not options.again,
         budget=Budget(options.max_ram_mb, options.max_gpu_mb),
+        meter=options.meter,
         preview=options.preview,
         check=options.check,
         series=options.series,

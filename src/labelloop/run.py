@@ -49,6 +49,7 @@ class RunConfig(Strict):
         "auto",
         description="equal runs give equal bytes; auto: on a CPU; true: on a GPU, too, where it costs speed",
     )
+    meter: bool = Field(False, description="measure the GPU's memory over time and the energy of each final label map")
     review: int = Field(30, ge=0, description="labels in the review queue of a label set, each with a picture")
     infer_roles: tuple[Literal["train", "test"], ...] = Field(
         ("test",), description="roles whose cases get final label maps; all cases when there is no test case"

@@ -215,8 +215,8 @@ TABLES: dict[str, dict[str, str]] = {
         "peak_ram_mb": "peak resident memory of the process so far",
         "parameters": "of the networks that ran, each tensor counted once",
         "gmacs": "multiply-accumulates of the networks, in 10^9, all windows and flips; FLOPs are twice as many",
-        "area_gpu_mb_s": "area under the curve of GPU memory over time while it was computed; empty without a GPU",
-        "energy_j": "energy of the GPU; empty without one, or where its driver does not tell",
+        "area_gpu_mb_s": "area under the curve of GPU memory over time while it was computed; empty unless metered",
+        "energy_j": "energy of the GPU; empty unless metered, or where its driver does not tell",
     },
 }
 

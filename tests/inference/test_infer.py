@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,8 @@ from labelloop.inference.export import Prediction
 from labelloop.inference.finding import case_name, find_cases
 from labelloop.inference.infer import infer
 from labelloop.inference.reading import Case
-from labelloop.inference.running import predict_cases
+from labelloop.inference.running import Options, efficiency, predict_cases, run_cases
+from labelloop.metrics import efficiency as efficiency_module
 from labelloop.shards import Ledger
 from labelloop.tables import read_table
 from labelloop.volume import Geometry, canonical, read, read_geometry, restore, write
@@ -107,7 +108,7 @@ def test_one_bad_case_does_not_stop_the_rest(folder, model_folder, tmp_path):
 class Fragile:
     """Labels nothing. Something goes wrong with volumes of so many rows as ``breaks`` says."""
 
-    upright, fingerprint = False, "fragile"
+    upright, fingerprint, device = False, "fragile", torch.device("cpu")
 
     def __init__(self, breaks):
         self.breaks, self.broke = breaks, []
@@ -145,17 +146,84 @@ def test_on_the_command_line_a_full_gpu_fails_one_case_and_a_rerun_tries_it_agai
 def test_a_case_that_costs_the_process_its_gpu_costs_no_other_case(folder, tmp_path, monkeypatch):
     """As an error inside a kernel does: every later call fails, too, until the process ends."""
     out, fragile = tmp_path / "out", Fragile({10: RuntimeError("CUDA error: device-side assert")})
-    monkeypatch.setattr(module, "_lost_gpu", lambda: "".join(fragile.broke))
-    monkeypatch.setattr(module, "_gpu_meter", lambda cuda: nullcontext())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for name in ("reset_peak_memory_stats", "max_memory_allocated"):
-        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    monkeypatch.setattr(module, "_lost_gpu", lambda device: "".join(fragile.broke))
     with pytest.raises(UserError, match="case_1: NotTriedError: an earlier case"):
         predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
     fragile.broke.clear()  # a new process
     predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
     manifest = read_table(out / "shards" / "s.csv", "manifest").set_index("case")
     assert dict(manifest["status"]) == {"case_0": "failed", "case_1": "done", "case_2": "done"}
+
+
+class Noted:
+    """A segmenter on the second GPU that notes who begins and finishes, and what of CUDA is called for which GPU."""
+
+    upright, fingerprint, device = False, "noted", torch.device("cuda", 1)
+
+    def __init__(self, monkeypatch):
+        self.threads, self.devices = [], []
+        for name in ("synchronize", "reset_peak_memory_stats", "max_memory_allocated"):
+            monkeypatch.setattr(torch.cuda, name, lambda device=None: self.devices.append(device) or 0)
+
+    def begin(self, volume, modality):
+        self.threads.append(threading.current_thread().name)
+        if volume.array.shape[1] == 10:
+            raise CaseError("image_odd", "case_0", "odd", "Do something.")
+        return volume
+
+    def finish(self, begun):
+        self.threads.append(threading.current_thread().name)
+        return Prediction(np.zeros(begun.array.shape, np.uint8), [])
+
+
+def test_beside_a_gpu_the_next_image_is_prepared_by_the_thread_that_reads_it(folder, tmp_path, monkeypatch):
+    segmenter = Noted(monkeypatch)
+    predict_cases(cases_of(folder), segmenter, Ledger(tmp_path / "out", "s"))
+    assert [name.split("_")[0] for name in sorted(segmenter.threads)] == ["MainThread"] * 2 + ["read"] * 3
+    manifest = read_table(tmp_path / "out" / "shards" / "s.csv", "manifest").set_index("case")
+    assert dict(manifest["status"]) == {"case_0": "failed", "case_1": "done", "case_2": "done"}
+    assert "image_odd" in manifest.loc["case_0", "reason"]
+
+
+def test_only_the_gpu_of_the_models_is_asked_and_measured(folder, tmp_path, monkeypatch):
+    segmenter, metered = Noted(monkeypatch), []
+    monkeypatch.setattr(efficiency_module.Gpu, "of_torch", lambda number: metered.append(number) or Broken())
+    run_cases(cases_of(folder), segmenter, Ledger(tmp_path / "out", "s"), Options(meter=True))
+    assert set(segmenter.devices) == {torch.device("cuda", 1)} and metered == [1, 1]
+    costs = efficiency(Ledger(tmp_path / "out", "s"))
+    run_cases(cases_of(folder), segmenter, Ledger(tmp_path / "unmetered", "s"))
+    assert metered == [1, 1] and all(row["area_gpu_mb_s"] is None for row in costs)
+
+
+class Broken(efficiency_module.Gpu):
+    """A GPU that cannot be looked at."""
+
+    def __init__(self):
+        super().__init__(None, 0)
+
+    def used_mb(self):
+        raise RuntimeError("NVML: not supported")
+
+
+def test_a_meter_that_cannot_be_made_costs_no_case(folder, tmp_path, monkeypatch):
+    def of_torch(number):
+        raise RuntimeError("NVML: no such GPU")
+
+    monkeypatch.setattr(efficiency_module.Gpu, "of_torch", of_torch)
+    run_cases(cases_of(folder), Noted(monkeypatch), Ledger(tmp_path / "out", "s"), Options(meter=True))
+    assert read_table(tmp_path / "out" / "shards" / "s.csv", "manifest")["status"].eq("done").sum() == 2
+
+
+def test_a_run_on_the_cpu_touches_no_gpu(folder, model_folder, tmp_path, monkeypatch):
+    """Seen: it made a context on the first GPU, without a lease."""
+
+    def touched(*_, **__):
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("_lazy_init", "synchronize", "reset_peak_memory_stats", "max_memory_allocated", "mem_get_info"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    assert infer(folder, model_folder, tmp_path / "out", device="cpu", meter=True) == 0
 
 
 def test_an_interruption_forgets_no_finished_case(folder, tmp_path, counted):
@@ -220,7 +288,7 @@ def test_cases_of_a_shard(folder, model_folder, tmp_path, counted):
 class Upper:
     """Labels the upper half of what it is shown; wants its patients upright."""
 
-    upright, fingerprint = True, "upper"
+    upright, fingerprint, device = True, "upper", torch.device("cpu")
 
     def predict(self, volume, modality):
         half = np.zeros(canonical(volume).array.shape, np.uint8)
@@ -328,7 +396,7 @@ def test_own_files_are_written_anew_also_after_other_cases_and_again(folder, tmp
 class Liver:
     """Finds a liver of some ml; no spleen."""
 
-    upright, fingerprint = False, "liver"
+    upright, fingerprint, device = False, "liver", torch.device("cpu")
 
     def predict(self, volume, modality):
         labels = np.zeros(volume.array.shape, np.uint8)

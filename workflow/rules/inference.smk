@@ -40,6 +40,7 @@ rule infer:
         runtime=minutes(240),
         device=run.config.device,
         deterministic=int(run.config.deterministic is True),
+        meter=int(run.config.meter),
     params:
         number=lambda w: len(run.shards[w.shard]),
         cases=lambda w: run.rows(w.shard),

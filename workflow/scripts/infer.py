@@ -21,4 +21,5 @@ with lease_gpu(snakemake.resources.device):
         results=results,
         device=snakemake.resources.device,
         deterministic=bool(snakemake.resources.deterministic),
+        meter=bool(snakemake.resources.meter),
     )

@@ -184,7 +184,15 @@ class Predictor:
         Raises:
             ValueError: when the volume cannot be used, or the memory budget does not allow it.
         """
-        return self.predict_prepared(self.prepare(volume, modality), volume.array.itemsize)
+        return self.finish(self.begin(volume, modality))
+
+    def begin(self, volume: Volume, modality: str) -> tuple[Prepared, int]:
+        """Return the prepared image, and the size of a voxel as stored; needs the CPU alone."""
+        return self.prepare(volume, modality), volume.array.itemsize
+
+    def finish(self, begun: tuple[Prepared, int]) -> Prediction:
+        """Return the prediction of what was begun."""
+        return self.predict_prepared(*begun)
 
     def predict_prepared(self, prepared: Prepared, stored_bytes: int = 2) -> Prediction:
         """Return what :meth:`predict` does, of an image that is prepared already; all logits are never held at once.

@@ -45,6 +45,7 @@ def infer(
     check: bool = False,
     series: str = "",
     progress: bool = False,
+    meter: bool = False,
 ) -> int:
     """Segment all images of ``inputs`` into ``out``: ``<case>.nii.gz``, ``summary.csv`` and ``efficiency.csv``.
 
@@ -61,6 +62,7 @@ def infer(
         check: hold the label maps against the scheme's rules of anatomy, and write ``verdicts.csv``.
         series: number or UID of the DICOM series to take, where a folder holds several.
         progress: show a bar, if standard error is a terminal.
+        meter: measure the GPU's memory over time and its energy.
 
     Returns:
         Exit code: 0 all cases are done, 1 some failed (``shards/infer.csv`` in ``out`` says why) or are named like
@@ -83,6 +85,7 @@ def infer(
         previews=out / "previews" if preview else None,
         draw=partial(_picture, scheme) if scheme else None,
         progress=progress and sys.stderr.isatty(),
+        meter=meter,
     )
     load = _Loader(partial(_load_models, folders, steps, scheme, settings, device, budget, check))
     try:

@@ -133,10 +133,25 @@ class Chain:
 
     def predict(self, volume: Volume, modality: str) -> Prediction:
         """Run the steps on one volume; return the result of the last on the volume's grid."""
-        state = State(volume, modality)
+        return self.finish(self.begin(volume, modality))
+
+    def begin(self, volume: Volume, modality: str) -> State:
+        """Return what the steps start from, the image prepared for the first model; needs the CPU alone."""
+        state, first = State(volume, modality), self.steps[0]
+        if first.models and height_mm(volume) >= first.from_mm:
+            _prepared(state, self.models[first.models[0]])
+        return state
+
+    def finish(self, begun: State) -> Prediction:
+        """Return the result of the steps on what was begun."""
         for step in self.steps:
-            STEPS[step.verb](self, state, step)
-        return state.latest
+            STEPS[step.verb](self, begun, step)
+        return begun.latest
+
+    @property
+    def device(self) -> torch.device:
+        """What the models run on."""
+        return next(iter(self.models.values())).device
 
     def predictor(self, name: str) -> Predictor:
         """Return a model that segments. Raises UserError for one that can only locate."""

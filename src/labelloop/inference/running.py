@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labelloop.adapt.settings import UPRIGHT_BY
 from labelloop.errors import CaseError
@@ -27,6 +27,7 @@ from labelloop.wording import count
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from labelloop.inference.export import Prediction
 
@@ -45,8 +46,18 @@ class Segmenter(Protocol):
     def upright(self) -> bool:
         """Whether volumes that are stored upside down are to be put on their feet."""
 
+    @property
+    def device(self) -> "torch.device":
+        """What the networks run on; no other GPU is touched."""
+
+    def begin(self, volume: Volume, modality: str) -> Any:
+        """Do what can be done before the networks are free: the first preparation of the image, on the CPU."""
+
+    def finish(self, begun: Any) -> "Prediction":
+        """Return label map and rows of what was begun."""
+
     def predict(self, volume: Volume, modality: str) -> "Prediction":
-        """Return label map and rows."""
+        """Begin and finish at once."""
 
 
 def predict_cases(cases: Sequence[Case], segmenter: Segmenter, ledger: Ledger) -> list[dict]:
@@ -73,12 +84,14 @@ class Options:
         read_ahead: read the next image while one is computed; costs the memory of an image.
         previews: folder for a PNG of each case, drawn by ``draw``; or None.
         progress: show a bar on the terminal.
+        meter: measure the GPU's memory over time and its energy while a case is computed.
     """
 
     read_ahead: bool = True
     previews: Path | None = None
     draw: Callable[[Case, Volume, Volume], bytes] | None = None
     progress: bool = False
+    meter: bool = False
 
 
 def run_cases(
@@ -110,7 +123,7 @@ def run_cases(
                 if item.finished:
                     _draw_missing(ledger, item.case, reader.segmenter.result(), options)
                 else:
-                    result = _compute(item, reader.segmenter.result())
+                    result = _compute(item, reader.segmenter.result(), options.meter)
                     while written:  # at most one label map waits to be written; a bug in writing surfaces here
                         written.pop().result()
                     written.append(writer.submit(_record, ledger, item.case, item.key, result, options))
@@ -146,14 +159,19 @@ def _loaded(load: Callable[[], Segmenter]) -> Segmenter:
 
 @dataclass
 class _Item:
-    """A case as it comes from the reader: finished before, or with its volume or what went wrong."""
+    """A case as it comes from the reader: finished before, or with its volume or what went wrong.
+
+    ``begun`` is what its segmenter has begun already, ``seconds`` what was spent on each stage.
+    """
 
     case: Case
     key: str
     finished: bool = False
     volume: Volume | None = None
     error: Exception | None = None
-    seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    stored: Geometry | None = None
+    begun: Any = None
 
 
 @dataclass
@@ -204,7 +222,12 @@ class _Reader:
         if self._ledger.keep(case.case, key):
             return _Item(case, key, finished=True)
         volume, error = read or _volume(image, case.modality)
-        return _Item(case, key, False, volume, error, time.perf_counter() - start - waited)
+        item = _Item(case, key, False, volume, error, {"read": time.perf_counter() - start - waited})
+        item.stored = volume.geometry if volume is not None else None
+        segmenter = self.segmenter.result()
+        if volume is not None and self._ahead and segmenter.device.type == "cuda":
+            _begin(item, volume, segmenter)  # the CPU has time while the GPU computes the case before
+        return item
 
     def _key(self, case: Case, content: str) -> str:
         known = [fact for fact in ("upside down" if case.upside_down else "", case.sequence) if fact]
@@ -225,30 +248,42 @@ def _volume(image: Image, modality: str) -> tuple[Volume | None, Exception | Non
         return None, error
 
 
-def _compute(item: _Item, segmenter: Segmenter) -> _Result:
-    result = _Result(None, item.volume, item.error, {"read": item.seconds})
-    if item.volume is None:
+def _begin(item: _Item, volume: Volume, segmenter: Segmenter) -> None:
+    """Put the volume on its feet and begin with it."""
+    with collected() as work:
+        try:
+            item.volume = standing(item.case, volume, segmenter)
+            item.begun = segmenter.begin(item.volume, item.case.modality)
+        except Exception as problem:  # the ledger says whose fault it is
+            item.error = problem.with_traceback(None)
+    item.seconds |= work.seconds
+
+
+def _compute(item: _Item, segmenter: Segmenter, metered: bool = False) -> _Result:
+    result = _Result(None, item.volume, item.error, item.seconds, stored=item.stored)
+    if item.volume is None or item.error is not None:
         return result
-    result.stored = item.volume.geometry
-    torch = sys.modules.get("torch")
-    if torch is not None and (lost := _lost_gpu()):
+    device = segmenter.device
+    if lost := _lost_gpu(device):
         result.error = NotTriedError(f"an earlier case has cost this process its GPU: {lost}")
         return result
-    cuda = torch.cuda if torch is not None and torch.cuda.is_available() else None
-    if cuda:
-        cuda.reset_peak_memory_stats()
-    with _gpu_meter(cuda is not None) as meter, collected() as work:
+    with _gpu_meter(device, metered) as meter, collected(device) as work:
         try:
-            result.volume = standing(item.case, item.volume, segmenter)
-            result.prediction = segmenter.predict(result.volume, item.case.modality)
+            peak_mb = _peak_gpu_mb(device, reset=True)
+            if item.begun is None:
+                result.volume = standing(item.case, item.volume, segmenter)
+                result.prediction = segmenter.predict(result.volume, item.case.modality)
+            else:
+                result.prediction = segmenter.finish(item.begun)
+            peak_mb = _peak_gpu_mb(device)
         except Exception as problem:  # the ledger says whose fault it is
             log.debug("%s failed", item.case.case, exc_info=True)
             result.error = problem.with_traceback(None)  # its frames hold the arrays of the failed case
             return result
-    result.seconds |= work.seconds
-    usage = meter.usage() if meter else None
+    result.seconds = item.seconds | work.seconds
+    usage = meter.usage() if meter and not meter.failed else None
     result.cost = {
-        "peak_gpu_mb": cuda.max_memory_allocated() / 2**20 if cuda else 0.0,
+        "peak_gpu_mb": peak_mb,
         "parameters": work.parameters,
         "gmacs": work.macs / 1e9,
         "area_gpu_mb_s": usage.area_gpu_mb_s if usage else None,
@@ -257,27 +292,41 @@ def _compute(item: _Item, segmenter: Segmenter) -> _Result:
     return result
 
 
-def _lost_gpu() -> str:
-    """Say why the GPU that this process works on does not answer any more; empty when it does, or none is in use."""
+def _peak_gpu_mb(device: "torch.device", reset: bool = False) -> float:
+    """Return the peak of the memory that this process took of a GPU since it was ``reset``; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    import torch
+
+    if reset:
+        torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def _lost_gpu(device: "torch.device") -> str:
+    """Say why the GPU that this process works on does not answer any more; empty when it does, and for a CPU."""
+    if device.type != "cuda":
+        return ""
     import torch
 
     try:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     except RuntimeError as error:
         return str(error).splitlines()[0]
     return ""
 
 
-def _gpu_meter(cuda: bool) -> AbstractContextManager:
-    """Return a meter of the GPU that torch works on; nothing to measure without one."""
-    if not cuda:
+def _gpu_meter(device: "torch.device", wanted: bool) -> AbstractContextManager:
+    """Return a meter of the GPU that a case is computed on, if one is wanted; measuring never costs a case."""
+    if not wanted or device.type != "cuda":
         return nullcontext()
-    import torch
+    from labelloop.metrics.efficiency import Gpu, Meter
 
-    from labelloop.metrics.efficiency import Meter
-
-    return Meter(gpu=f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}")
+    try:
+        return Meter(gpu=Gpu.of_torch(device.index or 0), children=False)
+    except Exception as error:
+        log.warning("the GPU's memory over time and energy are not measured: %s", error)
+        return nullcontext()
 
 
 def standing(case: Case, volume: Volume, segmenter: Segmenter) -> Volume:

@@ -1,6 +1,5 @@
 """What an inference costs: seconds of its stages (read, prepare, network, export, write), and the networks' work."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from labelloop.network import count_parameters, counting_macs
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 STAGES = ("read", "prepare", "network", "export", "write")
@@ -19,7 +19,8 @@ Item = TypeVar("Item")
 class Work:
     """Wall time, booked on the innermost stage that runs; and multiply-accumulates, and the networks that made them."""
 
-    def __init__(self):
+    def __init__(self, device: "torch.device | None" = None):
+        self._device = device
         self.seconds: dict[str, float] = {}
         self.macs = 0
         self._parameters: dict[int, int] = {}
@@ -46,9 +47,10 @@ class Work:
         self._running.pop()
 
     def _book(self) -> None:
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # kernels run on while Python goes ahead
+        if self._device is not None and self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)  # kernels run on while Python goes ahead
         now = time.perf_counter()
         if self._running:
             name = self._running[-1]
@@ -60,9 +62,13 @@ _work: ContextVar[Work | None] = ContextVar("work", default=None)
 
 
 @contextmanager
-def collected() -> Iterator[Work]:
-    """Yield what gets the seconds of every :func:`stage`, and the work of every :class:`Counted`, in this thread."""
-    work = Work()
+def collected(device: "torch.device | None" = None) -> Iterator[Work]:
+    """Yield what gets the seconds of every :func:`stage`, and the work of every :class:`Counted`, in this thread.
+
+    Args:
+        device: that the stages run on; a GPU is waited for at the end of each.
+    """
+    work = Work(device)
     token = _work.set(work)
     try:
         yield work

@@ -5,6 +5,7 @@ counted right. :func:`flare_area` is what the FLARE challenges' sampler (JunMa11
 """
 
 import importlib.util
+import logging
 import os
 import threading
 import time
@@ -14,8 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
+log = logging.getLogger(__name__)
 INTERVAL_S = 0.1
 """Pause between two samples (FLARE)."""
+PAUSE = 20
+"""Times that looking for children takes, which reads the table of all processes, before they are looked for again."""
 MIB = 2**20
 
 
@@ -48,20 +52,32 @@ class Usage:
 class Meter:
     """Samples a process and all its children in a thread, from ``with`` to its end.
 
+    A GPU that cannot be looked at (any more) ends no work: ``failed`` says so, and its numbers do not count.
+
     Args:
         pid: the process; default: this one.
-        gpu: index or UUID of the GPU, or None. Its memory is that of the whole device (FLARE), whoever uses it.
+        gpu: the driver's index or UUID of the GPU, or a :class:`Gpu`, or None. Its memory is that of the whole device
+            (FLARE), whoever uses it.
         interval_s: pause between two samples.
         shared: count memory that processes share once (slower; Linux only). RAM is the sum of resident sets otherwise.
+        children: look for children, too.
     """
 
     def __init__(
-        self, pid: int | None = None, gpu: int | str | None = None, interval_s: float = INTERVAL_S, shared=False
+        self,
+        pid: int | None = None,
+        gpu: "int | str | Gpu | None" = None,
+        interval_s: float = INTERVAL_S,
+        shared: bool = False,
+        children: bool = True,
     ):
         self.samples: list[Sample] = []
         self.runtime_s = 0.0
         self._process = psutil.Process(pid or os.getpid())
-        self._gpu = _Gpu.of(gpu)
+        self._gpu = gpu if isinstance(gpu, Gpu) or gpu is None else Gpu.named(gpu)
+        self.failed = False
+        self._family: list[psutil.Process] = []
+        self._children, self._next_look = children, 0.0
         self._interval, self._shared = interval_s, shared
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="efficiency meter", daemon=True)
@@ -101,16 +117,29 @@ class Meter:
         cpu = self._cpu_seconds(processes)
         spent = sum(seconds - self._cpu.get(pid, 0.0) for pid, seconds in cpu.items())
         percent = 100 * spent / (now - self._last) if now > self._last else 0.0
-        gpu = self._gpu.used_mb() if self._gpu else 0.0
+        gpu = self._used_mb()
         ram = sum(self._memory(p) for p in processes) / MIB
         self.samples.append(Sample(now - self._start, gpu, ram, percent))
         self._cpu, self._last = cpu, now
 
-    def _processes(self) -> list[psutil.Process]:
+    def _used_mb(self) -> float:
         try:
-            return [self._process, *self._process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+            return self._gpu.used_mb() if self._gpu and not self.failed else 0.0
+        except Exception as error:  # NVML's errors share no base with torch's
+            log.warning("the GPU's memory is not measured: %s", error)
+            self.failed = True
+            return 0.0
+
+    def _processes(self) -> list[psutil.Process]:
+        began = time.perf_counter()
+        if self._children and began >= self._next_look:
+            try:
+                self._family = self._process.children(recursive=True)
+            except psutil.Error:
+                self._family = []
+            now = time.perf_counter()
+            self._next_look = now + PAUSE * (now - began)
+        return [self._process, *self._family]
 
     def _memory(self, process: psutil.Process) -> int:
         try:
@@ -145,8 +174,8 @@ def flare_area(samples: Sequence[Sample]) -> float:
 
 
 @dataclass(frozen=True)
-class _Gpu:
-    """A GPU as NVML sees it (package ``nvidia-ml-py``), or as torch does, which knows no energy."""
+class Gpu:
+    """A GPU, or a part of one, as NVML sees it (package ``nvidia-ml-py``), or as torch does, which knows no energy."""
 
     nvml: object | None
     """NVML's handle; None where torch is asked."""
@@ -154,18 +183,33 @@ class _Gpu:
     """torch's number of the GPU; None: the current one."""
 
     @classmethod
-    def of(cls, gpu: int | str | None) -> "_Gpu | None":
-        if gpu is None:
-            return None
-        if importlib.util.find_spec("pynvml"):
-            import pynvml
+    def named(cls, gpu: int | str) -> "Gpu":
+        """Return the GPU of the driver's index, or of a UUID."""
+        if not importlib.util.find_spec("pynvml"):
+            return cls(None, gpu if isinstance(gpu, int) else None)
+        import pynvml
 
-            pynvml.nvmlInit()
-            by = pynvml.nvmlDeviceGetHandleByUUID if isinstance(gpu, str) else pynvml.nvmlDeviceGetHandleByIndex
-            return cls(by(gpu), None)
-        return cls(None, gpu if isinstance(gpu, int) else None)
+        pynvml.nvmlInit()
+        by = pynvml.nvmlDeviceGetHandleByUUID if isinstance(gpu, str) else pynvml.nvmlDeviceGetHandleByIndex
+        return cls(by(gpu), None)
+
+    @classmethod
+    def of_torch(cls, number: int) -> "Gpu":
+        """Return the GPU of torch's number, which is not the driver's where some are hidden; or the MIG instance."""
+        import torch
+
+        if importlib.util.find_spec("pynvml"):
+            uuid = torch.cuda.get_device_properties(number).uuid
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[number : number + 1]
+            for name in (*(v.strip() for v in visible if "-" in v), f"MIG-{uuid}", f"GPU-{uuid}"):
+                try:
+                    return cls(cls.named(name).nvml, number)
+                except Exception as error:  # no such name, or no NVML here
+                    log.debug("NVML: %s: %s", name, error)
+        return cls(None, number)
 
     def used_mb(self) -> float:
+        """Return the memory in use, whoever uses it."""
         if self.nvml is not None:
             import pynvml
 
@@ -176,11 +220,12 @@ class _Gpu:
         return (total - free) / MIB
 
     def energy_j(self) -> float | None:
+        """Return the energy since the driver was loaded; None where it does not tell: old cards, MIG instances."""
         if self.nvml is None:
             return None
         import pynvml
 
         try:
             return pynvml.nvmlDeviceGetTotalEnergyConsumption(self.nvml) / 1000
-        except pynvml.NVMLError:  # older cards
+        except Exception:
             return None

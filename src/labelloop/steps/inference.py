@@ -37,10 +37,11 @@ def infer(
     results: Path,
     device: str,
     deterministic: bool = False,
+    meter: bool = False,
 ) -> None:
     """Run the inference chain over the cases of one shard: label maps, volumes and confidence, run times."""
     from labelloop.inference.postprocess import load_chain
-    from labelloop.inference.running import efficiency, run_cases
+    from labelloop.inference.running import Options, efficiency, run_cases
     from labelloop.inference.running import rows as summary_rows
     from labelloop.inference.settings import Settings
 
@@ -49,7 +50,7 @@ def infer(
     items = surveyed(rows, results / "survey", [shard])
     settings, scheme = Settings.model_validate(dict(engine)), load_classes(classes)
     chain = load_chain(steps, results / "models", scheme, device, settings, deterministic)
-    run_cases([engine_case(item) for item in items], chain, ledger)
+    run_cases([engine_case(item) for item in items], chain, ledger, Options(meter=meter))
     write_table(out / "summary" / f"{shard}.csv", summary_rows(ledger), "summary")
     write_table(out / "efficiency" / f"{shard}.csv", efficiency(ledger), "efficiency")
 
