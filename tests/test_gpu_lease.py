@@ -143,14 +143,99 @@ def test_an_interactive_slurm_job_shares_out_its_gpus(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def four_gpus(tmp_path, monkeypatch):
-    """An ``nvidia-smi`` that lists four GPUs, one of them cut in parts."""
+def smi(tmp_path, monkeypatch):
+    """Return a function that puts an ``nvidia-smi`` in place: what it lists, and what it tells of use."""
     tool = tmp_path / "nvidia-smi"
-    lines = "".join(f"echo 'GPU {n}: NVIDIA H200 (UUID: GPU-{n})'\n" for n in range(4))
-    tool.write_text(f"#!/bin/sh\n{lines}echo '  MIG 1g: x'\n")
-    tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return tool
+
+    def put(cards, use=""):
+        (tmp_path / "cards").write_text(cards)
+        (tmp_path / "use").write_text(use)
+        tool.write_text(f'#!/bin/sh\ncase "$1" in -L) cat {tmp_path}/cards;; *) cat {tmp_path}/use;; esac\n')
+        tool.chmod(0o755)
+        return tool
+
+    return put
+
+
+@pytest.fixture
+def four_gpus(smi):
+    """Four GPUs, none of them cut in parts."""
+    return smi("".join(f"GPU {n}: NVIDIA H200 (UUID: GPU-{n}{n}0-ab)\n" for n in range(4)))
+
+
+CUT = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+  MIG 3g.20gb     Device  1: (UUID: MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-a0b1c2d3)
+"""
+PARTS = ["MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "usable"),
+    [
+        (None, [*PARTS, "1"]),
+        ("0", PARTS),  # CUDA would show the first part alone
+        ("GPU-5d5b,GPU-a0b1c2d3", [*PARTS, "1"]),
+        (PARTS[1], PARTS[1:]),
+        ("1,1", ["1"]),
+    ],
+)
+def test_each_part_of_a_gpu_that_is_cut_can_be_leased(smi, monkeypatch, visible, usable):
+    smi(CUT)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert usable_gpus() == usable
+
+
+def test_parts_are_leased_one_to_a_job_also_in_slurm(smi, tmp_path, monkeypatch):
+    smi(CUT)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(PARTS))
+    with lease_gpu("auto", tmp_path) as first:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == first == PARTS[0]
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(PARTS))  # another process of the same job
+        with lease_gpu("auto", tmp_path) as second:
+            assert second == PARTS[1]
+
+
+def test_a_gpu_named_by_number_and_by_uuid_is_leased_once(four_gpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-220-ab,GPU-33")
+    with lease_gpu("cuda", tmp_path) as first:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")  # another run
+        with lease_gpu("cuda", tmp_path) as second:
+            assert (first, second) == ("2", "3")
+
+
+@pytest.mark.parametrize(
+    ("use", "leased"),
+    [
+        ("0, Default, 5\n1, Default, 3", "0"),
+        ("0, Default, 30000\n1, Default, 3", "1"),  # somebody else's training
+        ("0, Exclusive_Process, 3\n1, Default, 3", "0"),
+        ("0, Exclusive_Process, 900\n1, Default, 30000", "1"),  # shared rather than refused
+        ("0, Prohibited, 0\n1, Default, 3", "1"),
+        ("0, [N/A], [N/A]\nnvidia-smi has failed", "0"),
+    ],
+)
+def test_a_gpu_that_others_use_is_the_last_choice_and_no_choice_in_exclusive_mode(smi, tmp_path, use, leased, caplog):
+    smi("GPU 0: A (UUID: GPU-a)\nGPU 1: A (UUID: GPU-b)\n", use + "\n")
+    with lease_gpu("cuda", tmp_path) as gpu:
+        assert gpu == leased
+    assert ("is shared" in caplog.text) == ("Exclusive_Process, 900" in use)
+
+
+def test_exclusive_gpus_of_others_are_waited_for(smi, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    cards = "GPU 0: A (UUID: GPU-a)\nGPU 1: A (UUID: GPU-b)\n"
+    smi(cards, "0, Exclusive_Process, 900\n1, Exclusive_Process, 800\n")
+    monkeypatch.setattr(
+        gpu_lease.time, "sleep", lambda _: smi(cards, "0, Exclusive_Process, 900\n1, Exclusive_Process, 0\n")
+    )
+    with lease_gpu("cuda", tmp_path) as gpu:
+        assert gpu == "1"
+    assert "GPU 0 by another program or user (compute mode Exclusive_Process)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -17,6 +19,31 @@ log = logging.getLogger(__name__)
 
 NO_GPU = ("", "-1", "NoDevFiles")
 """What stands in ``CUDA_VISIBLE_DEVICES`` for none; the last is Slurm's."""
+BUSY_MB = 200
+"""Memory in use beyond which a GPU that none of our jobs holds is somebody else's; a context alone takes more."""
+EXCLUSIVE, PROHIBITED = "Exclusive_Process", "Prohibited"
+"""Compute modes in which a GPU takes one process, or none."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU as ``nvidia-smi -L`` lists it: number, UUID, and the UUIDs of the MIG instances that it is cut into.
+
+    CUDA shows a process one instance of a card that is cut, so that each is to be leased by itself.
+    """
+
+    number: str
+    uuid: str
+    parts: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What can be leased: its instances, or itself."""
+        return self.parts or (self.number,)
+
+    def is_meant(self, name: str) -> bool:
+        """Say whether an entry of ``CUDA_VISIBLE_DEVICES`` names it; CUDA takes the beginning of a UUID, too."""
+        return name == self.number or (name.startswith("GPU-") and self.uuid.startswith(name))
 
 
 @contextmanager
@@ -25,8 +52,9 @@ def lease_gpu(
 ) -> Iterator[str | None]:
     """Hold a GPU: set ``CUDA_VISIBLE_DEVICES`` to one that no other holder has; wait while all are taken.
 
-    The kernel frees the GPU when the process ends, however it ends. Nothing is leased for a device other than ``auto``
-    and ``cuda``, without any GPU, and when the user (by ``CUDA_VISIBLE_DEVICES``) or Slurm has chosen a single one.
+    The kernel frees the GPU when the process ends, however it ends. One that somebody else uses comes last and, in
+    exclusive mode, is waited for. Nothing is leased for a device other than ``auto`` and ``cuda``, without any GPU, and
+    when the user (by ``CUDA_VISIBLE_DEVICES``) or Slurm has chosen a single one.
 
     Args:
         device: ``auto``, ``cuda``, ``cpu``, ...
@@ -65,20 +93,54 @@ def usable_gpus() -> list[str]:
     """Return the ids of the NVIDIA GPUs that this process may use, without importing torch.
 
     Those that ``CUDA_VISIBLE_DEVICES`` names, if it is set (up to the first that is none, as CUDA reads it), else all
-    that ``nvidia-smi`` lists.
+    that ``nvidia-smi`` lists. A GPU goes by its number, however it was named, and the parts of one that is cut (MIG) by
+    their UUIDs.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return _list_gpus()
-    return list(takewhile(lambda gpu: gpu not in NO_GPU, (gpu.strip() for gpu in visible.split(","))))
+        return [unit for card in _cards() for unit in card.units]
+    named = list(takewhile(lambda gpu: gpu not in NO_GPU, (gpu.strip() for gpu in visible.split(","))))
+    cards = _cards() if named else []
+    found: list[str] = []
+    for name in named:
+        meant = [card for card in cards if card.is_meant(name)]
+        found += meant[0].units if len(meant) == 1 else [name]
+    return list(dict.fromkeys(found))
 
 
-def _list_gpus() -> list[str]:
+def _cards() -> list[Card]:
+    cards: list[Card] = []
+    for line in _ask("-L"):
+        name, uuid = re.match(r"GPU (\d+):", line), re.search(r"\(UUID: ([^)]+)\)", line)
+        if name:
+            cards.append(Card(name[1], uuid[1] if uuid else ""))
+        elif cards and uuid and line.strip().startswith("MIG"):
+            cards[-1] = Card(cards[-1].number, cards[-1].uuid, (*cards[-1].parts, uuid[1]))
+    return cards
+
+
+def _taken(gpus: list[str]) -> dict[str, str]:
+    """Return the compute mode of those GPUs that another program uses, or that take no program at all.
+
+    Of instances of a GPU that is cut, the driver does not tell.
+    """
+    taken = {}
+    for line in _ask("--query-gpu=index,compute_mode,memory.used", "--format=csv,noheader,nounits"):
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != 3 or fields[0] not in gpus:
+            continue
+        number, mode, used = fields
+        if mode == PROHIBITED or (used.isdigit() and int(used) > BUSY_MB):
+            taken[number] = mode
+    return taken
+
+
+def _ask(*arguments: str) -> list[str]:
+    """Return the lines that ``nvidia-smi`` answers; none without a driver that works."""
     if not shutil.which("nvidia-smi"):
         return []
-    answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
-    return [line.split(":")[0].removeprefix("GPU ") for line in lines if line.startswith("GPU ")]
+    answer = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True)
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def _choices(device: str, gpus: list[str]) -> list[str]:
@@ -99,11 +161,20 @@ def _acquire(choices: list[str], folder: Path, poll_s: float) -> tuple[str, Lock
     waiting = False
     while True:
         holders = []
-        for gpu in choices:
+        taken = _taken(choices)
+        for gpu in sorted(choices, key=lambda gpu: gpu in taken):
             try:
-                return gpu, hold(folder / f"gpu{gpu.replace('/', '-')}.lock", f"GPU {gpu}", wait=False)
-            except TakenError as taken:
-                holders.append(f"GPU {gpu} by {taken.holder}")
+                lock = hold(folder / f"gpu{gpu.replace('/', '-')}.lock", f"GPU {gpu}", wait=False)
+            except TakenError as held:
+                holders.append(f"GPU {gpu} by {held.holder}")
+                continue
+            if taken.get(gpu) in (EXCLUSIVE, PROHIBITED):
+                lock.release()
+                holders.append(f"GPU {gpu} by another program or user (compute mode {taken[gpu]})")
+                continue
+            if gpu in taken:
+                log.warning("GPU %s is shared: another program uses it, and no other GPU is free", gpu)
+            return gpu, lock
         if not waiting:
             log.info("process %d waits for a GPU: %s", os.getpid(), ", ".join(holders))
             waiting = True
