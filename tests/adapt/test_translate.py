@@ -1,16 +1,20 @@
 """The translator's networks, its use on whole volumes, and the check that labels still fit."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from tiny_body import GRID, draw, stored
 from torch import nn
 
+from labelloop.adapt import translate as translate_module
 from labelloop.adapt.generator import Discriminator, Generator
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.adapt.structure import structure_fit
 from labelloop.adapt.translate import translate
 from labelloop.errors import CaseError
+from labelloop.inference.windows import Window
 from labelloop.volume import Volume
 
 
@@ -95,3 +99,27 @@ def test_labels_of_another_grid_and_empty_ones_are_refused():
         structure_fit(image, Volume(np.zeros_like(label.array), GRID))
     with pytest.raises(CaseError, match="label_grid"):
         structure_fit(image, stored(label, "RAS"))
+
+
+def test_windows_are_added_up_in_ram_where_the_gpu_has_no_room(monkeypatch):
+    """The first try, on the device of the network, runs out of memory."""
+    tried = []
+    original = translate_module.slide_blocks
+
+    def crowded(network, image, window):
+        tried.append(image.device)
+        if len(tried) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return original(network, image, window)
+
+    class Elsewhere(nn.Identity):
+        """An identity that says it is on another device than the CPU."""
+
+        def parameters(self, recurse=True):
+            yield SimpleNamespace(device=torch.device("meta"))
+
+    monkeypatch.setattr(translate_module, "slide_blocks", crowded)
+    monkeypatch.setattr(translate_module, "Window", lambda *a, device, **k: Window(*a, **k))
+    image = np.zeros((16, 16, 16), np.float32)
+    assert np.array_equal(translate(Elsewhere(), image, (16, 16, 16)), image)
+    assert tried == [torch.device("meta"), torch.device("cpu")]

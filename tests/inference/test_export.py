@@ -56,6 +56,29 @@ def test_exact_equals_argmax_of_nnunets_logits(grid, slab, tile, background, see
     np.testing.assert_array_equal(labels, stock_labels(logits, frame))
 
 
+@given(grid=grids, slab=st.sampled_from([1, 3000, 1 << 22]), mode=st.sampled_from(["exact", "fast"]), seed=seeds)
+def test_what_a_gpu_computes_at_once_equals_what_a_cpu_computes_plane_by_plane(grid, slab, mode, seed):
+    frame = frame_of(*grid)
+    logits = smooth_logits(np.random.default_rng(seed), frame.shape)
+    one = to_prediction(logits, frame, NAMES, dict(zip(NAMES, IDS[1:], strict=True)), mode, slab_voxels=slab)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_largest", export._largest_at_once)
+        patch.setattr(export, "_gather", export._gather_on_gpu)
+        all_at_once = to_prediction(
+            logits, frame, NAMES, dict(zip(NAMES, IDS[1:], strict=True)), mode, slab_voxels=slab
+        )
+    assert (all_at_once.labels == one.labels).mean() > 0.9999  # ties, by the last bit
+    for a, b in zip(all_at_once.rows, one.rows, strict=True):
+        assert a["confidence"] == pytest.approx(b["confidence"], rel=1e-6)
+
+
+def test_a_gpu_tells_scores_that_are_not_finite():
+    scores = torch.zeros(3, 2, 4, 4)
+    scores[1, 1, 2, 2] = torch.nan
+    total = export._gather_on_gpu(scores, probabilities=False)[0]
+    assert not np.isfinite(total).all()
+
+
 @given(grid=grids, seed=seeds)
 def test_fast_agrees_where_classes_are_blobs(grid, seed):
     frame = frame_of(*grid)

@@ -13,6 +13,7 @@ from labelloop.errors import UserError
 from labelloop.files import sha256
 from labelloop.plans import Plan
 from labelloop.training import translator
+from labelloop.training.loading import Draw
 from labelloop.training.prepared import open_image, write_image_array
 from labelloop.training.translator import (
     GreyCase,
@@ -82,6 +83,35 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pat
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
 
+def test_workers_change_no_weight(tmp_path, looks):
+    for name, workers in (("alone", 0), ("helped", 2)):
+        train_translator(job(tmp_path / name, looks, workers=workers))
+    for name in TRANSLATOR_OUTPUTS:
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "helped" / name).read_bytes(), name
+
+
+def test_half_precision_learns_as_full_precision_does(tmp_path, looks, monkeypatch):
+    """As on a GPU; here by a CPU, which may emulate it."""
+    batch = translator.Patches(job(tmp_path, looks))[Draw("translator", 0, 0)]
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        monkeypatch.setattr(translator, "precision_of", lambda device, precision=precision: precision)
+        training = TranslatorTraining(job(tmp_path, looks))
+        losses[precision] = [training._learn(batch) for _ in range(3)][-1]
+        assert all(value.dtype == torch.float32 for value in training.networks.parameters())
+    for name, value in losses["fp32"].items():
+        assert losses["bf16"][name].dtype == value.dtype == torch.float32
+        assert losses["bf16"][name].item() == pytest.approx(value.item(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("device", "units", "precision"), [("cpu", True, "fp32"), ("cuda", True, "bf16"), ("cuda", False, "fp32")]
+)
+def test_half_precision_is_for_gpus_with_units_for_it(monkeypatch, device, units, precision):
+    monkeypatch.setattr(translator, "has_units", lambda *_: units)
+    assert translator.precision_of(torch.device(device)) == precision
+
+
 def test_another_seed_or_case_is_another_training(tmp_path, looks):
     first = job(tmp_path, looks)
     assert first.fingerprint == job(tmp_path / "elsewhere", looks | {"ct": looks["ct"][::-1]}).fingerprint
@@ -96,9 +126,9 @@ def test_patches_come_from_the_box_of_a_case_and_are_black_beyond_it(tmp_path, l
     array[3:9, 2:20, 5:9] = 0.5
     write_image_array(tmp_path / "marked.b2nd", array)
     marked = GreyCase("marked", tmp_path / "marked.b2nd", "key", ((3, 9), (2, 20), (5, 9)))
-    training = TranslatorTraining(job(tmp_path, looks, ct=(marked,)))
+    patches = translator.Patches(job(tmp_path, looks, ct=(marked,)))
     for number in range(5):
-        patch = training._patch("ct", np.random.default_rng(number))[0, 0].numpy()
+        patch = patches.patch("ct", np.random.default_rng(number))[0, 0].numpy()
         assert (patch[:6, :, :4] == 0.5).all() and (patch[6:] == -1).all() and (patch[:, :, 4:] == -1).all()
 
 

@@ -83,6 +83,7 @@ if run.translators:
             mem_mb=training_memory,
             runtime=minutes(2880),
             device=run.config.device,
+            workers=run.config.workers,
         params:
             spec=lambda w: run.model(w.model).model_dump(mode="json", exclude_none=True),
             plan=lambda w: run.chain.plans[run.model(w.model).plan].model_dump(

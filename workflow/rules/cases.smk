@@ -130,6 +130,7 @@ rule prepare:
     benchmark:
         f"{R}/benchmarks/prepare/{{plan}}/{{shard}}.tsv"
     retries: 1
+    threads: lambda w: 4 if run.chain.plans[w.plan].translate else 1
     resources:
         gpu=lambda w: GPUS if run.chain.plans[w.plan].translate else 0,
         mem_mb=memory(8000),

@@ -7,6 +7,7 @@ from labelloop.scripting import job
 snakemake = job(globals(), "train_translator", model="to_t1w")
 
 from labelloop.gpu_lease import lease_gpu
+from labelloop.resources import loader_workers
 from labelloop.steps.adapt import train_translator
 
 with lease_gpu(snakemake.resources.device):
@@ -22,4 +23,5 @@ with lease_gpu(snakemake.resources.device):
         images=Path(snakemake.input.images[0]).parents[1],
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,
+        workers=loader_workers(snakemake.resources.workers, snakemake.threads),
     )

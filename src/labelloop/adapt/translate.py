@@ -11,6 +11,7 @@ from labelloop.adapt.generator import Generator
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.documents import read_json, validated
 from labelloop.errors import UserError
+from labelloop.inference.shortage import first_that_fits
 from labelloop.inference.windows import Window, padding, slide_blocks
 from labelloop.network import check_weights, load_network
 
@@ -53,6 +54,11 @@ def translate(network: nn.Module, image: np.ndarray, patch: tuple[int, int, int]
     padded = functional.pad(torch.from_numpy(image), [n for part in reversed(pad) for n in part], value=BLACK)
     window = Window(patch, outputs=1, step=1 - overlap, device=device)
     network.eval()
-    whole = torch.cat([block.float().cpu() for block in slide_blocks(network, padded, window)], dim=1)[0]
+
+    def blocks(home: torch.device) -> list[torch.Tensor]:
+        return [block.float().cpu() for block in slide_blocks(network, padded.to(home), window)]
+
+    homes = list(dict.fromkeys([device, torch.device("cpu")]))  # where windows are added up
+    whole = torch.cat(first_that_fits(homes, blocks), dim=1)[0]
     inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))
     return whole[inner].clamp(BLACK, -BLACK).numpy()

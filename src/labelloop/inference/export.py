@@ -88,15 +88,10 @@ class Tally:
         Raises:
             RuntimeError: when the scores are not finite.
         """
-        channels, depth = scores.shape[:2]
-        for z in range(depth):  # one plane at a time: the softmax of a plane fits the cache
-            plane = scores[:, z].float()
-            plane = plane if self.probabilities else plane.softmax(0)
-            sure, best = plane.max(0)
-            winner = best.to(torch.uint8).cpu().numpy().ravel()
-            self._total += np.bincount(winner, sure.double().cpu().numpy().ravel(), channels)
-            self._count += np.bincount(winner, minlength=channels)
-            self._largest = np.maximum(self._largest, plane.amax((1, 2)).cpu().numpy())
+        gather = _gather if scores.device.type == "cpu" else _gather_on_gpu
+        total, count, largest = gather(scores, self.probabilities)
+        self._total, self._count = self._total + total, self._count + count
+        self._largest = np.maximum(self._largest, largest)
         if not np.isfinite(self._total).all():
             raise RuntimeError("the network's output is not finite")
 
@@ -104,6 +99,37 @@ class Tally:
         """Return the confidence of each channel."""
         numbers = zip(self._total, self._count, self._largest, strict=True)
         return [float(min(1.0, t / n)) if n else float(m) for t, n, m in numbers]
+
+
+def _gather(scores: torch.Tensor, probabilities: bool) -> np.ndarray:
+    """Return [3, channel]: the sum of the winner's probability, voxels that are won, the largest probability."""
+    channels, depth = scores.shape[:2]
+    total, count, largest = (np.zeros(channels) for _ in range(3))
+    for z in range(depth):  # one plane at a time: the softmax of a plane fits the cache
+        plane = scores[:, z].float()
+        plane = plane if probabilities else plane.softmax(0)
+        sure, best = plane.max(0)
+        winner = best.to(torch.uint8).numpy().ravel()
+        total += np.bincount(winner, sure.double().numpy().ravel(), channels)
+        count += np.bincount(winner, minlength=channels)
+        largest = np.maximum(largest, plane.amax((1, 2)).numpy())
+    return np.stack([total, count, largest])
+
+
+def _gather_on_gpu(scores: torch.Tensor, probabilities: bool) -> np.ndarray:
+    """Return what :func:`_gather` does; waits for the GPU once, and adds up in the same order each time."""
+    channels, depth = scores.shape[:2]
+    result = torch.zeros((3, channels), dtype=torch.float64, device=scores.device)
+    numbers = torch.arange(channels, device=scores.device).view(-1, 1, 1)
+    for z in range(depth):
+        plane = scores[:, z].float()
+        plane = plane if probabilities else plane.softmax(0)
+        sure, best = plane.max(0)
+        won = best == numbers
+        result[0] += (won * sure).sum((1, 2), dtype=torch.float64)
+        result[1] += won.sum((1, 2))
+        result[2] = torch.maximum(result[2], plane.amax((1, 2)).double())
+    return result.cpu().numpy()
 
 
 class _Held:
@@ -174,11 +200,19 @@ def export_labels(
         where = _where_it_is_close(guide, local, frame.shape[1]) if mode == "fast" else _where_it_can_win(guide, local)
         if where:
             y, x = _around(where.values())
-            winner = _largest(scores, local, where, (y, x)).cpu()
-            tally.voxels += torch.bincount(winner.ravel(), minlength=len(ids)).numpy()
-            cropped[slice(*slab), slice(*y), slice(*x)] = table[winner.numpy()]
+            on_cpu = scores.device.type == "cpu"
+            winner = (_largest if on_cpu else _largest_at_once)(scores, local, where, (y, x))
+            tally.voxels += torch.bincount(winner.ravel(), minlength=len(ids)).cpu().numpy()
+            cropped[slice(*slab), slice(*y), slice(*x)] = _as_ids(winner, table)
     held.load(frame.shape[0], frame.shape[0])  # planes that no voxel draws on count for the confidence all the same
     return labels
+
+
+def _as_ids(winner: torch.Tensor, table: np.ndarray) -> np.ndarray:
+    """Return the id in ``table`` of each channel number; looked up where the numbers are."""
+    if winner.device.type == "cpu":
+        return table[winner.numpy()]
+    return torch.from_numpy(table).to(winner.device)[winner.int()].cpu().numpy()
 
 
 Rectangle = tuple[Range, Range]
@@ -209,6 +243,27 @@ def _largest(
             wins = (score > so_far).view(torch.uint8).mul_(channel)  # channels ascend, so the largest is the last
             torch.maximum(won[inner], wins, out=won[inner])
             torch.maximum(so_far, score, out=so_far)
+    return winner
+
+
+def _largest_at_once(
+    scores: torch.Tensor, resampling: Resampling, where: Mapping[int, Rectangle], around: Rectangle
+) -> torch.Tensor:
+    """Return what :func:`_largest` does, of all planes at once: on a GPU, each plane costs the launch of a kernel."""
+    z = resampling.axes[0]
+    first, last = z.needs(0, len(z))
+
+    def score(channel: int, rectangle: Rectangle) -> torch.Tensor:
+        sections = resampling.sections(scores[channel], (first, last), rectangle)
+        return z.apply(sections, 0, 0, len(z), first)
+
+    best = score(0, around)
+    winner = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for channel, rectangle in sorted(where.items()):
+        y, x = (slice(a - o[0], b - o[0]) for (a, b), o in zip(rectangle, around, strict=True))
+        so_far, new = best[:, y, x], score(channel, rectangle)
+        winner[:, y, x].masked_fill_(new > so_far, channel)
+        torch.maximum(so_far, new, out=so_far)
     return winner
 
 

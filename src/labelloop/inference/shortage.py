@@ -10,7 +10,8 @@ import torch
 from labelloop.inference.budget import CUDA_MB, MIB
 
 log = logging.getLogger(__name__)
-Setting, Result = TypeVar("Setting"), TypeVar("Result")
+Setting = TypeVar("Setting")
+Result = TypeVar("Result")
 USABLE = 0.9
 """Share of the free memory that is planned with; the rest is for what lies in pieces."""
 SIGNS = ("out of memory", "ALLOC_FAILED")

@@ -94,6 +94,7 @@ def train_translator(
     images: Path,
     device: Device,
     deterministic: Determinism,
+    workers: int,
 ) -> None:
     """Train a translator on prepared images: CT to the look of MR.
 
@@ -132,6 +133,7 @@ def train_translator(
             settings=settings,
             device=device,
             deterministic=deterministic,
+            workers=workers,
             **looks,
         )
     )

@@ -130,8 +130,15 @@ def iterate(
     loaders: Mapping[str, nnUNetDataLoader], draws: Sequence[Draw], seed: int, workers: int, pin_memory: bool = False
 ) -> Generator[dict[str, Any], None, None]:
     """Yield the batches of ``draws`` in order; one pool of workers makes them ahead, across epochs and streams."""
+    yield from ahead(NumberedBatches(loaders, seed), draws, workers, pin_memory)
+
+
+def ahead(
+    numbered: torch.utils.data.Dataset, draws: Sequence[Draw], workers: int, pin_memory: bool = False
+) -> Generator[dict[str, Any], None, None]:
+    """Yield what a data set makes of ``draws``, in order; workers make it ahead."""
     loader = torch.utils.data.DataLoader(
-        NumberedBatches(loaders, seed),
+        numbered,
         batch_size=None,
         sampler=draws,
         num_workers=workers,

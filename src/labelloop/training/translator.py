@@ -4,9 +4,10 @@ Every batch, and what the image pools do with it, follows from the seed and its 
 from its last checkpoint, which holds the pools too, and ends with the weights of an uninterrupted one.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -26,9 +27,10 @@ from labelloop.files import atomic, digest, sha256, write_json, write_text
 from labelloop.heartbeat import counted
 from labelloop.inference.settings import Device
 from labelloop.plans import Plan
+from labelloop.precision import DTYPES, Precision, has_units
 from labelloop.tables import write_table
 from labelloop.training.cpu import by_onednn
-from labelloop.training.loading import isolated_random_state, seed_of
+from labelloop.training.loading import Draw, ahead, isolated_random_state, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
 from labelloop.training.prepared import open_image
 from labelloop.training.settings import TRANSLATOR_VERSION, Determinism
@@ -62,6 +64,7 @@ class TranslatorJob:
         folder: where the finished model goes; work in progress lives in its ``work`` folder.
         plan: by which the images of the cases were prepared.
         ct, mr: cases of either look; they need not be paired.
+        workers: processes that load patches; does not change them. 0: none, in turn with the training.
         deterministic: equal jobs give equal bytes: true, also on a GPU, where it costs speed; ``auto``, on a CPU.
     """
 
@@ -73,6 +76,7 @@ class TranslatorJob:
     settings: TranslatorSettings
     device: Device = "auto"
     deterministic: Determinism = "auto"
+    workers: int = 0
 
     @property
     def cases(self) -> dict[str, tuple[GreyCase, ...]]:
@@ -81,7 +85,7 @@ class TranslatorJob:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of all that decides the weights; name, folder and device are not part of it."""
+        """Fingerprint of all that decides the weights; name, folder, device and workers are not part of it."""
         keys = {look: [(c.case, c.key, c.box) for c in cases] for look, cases in self.cases.items()}
         settings = self.settings.model_dump(mode="json")
         return digest([TRANSLATOR_VERSION, settings, self.plan.images, keys, self.deterministic])
@@ -96,7 +100,8 @@ def train_translator(job: TranslatorJob) -> None:
     for look, cases in job.cases.items():
         if not cases:
             raise UserError(f"translator {job.name}: no {look.upper()} case to learn from; at least one is needed")
-    work = Work(job.folder / "work", job.fingerprint, "fp32", TRANSLATOR_OUTPUTS)
+    precision = precision_of(resolve_device(job.device))
+    work = Work(job.folder / "work", job.fingerprint, precision, TRANSLATOR_OUTPUTS)
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
@@ -105,6 +110,44 @@ def train_translator(job: TranslatorJob) -> None:
         training.write(work)
         work.finish(job.settings.epochs)
     work.publish(job.folder)
+
+
+def precision_of(device: torch.device) -> Precision:
+    """Return what a translator computes in: bf16, which reaches as far as fp32, on a GPU that has units for it."""
+    return "bf16" if device.type == "cuda" and has_units("bf16", device) else "fp32"
+
+
+class Patches(torch.utils.data.Dataset):
+    """The patches of each update, and the generator that drew them, which its pools draw on next.
+
+    Args:
+        job: the training; its images are opened when they are first needed, by the process that reads them.
+    """
+
+    def __init__(self, job: TranslatorJob):
+        self._cases, self._settings = job.cases, job.settings
+        self._opened: dict[Path, Any] = {}
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        rng = np.random.default_rng(seed_of(self._settings.seed, *draw))
+        return {look: self.patch(look, rng) for look in LOOKS} | {"rng": rng}
+
+    def patch(self, look: str, rng: np.random.Generator) -> torch.Tensor:
+        """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
+        cases, size = self._cases[look], self._settings.patch
+        case = cases[int(rng.integers(len(cases)))]
+        array = self._array(case.path)
+        box = case.box or tuple((0, n) for n in array.shape[1:])
+        starts = [low + int(rng.integers(max(1, high - low - p + 1))) for (low, high), p in zip(box, size, strict=True)]
+        stops = [min(start + p, high) for start, p, (_, high) in zip(starts, size, box, strict=True)]
+        part = array[0, *(slice(*ends) for ends in zip(starts, stops, strict=True))]
+        missing = [(0, p - n) for n, p in zip(part.shape, size, strict=True)]
+        return torch.from_numpy(np.pad(part, missing, constant_values=BLACK))[None, None]
+
+    def _array(self, path: Path) -> Any:
+        if path not in self._opened:
+            self._opened[path] = open_image(path).array
+        return self._opened[path]
 
 
 class Pool:
@@ -132,6 +175,7 @@ class TranslatorTraining:
     def __init__(self, job: TranslatorJob):
         self.job, self.settings = job, job.settings
         self.device = resolve_device(job.device)
+        self.precision = precision_of(self.device)
         self.deterministic = set_determinism(job.deterministic, self.device)
         s = self.settings
         with isolated_random_state(seed_of(s.seed, "networks")):
@@ -149,7 +193,6 @@ class TranslatorTraining:
         self.pools = {look: Pool(s.pool) for look in LOOKS}
         self.epochs: list[dict[str, float]] = []
         self.losses: list[Losses] = []  # of the updates of the epoch under way
-        self._images = {look: [(open_image(c.path).array, c.box) for c in cases] for look, cases in job.cases.items()}
 
     def fit(self, work: Work) -> None:
         """Train to the last epoch, from the last checkpoint of ``work`` if it has one.
@@ -163,9 +206,15 @@ class TranslatorTraining:
         def save() -> None:
             work.save(len(self.epochs), self._state())
 
-        with stoppable(save) as pause, counted("epoch", s.epochs, before) as count:
+        draws = [Draw("translator", e, i) for e in range(before, s.epochs) for i in range(s.iterations_per_epoch)]
+        stream = ahead(Patches(self.job), draws[len(self.losses) :], self.job.workers, self.device.type == "cuda")
+        with (
+            stoppable(save) as pause,
+            contextlib.closing(stream) as batches,  # ends the workers
+            counted("epoch", s.epochs, before) as count,
+        ):
             for epoch in range(before, s.epochs):
-                self._run_epoch(epoch, pause)
+                self._run_epoch(epoch, batches, pause)
                 count.advance()
                 if (epoch + 1) % s.save_every == 0 or epoch + 1 == s.epochs:
                     save()
@@ -185,6 +234,7 @@ class TranslatorTraining:
             "plan": job.plan.model_dump(mode="json"),
             "settings": job.settings.model_dump(mode="json"),
             "fingerprint": job.fingerprint,
+            "precision": self.precision,
             "deterministic": self.deterministic,
             "training_version": TRANSLATOR_VERSION,
             "versions": {name: version(name) for name in ("labelloop", "torch")},
@@ -194,21 +244,20 @@ class TranslatorTraining:
         }
         write_json(folder / "model.json", description)
 
-    def _run_epoch(self, epoch: int, pause: Pause) -> None:
+    def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], pause: Pause) -> None:
         s = self.settings
         rate = s.learning_rate * rate_factor(epoch, s)
         for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
             group["lr"] = rate
         self.networks.train()
-        losses = means(run_updates(self.losses, s.iterations_per_epoch, partial(self._update_number, epoch), pause))
+        losses = means(run_updates(self.losses, s.iterations_per_epoch, lambda _: self._learn(next(batches)), pause))
         self.losses = []
         self.epochs.append({"epoch": epoch + 1, "learning_rate": rate} | losses)
         told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
         log.info("%s: epoch %d/%d: %s", self.job.name, epoch + 1, s.epochs, told)
 
-    def _update_number(self, epoch: int, number: int) -> Losses:
-        rng = np.random.default_rng(seed_of(self.settings.seed, "translator", epoch, number))
-        return self._step({look: self._patch(look, rng) for look in LOOKS}, rng)
+    def _learn(self, batch: Mapping[str, Any]) -> Losses:
+        return self._step({look: batch[look].to(self.device, non_blocking=True) for look in LOOKS}, batch["rng"])
 
     def _step(self, real: Mapping[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Learn from one patch of either look; return the losses."""
@@ -230,8 +279,8 @@ class TranslatorTraining:
         losses: dict[str, Any] = dict.fromkeys(("adversarial", "cycle", "identity"), 0.0)
         fakes = {}
         for look, other in (LOOKS, LOOKS[::-1]):
-            there, back = self.networks[f"to_{other}"], self.networks[f"to_{look}"]
-            fake = fakes[other] = there(real[look])
+            back = partial(self._run, f"to_{look}")
+            fake = fakes[other] = self._run(f"to_{other}", real[look])
             losses["adversarial"] = losses["adversarial"] + self._verdict(other, fake, True)
             losses["cycle"] = losses["cycle"] + functional.l1_loss(back(fake), real[look])
             if self.settings.identity:
@@ -239,9 +288,14 @@ class TranslatorTraining:
         losses["identity"] = torch.as_tensor(losses["identity"], device=self.device)
         return losses, fakes
 
+    def _run(self, name: str, image: torch.Tensor) -> torch.Tensor:
+        """Return what a network makes of an image, in full precision."""
+        with torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES):
+            return self.networks[name](image).float()
+
     def _verdict(self, look: str, image: torch.Tensor, real: bool) -> torch.Tensor:
         """Return the loss of the discriminator of a look for calling ``image`` the contrary of ``real``."""
-        logits = self.networks[f"is_{look}"](image)
+        logits = self._run(f"is_{look}", image)
         target = torch.full_like(logits, float(real))
         if self.settings.adversarial == "vanilla":
             return functional.binary_cross_entropy_with_logits(logits, target)
@@ -255,18 +309,6 @@ class TranslatorTraining:
     def _discriminators_learn(self, learn: bool) -> None:
         for look in LOOKS:
             self.networks[f"is_{look}"].requires_grad_(learn)
-
-    def _patch(self, look: str, rng: np.random.Generator) -> torch.Tensor:
-        """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
-        images, size = self._images[look], self.settings.patch
-        array, inside = images[int(rng.integers(len(images)))]
-        box = inside or tuple((0, n) for n in array.shape[1:])
-        starts = [low + int(rng.integers(max(1, high - low - p + 1))) for (low, high), p in zip(box, size, strict=True)]
-        stops = [min(start + p, high) for start, p, (_, high) in zip(starts, size, box, strict=True)]
-        part = array[0, *(slice(*ends) for ends in zip(starts, stops, strict=True))]
-        missing = [(0, p - n) for n, p in zip(part.shape, size, strict=True)]
-        padded = np.pad(part, missing, constant_values=BLACK)
-        return torch.from_numpy(padded)[None, None].to(self.device)
 
     def _state(self) -> dict[str, Any]:
         return {
