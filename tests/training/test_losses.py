@@ -5,7 +5,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.nn.functional import cross_entropy
 
-from labelloop.training.losses import LossTerms, PartialLabelLoss, drop_unknown, merge_unknown
+from labelloop.training.losses import KnownDice, LossTerms, PartialLabelLoss, drop_unknown, merge_unknown
 
 MODES = ("logsumexp", "max")
 UNKNOWN = torch.tensor([[False, True, False, True, False], [False] * 5])  # nothing unknown in the second sample
@@ -36,8 +36,42 @@ def test_equals_the_plain_loss_where_all_is_annotated(sample, mode, batch_dice):
         extra = (torch.zeros(2, 5, dtype=torch.bool),) if isinstance(loss, PartialLabelLoss) else ()
         values.append(loss(x, target, *extra))
         gradients.append(torch.autograd.grad(values[-1], x)[0])
-    assert torch.equal(*values)
-    assert torch.equal(*gradients)
+    assert torch.allclose(*values, rtol=0, atol=1e-6)
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("known", [(3,), (1, 4), (1, 2, 3, 4)])
+def test_a_case_of_k_known_classes_is_a_network_of_k_and_one_outputs(sample, mode, batch_dice, known):
+    logits, target = sample
+    unknown = torch.tensor([[channel not in (0, *known) for channel in range(5)]] * 2)
+    merged, labels = merge_unknown(logits.float(), target, unknown, mode)
+    table = torch.zeros(5, dtype=torch.long)
+    table[list(known)] = torch.arange(1, len(known) + 1)
+    small = merged[:, [0, *known]].requires_grad_()
+    wanted = nnunet_loss(batch_dice)(small, table[labels])
+    (gradient,) = torch.autograd.grad(wanted, small)
+    large = merged.detach().requires_grad_()
+    value = PartialLabelLoss(nnunet_loss(batch_dice), mode)(large, target, unknown)
+    (found,) = torch.autograd.grad(value, large)
+    assert torch.isclose(value, wanted, rtol=0, atol=1e-6)
+    assert torch.allclose(found[:, list(known)], gradient[:, 1:], rtol=1e-4, atol=1e-8)
+
+
+def test_a_class_known_in_a_pasted_box_counts_and_one_known_nowhere_does_not(sample):
+    logits, target = sample
+    rows = torch.tensor([[False, True, False, True, True]] * 2)
+    boxes = rows[:, :, None, None, None].expand_as(logits).clone()
+    boxes[:, 4, :2] = False
+    merged, labels = merge_unknown(logits.float(), target, boxes)
+    per_class = -nnunet_loss().dc(merged[:, [0, 2, 4]], torch.tensor([0, 0, 1, 0, 2])[labels])
+    assert torch.isclose(-KnownDice(False, 1e-5)(merged, labels, boxes), per_class, atol=1e-6)
+
+
+def test_a_sample_of_which_nothing_is_known_has_no_dice_loss(sample):
+    merged, labels = merge_unknown(*sample, torch.tensor([[False, True, True, True, True]] * 2))
+    assert KnownDice(False, 1e-5)(merged, labels, torch.tensor([[False, True, True, True, True]] * 2)) == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -124,8 +158,8 @@ def test_drop_unknown_keeps_type_and_shape(sample):
 
 def test_terms_add_up_to_the_loss(sample):
     logits, target = sample
-    inner = nnunet_loss()
-    loss = DeepSupervisionWrapper(PartialLabelLoss(inner), (0.75, 0.25, 0.0))
+    inner = PartialLabelLoss(nnunet_loss())
+    loss = DeepSupervisionWrapper(inner, (0.75, 0.25, 0.0))
     terms = LossTerms(inner, (0.75, 0.25))
     value = loss([logits] * 3, [target] * 3, [UNKNOWN] * 3)
     parts = terms.take()

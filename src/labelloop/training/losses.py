@@ -7,6 +7,7 @@ semi-supervised trainer (luckieucas/FLARE23, ``merge_prediction_max``).
 """
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from operator import add
 from typing import Literal
@@ -31,10 +32,9 @@ def merge_unknown(
 
     Returns:
         logits and target of the same shapes. Channel 0 is the merged background, unknown channels have probability 0
-        and do not occur in the target, so their Dice term is a constant.
+        and do not occur in the target. Where nothing is unknown, both are as they were.
     """
-    if not unknown.any():
-        return logits, target
+    # Whether anything is unknown is not asked first: on a GPU, the question would wait for all that is under way.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     spatial = (1,) * (logits.ndim - 2)
     gone = unknown.view(*unknown.shape, *spatial) if unknown.ndim == 2 else unknown
@@ -58,15 +58,55 @@ def drop_unknown(labels: Tensor, unknown: Tensor) -> Tensor:
     return table.gather(1, labels.flatten(1).long()).view_as(labels).to(labels.dtype)
 
 
-class PartialLabelLoss(nn.Module):
-    """A segmentation loss of (logits, target), taken after :func:`merge_unknown`. Equals it where all is annotated."""
+class KnownDice(nn.Module):
+    """Soft Dice loss in which a sample counts the classes that are known in it, and no others.
 
-    def __init__(self, loss: nn.Module, mode: Literal["logsumexp", "max"] = "logsumexp"):
+    A sample of k known classes has the loss and the gradient of a network with k + 1 outputs (Zhou, section 2.2). A
+    class is known in a sample if it is at any voxel. Where all are known it is nnU-Net's
+    ``MemoryEfficientSoftDiceLoss``, without the background.
+
+    Args:
+        batch_dice: the samples of a batch count as one.
+    """
+
+    def __init__(self, batch_dice: bool, smooth: float):
         super().__init__()
-        self.loss, self.mode = loss, mode
+        self.batch_dice, self.smooth = batch_dice, smooth
 
     def forward(self, logits: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
-        return self.loss(*merge_unknown(logits, target, unknown, self.mode))
+        """Return the loss of merged logits and target, as :func:`merge_unknown` takes and gives them."""
+        axes = tuple(range(2, logits.ndim))
+        probability = logits.softmax(1)[:, 1:]
+        truth = torch.zeros_like(logits).scatter_(1, target.long(), 1)[:, 1:]
+        overlap, size = (probability * truth).sum(axes), (probability + truth).sum(axes)
+        known = (~unknown).flatten(2).any(2)[:, 1:] if unknown.ndim > 2 else ~unknown[:, 1:]
+        if self.batch_dice:
+            overlap, size, known = overlap.sum(0, True), size.sum(0, True), known.any(0, True)
+        dice = (2 * overlap + self.smooth) / (size + self.smooth).clamp_min(1e-8)
+        return -((dice * known).sum(1) / known.sum(1).clamp_min(1)).mean()
+
+
+class PartialLabelLoss(nn.Module):
+    """nnU-Net's Dice and cross-entropy, taken after :func:`merge_unknown`. Equals them where all is annotated.
+
+    Args:
+        loss: nnU-Net's ``DC_and_CE_loss``, whose cross-entropy is used and whose Dice settings are.
+        compiled: what is done to the Dice term, e.g. ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        mode: Literal["logsumexp", "max"] = "logsumexp",
+        compiled: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ):
+        super().__init__()
+        dice = loss.get_submodule("dc")
+        self.dc, self.ce, self.mode = compiled(KnownDice(dice.batch_dice, dice.smooth)), loss.ce, mode
+
+    def forward(self, logits: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
+        merged, labels = merge_unknown(logits, target, unknown, self.mode)
+        return self.dc(merged, labels, unknown) + self.ce(merged, labels[:, 0])
 
 
 def ramp_up(epoch: int, epochs: int, share: float, after: float = 0.0) -> float:
@@ -84,10 +124,10 @@ def ramp_up(epoch: int, epochs: int, share: float, after: float = 0.0) -> float:
 
 
 class LossTerms:
-    """Remembers the Dice and cross-entropy terms inside nnU-Net's ``DC_and_CE_loss`` as it is called.
+    """Remembers the Dice and cross-entropy terms inside a loss as it is called.
 
     Args:
-        loss: the ``DC_and_CE_loss``.
+        loss: nnU-Net's ``DC_and_CE_loss``, or a :class:`PartialLabelLoss`.
         weights: weights of the deep-supervision outputs that count, finest first.
     """
 

@@ -110,7 +110,12 @@ class Adapter(nnUNetTrainer):
             weights = [0.5**level for level in range(len(loss.weight_factors))]
             loss.weight_factors = tuple(weight / sum(weights) for weight in weights)
         loss.loss.ce.weight = self._class_weights()
+        loss.loss = self.loss_of(loss.loss)
         self._terms = LossTerms(loss.loss, tuple(weight for weight in loss.weight_factors if weight))
+        return loss
+
+    def loss_of(self, loss: torch.nn.Module) -> torch.nn.Module:
+        """Return the loss of one output, made from nnU-Net's Dice and cross-entropy."""
         return loss
 
     def _class_weights(self) -> Tensor | None:

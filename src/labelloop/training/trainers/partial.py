@@ -34,10 +34,8 @@ class PartialTrainer(Trainer):
         self._paster = self._new_paster(self.job.settings.cutmix) if self.job.settings.cutmix else None
         super().initialize()
 
-    def _build_loss(self):
-        loss = super()._build_loss()
-        loss.loss = PartialLabelLoss(loss.loss, self.job.settings.merge)
-        return loss
+    def loss_of(self, loss: torch.nn.Module) -> torch.nn.Module:
+        return PartialLabelLoss(loss, self.job.settings.merge, self.compiled)
 
     def compute_loss(self, logits: list[Tensor], targets: list[Tensor], unknown: list[Tensor]) -> Tensor:
         return self.loss(logits, targets, unknown)
