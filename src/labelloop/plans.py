@@ -4,7 +4,7 @@ A plan is the part of an nnU-Net configuration that decides a result. Spacing, p
 (z, y, x) of the canonical orientation (see :mod:`labelloop.volume`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -15,8 +15,10 @@ from labelloop.classes import Strict
 Triple = tuple[int, int, int]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ANISOTROPY = 2.0
-"""An axis is pooled only while its voxel is at most this many times the finest one (nnU-Net, topology rules)."""
+"""An axis is pooled and convolved while its voxel is less than this many times the finest one (nnU-Net)."""
 SMALLEST_FEATURE_MAP = 4
+SMALLEST_ALONE = 3 * SMALLEST_FEATURE_MAP
+"""Side of a feature map from which an axis is pooled while no other is (nnU-Net)."""
 ADAPTATION = ("grey", "upright", "translate")
 """Keys of a plan that adapts CT to MR; in a plan that asks for none of it, they are no part of its fingerprint."""
 
@@ -84,12 +86,12 @@ class Plan(Strict):
 
     @property
     def stage_strides(self) -> tuple[Triple, ...]:
-        """Strides of each stage: as pinned, or nnU-Net's rule (pool an axis while it is fine and large enough)."""
+        """Strides of each stage: as pinned, or nnU-Net's rule (see :func:`_topology`)."""
         return self.strides or tuple(s for s, _ in _topology(self))
 
     @property
     def stage_kernels(self) -> tuple[Triple, ...]:
-        """Convolution kernels of each stage: as pinned, or nnU-Net's rule (1 along axes still too coarse)."""
+        """Convolution kernels of each stage: as pinned, or nnU-Net's rule (see :func:`_topology`)."""
         return self.kernels or tuple(k for _, k in _topology(self))
 
     def architecture(self) -> dict[str, Any]:
@@ -118,17 +120,32 @@ class Plan(Strict):
 
 
 def _topology(plan: Plan) -> list[tuple[Triple, Triple]]:
-    """Return (stride, kernel) per stage by nnU-Net's rules: Isensee et al. 2021, supplementary note 2.4."""
+    """Return (stride, kernel) of each stage by nnU-Net's rules (Isensee et al. 2021, supplementary note 2.4).
+
+    They are those of ``get_pool_and_conv_props`` of nnunetv2. A kernel is 3 along an axis from the stage on whose
+    voxels are fine enough there, counted after the pooling that opens the stage, and along all axes in the last stage.
+    How many stages there are is the plan's affair: stages beyond nnU-Net's pool nothing.
+    """
     spacing, size = list(plan.spacing_mm), list(plan.patch)
+    stride, kernel = [1, 1, 1], [1, 1, 1]
     stages: list[tuple[Triple, Triple]] = []
-    for stage in range(len(plan.features)):
-        fine = [s <= ANISOTROPY * min(spacing) for s in spacing]
-        poolable = [f and n >= 2 * SMALLEST_FEATURE_MAP for f, n in zip(fine, size, strict=True)]
-        stride = _triple(2 if p and stage else 1 for p in poolable)
-        stages.append((stride, _triple(3 if f else 1 for f in fine)))
+    for stage, _ in enumerate(plan.features, start=1):
+        pooled = _pooled(spacing, size)
+        kernel = [3 if s / min(spacing) < ANISOTROPY else k for s, k in zip(spacing, kernel, strict=True)]
+        last = stage == len(plan.features) or not pooled
+        stages.append((_triple(stride), (3, 3, 3) if last else _triple(kernel)))
+        stride = [2 if axis in pooled else 1 for axis in range(3)]
         spacing = [s * f for s, f in zip(spacing, stride, strict=True)]
-        size = [n // f for n, f in zip(size, stride, strict=True)]
+        size = [-(-n // f) for n, f in zip(size, stride, strict=True)]
     return stages
+
+
+def _pooled(spacing: Sequence[float], size: Sequence[int]) -> list[int]:
+    """Return the axes that nnU-Net pools next: large enough, and fine beside the finest of these."""
+    large = [axis for axis in range(3) if size[axis] >= 2 * SMALLEST_FEATURE_MAP]
+    finest = min((spacing[axis] for axis in large), default=0.0)
+    fine = [axis for axis in large if spacing[axis] / finest < ANISOTROPY]
+    return [] if len(fine) == 1 and size[fine[0]] < SMALLEST_ALONE else fine
 
 
 def _triple(values: Iterable[int]) -> Triple:
