@@ -3,13 +3,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_job
+from tiny_training import PLAN, make_job
 
 from labelloop.errors import UserError
 from labelloop.training.job import TrainingCase
 from labelloop.training.loading import PreparedDataset
 from labelloop.training.nnunet import train
 from labelloop.training.sampling import halves, one_type
+from labelloop.training.settings import SEMI_SUPERVISED
 from labelloop.training.trainers import TRAINERS
 
 LIVER_ONLY = {"liver": "present"}
@@ -76,6 +77,19 @@ def test_types_with_too_few_cases_are_left_out(data, tmp_path):
     nobody = partial(data, tmp_path, batches={"full": ["organs_full"]})
     with pytest.raises(UserError, match="no training case is in organs_full"):
         TRAINERS["partial"].of(nobody).get_dataloaders()
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize(("size", "share"), [(1, 0.33), (1, 0.5), (2, 0.33), (2, 0.67), (4, 0.7)])
+def test_the_share_of_centered_patches_is_the_one_asked_for(data, tmp_path, kind, size, share):
+    if size < 2 and kind in SEMI_SUPERVISED:
+        return  # such a batch has no room for labeled and unlabeled
+    settings = {"kind": kind, "foreground_fraction": share}
+    job = make_job(data, tmp_path, plan=PLAN.model_copy(update={"batch_size": size}), settings=settings)
+    for loader in TRAINERS[kind].of(job).get_dataloaders().values():
+        np.random.seed(0)
+        asked = [loader.get_do_oversample(n) for _ in range(4000 // size) for n in range(size)]
+        assert np.mean(asked) == pytest.approx(share, abs=0.03)
 
 
 def test_favored_class_is_centered_on(data, tmp_path):

@@ -36,6 +36,9 @@ def two_parts(labeled: Sequence[str], unlabeled: Sequence[str], sizes: tuple[int
 class Loader(nnUNetDataLoader):
     """nnU-Net's loader, which may be told how to choose cases, what to center patches on, and what to paste.
 
+    Each patch is centered on a class with a probability. nnU-Net's usual way counts patches of a batch instead: of two,
+    any share from 0.25 to 0.75 is one, and a single patch is always or never centered.
+
     Args:
         choose: draws the cases of a batch; default: any cases.
         favored: channel on which patches are centered more often, and the probability that each other channel of the
@@ -52,7 +55,12 @@ class Loader(nnUNetDataLoader):
         transforms: Callable[..., dict[str, Any]],
         **options,
     ):
-        super().__init__(*args, transforms=partial(self._paste_and_augment, paste) if paste else transforms, **options)
+        super().__init__(
+            *args,
+            transforms=partial(self._paste_and_augment, paste) if paste else transforms,
+            probabilistic_oversampling=True,
+            **options,
+        )
         self._choose, self._favored, self._paste, self._augment = choose, favored, paste, transforms
         self._chosen: list[str] = []
         self._pasted: list[list[str]] = []

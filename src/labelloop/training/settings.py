@@ -169,7 +169,7 @@ class TrainerSettings(Strict):
     MR, from images alone; all its settings are those of ``translator``.
     ``unknown`` (supervised): ``exclude`` cases with an unknown class, or take unknown classes for ``background``.
     ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
-    ``foreground_fraction``: share of a batch's patches centered on an annotated class.
+    ``foreground_fraction``: probability that a patch is centered on an annotated class of its case.
     ``class_weights``: weights of classes in the cross-entropy; 1 for those not named.
     ``favor``: a class on which patches are centered more often.
     ``batches`` (partial): batches of one annotation type. ``cutmix`` (partial): tumor objects pasted into patches.
@@ -194,7 +194,7 @@ class TrainerSettings(Strict):
     weight_decay: float = Field(3e-5, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
     schedule: float = Field(0.9, ge=0)
-    foreground_fraction: float = Field(0.33, ge=0, le=1)
+    foreground_fraction: float = Field(0.5, ge=0, le=1)  # nnU-Net says 0.33, which in its batches of two is one
     mirror_axes: tuple[Axis, ...] = ()  # nnU-Net mirrors all three; that makes left and right organs look alike
     augmentation: Literal["nnunet", "none"] = "nnunet"
     deep_supervision: bool | Literal["all_outputs"] = True

@@ -62,10 +62,6 @@ class SemiSupervisedTrainer(PartialTrainer):
         sizes = self.labeled, self.batch_size - self.labeled
         return {"train": two_parts(self._cases_of(labeled=True), unlabeled, sizes)}
 
-    def loader_options(self) -> dict[str, Any]:
-        # nnU-Net centers the last samples of a batch on a class, and these are unlabeled
-        return super().loader_options() | {"probabilistic_oversampling": True}
-
     def supervised_loss(
         self, logits: list[Tensor], targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
