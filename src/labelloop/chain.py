@@ -1,12 +1,15 @@
 """The chain of a recipe: rounds unrolled into plain models and label sets, each with what it is made from."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from labelloop.inference.steps import InferenceStep
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, parents
 from labelloop.training.settings import TRANSLATOR
 
 ROUND = "_round"
+Arrays = Literal["labels", "organs"]
+"""Prepared label arrays, by folder: as they are, or voxels of tumors given to organs, for models of organs."""
 
 
 def unroll(recipe: Recipe) -> Recipe:
@@ -126,6 +129,12 @@ def ordered(recipe: Recipe) -> list[str]:
 def images_of(recipe: Recipe, plan: str) -> str:
     """Return the plan under whose name the prepared images lie: the first that prepares images in the same way."""
     return next(name for name, other in recipe.plans.items() if other.images == recipe.plans[plan].images)
+
+
+def arrays_of(recipe: Recipe, model: str) -> Arrays:
+    """Return the kind of label arrays that a model learns from: without tumor classes, tumors count as organs."""
+    outputs, tumors = recipe.scheme.select(recipe.models[model].classes), recipe.scheme.sets.get("tumor", ())
+    return "labels" if set(outputs) & set(tumors) else "organs"
 
 
 def bank_of(recipe: Recipe, model: str) -> str:

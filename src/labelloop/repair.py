@@ -6,8 +6,9 @@ start, after the results folder was claimed.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
-from labelloop.chain import images_of
+from labelloop.chain import Arrays, images_of
 from labelloop.recipe import TRUTH
 from labelloop.run import Run
 from labelloop.seals import Finding, look
@@ -64,6 +65,6 @@ class Repair:
         folders += [results / "labels" / name / "transferred" for name in chain.labels]
         for plan in sorted({images_of(chain, plan) for plan in chain.plans}):
             prepared = results / "prepared" / plan
-            folders += [prepared, *(prepared / "labels" / name for name in (TRUTH, *chain.labels))]
+            folders += [prepared, *(prepared / kind / n for kind in get_args(Arrays) for n in (TRUTH, *chain.labels))]
             folders += [prepared / "objects" / model for model in chain.models]
         return [*folders, results / "predictions"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from labelloop.labels.fuse import fuse, give_tumor_to_organs, vote
+from labelloop.labels.fuse import fuse, give_tumor_to_organs, tumor_as_organs, vote
 from strategies import seeds
 
 SHAPE = (4, 5, 6)
@@ -155,6 +155,24 @@ def test_tumor_voxels_go_to_the_nearest_organ_in_mm(scheme):
         filled, rows = give_tumor_to_organs(fused, truth, states, [], scheme, ["organs"], "nearest_organ", spacing)
         assert filled[1:3, 2, 2].tolist() == [scheme.ids[n] for n in names]
         assert sum(r["voxels_changed"] for r in rows) == 2 == (filled != fused).sum()
+
+
+def test_without_a_prediction_tumor_voxels_go_to_the_nearest_organ(scheme):
+    truth = _row_of_voxels("liver", "tumor", "tumor", scheme=scheme)
+    states = {"liver": "present", "tumor": "present"}
+    fused, _ = fuse(truth, states, [], scheme, ["organs"], 1.0)
+    filled, _ = give_tumor_to_organs(fused, truth, states, [], scheme, ["organs"], "predicted_organ", (2, 2, 2))
+    np.testing.assert_array_equal(filled, _row_of_voxels("liver", "liver", "liver", scheme=scheme))
+
+
+def test_for_a_model_of_organs_a_tumor_belongs_to_the_nearest_organ_that_it_touches(scheme):
+    labels = _row_of_voxels("liver", "tumor", "tumor", "tumor", "spleen", "", "tumor", "", scheme=scheme)
+    expected = _row_of_voxels("liver", "liver", "liver", "spleen", "spleen", "", "", "", scheme=scheme)
+    np.testing.assert_array_equal(tumor_as_organs(labels, scheme, (2, 2, 2)), expected)
+    plain = _row_of_voxels("liver", "", "spleen", scheme=scheme)
+    np.testing.assert_array_equal(tumor_as_organs(plain, scheme, (2, 2, 2)), plain)
+    alone = _row_of_voxels("tumor", "tumor", scheme=scheme)
+    np.testing.assert_array_equal(tumor_as_organs(alone, scheme, (2, 2, 2)), 0 * alone)
 
 
 @pytest.mark.parametrize("how", ["predicted_organ", "nearest_organ"])

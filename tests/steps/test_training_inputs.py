@@ -6,19 +6,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from labelloop.annotation import from_table
+from labelloop.chain import arrays_of, unroll
 from labelloop.classes import load_classes
 from labelloop.errors import CaseError
 from labelloop.labels.tumors import read_contents, read_object
 from labelloop.plans import Plan
-from labelloop.recipe import ModelSpec
+from labelloop.recipe import ModelSpec, load_recipe
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.cases import prepare, survey
 from labelloop.steps.labels import cut_objects, fuse, prepare_labels, selection
 from labelloop.steps.models import train
 from labelloop.tables import read_table, write_table
 from labelloop.training import nnunet
+from labelloop.training.prepared import open_label
 from labelloop.training.settings import CutMix
 from labelloop.volume import read, write
 
@@ -62,7 +65,7 @@ class Prepared:
         dumped = model.model_dump(mode="json", exclude_none=True)
         train(
             self.rows, "m", dumped, PLAN.model_dump(mode="json"), "flare", self.groups, [SHARD], self.results,
-            self.images, bank, "cpu", True, 0,
+            self.images, self.images / "labels" / model.labels, bank, "cpu", True, 0,
         )  # fmt: skip
         return jobs[0]
 
@@ -154,6 +157,41 @@ def test_only_trusted_tumors_of_a_label_set_are_cut(prepared):
     (prepared.images / "labels" / "pseudo").symlink_to("truth")
     manifest = read_manifests([prepared.cut("pseudo") / "shards" / f"{SHARD}.csv"])
     assert set(manifest["case"]) == set(present[1:])
+
+
+def test_a_model_of_organs_is_given_label_arrays_without_holes_for_tumors(prepared):
+    """A label set that sees the lower half of every case as liver, with a tumor in it and another one in the air."""
+    ids = load_classes("flare").ids
+    ledger = Ledger(prepared.results / "labels" / "lesions", SHARD)
+    for row in prepared.rows[:2]:
+
+        def work(row=row):
+            image, path = read(row["image"]), prepared.results / "labels" / "lesions" / f"{row['case']}.nii.gz"
+            labels, middle = np.zeros(image.array.shape, np.uint8), image.array.shape[0] // 2
+            labels[:middle] = ids["liver"]
+            labels[middle // 4 : middle // 2, 20:40, 20:40] = ids["tumor"]
+            labels[-middle // 4 :, 20:40, 20:40] = ids["tumor"]
+            write(path, labels, image.geometry)
+            return path, {}
+
+        ledger.run(row["case"], "key", work)
+    ledger.close()
+    for kind in ("labels", "organs"):
+        prepare_labels(prepared.rows, "flare", "lesions", SHARD, prepared.results, prepared.images, 1, kind)
+    for row in prepared.rows[:2]:
+        files = (prepared.images / kind / "lesions" / f"{row['case']}.b2nd" for kind in ("labels", "organs"))
+        before, after = (open_label(file).array[0] for file in files)
+        tumor = before == ids["tumor"]
+        np.testing.assert_array_equal(after[~tumor], before[~tumor])
+        assert set(np.unique(after[tumor])) == {0, ids["liver"]}
+        parts = ndimage.label(tumor)[0]
+        assert sorted(set(np.unique(after[parts == n])) == {0} for n in (1, 2)) == [False, True]
+
+
+def test_models_without_tumor_classes_learn_from_arrays_without_holes():
+    chain = unroll(load_recipe("coarse_to_fine"))
+    kinds = {name: arrays_of(chain, name) for name in chain.models}
+    assert kinds == {"coarse": "organs", "tumor_a": "labels", "tumor_b": "labels", "organs_fine": "organs"}
 
 
 def test_only_the_cases_asked_for_get_predictions(prepared):

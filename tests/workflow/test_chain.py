@@ -70,7 +70,7 @@ def test_a_second_round_goes_on_from_the_first(copied, reference):
     train_shards = sorted(s.stem for s in (reference.results / "prepared/fine/shards").glob("*.csv"))
     per_shard = [
         "predict/student",
-        *(f"{job}/pseudo_round2" for job in ("fuse", "agree", "check", "held_out", "prepare_labels/fine")),
+        *(f"{job}/pseudo_round2" for job in ("fuse", "agree", "check", "held_out", "prepare_labels/fine/labels")),
     ]
     assert done == {
         *(f"{job}/{shard}" for job in per_shard for shard in train_shards),

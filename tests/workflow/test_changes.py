@@ -55,9 +55,9 @@ def _replace(file: Path, content: bytes) -> None:
     [
         ("annotation.csv", delete, {"collect/all", "group/all", "report/page"}),
         (f"prepared/fine/{CASE}.b2nd", damage, {
-            f"prepare/fine/{SHARD}", f"prepare_labels/fine/truth/{SHARD}", *TEACHERS,
+            f"prepare/fine/{SHARD}", f"prepare_labels/fine/organs/truth/{SHARD}", *TEACHERS,
         }),
-        (f"prepared/fine/labels/pseudo/{CASE}.b2nd", delete, {f"prepare_labels/fine/pseudo/{SHARD}", *STUDENT}),
+        (f"prepared/fine/labels/pseudo/{CASE}.b2nd", delete, {f"prepare_labels/fine/labels/pseudo/{SHARD}", *STUDENT}),
         ("models/teacher/model.json", delete, {"train/teacher", *TEACHER_USED}),
         ("models/teacher/model.json", append_space, {"train/teacher", *TEACHER_USED}),
         ("models/teacher/weights.pt", delete, {"train/teacher", *TEACHER_USED}),
@@ -96,7 +96,7 @@ def test_a_changed_picture_of_the_review_queue_leads_to_the_queue(copied: Projec
 def test_changed_files_are_made_anew_and_all_others_kept(copied, reference):
     changes = {
         f"models/teacher/predictions/{CASE}.nii.gz": damage,
-        f"prepared/fine/labels/truth/{CASE}.b2nd": damage,
+        f"prepared/fine/organs/truth/{CASE}.b2nd": damage,
         "models/teacher/weights.pt": damage,
         "labels/pseudo/selected.csv": delete,
         f"labels/pseudo/{CASE}.nii.gz": delete,
@@ -106,7 +106,7 @@ def test_changed_files_are_made_anew_and_all_others_kept(copied, reference):
     before = {name: time for pattern in made for name, time in copied.times(pattern).items()}
     for name, change in changes.items():
         change(copied.results / name)
-    assert copied.run() == {f"prepare_labels/fine/truth/{SHARD}", *TEACHERS}
+    assert copied.run() == {f"prepare_labels/fine/organs/truth/{SHARD}", *TEACHERS}
     assert copied.contents() == reference.contents()
     after = {name: time for pattern in made for name, time in copied.times(pattern).items()}
     assert before.keys() == after.keys()

@@ -30,6 +30,7 @@ wildcard_constraints:
     labels=r"\w+",
     plan=r"\w+",
     bank=r"\w+",
+    arrays=r"labels|organs",
     name=r"\w+",
 
 

@@ -35,9 +35,10 @@ def training_inputs(w):
         ),
         "images": prepared_images(plan),
         "labels": expand(
-            "{r}/prepared/{plan}/labels/{labels}/shards/{shard}.csv",
+            "{r}/prepared/{plan}/{arrays}/{labels}/shards/{shard}.csv",
             r=R,
             plan=plan,
+            arrays=run.arrays(w.model),
             labels=spec.labels,
             shard=run.train_shards,
         ),

@@ -1,7 +1,7 @@
 """Label sets: transfer, fuse, agree, check, select, and their arrays in network space.
 
 REQUIRED INPUTS: predictions of the models that a label set names, survey tables.
-OUTPUTS: {R}/labels/<set>, {R}/prepared/<plan>/labels/<set>, {R}/prepared/<plan>/objects/<model>
+OUTPUTS: {R}/labels/<set>, {R}/prepared/<plan>/labels/<set> and organs/<set>, {R}/prepared/<plan>/objects/<model>
 """
 
 
@@ -82,7 +82,7 @@ rule fuse:
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint(),
         groups=run.groups(),
-        version=2,
+        version=3,
     message:
         "fuse: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -237,11 +237,11 @@ rule prepare_labels:
         label_source,
         images=f"{R}/prepared/{{plan}}/shards/{{shard}}.csv",
     output:
-        manifest=f"{R}/prepared/{{plan}}/labels/{{labels}}/shards/{{shard}}.csv",
+        manifest=f"{R}/prepared/{{plan}}/{{arrays}}/{{labels}}/shards/{{shard}}.csv",
     log:
-        f"{R}/logs/prepare_labels/{{plan}}/{{labels}}/{{shard}}.log",
+        f"{R}/logs/prepare_labels/{{plan}}/{{arrays}}/{{labels}}/{{shard}}.log",
     benchmark:
-        f"{R}/benchmarks/prepare_labels/{{plan}}/{{labels}}/{{shard}}.tsv"
+        f"{R}/benchmarks/prepare_labels/{{plan}}/{{arrays}}/{{labels}}/{{shard}}.tsv"
     retries: 1
     resources:
         mem_mb=memory(6000),
@@ -253,7 +253,7 @@ rule prepare_labels:
         scheme=run.scheme.fingerprint(),
         version=1,
     message:
-        "prepare: {params.number} labels ({wildcards.labels}) of shard {wildcards.shard} for plan {wildcards.plan}"
+        "prepare: {params.number} {wildcards.arrays} ({wildcards.labels}) of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
         "../scripts/prepare_labels.py"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from labelloop.scripting import job
 
-snakemake = job(globals(), "prepare_labels", plan="fine", labels="truth", shard="train-000")
+snakemake = job(globals(), "prepare_labels", plan="fine", arrays="labels", labels="truth", shard="train-000")
 
 from labelloop.steps.labels import prepare_labels
 
@@ -17,4 +17,5 @@ prepare_labels(
     results=prepared.parents[1],
     prepared=prepared,
     version=snakemake.params.version,
+    arrays=snakemake.wildcards.arrays,
 )

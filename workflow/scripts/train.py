@@ -24,6 +24,7 @@ with lease_gpu(snakemake.resources.device):
         shards=[Path(manifest).stem for manifest in snakemake.input.images],
         results=results,
         images=Path(snakemake.input.images[0]).parents[1],
+        labels=Path(snakemake.input.labels[0]).parents[1],
         bank=Path(objects[0]).parents[1] if objects else None,
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,

@@ -7,14 +7,18 @@ keeps every pseudo-label of that class out of the map.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cc3d
 import edt
 import numpy as np
+from scipy import ndimage
 
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States
 from labelloop.classes import BACKGROUND, ClassScheme
 from labelloop.labels.settings import TumorVoxels
 
 Row = dict[str, Any]
+ROUNDING = 1.001
+"""A distance in mm is so much larger, at most, by rounding."""
 
 
 def fuse(
@@ -104,7 +108,8 @@ def give_tumor_to_organs(
 
     The paper classifies the tumor regions into organs and does not say how. ``predicted_organ`` takes what the models
     vote for there, also where the organ is annotated: its annotation ends where its tumor begins. ``nearest_organ``
-    takes the nearest organ of the fused map. An organ that is annotated absent gets nothing.
+    takes the nearest organ of the fused map (see :func:`tumor_as_organs`), and so does a case without a prediction. An
+    organ that is annotated absent gets nothing.
 
     Args:
         fused: fused map [z, y, x] of ``classes``, without tumor; not changed.
@@ -120,12 +125,12 @@ def give_tumor_to_organs(
     organs = [n for n in scheme.select(list(classes)) if states.get(n, UNKNOWN) != ABSENT]
     if not holes.any() or not organs:
         return fused.copy(), []
-    if how == "predicted_organ":
+    if how == "predicted_organ" and predictions:
         able = {n: tuple(organs if model_classes is None else model_classes.get(n, ())) for n, _ in predictions}
         voted, _ = _vote_by_group(predictions, able, scheme, organs)
         wanted = np.zeros_like(fused) if voted is None else voted
     else:
-        wanted = _nearest_label(fused, spacing_mm)
+        wanted = _organ_at_hand(fused, holes, spacing_mm)
     filled = np.where(holes, wanted, fused)
     counts, gained = np.bincount(filled.ravel(), minlength=256), np.bincount(filled[holes], minlength=256)
     voxel_ml = float(np.prod(spacing_mm)) / 1000
@@ -138,14 +143,43 @@ def give_tumor_to_organs(
     return filled, rows
 
 
-def _nearest_label(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return, at each voxel, the label that is nearest in mm; of equally near ones the smallest. 0 without labels."""
+def tumor_as_organs(labels: np.ndarray, scheme: ClassScheme, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return a label map for a model of organs, in which each tumor belongs to the nearest organ that it touches.
+
+    Left out, the tumor would be a hole in its organ that the model learns as background. A tumor that touches no organ
+    of the map becomes background.
+
+    Args:
+        labels: class ids [z, y, x]; not changed.
+        spacing_mm: voxel size (z, y, x).
+    """
+    holes = np.isin(labels, [scheme.ids[name] for name in scheme.sets.get("tumor", ())])
+    if not holes.any():
+        return labels
+    organs = np.where(holes, BACKGROUND, labels)
+    return np.where(holes, _organ_at_hand(organs, holes, spacing_mm), organs)
+
+
+def _organ_at_hand(organs: np.ndarray, holes: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the nearest label of ``organs`` at each voxel of the holes that touch one; 0 elsewhere."""
+    nearest, distance = _nearest_label(organs, spacing_mm)
+    parts, number = cc3d.connected_components(np.ascontiguousarray(holes), connectivity=26, return_N=True)
+    closest = ndimage.minimum(distance, parts, np.arange(1, number + 1))
+    touching = np.append(False, np.asarray(closest) <= np.linalg.norm(spacing_mm) * ROUNDING)
+    return np.where(touching[parts], nearest, BACKGROUND)
+
+
+def _nearest_label(labels: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return, at each voxel, the label that is nearest, of equally near ones the smallest, and how far it is in mm.
+
+    Without labels: 0 and infinity.
+    """
     best, nearest = np.full(labels.shape, np.inf, np.float32), np.zeros_like(labels)
     for index in np.unique(labels[labels != BACKGROUND]):
         distance = edt.edt(labels != index, anisotropy=tuple(spacing_mm))
         closer = distance < best
         best[closer], nearest[closer] = distance[closer], index
-    return nearest
+    return nearest, best
 
 
 def _keep(labels: np.ndarray, scheme: ClassScheme, names) -> np.ndarray:

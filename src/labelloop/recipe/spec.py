@@ -62,7 +62,8 @@ class LabelSetSpec(Strict):
         description="predictions on one MR sequence serve the patient's others, where the kidneys say that they fit",
     )
     tumor_voxels: TumorVoxels | None = Field(
-        None, description="in a label set of organs, the organ that voxels of a true tumor are given to"
+        None,
+        description="in a label set of organs, where voxels of a true tumor go to; none: predicted_organ",
     )
     clean: tuple[CleanStep, ...] = ()
     check: Literal["anatomy"] | None = "anatomy"

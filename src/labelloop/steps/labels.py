@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from labelloop.annotation import PRESENT, UNKNOWN, States, annotated
+from labelloop.chain import Arrays
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import CaseError
 from labelloop.files import digest
@@ -19,9 +20,9 @@ from labelloop.labels.check import check as check_labels
 from labelloop.labels.clean import clean
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.fuse import fuse as fuse_labels
-from labelloop.labels.fuse import give_tumor_to_organs
+from labelloop.labels.fuse import give_tumor_to_organs, tumor_as_organs
 from labelloop.labels.select import select as select_classes
-from labelloop.labels.settings import CutSettings, SelectSettings
+from labelloop.labels.settings import CutSettings, SelectSettings, TumorVoxels
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.recipe import TRUTH
 from labelloop.shards import Ledger
@@ -131,8 +132,9 @@ def fused_map(
     fused, provenance = fuse_labels(
         truth, states, given, scheme, scheme.select(spec["classes"]), geometry.voxel_ml, voters
     )
-    if truth is not None and spec.get("tumor_voxels"):
-        how, spacing = spec["tumor_voxels"], geometry.spacing_zyx
+    if truth is not None:
+        how: TumorVoxels = spec.get("tumor_voxels") or "predicted_organ"
+        spacing = geometry.spacing_zyx
         fused, given_to = give_tumor_to_organs(
             fused, truth, states, given, scheme, scheme.select(spec["classes"]), how, spacing, voters
         )
@@ -313,12 +315,20 @@ def empty_table(kind: str) -> pd.DataFrame:
 
 
 def prepare_labels(
-    rows: Rows, classes: str, labels: str, shard: str, results: Path, prepared: Path, version: int
+    rows: Rows,
+    classes: str,
+    labels: str,
+    shard: str,
+    results: Path,
+    prepared: Path,
+    version: int,
+    arrays: Arrays = "labels",
 ) -> None:
     """Bring the labels of one shard (the truth, or a label set) to the grids of the prepared images.
 
     Args:
-        prepared: folder of the prepared images; arrays go to ``<prepared>/labels/<labels>``.
+        prepared: folder of the prepared images; arrays go to ``<prepared>/<arrays>/<labels>``.
+        arrays: ``organs``: for models of organs, to which voxels of tumors belong (``labels.fuse.tumor_as_organs``).
     """
     from labelloop.inference.prepare import Frame, prepare_label
     from labelloop.training.prepared import open_image, write_label_array
@@ -326,8 +336,8 @@ def prepare_labels(
     scheme = load_classes(classes)
     images = Files([prepared / "shards" / f"{shard}.csv"], "prepared_image")
     files = None if labels == TRUTH else Files([results / "labels" / labels / "shards" / f"{shard}.csv"], "label_map")
-    out = prepared / "labels" / labels
-    ledger = Ledger(out, shard)
+    out = prepared / arrays / labels
+    ledger, given = Ledger(out, shard), [] if arrays == "labels" else [arrays]
     for item in surveyed(rows, results / "survey", [shard]):
         if item.id not in images or not (annotated(item.states) if files is None else item.id in files):
             continue
@@ -336,11 +346,12 @@ def prepare_labels(
             label = item.truth(scheme) if files is None else item.label(files.path(item.id))
             path = out / f"{item.id}.b2nd"
             frame = Frame.from_dict(open_image(images.path(item.id)).frame)
-            write_label_array(path, prepare_label(label, frame))
+            array = prepare_label(label, frame)
+            write_label_array(path, tumor_as_organs(array, scheme, frame.spacing_mm) if arrays == "organs" else array)
             return path, {}
 
         source = item.truth_key if files is None else files.key(item.id)
-        ledger.run(item.id, digest([version, source, images.key(item.id)]), work)
+        ledger.run(item.id, digest([version, source, images.key(item.id), *given]), work)
     ledger.close()
 
 

@@ -31,6 +31,7 @@ def train(
     shards: Sequence[str],
     results: Path,
     images: Path,
+    labels: Path,
     bank: Path | None,
     device: Device,
     deterministic: Determinism,
@@ -40,6 +41,7 @@ def train(
 
     Args:
         images: folder of the prepared images of the model's plan.
+        labels: folder of the prepared labels that the model learns from.
         bank: folder of the tumor objects that the training pastes, if it does.
 
     Raises:
@@ -52,14 +54,14 @@ def train(
     batches = model.trainer.batches
     full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
     outputs, patients = scheme.select(model.classes), {row["case"]: row["patient"] for row in rows}
-    cases = _training_cases(usable, patients, full, model, outputs, name, results, images, shards)
+    cases = _training_cases(usable, patients, full, model, outputs, name, results, images, labels, shards)
     _trainer(model)(
         TrainingJob(
             name=name,
             folder=results / "models" / name,
             plan=Plan.model_validate(plan),
             images=images,
-            labels=images / "labels" / model.labels,
+            labels=labels,
             cases=cases,
             classes=outputs,
             class_ids=scheme.ids,
@@ -91,6 +93,7 @@ def _training_cases(
     name: str,
     results: Path,
     images: Path,
+    labels: Path,
     shards: Sequence[str],
 ) -> tuple:
     """Return the cases of a training: those with a known class and, for trainers that use them, the unlabeled ones.
@@ -100,7 +103,7 @@ def _training_cases(
     from labelloop.training.nnunet import TrainingCase
 
     image_files = Files([images / "shards" / f"{s}.csv" for s in shards], "prepared_image")
-    label_files = Files([images / "labels" / model.labels / "shards" / f"{s}.csv" for s in shards], "prepared_label")
+    label_files = Files([labels / "shards" / f"{s}.csv" for s in shards], "prepared_label")
     states = trusted(model.labels, results, usable)
     asked = {
         c.id: {o: states.get(c.id, {}).get(o, UNKNOWN) if c.id in label_files else UNKNOWN for o in outputs}

@@ -10,18 +10,17 @@ import math
 from collections.abc import Callable
 from functools import reduce
 from operator import add
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+Merge = Literal["logsumexp", "max"]
 MERGED_LOGIT = -1e4
 """Logit of a class merged away: low enough for a softmax of exactly 0, finite so that no NaN can come of it."""
 
 
-def merge_unknown(
-    logits: Tensor, target: Tensor, unknown: Tensor, mode: Literal["logsumexp", "max"] = "logsumexp"
-) -> tuple[Tensor, Tensor]:
+def merge_unknown(logits: Tensor, target: Tensor, unknown: Tensor, mode: Merge = "logsumexp") -> tuple[Tensor, Tensor]:
     """Merge the unknown classes of each sample into its background.
 
     Args:
@@ -97,12 +96,13 @@ class PartialLabelLoss(nn.Module):
     def __init__(
         self,
         loss: nn.Module,
-        mode: Literal["logsumexp", "max"] = "logsumexp",
+        mode: Merge = "logsumexp",
         compiled: Callable[[nn.Module], nn.Module] = lambda module: module,
     ):
         super().__init__()
-        dice = loss.get_submodule("dc")
-        self.dc, self.ce, self.mode = compiled(KnownDice(dice.batch_dice, dice.smooth)), loss.ce, mode
+        dice: Any = loss.get_submodule("dc")
+        self.dc, self.ce = compiled(KnownDice(dice.batch_dice, dice.smooth)), loss.get_submodule("ce")
+        self.mode: Merge = mode
 
     def forward(self, logits: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
         merged, labels = merge_unknown(logits, target, unknown, self.mode)
