@@ -50,11 +50,11 @@ class Prepared:
         """Cases in which all of these classes are annotated; all classes when none is named."""
         return {c for c, s in self.states.items() if all(s[n] != "unknown" for n in names or s)}
 
-    def cut(self, labels: str = "truth") -> Path:
+    def cut(self, labels: str = "truth", **settings) -> Path:
         """Cut the tumor objects; return the bank's folder."""
         bank = self.images / "objects" / "m"
         arguments = {"spacing_mm": PLAN.spacing_mm, "results": self.results, "prepared": self.images}
-        cut_objects(self.rows, CUT, "flare", labels, shard=SHARD, bank=bank, version=1, **arguments)
+        cut_objects(self.rows, CUT | settings, "flare", labels, shard=SHARD, bank=bank, version=1, **arguments)
         return bank
 
     def job(self, monkeypatch, bank: Path | None = None, **spec):
@@ -157,6 +157,30 @@ def test_only_trusted_tumors_of_a_label_set_are_cut(prepared):
     (prepared.images / "labels" / "pseudo").symlink_to("truth")
     manifest = read_manifests([prepared.cut("pseudo") / "shards" / f"{SHARD}.csv"])
     assert set(manifest["case"]) == set(present[1:])
+
+
+@pytest.mark.parametrize(("source", "found"), [("truth", False), ("labels", True)])
+def test_tumors_that_models_found_are_cut_only_where_the_recipe_says_so(prepared, source, found):
+    """A label set whose arrays are the truth's, in one case taken from a model."""
+    present = sorted(case for case, known in prepared.states.items() if known["tumor"] == "present")
+    survey = prepared.results / "survey" / f"{SHARD}.annotation.csv"
+    before = read_table(survey, "annotation")
+    rows = [
+        {"case": case, "class": name, "state": state, "decision": "accepted", "reason": ""}
+        for case, known in prepared.states.items()
+        for name, state in known.items()
+    ]
+    write_table(prepared.results / "labels" / "guessed" / "selected.csv", pd.DataFrame(rows), "selected")
+    (prepared.images / "labels" / "guessed").unlink(missing_ok=True)
+    (prepared.images / "labels" / "guessed").symlink_to("truth")
+    guessed = (before["case"] == present[0]) & (before["class"] == "tumor")
+    write_table(survey, before.assign(state=before["state"].mask(guessed, "unknown")), "annotation")
+    try:
+        bank = prepared.cut("guessed", source=source)
+    finally:
+        write_table(survey, before, "annotation")
+    cut = set(read_manifests([bank / "shards" / f"{SHARD}.csv"])["case"])
+    assert cut == set(present if found else present[1:])
 
 
 def test_a_model_of_organs_is_given_label_arrays_without_holes_for_tumors(prepared):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from labelloop.classes import Names, Strict
 
@@ -133,7 +133,14 @@ class SelectSettings(Strict):
 class CutSettings(Strict):
     """How tumor objects are cut. Zhou's 8-16 slices of 2.5 mm and 24-32 pixels of 1.5 mm are the default margins."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
     name: str = Field("tumor", description="class of the objects")
+    source: Literal["truth", "labels"] = Field(
+        "truth",
+        alias="from",
+        description="objects that annotators drew (Zhou), or also those that the label set takes from models",
+    )
     margin_mm: tuple[Range, Range, Range] = Field(
         ((20.0, 40.0), (36.0, 48.0), (36.0, 48.0)),
         description="surroundings on each side, drawn for each object between these bounds (z, y, x)",

@@ -367,7 +367,7 @@ def cut_objects(
     bank: Path,
     version: int,
 ) -> None:
-    """Cut the tumors that are trusted in ``labels`` out of the prepared images of one shard.
+    """Cut tumors that are trusted in ``labels`` (drawn by annotators, if so asked) out of one shard's prepared images.
 
     Args:
         settings: those of ``labels.tumors.CutSettings``.
@@ -378,10 +378,12 @@ def cut_objects(
     scheme, cut = load_classes(classes), CutSettings.model_validate(settings)
     images = Files([prepared / "shards" / f"{shard}.csv"], "prepared_image")
     maps = Files([prepared / "labels" / labels / "shards" / f"{shard}.csv"], "prepared_label")
-    states = trusted(labels, results, surveyed(rows, results / "survey", [shard]))
+    items = surveyed(rows, results / "survey", [shard])
+    states, drawn = trusted(labels, results, items), {item.id for item in items if item.states[cut.name] == PRESENT}
+    wanted = drawn if cut.source == "truth" else states.keys()
     ledger = Ledger(bank, shard)
     for case, known in states.items():
-        if known.get(cut.name) == PRESENT and case in images and case in maps:
+        if case in wanted and known.get(cut.name) == PRESENT and case in images and case in maps:
             key = digest([version, settings, spacing_mm, known, images.key(case), maps.key(case)])
             arrays = images.path(case), maps.path(case)
             ledger.run(case, key, partial(_cut_case, case, known, arrays, spacing_mm, scheme.ids[cut.name], cut, bank))

@@ -75,7 +75,8 @@ class Favor(Strict):
 class CutMix(CutSettings):
     """Tumor objects pasted into patches of cases whose tumor is absent or unknown (Zhou, section 2.2).
 
-    The objects are cut from the labels that the model learns from, where their class is present.
+    The objects are cut from the labels that the model learns from, where their class is present: by default those that
+    annotators drew, with the surroundings that the labels give them.
     """
 
     probability: float = Field(1.0, ge=0, le=1, description="share of such patches that get objects (Zhou: all)")
