@@ -43,6 +43,7 @@ rule all:
             expand(
                 rules.prepare_labels.output,
                 plan=run.images(m),
+                arrays=run.arrays(m),
                 labels=run.model(m).labels,
                 shard=run.train_shards,
             )

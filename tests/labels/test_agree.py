@@ -24,7 +24,8 @@ def test_equals_the_definition(scheme, number):
         steps = [(a ^ b).sum() / b.sum() for a, b in pairwise(masks)]
         assert r["uncertainty"] == pytest.approx(np.mean(steps))
         assert r["predictions"] == number
-    whole = [(a != b).sum() / (b > 0).sum() for a, b in pairwise(maps)]
+    organs = [np.where(m == scheme.ids["tumor"], 0, m) for m in maps]
+    whole = [(a != b).sum() / (b > 0).sum() for a, b in pairwise(organs)]
     assert rows[-1]["uncertainty"] == pytest.approx(np.mean(whole))
 
 
@@ -35,6 +36,16 @@ def test_flare22_formula_for_three(scheme):
     rows = disagreement([a, b, c], scheme, ["liver"])
     assert rows[-1]["uncertainty"] == pytest.approx((1 / 5 + 3 / 8) / 2)
     assert rows[0]["uncertainty"] == rows[-1]["uncertainty"]
+
+
+def test_a_case_is_ranked_by_its_organs_and_a_tumor_by_itself(scheme):
+    first, second = (np.zeros(SHAPE, np.uint8) for _ in range(2))
+    first[:3], second[:2] = scheme.ids["liver"], scheme.ids["liver"]
+    second[4], first[5] = scheme.ids["tumor"], scheme.ids["tumor"]
+    found = {row["class"]: row["uncertainty"] for row in disagreement([first, second], scheme, ["liver", "tumor"])}
+    assert found == {"liver": 1 / 2, "tumor": 2, ALL: 1 / 2}
+    alone = disagreement([first, second], scheme, ["tumor"])
+    assert alone[-1]["uncertainty"] == 2  # of tumors alone, the case is ranked by these
 
 
 def test_empty_maps_and_single_predictions(scheme):

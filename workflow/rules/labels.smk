@@ -117,7 +117,7 @@ rule agree:
         },
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint(),
-        version=2,
+        version=3,
     message:
         "agree: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

@@ -9,7 +9,7 @@ import numpy as np
 from labelloop.classes import ClassScheme
 
 ALL = "all"
-"""Row of the whole case: FLARE22's u over all labels of ``classes`` together, and the mean pairwise Dice."""
+"""Row of the whole case: FLARE22's u over the organs of ``classes`` together, and the mean pairwise Dice of all."""
 CHUNK = 1 << 22
 """Voxels counted at once: numpy's bincount makes a 64-bit copy of what it counts."""
 
@@ -24,7 +24,8 @@ def disagreement(
     - ``uncertainty``: FLARE22's u, the mean over consecutive predictions of |A != B| / |B > 0|; with three it is
       1/2 (|A != B| / |B > 0| + |B != C| / |C > 0|). Per class, all other labels are set to zero first, as Zhou does
       for the tumor. An empty denominator counts as one voxel, so that agreeing on "nothing" is 0 and anything
-      against nothing ranks as very uncertain.
+      against nothing ranks as very uncertain. The case's is that of its organs together, for tumors are ranked by
+      themselves (Zhou, section 2.2); where ``classes`` has no organ, that of all.
 
     With a single prediction both scores are NaN.
 
@@ -41,7 +42,9 @@ def disagreement(
     tables = {(i, j): _joint(codes[i], codes[j], len(classes) + 1) for i in range(number) for j in range(i)}
     dice = np.array([_dice(table) for table in tables.values()]).reshape(-1, len(classes))
     steps = [tables[later, earlier] for earlier, later in pairwise(range(number))]
-    unsure = np.array([_uncertainty(table) for table in steps]).reshape(-1, len(classes) + 1)
+    organs = [name not in scheme.sets.get("tumor", ()) for name in classes]
+    ranked = np.array([False, *(organs if any(organs) else classes)], bool)
+    unsure = np.array([_uncertainty(table, ranked) for table in steps]).reshape(-1, len(classes) + 1)
     if number > 1:
         mean_dice, mean_unsure = dice.mean(axis=0), unsure.mean(axis=0)
     else:
@@ -81,8 +84,9 @@ def _dice(table: np.ndarray) -> np.ndarray:
     return np.where(sums > 0, 2 * both / np.maximum(sums, 1), 1.0)
 
 
-def _uncertainty(table: np.ndarray) -> np.ndarray:
-    """Return u of the whole map, then of each class; the later prediction is the denominator."""
+def _uncertainty(table: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """Return u of the ``ranked`` labels together, then of each class; the later prediction is the denominator."""
     rows, columns, both = table.sum(axis=1), table.sum(axis=0), table.diagonal()
-    whole = (table.sum() - both.sum()) / max(rows[1:].sum(), 1)
+    others = table[np.ix_(~ranked, ~ranked)].sum()  # what is no ranked label in either prediction is agreed upon
+    whole = (table.sum() - others - both[ranked].sum()) / max(rows[ranked].sum(), 1)
     return np.concatenate([[whole], (rows + columns - 2 * both)[1:] / np.maximum(rows[1:], 1)])
