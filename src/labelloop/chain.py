@@ -153,12 +153,16 @@ def needed(recipe: Recipe) -> set[str]:
     return ends | {name for end in ends for name in ancestors(recipe, end)}
 
 
+def lineage(recipe: Recipe, model: str) -> list[str]:
+    """Return the models whose weights a model starts from, the nearest first."""
+    before = recipe.models[model].init_from
+    return [before, *lineage(recipe, before)] if before else []
+
+
 def updates(recipe: Recipe, model: str) -> int:
     """Return the updates behind a model's weights: its own, and those of the models that it started from."""
-    spec = recipe.models[model]
-    trainer = spec.trainer.translator or spec.trainer
-    before = updates(recipe, spec.init_from) if spec.init_from else 0
-    return before + trainer.epochs * trainer.iterations_per_epoch
+    specs = (recipe.models[name].trainer for name in (model, *lineage(recipe, model)))
+    return sum(trainer.epochs * trainer.iterations_per_epoch for trainer in (s.translator or s for s in specs))
 
 
 def describe(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from labelloop import preflight
 from labelloop.cases import Case, load_cases
-from labelloop.chain import ancestors, arrays_of, bank_of, images_of, needed, round_before, unroll, updates
+from labelloop.chain import ancestors, arrays_of, bank_of, images_of, lineage, needed, round_before, unroll, updates
 from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
 from labelloop.detached import known_parts
@@ -183,6 +183,10 @@ class Run:
     def arrays(self, model: str) -> str:
         """Kind of label arrays that a model learns from."""
         return arrays_of(self.chain, model)
+
+    def lineage(self, model: str) -> list[str]:
+        """Models whose weights a model starts from."""
+        return lineage(self.chain, model)
 
     def bank(self, model: str) -> str:
         """Name under which the tumor objects that a model pastes lie: the first model's that cuts the same ones."""

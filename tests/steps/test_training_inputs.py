@@ -1,6 +1,7 @@
 """From the survey to a training: which cases it gets, what is known of them, what it pastes."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ class Prepared:
         cut_objects(self.rows, CUT | settings, "flare", labels, shard=SHARD, bank=bank, version=1, **arguments)
         return bank
 
-    def job(self, monkeypatch, bank: Path | None = None, **spec):
+    def job(self, monkeypatch, bank: Path | None = None, learned: Sequence[Path] = (), **spec):
         """Return the job that the step hands to the training."""
         jobs = []
         monkeypatch.setattr(nnunet, "train", jobs.append)
@@ -65,7 +66,7 @@ class Prepared:
         dumped = model.model_dump(mode="json", exclude_none=True)
         train(
             self.rows, "m", dumped, PLAN.model_dump(mode="json"), "flare", self.groups, [SHARD], self.results,
-            self.images, self.images / "labels" / model.labels, bank, "cpu", True, 0,
+            self.images, self.images / "labels" / model.labels, learned, bank, "cpu", True, 0,
         )  # fmt: skip
         return jobs[0]
 
@@ -73,6 +74,10 @@ class Prepared:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, phantom) -> Prepared:
     return Prepared(tmp_path_factory.mktemp("prepared"), phantom)
+
+
+def unlabeled_of(prepared: Prepared) -> set[str]:
+    return {case for case, known in prepared.states.items() if set(known.values()) == {"unknown"}}
 
 
 def cases(job) -> set[str]:
@@ -100,6 +105,38 @@ def test_unlabeled_scans_of_patients_that_are_validated_on_are_left_out(prepared
     rows = [row | ({"patient": held_out} if row["case"] == sibling else {}) for row in prepared.rows]
     monkeypatch.setattr(prepared, "rows", rows)
     assert splits()["train"] == before["train"] - {sibling}
+
+
+def validated(job) -> dict[str, dict[str, str]]:
+    return {case.case: case.states for case in job.cases if case.split == "validation"}
+
+
+def test_a_student_is_not_validated_on_patients_that_its_weights_know(prepared, monkeypatch, tmp_path):
+    labeled = sorted(prepared.states.keys() - unlabeled_of(prepared))
+    kept, table = labeled[0], tmp_path / "cases.csv"
+    rows = [{"case": case, "split": "validation" if case == kept else "train", "key": ""} for case in labeled]
+    write_table(table, pd.DataFrame(rows), "training_cases")
+    job = prepared.job(monkeypatch, learned=[table], trainer="partial", validation_fraction=0.3)
+    assert set(validated(job)) == {kept}
+    assert cases(job) == set(labeled)
+    write_table(table, pd.DataFrame(rows).assign(split="train"), "training_cases")
+    assert validated(prepared.job(monkeypatch, learned=[table], trainer="partial", validation_fraction=0.3)) == {}
+
+
+def test_a_student_is_validated_on_what_annotators_gave_not_on_pseudo_labels(prepared, monkeypatch):
+    """A label set in which everything is known of every case."""
+    rows = [
+        {"case": case, "class": name, "state": "present", "decision": "accepted", "reason": ""}
+        for case, known in prepared.states.items()
+        for name in known
+    ]
+    write_table(prepared.results / "labels" / "complete" / "selected.csv", pd.DataFrame(rows), "selected")
+    (prepared.images / "labels" / "complete").symlink_to("truth")
+    job = prepared.job(monkeypatch, labels="complete", trainer="partial", validation_fraction=0.5)
+    assert validated(job) == {case: prepared.states[case] for case in validated(job)} != {}
+    assert unlabeled_of(prepared).isdisjoint(validated(job))
+    asked = {"labels": "complete", "trainer": "partial", "validation_fraction": 0.5, "validate_on": "labels"}
+    assert all("unknown" not in states.values() for states in validated(prepared.job(monkeypatch, **asked)).values())
 
 
 def test_the_partial_trainer_is_told_which_cases_are_full(prepared, monkeypatch):

@@ -1,5 +1,6 @@
 """What the recipes of Mao and Meng say of their networks holds."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,15 @@ def test_networks_are_as_large_as_published(recipe, model, expected):
     with torch.device("meta"):
         network = build_network(found.plans[spec.plan], len(found.scheme.select(spec.classes)) + 1)
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_published_network_pools_an_axis_to_nothing():
+    """As pinned strides of Zhou's coarse grid did with the levels of the fine one: 32 to 1, at its bottom."""
+    for name in ("two_stage", "coarse_to_fine", "merge_max", "progressive"):
+        for plan_name, plan in load_recipe(name).plans.items():
+            bottom = np.array(plan.patch) // np.prod(plan.stage_strides, axis=0)
+            released = (name, plan_name) == ("merge_max", "coarse")  # so in Zhou's code
+            assert released or bottom.min() >= 4, (name, plan_name, bottom)
 
 
 def test_mao_grows_from_14_to_15_outputs_and_says_the_same_of_the_organs(tmp_path):

@@ -48,6 +48,9 @@ def training_inputs(w):
             f"{R}/models/{spec.init_from}/{file}"
             for file in ("model.json", "weights.pt")
         ]
+        inputs["learned"] = expand(
+            "{r}/models/{model}/cases.csv", r=R, model=run.lineage(w.model)
+        )
     if spec.labels != "truth":
         inputs["selected"] = f"{R}/labels/{spec.labels}/selected.csv"
     if spec.trainer.cutmix:

@@ -25,6 +25,7 @@ with lease_gpu(snakemake.resources.device):
         results=results,
         images=Path(snakemake.input.images[0]).parents[1],
         labels=Path(snakemake.input.labels[0]).parents[1],
+        learned=snakemake.input.get("learned", []),
         bank=Path(objects[0]).parents[1] if objects else None,
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,

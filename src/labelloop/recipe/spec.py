@@ -40,6 +40,10 @@ class ModelSpec(Strict):
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of the cases kept for validation, all of a patient's or none"
     )
+    validate_on: Literal["truth", "labels"] = Field(
+        "truth",
+        description="what annotators gave, of patients that no model it starts from learned from; or the label set",
+    )
     validation_seed: int = Field(
         0,
         ge=0,

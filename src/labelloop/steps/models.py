@@ -15,7 +15,7 @@ from labelloop.plans import Plan
 from labelloop.recipe import ModelSpec
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, order_by, surveyed, trusted
-from labelloop.tables import write_table
+from labelloop.tables import read_table, write_table
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, Determinism
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def train(
     results: Path,
     images: Path,
     labels: Path,
+    learned: Iterable[str | Path],
     bank: Path | None,
     device: Device,
     deterministic: Determinism,
@@ -42,6 +43,7 @@ def train(
     Args:
         images: folder of the prepared images of the model's plan.
         labels: folder of the prepared labels that the model learns from.
+        learned: tables of the cases that the models were trained with whose weights it starts from.
         bank: folder of the tumor objects that the training pastes, if it does.
 
     Raises:
@@ -54,7 +56,8 @@ def train(
     batches = model.trainer.batches
     full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
     outputs, patients = scheme.select(model.classes), {row["case"]: row["patient"] for row in rows}
-    cases = _training_cases(usable, patients, full, model, outputs, name, results, images, labels, shards)
+    seen = {patients[case] for case in _learned(learned) if case in patients}
+    cases = _training_cases(usable, patients, seen, full, model, outputs, name, results, images, labels, shards)
     _trainer(model)(
         TrainingJob(
             name=name,
@@ -84,9 +87,15 @@ def _trainer(model: ModelSpec) -> Callable:
     return train
 
 
+def _learned(tables: Iterable[str | Path]) -> list[str]:
+    """Return the cases that models were trained with."""
+    return [case for path in tables for case in read_table(path, "training_cases").query("split == 'train'")["case"]]
+
+
 def _training_cases(
     usable: Sequence[Surveyed],
     patients: Mapping[str, str],
+    seen: Collection[str],
     full: set[str],
     model: ModelSpec,
     outputs: Sequence[str],
@@ -98,7 +107,10 @@ def _training_cases(
 ) -> tuple:
     """Return the cases of a training: those with a known class and, for trainers that use them, the unlabeled ones.
 
-    Unlabeled cases of patients that are validated on are left out.
+    Other cases of patients that are validated on are left out.
+
+    Args:
+        seen: patients that the model's weights know already, so that it is not validated on them.
     """
     from labelloop.training.nnunet import TrainingCase
 
@@ -111,13 +123,18 @@ def _training_cases(
         if c.id in image_files
     }
     known = {case: state for case, state in asked.items() if annotated(state)}
-    held_out = validation_cases(known, patients, model.validation_fraction, model.validation_seed)
+    drawn = {c.id: {o: c.states[o] for o in outputs} for c in usable if c.id in known}
+    judged = known if model.validate_on == "labels" else {c: state for c, state in drawn.items() if annotated(state)}
+    held_out = _held_out(model, known, judged, patients, seen)
     away = {patients[case] for case in held_out}
-    more = asked if model.trainer.kind in SEMI_SUPERVISED else {}
-    used = known | {case: state for case, state in more.items() if patients[case] not in away}
+    more = asked if model.trainer.kind in SEMI_SUPERVISED else known
+    learning = {case: state for case, state in more.items() if patients[case] not in away}
+    used = learning | {case: judged[case] for case in held_out}
+    if model.validation_fraction and not held_out:
+        log.warning("model %s: no patient is left whose truth no model behind it knows: nothing to validate on", name)
     log.info(
         "model %s: %d cases to learn from, %d of them for validation, %d unlabeled",
-        name, len(used), len(held_out), len(used) - len(known),
+        name, len(used), len(held_out), len(learning.keys() - known.keys()),
     )  # fmt: skip
     if not known:
         raise UserError(
@@ -136,6 +153,17 @@ def _training_cases(
     )
 
 
+def _held_out(
+    model: ModelSpec, known: Iterable[str], judged: Collection[str], patients: Mapping[str, str], seen: Collection[str]
+) -> set[str]:
+    """Choose validation cases among those that a model can be ``judged`` by and whose patients it has not seen."""
+    fair = [case for case in judged if patients[case] not in seen]
+    others = {patients[case] for case in known} - {patients[case] for case in fair}
+    return validation_cases(
+        fair, patients, model.validation_fraction, model.validation_seed, of=len(judged), spare=not others
+    )
+
+
 def _tumor_bank(folder: Path, shards: Sequence[str], cases: Collection[str]):
     """Return the tumor objects that were cut from ``cases``; the bank holds those of all cases of the shards."""
     from labelloop.training.nnunet import TumorBank
@@ -145,22 +173,33 @@ def _tumor_bank(folder: Path, shards: Sequence[str], cases: Collection[str]):
     return TumorBank(folder, {case: sha256 for case, file, sha256 in found if file and case in cases})
 
 
-def validation_cases(cases: Iterable[str], patients: Mapping[str, str], fraction: float, seed: int) -> set[str]:
+def validation_cases(
+    cases: Iterable[str],
+    patients: Mapping[str, str],
+    fraction: float,
+    seed: int,
+    of: int | None = None,
+    spare: bool = True,
+) -> set[str]:
     """Choose the cases kept for validation, all of a patient's or none, until they are ``fraction`` of all ``cases``.
 
-    They are of one patient at least, unless ``fraction`` is 0, and one patient at least is left to learn from. Which
-    patient is chosen before another follows from the ids of their cases and the seed alone.
+    They are of one patient at least, unless ``fraction`` is 0 or there is none. Which patient is chosen before another
+    follows from the ids of their cases and the seed alone.
 
     Args:
         patients: patient of each case of the collection, so that models that know other cases choose alike.
+        of: number of cases that ``fraction`` is a share of; default: all ``cases``.
+        spare: whether one patient at least is left to learn from, because there are no others.
     """
     of_patient: dict[str, set[str]] = defaultdict(set)
     for case in cases:
         of_patient[patients[case]].add(case)
-    count = max(1, round(fraction * sum(map(len, of_patient.values())))) if fraction else 0
+    total = sum(map(len, of_patient.values())) if of is None else of
+    count = max(1, round(fraction * total)) if fraction else 0
     order = dict.fromkeys(patients[case] for case in sorted(patients, key=lambda case: order_by(case, seed)))
     chosen: set[str] = set()
-    for patient in [p for p in order if p in of_patient][:-1]:
+    candidates = [patient for patient in order if patient in of_patient]
+    for patient in candidates[:-1] if spare else candidates:
         if len(chosen) >= count:
             break
         chosen |= of_patient[patient]
