@@ -135,6 +135,10 @@ def test_a_student_is_validated_on_what_annotators_gave_not_on_pseudo_labels(pre
     job = prepared.job(monkeypatch, labels="complete", trainer="partial", validation_fraction=0.5)
     assert validated(job) == {case: prepared.states[case] for case in validated(job)} != {}
     assert unlabeled_of(prepared).isdisjoint(validated(job))
+    looked_for = {
+        case: {n for n, state in known.items() if state != "unknown"} for case, known in prepared.states.items()
+    }
+    assert {case.case: set(case.truth) for case in job.cases} == {case: looked_for[case] for case in cases(job)}
     asked = {"labels": "complete", "trainer": "partial", "validation_fraction": 0.5, "validate_on": "labels"}
     assert all("unknown" not in states.values() for states in validated(prepared.job(monkeypatch, **asked)).values())
 

@@ -10,6 +10,7 @@ from labelloop.training.cutmix import Paster, Stored, split_regions
 from labelloop.training.job import TumorBank
 from labelloop.training.nnunet import train
 from labelloop.training.prepared import open_image, open_label
+from labelloop.training.sampling import Pick
 from labelloop.training.settings import CutMix
 from labelloop.training.trainers import TRAINERS
 
@@ -136,7 +137,7 @@ def pasted_batch(trainer, seed=0):
     np.random.seed(seed)
     torch.manual_seed(seed)
     loader = trainer.get_dataloaders()["train"]
-    loader._choose = lambda: ["case2", "case3"]
+    loader._choose = lambda: [Pick("case2"), Pick("case3")]
     return loader.generate_train_batch()
 
 
@@ -193,7 +194,7 @@ def test_augmented_patches_show_tumors_only_where_pasted(data, tmp_path, bank):
 def test_cases_with_a_tumor_are_left_alone(data, tmp_path, bank):
     trainer = TRAINERS["partial"].of(job_of(data, tmp_path, bank))
     loader = trainer.get_dataloaders()["train"]
-    loader._choose = lambda: ["case1", "case1"]
+    loader._choose = lambda: [Pick("case1"), Pick("case1")]
     batch = loader.generate_train_batch()
     assert batch["pasted"] == [[], []]
     assert int(batch["target"][0].max()) < WIDTH

@@ -57,3 +57,10 @@ def test_mao_grows_from_14_to_15_outputs_and_says_the_same_of_the_organs(tmp_pat
             assert torch.allclose(new[:, kept], old, rtol=0, atol=1e-6)
             assert not new[:, everything.index("tumor") + 1].any()
     assert not after.decoder.seg_layers[-1].weight[everything.index("tumor") + 1].any()
+
+
+def test_papers_draw_all_cases_alike_and_our_own_recipes_do_not():
+    learns = ("supervised", "partial", "mean_teacher", "cross_pseudo")
+    for name in ("two_stage", "coarse_to_fine", "merge_max", "progressive", "ct_to_mr", "default", "best"):
+        drawn = {m.trainer.sampling == "cases" for m in load_recipe(name).models.values() if m.trainer.kind in learns}
+        assert drawn == {name not in ("default", "best")}, name

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,8 +10,8 @@ from labelloop.errors import UserError
 from labelloop.training.job import TrainingCase
 from labelloop.training.loading import PreparedDataset
 from labelloop.training.nnunet import train
-from labelloop.training.sampling import halves, one_type
-from labelloop.training.settings import SEMI_SUPERVISED
+from labelloop.training.sampling import evenly, one_type, streams, two_parts
+from labelloop.training.settings import SEMI_SUPERVISED, Favor, Sampling
 from labelloop.training.trainers import TRAINERS
 
 LIVER_ONLY = {"liver": "present"}
@@ -25,19 +26,119 @@ def partial(data, folder, full=(), states=None, **settings):
 def test_types_are_drawn_in_proportion_to_their_cases():
     np.random.seed(0)
     types = [[f"a{i}" for i in range(6)], ["b0", "b1", "b2"], ["c0"]]
-    batches = [one_type(types, 4)() for _ in range(3000)]
+    batches = [[pick.case for pick in one_type(types, 4)()] for _ in range(3000)]
     assert all(len(batch) == 4 and len({case[0] for case in batch}) == 1 for batch in batches)
     shares = Counter(batch[0][0] for batch in batches)
     assert [shares[name] / 3000 for name in "abc"] == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
     assert {case for batch in batches for case in batch} == {case for cases in types for case in cases}
 
 
-@pytest.mark.parametrize(("size", "labeled"), [(2, 1), (4, 2), (5, 3)])
-def test_halves(size, labeled):
-    batch = halves(["a", "b"], ["x", "y", "z"], size)()
-    assert set(batch[:labeled]) <= {"a", "b"}
-    assert set(batch[labeled:]) <= {"x", "y", "z"}
-    assert len(batch) == size
+def test_two_parts():
+    batch = [pick.case for pick in two_parts(evenly(["a", "b"], 3), evenly(["x", "y", "z"], 2))()]
+    assert set(batch[:3]) <= {"a", "b"}
+    assert set(batch[3:]) <= {"x", "y", "z"}
+    assert len(batch) == 5
+
+
+ABDOMEN = ("liver", "spleen", "tumor")
+
+
+def case_of(name, truth, **states):
+    """A case of the classes ``ABDOMEN``: what annotators looked for, and what is present (p) or absent (a)."""
+    meaning = {"p": "present", "a": "absent"}
+    return TrainingCase(name, "train", {c: meaning[s] for c, s in states.items()}, "", truth=tuple(truth.split()))
+
+
+STUDENTS = [
+    case_of("full", "liver spleen", liver="p", spleen="p"),
+    case_of("half", "liver", liver="p", spleen="p"),  # its spleen is a model's
+    case_of("tumor", "tumor", tumor="p", liver="p"),
+    *(case_of(f"pseudo{n}", "", liver="p", spleen="a", **({"tumor": "p"} if n == 0 else {})) for n in range(6)),
+]
+
+
+def drawn(stream, sampling=None, favor=None, cases=STUDENTS, number=6000):
+    """Return the shares of cases and of classes among the draws of a stream."""
+    np.random.seed(0)
+    choose = streams(cases, ABDOMEN, Sampling(**sampling or {}), favor, number)[stream]
+    picks = choose()
+    shares = [Counter(picked) for picked in zip(*picks, strict=True)]
+    return [{key: count / number for key, count in share.items()} for share in shares]
+
+
+def test_of_the_truth_a_case_weighs_by_what_is_known_of_it():
+    cases, classes = drawn("truth")
+    assert cases == pytest.approx({"full": 1 / 2, "half": 1 / 4, "tumor": 1 / 4}, abs=0.03)
+    assert classes == pytest.approx({1: 1 / 2, 2: 1 / 4, 3: 1 / 4}, abs=0.03)
+
+
+def test_classes_are_drawn_with_pseudo_labels_as_often_as_without_and_the_truth_in_half_of_the_draws():
+    cases, classes = drawn("train")
+    assert classes == pytest.approx(drawn("truth")[1], abs=0.03)
+    for share in (0.5, 0.8):
+        picks = streams(STUDENTS, ABDOMEN, Sampling(truth_share=share), None, 6000)["train"]()
+        by_truth = np.mean(
+            [next(c for c in STUDENTS if c.case == p.case).is_truth(ABDOMEN[p.channel - 1]) for p in picks]
+        )
+        assert by_truth == pytest.approx(share, abs=0.03)
+    # of the half that is pseudo-labels: liver 1/2 in 7 cases, spleen 1/4 in one, tumor 1/4 in one
+    assert cases["pseudo1"] == pytest.approx(1 / 2 * 1 / 2 / 7, abs=0.01)
+    assert cases["pseudo0"] == pytest.approx(1 / 2 * (1 / 2 / 7 + 1 / 4), abs=0.03)
+
+
+def test_a_class_that_models_found_nowhere_is_not_drawn_less():
+    without = [case for case in STUDENTS if case.case != "pseudo0"]
+    assert drawn("train", cases=without)[1] == pytest.approx(drawn("truth", cases=without)[1], abs=0.03)
+
+
+def test_a_favored_class_draws_its_cases_too():
+    cases, classes = drawn("truth", favor=Favor(name="tumor", drop_others=0.5))
+    assert classes[3] == cases["tumor"] == pytest.approx(1 / (1 + 3 / 2), abs=0.03)
+    _, classes = drawn("truth", favor=Favor(name="tumor", drop_others=1.0))
+    assert classes == {3: 1.0}
+
+
+def test_where_nothing_is_there_to_center_on_a_patch_lies_anywhere():
+    cases, classes = drawn("train", cases=[case_of("a", "liver", liver="a"), case_of("b", "liver", liver="p")])
+    assert cases == pytest.approx({"a": 0.5, "b": 0.5}, abs=0.03)
+    assert classes == pytest.approx({0: 0.5, 1: 0.5}, abs=0.03)
+
+
+def test_without_truth_or_without_anything_favored_there_is_one_stream():
+    only = [case for case in STUDENTS if case.case.startswith("pseudo")]
+    assert set(streams(only, ABDOMEN, Sampling(), None, 2)) == {"train"}
+    assert set(streams(STUDENTS[:1], ABDOMEN, Sampling(), Favor(name="tumor", drop_others=1.0), 2)) == {"train"}
+    teacher = [
+        TrainingCase("a", "train", {"liver": "present"}, ""),
+        TrainingCase("b", "train", {"liver": "present"}, ""),
+    ]
+    assert set(streams(teacher, ABDOMEN, Sampling(), None, 2)) == {"train"}
+
+
+def test_a_student_begins_with_the_truth_alone(data, tmp_path):
+    job = partial(data, tmp_path, epochs=4)
+    mixed = tuple(dataclasses.replace(c, truth=() if c.case == "case1" else ("liver",)) for c in job.cases)
+    trainer = TRAINERS["partial"].of(dataclasses.replace(job, cases=mixed))
+    assert [trainer.stream_of(epoch, 0) for epoch in range(4)] == ["truth", "truth", "train", "train"]
+    loaders = trainer.get_dataloaders()
+    assert {case for _ in range(20) for case in loaders["truth"].get_indices()} == {"case2", "case3"}
+    assert {case for _ in range(40) for case in loaders["train"].get_indices()} == {"case1", "case2", "case3"}
+    alike = TRAINERS["partial"].of(
+        dataclasses.replace(job, cases=mixed, settings=partial(data, tmp_path, sampling="cases").settings)
+    )
+    assert set(alike.streams) == {"train"}
+
+
+def test_a_patch_is_centered_on_the_class_that_was_drawn(data, tmp_path):
+    loader = TRAINERS["partial"].of(partial(data, tmp_path, augmentation="none")).get_dataloaders()["train"]
+    places = {channel: np.array([[0, 10, 14, 9 + channel]]) for channel in (1, 2, 3)}
+    for _ in range(10):
+        loader.get_indices()
+        for pick in list(loader._picks):
+            start = loader.get_bbox((20, 28, 30), True, places)[0]
+            assert pick.channel in places
+            alone = {pick.channel: places[pick.channel]}
+            assert list(map(int, start)) == list(map(int, loader.get_bbox((20, 28, 30), True, alone)[0]))
 
 
 def test_schedule_begins_with_full_labels_and_then_alternates(data, tmp_path):

@@ -12,7 +12,7 @@ from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.inference.settings import Device
 from labelloop.plans import Plan
-from labelloop.recipe import ModelSpec
+from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, order_by, surveyed, trusted
 from labelloop.tables import read_table, write_table
@@ -148,6 +148,7 @@ def _training_cases(
             states=used[case],
             key=digest([image_files.key(case), *([label_files.key(case)] if case in known else [])]),
             full=case in full,
+            truth=tuple(annotated(drawn.get(case, {}))) if model.labels != TRUTH else None,
         )
         for case in sorted(used)
     )

@@ -22,6 +22,7 @@ class TrainingCase:
         states: class name to present, absent or unknown; a class not named is unknown.
         key: fingerprint of the prepared image and label.
         full: the case belongs to the groups that ``settings.batches.full`` names.
+        truth: the classes that annotators looked for; None: all that are known.
     """
 
     case: str
@@ -29,6 +30,12 @@ class TrainingCase:
     states: dict[str, str]
     key: str
     full: bool = False
+    truth: tuple[str, ...] | None = None
+
+    def is_truth(self, name: str) -> bool:
+        """Say whether annotators, not models, said what is known of a class here."""
+        known = self.states.get(name, UNKNOWN) != UNKNOWN
+        return known and (self.truth is None or name in self.truth)
 
     def unknown(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """Return those of ``classes`` that nobody looked for in this case."""
@@ -101,6 +108,8 @@ class TrainingJob:
         }
         if self.init_from:
             content["init_from"] = described(self.init_from)["weights_sha256"]
+        if self.settings.sampling != "cases":
+            content["truth"] = sorted((c.case, sorted(c.truth)) for c in self.cases if c.truth is not None)
         if self.settings.batches:
             content["full"] = sorted(c.case for c in self.cases if c.full)
         if self.settings.cutmix and self.tumors:

@@ -1,36 +1,109 @@
 """Which cases make a batch, and where in a case a patch lies: nnU-Net's loader with rules of our own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
+from labelloop.annotation import PRESENT
 from labelloop.training.cutmix import Paster
+from labelloop.training.job import TrainingCase
+from labelloop.training.settings import Favor, Sampling
 
-Chooser = Callable[[], list[str]]
-"""Draws the cases of one batch, by numpy's global generator."""
+
+class Pick(NamedTuple):
+    """A case to take a patch from, and the channel to center it on if it is centered; 0: any channel of the case."""
+
+    case: str
+    channel: int = 0
+
+
+Chooser = Callable[[], list[Pick]]
+"""Draws what makes one batch, by numpy's global generator."""
+
+
+def evenly(cases: Sequence[str], size: int) -> Chooser:
+    """Return a chooser of ``size`` cases, all alike."""
+    return lambda: [Pick(str(case)) for case in np.random.choice(cases, size)]
 
 
 def one_type(types: Sequence[Sequence[str]], size: int) -> Chooser:
     """Return a chooser of ``size`` cases of one type, the type drawn in proportion to its cases (Zhou, section 2.2)."""
     counts = np.array([len(cases) for cases in types], float)
 
-    def choose() -> list[str]:
-        cases = types[np.random.choice(len(types), p=counts / counts.sum())]
-        return list(np.random.choice(cases, size))
+    def choose() -> list[Pick]:
+        return evenly(types[np.random.choice(len(types), p=counts / counts.sum())], size)()
 
     return choose
 
 
-def two_parts(labeled: Sequence[str], unlabeled: Sequence[str], sizes: tuple[int, int]) -> Chooser:
-    """Return a chooser of a batch: first so many labeled cases, then so many unlabeled ones."""
+def two_parts(labeled: Chooser, unlabeled: Chooser) -> Chooser:
+    """Return a chooser of a batch: first what the labeled chooser draws, then the unlabeled one."""
+    return lambda: [*labeled(), *unlabeled()]
 
-    def choose() -> list[str]:
-        return [*np.random.choice(labeled, sizes[0]), *np.random.choice(unlabeled, sizes[1])]
+
+def by_table(cases: Sequence[str], table: np.ndarray, size: int) -> Chooser:
+    """Return a chooser of ``size`` cases and channels, of probabilities ``table`` [cases, channels]."""
+    flat, channels = table.ravel() / table.sum(), table.shape[1]
+
+    def choose() -> list[Pick]:
+        return [Pick(cases[n // channels], int(n % channels)) for n in np.random.choice(flat.size, size, p=flat)]
 
     return choose
+
+
+def truth_table(cases: Sequence[TrainingCase], classes: Sequence[str], others: Mapping[str, float]) -> np.ndarray:
+    """Return how likely each case and channel [cases, channels] is drawn where truth is; all 0 when there is none.
+
+    A case weighs by what is known of it: by the number of classes that annotators looked for. Of these, one that is
+    present is drawn, all alike; channel 0 stands for a case in which none is.
+
+    Args:
+        others: weights of classes; 1 for those not named.
+    """
+    weights = np.array([others.get(name, 1.0) for name in classes])
+    known = _where(cases, classes, lambda case, name: case.is_truth(name)) @ weights
+    present = _where(cases, classes, lambda case, name: case.is_truth(name) and case.states[name] == PRESENT) * weights
+    table = np.column_stack([~present.any(1), present])
+    return table / table.sum(1, keepdims=True) * known[:, None] / max(known.sum(), 1e-12)
+
+
+def pseudo_table(cases: Sequence[TrainingCase], classes: Sequence[str], truth: np.ndarray) -> np.ndarray:
+    """Return how likely each case and channel [cases, channels] is drawn where models labeled; 0 where they did not.
+
+    A class is drawn as often as the table of the ``truth`` draws it, and then one of the cases in which it was found.
+    Else the organs that models find easily would push out the others. A class that no annotator looked for is drawn as
+    often as the rarest of the truth.
+    """
+    held = _where(cases, classes, lambda case, name: case.states.get(name) == PRESENT and not case.is_truth(name))
+    held = np.column_stack([np.zeros(len(cases)), held])
+    wanted = truth.sum(0)
+    least = wanted[wanted > 0].min(initial=1.0)
+    return held * np.where(wanted > 0, wanted, least) / np.maximum(held.sum(0), 1)
+
+
+def _where(
+    cases: Sequence[TrainingCase], classes: Sequence[str], holds: Callable[[TrainingCase, str], bool]
+) -> np.ndarray:
+    return np.array([[float(holds(case, name)) for name in classes] for case in cases]).reshape(len(cases), -1)
+
+
+def streams(
+    cases: Sequence[TrainingCase], classes: Sequence[str], sampling: Sampling, favor: Favor | None, size: int
+) -> dict[str, Chooser]:
+    """Return the streams of batches: ``train`` and, where models labeled too, ``truth`` for what annotators labeled."""
+    others = {name: 1 - favor.drop_others for name in classes if name != favor.name} if favor else {}
+    names, truth = [case.case for case in cases], truth_table(cases, classes, others)
+    pseudo = pseudo_table(cases, classes, truth)
+    if not (truth.any() or pseudo.any()):
+        return {"train": evenly(names, size)}
+    if not (truth.any() and pseudo.any()):
+        return {"train": by_table(names, truth + pseudo, size)}
+    # a class that models found nowhere is drawn from the truth alone, as often as any other of its kind
+    mixed = np.where(pseudo.any(0), sampling.truth_share * truth + (1 - sampling.truth_share) * pseudo, truth)
+    return {"truth": by_table(names, truth, size), "train": by_table(names, mixed, size)}
 
 
 class Loader(nnUNetDataLoader):
@@ -62,18 +135,23 @@ class Loader(nnUNetDataLoader):
             **options,
         )
         self._choose, self._favored, self._paste, self._augment = choose, favored, paste, transforms
-        self._chosen: list[str] = []
+        self._picks: list[Pick] = []
+        self._left: list[Pick] = []
         self._pasted: list[list[str]] = []
 
     def get_indices(self) -> list[str]:
         """Return the cases of the next batch."""
-        self._chosen, self._pasted = list(self._choose() if self._choose else super().get_indices()), []
-        return self._chosen
+        self._picks = self._choose() if self._choose else [Pick(str(case)) for case in super().get_indices()]
+        self._left, self._pasted = list(self._picks), []
+        return [pick.case for pick in self._picks]
 
     def get_bbox(self, data_shape, force_fg, class_locations, *args, **options):
         """Return where the patch lies."""
         channel, drop = self._favored or (None, 0.0)
-        if force_fg and channel in class_locations:
+        picked = self._left.pop(0).channel if self._left else 0  # nnU-Net asks for one sample after the other
+        if force_fg and len(class_locations.get(picked, ())):
+            class_locations = {picked: class_locations[picked]}
+        elif force_fg and channel in class_locations:
             class_locations = {
                 name: where for name, where in class_locations.items() if name == channel or np.random.uniform() >= drop
             }
@@ -85,6 +163,6 @@ class Loader(nnUNetDataLoader):
         return batch | {"pasted": self._pasted} if self._paste else batch
 
     def _paste_and_augment(self, paste: Paster, image, segmentation) -> dict[str, Any]:
-        case = str(self._chosen[len(self._pasted)])
+        case = self._picks[len(self._pasted)].case
         self._pasted.append(paste(case, image[0].numpy(), segmentation[0].numpy()))
         return self._augment(image=image, segmentation=segmentation)

@@ -10,7 +10,7 @@ from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
 
 Own = TypeVar("Own", bound=Strict)
-TRAINING_VERSION, TRANSLATOR_VERSION = 4, 2
+TRAINING_VERSION, TRANSLATOR_VERSION = 5, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Determinism = Literal["auto"] | bool
 """Whether equal jobs give equal bytes; ``auto``: on a CPU, where it costs nothing, not on a GPU."""
@@ -65,11 +65,23 @@ class BatchTypes(Strict):
         return self
 
 
+class Sampling(Strict):
+    """How often cases and classes are drawn: the truth is not diluted by what models labeled.
+
+    Where annotators looked, a case is drawn the more often, the more classes they looked for, and each of its classes
+    alike. Where models labeled, a class is drawn as often as that, then a case in which it was found. ``favor`` counts
+    for the draw of cases, too. ``sampling: cases`` draws all cases alike, as the papers do.
+    """
+
+    truth_alone: float = Field(0.5, ge=0, le=1, description="share of the epochs, at first, on what annotators labeled")
+    truth_share: float = Field(0.5, ge=0, le=1, description="afterwards, the probability that a patch is drawn from it")
+
+
 class Favor(Strict):
-    """Patches centered on ``name`` more often than on the other classes of its case (Zhou's code: tumor, 0.8)."""
+    """Patches centered on ``name`` more often than on the other classes (Zhou's code: tumor, 0.8, within its case)."""
 
     name: str = Field(description="the class")
-    drop_others: float = Field(ge=0, le=1, description="probability that each other class of the case is passed over")
+    drop_others: float = Field(ge=0, le=1, description="probability that each other class is passed over")
 
 
 class CutMix(CutSettings):
@@ -172,7 +184,7 @@ class TrainerSettings(Strict):
     ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
     ``foreground_fraction``: probability that a patch is centered on an annotated class of its case.
     ``class_weights``: weights of classes in the cross-entropy; 1 for those not named.
-    ``favor``: a class on which patches are centered more often.
+    ``sampling``: how often cases and classes are drawn. ``favor``: a class on which patches are centered more often.
     ``batches`` (partial): batches of one annotation type. ``cutmix`` (partial): tumor objects pasted into patches.
     ``random_intensity``: patches of other intensities and the same shapes, beside ``augmentation``.
     ``deep_supervision``: ``all_outputs`` counts the coarsest output too, which nnU-Net leaves out.
@@ -207,6 +219,7 @@ class TrainerSettings(Strict):
     seed: int = Field(0, ge=0)
     # What is None is no part of a training's fingerprint.
     class_weights: dict[str, float] | None = None
+    sampling: Sampling | Literal["cases"] = Sampling()
     favor: Favor | None = None
     batches: BatchTypes | None = None
     cutmix: CutMix | None = None

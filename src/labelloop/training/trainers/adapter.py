@@ -23,7 +23,7 @@ from labelloop.training.intensity import RandomIntensityTransform
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Channels, PreparedDataset
 from labelloop.training.losses import LossTerms
-from labelloop.training.sampling import Chooser, Loader
+from labelloop.training.sampling import Chooser, Loader, streams
 from labelloop.training.settings import AXES
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ class Adapter(nnUNetTrainer):
     cases: dict[str, tuple[TrainingCase, ...]]
     precision: Precision
     deterministic: bool
+    streams: dict[str, Chooser | None]
+    """What :meth:`choosers` returns."""
 
     def add_networks(self) -> None:
         """Add what a kind of training needs beside ``network``; called once that is built."""
@@ -43,7 +45,10 @@ class Adapter(nnUNetTrainer):
 
     def choosers(self) -> dict[str, Chooser | None]:
         """Return the streams of training batches, and how each chooses its cases; None: any cases."""
-        return {"train": None}
+        settings = self.job.settings
+        if settings.sampling == "cases":
+            return {"train": None}
+        return dict(streams(self.cases["train"], self.job.classes, settings.sampling, settings.favor, self.batch_size))
 
     def initialize(self) -> None:
         """Build network, optimizer and loss: nnU-Net's, without its look-up of data folders."""
@@ -147,7 +152,7 @@ class Adapter(nnUNetTrainer):
         augment = self._with_other_intensities(augment)
         loaders = {
             stream: self._loader("train", first_patch, augment, choose=choose, **self.loader_options())
-            for stream, choose in self.choosers().items()
+            for stream, choose in self.streams.items()
         }
         if self.cases["validation"] and self.job.settings.validation_iterations:
             loaders["validation"] = self._loader("validation", patch, plain)

@@ -99,7 +99,9 @@ class Trainer(Adapter):
 
     def stream_of(self, epoch: int, iteration: int) -> str:
         """Return the stream that a training batch comes from."""
-        return "train"
+        sampling = self.job.settings.sampling
+        alone = 0.0 if sampling == "cases" else sampling.truth_alone * self.num_epochs
+        return "truth" if epoch < alone and "truth" in self.streams else "train"
 
     def description(self) -> dict[str, Any]:
         """Return what ``model.json`` is to say of the exported weights besides the rest."""
@@ -130,6 +132,7 @@ class Trainer(Adapter):
         trainer.deterministic = set_determinism(job.deterministic, device)
         set_random_state(seed_of(settings.seed, "network"))
         trainer.initialize()
+        trainer.streams = trainer.choosers()
         return trainer
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:

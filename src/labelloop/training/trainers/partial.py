@@ -62,7 +62,7 @@ class PartialTrainer(Trainer):
     def stream_of(self, epoch: int, iteration: int) -> str:
         settings = self.job.settings.batches
         if not settings or not settings.full:
-            return "train"
+            return "train" if settings else super().stream_of(epoch, iteration)
         turn = settings.alternate and iteration % 2 == 0
         return "full" if turn or epoch < settings.full_first_epochs else "train"
 

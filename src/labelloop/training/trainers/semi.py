@@ -10,7 +10,7 @@ from labelloop.errors import UserError
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import seed_of
 from labelloop.training.losses import ramp_up
-from labelloop.training.sampling import Chooser, two_parts
+from labelloop.training.sampling import Chooser, evenly, streams, two_parts
 from labelloop.training.settings import Unlabeled
 from labelloop.training.trainers.partial import PartialTrainer
 from labelloop.training.unlabeled import Trust, strong_view
@@ -56,11 +56,13 @@ class SemiSupervisedTrainer(PartialTrainer):
         super().initialize()
 
     def choosers(self) -> dict[str, Chooser | None]:
-        unlabeled = self._cases_of(labeled=False)
-        if not unlabeled:
-            return {"train": None}
-        sizes = self.labeled, self.batch_size - self.labeled
-        return {"train": two_parts(self._cases_of(labeled=True), unlabeled, sizes)}
+        settings, unlabeled = self.job.settings, self._cases_of(labeled=False)
+        labeled = [case for case in self.cases["train"] if self.is_labeled(case)]
+        drawn = {"train": evenly([case.case for case in labeled], self.labeled)}
+        if settings.sampling != "cases":
+            drawn = streams(labeled, self.job.classes, settings.sampling, settings.favor, self.labeled)
+        rest = evenly(unlabeled, self.batch_size - self.labeled)
+        return {name: two_parts(choose, rest) if unlabeled else choose for name, choose in drawn.items()}
 
     def supervised_loss(
         self, logits: list[Tensor], targets: list[Tensor], unknown: list[Tensor]
