@@ -6,8 +6,8 @@
 
 Each arm is a model of a recipe (``recipes.py``). Snakemake trains them all under OUT, goes on where it was stopped, and
 scores them on the test cases. Printed for each pair: the mean DSC of both arms (over classes, test cases, seeds), the
-standard deviation of that mean between seeds, the difference with a 95 % bootstrap interval over the test cases, and
-the p of Wilcoxon's signed-rank test over these cases, seeds averaged.
+standard deviation of that mean between seeds, the difference with a 95 % interval over test cases and over trainings,
+and its p (``labelloop.metrics.compare.hierarchical_bootstrap``).
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from recipes import BTCV_PAIR, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
@@ -29,7 +30,7 @@ from labelloop.classes import load_classes
 from labelloop.datasets import load_dataset
 from labelloop.files import write_text
 from labelloop.folders import pair_folders
-from labelloop.metrics.compare import METRICS, compare_scores
+from labelloop.metrics.compare import compare_scores
 from labelloop.phantom import write_phantom
 from labelloop.tables import read_table
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--labeled", type=int, nargs="*", default=LABELED, help="labeled cases of semi-supervised parts"
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--size", choices=SIZES, help="default: full, or btcv")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
@@ -141,25 +142,21 @@ def table(pairs: Sequence[Pair], found: dict[str, list[pd.DataFrame]], recipe: d
             continue
         both = " | ".join(f"{100 * row[side]:.1f} ± {100 * row[f'{side}_sd']:.1f}" for side in ("first", "second"))
         gain = f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
-        yield f"| {pair.question} | {pair.what} | {row['cases']} | {both} | {gain} | {row['p_wilcoxon']:.3f} |"
+        yield f"| {pair.question} | {pair.what} | {row['cases']} | {both} | {gain} | {row['p']:.3f} |"
 
 
 def compare(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], what: str) -> dict | None:
     """Compare two arms by their score tables, one a seed, in a class or the organ mean; None without test cases."""
     scheme = load_classes("flare")
-    whole = compare_scores(_mean_of_seeds(first), _mean_of_seeds(second), scheme)
+    whole = compare_scores(first, second, scheme)
     row = whole[(whole["class"] == what) & (whole["metric"] == "dsc")]
     if row.empty:
         return None
     result = row.iloc[0].to_dict()
     for side, tables in (("first", first), ("second", second)):
         means = [_mean(t, what) for t in tables]
-        result |= {side: sum(means) / len(means), f"{side}_sd": float(pd.Series(means).std(ddof=0))}
+        result |= {side: sum(means) / len(means), f"{side}_sd": float(np.std(means, ddof=min(1, len(means) - 1)))}
     return result
-
-
-def _mean_of_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(tables).groupby(["case", "class"], as_index=False)[list(METRICS)].mean().dropna()
 
 
 def _mean(scores_of_seed: pd.DataFrame, what: str) -> float:

@@ -27,7 +27,7 @@ from labelloop.wording import plain
 METRICS = ("dsc", "nsd")
 NAN = float("nan")
 FEWEST_CASES = 6
-"""Below so many paired cases a signed rank test cannot reach p < 0.05, and no interval is shown."""
+"""With fewer paired cases, which resemble each other by chance, no interval is shown."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def comparison(scored: Sequence[Scored], scheme: ClassScheme) -> pd.DataFrame | 
     if len(scored) < 2:
         return None
     try:
-        table = compare_scores(scored[0].table, scored[-1].table, scheme)
+        table = compare_scores([scored[0].table], [scored[-1].table], scheme)
     except UserError:
         return None
     return table.set_index(["class", "metric"])
@@ -167,7 +167,7 @@ def _paired(compared: pd.DataFrame | None) -> dict[str, Any] | None:
     row = compared.loc[[("organ mean", "dsc")]].iloc[0]
     if row["cases"] < FEWEST_CASES:
         return {"n": int(row["cases"]), "enough": False}
-    keys = {"difference": "difference", "low": "low_95", "high": "high_95", "p": "p_wilcoxon"}
+    keys = {"difference": "difference", "low": "low_95", "high": "high_95", "p": "p"}
     return {"n": int(row["cases"]), "enough": True, **{key: float(row[column]) for key, column in keys.items()}}
 
 
