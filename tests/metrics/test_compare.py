@@ -5,7 +5,7 @@ from scipy import stats
 
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
-from labelloop.metrics.compare import compare_scores, hierarchical_bootstrap
+from labelloop.metrics.compare import compare_scores, hierarchical_bootstrap, share_of_gap
 
 FLARE = load_classes("flare")
 
@@ -114,3 +114,22 @@ def test_the_organ_mean_of_a_case_leaves_the_tumor_out():
     second.loc[second["class"] == "tumor", "dsc"] += 0.5
     result = compare_scores([first], [second], FLARE).set_index(["class", "metric"])
     assert result.loc[("organ mean", "dsc"), "difference"] == 0
+
+
+@pytest.mark.parametrize("share", [-0.3, 0.4, 1.0])
+def test_the_share_of_a_gap_is_found_and_its_interval_holds_it(share):
+    rng = np.random.default_rng(11)
+    control = rng.normal(0.4, 0.1, (3, 16))
+    oracle = control + rng.normal(0.2, 0.02, control.shape)
+    arm = control + share * 0.2 + rng.normal(0, 0.02, control.shape)
+    found, low, high = share_of_gap(control, arm, oracle)
+    assert found == pytest.approx(share, abs=0.1)
+    assert low < found < high and low < share < high and high - low < 0.5
+    assert share_of_gap(control, control, oracle)[0] == 0
+
+
+def test_of_no_certain_gap_no_share_is_told():
+    rng = np.random.default_rng(12)
+    control, arm, oracle = rng.normal(0.5, 0.1, (3, 3, 8))
+    _, low, high = share_of_gap(control, arm, oracle)
+    assert np.isinf(low) or np.isinf(high)

@@ -1,0 +1,118 @@
+"""What the experiment on the loop trains: every arm is a model of a recipe, once a seed.
+
+An arm that starts from ``labels_only`` takes N updates on top of its N; ``control`` takes these 2 N on labels alone.
+"""
+
+from typing import Any, NamedTuple
+
+ORGANS = (
+    "liver", "right_kidney", "spleen", "pancreas", "aorta", "inferior_vena_cava", "right_adrenal_gland",
+    "left_adrenal_gland", "gallbladder", "esophagus", "stomach", "left_kidney",
+)  # fmt: skip
+"""The 12 organs of BTCV that FLARE knows."""
+GROUPS = {
+    "large": ("liver", "spleen", "stomach", "right_kidney", "left_kidney"),
+    "middle": ("aorta", "inferior_vena_cava", "pancreas"),
+    "small": ("gallbladder", "esophagus", "right_adrenal_gland", "left_adrenal_gland"),
+}
+"""The organs by size: in adults mostly above 100 ml, above 40 ml, below."""
+BASE, CONTROL, ORACLE = "labels_only", "control", "oracle"
+LABELS = {
+    "default": {},
+    "without_agreement": {"select": {"min_pairwise_dice": None}},
+    "without_anatomy": {"check": None},
+}
+"""Label sets of the loop, by the arm that learns from them: what they change."""
+SEMI = ("mean_teacher", "cross_pseudo")
+ARMS = (BASE, CONTROL, *LABELS, "twice", *SEMI, "best", ORACLE)
+
+
+class Size(NamedTuple):
+    """How much is trained, on what: plan and trainer of every arm, and what the phantom is."""
+
+    plan: dict[str, Any]
+    trainer: dict[str, Any]
+    epochs: int
+    phantoms: int
+    phantom_mm: float
+
+
+QUICK = {"learning_rate": 0.1, "momentum": 0.9, "deep_supervision": False, "validation_iterations": 0}
+CPU = {"spacing_mm": [5, 5, 5], "patch": [40, 48, 56], "batch_size": 2, "features": [12, 24, 48, 96]}
+GPU = {"spacing_mm": [3, 2.5, 2.5], "patch": [64, 96, 96], "batch_size": 2, "features": [16, 32, 64, 128, 256]}
+SATURATED = {"ct": {"clip_hu": [-125, 275], "mean": 60, "std": 100}}
+"""Intensities of BTCV as it is passed on."""
+SIZES = {
+    "cpu": Size(CPU | SATURATED, QUICK | {"iterations_per_epoch": 80}, 12, 48, 5.0),
+    "gpu": Size(GPU | SATURATED, QUICK | {"iterations_per_epoch": 250}, 20, 64, 2.5),
+    "tiny": Size(
+        {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},
+        QUICK | {"iterations_per_epoch": 2},
+        1,
+        12,
+        10.0,
+    ),
+}
+
+
+def named(arm: str, seed: int) -> str:
+    """Return the name of an arm's model of one seed."""
+    return f"{arm}_seed{seed}"
+
+
+def recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:
+    """Return the recipe of all arms that know a few labeled cases.
+
+    Args:
+        schedule: share of the updates that every arm takes.
+    """
+    models: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    for seed in seeds:
+        base = named(BASE, seed)
+        models[base] = _model(size, schedule, seed)
+        models[named(CONTROL, seed)] = _model(size, 2 * schedule, seed)
+        for arm, change in LABELS.items():
+            labels[f"set_{arm}{seed}"] = _labels([named(CONTROL, seed), base]) | change
+            models[named(arm, seed)] = _student(size, schedule, seed, f"set_{arm}{seed}")
+        labels[f"set_twice{seed}"] = _labels([named(CONTROL, seed), named("default", seed)])
+        models[named("twice", seed)] = _student(size, schedule, seed, f"set_twice{seed}")
+        for kind in SEMI:
+            models[named(kind, seed)] = _model(size, schedule, seed, kind=kind) | {"cases": "all", "init_from": base}
+        # As the recipe `best`: three teachers vote, and a class on which they disagree is refused.
+        models[named("third", seed)] = _model(size, 2 * schedule, seed + 1000)
+        labels[f"set_best{seed}"] = _labels([named(CONTROL, seed), named("third", seed), base])
+        models[named("best", seed)] = _student(size, schedule, seed, f"set_best{seed}")
+    return _recipe(size, models, labels, [named(arm, seed) for arm in ARMS if arm != ORACLE for seed in seeds])
+
+
+def oracle_recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:
+    """Return the recipe of the oracle, which knows the labels of all cases, for as many updates as the control."""
+    models = {named(ORACLE, seed): _model(size, 2 * schedule, seed) for seed in seeds}
+    return _recipe(size, models, {}, list(models))
+
+
+def _model(size: Size, schedule: float, seed: int, **trainer: Any) -> dict[str, Any]:
+    settings = (
+        size.trainer | {"kind": "partial", "seed": seed, "epochs": max(1, round(size.epochs * schedule))} | trainer
+    )
+    return {"plan": "p", "classes": list(ORGANS), "cases": "labeled", "validation_fraction": 0, "trainer": settings}
+
+
+def _student(size: Size, schedule: float, seed: int, labels: str) -> dict[str, Any]:
+    return _model(size, schedule, seed) | {"cases": "all", "labels": labels, "init_from": named(BASE, seed)}
+
+
+def _labels(predict: list[str]) -> dict[str, Any]:
+    return {"predict": predict, "classes": list(ORGANS), "select": {"min_pairwise_dice": 0.7}}
+
+
+def _recipe(size: Size, models: dict[str, Any], labels: dict[str, Any], scored: list[str]) -> dict[str, Any]:
+    return {
+        "name": "loop",
+        "plans": {"p": size.plan},
+        "models": models,
+        "labels": labels,
+        "inference": [{"segment": scored[0]}],
+        "evaluate": {"models": scored, "rules": "corrected"},
+    }

@@ -1,0 +1,231 @@
+"""Does the loop pay? A student of checked pseudo-labels against as many updates on the labels alone, and an oracle.
+
+    python benchmarks/loop/run.py OUT --btcv FOLDER        # 16 real scans in 4 folds, each tested once: hours
+    python benchmarks/loop/run.py OUT                      # on the phantom, 4 labeled cases
+    python benchmarks/loop/run.py OUT --size tiny --seeds 2    # does it run? The numbers mean nothing
+
+Each arm is a model of a recipe (``arms.py``); the arms of a fold and schedule are one run of Snakemake under OUT, which
+goes on where it was stopped. Printed for each schedule: DSC of the organs by size, the difference of their mean to
+the control with a 95 % interval over test cases and trainings (``hierarchical_bootstrap``; a training is a seed with
+all folds), the share of the gap between control and oracle that an arm closes, and the true DSC of the pseudo-labels
+that the loop accepted and refused. Arms that are not finished are named.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from arms import ARMS, CONTROL, GROUPS, ORACLE, ORGANS, SIZES, Size, named, oracle_recipe, recipe
+
+from labelloop.cases import Case, load_cases, write_cases
+from labelloop.classes import load_classes
+from labelloop.files import write_text
+from labelloop.folders import pair_folders
+from labelloop.labels.agree import disagreement
+from labelloop.metrics.compare import compare_scores, share_of_gap
+from labelloop.phantom import write_phantom
+from labelloop.survey import read_truth
+from labelloop.tables import read_table
+from labelloop.volume import canonical, read
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+FOLDS = 4
+LABELED = 4
+SCHEDULES = (0.1, 0.25, 1.0)
+
+
+class Fold(NamedTuple):
+    """The cases of one fold with all their labels; those ``labeled`` are known, others of role train are not."""
+
+    name: str
+    cases: list[Case]
+    labeled: frozenset[str]
+
+    def known(self) -> list[Case]:
+        """Return the cases as the loop sees them."""
+        hidden = {"label": "", "annotated": ""}
+        seen = [c.role == "test" or c.case in self.labeled for c in self.cases]
+        return [c if s else c.model_copy(update=hidden) for c, s in zip(self.cases, seen, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for everything that is trained")
+    parser.add_argument("--btcv", type=Path, help="folder of <case>_0000.nii.gz and <case>.nii.gz; else the phantom")
+    parser.add_argument("--size", choices=SIZES, default="cpu")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--schedules", type=float, nargs="*", default=SCHEDULES, help="shares of the updates")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--cores", default="all")
+    parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--write", action="store_true", help="write loop_btcv.md, or loop_phantom.md, too")
+    options = parser.parse_args()
+    size, seeds = SIZES[options.size], range(options.seeds)
+    folds = btcv_folds(options.btcv) if options.btcv else [phantom_fold(options.out / "phantom", size)]
+    lines: list[str] = []
+    for schedule in options.schedules:
+        out = options.out / f"schedule_{schedule:g}"
+        if not options.print:
+            for fold in folds:
+                train(out / fold.name, fold.known(), recipe(size, seeds, schedule), options.device, options.cores)
+                known = oracle_recipe(size, seeds, schedule)
+                train(out / f"{fold.name}_{ORACLE}", fold.cases, known, options.device, options.cores)
+        updates = size.trainer["iterations_per_epoch"] * max(1, round(size.epochs * schedule))
+        lines += [f"## {updates} updates, and as many again", "", *report(out, folds, seeds), ""]
+    text = "\n".join(lines)
+    print(text)
+    if options.write:
+        head = f"# Does the loop pay?\n\n{_made()}\n\n"
+        write_text(RESULTS / ("loop_btcv.md" if options.btcv else "loop_phantom.md"), head + text)
+
+
+def btcv_folds(folder: Path) -> list[Fold]:
+    """Return the folds of real scans: each case is tested once; of the others one in three is labeled."""
+    found = sorted(pair_folders(folder.resolve(), folder.resolve()).items())
+    folds = []
+    for fold in range(FOLDS):
+        cases = [
+            Case(
+                case=case, image=str(image), label=str(label), dataset="btcv", modality="CT", patient=case,
+                role="test" if number % FOLDS == fold else "train", annotated=";".join(ORGANS),
+            )
+            for number, (case, (image, label)) in enumerate(found)
+        ]  # fmt: skip
+        labeled = frozenset(case for number, (case, _) in enumerate(found) if number % FOLDS == (fold + 1) % FOLDS)
+        folds.append(Fold(f"fold{fold}", cases, labeled))
+    return folds
+
+
+def phantom_fold(folder: Path, size: Size) -> Fold:
+    """Return the phantom with all its labels: its own test cases, and of the others the first ones labeled."""
+    table = folder / "cases.csv"
+    if not table.is_file():
+        write_phantom(folder, size.phantoms, seed=1, spacing_mm=size.phantom_mm)
+    complete = {"annotated": ";".join(ORGANS)}
+    cases = [
+        c.model_copy(update=complete | {"label": str((folder / "truth" / f"{c.case}.nii.gz").resolve())})
+        for c in load_cases(table)[0]
+    ]
+    return Fold("phantom", cases, frozenset([c.case for c in cases if c.role == "train"][:LABELED]))
+
+
+def train(folder: Path, cases: Sequence[Case], content: dict, device: str, cores: str) -> None:
+    """Let Snakemake train and score a recipe in ``folder``; what fails does not stop the rest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_cases(folder / "cases.csv", cases)
+    config = {"cases": str((folder / "cases.csv").resolve()), "recipe": "recipe.yaml", "results": "results"}
+    write_text(folder / "recipe.yaml", json.dumps(content, indent=2))  # JSON is YAML
+    write_text(folder / "config.yaml", json.dumps(config | {"device": device}))
+    places = ["--directory", str(folder.resolve()), "--configfile", str((folder / "config.yaml").resolve())]
+    command = [sys.executable, "-m", "snakemake", *places, "--cores", cores, "--keep-going"]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        print(f"{folder}: not all arms are finished; type the same command again to go on")
+
+
+def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.DataFrame]:
+    """Return the scores of an arm on the test cases of all folds, one table a seed; none while some are missing."""
+    tables = []
+    for seed in seeds:
+        names = [f"{fold.name}_{ORACLE}" if arm == ORACLE else fold.name for fold in folds]
+        files = [out / name / "results" / "evaluation" / f"{named(arm, seed)}.csv" for name in names]
+        if not all(file.is_file() for file in files):
+            return []
+        tables.append(pd.concat([read_table(file, "scores") for file in files], ignore_index=True))
+    return tables
+
+
+def report(out: Path, folds: Sequence[Fold], seeds: range) -> Iterable[str]:
+    """Yield the table of the arms, what is missing, and the quality of the label sets."""
+    found = {arm: scores(out, folds, arm, seeds) for arm in ARMS}
+    missing = [arm for arm, tables in found.items() if not tables]
+    if missing:
+        yield f"Not finished: {', '.join(missing)}."
+        yield ""
+    columns = [*(f"{group} organs" for group in GROUPS), f"all {len(ORGANS)}"]
+    yield f"| arm | {' | '.join(columns)} | against the control (95 %) | share of the gap closed (95 %) |"
+    yield f"| --- |{' ---: |' * (len(columns) + 2)}"
+    for arm, tables in found.items():
+        if tables:
+            means = [f"{100 * _mean(tables, organs):.1f}" for organs in (*GROUPS.values(), ORGANS)]
+            yield f"| {arm} | {' | '.join([*means, *against(found, arm)])} |"
+    yield ""
+    yield from label_quality(out, folds)
+
+
+def against(found: dict[str, list[pd.DataFrame]], arm: str) -> tuple[str, str]:
+    """Return an arm's difference to the control, and the share of the gap to the oracle that it closes, in words."""
+    if arm == CONTROL or not found[CONTROL]:
+        return "–", "–"
+    row = _organ_mean(compare_scores(found[CONTROL], found[arm], load_classes("flare")))
+    gain = f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
+    if arm == ORACLE or not found[ORACLE]:
+        return gain, "–"
+    share, low, high = share_of_gap(*(_by_case(found[name]) for name in (CONTROL, arm, ORACLE)))
+    return gain, f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def label_quality(out: Path, folds: Sequence[Fold]) -> Iterable[str]:
+    """Yield the true DSC of what each arm's label sets accepted and refused, of all folds and seeds."""
+    scheme, rows = load_classes("flare"), []
+    for fold in folds:
+        truths = {case.case: case for case in fold.cases}
+        for selected in sorted((out / fold.name / "results" / "labels").glob("set_*/selected.csv")):
+            table = read_table(selected, "selected").query("decision in ('accepted', 'demoted')")
+            for case, some in table[table["class"].isin(ORGANS)].groupby("case"):
+                truth = read_truth(truths[str(case)], scheme)
+                label = read(selected.parent / f"{case}.nii.gz")
+                if truth is None:
+                    continue
+                both = [canonical(volume).array for volume in (truth, label)]
+                dice = {row["class"]: row["pairwise_dice"] for row in disagreement(both, scheme, ORGANS)}
+                arm = selected.parent.name.removeprefix("set_").rstrip("0123456789")
+                rows += [
+                    (arm, decision, dice[name]) for name, decision in zip(some["class"], some["decision"], strict=True)
+                ]
+    if not rows:
+        return
+    quality = (
+        pd.DataFrame(rows, columns=["arm", "decision", "dsc"]).groupby(["arm", "decision"])["dsc"].agg(["mean", "size"])
+    )
+    yield "| label set of | accepted: true DSC (labels) | refused: true DSC (labels) |"
+    yield "| --- | ---: | ---: |"
+    for arm in quality.index.unique(level=0):
+        parts = [quality.loc[(arm, d)] if (arm, d) in quality.index else None for d in ("accepted", "demoted")]
+        cells = ["–" if p is None else f"{100 * p['mean']:.1f} ({p['size']:.0f})" for p in parts]
+        yield f"| {arm} | {' | '.join(cells)} |"
+
+
+def _organ_mean(compared: pd.DataFrame) -> pd.Series:
+    return compared.set_index(["class", "metric"]).loc[("organ mean", "dsc")]
+
+
+def _by_case(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the mean DSC of the organs, a row a training and a column a case."""
+    chosen = [table[table["class"].isin(ORGANS)].groupby("case")["dsc"].mean() for table in tables]
+    return pd.concat(chosen, axis=1).T
+
+
+def _mean(tables: Sequence[pd.DataFrame], organs: Sequence[str]) -> float:
+    rows = pd.concat(tables)
+    return float(rows[rows["class"].isin(organs)].groupby("class")["dsc"].mean().mean())
+
+
+def _made() -> str:
+    command = " ".join(["python benchmarks/loop/run.py", *map(str, sys.argv[1:])])
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"Written by `{command}` on {date.today()}: {where}; {versions}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""``benchmarks/loop``: its arms are trained for as long as their control, its folds are fair, its numbers are right."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelloop.chain import updates
+from labelloop.classes import load_classes
+from labelloop.recipe import load_recipe
+from labelloop.tables import TABLES, write_table
+from labelloop.volume import Geometry, write
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "loop"
+SEEDS = range(2)
+
+
+@pytest.fixture(scope="module")
+def loop():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARK))
+        spec = importlib.util.spec_from_file_location("loop_benchmark", BENCHMARK / "run.py")
+        benchmark = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, benchmark)
+        spec.loader.exec_module(benchmark)
+        sys.modules.pop("arms")
+    return benchmark
+
+
+def load(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(content))
+    return load_recipe(path)
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.mark.parametrize("schedule", [0.25, 1.0])
+def test_every_arm_takes_as_many_updates_as_the_control(loop, tmp_path, size, schedule):
+    few = load(tmp_path, loop.recipe(loop.SIZES[size], SEEDS, schedule))
+    all_known = load(tmp_path, loop.oracle_recipe(loop.SIZES[size], SEEDS, schedule))
+    for seed in SEEDS:
+        taken = {a: updates(few, loop.named(a, seed)) for a in loop.ARMS if a != loop.ORACLE}
+        assert taken.pop("labels_only") * 2 == updates(few, loop.named(loop.CONTROL, seed))
+        assert set(taken.values()) == {updates(all_known, loop.named(loop.ORACLE, seed))}
+        assert all(few.models[loop.named(a, seed)].plan == "p" for a in taken)
+
+
+def test_without_agreement_and_without_anatomy_leave_out_that_alone(loop, tmp_path):
+    labels = load(tmp_path, loop.recipe(loop.SIZES["tiny"], SEEDS)).labels
+    whole, bold, loose = (labels[f"set_{arm}0"] for arm in ("default", "without_agreement", "without_anatomy"))
+    assert bold.model_copy(update={"select": whole.select}) == whole != bold
+    assert loose.model_copy(update={"check": "anatomy"}) == whole != loose
+    assert not bold.select.min_pairwise_dice and whole.select.min_pairwise_dice
+
+
+def test_each_real_scan_is_tested_once_and_most_others_have_no_label(loop, tmp_path):
+    grid = Geometry((8, 8, 8), (5.0, 5.0, 5.0))
+    for number in range(16):
+        write(tmp_path / f"s{number:02d}_0000.nii.gz", np.zeros(grid.shape, np.float32), grid)
+        write(tmp_path / f"s{number:02d}.nii.gz", np.zeros(grid.shape, np.uint8), grid)
+    folds = loop.btcv_folds(tmp_path)
+    tested = [c.case for fold in folds for c in fold.cases if c.role == "test"]
+    assert sorted(tested) == [f"s{number:02d}" for number in range(16)]
+    for fold in folds:
+        known = fold.known()
+        assert sum(c.role == "train" and bool(c.label) for c in known) == 4 == sum(c.role == "test" for c in known)
+        assert all(not c.annotated for c in known if not c.label)
+        assert all(c.label for c in fold.cases)
+    assert [sorted(fold.labeled) for fold in folds] != [sorted(folds[0].labeled)] * 4
+
+
+def fake_scores(folder, name, shift, cases):
+    rows = [(c, organ, 0.5 + n / 100 + shift) for n, c in enumerate(cases) for organ in ("liver", "spleen")]
+    table = pd.DataFrame(rows, columns=["case", "class", "dsc"]).assign(nsd=0.5)
+    empty = {column: np.nan for column in TABLES["scores"] if column not in table}
+    write_table(folder / "evaluation" / f"{name}.csv", table.assign(**empty), "scores")
+
+
+def test_the_report_names_what_is_missing_and_says_what_share_of_the_gap_is_closed(loop, tmp_path):
+    cases = [f"c{n}" for n in range(8)]
+    fold = loop.Fold("fold0", [], frozenset())
+    for seed in SEEDS:
+        for arm, shift in (("labels_only", -0.1), ("control", 0.0), ("default", 0.1)):
+            fake_scores(tmp_path / "fold0" / "results", loop.named(arm, seed), shift + seed / 1000, cases)
+        fake_scores(tmp_path / "fold0_oracle" / "results", loop.named("oracle", seed), 0.2 + seed / 1000, cases)
+    fake_scores(tmp_path / "fold0" / "results", loop.named("best", 0), 0, cases)  # its second seed is not finished
+    lines = list(loop.report(tmp_path, [fold], SEEDS))
+    assert lines[0].startswith("Not finished:") and "best" in lines[0] and "default" not in lines[0].split(",")
+    (row,) = (line for line in lines if line.startswith("| default |"))
+    assert "+10.0 (+10.0 to +10.0)" in row and "50 % (50 to 50)" in row
+
+
+def test_the_true_dsc_of_accepted_and_refused_labels(loop, tmp_path):
+    grid, scheme = Geometry((8, 8, 8), (5.0, 5.0, 5.0)), load_classes("flare")
+    truth = np.zeros(grid.shape, np.uint8)
+    truth[:4], truth[4:] = scheme.ids["liver"], scheme.ids["spleen"]
+    label = truth.copy()
+    label[4:, :4] = 0
+    write(tmp_path / "truth.nii.gz", truth, grid)
+    folder = tmp_path / "fold0" / "results" / "labels" / "set_default0"
+    write(folder / "a.nii.gz", label, grid)
+    rows = [("a", "liver", "present", "accepted", ""), ("a", "spleen", "unknown", "demoted", "why")]
+    write_table(folder / "selected.csv", pd.DataFrame(rows, columns=list(TABLES["selected"])), "selected")
+    image = str(tmp_path / "truth.nii.gz")
+    case = loop.Case(case="a", image=image, label=image, dataset="phantom", modality="CT", patient="a", role="train")
+    lines = list(loop.label_quality(tmp_path, [loop.Fold("fold0", [case], frozenset())]))
+    assert lines[-1] == "| default | 100.0 (1) | 66.7 (1) |"
