@@ -128,4 +128,4 @@ def test_coarsest_output_may_count(data, tmp_path):
 def test_settings_that_are_not_given_leave_fingerprints_as_they_were(data, tmp_path):
     """Pinned: only TRAINING_VERSION may change it."""
     job = make_job(data, tmp_path, settings={"kind": "partial"})
-    assert job.fingerprint == "e75129b2534e6e44"
+    assert job.fingerprint == "5d65b89f45604537"
