@@ -272,6 +272,17 @@ def _add_recipe(commands) -> None:
     show.add_argument("--rounds", type=int, help="override the number of rounds")
     show.set_defaults(run=_show_recipe)
     actions.add_parser("list", help="name the recipes in config/recipes").set_defaults(run=_list_recipes)
+    cost = actions.add_parser("cost", help="tell on paper what a recipe costs: GPU hours, wall time, disk, jobs")
+    cost.add_argument("name", help="name in config/recipes, or a file")
+    cost.add_argument("--cases", type=int, required=True, help="cases to learn from and to label")
+    cost.add_argument("--test-cases", type=int, default=50)
+    cost.add_argument("--gpu", default="A100", help="A100, H100 or H200; any other with --tflops")
+    cost.add_argument("--cards", type=int, default=1, help="GPUs that the run may use at once")
+    cost.add_argument("--tflops", type=float, help="TFLOPS of the GPU in training, where measured")
+    cost.add_argument("--workers", type=int, default=7, help="processes that load batches for a training")
+    cost.add_argument("--rounds", type=int, help="override the number of rounds")
+    cost.add_argument("--scans", type=Path, nargs="+", default=[], help="CT scans whose prepared size is measured")
+    cost.set_defaults(run=_cost_of_recipe)
 
 
 def _show_recipe(options) -> None:
@@ -288,6 +299,24 @@ def _list_recipes(_options) -> None:
 
     for name in shipped():
         print(f"{name:22}{load_recipe(name).description.strip()}")
+
+
+def _cost_of_recipe(options) -> None:
+    from labelloop.cost import BYTES_A_VOXEL, Setting, cost_of, lines, measure
+    from labelloop.recipe import load_recipe
+
+    o = options
+    for name in ("cases", "test_cases", "cards", "workers", "tflops"):
+        value = getattr(o, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
+    recipe = load_recipe(o.name, rounds=o.rounds)
+    stored = list(measure(recipe, o.scans))
+    for one in stored:
+        print(f"{one.scan}, plan {one.plan}: {one.bytes / one.voxels:.2f} bytes a voxel, {one.bytes / 1e6:.1f} MB")
+    taken = sum(s.bytes for s in stored) / sum(s.voxels for s in stored) if stored else BYTES_A_VOXEL
+    setting = Setting(o.cases, o.gpu, o.cards, o.test_cases, o.tflops, o.workers, bytes_a_voxel=taken)
+    print("\n".join(lines(cost_of(recipe, setting))))
 
 
 def _add_schema(commands) -> None:

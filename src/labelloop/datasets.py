@@ -12,6 +12,7 @@ from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Names, Strict, lo
 from labelloop.documents import read_yaml, validated
 from labelloop.errors import CaseError, UserError, nearest
 from labelloop.files import digest
+from labelloop.volume import whole_numbers
 
 REASONS = {
     "label_not_finite": "Write the label again with whole numbers only.",
@@ -124,8 +125,6 @@ def whole_ids(array: np.ndarray, file: str = "label map") -> np.ndarray:
     Raises:
         CaseError: ``label_not_finite``, ``label_fractional``, or ``label_unknown_ids`` for ids no label map has.
     """
-    from labelloop.volume import whole_numbers  # SimpleITK is slow to import
-
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if not np.isfinite([low, high]).all():
         raise CaseError("label_not_finite", file, "NaN or infinite label values", REASONS["label_not_finite"])

@@ -193,7 +193,7 @@ def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:
 
 def _occurring(label: Path, dataset: str) -> str:
     """Return the classes that occur in a label, as the column ``annotated`` has them; ``none`` when no class does."""
-    from labelloop.scan import read_label  # SimpleITK is slow to import
+    from labelloop.scan import read_label  # numpy is slow to import
 
     known = read_dataset(dataset).named
     try:

@@ -222,7 +222,7 @@ def _are_numbered(names: list[str], volumes: Mapping[str, Path], labels: Contain
         return len(names) > 1
     if not alone or len(names) > MOST_CHANNELS:
         return alone
-    from labelloop.volume import read_geometry  # SimpleITK is slow to import
+    from labelloop.volume import read_geometry  # numpy is slow to import
 
     try:
         first, *others = (read_geometry(volumes[name]) for name in names)

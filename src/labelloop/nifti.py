@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 
 DIRECTION_TOLERANCE = 1e-3
 """Largest departure of the axes from orthonormal (entries of DᵀD - I), as in ``volume.GRID_TOLERANCE``."""
@@ -220,6 +219,8 @@ def check_direction(direction: np.ndarray) -> None:
 
 
 def _axis_codes(affine: np.ndarray) -> str:
+    import SimpleITK as sitk
+
     cosines = np.diag([-1, -1, 1]) @ (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(cosines.ravel().tolist())
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from labelloop import metaimage, nifti, nrrd
 from labelloop.classes import BACKGROUND, ClassScheme
@@ -326,6 +325,8 @@ _SPACING_FIELD = re.compile(rb"^(?:Element(?:Spacing|Size)\s*=|spacings:)\s*(.+?
 
 def _read_itk(path: Path, header: bytes, size: int, kind: str) -> Scan:
     """Read an NRRD or MetaImage file of ``size`` bytes; voxel sizes that ITK would mend in silence are refused."""
+    import SimpleITK as sitk
+
     if path.name.endswith((".mha", ".mhd")):
         metaimage.check_header(header, size)
     else:

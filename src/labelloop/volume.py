@@ -3,6 +3,8 @@
 Every array that leaves this module is indexed ``[z, y, x]`` as stored. :func:`canonical` turns it so that the
 three axes run inferior to superior, posterior to anterior and left to right ("RAS+" in nibabel's words), by
 permuting and flipping axes only; :func:`restore` is its exact inverse. Nothing else may assume an orientation.
+
+SimpleITK is imported where files are read and written, so that arrays can be segmented where it is not installed.
 """
 
 import errno
@@ -10,13 +12,16 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from labelloop.errors import CaseError
 from labelloop.files import FULL_BYTES, atomic
 from labelloop.wording import shown
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 # Rows: world axes x (to the right), y (to the front), z (up), in ITK's LPS millimetre coordinates.
 RAS = np.diag([-1.0, -1.0, 1.0])
@@ -76,15 +81,17 @@ def _short(values) -> tuple[float, ...]:
     return tuple(round(float(v), 4) for v in values)
 
 
-def geometry_of(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
+def geometry_of(image: "sitk.Image | sitk.ImageFileReader") -> Geometry:
     """Return the grid of a SimpleITK image, or of the image whose header a reader has read."""
     return Geometry(
         tuple(image.GetSize()), tuple(image.GetSpacing()), tuple(image.GetOrigin()), tuple(image.GetDirection())
     )
 
 
-def to_image(volume: Volume) -> sitk.Image:
+def to_image(volume: Volume) -> "sitk.Image":
     """Return a volume as a SimpleITK image; a mask as uint8."""
+    import SimpleITK as sitk
+
     array, geometry = volume.array, volume.geometry
     image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
     image.SetSpacing(geometry.spacing)
@@ -111,6 +118,8 @@ def itk_name(path: str | Path) -> str:
 
 def read_geometry(path: str | Path) -> Geometry:
     """Read only the header of a 3-D volume. Raises RuntimeError (SimpleITK) when the file is not an image."""
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_name(path))
     reader.ReadImageInformation()
@@ -119,6 +128,8 @@ def read_geometry(path: str | Path) -> Geometry:
 
 def read(path: str | Path) -> Volume:
     """Read a 3-D volume (NIfTI, NRRD, MHA) with the stored data type. Raises RuntimeError when unreadable."""
+    import SimpleITK as sitk
+
     image = sitk.ReadImage(itk_name(path))
     return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
 
@@ -141,6 +152,8 @@ def write(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
     Raises:
         ValueError: when the array's shape is not the geometry's.
     """
+    import SimpleITK as sitk
+
     if array.shape != geometry.shape:
         raise ValueError(f"{path}: array of shape {array.shape} for a grid of shape {geometry.shape} (z, y, x)")
     with atomic(path) as temporary:

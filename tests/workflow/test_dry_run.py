@@ -8,6 +8,10 @@ from pathlib import Path
 
 from tiny_project import ROOT
 
+from labelloop import cost
+from labelloop.chain import unroll
+from labelloop.recipe import load_recipe
+
 CASES = 4000
 SECONDS, GIGABYTES, JOBS = 20, 1, 1500
 # From a small process: the kernel counts what a process used before it became another program, and pytest is large.
@@ -48,6 +52,9 @@ def test_dry_run_on_4000_cases_shows_three_rounds(tmp_path: Path):
         "survey", "tested", "collect", "group", "prepare", "prepare_labels", "train", "predict", "fuse", "agree",
         "check", "held_out", "select", "review", "infer", "summarize", "evaluate", "report", "all", "total",
     }  # fmt: skip
+    shards = [len(set(re.findall(rf"/survey/({role}-\d+)", text))) for role in ("train", "test")]
+    expected = cost.jobs(unroll(load_recipe("default", rounds=3)), *shards)
+    assert {name: count for name, count in jobs.items() if name not in ("all", "total")} == expected
     for name in ("", "_round2", "_round3"):
         assert f"results/models/student{name}/weights.pt" in text
         assert f"results/labels/pseudo{name}/selected.csv" in text

@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from labelloop.errors import CaseError
 from labelloop.files import digest, sha256
@@ -101,6 +100,8 @@ class Slice:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep ITK from printing warnings of its own; what they say is said in our words."""
+    import SimpleITK as sitk
+
     shown_before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -111,6 +112,8 @@ def _quiet() -> Iterator[None]:
 
 def read_header(file: Path) -> Slice | None:
     """Read the header of one DICOM file; None when it holds no image, or less than it says."""
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(file))
@@ -246,6 +249,8 @@ def read_dicom(folder: Path, wanted: str = "") -> Volume:
             ``dicom_pixels``, ``dicom_gantry_tilt`` or ``dicom_phases``; each says what was found.
         RuntimeError: when ITK cannot read a slice.
     """
+    import SimpleITK as sitk
+
     strange: list[Path] = []
     chosen = choose(folder, wanted, strange)
     _tell(folder, chosen, strange)

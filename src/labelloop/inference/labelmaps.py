@@ -1,13 +1,17 @@
-"""Operations on label maps: keep the largest component, merge and compose maps of several models."""
+"""Operations on label maps: keep the largest component, merge and compose maps of several models.
+
+cc3d is imported where components are searched: a single model needs none.
+"""
 
 from collections.abc import Sequence
 
-import cc3d
 import numpy as np
 
 
 def class_boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
     """Return the bounding box of each value above zero that occurs."""
+    import cc3d
+
     found = cc3d.statistics(labels)
     counts, boxes = found["voxel_counts"].tolist(), found["bounding_boxes"]
     return {value: boxes[value] for value in range(1, len(counts)) if counts[value]}
@@ -18,6 +22,8 @@ def keep_largest(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
     Components are compared by voxel count, which on one grid is volume.
     """
+    import cc3d
+
     result = labels.copy()
     boxes = class_boxes(labels)
     for value in set(ids) & set(boxes):
@@ -41,6 +47,8 @@ def drop_far(labels: np.ndarray, spacing_z_mm: float, near: Sequence[int], withi
         labels: [z, y, x] in canonical orientation.
         near: ids; of several, the largest component of all together counts.
     """
+    import cc3d
+
     anchor = keep_largest(np.isin(labels, near).view(np.uint8), [1])
     if not anchor.any():
         return labels

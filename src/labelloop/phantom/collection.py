@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.ndimage import distance_transform_edt
 
 from labelloop.classes import ClassScheme, load_classes
@@ -148,6 +147,8 @@ def write_phantom(out: str | Path, cases: int, seed: int, spacing_mm: float = 5.
     Raises:
         UserError: for fewer than 8 cases, a spacing that is not positive, or a folder with tables of somebody else's.
     """
+    import pandas as pd
+
     out, classes = Path(out), load_classes("flare")
     if not spacing_mm > 0:
         raise UserError(f"the phantom's spacing must be above 0 mm; {spacing_mm} was asked for")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from labelloop.classes import load_classes
@@ -232,6 +231,8 @@ def write_mr(out: Path, patients: int, seed: int, spacing_mm: float) -> list[dic
     of each case how it moved against the patient's T1W image (see :class:`Motion`), around which RAS point, and
     whether it is stored upside down.
     """
+    import pandas as pd
+
     rows, hidden = [], []
     for patient in (MrPatient(seed, index) for index in range(patients)):
         test = patient.index % 4 == 0

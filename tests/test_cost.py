@@ -1,0 +1,103 @@
+"""What a recipe costs on paper: the numbers hang together as times, cards and cases do."""
+
+from dataclasses import replace
+
+import pytest
+
+from labelloop.classes import CONFIG
+from labelloop.cli import main
+from labelloop.cost import LIVER_EPOCH_S, Setting, assumptions, cost_of, lines, measure, wall_hours
+from labelloop.errors import UserError
+from labelloop.recipe import load_recipe
+
+SETTING = Setting(cases=400, cards=2)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_recipe("default_demo")
+
+
+@pytest.fixture(scope="module")
+def cost(demo):
+    return cost_of(demo, SETTING)
+
+
+def test_the_rate_is_the_one_that_nnunet_publishes():
+    """nnU-Net's benchmark, as a recipe, takes the seconds that it was measured to take."""
+    plan = {"spacing_mm": [1, 0.77, 0.77], "patch": [128, 128, 128], "batch_size": 2}
+    settings = {"kind": "supervised", "epochs": 1}
+    model = {"plan": "liver", "classes": ["liver", "tumor"], "trainer": settings}
+    recipe = load_recipe("default_demo").model_validate(
+        {"name": "liver", "plans": {"liver": plan}, "models": {"m": model}, "inference": [{"segment": ["m"]}]}
+    )
+    (training,) = cost_of(recipe, replace(SETTING, workers=1000)).trainings
+    assert training.hours * 3600 == pytest.approx(LIVER_EPOCH_S)
+
+
+def test_more_cards_are_faster_but_not_by_more_than_their_number(cost):
+    hours = [wall_hours(cost, cards) for cards in (1, 2, 4, 8)]
+    assert hours == sorted(hours, reverse=True)
+    assert all(hours[0] / more <= cards for cards, more in zip((1, 2, 4, 8), hours, strict=True))
+    assert hours[-1] >= max(t.hours for t in cost.trainings)
+    assert hours[0] >= cost.gpu_hours - cost.final_s * SETTING.test_cases / 3600
+
+
+def test_twice_the_cases_are_labeled_and_stored_twice(demo, cost):
+    more = cost_of(demo, replace(SETTING, cases=800))
+    before, after = (sum(p.hours for p in c.predictions if p.cases > SETTING.test_cases) for c in (cost, more))
+    assert after == pytest.approx(2 * before)
+    assert more.disk_mb["prepared images"] == pytest.approx(2 * cost.disk_mb["prepared images"])
+    assert [t.hours for t in more.trainings] == [t.hours for t in cost.trainings]
+
+
+def test_the_slower_of_card_and_batches_sets_the_pace(demo, cost):
+    slow_card = cost_of(demo, replace(SETTING, tflops=0.001)).trainings
+    starved = cost_of(demo, replace(SETTING, tflops=1e6, workers=1)).trainings
+    for known, slow, fed in zip(cost.trainings, slow_card, starved, strict=True):
+        assert slow.hours == pytest.approx(slow.updates * slow.card_s / 3600) and slow.hours > known.hours
+        assert fed.hours == pytest.approx(fed.updates * fed.batch_s / 3600)
+
+
+def test_two_networks_cost_twice_one(demo):
+    pair = demo.models["teacher"].model_copy(
+        update={"trainer": demo.models["teacher"].trainer.model_validate({"kind": "cross_pseudo"})}
+    )
+    one = pair.model_copy(update={"trainer": pair.trainer.model_validate({"kind": "partial"})})
+    costs = [
+        cost_of(demo.model_copy(update={"models": demo.models | {"teacher": m}}), SETTING).trainings
+        for m in (pair, one)
+    ]
+    seconds = [next(t.card_s for t in trainings if t.model == "teacher") for trainings in costs]
+    assert seconds[0] == pytest.approx(2 * seconds[1])
+
+
+def test_unknown_gpu_is_refused_in_words(demo):
+    with pytest.raises(UserError, match=r"A101: known are A100.*--tflops"):
+        cost_of(demo, replace(SETTING, gpu="A101"))
+    assert cost_of(demo, replace(SETTING, gpu="A101", tflops=10.0)).gpu_hours > 0
+
+
+def test_prepared_size_is_measured(demo, phantom):
+    scans = (
+        sorted((phantom.parent / "images").glob("*_000_0000.nii.gz"))[:1]
+        or sorted((phantom.parent / "images").iterdir())[:1]
+    )
+    found = list(measure(demo, scans))
+    assert found and all(0 < one.bytes <= 4 * one.voxels + 20_000 for one in found)
+
+
+def test_the_command_says_what_it_assumes(capsys):
+    assert main(["recipe", "cost", "default_demo", "--cases", "400", "--cards", "2"]) == 0
+    told = capsys.readouterr().out
+    assert all(sentence in told for sentence in assumptions(SETTING))
+    assert main(["recipe", "cost", "default_demo", "--cases", "0"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (CONFIG / "recipes").glob("*.yaml") if not p.stem.endswith("demo"))
+)
+def test_every_recipe_has_a_cost(name):
+    cost = cost_of(load_recipe(name), Setting(cases=4000))
+    assert cost.gpu_hours > 0 and sum(cost.jobs.values()) > 0 and list(lines(cost))
