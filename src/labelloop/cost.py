@@ -416,7 +416,7 @@ def assumptions(setting: Setting) -> Iterator[str]:
     yield f"{setting.gpu}: {rate}; TF32 (translators, slice classifiers) at {TF32:g} of it."
     yield f"A backward pass counts as {BACKWARD} forward passes; convolutions and matrix products are counted alone."
     yield (
-        f"Batches are made by {count(setting.workers, 'worker')}, in {BATCH_S_A_VOXEL * 1e6:.2f} CPU s a million voxels; "
+        f"{count(setting.workers, 'worker')} make batches, in {BATCH_S_A_VOXEL * 1e6:.2f} CPU s a million voxels; "
         "a training takes the longer of the card's time and its batches'."
     )
     extent = " x ".join(f"{mm:g}" for mm in setting.extent_mm[::-1])
