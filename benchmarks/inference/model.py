@@ -6,7 +6,9 @@ everywhere, while those of a trained one are compact and clear-cut.
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ LEVELS = 3
 """Resolutions that have a loss of their own (deep supervision)."""
 PATIENTS = 8
 SEED = 3
+Scan = tuple[np.ndarray, np.ndarray]
 
 
 def trained_model(folder: Path, steps: int) -> Path:
@@ -34,31 +37,44 @@ def trained_model(folder: Path, steps: int) -> Path:
     described = folder / "model.json"
     if described.is_file() and about.items() <= json.loads(described.read_text()).items():
         return folder
-    scheme = load_classes("flare")
-    classes = tuple(scheme.names)
-    network = train(steps, len(classes) + 1)
-    with atomic(folder / "weights.pt") as temporary:
-        torch.save({"weights": network.state_dict()}, temporary)
+    classes = tuple(load_classes("flare").names)
+    torch.manual_seed(SEED)
+    network = build_network(PLAN, len(classes) + 1, deep_supervision=True)
+    train(network, [_scan(number) for number in range(PATIENTS)], CROP, steps)
     write_json(folder / "plans.json", plans_json("phantom", PLAN))
     write_json(folder / "dataset.json", dataset_json(classes, PATIENTS))
-    content = {"name": folder.name, "classes": classes, "class_ids": {c: scheme.ids[c] for c in classes},
-               "mirror_axes": [0, 1, 2], "weights_sha256": sha256(folder / "weights.pt")}  # fmt: skip
-    write_json(described, about | content)
+    write_model(folder, network, PLAN, about)
     return folder
 
 
-def train(steps: int, outputs: int) -> torch.nn.Module:
-    """Train as nnU-Net does (SGD, cross-entropy and soft Dice) on crops of phantoms, half of them around an organ."""
+def write_model(folder: Path, network: torch.nn.Module, plan: Plan, about: Mapping[str, Any]) -> None:
+    """Write weights and ``model.json`` of a network of all FLARE classes."""
+    scheme = load_classes("flare")
+    with atomic(folder / "weights.pt") as temporary:
+        torch.save({"weights": {name: value.cpu() for name, value in network.state_dict().items()}}, temporary)
+    content = {"name": folder.name, "classes": scheme.names, "class_ids": {c: scheme.ids[c] for c in scheme.names},
+               "plan": plan.model_dump(mode="json"), "mirror_axes": [0, 1, 2],
+               "weights_sha256": sha256(folder / "weights.pt")}  # fmt: skip
+    write_json(folder / "model.json", dict(about) | content)
+
+
+def train(
+    network: torch.nn.Module, scans: Sequence[Scan], crop: Sequence[int], steps: int, device: str = "cpu"
+) -> None:
+    """Train as nnU-Net does (SGD, cross-entropy and soft Dice) on crops of phantoms, half of them around an organ.
+
+    Args:
+        network: with deep supervision, on ``device``.
+        scans: normalized images and label maps [z, y, x], on the grid of the network.
+        crop: size (z, y, x) of what an update sees.
+    """
     rng = np.random.default_rng(SEED)
-    torch.manual_seed(SEED)
-    scans = [_scan(number) for number in range(PATIENTS)]
-    network = build_network(PLAN, outputs, deep_supervision=True)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     start = time.perf_counter()
     for step in range(steps):
-        image, label = _crop(*scans[rng.integers(PATIENTS)], rng, step % 2 == 0)
-        with torch.autocast("cpu", torch.bfloat16):
+        image, label = (part.to(device) for part in _crop(*scans[rng.integers(len(scans))], rng, crop, step % 2 == 0))
+        with torch.autocast(device, torch.bfloat16):
             outputs_by_level = network(image)[:LEVELS]
         losses = [_loss(logits.float(), label) / 2**level for level, logits in enumerate(outputs_by_level)]
         loss = sum(losses)
@@ -69,10 +85,9 @@ def train(steps: int, outputs: int) -> torch.nn.Module:
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
             print(f"training step {step}: loss {losses[0].item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
-    return network
 
 
-def _scan(number: int) -> tuple[np.ndarray, np.ndarray]:
+def _scan(number: int) -> Scan:
     patient = draw_patient(SEED, number)
     image, truth = render(patient, field_of_view(patient, PLAN.spacing_mm[::-1], orientation="RAS"))
     array = image.astype(np.float32)
@@ -80,14 +95,14 @@ def _scan(number: int) -> tuple[np.ndarray, np.ndarray]:
     return array, truth
 
 
-def _crop(image: np.ndarray, truth: np.ndarray, rng: np.random.Generator, foreground: bool):
+def _crop(image: np.ndarray, truth: np.ndarray, rng: np.random.Generator, size: Sequence[int], foreground: bool):
     """Return a random crop as tensors [1, 1, z, y, x] and [1, z, y, x], maybe around a voxel of a random class."""
-    highest = np.array(truth.shape) - CROP
+    highest = np.array(truth.shape) - size
     corner = rng.integers(0, highest + 1)
     if foreground:
         voxels = np.argwhere(truth == rng.choice(np.unique(truth)[1:]))
-        corner = np.clip(voxels[rng.integers(len(voxels))] - np.array(CROP) // 2, 0, highest)
-    box = tuple(slice(c, c + n) for c, n in zip(corner, CROP, strict=True))
+        corner = np.clip(voxels[rng.integers(len(voxels))] - np.array(size) // 2, 0, highest)
+    box = tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))
     return torch.from_numpy(image[box].copy())[None, None], torch.from_numpy(truth[box].astype(np.int64))[None]
 
 

@@ -1,0 +1,217 @@
+"""``benchmarks/gpu``: it comes through at a toy's size, goes on where it was ended; what fails is a line, no end."""
+
+import importlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+GPU = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
+NEIGHBORS = (GPU.with_name("inference"), GPU.with_name("training"))
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Return a function that imports a module of the benchmark, which is forgotten afterwards."""
+    for place in (*NEIGHBORS, GPU):
+        monkeypatch.syspath_prepend(str(place))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(GPU.parent)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def record(load):
+    return load("record")
+
+
+def healthy():
+    return True
+
+
+def fails():
+    raise ValueError("no such luck")
+
+
+def test_a_failure_is_a_line_and_a_finished_step_is_not_repeated(record, tmp_path):
+    taken = []
+    steps = [record.Step("good", lambda: taken.append("good") or {"x": 1}), record.Step("bad", fails)]
+    for session in ("first", "first", "second"):
+        assert record.Record(tmp_path / "r.jsonl", "part", session).run(steps, time.time() + 60, healthy)
+    assert taken == ["good"]
+    lines = record.read(tmp_path / "r.jsonl")
+    assert [line["session"] for line in lines if line.get("status") == "failed"] == ["first", "second"]
+    found = record.results(lines)
+    assert found["part", "good"]["result"] == {"x": 1} and "no such luck" in found["part", "bad"]["error"]
+
+
+def test_what_comes_too_late_is_left_out_and_taken_next_time(record, tmp_path):
+    steps = [record.Step("late", dict)]
+    assert not record.Record(tmp_path / "r.jsonl", "part", "1").run(steps, time.time() - 1, healthy)
+    assert record.read(tmp_path / "r.jsonl")[-1]["left_out"] == ["late"]
+    assert record.Record(tmp_path / "r.jsonl", "part", "1").run(steps, time.time() + 60, healthy)
+
+
+def test_a_lost_device_ends_the_process_and_a_torn_line_is_passed_over(record, tmp_path):
+    with pytest.raises(SystemExit):
+        record.Record(tmp_path / "r.jsonl", "part", "1").run(
+            [record.Step("bad", fails)], time.time() + 60, lambda: False
+        )
+    with (tmp_path / "r.jsonl").open("a") as file:
+        file.write('{"part": "par')
+    assert record.Record(tmp_path / "r.jsonl", "part", "1").settled() == {"bad"}
+
+
+@pytest.fixture
+def parent(load, monkeypatch, tmp_path):
+    """Return a function that runs all parts with made children: each is told its part and returns an exit code."""
+    run = load("run")
+
+    def go(children, minutes=5.0):
+        def start(command, timeout):
+            return subprocess.CompletedProcess(command, children(command[command.index("--child") + 1], timeout))
+
+        monkeypatch.setattr(run.subprocess, "run", start)
+        options = run.parse(["--minutes", str(minutes), "--out", str(tmp_path), "--inputs", str(tmp_path)])
+        return run.all_parts(options, time.time() + 60 * minutes, "now")
+
+    return go
+
+
+def test_parts_have_their_share_and_what_is_left_over_goes_to_those_not_done(parent, load):
+    asked = []
+
+    def child(part, timeout):
+        asked.append((part, timeout))
+        return 0 if part != "equality" or len(asked) > 3 else load("run").LEFT_OUT
+
+    assert parent(child)
+    assert [part for part, _ in asked] == ["equality", "speed", "training", "equality"]
+    seconds = [timeout - load("run").GRACE_S for _, timeout in asked]
+    assert seconds[0] == pytest.approx(0.25 * 300, abs=5) and seconds[3] > 250
+
+
+def test_a_part_that_lost_its_device_goes_on_and_one_that_hangs_is_ended(parent, record, tmp_path):
+    file, crashes = tmp_path / "results.jsonl", []
+
+    def child(part, timeout):
+        if part == "equality" and len(crashes) < 2:
+            crashes.append(part)
+            record.Record(file, part, "now").append(step=f"step {len(crashes)}", status="begun")
+            return -11
+        if part == "speed":
+            raise subprocess.TimeoutExpired("run.py", timeout)
+        return 0
+
+    assert not parent(child)
+    told = [line["ended"] for line in record.read(file) if "ended" in line]
+    assert told[:2] == ["exit code -11", "exit code -11"] and told[2].startswith("killed")
+    text = load_report(record.read(file))
+    assert "step 1: begun, never ended" in text and "killed" in text
+
+
+def load_report(lines):
+    return importlib.import_module("table").report(lines)
+
+
+def test_a_part_that_cannot_be_imported_is_a_line(load, record, monkeypatch, tmp_path):
+    run = load("run")
+    monkeypatch.setitem(sys.modules, "training", None)
+    assert run.main(["--child", "training", "--session", "1", "--until", "0", "--out", str(tmp_path)]) == run.LEFT_OUT
+    assert record.read(tmp_path / "results.jsonl")[-1]["ended"].startswith("not run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["equality", "speed", "training"])
+def test_every_step_comes_through_at_a_toys_size(load, record, tmp_path, part):
+    context, torch = load("context"), load("torch")
+    given = context.Context(torch.device("cpu"), True, tmp_path / "work", tmp_path / "inputs")
+    steps = list(load(part).steps(given))
+    assert record.Record(tmp_path / "r.jsonl", part, "1").run(steps, time.time() + 300, healthy)
+    found = record.results(record.read(tmp_path / "r.jsonl"))
+    assert {step.name for step in steps} == {name for _, name in found}
+    assert not [line["trace"] for line in found.values() if line["status"] != "done"]
+    results = {name: line["result"] for (_, name), line in found.items()}
+    text = load("table").report(record.read(tmp_path / "r.jsonl"))
+    assert all(name in text for name in results if name not in ("about", "ceilings", "resume"))
+    if part == "equality":
+        scans = [row for name, row in results.items() if "scan" in name]
+        assert all(row["fp32"]["different"] == 0 and row["default"]["equal"] > 0.9 for row in scans)
+    if part == "training":
+        assert results["resume"] == {"same_twice": True, "same_resumed": True}
+        assert all(row["finite"] for row in results.values() if "finite" in row)
+    if part == "speed":
+        assert all(row["equal"] > 0.99 for name, row in results.items() if name.endswith("nnU-Net"))
+
+
+# --- bundles
+
+VERSIONS = dict.fromkeys(("pydantic", "pydantic-core", "pyyaml", "dynamic-network-architectures", "timm"), "1.0")
+REQUIRES = {
+    "pydantic": ["pydantic_core==1.0", "email-validator; extra == 'email'", "tomli; python_version < '3.11'"],
+    "dynamic-network-architectures": ["torch", "timm"],
+}
+
+
+def test_bundles_hold_what_is_needed_and_is_not_there(load, monkeypatch):
+    bundle = load("bundle")
+    monkeypatch.setattr(bundle, "STAGES", {"engine": bundle.STAGES["engine"]})
+    packages = bundle.needed(["torch", "PyYAML"], VERSIONS, lambda name: REQUIRES.get(name, []))
+    assert [p.name for p in packages] == ["pydantic", "dynamic-network-architectures", "pydantic-core"]
+    with pytest.raises(SystemExit, match="no tested version"):
+        bundle.needed([], {}, lambda name: [])
+
+
+def test_every_package_has_a_tested_version(load):
+    bundle = load("bundle")
+    text = (GPU.parents[1] / "envs" / "constraints.txt").read_text()
+    packages = bundle.needed(bundle.TORCH_BRINGS, bundle.tested_versions(text))
+    names = [p.name for p in packages]
+    assert {"pydantic-core", "simpleitk", "blosc2", "nnunetv2"} <= set(names) and "torch" not in names
+    assert [p.stage for p in packages] == sorted((p.stage for p in packages), key=list(bundle.STAGES).index)
+
+
+def test_bundles_are_small_enough_and_unpack(load, tmp_path):
+    bundle = load("bundle")
+    assert bundle.split({"a": 30, "b": 20, "c": 15, "d": 40}, largest=60) == [["a", "b"], ["c", "d"]]
+    with pytest.raises(SystemExit, match="more than a bundle"):
+        bundle.split({"a": 61}, largest=60)
+    wheel = write_wheel(tmp_path / "wheels" / "tiny_thing-1.0-py3-none-any.whl", "tiny_thing.py")
+    (file,) = bundle.pack([["tiny-thing"]], {"tiny-thing": wheel}, tmp_path)
+    line = bundle.unpacking(file, str(tmp_path / "site"))
+    subprocess.run(["bash", "-c", f"{line} && python3 -c 'import tiny_thing'"], cwd=tmp_path, check=True)
+
+
+def write_wheel(path, module):
+    import zipfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(module, "")
+    return path
+
+
+def test_wheels_are_downloaded_or_built_and_foreign_ones_refused(load, tmp_path):
+    bundle = load("bundle")
+    asked = []
+
+    def pip(command, **_):
+        asked.append(command[5])
+        wanted = command[-1].replace("==", "-").replace("-pure", "_pure")
+        if command[5] == "download" and "compiled" in wanted:
+            write_wheel(tmp_path / f"{wanted}-cp312-cp312-manylinux_2_28_x86_64.whl", "x.py")
+        if command[5] == "wheel":
+            tag = "py3-none-any" if "pure" in wanted else "cp311-cp311-linux_x86_64"
+            write_wheel(tmp_path / f"{wanted}-{tag}.whl", "x.py")
+
+    packages = [bundle.Package(name, "1.0", "engine") for name in ("compiled", "is-pure")]
+    assert set(bundle.fetch(packages, tmp_path, pip)) == {"compiled", "is-pure"}
+    assert asked == ["download", "download", "wheel"]
+    bundle.fetch(packages, tmp_path, pip)
+    assert len(asked) == 3
+    with pytest.raises(SystemExit, match="not pure Python"):
+        bundle.fetch([bundle.Package("foreign", "1.0", "engine")], tmp_path, pip)
