@@ -89,6 +89,8 @@ def main() -> None:
     parser.add_argument("--scan", type=Path, default=SCAN, help="CT scan that the storage is measured on")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
+    if not options.scan.is_file():
+        parser.error(f"--scan {options.scan}: no such file; name a CT scan")
     parts = {"recipes": recipes(), "storage": storage(options.scan), "floor": floor.lines()}
     text = TEXT.format(
         cases=CASES, scan=options.scan.name.removesuffix(".nii.gz"), **{k: "\n".join(v) for k, v in parts.items()}
