@@ -118,9 +118,9 @@ def lines() -> Iterator[str]:
     eager = windows * one.eager / (BANDWIDTH_TBS[CARD] * 1e12)
     reached = 2 * windows * one.macs / Setting(1, CARD).rate
     yield ""
-    yield f"With norms and activations as passes of their own the network moves {windows * one.eager / 1e9:.0f} GB, which"
-    yield f"takes {1000 * eager:.0f} ms. At the rate that nnU-Net's training reaches (scaled from an A100 by bandwidth) it"
-    yield f"takes {1000 * reached:.0f} ms. The goal, 3 s with files read and written beside, is {3 / total:.0f} times the floor."
+    yield f"With norms and activations as passes of their own the network moves {windows * one.eager / 1e9:.0f} GB:"
+    yield f"{1000 * eager:.0f} ms. At the rate that nnU-Net's training reaches (an A100's, by bandwidth) it takes"
+    yield f"{1000 * reached:.0f} ms. The goal, 3 s with reading and writing, is {3 / total:.0f} times the floor."
     yield ""
     held = {
         "scan": 2 * math.prod(SIZE),

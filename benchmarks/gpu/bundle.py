@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "gpu_bundles.md"
 PYTHON = "3.12"
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)), "manylinux2014_x86_64")
 ENVIRONMENT = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.3", "sys_platform": "linux",
@@ -44,10 +45,12 @@ STAGES: dict[str, tuple[str, ...]] = {
 """What is carried, in this order, and what it is for; what these need comes with the first that needs it."""
 NOT_NEEDED = {
     "dynamic-network-architectures": ("timm",), "batchgenerators": ("unittest2", "future"),
-    "blosc2": ("httpx", "rich"), "nnunetv2": ("graphviz", "yacs", "seaborn", "requests"),
+    "blosc2": ("rich",), "nnunetv2": ("graphviz", "yacs", "requests"),
 }  # fmt: skip
 """Requirements that nothing imports on the way from labelloop to the network."""
-LARGEST = 60 * 2**20
+BESIDES = {"nvidia-ml-py": "13.615.71"}
+"""Versions of packages that labelloop works without and that its constraints do not name."""
+LARGEST = 58_000_000
 """Bytes of a bundle, at most."""
 
 
@@ -107,6 +110,11 @@ def tested_versions(text: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pinned}
 
 
+def known_versions() -> dict[str, str]:
+    """Return the version to carry of each package."""
+    return BESIDES | tested_versions((ROOT / "envs" / "constraints.txt").read_text(encoding="utf-8"))
+
+
 def fetch(packages: Sequence[Package], folder: Path, run: Callable[..., object] = subprocess.run) -> dict[str, Path]:
     """Download the wheels that are not in ``folder`` yet, or build them; return the wheel of each package.
 
@@ -143,22 +151,21 @@ def wheels(folder: Path) -> dict[str, Path]:
 
 
 def split(sizes: Mapping[str, int], largest: int = LARGEST) -> list[list[str]]:
-    """Return names in bundles of at most ``largest`` bytes, in order: what comes first is in the first bundles.
+    """Return names in few bundles of at most ``largest`` bytes: large ones first, each where there is room.
 
     Raises:
         SystemExit: for a package that is larger than a bundle.
     """
-    bundles: list[list[str]] = [[]]
-    filled = 0
-    for name, size in sizes.items():
-        if size > largest:
-            raise SystemExit(f"{name}: {size / 2**20:.1f} MiB, more than a bundle of {largest / 2**20:.0f} MiB holds")
-        if filled + size > largest:
-            bundles.append([])
-            filled = 0
-        bundles[-1].append(name)
-        filled += size
-    return [bundle for bundle in bundles if bundle]
+    bundles: list[list[str]] = []
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        if sizes[name] > largest:
+            raise SystemExit(f"{name}: {sizes[name] / 1e6:.1f} MB, more than a bundle of {largest / 1e6:.0f} MB holds")
+        room_left = [names for names in bundles if sum(sizes[n] for n in names) + sizes[name] <= largest]
+        if room_left:
+            room_left[0].append(name)
+        else:
+            bundles.append([name])
+    return bundles
 
 
 def pack(bundles: Sequence[Sequence[str]], found: Mapping[str, Path], out: Path) -> list[Path]:
@@ -181,29 +188,42 @@ def unpacking(file: Path, place: str = "/tmp/site") -> str:
     )
 
 
+def table(bundles: Mapping[str, Sequence[Package]], sizes: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is in each bundle, in Markdown."""
+    for file, packages in bundles.items():
+        total = sum(sizes[package.name] for package in packages) / 1e6
+        yield from ("", f"`{file}`, {total:.1f} MB:", "", "| for | wheel | MB |", "| --- | --- | ---: |")
+        for package in packages:
+            yield f"| {package.stage} | {package.name} {package.version} | {sizes[package.name] / 1e6:.2f} |"
+        yield from ("", "```", unpacking(Path(file)), "```")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--installed", type=Path, help="what the machine has: pip list --format=freeze")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bundles")
     parser.add_argument("--list", action="store_true", help="print what is needed, and end")
+    parser.add_argument("--write", action="store_true", help=f"write benchmarks/results/{RESULT.name}")
     options = parser.parse_args()
     there = list(TORCH_BRINGS)
     if options.installed:
         there += tested_versions(options.installed.read_text(encoding="utf-8"))
-    versions = tested_versions((ROOT / "envs" / "constraints.txt").read_text(encoding="utf-8"))
-    packages = needed(there, versions)
+    packages = {package.name: package for package in needed(there, known_versions())}
     if options.list:
-        for package in packages:
-            print(f"{package.stage:8} {package.name}=={package.version}")
+        print("\n".join(f"{p.stage:8} {p.name}=={p.version}" for p in packages.values()))
         return
-    found = fetch(packages, options.out / "wheels")
-    sizes = {package.name: found[package.name].stat().st_size for package in packages}
-    bundles = split(sizes)
-    for file, names in zip(pack(bundles, found, options.out), bundles, strict=True):
-        print(f"\n{file.name}: {file.stat().st_size / 2**20:.1f} MiB")
-        for package in (p for p in packages if p.name in names):
-            print(f"  {package.stage:8} {package.name}=={package.version} {sizes[package.name] / 2**20:.2f} MiB")
-        print(f"  {unpacking(file)}")
+    found = fetch(list(packages.values()), options.out / "wheels")
+    sizes = {name: found[name].stat().st_size for name in packages}
+    engine = [name for name, package in packages.items() if package.stage == "engine"]
+    bundles = split({name: sizes[name] for name in engine})
+    bundles += split({name: size for name, size in sizes.items() if name not in engine})
+    files = pack(bundles, found, options.out)
+    contents = {file.name: [packages[n] for n in names] for file, names in zip(files, bundles, strict=True)}
+    text = "\n".join(table(contents, sizes)) + "\n"
+    print(text)
+    if options.write:
+        told = f"Written by `python benchmarks/gpu/bundle.py --write`: Python {PYTHON}, Linux."
+        RESULT.write_text(f"# Bundles to carry to a GPU\n\n{told}\n{text}", encoding="utf-8")
 
 
 if __name__ == "__main__":
