@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -87,7 +88,7 @@ def prepare(folder: Path, sizes: Sizes) -> list[Path]:
     return files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Phantom:
     """A carried scan: HU and label map [z, y, x] on a coarse grid, and its spacing (mm)."""
 
@@ -142,6 +143,7 @@ def model_folder(name: str, plan: Plan, scans: list[Phantom], sizes: Sizes, fold
     return folder
 
 
+@lru_cache
 def _seen(scan: Phantom, plan: Plan) -> trained.Scan:
     """Return image and label map as a network of ``plan`` sees them."""
     geometry = upright(tuple(scan.image.shape[::-1]), (scan.spacing,) * 3)

@@ -69,11 +69,13 @@ def train(
         crop: size (z, y, x) of what an update sees.
     """
     rng = np.random.default_rng(SEED)
+    crops = [Crops(image, truth, crop) for image, truth in scans]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     start = time.perf_counter()
     for step in range(steps):
-        image, label = (part.to(device) for part in _crop(*scans[rng.integers(len(scans))], rng, crop, step % 2 == 0))
+        drawn = crops[rng.integers(len(scans))].draw(rng, step % 2 == 0)
+        image, label = (part.to(device) for part in drawn)
         with torch.autocast(device, torch.bfloat16):
             outputs_by_level = network(image)[:LEVELS]
         losses = [_loss(logits.float(), label) / 2**level for level, logits in enumerate(outputs_by_level)]
@@ -95,15 +97,24 @@ def _scan(number: int) -> Scan:
     return array, truth
 
 
-def _crop(image: np.ndarray, truth: np.ndarray, rng: np.random.Generator, size: Sequence[int], foreground: bool):
-    """Return a random crop as tensors [1, 1, z, y, x] and [1, z, y, x], maybe around a voxel of a random class."""
-    highest = np.array(truth.shape) - size
-    corner = rng.integers(0, highest + 1)
-    if foreground:
-        voxels = np.argwhere(truth == rng.choice(np.unique(truth)[1:]))
-        corner = np.clip(voxels[rng.integers(len(voxels))] - np.array(size) // 2, 0, highest)
-    box = tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))
-    return torch.from_numpy(image[box].copy())[None, None], torch.from_numpy(truth[box].astype(np.int64))[None]
+class Crops:
+    """Crops of one scan. Where its classes are is looked up once: it takes longer than a step on a GPU."""
+
+    def __init__(self, image: np.ndarray, truth: np.ndarray, size: Sequence[int]):
+        self._image, self._truth, self._size = image, truth, np.array(size)
+        self._places = [np.flatnonzero(truth == value) for value in np.unique(truth)[1:]]
+
+    def draw(self, rng: np.random.Generator, foreground: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a random crop [1, 1, z, y, x] and its label [1, z, y, x], maybe around a voxel of a random class."""
+        highest = np.array(self._truth.shape) - self._size
+        corner = rng.integers(0, highest + 1)
+        if foreground:
+            places = self._places[rng.integers(len(self._places))]
+            voxel = np.array(np.unravel_index(places[rng.integers(len(places))], self._truth.shape))
+            corner = np.clip(voxel - self._size // 2, 0, highest)
+        box = tuple(slice(c, c + n) for c, n in zip(corner, self._size, strict=True))
+        image, label = self._image[box].copy(), self._truth[box].astype(np.int64)
+        return torch.from_numpy(image)[None, None], torch.from_numpy(label)[None]
 
 
 def _loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
