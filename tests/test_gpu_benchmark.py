@@ -132,6 +132,7 @@ def test_every_step_comes_through_at_a_toys_size(load, record, tmp_path, part):
     given = context.Context(torch.device("cpu"), True, tmp_path / "work", tmp_path / "inputs")
     steps = list(load(part).steps(given))
     assert record.Record(tmp_path / "r.jsonl", part, "1").run(steps, time.time() + 300, healthy)
+    torch.use_deterministic_algorithms(False)
     found = record.results(record.read(tmp_path / "r.jsonl"))
     assert {step.name for step in steps} == {name for _, name in found}
     assert not [line["trace"] for line in found.values() if line["status"] != "done"]
