@@ -92,6 +92,7 @@ def test_the_command_says_what_it_assumes(capsys):
     told = capsys.readouterr().out
     assert all(sentence in told for sentence in assumptions(SETTING))
     assert main(["recipe", "cost", "default_demo", "--cases", "0"]) == 2
+    assert main(["recipe", "cost", "default_demo", "--cases", "4", "--scans", "nowhere.nii.gz"]) == 2
 
 
 @pytest.mark.slow

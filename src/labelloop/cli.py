@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from labelloop.errors import UserError
+from labelloop.errors import CaseError, UserError
 from labelloop.heartbeat import speaking
 from labelloop.wording import count
 
@@ -311,7 +311,10 @@ def _cost_of_recipe(options) -> None:
         if value is not None and value <= 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
     recipe = load_recipe(o.name, rounds=o.rounds)
-    stored = list(measure(recipe, o.scans))
+    try:
+        stored = list(measure(recipe, o.scans))
+    except CaseError as error:
+        raise UserError(str(error)) from error
     for one in stored:
         print(f"{one.scan}, plan {one.plan}: {one.bytes / one.voxels:.2f} bytes a voxel, {one.bytes / 1e6:.1f} MB")
     taken = sum(s.bytes for s in stored) / sum(s.voxels for s in stored) if stored else BYTES_A_VOXEL

@@ -19,7 +19,7 @@ from labelloop.inference.steps import InferenceStep
 from labelloop.plans import Plan
 from labelloop.recipe import Recipe, parents
 from labelloop.shards import assign_shards
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, MeanTeacher, Slices, TrainerSettings
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, MeanTeacher, Slices, TrainerSettings, Unlabeled
 from labelloop.wording import count
 
 LIVER = Plan(spacing_mm=(1, 0.77, 0.77), patch=(128, 128, 128), batch_size=2)
@@ -191,11 +191,13 @@ def _macs(plan: Plan, outputs: int) -> tuple[int, int]:
 
 def passes(settings: TrainerSettings, batch_size: int) -> tuple[float, float]:
     """Return the work of an update and of a validation step, in forward passes of a batch."""
+    unlabeled = settings.unlabeled or Unlabeled()
     if settings.kind == "cross_pseudo":
-        return 2.0 * (1 + BACKWARD), 2.0
+        told = 2.0 if unlabeled.strong_view else 0.0  # what teaches is then predicted apart, by both networks
+        return 2.0 * (1 + BACKWARD) + told, 2.0
     if settings.kind == "mean_teacher":
         teacher = settings.own(MeanTeacher)
-        shown = 1.0 if teacher.on == "all" else (batch_size // 2) / batch_size
+        shown = 1.0 if teacher.on == "all" else max(1, int(unlabeled.share * batch_size)) / batch_size
         return 1 + BACKWARD + (shown if teacher.consistency else 0.0), 1.0
     return 1.0 + BACKWARD, 1.0
 
