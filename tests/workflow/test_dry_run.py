@@ -52,11 +52,11 @@ def test_dry_run_on_4000_cases_shows_three_rounds(tmp_path: Path):
         "survey", "tested", "collect", "group", "prepare", "prepare_labels", "train", "predict", "fuse", "agree",
         "check", "held_out", "select", "review", "infer", "summarize", "evaluate", "report", "all", "total",
     }  # fmt: skip
-    shards = [len(set(re.findall(rf"/survey/({role}-\d+)", text))) for role in ("train", "test")]
+    shards = [len(set(re.findall(rf"\b{role}-\d+\b", text))) for role in ("train", "test")]
     expected = cost.jobs(unroll(load_recipe("default", rounds=3)), *shards)
     assert {name: count for name, count in jobs.items() if name not in ("all", "total")} == expected
     for name in ("", "_round2", "_round3"):
-        assert f"results/models/student{name}/weights.pt" in text
-        assert f"results/labels/pseudo{name}/selected.csv" in text
+        assert f"train: model student{name}\n" in text
+        assert f"select: trusted cases and classes of label set pseudo{name}\n" in text
     assert seconds <= SECONDS  # of processor time: what else the machine does does not matter
     assert kib <= GIGABYTES * 2**20
