@@ -9,8 +9,9 @@ import hashlib
 import math
 import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from labelloop.plans import Plan
 from labelloop.recipe import load_recipe
 from labelloop.training.job import TrainingJob
 from labelloop.training.loading import Draw, iterate
+from labelloop.training.loop import Losses, Pause, run_updates
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
 from labelloop.training.slices import SliceTraining
 from labelloop.training.trainers import TRAINERS
@@ -98,8 +100,13 @@ def published(context: Context, kind: str) -> tuple[Plan, TrainerSettings]:
     spec = chain.models[model]
     plan = TOY_PLAN if context.toy else chain.plans[spec.plan]
     changes: dict[str, Any] = {"batches": None, "export": "final"}
-    if context.toy and spec.trainer.slices:
-        changes["slices"] = spec.trainer.slices.model_copy(update={"size": 32, "batch_size": 4})
+    short = {"epochs": 1, "iterations_per_epoch": context.sizes.few_steps}
+    if spec.trainer.slices:
+        smaller = {"size": 32, "batch_size": 4} if context.toy else {}
+        changes |= short | {"slices": spec.trainer.slices.model_copy(update=smaller)}
+    if spec.trainer.translator:
+        smaller = {"patch": TOY_PLAN.patch, "features": 4, "blocks": 1, "layers": 1} if context.toy else {}
+        changes["translator"] = spec.trainer.translator.model_copy(update=short | smaller)
     return plan, spec.trainer.model_copy(update=changes)
 
 
@@ -163,55 +170,69 @@ def take(
         taken.append(time.perf_counter() - made_at)
         losses.append(float(loss))
     counted = slice(math.ceil(UNCOUNTED * number), None)
-    part = max(1, number // 5)
+    waiting = sum(waited[counted]) / (sum(waited[counted]) + sum(taken[counted]))
+    return summary(losses, taken) | {"waiting": waiting, **peak_mb(context.device)}
+
+
+def summary(losses: Sequence[float], taken: Sequence[float]) -> dict[str, Any]:
+    """Return what the losses did, and the median seconds of the steps that count."""
+    part = max(1, len(losses) // 5)
     first, last = (statistics.fmean(some) for some in (losses[:part], losses[-part:]))
     return {
         "finite": all(map(math.isfinite, losses)),
         "first_loss": first,
         "last_loss": last,
         "falls": last < first,
-        "step_s": statistics.median(taken[counted]),
+        "step_s": statistics.median(taken[math.ceil(UNCOUNTED * len(taken)) :]),
         "first_step_s": taken[0],
-        "waiting": sum(waited[counted]) / (sum(waited[counted]) + sum(taken[counted])),
-        **peak_mb(context.device),
     }
 
 
 def train_other(context: Context, kind: str) -> dict[str, Any]:
-    """Take steps of a training that is not of a U-Net: a slice classifier, a translator."""
+    """Train what is no U-Net, a slice classifier or a translator; a step is then with its batch."""
     plan, settings = published(context, kind)
     folder, bank = made(context, plan)
     forget(context.device)
-    few = context.sizes.few_steps
+    training: SliceTraining | TranslatorTraining
     if settings.kind == SLICE_CLASSIFIER:
-        job = training_job(
-            settings, folder, bank, plan, classes(), device=context.device.type, workers=workers(context)
+        options = {"device": context.device.type, "workers": workers(context)}
+        training = SliceTraining(training_job(settings, folder, bank, plan, classes(), **options))
+    elif settings.kind == TRANSLATOR and settings.translator is not None:
+        looks = {
+            look: tuple(GreyCase(f"case{n}", folder / "images" / f"case{n}.b2nd", str(n)) for n in numbers)
+            for look, numbers in (("ct", (0, 1)), ("mr", (2, 3)))
+        }
+        training = TranslatorTraining(
+            TranslatorJob("bench", folder, plan, **looks, settings=settings.translator, device=context.device.type)
         )
-        slices = SliceTraining(job)
-        slices.network.train()
-        draws = [Draw("train", 0, i) for i in range(few)]
-        loaders = {"train": slices._loader("train", augment=True)}
-        batches = iterate(loaders, draws, settings.seed, job.workers, context.device.type == "cuda")
-        with contextlib.closing(batches):
-            return take(context, few, lambda: next(batches), slices._train_step) | {"workers": job.workers}
-    if settings.kind != TRANSLATOR or settings.translator is None:
+    else:
         raise ValueError(f"{kind}: a training of a kind that is not known here, {settings.kind}")
-    smaller = {"patch": TOY_PLAN.patch, "features": 4, "blocks": 1, "layers": 1} if context.toy else {}
-    looks = {
-        look: tuple(GreyCase(f"case{n}", folder / "images" / f"case{n}.b2nd", str(n)) for n in numbers)
-        for look, numbers in (("ct", (0, 1)), ("mr", (2, 3)))
-    }
-    job = TranslatorJob("bench", folder, plan, **looks, settings=settings.translator.model_copy(update=smaller),
-                        device=context.device.type)  # fmt: skip
-    translating = TranslatorTraining(job)
-    translating.networks.train()
+    losses, taken = updates_of(context, training, context.work / "other" / settings.kind)
+    return summary(losses, taken) | peak_mb(context.device)
 
-    def step(number: int) -> dict[str, Any]:
-        losses = translating._update_number(0, number)
-        return {"loss": losses["cycle"]}
 
-    numbers = iter(range(few))
-    return take(context, few, lambda: next(numbers), step) | {"patch": list(job.settings.patch)}
+def updates_of(
+    context: Context, training: SliceTraining | TranslatorTraining, folder: Path
+) -> tuple[list[float], list[float]]:
+    """Train to the end, from the start; return the loss (of a translator: the cycle's) and the seconds of each update."""
+    losses, taken = [], []
+
+    def timed(before: list[Losses], total: int, update: Callable[[int], Losses], pause: Pause) -> list[Losses]:
+        def one(number: int) -> Losses:
+            began = time.perf_counter()
+            found = update(number)
+            synchronize(context.device)
+            taken.append(time.perf_counter() - began)
+            losses.append(float(found["cycle" if "cycle" in found else "loss"]))
+            return found
+
+        return run_updates(before, total, one, pause)
+
+    work = Work(folder, training.job.fingerprint, "benchmark")
+    work.checkpoint.unlink(missing_ok=True)
+    with mock.patch.object(sys.modules[type(training).__module__], "run_updates", timed):
+        training.fit(work)
+    return losses, taken
 
 
 class Killed(BaseException):
