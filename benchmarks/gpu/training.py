@@ -214,7 +214,7 @@ def train_other(context: Context, kind: str) -> dict[str, Any]:
 def updates_of(
     context: Context, training: SliceTraining | TranslatorTraining, folder: Path
 ) -> tuple[list[float], list[float]]:
-    """Train to the end, from the start; return the loss (of a translator: the cycle's) and the seconds of each update."""
+    """Train from start to end; return the loss (of a translator, the cycle's) and the seconds of each update."""
     losses, taken = [], []
 
     def timed(before: list[Losses], total: int, update: Callable[[int], Losses], pause: Pause) -> list[Losses]:
