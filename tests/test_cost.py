@@ -1,5 +1,6 @@
 """What a recipe costs on paper: the numbers hang together as times, cards and cases do."""
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ from labelloop.classes import CONFIG
 from labelloop.cli import main
 from labelloop.cost import LIVER_EPOCH_S, Setting, assumptions, cost_of, lines, measure, wall_hours
 from labelloop.errors import UserError
+from labelloop.network import build_network, count_macs, count_parameters
+from labelloop.plans import Plan
 from labelloop.recipe import load_recipe
 
 SETTING = Setting(cases=400, cards=2)
@@ -102,3 +105,19 @@ def test_the_command_says_what_it_assumes(capsys):
 def test_every_recipe_has_a_cost(name):
     cost = cost_of(load_recipe(name), Setting(cases=4000))
     assert cost.gpu_hours > 0 and sum(cost.jobs.values()) > 0 and list(lines(cost))
+
+
+def test_the_floor_counts_what_the_network_does(monkeypatch):
+    """Operations are those that inference counts; passes of their own move more; a larger scan takes longer."""
+    monkeypatch.syspath_prepend(str(CONFIG.parent / "benchmarks" / "costs"))
+    floor = importlib.import_module("floor")
+    monkeypatch.setattr(floor, "PLAN", Plan(spacing_mm=(6, 5, 5), patch=(16, 32, 32), features=(4, 8, 16)))
+    one = floor.traffic(floor.PLAN, 3)
+    network = build_network(floor.PLAN, 3)
+    assert (one.macs, one.parameters) == (count_macs(network, floor.PLAN.patch), count_parameters(network))
+    assert one.fused < one.eager
+    parts, windows, *_ = floor.rows()
+    monkeypatch.setattr(floor, "SIZE", (800, 512, 512))
+    higher, more, *_ = floor.rows()
+    assert more > windows and all(b.seconds >= a.seconds for a, b in zip(parts, higher, strict=True))
+    assert any("sum" in line for line in floor.lines())
