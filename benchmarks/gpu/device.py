@@ -81,9 +81,9 @@ def _meter(device: torch.device, told: dict[str, Any]) -> Any:
     if device.type != "cuda":
         return None
     try:
-        from labelloop.metrics.efficiency import Meter
+        from labelloop.metrics.efficiency import Gpu, Meter
 
-        return Meter(gpu=device.index or 0)
+        return Meter(gpu=Gpu.of_torch(device.index or 0), children=False)
     except Exception as error:  # a machine where nothing can be metered is measured without
         told["meter"] = f"{type(error).__name__}: {error}"
         return None

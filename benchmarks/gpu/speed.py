@@ -69,7 +69,7 @@ def engine(context: Context, name: str, slices: int, mode: str) -> dict[str, Any
             predictor = Predictor(folder, str(device), Settings.model_validate(MODES[mode]))
 
         def segment() -> np.ndarray:
-            with collected() as work:
+            with collected(device) as work:
                 labels = predictor.predict(volume, "CT").labels
             stages.append(work.seconds | {"gmacs": work.macs / 1e9, "parameters": work.parameters})
             return labels

@@ -202,9 +202,9 @@ def train_other(context: Context, kind: str) -> dict[str, Any]:
             look: tuple(GreyCase(f"case{n}", folder / "images" / f"case{n}.b2nd", str(n)) for n in numbers)
             for look, numbers in (("ct", (0, 1)), ("mr", (2, 3)))
         }
-        training = TranslatorTraining(
-            TranslatorJob("bench", folder, plan, **looks, settings=settings.translator, device=context.device.type)
-        )
+        options = {"device": context.device.type, "workers": workers(context)}
+        job = TranslatorJob("bench", folder, plan, **looks, settings=settings.translator, **options)
+        training = TranslatorTraining(job)
     else:
         raise ValueError(f"{kind}: a training of a kind that is not known here, {settings.kind}")
     losses, taken = updates_of(context, training, context.work / "other" / settings.kind)

@@ -279,7 +279,7 @@ def _add_recipe(commands) -> None:
     cost.add_argument("--gpu", default="A100", help="A100, H100 or H200; any other with --tflops")
     cost.add_argument("--cards", type=int, default=1, help="GPUs that the run may use at once")
     cost.add_argument("--tflops", type=float, help="TFLOPS of the GPU in training, where measured")
-    cost.add_argument("--workers", type=int, default=7, help="processes that load batches for a training")
+    cost.add_argument("--workers", type=int, help="processes that load batches; default: as a run on a GPU has")
     cost.add_argument("--rounds", type=int, help="override the number of rounds")
     cost.add_argument("--scans", type=Path, nargs="+", default=[], help="CT scans whose prepared size is measured")
     cost.set_defaults(run=_cost_of_recipe)
@@ -318,7 +318,8 @@ def _cost_of_recipe(options) -> None:
     for one in stored:
         print(f"{one.scan}, plan {one.plan}: {one.bytes / one.voxels:.2f} bytes a voxel, {one.bytes / 1e6:.1f} MB")
     taken = sum(s.bytes for s in stored) / sum(s.voxels for s in stored) if stored else BYTES_A_VOXEL
-    setting = Setting(o.cases, o.gpu, o.cards, o.test_cases, o.tflops, o.workers, bytes_a_voxel=taken)
+    given = {"workers": o.workers} if o.workers else {}
+    setting = Setting(o.cases, o.gpu, o.cards, o.test_cases, o.tflops, bytes_a_voxel=taken, **given)
     print("\n".join(lines(cost_of(recipe, setting))))
 
 

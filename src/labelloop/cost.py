@@ -18,6 +18,7 @@ from labelloop.errors import UserError, nearest
 from labelloop.inference.steps import InferenceStep
 from labelloop.plans import Plan
 from labelloop.recipe import Recipe, parents
+from labelloop.resources import loader_workers, training_threads
 from labelloop.shards import assign_shards
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, MeanTeacher, Slices, TrainerSettings, Unlabeled
 from labelloop.wording import count
@@ -30,7 +31,7 @@ BANDWIDTH_TBS = {"A100": 1.555, "H100": 3.35, "H200": 4.8}
 """Memory bandwidth by NVIDIA's data sheets, SXM cards (A100: 40 GB). A U-Net's training waits for memory most of the
 time, so the rate of another card is taken to follow it."""
 TF32 = 0.5
-"""Rate in TF32 as a share of that in half precision (data sheets): translators and slice classifiers train in it."""
+"""Rate in TF32 as a share of that in half precision (data sheets): slice classifiers train in it."""
 BACKWARD = 2
 """Operations of a backward pass, in forward passes."""
 BATCH_S_A_VOXEL = 0.26 / (2 * 48 * 128 * 160)
@@ -68,7 +69,7 @@ class Setting:
     cards: int = 1
     test_cases: int = 50
     tflops: float | None = None
-    workers: int = 7
+    workers: int = loader_workers("auto", training_threads(gpu=True))
     extent_mm: tuple[float, float, float] = (450.0, 400.0, 400.0)
     shard_size: int = 64
     bytes_a_voxel: float = BYTES_A_VOXEL
@@ -209,7 +210,7 @@ def training(chain: Recipe, name: str, setting: Setting) -> Training:
     if settings.translator:
         s = settings.translator
         work, voxels = _translator_update(s.features, s.blocks, s.layers, tuple(s.patch)), 2 * math.prod(s.patch)
-        seconds = work / (setting.rate * TF32)
+        seconds = work / setting.rate
         return Training(name, s.epochs * s.iterations_per_epoch, seconds, BATCH_S_A_VOXEL * voxels / setting.workers)
     if settings.kind == SLICE_CLASSIFIER:
         view = settings.own(Slices)
@@ -415,7 +416,7 @@ def assumptions(setting: Setting) -> Iterator[str]:
         anchor = f"nnU-Net's published {LIVER_EPOCH_S:g} s an epoch of Task003_Liver on an A100 of 40 GB"
         times = BANDWIDTH_TBS[setting.gpu] / BANDWIDTH_TBS["A100"]
         rate += f" ({anchor}{f', times {times:.2f} by memory bandwidth' if times != 1 else ''})"
-    yield f"{setting.gpu}: {rate}; TF32 (translators, slice classifiers) at {TF32:g} of it."
+    yield f"{setting.gpu}: {rate}; TF32 (slice classifiers) at {TF32:g} of it."
     yield f"A backward pass counts as {BACKWARD} forward passes; convolutions and matrix products are counted alone."
     yield (
         f"{count(setting.workers, 'worker')} make batches, in {BATCH_S_A_VOXEL * 1e6:.2f} CPU s a million voxels; "
