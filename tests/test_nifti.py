@@ -13,7 +13,7 @@ from bad_inputs import AFFINE, ct_values, patched, save
 from labelloop import nifti
 from labelloop.errors import CaseError
 from labelloop.nifti import RefusedError, begin, read_header, voxels
-from labelloop.scan import read_scan
+from labelloop.scan import read_image, read_scan
 from labelloop.volume import read, write
 
 
@@ -95,3 +95,25 @@ def test_the_affines_of_a_header_are_those_of_nibabel(tmp_path):
         header, theirs = read_header(begin(file.read_bytes())), nib.load(file).header
         np.testing.assert_allclose(header.qform, theirs.get_qform(), atol=1e-5)
         np.testing.assert_allclose(header.sform, theirs.get_sform(), atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 348.0, 351.0, 352.5, float("nan")])
+def test_voxels_do_not_begin_within_the_header(path, offset):
+    """From byte 348 on, as ITK reads an offset of 0, a label map would be moved by four voxels."""
+    patched(path, 108, "f", offset)
+    with pytest.raises(CaseError, match=r"label_corrupt: .*: voxels that begin at byte"):
+        read_scan(path, "label")
+
+
+def test_a_qform_that_places_nothing_is_refused(path):
+    save(path, ct_values(), sform=False)
+    patched(path, 268, "f", float("nan"))
+    with pytest.raises(CaseError, match="image_direction_not_orthonormal"):
+        read_scan(path, "image")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_slope_that_makes_values_infinite_is_a_fault_of_the_file(path):
+    patched(path, 112, "f", 3e38)
+    with pytest.raises(CaseError, match="image_not_finite"):
+        read_image(path, "CT")

@@ -117,6 +117,15 @@ def test_fractional_labels_are_refused_and_whole_floats_kept():
         whole_numbers(np.array([0.0, 2.5]))
 
 
+def test_labels_whose_ids_all_vanish_are_refused_not_empty():
+    """Floats in the other byte order are denormal numbers; ids times a tiny slope are near 0 as well."""
+    ids = np.array([0, 1, 2, 13], "<f4")
+    for vanishing in (ids.view(">f4").astype("<f4"), ids * np.float32(1e-8)):
+        with pytest.raises(ValueError, match="all of which are 0"):
+            whole_numbers(vanishing)
+    np.testing.assert_array_equal(whole_numbers(ids + np.float32(1e-9)), ids)
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan, 2.0**32 + 5, -(2.0**40)])
 def test_label_values_that_no_integer_holds_are_refused(value):
     with pytest.raises(ValueError, match="label values from"):

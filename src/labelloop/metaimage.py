@@ -5,8 +5,11 @@ Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
 
 import math
 
+import numpy as np
+
 from labelloop.detached import LARGEST_HEADER
-from labelloop.nifti import RefusedError, check_shape
+from labelloop.layout import Layout
+from labelloop.nifti import RefusedError, check_shape, check_spacing
 
 LONGEST_NAME, LONGEST_LINE = 80, 1000
 DIMENSIONS = (3, 4)
@@ -14,15 +17,15 @@ _PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "
 _PER_PAIR = ("TransformMatrix", "Rotation", "Orientation")
 _SIZES = ("ElementNumberOfChannels", "CompressedDataSize", "HeaderSize")
 _SPACING = ("ElementSpacing", "ElementSize", "spacings")
-_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
-    "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
 }  # fmt: skip
-"""Bytes of a number of each type."""
 
 
-def check_header(content: bytes, size: int) -> None:
-    """Refuse a header whose fields do not hold the numbers that its number of axes asks for.
+def read_layout(content: bytes, size: int) -> Layout:
+    """Return how the voxels of a file lie, once its header says all that it must.
 
     Args:
         content: the file from its start.
@@ -43,15 +46,42 @@ def check_header(content: bytes, size: int) -> None:
         raise RefusedError("not_an_image", "a header without DimSize")
     shape = [int(float(n)) for n in fields["DimSize"].split()]
     check_shape(shape[:3] if shape[3:] == [1] else shape)
-    _check_size(fields, shape, size - length)
+    _check_voxel_size(fields)
+    layout = Layout(length, _dtype(fields), _says(fields, "CompressedData"), int(float(fields.get("HeaderSize", 0))),
+                    oriented=any(name in fields for name in _PER_PAIR))  # fmt: skip
+    _check_size(fields, layout, shape, size - length)
+    return layout
 
 
-def _check_size(fields: dict[str, str], shape: list[int], found: int) -> None:
-    """Refuse a file that holds fewer bytes behind its header than the header says, which ITK tells in odd words."""
-    expected, packed = float(fields.get("CompressedDataSize", 0)), fields.get("CompressedData", "").lower() == "true"
-    if not packed and fields.get("HeaderSize", "0") == "0":
-        channels = float(fields.get("ElementNumberOfChannels", 1))
-        expected = math.prod(shape) * channels * _BYTES.get(fields.get("ElementType", "").upper(), 0)
+def _says(fields: dict[str, str], name: str) -> bool:
+    """Say whether a field is true; MetaIO looks at its first letter."""
+    return fields.get(name, "")[:1].lower() in ("t", "1")
+
+
+def _dtype(fields: dict[str, str]) -> np.dtype:
+    """Return the type of a voxel, in the file's byte order."""
+    kind = fields.get("ElementType", "")
+    if kind not in _TYPES:
+        raise RefusedError("not_an_image", f"ElementType = {kind[:40]}, where one of {', '.join(_TYPES)} is expected")
+    if not _says(fields, "BinaryData"):
+        raise RefusedError("not_an_image", "voxels that are written as text, without BinaryData = True")
+    big = _says(fields, "BinaryDataByteOrderMSB") or _says(fields, "ElementByteOrderMSB")
+    return np.dtype(_TYPES[kind]).newbyteorder(">" if big else "<")
+
+
+def _check_voxel_size(fields: dict[str, str]) -> None:
+    """Refuse a voxel size that is not there or not positive; ITK would put 1 mm or drop the sign."""
+    given = fields.get("ElementSpacing", fields.get("ElementSize"))
+    if given is None:
+        raise RefusedError("spacing_invalid", "a header without ElementSpacing")
+    check_spacing(np.array([float(side) for side in given.split()]))
+
+
+def _check_size(fields: dict[str, str], layout: Layout, shape: list[int], found: int) -> None:
+    """Refuse a file that holds fewer bytes behind its header than the header says."""
+    channels = float(fields.get("ElementNumberOfChannels", 1))
+    expected = layout.start + math.prod(shape) * channels * layout.dtype.itemsize if layout.start is not None else 0
+    expected = float(fields.get("CompressedDataSize", 0)) if layout.packed else expected
     if found < expected:
         raise RefusedError("truncated", f"{found} bytes of voxels instead of {expected:.0f}")
 

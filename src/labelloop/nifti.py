@@ -28,14 +28,16 @@ LARGEST_EXTENSION = 1 << 26
 """Bytes between header and voxels; the largest extensions met in the field hold some kB of text."""
 BLOCK_PADDING = 4096
 """So many zeros may follow the voxels: some writers fill a block."""
-GZIP, GZIP_START = 31, b"\x1f\x8b"
-"""zlib's code for a gzip stream of any window size, and how one begins."""
+ZLIB, GZIP, GZIP_START = 15, 31, b"\x1f\x8b"
+"""zlib's codes for streams of its own and of gzip, of any window size, and how one of gzip begins."""
 STEP, PIECE = 1 << 18, 1 << 22
 """Packed bytes that are looked at and unpacked bytes that are asked for at once."""
 DEFLATE_LIMIT = 1032
 """Deflate cannot shrink data by more than this factor."""
 
 HEADER_BYTES, NIFTI_2_BYTES = 348, 540
+FIRST_VOXEL = 352
+"""Header and the four bytes that announce extensions; ITK takes voxels to begin before, if a header says so."""
 _HEADER = np.dtype(
     {
         "names": ["dim", "datatype", "pixdim", "vox_offset", "scl_slope", "scl_inter", "qform_code", "sform_code",
@@ -81,14 +83,9 @@ class Header:
     def start(self) -> int:
         """Byte at which the voxels begin. Raises RefusedError when it makes no sense."""
         offset = float(self.fields["vox_offset"])
-        if not 0 <= offset <= LARGEST_EXTENSION:
-            raise RefusedError("corrupt", f"voxels that begin at byte {offset:g}")
-        return max(int(offset), HEADER_BYTES)
-
-    @property
-    def voxel_bytes(self) -> int:
-        """Bytes of all voxels."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        if not (FIRST_VOXEL <= offset <= LARGEST_EXTENSION and offset.is_integer()):
+            raise RefusedError("corrupt", f"voxels that begin at byte {offset:g}, not at {FIRST_VOXEL} or behind it")
+        return int(offset)
 
     @property
     def scaling(self) -> tuple[float, float]:
@@ -108,6 +105,8 @@ class Header:
         rest = 1.0 - (b * b + c * c + d * d)
         if not rest >= -QUATERNION_TOLERANCE:
             raise RefusedError("direction_not_orthonormal", f"qform: a quaternion whose square is {1 - rest:.6g}")
+        if not np.isfinite(np.asarray(self.fields["qoffset"], float)).all():
+            raise RefusedError("direction_not_orthonormal", "a qform that is not finite")
         a = math.sqrt(max(rest, 0.0))
         rotation = np.array(
             [
@@ -250,23 +249,39 @@ def begin(content: bytes) -> bytes:
 def voxels(content: bytes, header: Header) -> np.ndarray:
     """Return the voxels [z, y, x] of a file, plain or gzipped, in the machine's byte order.
 
-    Unpacked is as much as the header says and not a byte more, whatever a gzip stream holds.
+    Raises:
+        RefusedError: see :func:`unpacked`.
+    """
+    return unpacked(content, content.startswith(GZIP_START), header.start, header.dtype, header.shape)
+
+
+def unpacked(
+    content: bytes | memoryview, packed: bool, start: int, dtype: np.dtype, shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Return voxels [z, y, x] in the machine's byte order.
+
+    Unpacked is as much as the header says and not a byte more, whatever the content holds.
+
+    Args:
+        packed: whether ``content`` is a stream of gzip or zlib.
+        start: byte, of what is unpacked, at which the voxels begin.
+        dtype: type of the voxels, in the file's byte order.
+        shape: (x, y, z).
 
     Raises:
         RefusedError: when the content is damaged, or there is less or more of it than the header says.
     """
-    end = header.start + header.voxel_bytes
-    data = _inflated(content, end) if content.startswith(GZIP_START) else np.frombuffer(content, np.uint8)
+    size = math.prod(shape) * dtype.itemsize
+    end = start + size
+    data = _inflated(content, end) if packed else np.frombuffer(content, np.uint8)
     if len(data) < end:
-        found = f"{max(0, len(data) - header.start)} bytes of voxels instead of {header.voxel_bytes}"
-        raise RefusedError("truncated", found)
+        raise RefusedError("truncated", f"{max(0, len(data) - start)} bytes of voxels instead of {size}")
     if len(data) > end and (len(data) - end > BLOCK_PADDING or data[end:].any()):
-        raise RefusedError("corrupt", f"{header.voxel_bytes} bytes of voxels in the header, and more in the file")
-    stored = data[header.start : end].view(header.dtype).reshape(header.shape[::-1])
-    return np.require(stored, header.dtype.newbyteorder("="), "A")
+        raise RefusedError("corrupt", f"{size} bytes of voxels in the header, and more in the file")
+    return np.require(data[start:end].view(dtype).reshape(shape[::-1]), dtype.newbyteorder("="), "A")
 
 
-def _inflated(content: bytes, end: int) -> np.ndarray:
+def _inflated(content: bytes | memoryview, end: int) -> np.ndarray:
     """Return what a gzip file holds, up to ``end`` bytes and the padding that may follow."""
     if len(content) * DEFLATE_LIMIT < end - HEADER_BYTES:
         raise RefusedError("truncated", f"{len(content)} gzipped bytes cannot hold {end} bytes")
@@ -281,8 +296,8 @@ def _inflated(content: bytes, end: int) -> np.ndarray:
     return data[:filled]
 
 
-def _pieces(content: bytes, largest: int) -> Iterator[bytes]:
-    """Yield what a gzip file holds, of one member or several, in pieces of at most ``largest`` bytes.
+def _pieces(content: bytes | memoryview, largest: int) -> Iterator[bytes]:
+    """Yield what a stream of gzip or zlib holds, of one member or several, in pieces of at most ``largest`` bytes.
 
     ISA-L (package ``isal``) does it 2-3 times as fast, where it is installed. Zeros may follow the last member.
 
@@ -294,8 +309,9 @@ def _pieces(content: bytes, largest: int) -> Iterator[bytes]:
     except ImportError:
         library = zlib
     packed, position = memoryview(content), 0
+    kind = GZIP if packed[:2] == GZIP_START else ZLIB
     while position < len(packed):
-        decoder = library.decompressobj(GZIP)
+        decoder = library.decompressobj(kind)
         waiting: bytes | memoryview = b""
         while not decoder.eof:
             if not waiting:

@@ -58,8 +58,8 @@ _FILE_REASONS = {
     "is true and write both alike.",
     "placement_ambiguous": "qform and sform place the scan differently. One is used everywhere, the one that ITK "
     "takes: sform where its code is 1 (scanner), else qform; other tools may take the other. Write both alike.",
-    "orientation_unknown": "qform and sform codes are both 0, so left cannot be told from right: check the scan once "
-    "and write the codes.",
+    "orientation_unknown": "The header does not say which way the axes run (in NIfTI, qform and sform codes of 0; in "
+    "NRRD, no space), so left cannot be told from right: check the scan once and write it.",
 }
 REASONS = {
     **{f"{kind}_{code}": action for kind in ("image", "label") for code, action in _FILE_REASONS.items()},
@@ -99,8 +99,9 @@ class Scan:
         if (self.slope, self.intercept) == (1.0, 0.0):
             return self.stored
         scaled = np.empty(self.stored.shape, np.float64 if self.stored.dtype == np.float64 else np.float32)
-        for plane, result in zip(self.stored, scaled, strict=True):
-            result[...] = plane.astype(np.float64) * self.slope + self.intercept
+        with np.errstate(over="ignore"):  # infinite values are refused
+            for plane, result in zip(self.stored, scaled, strict=True):
+                result[...] = plane.astype(np.float64) * self.slope + self.intercept
         return scaled
 
     def range(self) -> tuple[float, float]:
@@ -157,7 +158,7 @@ class ScanFile:
             if name.endswith((".nii", ".nii.gz")):
                 scan = _read_nifti(self.path, content[0], self.kind)
             else:
-                scan = _read_itk(self.path, content[0], sum(map(len, content)), self.kind)
+                scan = _read_text(self.path, content, self.kind)
         except RefusedError as error:
             raise _error(f"{self.kind}_{error.code}", self.path, error.found) from error
         return scan
@@ -320,33 +321,32 @@ def _ras_affine(geometry: Geometry) -> np.ndarray:
     return affine
 
 
-_SPACING_FIELD = re.compile(rb"^(?:Element(?:Spacing|Size)\s*=|spacings:)\s*(.+?)\s*$", re.MULTILINE)
+def _read_text(path: Path, content: list[bytes], kind: str) -> Scan:
+    """Read an NRRD or MetaImage file: voxels from its checked bytes, where the grid lies from ITK."""
+    if path.name.endswith((".mha", ".mhd")):
+        layout = metaimage.read_layout(content[0], sum(map(len, content)))
+    else:
+        layout = nrrd.read_layout(content[0])
+    geometry, channels, pixel = in_itk(path, kind, lambda: _information(path))
+    nifti.check_shape(geometry.size)
+    warnings = _plausible(geometry, kind)
+    if channels > 1 or "complex" in pixel:
+        raise RefusedError("not_scalar", pixel)
+    nifti.check_direction(np.asarray(geometry.direction).reshape(3, 3))
+    if not layout.oriented:
+        warnings.append((f"{kind}_orientation_unknown", "a header that does not say which way the axes run"))
+    return Scan(str(path), geometry, layout.voxels(content, geometry.size), warnings=tuple(warnings))
 
 
-def _read_itk(path: Path, header: bytes, size: int, kind: str) -> Scan:
-    """Read an NRRD or MetaImage file of ``size`` bytes; voxel sizes that ITK would mend in silence are refused."""
+def _information(path: Path) -> tuple[Geometry, int, str]:
+    """Return grid, numbers a voxel, and type in words, as ITK reads them from the header alone."""
     import SimpleITK as sitk
 
-    if path.name.endswith((".mha", ".mhd")):
-        metaimage.check_header(header, size)
-    else:
-        nrrd.check_header(header)
-    field = _SPACING_FIELD.search(header[:4096])
-    if field:
-        try:
-            spacing = np.array([float(v) for v in field[1].split()])
-        except ValueError as error:
-            raise RefusedError("not_an_image", f"voxel size {field[1][:40]!r}") from error
-        nifti.check_spacing(spacing)
-    grid = in_itk(path, kind, lambda: read_geometry(path))  # before room is made for the voxels
-    nifti.check_shape(grid.size)
-    warnings = _plausible(grid, kind)
-    image = in_itk(path, kind, lambda: sitk.ReadImage(itk_name(path)))
-    if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in image.GetPixelIDTypeAsString():
-        raise RefusedError("not_scalar", image.GetPixelIDTypeAsString())
-    geometry = geometry_of(image)
-    nifti.check_direction(np.asarray(geometry.direction).reshape(3, 3))
-    return Scan(str(path), geometry, sitk.GetArrayFromImage(image), warnings=tuple(warnings))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(itk_name(path))
+    reader.ReadImageInformation()
+    channels = reader.GetNumberOfComponents()
+    return geometry_of(reader), channels, f"{channels} of {sitk.GetPixelIDValueAsString(reader.GetPixelID())}"
 
 
 _ITK_SAYS = (
@@ -355,8 +355,6 @@ _ITK_SAYS = (
     ("Zero-valued spacing", "spacing_invalid"),
     ("Negative spacing", "spacing_invalid"),
     ("Unable to determine ImageIO", "not_an_image"),
-    ("of expected)", "truncated"),
-    ("File cannot be read", "truncated"),
 )
 
 

@@ -251,6 +251,8 @@ def whole_numbers(array: np.ndarray) -> np.ndarray:
         bad = array[~np.isclose(array, rounded, atol=1e-6)]
         if bad.size:
             raise ValueError(f"{bad.size} fractional label values, e.g. {float(bad[0]):g}")
+        if array.any() and not rounded.any():  # floats of another byte order, or ids that were scaled away
+            raise ValueError(f"label values from {ends[0]:g} to {ends[1]:g}, all of which are 0 as whole numbers")
         array = rounded
     low, high = (int(end) for end in np.rint(ends))
     return array.astype(np.uint8 if 0 <= low and high <= 255 else np.int32)
