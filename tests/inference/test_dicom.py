@@ -238,6 +238,75 @@ def test_series_are_converted_for_a_case_table(tmp_path, caplog):
         assert cli.main(wrong) == 2
 
 
+@pytest.mark.parametrize("value", ["", "0\\0", "4,0\\4,0", "4"])
+def test_pixels_without_a_size_are_refused(tmp_path, value):
+    """ITK takes 1 mm. A scanner's own size, ImagerPixelSpacing, is that of its detector."""
+    write_series(tmp_path, more={(0x28, 0x30): ("DS", value), (0x18, 0x1164): ("DS", "4\\4")})
+    found = reason(tmp_path)
+    assert found.code == "dicom_place" and "30 of 30 slices do not say their PixelSpacing" in found.found
+
+
+@pytest.mark.parametrize("tag", [0x32, 0x37])
+def test_slices_that_do_not_say_where_they_lie_are_refused(tmp_path, tag):
+    write_series(tmp_path, more={(0x20, tag): ("DS", "")})
+    assert reason(tmp_path).code == "dicom_place"
+
+
+MIXED = {
+    "inverted": (0, 30, {(0x28, 4): ("CS", "MONOCHROME1")}),
+    "one inverted": (9, 10, {(0x28, 4): ("CS", "MONOCHROME1")}),
+    "one without scale": (9, 10, {(0x28, 0x1052): ("DS", ""), (0x28, 0x1053): ("DS", "")}),
+    "another patient": (15, 30, {(0x10, 0x20): ("LO", "p2")}),
+    "another frame of reference": (15, 30, {(0x20, 0x52): ("UI", "1.2.9")}),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_slices_of_several_kinds_are_no_volume(tmp_path, kind):
+    first, last, more = MIXED[kind]
+    write_series(tmp_path)
+    for k in range(first, last):
+        write_slice(tmp_path / f"1.2.3.5_{k:03d}.dcm", body_hu()[k], (-90, -60, -300 + 5 * k), k + 1, more=more)
+    assert reason(tmp_path).code == "dicom_mixed"
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", None])
+def test_a_last_slice_that_cannot_be_read_is_not_left_out(tmp_path, content):
+    """At the end of a series, no distance of slices tells."""
+    last = sorted(write_series(tmp_path).iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:500] if content is None else content)
+    assert reason(tmp_path).code == "dicom_damaged"
+
+
+def test_a_modality_that_the_headers_contradict_is_refused(tmp_path):
+    write_series(tmp_path, modality="MR")
+    with pytest.raises(CaseError, match=r"dicom_modality: .*MR, not CT"):
+        Image(tmp_path).volume("CT")
+    assert read_dicom(tmp_path).array.shape == SHAPE
+
+
+@pytest.mark.parametrize("own", [slice(0, 15), slice(0, 30, 2)])
+def test_a_series_in_two_folders_is_put_aside_and_copies_are_not(tmp_path, own):
+    slices = sorted(write_series(tmp_path / "in" / "1").iterdir())
+    (tmp_path / "in" / "2").mkdir()
+    for file in slices[own]:
+        file.rename(tmp_path / "in" / "2" / file.name)
+    write_series(tmp_path / "in" / "whole", series="1.2.3.6")
+    write_series(tmp_path / "in" / "copy", series="1.2.3.6")
+    lost: list = []
+    assert names(tmp_path / "in", lost=lost) == ["copy", "whole"]
+    assert [entry.path.name for entry in lost] == ["1", "2"]
+
+
+def test_a_volume_among_slices_and_a_link_in_a_circle_are_told(tmp_path, caplog):
+    write_series(tmp_path / "s" / "t")
+    (tmp_path / "s" / "t" / "label.nii.gz").write_bytes(b"x")
+    (tmp_path / "s" / "circle").symlink_to("circle")
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path / "s") == ["t"]
+    assert any("among the slices" in line and "label.nii.gz" in line for line in caplog.messages)
+
+
 def test_every_reason_is_explained():
     page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
     assert [code for code in REASONS if f"`{code}`" not in page] == []
@@ -252,7 +321,7 @@ def test_an_element_cannot_claim_more_memory_than_the_file_has_bytes(tmp_path):
     for claim in (private, nested):
         file.write_bytes(whole[:at] + claim + whole[at:])
         assert not is_whole(file)
-        with pytest.raises(CaseError, match="dicom_slices"):
+        with pytest.raises(CaseError, match="dicom_damaged"):
             Image(tmp_path).volume("CT")
     file.write_bytes(whole[:-9])  # the file itself is cut
     assert not is_whole(file)

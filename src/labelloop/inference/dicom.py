@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,7 +21,7 @@ import numpy as np
 from labelloop.errors import CaseError
 from labelloop.files import digest, sha256
 from labelloop.inference.dicom_elements import is_whole
-from labelloop.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
+from labelloop.listing import extension, is_dicom, is_utf8
 from labelloop.volume import Volume, geometry_of
 from labelloop.wording import count, named, shown
 
@@ -54,12 +54,27 @@ PARTS = {
     "0018|9087": "DiffusionBValue",
 }
 """Tags that tell the phases, echoes and time points of a series from each other."""
+PLACE = {
+    "0028|0030": ("PixelSpacing", 2),
+    "0020|0037": ("ImageOrientationPatient", 6),
+    "0020|0032": ("ImagePositionPatient", 3),
+}
+"""Tags that say where a slice lies, and how many numbers each holds; where one is missing, ITK makes it up."""
+ALIKE = {"0010|0020": "PatientID", "0020|0052": "FrameOfReferenceUID", "0028|0004": "PhotometricInterpretation"}
+GRAY = "MONOCHROME2"
+"""The only kind of pixels that is read; ITK inverts the values of MONOCHROME1, and makes gray of colors."""
+RESCALE = "0028|1052"
+NO_MODALITY = ("", "OT")
 REASONS = {
     "dicom_series": "Say which with --series and its number or UID.",
     "dicom_localizer": "A localizer (scout) is there for planning; export or give the series that was planned.",
     "dicom_few_slices": f"Give the whole series: at least {LEAST_SLICES} slices.",
     "dicom_orientation": "A localizer, or another view? Export the series alone.",
     "dicom_pixels": "These are several reconstructions; export one of them.",
+    "dicom_place": "An anonymizer or export has dropped it; export the series again.",
+    "dicom_mixed": "A series is of one patient, in gray values that are all scaled alike; export it again.",
+    "dicom_modality": "Give the modality of the images (--modality), or export them as what they are.",
+    "dicom_damaged": "Copy or export the series again.",
     "dicom_phases": "These are several phases, echoes or copies; export one of them.",
     "dicom_gantry_tilt": "A gantry tilt? Resample it to a right-angled grid (dcm2niix does), and give that file.",
     "dicom_slices": "Slices are missing or uneven; export the series again.",
@@ -84,7 +99,15 @@ class Slice:
     position: tuple[float, ...]
     number: str
     thickness: float
+    storage: str = ""
+    lacking: str = ""
     parts: dict[str, str] = field(default_factory=dict)
+    alike: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """How many slices the file holds."""
+        return self.size[2] if len(self.size) > 2 else 1
 
     @property
     def localizer(self) -> bool:
@@ -132,7 +155,9 @@ def read_header(file: Path) -> Slice | None:
     return Slice(
         file, tag("0020|000e"), tag("0008|103e"), tag("0008|0008"), tag("0008|0060"), reader.GetSize(),
         reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin(), tag("0020|0013"),
-        _number(tag("0018|0050")), {name: tag(key) for key, name in PARTS.items() if tag(key)},
+        _number(tag("0018|0050")), tag("0008|0016"), _lacking(tag),
+        {name: tag(key) for key, name in PARTS.items() if tag(key)},
+        {name: tag(key) for key, name in ALIKE.items()} | {"rescaling": "with" if tag(RESCALE) else "without"},
     )  # fmt: skip
 
 
@@ -143,20 +168,31 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _candidates(folder: Path) -> list[Path]:
+def _lacking(tag: Callable[[str], str]) -> str:
+    """Return the first name in :data:`PLACE` that a header does not give; empty when it gives all."""
+    return next((name for key, (name, count) in PLACE.items() if not _holds_numbers(tag(key), count)), "")
+
+
+def _holds_numbers(text: str, count: int) -> bool:
+    """Say whether a tag holds so many numbers, not all of them 0."""
+    numbers = [_number(part) for part in text.split("\\")]
+    return len(numbers) == count and all(map(math.isfinite, numbers)) and (any(numbers) or count == 3)
+
+
+def candidates(folder: Path) -> list[Path]:
     """Return the files of a folder that may be DICOM: those whose names do not say otherwise."""
     with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if e.is_file() and not e.name.startswith("."))
+        names = sorted(e.name for e in entries if not e.name.startswith(".") and (folder / e.name).is_file())
     return [folder / n for n in names if not n.lower().endswith(OTHER_FILES) and not extension(n) and is_utf8(n)]
 
 
 def first_image(folder: Path) -> Slice | None:
     """Return the header of the first DICOM image of a folder, its subfolders aside; None without one."""
-    headers = (read_header(file) for file in _candidates(folder) if _looks_like_dicom(file))
+    headers = (read_header(file) for file in candidates(folder) if looks_like_dicom(file))
     return next((header for header in headers if header is not None), None)
 
 
-def _looks_like_dicom(file: Path) -> bool:
+def looks_like_dicom(file: Path) -> bool:
     """Say whether it is worth while to read a header; files without the preamble go by their suffix."""
     suffix = file.suffix.lower()
     return is_dicom(file) or suffix in ("", *SUFFIXES) or suffix[1:].isdigit()
@@ -169,11 +205,11 @@ def read_series(folder: Path, strange: list[Path] | None = None) -> dict[str, li
         strange: gets the DICOM files that hold no image, or none that can be read.
     """
     series: dict[str, list[Slice]] = defaultdict(list)
-    for file in _candidates(folder):
-        header = read_header(file) if _looks_like_dicom(file) else None
+    for file in candidates(folder):
+        header = read_header(file) if looks_like_dicom(file) else None
         if header is not None:
             series[header.series].append(header)
-        elif strange is not None and is_dicom(file):
+        elif strange is not None and (is_dicom(file) or file.suffix.lower() in SUFFIXES):
             strange.append(file)
     return dict(sorted(series.items()))
 
@@ -189,13 +225,13 @@ def describe(series: dict[str, list[Slice]]) -> str:
     return "; ".join([*lines[:MOST_LISTED], *more])
 
 
-def _is_localizer(slices: Sequence[Slice]) -> bool:
+def is_localizer(slices: Sequence[Slice]) -> bool:
     return all(s.localizer for s in slices)
 
 
 def _what(slices: Sequence[Slice]) -> str:
     words = [f'"{slices[0].description}"' if slices[0].description else "without a description"]
-    words += [count(len(slices), "slice"), *(["localizer"] if _is_localizer(slices) else [])]
+    words += [count(sum(s.frames for s in slices), "slice"), *(["localizer"] if is_localizer(slices) else [])]
     return ", ".join(words)
 
 
@@ -218,7 +254,7 @@ def choose(folder: Path, wanted: str = "", strange: list[Path] | None = None) ->
         CaseError: ``dicom_series`` when there is no or more than one that can be meant, ``dicom_localizer``.
     """
     series = read_series(folder, strange)
-    volumes = [slices for slices in series.values() if not _is_localizer(slices)]
+    volumes = [slices for slices in series.values() if not is_localizer(slices)]
     if wanted:
         numbers = {str(number): uid for number, uid in enumerate(series, start=1)}
         uid = wanted if wanted in series else numbers.get(wanted)
@@ -237,16 +273,19 @@ def fingerprint(folder: Path, wanted: str = "") -> str:
     try:
         files = [slice_.file for slice_ in choose(folder, wanted)]
     except CaseError:
-        files = _candidates(folder)
+        files = candidates(folder)
     return digest([(shown(file.name), sha256(file)) for file in sorted(files)])
 
 
-def read_dicom(folder: Path, wanted: str = "") -> Volume:
+def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
     """Read a series of a folder as a volume.
 
+    Args:
+        wanted: see :func:`choose`.
+        modality: CT or MR, which the headers must not contradict; empty: any.
+
     Raises:
-        CaseError: ``dicom_series``, ``dicom_localizer``, ``dicom_few_slices``, ``dicom_slices``, ``dicom_orientation``,
-            ``dicom_pixels``, ``dicom_gantry_tilt`` or ``dicom_phases``; each says what was found.
+        CaseError: one of :data:`REASONS`, with what was found.
         RuntimeError: when ITK cannot read a slice.
     """
     import SimpleITK as sitk
@@ -254,6 +293,10 @@ def read_dicom(folder: Path, wanted: str = "") -> Volume:
     strange: list[Path] = []
     chosen = choose(folder, wanted, strange)
     _tell(folder, chosen, strange)
+    _check_damaged(folder, chosen, strange)
+    found = chosen[0].modality
+    if modality and found not in (*NO_MODALITY, modality):
+        raise _error("dicom_modality", folder, f"the headers say {found}, not {modality}")
     slices = in_order(folder, chosen)
     with _quiet():
         if len(slices) == 1:  # many frames in one file
@@ -281,6 +324,21 @@ def _tell(folder: Path, chosen: Sequence[Slice], strange: Sequence[Path]) -> Non
         )
 
 
+def _check_damaged(folder: Path, chosen: Sequence[Slice], strange: Sequence[Path]) -> None:
+    """Refuse a series of which a slice cannot be read: at its end, nothing else would tell."""
+    lost = [file.name for file in strange if not is_dicom(file) or _storage(file) == chosen[0].storage != ""]
+    if lost:
+        found = f"{len(lost)} that may be slices cannot be read: {named([shown(name) for name in lost])}"
+        raise _error("dicom_damaged", folder, found)
+
+
+def _storage(file: Path) -> str:
+    """Return what kind of object a DICOM file says it is, by its first element (0002,0002)."""
+    with file.open("rb") as handle:
+        _, found, rest = handle.read(512).partition(b"\x02\x00\x02\x00UI")
+    return rest[2 : 2 + int.from_bytes(rest[:2], "little")].decode("ascii", "replace").strip("\0 ") if found else ""
+
+
 def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     """Return the slices of a series in their order along the normal, if they are one volume.
 
@@ -291,17 +349,32 @@ def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     if scouts:
         names = named([shown(s.file.name) for s in scouts])
         raise _error("dicom_localizer", folder, f"{len(scouts)} of {len(slices)} slices are a localizer: {names}")
-    frames = sum(s.size[2] if len(s.size) > 2 else 1 for s in slices)
+    frames = sum(s.frames for s in slices)
     if frames < LEAST_SLICES:
         raise _error("dicom_few_slices", folder, count(frames, "slice"))
+    _check_one_kind(folder, slices)
     if len(slices) == 1:
         return list(slices)
+    nowhere = [s for s in slices if s.lacking]
+    if nowhere:
+        found = f"{len(nowhere)} of {len(slices)} slices do not say their {nowhere[0].lacking}"
+        raise _error("dicom_place", folder, found)
     _check_alike(folder, slices)
     ordered = sorted(slices, key=lambda s: float(np.dot(slices[0].normal, s.position)))
     _check_places(folder, ordered)
     _check_numbers(folder, ordered)
     _check_steps(folder, ordered)
     return ordered
+
+
+def _check_one_kind(folder: Path, slices: Sequence[Slice]) -> None:
+    """Refuse slices of several patients or ways to write values, and colors."""
+    for name in slices[0].alike:
+        values = sorted({s.alike[name] for s in slices})
+        if len(values) > 1 or (name == "PhotometricInterpretation" and values[0] not in ("", GRAY)):
+            raise _error(
+                "dicom_mixed", folder, f"{name} is {' and '.join(value or 'not there' for value in values[:3])}"
+            )
 
 
 def _check_alike(folder: Path, slices: Sequence[Slice]) -> None:
@@ -398,45 +471,3 @@ def _check_in_turn(folder: Path, array: np.ndarray) -> None:
     if np.median(near) > PHASES_DIFFER * np.median(next_but_one):
         medians = f"{np.median(near):.1f} HU) than from the next but one ({np.median(next_but_one):.1f} HU)"
         raise _error("dicom_phases", folder, f"slices differ more from their neighbors ({medians}: two take turns")
-
-
-def folders_with_images(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
-    """Yield the folders below ``root``, itself included, that hold DICOM images, whatever their depth.
-
-    Args:
-        left_out: gets folders that hold a localizer alone or whose names cannot be read, and files beside the slices.
-    """
-    seen: set[str] = set()
-    for place, folders, files in os.walk(root, followlinks=True):
-        folder, real = Path(place), os.path.realpath(place)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        if real in seen:  # links that lead back
-            folders.clear()
-            continue
-        seen.add(real)
-        if not is_utf8(place):
-            left_out.append(LeftOut(folder, NAME, lost=any(is_dicom(folder / file) for file in files)))
-            continue
-        first = first_image(folder)
-        left_out += _strangers(folder, files, first is not None)
-        if first is None:
-            continue
-        if first.localizer and all(_is_localizer(slices) for slices in read_series(folder).values()):
-            left_out.append(LeftOut(folder, "a localizer (scout) of DICOM, which is no volume"))
-        else:
-            yield folder
-
-
-def _strangers(folder: Path, files: Sequence[str], among_slices: bool) -> Iterator[LeftOut]:
-    """Yield the files of a folder that may be meant as slices and cannot be read, and what else lies among slices."""
-    candidates = {file.name for file in _candidates(folder) if _looks_like_dicom(file)} if among_slices else set()
-    for name in sorted(files):
-        path = folder / name
-        if name in candidates or extension(name) or OF_THE_SYSTEM.fullmatch(name):
-            continue
-        if path.is_symlink() and not path.exists() and (among_slices or path.suffix.lower() in SUFFIXES):
-            yield LeftOut(path, DEAD_LINK, lost=True)
-        elif not is_utf8(name):
-            yield LeftOut(path, NAME, lost=is_dicom(path))
-        elif among_slices:
-            yield LeftOut(path, FORMAT)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from labelloop.errors import UserError
 from labelloop.inference import dicom
+from labelloop.inference.dicom_folders import folders_with_images
 from labelloop.inference.reading import Case
 from labelloop.listing import (
     CHANNEL,
@@ -73,7 +74,7 @@ def _inside(folder: Path) -> tuple[dict[str, Path], list[Path], list[LeftOut]]:
     labels = [name for name in listing.volumes if f"{name}{CHANNEL}" in listing.volumes]
     listing = listing.without(labels, LABEL)
     strange: list[LeftOut] = []
-    series = list(dicom.folders_with_images(folder, strange))
+    series = list(folders_with_images(folder, strange))
     left_out = {entry.path: entry for entry in listing.left_out if _unused(entry, series)}
     left_out |= {entry.path: entry for entry in strange}
     return image_cases(listing, labels), series, list(left_out.values())

@@ -61,7 +61,7 @@ class Image:
         if self._file is not None:
             return checked_image(self._file.scan(), modality)
         try:
-            volume = read_dicom(self.path, self._series)
+            volume = read_dicom(self.path, self._series, modality)
         except RuntimeError as error:  # ITK's only one; its last line says what happened
             blame_machine(self.path, error)
             found = str(error).strip().splitlines()[-1]
