@@ -1,14 +1,15 @@
 """MetaImage and NRRD files whose voxels are not what the header says: ITK reads each of them, and returns something."""
 
 import gzip
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 
-from bad_inputs import ct_values
+from bad_inputs import ct_values, save
 from labelloop.errors import CaseError
-from labelloop.scan import read_scan
+from labelloop.scan import LARGE, ScanFile, read_scan
 
 VOXELS = ct_values().T.astype("<i2")
 RAW, PACKED = VOXELS.tobytes(), zlib.compress(VOXELS.tobytes())
@@ -106,6 +107,24 @@ def test_whole_files_are_read_as_they_are(tmp_path, name, number):
 def test_headers_that_do_not_say_where_left_is_are_told(tmp_path, name, fields):
     path = written(tmp_path / name, (META if name == "a.mha" else NRRD) | fields, RAW)
     assert [code for code, _ in read_scan(path, "image").warnings] == ["image_orientation_unknown"]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd"])
+def test_a_file_far_longer_than_its_header_says_is_not_read(tmp_path, name):
+    """A sparse file takes no room on the disk, and all memory there is."""
+    path = tmp_path / name
+    if ".nii" in name:
+        save(path, ct_values())
+    else:
+        written(path, META if name == "a.mha" else NRRD, RAW)
+    with path.open("r+b") as handle:
+        handle.truncate(2 * LARGE)
+    for ask in (ScanFile(path, "image").sha256, ScanFile(path, "image").scan):
+        tracemalloc.start()
+        with pytest.raises(CaseError, match=r"image_corrupt: .*, where the header says \d+"):
+            ask()
+        assert tracemalloc.get_traced_memory()[1] < LARGE / 8
+        tracemalloc.stop()
 
 
 def test_lines_that_end_as_on_windows_do_not_shift_the_voxels(tmp_path):

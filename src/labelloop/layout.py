@@ -20,6 +20,7 @@ class Layout:
         length: bytes of the header.
         dtype: type of a voxel, in the file's byte order.
         packed: whether the voxels are a stream of gzip or zlib.
+        size: bytes of the voxels.
         start: byte, of what is unpacked, at which the voxels begin; None: so that they end with the file.
         oriented: whether the header says which way the axes run.
     """
@@ -27,6 +28,7 @@ class Layout:
     length: int
     dtype: np.dtype
     packed: bool
+    size: int
     start: int | None
     oriented: bool
 

@@ -47,9 +47,17 @@ def read_layout(content: bytes, size: int) -> Layout:
     shape = [int(float(n)) for n in fields["DimSize"].split()]
     check_shape(shape[:3] if shape[3:] == [1] else shape)
     _check_voxel_size(fields)
-    layout = Layout(length, _dtype(fields), _says(fields, "CompressedData"), int(float(fields.get("HeaderSize", 0))),
-                    oriented=any(name in fields for name in _PER_PAIR))  # fmt: skip
-    _check_size(fields, layout, shape, size - length)
+    dtype = _dtype(fields)
+    channels = int(float(fields.get("ElementNumberOfChannels", 1)))
+    layout = Layout(
+        length,
+        dtype,
+        packed=_says(fields, "CompressedData"),
+        size=math.prod(shape) * channels * dtype.itemsize,
+        start=int(float(fields.get("HeaderSize", 0))),
+        oriented=any(name in fields for name in _PER_PAIR),
+    )
+    _check_size(fields, layout, size - length)
     return layout
 
 
@@ -77,13 +85,11 @@ def _check_voxel_size(fields: dict[str, str]) -> None:
     check_spacing(np.array([float(side) for side in given.split()]))
 
 
-def _check_size(fields: dict[str, str], layout: Layout, shape: list[int], found: int) -> None:
+def _check_size(fields: dict[str, str], layout: Layout, found: int) -> None:
     """Refuse a file that holds fewer bytes behind its header than the header says."""
-    channels = float(fields.get("ElementNumberOfChannels", 1))
-    expected = layout.start + math.prod(shape) * channels * layout.dtype.itemsize if layout.start is not None else 0
-    expected = float(fields.get("CompressedDataSize", 0)) if layout.packed else expected
+    expected = int(float(fields.get("CompressedDataSize", 0))) if layout.packed else (layout.start or 0) + layout.size
     if found < expected:
-        raise RefusedError("truncated", f"{found} bytes of voxels instead of {expected:.0f}")
+        raise RefusedError("truncated", f"{found} bytes of voxels instead of {expected}")
 
 
 def _fields(start: bytes) -> tuple[dict[str, str], int]:

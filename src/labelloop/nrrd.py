@@ -3,6 +3,7 @@
 Format: https://teem.sourceforge.net/nrrd/format.html
 """
 
+import math
 import re
 
 import numpy as np
@@ -52,11 +53,20 @@ def read_layout(content: bytes) -> Layout:
         raise RefusedError("not_an_image", f"encoding: {encoding[:40]}, where raw or gzip is expected")
     if float(fields.get("line skip", 0)) or (skip < 0 and encoding != "raw"):
         raise RefusedError("not_an_image", "lines or bytes of another program in front of the voxels")
+    if "sizes" not in fields:
+        raise RefusedError("not_an_image", "a header without sizes")
     _check_voxel_size(fields)
     end = _END.search(content[:LARGEST_HEADER])
     oriented = fields.get("space", "").lower() in _ORIENTED and "space directions" in fields
-    return Layout(end.end() if end else len(content), _dtype(fields), encoding != "raw", None if skip < 0 else skip,
-                  oriented)  # fmt: skip
+    dtype = _dtype(fields)
+    return Layout(
+        end.end() if end else len(content),
+        dtype,
+        packed=encoding != "raw",
+        size=math.prod(int(float(n)) for n in fields["sizes"].split()) * dtype.itemsize,
+        start=None if skip < 0 else skip,
+        oriented=oriented,
+    )
 
 
 def _dtype(fields: dict[str, str]) -> np.dtype:

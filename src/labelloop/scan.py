@@ -7,6 +7,7 @@ maps that labelloop wrote itself are read with :func:`labelloop.volume.read`.
 
 import hashlib
 import logging
+import math
 import os
 import re
 import sys
@@ -23,7 +24,7 @@ from labelloop import metaimage, nifti, nrrd
 from labelloop.classes import BACKGROUND, ClassScheme
 from labelloop.datasets import REASONS as LABEL_REASONS
 from labelloop.datasets import Dataset, whole_ids
-from labelloop.detached import parts
+from labelloop.detached import LARGEST_HEADER, parts
 from labelloop.errors import CaseError
 from labelloop.hounsfield import not_hu
 from labelloop.listing import CAPITALS, DEAD_LINK, EXTENSIONS, extension
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 PLAUSIBLE_SPACING_MM = (0.1, 20.0)
 PLAUSIBLE_EXTENT_MM = (10.0, 2500.0)
 """The longest side of a scan of a patient, in mm. What is outside has lost its unit, or is no scan."""
+
+LARGE, MOST_LONGER = 1 << 28, 1.01
+"""Bytes of a file from which its header is asked first, and how many times as long as it says a file may be: packing
+adds little to what cannot be packed."""
 
 _FILE_REASONS = {
     "missing": "There is no such file: correct the path, in the case table too, or restore the file.",
@@ -166,12 +171,28 @@ class ScanFile:
     def _parts(self) -> list[bytes]:
         if self._content is None:
             try:
-                self._content = [part.read_bytes() for part in self._files()]
+                files = self._files()
+                self._check_length(files)
+                self._content = [part.read_bytes() for part in files]
             except ValueError as error:
                 raise _error(f"{self.kind}_parts", self.path, str(error)) from error
             except PermissionError as error:
                 raise _error(f"{self.kind}_unreadable", self.path, str(error)) from error
         return self._content
+
+    def _check_length(self, files: list[Path]) -> None:
+        """Refuse files far longer than their header says, before they are read; most are too short to ask."""
+        size = sum(file.stat().st_size for file in files)
+        if size <= LARGE:
+            return
+        with files[0].open("rb") as handle:
+            start = handle.read(LARGEST_HEADER)
+        try:
+            expected = _promised(self.path, start, size)
+        except RefusedError as error:
+            raise _error(f"{self.kind}_{error.code}", self.path, error.found) from error
+        if size > MOST_LONGER * expected + LARGE:
+            raise _error(f"{self.kind}_corrupt", self.path, f"{size} bytes, where the header says {expected}")
 
     def _files(self) -> list[Path]:
         """Return header and voxels, or the one file that holds both, once they are there."""
@@ -312,6 +333,16 @@ def _read_nifti(path: Path, content: bytes, kind: str) -> Scan:
     warnings += nifti.check_placement(header, _ras_affine(geometry))
     named = [(f"{kind}_{code}", found) for code, found in warnings]
     return Scan(str(path), geometry, stored, *header.scaling, (*named, *_plausible(geometry, kind)))
+
+
+def _promised(path: Path, start: bytes, size: int) -> int:
+    """Return how many bytes, unpacked, the beginning of a file of ``size`` bytes says that there are."""
+    if path.name.endswith((".nii", ".nii.gz")):
+        header = nifti.read_header(nifti.begin(start))
+        return header.start + math.prod(header.shape) * header.dtype.itemsize
+    meta = path.name.endswith((".mha", ".mhd"))
+    layout = metaimage.read_layout(start, size) if meta else nrrd.read_layout(start)
+    return layout.length + (layout.start or 0) + layout.size
 
 
 def _ras_affine(geometry: Geometry) -> np.ndarray:

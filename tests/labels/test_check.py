@@ -374,6 +374,7 @@ def with_rule(scheme, **change):
         ({"kind": "position", "of": ["liver"], "direction": "left", "point": "top"}, "top cannot be compared by left"),
         ({"kind": "position", "of": ["hart"], "direction": "left"}, "no class or set named hart"),
         ({"kind": "volume", "threshold": {"liver": [5, 1]}, "classes": None}, "lowest value above the highest"),
+        ({"kind": "volume", "threshold": {"liver": [float("nan"), 1]}, "classes": None}, "or NaN"),
         ({"exceptions": ["weather"]}, "exceptions"),
     ],
 )

@@ -1,5 +1,6 @@
 """What every kind of rule shares: its parameters, what it may look at, what it answers, and the list of kinds."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,13 @@ class Limit(Rule):
 
     threshold: float | dict[str, float]
 
+    @field_validator("threshold")
+    @classmethod
+    def _a_number(cls, limits: float | dict[str, float]) -> float | dict[str, float]:
+        if any(math.isnan(limit) for limit in (limits.values() if isinstance(limits, dict) else (limits,))):
+            raise ValueError("NaN, which nothing is held against")
+        return limits
+
     def limit(self, name: str) -> float:
         """Threshold of a class."""
         return self.threshold[name] if isinstance(self.threshold, dict) else self.threshold
@@ -56,9 +64,9 @@ class Range(Rule):
     @field_validator("threshold")
     @classmethod
     def _ordered(cls, limits: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        wrong = [name for name, (low, high) in limits.items() if low > high]
+        wrong = [name for name, (low, high) in limits.items() if not low <= high]  # NaN, too
         if wrong:
-            raise ValueError(f"lowest value above the highest for {', '.join(wrong)}")
+            raise ValueError(f"lowest value above the highest, or NaN, for {', '.join(wrong)}")
         return limits
 
 
