@@ -156,3 +156,24 @@ def test_a_description_of_a_huge_network_takes_no_memory(tmp_path):
     with pytest.raises(UserError, match=r"weights.pt does not fit the plan"):
         load_network(lambda: build_network(huge, 2), tmp_path / "weights.pt")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB; the network has 10 GB
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["labels:\n  1: liver\n  1: spleen\n", "a: 1\nb: 2\na: 3\n", "{a: {b: 1, 'b': 2}}", "- x: &y {c: 1, c: 2}\n- *y\n"],
+)
+def test_a_key_that_stands_twice_is_no_choice_of_the_last(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"a\.yaml: line \d: . stands twice; keep one"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_keys_that_only_look_alike_are_two(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: &b {1: x}\nlabels: {<<: *b, 2: y, '2': z, ~: n}\nagain: [*b, *b]\n")
+    assert read_yaml(tmp_path / "a.yaml")["labels"] == {1: "x", 2: "y", "2": "z", None: "n"}
+
+
+def test_a_name_that_stands_twice_in_json_is_told(tmp_path):
+    (tmp_path / "model.json").write_text('{"class_ids": {"liver": 1, "spleen": 2, "liver": 3}}')
+    with pytest.raises(UserError, match="liver stands twice"):
+        read_json(tmp_path / "model.json")

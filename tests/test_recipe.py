@@ -118,6 +118,7 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             r"inference\.1",
         ),
         ({"rounds": 2}, r"rounds: more than one needs `feedback"),
+        ({"rounds": 100_000}, r"rounds: Input should be less than or equal to 100"),
         ({"inference": [{"keep_largest": "liver"}]}, r"inference: no step segments"),
         ({"inference": [{"segment": "studnt"}]}, r"inference\.0\.segment: .*'studnt'; did you mean 'student'"),
     ],

@@ -50,3 +50,32 @@ def test_columns_are_those_of_the_schema(tmp_path, wrong):
     pd.DataFrame([{"case": "a"}]).to_csv(tmp_path / "groups.csv", index=False)
     with pytest.raises(UserError, match="lacks the columns"):
         read_table(tmp_path / "groups.csv", "groups")
+
+
+GOOD = "case,class,state\nc0,liver,present\nc1,liver,absent\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"", "not a CSV table"), (bytes(range(256)) * 20, "not a CSV table"), (GOOD.encode("utf-16"), "not a CSV table"),
+     (GOOD + 'c2,"liver,present\n', "not a CSV table"), (GOOD + "c2,liver,present,extra\n", "line 4: more or"),
+     (GOOD + "c2\n", "line 4: more or fewer"), (GOOD.replace("\nc", "\nx,c"), "line 2: more or fewer"),
+     (GOOD.replace(",", ";"), "its columns are case;class;state")],
+)  # fmt: skip
+def test_what_is_no_table_is_told_in_a_line(tmp_path, content, found):
+    path = tmp_path / "annotation.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=found):
+        read_table(path, "annotation")
+
+
+@pytest.mark.parametrize("value", ["n/a", '"0,93"', "93 %", "-"])
+def test_numbers_that_are_none_are_not_empty(tmp_path, value):
+    row = {"cases": "3", "slices": "9", "positive": "3", "accuracy": "1", "sensitivity": "1", "specificity": "nan"}
+    texts = {column: row.get(column, "x") for column in TABLES["slice_scores"]} | {"auc": value}
+    path = tmp_path / "scores.csv"
+    path.write_text(",".join(texts) + "\n" + ",".join(texts.values()) + "\n")
+    with pytest.raises(UserError, match=r"row 2: auc is .*, where a number is expected"):
+        read_table(path, "slice_scores")
+    path.write_text(path.read_text().replace(value, ""))
+    assert np.isnan(read_table(path, "slice_scores")["auc"][0])

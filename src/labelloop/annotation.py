@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # imported by what makes a table: every start of the workflow reads this module
     import pandas as pd
 
-PRESENT, ABSENT, UNKNOWN = "present", "absent", "unknown"
+STATES = PRESENT, ABSENT, UNKNOWN = "present", "absent", "unknown"
 States = Mapping[str, str]
 """Class name to state, for one case."""
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ def read_yaml(path: str | Path) -> Any:
     """Return the content of a YAML file.
 
     Raises:
-        UserError: when it is missing, is no YAML, or is larger or deeper than any of ours is.
+        UserError: when it is missing, is no YAML, names a key twice, or is larger or deeper than any of ours is.
     """
     text = _text(path)
     try:
@@ -34,6 +35,11 @@ def read_yaml(path: str | Path) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise UserError(f"{path}: nested more than {DEEPEST} deep")
+        twice = _twice(yaml.compose(text, Loader=LOADER), set())
+        if twice is not None:
+            raise UserError(
+                f"{path}: line {twice.start_mark.line + 1}: {short(twice.value, 80)} stands twice; keep one"
+            )
         content = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not YAML: {short(error)}") from None
@@ -49,11 +55,36 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     text = _text(path)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {short(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected names with a value each")
+    return content
+
+
+def _twice(node: yaml.Node | None, seen: set[int]) -> yaml.Node | None:
+    """Return the first key that stands twice in a mapping; of both, a loader would take the last without a word."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return None
+    seen.add(id(node))
+    children = list(node.value)
+    if isinstance(node, yaml.MappingNode):
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        times = Counter((key.tag, key.value) for key in scalars)
+        doubled = next((key for key in reversed(scalars) if times[key.tag, key.value] > 1), None)
+        if doubled is not None:
+            return doubled
+        children = [child for pair in node.value for child in pair]
+    found = (_twice(child, seen) for child in children)
+    return next((key for key in found if key is not None), None)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{short(name, 80)} stands twice; keep one")
     return content
 
 

@@ -60,6 +60,8 @@ def load_network(build: "Callable[[], Network]", path: Path) -> "Network":
             wanted = {name: value.shape for name, value in build().state_dict().items()}
         if wanted != {name: value.shape for name, value in state.items()}:
             raise ValueError("other tensors than its network has")
+        if not all(value.is_floating_point() and bool(value.isfinite().all()) for value in state.values()):
+            raise ValueError("weights that are not finite numbers")
         network = build()
         network.load_state_dict(state)
     except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError) as error:

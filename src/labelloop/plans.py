@@ -26,9 +26,15 @@ ADAPTATION = ("grey", "upright", "translate")
 class CtNormalization(Strict):
     """Clip to ``clip_hu`` (HU), subtract ``mean``, divide by ``std``: nnU-Net's CTNormalization with pinned values."""
 
-    clip_hu: tuple[float, float] = (-200.0, 300.0)
-    mean: float = 60.0
-    std: float = 100.0
+    clip_hu: tuple[Finite, Finite] = (-200.0, 300.0)
+    mean: Finite = 60.0
+    std: Finite = Field(100.0, gt=0)
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> "CtNormalization":
+        if self.clip_hu[0] >= self.clip_hu[1]:
+            raise ValueError(f"clip_hu: {self.clip_hu[0]:g} is not below {self.clip_hu[1]:g}")
+        return self
 
 
 class Plan(Strict):

@@ -5,6 +5,7 @@ those go to ``benchmarks/`` and ``efficiency.csv``. Pandas is imported by what w
 an inference has its first label map before it needs one.
 """
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -246,18 +247,28 @@ def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
     """Read a ``kind`` of :data:`TABLES`; text columns keep empty strings, numbers become floats with NaN.
 
     Raises:
-        UserError: when the file is missing or its columns are not the schema's.
+        UserError: when the file is missing or no table, its columns are not the schema's, or a number is none.
     """
     import pandas as pd
 
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such {kind} table")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            width = len(next(reader, []))
+            odd = next((reader.line_num for row in reader if row and len(row) != width), None)
+        if odd is not None:  # pandas fills up, or takes the first column for names of rows
+            raise UserError(f"{path}: line {odd}: more or fewer fields than the header's {width} columns")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV table in UTF-8: {' '.join(str(error).split())}") from None
     missing = set(TABLES[kind]) - set(table.columns)
     if missing:
-        raise UserError(f"{path}: a {kind} table lacks the columns {sorted(missing)}")
-    return table.apply(_numbers_where_named)[list(TABLES[kind])]
+        found = ", ".join(map(str, table.columns[:20]))
+        raise UserError(f"{path}: a {kind} table lacks the columns {sorted(missing)}; its columns are {found[:200]}")
+    return table.apply(_numbers_where_named, path=path)[list(TABLES[kind])]
 
 
 def upside_down(path: str | Path) -> set[str]:
@@ -280,9 +291,15 @@ NUMBERS = {
 }  # fmt: skip
 
 
-def _numbers_where_named(column: "pd.Series") -> "pd.Series":
+def _numbers_where_named(column: "pd.Series", path: Path) -> "pd.Series":
+    """Return a column with its numbers as floats. Raises UserError for entries that are none."""
     import pandas as pd
 
     name = str(column.name)
-    numeric = name in NUMBERS or name.endswith(("_ml", "_mm"))
-    return pd.to_numeric(column, errors="coerce") if numeric else column
+    if name not in NUMBERS and not name.endswith(("_ml", "_mm")):
+        return column
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = column.index[numbers.isna() & ~column.str.strip().str.lower().isin(("", "nan"))]
+    if len(wrong):
+        raise UserError(f"{path}: row {wrong[0] + 2}: {name} is {column[wrong[0]][:40]!r}, where a number is expected")
+    return numbers

@@ -13,6 +13,7 @@ from test_prepare import random_volume, turned
 from tiny_models import CLASSES, IDS, save_model, tiny_plan
 
 from labelloop.errors import CaseError, UserError
+from labelloop.files import sha256
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.settings import Settings
 from labelloop.volume import Geometry, Volume, canonical
@@ -106,6 +107,33 @@ def test_a_broken_model_folder_is_refused(model_folder, tmp_path):
     (model_folder / "model.json").write_text(json.dumps(content))
     (model_folder / "weights.pt").write_bytes((model_folder / "weights.pt").read_bytes() + b"x")
     with pytest.raises(UserError, match="sha256"):
+        Predictor(model_folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [({"class_ids": {"liver": 1, "spleen": 1, "tumor": 14}}, "several classes have one id"),
+     ({"ct": {"clip_hu": [300, -200]}}, "300 is not below -200"), ({"ct": {"mean": float("nan")}}, "finite"),
+     ({"ct": {"std": 0}}, "greater than 0")],
+)  # fmt: skip
+def test_a_description_that_would_paint_nonsense_is_refused(model_folder, changes, found):
+    content = json.loads((model_folder / "model.json").read_text())
+    content["plan"] |= {key: changes.pop(key) for key in ("ct",) if key in changes}
+    (model_folder / "model.json").write_text(json.dumps(content | changes))
+    with pytest.raises(UserError, match=found):
+        Predictor(model_folder, "cpu")
+
+
+@pytest.mark.parametrize("change", [lambda v: v * float("inf"), lambda v: v * float("nan"), lambda v: v.int()])
+def test_weights_that_are_no_finite_floats_are_refused(model_folder, change):
+    """One infinite weight can leave the scores finite, and the label map wrong."""
+    state = torch.load(model_folder / "weights.pt", weights_only=True)["weights"]
+    first = next(iter(state))
+    torch.save({"weights": state | {first: change(state[first])}}, model_folder / "weights.pt")
+    content = json.loads((model_folder / "model.json").read_text())
+    content["weights_sha256"] = sha256(model_folder / "weights.pt")
+    (model_folder / "model.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="weights that are not finite numbers"):
         Predictor(model_folder, "cpu")
 
 

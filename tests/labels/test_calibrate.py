@@ -133,6 +133,15 @@ def test_files(tmp_path):
     assert read_table(paths[2], "calibration")["accepted"][0] == table["accepted"][0] > 0
     with pytest.raises(UserError, match="between 0 and 1"):
         calibrate_files(*paths, "flare", 80, 0.9)
+    for wrong in (scores.assign(dsc=100 * dsc), scores.assign(dsc=-dsc)):  # percent, say
+        write_table(paths[0], wrong, "scores")
+        with pytest.raises(UserError, match=r"dsc of c0, liver is .*, where a number from 0 to 1"):
+            calibrate_files(*paths, "flare", 0.8, 0.9)
+    write_table(paths[0], scores.assign(**{"class": "lever"}), "scores")
+    write_table(paths[1], rows.assign(**{"class": "lever"}), "disagreement")
+    with pytest.raises(UserError, match="holds lever, no class of flare"):
+        calibrate_files(*paths, "flare", 0.8, 0.9)
+    write_table(paths[0], scores, "scores")
     write_table(paths[1], rows.assign(case="other"), "disagreement")
     with pytest.raises(UserError, match="in common"):
         calibrate_files(*paths, "flare", 0.8, 0.9)
@@ -147,3 +156,14 @@ def test_only_labels_that_pass_the_other_criteria_calibrate():
     pd.testing.assert_frame_equal(*found)
     assert found[0]["threshold"][0] == pytest.approx(threshold(agreement, dsc, 0.8, 0.9)["threshold"])
     assert found[0]["reason"][1] == "no held-out label to judge by"
+
+
+@pytest.mark.parametrize("allowed", [0.3, 0.05])
+def test_the_fewest_cases_are_those_of_the_test_itself(allowed):
+    size = fewest_cases(allowed, 0.9)
+    proven = [e_value(np.full(n, allowed / 2), allowed) >= 20 for n in (size - 1, size)]
+    assert proven == [False, True]
+
+
+def test_a_target_near_perfection_takes_no_time():
+    assert fewest_cases(1e-9, 0.9) > 1e6

@@ -65,6 +65,27 @@ def test_annotation_decides_what_is_scored(folders, tmp_path):
     assert read_table(out, "scores")[["case", "class"]].to_numpy().tolist() == [["a", "liver"]]
 
 
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [([("liver", "yes")], "state 'yes'"), ([("liver", "Present")], "did you mean 'present'"),
+     ([("lever", "present")], "class 'lever'.*did you mean 'liver'"),
+     ([("liver", "present"), ("liver", "unknown")], ", liver: a second row")],
+)  # fmt: skip
+def test_an_annotation_table_that_says_nothing_is_refused(folders, tmp_path, rows, found):
+    """A state that is none would be taken for known, a misspelled class for unknown."""
+    lines = [f"case_{number},{name},{state}" for number in range(3) for name, state in rows]
+    (tmp_path / "annotation.csv").write_text("case,class,state\n" + "\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=found):
+        evaluate_folders(*folders, "flare", "corrected", tmp_path / "s.csv", annotation=tmp_path / "annotation.csv")
+
+
+def test_cases_that_the_annotation_table_does_not_name_are_told(folders, tmp_path, caplog):
+    (tmp_path / "annotation.csv").write_text("case,class,state\nother,liver,present\n")
+    both = {path.name for path in folders[0].iterdir()} & {path.name for path in folders[1].iterdir()}
+    evaluate_folders(*folders, "flare", "corrected", tmp_path / "s.csv", annotation=tmp_path / "annotation.csv")
+    assert sum("so nothing is scored" in line for line in caplog.messages) == len(both) > 0
+
+
 def test_nothing_to_score_leaves_an_empty_table(folders, tmp_path):
     truth, prediction = folders
     for case in ("a", "a_0000", "b"):

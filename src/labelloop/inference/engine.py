@@ -49,6 +49,9 @@ class ModelFile(BaseModel):
         missing = [c for c in self.classes if not 0 < self.class_ids.get(c, 0) < 256]
         if missing or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be unique, with ids from 1 to 255; at fault: {missing or self.classes}")
+        ids = [self.class_ids[name] for name in self.classes]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"several classes have one id: {dict(zip(self.classes, ids, strict=True))}")
         return self
 
 

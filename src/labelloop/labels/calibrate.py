@@ -18,6 +18,7 @@ how many it takes. Risk-coverage curves and AURC: Geifman et al., "Bias-reduced 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.outputs import is_table, refuse_overwriting
 from labelloop.tables import TABLES, read_table, write_table
+from labelloop.wording import named
 
 SCORE = "pairwise_dice"
 BETS = np.linspace(0.05, 0.95, 19)
@@ -135,11 +137,15 @@ def _enough(confidence: float) -> float:
 
 
 def fewest_cases(allowed: float, confidence: float) -> int:
-    """Return how many cases it takes to certify losses of ``HOPED`` times what is allowed."""
-    size = 1
-    while e_value(np.full(size, HOPED * allowed), allowed) < _enough(confidence):
-        size += 1
-    return size
+    """Return how many cases it takes to certify losses of ``HOPED`` times what is allowed.
+
+    Each case adds the same to the logarithm of what a bet has won, so the evidence grows with their number.
+    """
+    gains = np.log1p(BETS / (1.0 - allowed) * (1 - HOPED) * allowed)
+    wanted = math.log(_enough(confidence) * len(BETS))
+    return 1 + bisect_left(
+        range(1, math.ceil(wanted / gains.max())), wanted, key=lambda n: np.logaddexp.reduce(n * gains)
+    )
 
 
 def risk_coverage(agreement: np.ndarray, dsc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,6 +165,15 @@ def aurc(agreement: np.ndarray, dsc: np.ndarray) -> float:
     return float(np.diff(coverage, prepend=0.0) @ risk) if len(coverage) else math.nan
 
 
+def _check_shares(path: Path, table: pd.DataFrame, column: str) -> None:
+    """Raise UserError unless a column holds numbers from 0 to 1, or nothing."""
+    wrong = table[table[column].notna() & ~table[column].between(0, 1)]
+    if len(wrong):
+        first = wrong.iloc[0]
+        found = f"{column} of {first['case']}, {first['class']} is {first[column]:g}"
+        raise UserError(f"{path}: {found}, where a number from 0 to 1 is expected")
+
+
 def calibrate_files(
     scores: Path, disagreement: Path, out: Path, classes: str, target_dsc: float, confidence: float
 ) -> pd.DataFrame:
@@ -173,7 +188,11 @@ def calibrate_files(
     shared = set.intersection(*(set(zip(t["case"], t["class"], strict=True)) for t in tables))
     if not shared:
         raise UserError(f"{scores} and {disagreement} have no case and class in common")
+    for path, table, column in zip((scores, disagreement), tables, ("dsc", SCORE), strict=True):
+        _check_shares(path, table, column)
     names = [name for name in load_classes(classes).names if name in {shared_name for _, shared_name in shared}]
+    if not names:
+        raise UserError(f"{scores}: holds {named(sorted({name for _, name in shared}))}, no class of {classes}")
     try:
         table = calibrate(*tables, target_dsc, confidence, names)
     except ValueError as error:

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.annotation import PRESENT, States, from_table
+from labelloop.annotation import PRESENT, STATES, States, from_table
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.datasets import Dataset, dataset_path, load_dataset
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, UserError, nearest
 from labelloop.listing import Listing, list_labels, tell
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
 from labelloop.outputs import is_table, refuse_overwriting
 from labelloop.scan import read_classes
 from labelloop.tables import read_table, write_table
-from labelloop.wording import NOTHING, count, shown
+from labelloop.wording import NAMED, NOTHING, count, shown
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def evaluate_folders(
     """
     get_rules(rules)
     scheme = load_classes(classes)
-    states = from_table(read_table(annotation, "annotation")) if annotation else None
+    states = _read_states(annotation, scheme) if annotation else None
     named_ids = load_dataset(dataset, scheme) if dataset else None
     listings = list_labels(truth_dir), list_labels(prediction_dir)
     truths, predictions = (listing.volumes for listing in listings)
@@ -76,9 +76,13 @@ def evaluate_folders(
     problems = _listed(listings, truths.keys() & predictions.keys())
     problems += [f"{case}: no prediction in {prediction_dir}" for case in sorted(truths.keys() - predictions.keys())]
     problems += [f"{case}: no truth in {truth_dir}" for case in sorted(predictions.keys() - truths.keys())]
+    both = truths.keys() & predictions.keys()
+    problems += [
+        f"{case}: not in {annotation}, so nothing is scored" for case in sorted(both - (states or truths).keys())
+    ]
     jobs = [
         _Job(case, truths[case], predictions[case], scheme, rules, _states(case, states, named_ids), named_ids)
-        for case in sorted(truths.keys() & predictions.keys())
+        for case in sorted(both)
     ]
     rows: dict[str, list[dict]] = {"scores": [], "lesions": []}
     for scored, problem in _scored(jobs, workers):
@@ -94,6 +98,19 @@ def evaluate_folders(
     print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
     tell_apart(tables["scores"])
     return len(problems)
+
+
+def _read_states(path: str | Path, scheme: ClassScheme) -> dict[str, dict[str, str]]:
+    """Read an annotation table. Raises UserError for states and classes that are none, and rows that stand twice."""
+    table = read_table(path, "annotation")
+    lines = [f"{path}: {case}, {name}: a second row" for case, name in table.loc[
+        table.duplicated(["case", "class"]), ["case", "class"]].itertuples(index=False)]  # fmt: skip
+    for column, known in (("state", STATES), ("class", scheme.names)):
+        wrong = sorted(set(table[column]) - set(known))
+        lines += [f"{path}: {column} {name[:40]!r}{nearest(name, known)}" for name in wrong]
+    if lines:
+        raise UserError("\n".join(lines[:NAMED]))
+    return from_table(table)
 
 
 def _listed(listings: Sequence[Listing], used: Container[str]) -> list[str]:

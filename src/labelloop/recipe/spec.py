@@ -96,7 +96,7 @@ class Recipe(Strict):
     inference: tuple[InferenceStep, ...]
     engine: Settings = Field(Settings(), description="how models are run, for pseudo-labels and final label maps")
     evaluate: EvaluationSpec = EvaluationSpec()
-    rounds: int = Field(1, ge=1, description="how often the loop is gone through")
+    rounds: int = Field(1, ge=1, le=100, description="how often the loop is gone through")
     feedback: dict[str, str] = Field({}, description="from round 2 on, this model is replaced by that one's last round")
 
     @property
