@@ -101,3 +101,11 @@ def test_real_scans_in_right_and_wrong_units(name):
 def test_where_an_image_was_cut_off(made, ends):
     values = made(body())
     assert cut_off(values, float(values.min()), float(values.max())) == ends
+
+
+def test_values_of_eight_bits_are_not_hu():
+    """Cast to int8, HU wrap around; gray values minus 128 lie where soft tissue does."""
+    values = body()
+    for eight_bit in (values.astype(np.int8), np.clip(values, -128, 127).astype(np.int8)):
+        assert "8 bits" in not_hu(eight_bit, float(eight_bit.min()), float(eight_bit.max()))
+    assert not_hu(values, float(values.min()), float(values.max())) is None

@@ -39,6 +39,8 @@ def not_hu(values: np.ndarray, low: float, high: float) -> str | None:
     ends = f"a CT with values from {low:g} to {high:g}"
     if low > HIGHEST_MINIMUM or high < LOWEST_MAXIMUM:
         return ends
+    if values.dtype.itemsize == 1:
+        return f"{ends}, stored in 8 bits, which do not hold air and bone"
     sample = _sample(values)
     sample = sample[sample > sample.min()]  # the lowest value pads what was not reconstructed, or is air
     if not sample.size:
