@@ -18,7 +18,6 @@ if run.upright:
             f"{R}/logs/judge/{{shard}}.log",
         benchmark:
             f"{R}/benchmarks/judge/{{shard}}.tsv"
-        retries: 1
         resources:
             mem_mb=memory(8000),
             runtime=minutes(60),
@@ -42,7 +41,6 @@ if run.upright:
             f"{R}/logs/upright/all.log",
         benchmark:
             f"{R}/benchmarks/upright/all.tsv"
-        retries: 1
         resources:
             mem_mb=memory(2000),
             runtime=minutes(10),
@@ -76,7 +74,6 @@ if run.translators:
             f"{R}/benchmarks/train_translator/{{model}}.tsv"
         wildcard_constraints:
             model="|".join(run.translators),
-        retries: 1
         threads: run.training_threads
         resources:
             gpu=GPUS,
@@ -125,7 +122,6 @@ if run.translations:
             f"{R}/benchmarks/structure/{{plan}}.tsv"
         wildcard_constraints:
             plan="|".join(run.translations),
-        retries: 1
         resources:
             mem_mb=memory(6000),
             runtime=minutes(60),

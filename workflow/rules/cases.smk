@@ -19,7 +19,6 @@ rule survey:
         f"{R}/logs/survey/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/survey/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
@@ -49,7 +48,6 @@ if run.test_shards:
             f"{R}/logs/tested/all.log",
         benchmark:
             f"{R}/benchmarks/tested/all.tsv"
-        retries: 1
         resources:
             mem_mb=memory(2000),
             runtime=minutes(10),
@@ -77,7 +75,6 @@ rule collect:
         f"{R}/logs/collect/all.log",
     benchmark:
         f"{R}/benchmarks/collect/all.tsv"
-    retries: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
@@ -102,7 +99,6 @@ rule group:
         f"{R}/logs/group/all.log",
     benchmark:
         f"{R}/benchmarks/group/all.tsv"
-    retries: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
@@ -129,7 +125,6 @@ rule prepare:
         f"{R}/logs/prepare/{{plan}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/prepare/{{plan}}/{{shard}}.tsv"
-    retries: 1
     threads: lambda w: 4 if run.chain.plans[w.plan].translate else 1
     resources:
         gpu=lambda w: GPUS if run.chain.plans[w.plan].translate else 0,

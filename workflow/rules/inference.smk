@@ -32,7 +32,6 @@ rule infer:
         f"{R}/logs/infer/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/infer/{{shard}}.tsv"
-    retries: 1
     threads: 4
     resources:
         gpu=GPUS,
@@ -73,7 +72,6 @@ rule summarize:
         f"{R}/logs/summarize/all.log",
     benchmark:
         f"{R}/benchmarks/summarize/all.tsv"
-    retries: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
@@ -101,7 +99,6 @@ rule check_final:
         f"{R}/logs/check_final/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/check_final/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
@@ -130,7 +127,6 @@ rule evaluate:
         f"{R}/logs/evaluate/{{name}}.log",
     benchmark:
         f"{R}/benchmarks/evaluate/{{name}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(240),

@@ -18,7 +18,6 @@ rule transfer:
         f"{R}/logs/transfer/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/transfer/{{labels}}/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(240),
@@ -61,7 +60,6 @@ rule fuse:
         f"{R}/logs/fuse/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/fuse/{{labels}}/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
@@ -100,7 +98,6 @@ rule agree:
         f"{R}/logs/agree/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/agree/{{labels}}/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
@@ -139,7 +136,6 @@ rule check:
         f"{R}/logs/check/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/check/{{labels}}/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
@@ -171,7 +167,6 @@ rule held_out:
         f"{R}/logs/held_out/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/held_out/{{labels}}/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
@@ -214,7 +209,6 @@ rule select:
         f"{R}/logs/select/{{labels}}.log",
     benchmark:
         f"{R}/benchmarks/select/{{labels}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),
@@ -242,7 +236,6 @@ rule prepare_labels:
         f"{R}/logs/prepare_labels/{{plan}}/{{arrays}}/{{labels}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/prepare_labels/{{plan}}/{{arrays}}/{{labels}}/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
@@ -269,7 +262,6 @@ rule cut_objects:
         f"{R}/logs/cut_objects/{{plan}}/{{bank}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/cut_objects/{{plan}}/{{bank}}/{{shard}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),

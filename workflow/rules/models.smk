@@ -26,7 +26,6 @@ rule train:
         f"{R}/benchmarks/train/{{model}}.tsv"
     wildcard_constraints:
         model="|".join(run.segmenters),
-    retries: 1
     threads: run.training_threads
     resources:
         gpu=GPUS,
@@ -79,7 +78,6 @@ rule predict:
         f"{R}/logs/predict/{{model}}/{{shard}}.log",
     benchmark:
         f"{R}/benchmarks/predict/{{model}}/{{shard}}.tsv"
-    retries: 1
     threads: 4
     resources:
         gpu=GPUS,

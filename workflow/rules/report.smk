@@ -26,7 +26,6 @@ rule review:
         f"{R}/logs/review/{{labels}}.log",
     benchmark:
         f"{R}/benchmarks/review/{{labels}}.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
@@ -86,7 +85,6 @@ rule report:
         f"{R}/logs/report/page.log",
     benchmark:
         f"{R}/benchmarks/report/page.tsv"
-    retries: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
