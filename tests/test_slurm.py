@@ -1,11 +1,16 @@
-"""Jobs that a former run left in the Slurm queue are found and told; without Slurm there are none."""
+"""Jobs that a former run left in the Slurm queue are told; a controller that does not answer is waited for."""
 
+import asyncio
+import logging
 import os
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from labelloop.slurm import jobs_in_queue, told
+from labelloop import slurm
+from labelloop.slurm import PLUGIN, be_patient, jobs_in_queue, told
 
 QUEUE = """\
 12|RUNNING|{folder}|rule_train_wildcards_teacher
@@ -41,3 +46,75 @@ def test_no_slurm_or_no_answer_is_no_job(squeue, tmp_path, monkeypatch):
     assert jobs_in_queue(tmp_path) == {}
     monkeypatch.setenv("PATH", "/nowhere")
     assert jobs_in_queue(tmp_path) == {}
+
+
+@pytest.fixture
+def plugin(monkeypatch) -> ModuleType:
+    """Snakemake's plugin as far as it is used: ``answers`` to each tool, in their order, and what it submits."""
+    module = ModuleType(PLUGIN)
+    module.answers, module.submitted = {"squeue": [], "sacct": []}, []
+
+    async def query_job_status(command, log):
+        assert command.split()[-2:] == ["--name", "run"]
+        return module.answers[command.split()[0]].pop(0), 0.1
+
+    class Executor:
+        logger = logging.getLogger("test")
+
+        def run_job(self, job):
+            module.submitted.append(job)
+
+    module.query_job_status, module.Executor = query_job_status, Executor
+    module.query_job_status_squeue = "squeue --states=all --name {}".format
+    monkeypatch.setitem(sys.modules, PLUGIN, module)
+    be_patient(pause_s=0)
+    return module
+
+
+def ask(plugin: ModuleType, answer: dict[str, str] | None, tool: str = "squeue") -> dict[str, str]:
+    """Return what the plugin sees when it asks once."""
+    plugin.answers[tool].append(answer)
+    states, seconds = asyncio.run(plugin.query_job_status(f"{tool} --name run", logging.getLogger("test")))
+    assert seconds is not None, "the plugin would forget all its jobs"
+    return states
+
+
+def test_no_answer_is_told_once_and_no_job_is_forgotten(plugin, caplog):
+    assert ask(plugin, {"1": "RUNNING"}) == {"1": "RUNNING"}
+    assert [ask(plugin, None) for _ in range(50)] == [{}] * 50
+    assert ask(plugin, {"1": "COMPLETED"}) == {"1": "COMPLETED"}
+    assert [record.getMessage() for record in caplog.records] == [slurm.AWAY, slurm.BACK]
+
+
+def test_squeue_is_asked_where_there_is_no_accounting(plugin, caplog):
+    plugin.answers["squeue"] = [{"1": "FAILED"}, None, {"1": "FAILED"}]
+    assert [ask(plugin, None, "sacct") for _ in range(3)] == [{"1": "FAILED"}, {}, {"1": "FAILED"}]
+    assert [record.getMessage() for record in caplog.records] == [slurm.AWAY, slurm.BACK]
+
+
+def test_a_job_cancelled_by_somebody_is_cancelled(plugin):
+    assert ask(plugin, {"1": "CANCELLED by 1000"}, tool="sacct") == {"1": "CANCELLED"}
+
+
+def test_a_job_that_stays_preempted_has_ended(plugin):
+    assert ask(plugin, {"1": "PREEMPTED", "2": "PREEMPTED"}) == {"1": "PREEMPTED", "2": "PREEMPTED"}
+    assert ask(plugin, {"1": "PREEMPTED", "2": "PENDING"}) == {"1": "CANCELLED", "2": "PENDING"}
+
+
+def test_a_job_that_squeue_forgot_is_judged_by_its_output(plugin):
+    ask(plugin, {"1": "RUNNING", "2": "RUNNING"})
+    assert ask(plugin, {"2": "RUNNING"}) == {"1": "UNKNOWN", "2": "RUNNING"}
+    assert ask(plugin, {"2": "RUNNING"}) == {"1": "UNKNOWN", "2": "RUNNING"}
+    assert ask(plugin, {"3": "RUNNING"}, tool="sacct") == {"3": "RUNNING"}, "sacct forgets nothing"
+
+
+def test_nothing_is_submitted_before_slurm_answers(plugin, monkeypatch):
+    pings = [SimpleNamespace(returncode=code) for code in (1, 1, 0)]
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *args, **kwargs: pings.pop(0))
+    plugin.Executor().run_job("job")
+    assert plugin.submitted == ["job"] and not pings
+
+
+def test_without_the_plugin_nothing_happens(monkeypatch):
+    monkeypatch.delitem(sys.modules, PLUGIN, raising=False)
+    be_patient()

@@ -1,10 +1,26 @@
-"""What the Slurm queue still holds of a run whose front process was ended."""
+"""Slurm, as Snakemake's plugin sees it: jobs of a former run, and patience while the controller is away."""
 
+import functools
+import logging
 import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 COLUMNS = "%i|%T|%Z|%k"
 """Job id, state, working folder, comment."""
+PLUGIN = "snakemake_executor_plugin_slurm"
+PAUSE_S = 10.0
+"""Between two looks whether a controller that is away is back, so that a job can be submitted."""
+AWAY = "Slurm does not answer. Jobs in the queue go on, and this run waits: nothing needs to be done."
+BACK = "Slurm answers again."
+
+States = dict[str, str]
+"""Slurm's word for the state of each job, by its id."""
+Ask = Callable[[str, logging.Logger], Awaitable[tuple[States | None, float | None]]]
 
 
 def jobs_in_queue(folder: Path) -> dict[str, str]:
@@ -35,3 +51,89 @@ def told(jobs: dict[str, str], most: int = 10) -> str:
         f"{len(jobs)} jobs of a former run of this folder are still in the Slurm queue: {shown}{more}. They go on, and "
         f"jobs of this run that would do the same wait for them. To end them: scancel {' '.join(jobs)}"
     )
+
+
+def be_patient(pause_s: float = PAUSE_S) -> None:
+    """Let Snakemake's Slurm plugin wait while Slurm does not answer, and understand every end of a job.
+
+    Version 2.8.0 forgets all jobs when Slurm does not answer, and waits for them forever; a submission without an
+    answer counts as a failed job. Nothing happens where the plugin is not installed.
+    """
+    plugin = sys.modules.get(PLUGIN)
+    if plugin is None:
+        return
+    away = _Away()
+    plugin.query_job_status = Question(plugin, away)  # type: ignore[attr-defined]
+    submit = plugin.Executor.run_job
+
+    @functools.wraps(submit)
+    def submit_when_slurm_answers(self: Any, job: Any) -> None:
+        while not _answers():
+            away.tell(self.logger)
+            time.sleep(pause_s)
+        submit(self, job)
+
+    plugin.Executor.run_job = submit_when_slurm_answers
+
+
+class Question:
+    """The plugin's question for the states of its jobs, with an answer for every job, in words that the plugin knows.
+
+    - Without accounting, sacct fails: squeue is asked.
+    - No answer: no state is known. The plugin keeps such jobs and asks again.
+    - ``CANCELLED by 1000``, as sacct writes it, becomes ``CANCELLED``.
+    - A job that stays ``PREEMPTED`` was not put back into the queue: it is ``CANCELLED``.
+    - A job that squeue listed before and does not any more has ended, longer ago than Slurm remembers (MinJobAge):
+      ``UNKNOWN``, for which the plugin looks at the job's output.
+    """
+
+    def __init__(self, plugin: ModuleType, away: "_Away"):
+        self._ask: Ask = plugin.query_job_status
+        self._squeue: Callable[[str], str] = plugin.query_job_status_squeue
+        self._away, self._before = away, States()
+
+    async def __call__(self, command: str, log: logging.Logger) -> tuple[States, float]:
+        tool, *_, run = command.split()
+        answer, seconds = await self._ask(command, log)
+        if answer is None and tool == "sacct":
+            tool = "squeue"
+            answer, seconds = await self._ask(self._squeue(run), log)
+        if answer is None:
+            self._away.tell(log)
+            return {}, 0.0
+        self._away.end(log)
+        return self._translated(answer, complete=tool == "squeue"), seconds or 0.0
+
+    def _translated(self, answer: States, complete: bool) -> States:
+        states = {job: state.partition(" ")[0] for job, state in answer.items()}
+        gone = dict.fromkeys(self._before.keys() - states.keys(), "UNKNOWN") if complete else {}
+        before, self._before = self._before, states | gone
+        stay = {job for job, state in states.items() if state == before.get(job) == "PREEMPTED"}
+        return states | gone | dict.fromkeys(stay, "CANCELLED")
+
+
+class _Away:
+    """Tells once that Slurm does not answer, and once that it does again."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def tell(self, log: logging.Logger) -> None:
+        if not self._told:
+            log.warning(AWAY)
+        self._told = True
+
+    def end(self, log: logging.Logger) -> None:
+        if self._told:
+            log.warning(BACK)
+        self._told = False
+
+
+def _answers() -> bool:
+    """Return whether a controller answers; also where the question cannot be asked."""
+    try:
+        return subprocess.run(["scontrol", "ping"], capture_output=True, timeout=60).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+    except OSError:
+        return True

@@ -9,7 +9,7 @@ from labelloop.profiles import check_profiles
 from labelloop.repair import Repair
 from labelloop.run import Run
 from labelloop.scripting import quote_interpreter
-from labelloop.slurm import jobs_in_queue, told
+from labelloop.slurm import be_patient, jobs_in_queue, told
 from labelloop.stopping import pass_on_to_children
 
 quote_interpreter()
@@ -81,6 +81,7 @@ onstart:
     except UserError as error:
         raise WorkflowError(str(error)) from None
     pass_on_to_children()
+    be_patient()
     left = jobs_in_queue(Path.cwd()) if workflow.non_local_exec else {}
     if left:
         logger.warning(f"labelloop: {told(left)}")
