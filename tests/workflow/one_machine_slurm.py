@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for the tests: one CPU node, one node with two fake GPUs, no systemd, no accounting.
+"""A real Slurm on this machine for the tests: a CPU node, two nodes with fake GPUs, no systemd, no accounting.
 
 Slurm looks for its configuration in /etc/slurm, whatever SLURM_CONF says (the executor plugin drops that variable). So
 two files are written there and removed at the end; a machine that has a configuration of its own is left alone.
@@ -13,13 +13,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 ETC = Path("/etc/slurm")
 MARK = "# Written by labelloop's tests. Remove it if no test is running.\n"
-NODES = {"cpu01": 17001, "gpu01": 17002}
+NODES = ("cpu01", "gpu01", "gpu02")
 
 FLAGS = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "10"]
 """What a Snakemake run here needs besides the profile: no accounting, hence squeue; short waits.
@@ -32,7 +34,8 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=16817
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+# a job of a lost node is put back for as long as its credential is valid
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -41,7 +44,10 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
-JobAcctGatherType=jobacct_gather/none
+# a job over its memory is killed
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 SchedulerType=sched/backfill
@@ -53,15 +59,17 @@ DefMemPerCPU=1000
 ReturnToService=2
 # squeue must remember finished jobs
 MinJobAge=3600
-KillWait=5
+KillWait=30
 MailProg=/bin/true
 GresTypes=gpu
 NodeName=cpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs=8 RealMemory=64000 State=UNKNOWN
 NodeName=gpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port=17002 CPUs=8 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+# for what gpu01 cannot take
+NodeName=gpu02 NodeHostname={host} NodeAddr=127.0.0.1 Port=17003 CPUs=8 RealMemory=64000 Gres=gpu:2 Weight=9
 PartitionName=cpu Nodes=cpu01 Default=YES MaxTime=7-00:00:00 State=UP
-PartitionName=gpu Nodes=gpu01 MaxTime=7-00:00:00 State=UP
+PartitionName=gpu Nodes=gpu0[1-2] MaxTime=7-00:00:00 State=UP
 """
-GRES = "NodeName=gpu01 Name=gpu File=/dev/tty[0-1]\n"  # any two character devices pass for GPUs
+GRES = "NodeName=gpu0[1-2] Name=gpu File=/dev/tty[0-1]\n"  # any two character devices pass for GPUs
 
 
 def why_not() -> str | None:
@@ -79,8 +87,71 @@ def why_not() -> str | None:
     return None
 
 
+class Slurm:
+    """Slurm's daemons, and what can happen to them. The kernel ends them, too, if the tests are killed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._daemons: dict[str, subprocess.Popen] = {}
+
+    def start_munge(self) -> None:
+        """Start an authentication service with key and socket of its own; the machine's munge is not touched."""
+        key, socket = self.folder / "munge.key", self.folder / "munge.socket"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        files = [f"--{name}-file={self.folder}/munge.{name}" for name in ("key", "log", "pid", "seed")]
+        self._start("munged", "munged", "--foreground", "--force", f"--socket={socket}", *files)
+        _wait(socket.exists, 10, self.folder, "munge's socket")
+
+    def start_controller(self) -> None:
+        self._start("slurmctld", "slurmctld", "-D")
+
+    def start_node(self, node: str) -> None:
+        self._start(node, "slurmd", "-D", "-N", node)
+
+    def wait_for_nodes(self) -> None:
+        idle = ["idle"] * len(NODES)
+        _wait(lambda: _ask("sinfo", "-h", "-N", "-o", "%T").split() == idle, 60, self.folder, "idle nodes")
+
+    def kill_controller(self) -> None:
+        _kill([self._daemons.pop("slurmctld")])
+
+    def lose(self, node: str) -> None:
+        """Let a node lose its power: its daemon and its jobs' processes end by kill -9; Slurm notes it as down."""
+        jobs = _ask("squeue", "-h", "-w", node, "-t", "running", "-o", "%i").split()
+        _kill([self._daemons.pop(node)])
+        of_jobs = tuple(f"slurmstepd: [{job}." for job in jobs)
+        for process in [p for p in psutil.process_iter() if of_jobs and _command(p).startswith(of_jobs)]:
+            _kill([process, *process.children(recursive=True)])
+        _ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
+    def bring_back(self, node: str) -> None:
+        """Switch a lost node on again."""
+        self.start_node(node)
+        _ask("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def close(self) -> None:
+        """End all daemons, the last one first."""
+        for process in reversed(self._daemons.values()):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                _kill([process])
+
+    def _start(self, name: str, *command: str) -> None:
+        def end_with_parent() -> None:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+
+        with (self.folder / f"{name}.out").open("a") as output:
+            self._daemons[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=end_with_parent,
+            )  # fmt: skip
+
+
 @contextmanager
-def one_machine_slurm() -> Iterator[None]:
+def one_machine_slurm() -> Iterator[Slurm]:
     """Run Slurm for the block; two of these at once, in two test runs, take turns."""
     with ExitStack() as stack:
         lock = stack.enter_context((Path(tempfile.gettempdir()) / "labelloop-slurm.lock").open("w"))
@@ -94,50 +165,31 @@ def one_machine_slurm() -> Iterator[None]:
             _file(ETC / "slurm.conf", MARK + CONFIG.format(folder=folder, host=platform.node().split(".")[0]))
         )
         stack.enter_context(_file(ETC / "gres.conf", MARK + GRES))
-        _start_munge(stack, folder)
-        stack.enter_context(_daemon(folder, "slurmctld", "-D"))
+        slurm = Slurm(folder)
+        stack.callback(slurm.close)
+        slurm.start_munge()
+        slurm.start_controller()
         for node in NODES:
-            stack.enter_context(_daemon(folder, "slurmd", "-D", "-N", node))
+            slurm.start_node(node)
         stack.callback(_end_jobs)
-        _wait(lambda: _ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(NODES), 60, folder, "idle nodes")
-        yield
+        slurm.wait_for_nodes()
+        yield slurm
 
 
-def _start_munge(stack: ExitStack, folder: Path) -> None:
-    """Start an authentication service with key and socket of its own; the machine's munge is not touched."""
-    key, socket = folder / "munge.key", folder / "munge.socket"
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o400)
-    files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "log", "pid", "seed")]
-    stack.enter_context(_daemon(folder, "munged", "--foreground", "--force", f"--socket={socket}", *files))
-    _wait(socket.exists, 10, folder, "munge's socket")
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
-@contextmanager
-def _daemon(folder: Path, *command: str) -> Iterator[None]:
-    """Run ``command`` for the block. The kernel ends it, too, if the tests are killed."""
-
-    def end_with_parent() -> None:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
-
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f"{command[0]}-", suffix=".out") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def _kill(processes: Sequence[psutil.Process | subprocess.Popen]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    for process in processes:
+        if isinstance(process, subprocess.Popen):
+            process.wait()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def wait_for(mark: Path, process: subprocess.Popen, limit_s: float = 600) -> Pat
     """Wait until a process of the run has stopped in the middle of a write; return the file in work."""
     deadline = time.monotonic() + limit_s
     while not mark.is_file() or not mark.read_text():
-        log = mark.with_name("stalled.log")
+        log = mark.with_name("run.log")
         assert process.poll() is None, f"the run ended before it could be killed\n{log.read_text()[-5000:]}"
         assert time.monotonic() < deadline, f"nothing stalled in {limit_s} s\n{log.read_text()[-5000:]}"
         time.sleep(0.05)

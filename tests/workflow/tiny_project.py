@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bad_inputs import BadInputs, make_bad_inputs
@@ -124,19 +125,28 @@ class Project:
         """
         mark = self.folder / "stalled"
         mark.unlink(missing_ok=True)
-        paths = [str(STALL), os.environ.get("PYTHONPATH", "")]
-        extra = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        extra |= {"STALL_AT": pattern, "STALL_COUNT": str(count), "STALL_MARK": str(mark)}
-        with (self.folder / "stalled.log").open("w") as log:
-            process = subprocess.Popen(
-                self.command("--cores", "2", *targets), cwd=ROOT, env=os.environ | extra, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+        process = self.start("--cores", "2", *targets, stalls=[(pattern, count, mark)])
         return process, mark
 
+    def start(self, *arguments: str, stalls: Sequence[tuple[str, int, Path]] = ()) -> subprocess.Popen:
+        """Start the workflow in a process group of its own; it prints into ``run.log``.
+
+        Args:
+            stalls: patterns, counts and marks, see ``stall``.
+        """
+        paths = [str(STALL), os.environ.get("PYTHONPATH", "")]
+        extra = {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if stalls else {}
+        extra |= {"STALLS": json.dumps([(pattern, count, str(mark)) for pattern, count, mark in stalls])}
+        with (self.folder / "run.log").open("w") as log:
+            return subprocess.Popen(
+                self.command(*arguments), cwd=ROOT, env=os.environ | extra, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
     def contents(self) -> dict[str, str]:
-        """Return the sha256 of every label map and table. ``efficiency.csv`` and ``benchmarks`` hold measured times."""
-        files = [*self.results.rglob("*.nii.gz"), *self.results.rglob("*.csv")]
+        """Return the sha256 of all label maps, tables and weights. ``efficiency.csv`` and ``benchmarks`` hold times."""
+        kinds = ("**/*.nii.gz", "**/*.csv", "models/*/weights.pt")
+        files = [file for kind in kinds for file in self.results.glob(kind)]
         names = {str(f.relative_to(self.results)): f for f in files if "efficiency" not in str(f)}
         return {name: sha256(file) for name, file in sorted(names.items())}
 
