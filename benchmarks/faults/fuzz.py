@@ -8,7 +8,6 @@ images, in their header. It may read the file or refuse it in words; anything el
 be read. Seeded: the same count finds the same faults.
 """
 
-import argparse
 import json
 import random
 import shutil
@@ -24,6 +23,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
+from command_line import parser, show
 
 from labelloop.cases import load_cases
 from labelloop.classes import CONFIG, load_classes
@@ -40,11 +40,9 @@ from labelloop.scan import read_label
 from labelloop.shards import Ledger, look_at_manifests, read_manifests
 from labelloop.training.work import Work
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests" / "inference"))
-from tiny_dicom import body_hu, write_series  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "inference"))
+from tiny_dicom import body_hu, write_series
 
-TABLE = ROOT / "benchmarks" / "results" / "fuzz.md"
 LIMIT_S = 10
 ODD = [
     *(b"", b"\x00", b"\xff\xfe", b"-", b"nan", b"1e999", b"[" * 50, b"]", b"{", b"&a [*a]", b"*a", b"!!python/name:os"),
@@ -89,22 +87,16 @@ class Door:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the files, emptied before")
-    parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
-    options = parser.parse_args()
+    options = parser(__doc__, "count", 5000, "folder for the files, emptied before").parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
-    doors = fuzz(options.out.resolve(), options.count, options.seed)
+    doors = fuzz(options.out, options.count, options.seed)
     rows = [f"| {name} | {d.read_well} | {d.refused} | {len(d.faults)} |" for name, d in doors.items()]
     about = f"`benchmarks/faults/fuzz.py`, {date.today()}, {options.count} changed files, seed {options.seed}."
     text = "\n".join(
         ["# Fuzz", "", about, "", "| door | read | refused in words | faults |", "|---|---:|---:|---:|", *rows, ""]
     )
-    print(text, *(fault for door in doors.values() for fault in door.faults), sep="\n")
-    if options.write:
-        write_text(TABLE, text)
+    show(text, "fuzz", options.write)
+    print(*(fault for door in doors.values() for fault in door.faults), sep="\n")
 
 
 def fuzz(out: Path, count: int, seed: int) -> dict[str, Door]:
