@@ -57,16 +57,21 @@ def load_network(build: "Callable[[], Network]", path: Path) -> "Network":
 
     try:
         with torch.device("meta"):  # takes no memory, however large a network the description asks for
-            wanted = {name: value.shape for name, value in build().state_dict().items()}
-        if wanted != {name: value.shape for name, value in state.items()}:
+            wanted = {name: _form(value) for name, value in build().state_dict().items()}
+        if wanted != {name: _form(value) for name, value in state.items()}:
             raise ValueError("other tensors than its network has")
-        if not all(value.is_floating_point() and bool(value.isfinite().all()) for value in state.values()):
+        if not all(bool(value.isfinite().all()) for value in state.values()):
             raise ValueError("weights that are not finite numbers")
         network = build()
         network.load_state_dict(state)
     except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not fit the plan in model.json: {short(error)}") from error
     return network
+
+
+def _form(tensor: "Tensor") -> tuple[tuple[int, ...], bool]:
+    """Return the shape of a tensor, and whether it holds fractions; counts, e.g. of batches seen, are whole."""
+    return tuple(tensor.shape), tensor.is_floating_point()
 
 
 def count_parameters(network: "nn.Module") -> int:
