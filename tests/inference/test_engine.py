@@ -133,7 +133,7 @@ def test_weights_that_are_no_finite_floats_are_refused(model_folder, change):
     content = json.loads((model_folder / "model.json").read_text())
     content["weights_sha256"] = sha256(model_folder / "weights.pt")
     (model_folder / "model.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="weights that are not finite numbers|other tensors"):
+    with pytest.raises(UserError, match=r"weights that are not finite numbers|other tensors"):
         Predictor(model_folder, "cpu")
 
 

@@ -12,9 +12,9 @@ SHARDS = ("train-000", SHARD)
 INFER = {"infer/test-000", "summarize/all", "evaluate/final", "report/page"}
 STUDENT = {"train/student", *INFER}
 SELECT = {"select/pseudo", "review/pseudo", *STUDENT}
-FUSE = {f"fuse/pseudo/{SHARD}", f"check/pseudo/{SHARD}", f"prepare_labels/fine/pseudo/{SHARD}", *SELECT}
+FUSE = {f"fuse/pseudo/{SHARD}", f"check/pseudo/{SHARD}", f"prepare_labels/fine/labels/pseudo/{SHARD}", *SELECT}
 PREDICT = {f"predict/teacher/{SHARD}", f"agree/pseudo/{SHARD}", f"held_out/pseudo/{SHARD}", *FUSE}
-LABELING = ("fuse", "agree", "check", "held_out", "prepare_labels/fine")
+LABELING = ("fuse", "agree", "check", "held_out", "prepare_labels/fine/labels")
 PSEUDO = {f"{job}/pseudo/{shard}" for job in LABELING for shard in SHARDS}
 TEACHER_USED = {*(f"predict/teacher/{s}" for s in (*SHARDS, "test-000")), "evaluate/teacher", *PSEUDO, *SELECT}
 TEACHERS = {"train/teacher", "train/teacher_b", *(f"predict/teacher_b/{s}" for s in SHARDS), *TEACHER_USED}
@@ -119,8 +119,8 @@ def test_a_new_case_leads_to_its_shard_and_what_is_downstream(copied, collection
     trained = copied.times("models/*/work/training.jsonl")
     done = copied.run()
     [shard] = [s for s in SHARDS if LATE in {row["case"] for row in copied.table(f"prepared/fine/shards/{s}.csv")}]
-    own = {f"survey/{shard}", f"prepare/fine/{shard}", f"prepare_labels/fine/truth/{shard}"}
-    assert {job for job in done if job.startswith(("survey/", "prepare/", "prepare_labels/fine/truth/"))} == own
+    own = {f"survey/{shard}", f"prepare/fine/{shard}", f"prepare_labels/fine/organs/truth/{shard}"}
+    assert {job for job in done if job.startswith(("survey/", "prepare/", "prepare_labels/fine/organs/truth/"))} == own
 
     after = copied.times("models/*/predictions/*.nii.gz")
     assert {name: after[name] for name in maps} == maps

@@ -10,7 +10,6 @@ from labelloop.gpu_lease import lease_gpu
 from labelloop.resources import loader_workers
 from labelloop.steps.models import train
 
-results = Path(snakemake.output.model).parents[2]
 objects = snakemake.input.get("objects")
 
 with lease_gpu(snakemake.resources.device):
@@ -22,7 +21,7 @@ with lease_gpu(snakemake.resources.device):
         classes=snakemake.params.classes,
         groups=snakemake.params.groups,
         shards=[Path(manifest).stem for manifest in snakemake.input.images],
-        results=results,
+        results=Path(snakemake.output.model).parents[2],
         images=Path(snakemake.input.images[0]).parents[1],
         labels=Path(snakemake.input.labels[0]).parents[1],
         learned=snakemake.input.get("learned", []),
