@@ -93,17 +93,21 @@ def infer(
             run_cases(cases, load, ledger, options)
     finally:
         release(out)
-    extras = ledger.extras()
-    write_table(out / "summary.csv", rows(ledger), "summary")
-    write_table(out / "efficiency.csv", efficiency(ledger), "efficiency")
-    failed = len(cases) - len(extras)
-    log.info("%d of %s done, results in %s", len(extras), count(len(cases), "case"), out)
-    tell_found_nowhere(rows(ledger))
-    if scheme is not None and check and extras:
+    done = ledger.extras()
+    _tell_found(ledger, len(cases))
+    if scheme is not None and check and done:
         from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
 
-        check_label_maps([case for case in cases if case.case in extras], ledger, load.segmenter, scheme)
-    return _outcome(len(extras), failed, len(lost), ledger)
+        check_label_maps([case for case in cases if case.case in done], ledger, load.segmenter, scheme)
+    return _outcome(len(done), len(cases) - len(done), len(lost), ledger)
+
+
+def _tell_found(ledger: Ledger, number: int) -> None:
+    """Write the tables of what was found, and tell how many of ``number`` cases are done."""
+    write_table(ledger.folder / "summary.csv", rows(ledger), "summary")
+    write_table(ledger.folder / "efficiency.csv", efficiency(ledger), "efficiency")
+    log.info("%d of %s done, results in %s", len(ledger.extras()), count(number, "case"), ledger.folder)
+    tell_found_nowhere(rows(ledger))
 
 
 def _outcome(done: int, failed: int, lost: int, ledger: Ledger) -> int:

@@ -90,8 +90,9 @@ def threshold(agreement: np.ndarray, dsc: np.ndarray, target_dsc: float, confide
                 break
             accepted = max(accepted, size)
     below = ranked[accepted] if 0 < accepted < number else -math.inf
+    lowest = below if below > -math.inf else 0.0
     return {
-        "threshold": (below if below > -math.inf else 0.0) if accepted else math.nan,
+        "threshold": lowest if accepted else math.nan,
         "cases": number,
         "accepted": accepted,
         "coverage": accepted / number if number else math.nan,

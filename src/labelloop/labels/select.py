@@ -164,8 +164,9 @@ def _judge_ranks(
             judgment.refused_case.setdefault(
                 case, f"among the {settings.drop_most_uncertain} most uncertain cases (rank {place} of {len(ranked)})"
             )
-    keep = settings.keep_least_uncertain
-    keep = {} if keep is None else keep if isinstance(keep, dict) else {name: keep for _, name in found}
+    keep = {} if settings.keep_least_uncertain is None else settings.keep_least_uncertain
+    if not isinstance(keep, dict):
+        keep = {name: keep for _, name in found}
     for name in sorted(keep, key=lambda n: n != ALL):
         left = [case for case in sorted(cases) if case not in judgment.refused_case]
         if name != ALL:
