@@ -77,6 +77,7 @@ class Project:
         (folder / "recipe.yaml").write_text(json.dumps({"name": "tiny"} | (recipe or RECIPE)))
         project = cls(folder)
         tiny = {"recipe": "recipe.yaml", "results": "results", "device": "cpu", "shard_size": 48, "workers": 0}
+        tiny["review"] = 4  # each picture takes half a second
         project.configure(**{"cases": str(cases)} | tiny | config)
         return project
 
