@@ -29,6 +29,9 @@ PLACES = {
 }
 """The markers that all tests of a file or folder get, by its path. Single tests elsewhere carry theirs themselves."""
 
+OF_CHANGES = ("test_chain.py", "test_changes.py", "test_edited_inputs.py", "test_objects.py", "test_scripts.py")
+"""The files of the workflow's tests that run in one process; the others run in a second one."""
+
 COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("quick", max_examples=20, derandomize=True, **COMMON)
 settings.register_profile("thorough", max_examples=500, **COMMON)  # pytest --hypothesis-profile thorough
@@ -50,7 +53,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Keep a file's tests in one process, and those of the workflow, which share one finished run.
+    """Keep a file's tests in one process, and each half of those of the workflow, which share one finished run.
 
     Those of Slurm wait most of the time, so they have a worker of their own.
     """
@@ -59,8 +62,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            shared = file.startswith("tests/workflow/") and not file.endswith("/test_slurm.py")
-            return "tests/workflow" if shared else file
+            folder, _, name = file.rpartition("/")
+            if folder != "tests/workflow" or name == "test_slurm.py":
+                return file
+            return f"{folder}: {'changes' if name in OF_CHANGES else 'faults'}"
 
     return Scheduling(config, log)
 
