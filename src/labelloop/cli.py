@@ -302,8 +302,9 @@ def _list_recipes(_options) -> None:
 
 
 def _cost_of_recipe(options) -> None:
-    from labelloop.cost import BYTES_A_VOXEL, Setting, cost_of, lines, measure
+    from labelloop.cost import Setting, cost_of, lines, measure
     from labelloop.recipe import load_recipe
+    from labelloop.resources import IMAGE_BYTES
 
     o = options
     for name in ("cases", "test_cases", "cards", "workers", "tflops"):
@@ -317,7 +318,7 @@ def _cost_of_recipe(options) -> None:
         raise UserError(str(error)) from error
     for one in stored:
         print(f"{one.scan}, plan {one.plan}: {one.bytes / one.voxels:.2f} bytes a voxel, {one.bytes / 1e6:.1f} MB")
-    taken = sum(s.bytes for s in stored) / sum(s.voxels for s in stored) if stored else BYTES_A_VOXEL
+    taken = sum(s.bytes for s in stored) / sum(s.voxels for s in stored) if stored else IMAGE_BYTES
     given = {"workers": o.workers} if o.workers else {}
     setting = Setting(o.cases, o.gpu, o.cards, o.test_cases, o.tflops, bytes_a_voxel=taken, **given)
     print("\n".join(lines(cost_of(recipe, setting))))

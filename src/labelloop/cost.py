@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from labelloop.chain import bank_of, images_of, needed, ordered, unroll
+from labelloop.chain import arrays_of, bank_of, images_of, needed, ordered, unroll
 from labelloop.errors import UserError, nearest
 from labelloop.inference.steps import InferenceStep
 from labelloop.plans import Plan
 from labelloop.recipe import Recipe, parents
-from labelloop.resources import loader_workers, training_threads
+from labelloop.resources import IMAGE_BYTES, LABEL_MB, SCAN_MM, loader_workers, training_threads
 from labelloop.shards import assign_shards
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, MeanTeacher, Slices, TrainerSettings, Unlabeled
 from labelloop.wording import count
@@ -40,10 +40,6 @@ OTHER_S = 1.0
 """Seconds a case takes beside its network: reading, preparing, export, writing, as far as they do not overlap."""
 START_S = 25.0
 """Seconds until a job has started and loaded its model."""
-BYTES_A_VOXEL = 1.5
-"""Of a prepared image (float32, LZ4HC); :func:`measure` measures it."""
-LABEL_MB = 0.25
-"""Of a label map of organs, as prepared and as written (gzip)."""
 COPIES = 4
 """Copies of a network's parameters that a training leaves: weights, and a checkpoint with momentum and best weights."""
 MB = 1e6
@@ -70,9 +66,9 @@ class Setting:
     test_cases: int = 50
     tflops: float | None = None
     workers: int = loader_workers("auto", training_threads(gpu=True))
-    extent_mm: tuple[float, float, float] = (450.0, 400.0, 400.0)
+    extent_mm: tuple[float, float, float] = SCAN_MM
     shard_size: int = 64
-    bytes_a_voxel: float = BYTES_A_VOXEL
+    bytes_a_voxel: float = IMAGE_BYTES
 
     @property
     def rate(self) -> float:
@@ -303,10 +299,10 @@ def _other(chain: Recipe, model: str) -> bool:
     return chain.models[model].trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR)
 
 
-def _prepared_labels(chain: Recipe, models: Sequence[str]) -> set[tuple[str, str]]:
-    """Return the (images, label set) that labels are prepared for."""
-    specs = [chain.models[m] for m in models if chain.models[m].trainer.kind != TRANSLATOR]
-    return {(images_of(chain, spec.plan), spec.labels) for spec in specs}
+def _prepared_labels(chain: Recipe, models: Sequence[str]) -> set[tuple[str, str, str]]:
+    """Return the (images, kind of arrays, label set) that labels are prepared for."""
+    specs = {m: chain.models[m] for m in models if chain.models[m].trainer.kind != TRANSLATOR}
+    return {(images_of(chain, spec.plan), arrays_of(chain, m), spec.labels) for m, spec in specs.items()}
 
 
 def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:

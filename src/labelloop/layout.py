@@ -43,6 +43,5 @@ class Layout:
             RefusedError: when the content is damaged, or there is less or more of it than the header says.
         """
         data = memoryview(content[1]) if len(content) > 1 else memoryview(content[0])[self.length :]
-        size = int(np.prod(shape)) * self.dtype.itemsize
-        start = max(0, len(data) - size) if self.start is None else self.start
+        start = max(0, len(data) - self.size) if self.start is None else self.start
         return unpacked(data, self.packed, start, self.dtype, shape)

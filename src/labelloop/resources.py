@@ -20,10 +20,12 @@ ACTIVATIONS = 16
 """Tensors of a stage's size that a step on a CPU holds, forwards and backwards."""
 WEIGHT_BYTES = 16
 """Of a weight: value, gradient, momentum, and a copy while a checkpoint is written."""
-SCAN_MM3 = 400 * 400 * 450
-"""Volume of a large abdominal scan."""
-PREPARED_BYTES = 1.6
-"""Bytes of a voxel of a prepared image on the disk (a CT of 512x512x89 voxels: 1.4 to 1.5), and of its label."""
+SCAN_MM = (450.0, 400.0, 400.0)
+"""Size (z, y, x) of a large abdominal scan."""
+IMAGE_BYTES = 1.5
+"""Bytes a voxel of a prepared image takes on a disk (float32, LZ4HC); ``recipe cost --scans`` measures them."""
+LABEL_MB = 0.25
+"""Of a label map of organs, as prepared and as written (gzip)."""
 CACHE_MB = 32000
 """Page cache asked for, at most. Slurm counts it as memory of the job: without it, arrays are read anew each epoch."""
 
@@ -56,8 +58,8 @@ def training_mb(plan: Plan, settings: TrainerSettings, cases: int, workers: int,
 
 def cache_mb(plan: Plan, cases: int) -> float:
     """Return the page cache in MiB that holds the prepared arrays of ``cases``, or as many of them as is sensible."""
-    voxels = SCAN_MM3 / math.prod(plan.spacing_mm)
-    return min(CACHE_MB, cases * voxels * PREPARED_BYTES / MIB)
+    voxels = math.prod(SCAN_MM) / math.prod(plan.spacing_mm)
+    return min(CACHE_MB, cases * (voxels * IMAGE_BYTES / MIB + LABEL_MB))
 
 
 def _loader_mb(plan: Plan) -> float:

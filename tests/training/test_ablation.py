@@ -1,9 +1,6 @@
 """``benchmarks/ablation``: its recipes are valid, its pairs differ in one thing, its numbers are right."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,20 +10,12 @@ from labelloop.cases import load_cases
 from labelloop.classes import load_classes
 from labelloop.recipe import load_recipe
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "ablation"
 SEEDS = range(2)
 
 
 @pytest.fixture(scope="module")
-def ablation():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARK))
-        spec = importlib.util.spec_from_file_location("ablation_benchmark", BENCHMARK / "run.py")
-        benchmark = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, benchmark)
-        spec.loader.exec_module(benchmark)
-        sys.modules.pop("recipes")
-    return benchmark
+def ablation(load_benchmark):
+    return load_benchmark("ablation")
 
 
 def load(tmp_path, content):

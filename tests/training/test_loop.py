@@ -1,9 +1,6 @@
 """``benchmarks/loop``: its arms are trained for as long as their control, its folds are fair, its numbers are right."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,20 +12,12 @@ from labelloop.recipe import load_recipe
 from labelloop.tables import TABLES, write_table
 from labelloop.volume import Geometry, write
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "loop"
 SEEDS = range(2)
 
 
 @pytest.fixture(scope="module")
-def loop():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARK))
-        spec = importlib.util.spec_from_file_location("loop_benchmark", BENCHMARK / "run.py")
-        benchmark = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, benchmark)
-        spec.loader.exec_module(benchmark)
-        sys.modules.pop("arms")
-    return benchmark
+def loop(load_benchmark):
+    return load_benchmark("loop")
 
 
 def load(tmp_path, content):

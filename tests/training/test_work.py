@@ -168,7 +168,7 @@ def test_altered_weights_of_a_finished_training_are_an_error(copied, data):
 
 
 JOB = """
-import sys, time
+import sys
 from pathlib import Path
 from labelloop.files import sha256, write_json, write_text
 from labelloop.training.work import Work
@@ -180,7 +180,7 @@ if work.begin():
     print("finished before")
 else:
     print("training", flush=True)
-    time.sleep(0.3)
+    sys.stdin.readline()
     write_text(work.finished / "weights.pt", "weights")
     write_json(work.finished / "model.json", {"weights_sha256": sha256(work.finished / "weights.pt")})
     work.finish(7)
@@ -190,13 +190,15 @@ work.publish(folder)
 
 def test_a_second_job_of_the_same_training_waits_and_finds_it_finished(tmp_path):
     command = [sys.executable, "-c", JOB, str(tmp_path)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert [first.stdout.readline() for _ in range(2)] == ["begun\n", "training\n"]
-    second = subprocess.run(command, capture_output=True, text=True)
-    first.stdout.close()
-    assert first.wait() == second.returncode == 0, second.stderr
-    assert second.stdout.splitlines() == ["begun", "finished before"]
-    assert f"training in {tmp_path / 'work'}: process {first.pid} on " in second.stderr
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as first:
+        assert [first.stdout.readline() for _ in range(2)] == ["begun\n", "training\n"]
+        with subprocess.Popen(command, text=True, **pipes) as second:
+            assert f"training in {tmp_path / 'work'}: process {first.pid} on " in second.stderr.readline()
+            first.communicate("the second one waits\n")
+            said, _ = second.communicate()
+    assert first.returncode == second.returncode == 0
+    assert said.splitlines() == ["begun", "finished before"]
     found = look(tmp_path / "model.json", tmp_path)
     assert found and not found.wrong and not found.moved
 

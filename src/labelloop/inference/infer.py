@@ -61,8 +61,7 @@ def infer(
         preview: draw ``previews/<case>.png``.
         check: hold the label maps against the scheme's rules of anatomy, and write ``verdicts.csv``.
         series: number or UID of the DICOM series to take, where a folder holds several.
-        progress: show a bar, if standard error is a terminal.
-        meter: measure the GPU's memory over time and its energy.
+        progress: show a bar, if standard error is a terminal. meter: measure the GPU's memory over time and its energy.
 
     Returns:
         Exit code: 0 all cases are done, 1 some failed (``shards/infer.csv`` in ``out`` says why) or are named like
@@ -74,8 +73,7 @@ def infer(
     """
     lost: list[LeftOut] = []
     cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality, series, lost)]
-    folders = _named(model_folders)
-    budget, out = budget or Budget(), Path(out)
+    folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
     if scheme is None and (preview or check):
         raise UserError("previews and checks need a class scheme for names, colors and rules")
     _claim(inputs, cases, out)

@@ -58,7 +58,6 @@ def export_tree(model: Path, out: Path, modality: str = "CT", number: int = 900)
         UserError: as :func:`export_nnunet`, and when there is something already.
     """
     inside = Path(f"Dataset{number:03d}_{model.resolve().name}", f"{TRAINER}__{PLANS}__{CONFIGURATION}")
-    _described(model)
     if out.suffix != ".zip":
         if (out / inside).exists():
             raise UserError(f"{out / inside}: exists; remove it, or give another --dataset-id")

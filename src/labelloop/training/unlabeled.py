@@ -8,8 +8,8 @@ from labelloop.training.settings import Unlabeled
 MEMORY = 0.99
 """Share of the past in the mean confidence of a class."""
 CONTRAST, BRIGHTNESS, NOISE, GAMMA = (0.65, 1.5), 0.3, 0.1, (0.7, 1.5)
-"""Ranges of the strong view: factor of the contrast, deviations of brightness and noise, exponent. nnU-Net's, drawn for
-every patch."""
+"""Ranges of the strong view: factor of the contrast, deviations of brightness and noise, exponent. Of the order of
+nnU-Net's augmentation, but drawn for every patch; not tuned."""
 
 
 class Trust:
@@ -29,8 +29,6 @@ class Trust:
     def __call__(self, probabilities: Tensor) -> Tensor:
         """Return where to learn, bool [batch, 1, ...]; remember means of ``probabilities`` [batch, channels, ...]."""
         confidence, predicted = probabilities.max(1, keepdim=True)
-        if not self._settings.confidence:
-            return torch.ones_like(predicted, dtype=torch.bool)
         if self._settings.balanced:
             self._remember(confidence.flatten(), predicted.flatten())
         thresholds = self._settings.confidence * self.means / self.means.max()
@@ -64,13 +62,13 @@ def strong_view(data: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def unknown_but(trusted: Tensor, channels: int) -> Tensor:
-    """Return the unknown channels of a label that is to teach at ``trusted`` voxels, bool [batch, 1, ...], alone.
+    """Return the unknown channels, bool [batch, channels, ...], of a label that teaches at ``trusted`` voxels alone.
 
-    Bool [batch, channels, ...], or [batch, channels] if all are trusted. Where all classes are unknown, every answer is
-    right: such a voxel has no gradient.
+    Where all classes are unknown, every answer is right: such a voxel has no gradient.
+
+    Args:
+        trusted: bool [batch, 1, ...].
     """
-    if trusted.all():
-        return torch.zeros(len(trusted), channels, dtype=torch.bool, device=trusted.device)
     unknown = (~trusted).expand(-1, channels, *trusted.shape[2:]).clone()
     unknown[:, 0] = False
     return unknown

@@ -41,9 +41,8 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.job.settings.own(CrossPseudo)
         weight = self.weight_now(settings.weight, settings.ramp)
-        logits = [
-            self.logits_of(network, self.learned_from(data, self.labeled, self.update)) for network in self.trained
-        ]
+        seen = self.learned_from(data, self.labeled, self.update)
+        logits = [self.logits_of(network, seen) for network in self.trained]
         told = [[output.detach() for output in outputs] for outputs in logits]
         if self.unlabeled.strong_view:
             with torch.no_grad():
@@ -63,7 +62,9 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
         if first >= len(own[0]):
             return torch.zeros((), device=self.device)
         told = [output[first:] for output in other]
-        unsure = [unknown_but(self.trust(output.softmax(1)), output.shape[1]) for output in told]
+        unsure = [output.new_zeros(output.shape[:2], dtype=torch.bool) for output in told]
+        if self.unlabeled.confidence:
+            unsure = [unknown_but(self.trust(output.softmax(1)), output.shape[1]) for output in told]
         loss = self.compute_loss([o[first:] for o in own], [o.argmax(1, keepdim=True) for o in told], unsure)
         self._terms.take()
         return loss
