@@ -171,6 +171,8 @@ def transfer_lines(found: pd.DataFrame) -> Iterable[str]:
         if chosen.any():
             share, dsc = expected[chosen].mean(), found.dsc[chosen].mean()
             yield f"Of the {name} transfers {share:.0%} are truly to be {name}; their mean true DSC is {dsc:.3f}."
+    wrong = found[~right]
+    yield f"Of {len(wrong)} wrong transfers {int(wrong.accepted.sum())} are accepted all the same."
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "nnunet": ("nnunetv2", "batchgenerators", "batchgeneratorsv2", "acvl-utils", "blosc2", "pandas", "matplotlib",
                "edt", "einops"),
     "files": ("simpleitk",),
+    "workflow": ("snakemake",),
 }  # fmt: skip
 """What is carried, in this order, and what it is for; what these need comes with the first that needs it."""
 NOT_NEEDED = {

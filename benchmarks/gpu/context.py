@@ -1,5 +1,6 @@
 """What every part is given: the device, the sizes, the inputs and a folder to work in."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,14 @@ class Context:
     Args:
         work: folder for models, arrays and trainings of this machine.
         inputs: folder of the scans that were carried here; made where they are missing.
+        until: time (seconds since the epoch) after which no step begins, and no program that a step started goes on.
     """
 
     device: torch.device
     toy: bool
     work: Path
     inputs: Path
+    until: float = math.inf
 
     @property
     def sizes(self) -> Sizes:

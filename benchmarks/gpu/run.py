@@ -2,16 +2,16 @@
 
     python benchmarks/gpu/run.py --minutes 12 --out build/gpu --write
     python benchmarks/gpu/run.py --device cpu --toy --minutes 3 --out build/gpu_toy    # the same at a toy's size
-    python benchmarks/gpu/run.py --prepare --inputs build/gpu_inputs                   # scans to carry, made beforehand
+    python benchmarks/gpu/run.py --prepare --inputs build/gpu_inputs [--btcv FOLDER]   # scans to carry, made beforehand
 
 The parts, the most telling first: ``equality`` (which machine it is; the engine on the device against the CPU),
-``speed`` (stages, memory, energy, beside nnU-Net's predictor), ``training`` (each kind at a published size). Each has a
-process of its own, so that what one does to the GPU is no matter to the next, and a share of the minutes; what is left
-over goes to those that did not come to their end. Every step's result is a line of ``results.jsonl`` at once; the same
-call goes on where one was ended. ``equality`` and the engine's speed need torch, numpy, scipy, pydantic, yaml and
-dynamic_network_architectures alone (``bundle.py`` packs what else is missing); what cannot be imported is a line, too.
-A part is a module with ``steps(context)``; another one, such as the experiment of ``benchmarks/loop``, joins by its
-name in ``PARTS``.
+``speed`` (stages, memory, energy, beside nnU-Net's predictor), ``training`` (each kind at a published size), ``loop``
+(does the loop pay?). Each has a process of its own, so that what one does to the GPU is no matter to the next, and a
+share of the minutes; what is left over goes to those that did not come to their end. Every step's result is a line of
+``results.jsonl`` at once; the same call goes on where one was ended. ``equality`` and the engine's speed need torch,
+numpy, scipy, pydantic, yaml and dynamic_network_architectures alone (``bundle.py`` packs what else is missing); what
+cannot be imported is a line, too.
+A part is a module with ``steps(context)``; another one joins by its name in ``PARTS``.
 """
 
 import argparse
@@ -29,7 +29,7 @@ for place in (ROOT / "src", HERE, HERE.parent / "inference", HERE.parent / "trai
 
 from record import Record, read  # noqa: E402
 
-PARTS = {"equality": 0.25, "speed": 0.4, "training": 0.35}
+PARTS = {"equality": 0.2, "speed": 0.3, "training": 0.25, "loop": 0.25}
 """Parts, each a module with ``steps(context)``, and the share of the minutes that each has at first."""
 GRACE_S = 30.0
 """A part that is still busy so long after its time is killed."""
@@ -47,7 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.prepare:
         from inputs import FULL, TOY, prepare
 
-        print("\n".join(map(str, prepare(options.inputs, TOY if options.toy else FULL))))
+        made = prepare(options.inputs, TOY if options.toy else FULL)
+        if options.btcv:
+            from loop import carry
+
+            made += carry(options.btcv, options.inputs / "btcv")
+        print("\n".join(map(str, made)))
         return 0
     if options.child:
         return child(options)
@@ -117,7 +122,7 @@ def child(options: argparse.Namespace) -> int:
         record.append(ended=f"not run: {error}")
         return LEFT_OUT
     device = torch.device(options.device)
-    context = Context(device, options.toy, options.out / "work", options.inputs)
+    context = Context(device, options.toy, options.out / "work", options.inputs, options.until)
     done = record.run(module.steps(context), options.until, lambda: healthy(device))
     return 0 if done else LEFT_OUT
 
@@ -139,6 +144,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--toy", action="store_true", help="small networks, scans and numbers, to try the script")
     parser.add_argument("--inputs", type=Path, help="folder of the scans that --prepare made; default: OUT/inputs")
     parser.add_argument("--prepare", action="store_true", help="make the scans to carry, and end")
+    parser.add_argument("--btcv", type=Path, help="with --prepare: <case>_0000.nii.gz and <case>.nii.gz, for the loop")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/gpu.md")
     for hidden, kind in (("--child", str), ("--session", str), ("--until", float)):

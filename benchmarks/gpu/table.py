@@ -37,6 +37,7 @@ def report(lines: Sequence[Mapping[str, Any]]) -> str:
     if resumed:
         told = {"twice": resumed["same_twice"], "killed and resumed": resumed["same_resumed"]}
         text += ["", "Deterministic: " + ", ".join(f"{what}: {_cell('', same)}" for what, same in told.items()) + "."]
+    text += _loop(_done(parts.get("loop", {})))
     text += _problems(lines, last)
     return "\n".join(text) + "\n"
 
@@ -68,6 +69,19 @@ def _equality(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, row in rows:
         cells = [f"{100 * row[v]['equal']:.5f} ({row[v]['dsc']:.4f})" for v in variants]
         yield f"| {name} | {'x'.join(map(str, row['size']))} | {row['classes']} | {' | '.join(cells)} |"
+
+
+def _loop(rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Yield each fold's mean DSC of the organs, a column an arm, and their means."""
+    if not rows:
+        return
+    arms = list(next(iter(rows.values())))
+    yield from ("", "## Does the loop pay?", "", "Mean DSC of the organs, in percent.", "")
+    yield from _header(["fold", *arms])
+    for name, row in rows.items():
+        yield f"| {name} | {' | '.join(f'{100 * row[arm]:.1f}' for arm in arms)} |"
+    means = [sum(row[arm] for row in rows.values()) / len(rows) for arm in arms]
+    yield f"| mean | {' | '.join(f'{100 * mean:.1f}' for mean in means)} |"
 
 
 def _table(title: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 An arm that starts from ``labels_only`` takes N updates on top of its N; ``control`` takes these 2 N on labels alone.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 ORGANS = (
@@ -60,11 +61,12 @@ def named(arm: str, seed: int) -> str:
     return f"{arm}_seed{seed}"
 
 
-def recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:
-    """Return the recipe of all arms that know a few labeled cases.
+def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] = ARMS) -> dict[str, Any]:
+    """Return the recipe of the arms that know a few labeled cases.
 
     Args:
         schedule: share of the updates that every arm takes.
+        arms: those that are scored. Only these are trained, and what they start and learn from.
     """
     models: dict[str, Any] = {}
     labels: dict[str, Any] = {}
@@ -83,7 +85,7 @@ def recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:
         models[named("third", seed)] = _model(size, 2 * schedule, seed + 1000)
         labels[f"set_best{seed}"] = _labels([named(CONTROL, seed), named("third", seed), base])
         models[named("best", seed)] = _student(size, schedule, seed, f"set_best{seed}")
-    return _recipe(size, models, labels, [named(arm, seed) for arm in ARMS if arm != ORACLE for seed in seeds])
+    return _recipe(size, models, labels, [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds])
 
 
 def oracle_recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:

@@ -65,21 +65,29 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="cpu")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schedules", type=float, nargs="*", default=SCHEDULES, help="shares of the updates")
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS, help="what is trained and scored")
+    parser.add_argument("--folds", type=int, nargs="+", default=range(FOLDS), help="of the real scans: 0 to 3")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
     parser.add_argument("--write", action="store_true", help="write loop_btcv.md, or loop_phantom.md, too")
     options = parser.parse_args()
     size, seeds = SIZES[options.size], range(options.seeds)
-    folds = btcv_folds(options.btcv) if options.btcv else [phantom_fold(options.out / "phantom", size)]
+    if options.btcv:
+        real = btcv_folds(options.btcv)
+        folds = [real[number] for number in options.folds]
+    else:
+        folds = [phantom_fold(options.out / "phantom", size)]
     lines: list[str] = []
     for schedule in options.schedules:
         out = options.out / f"schedule_{schedule:g}"
         if not options.print:
             for fold in folds:
-                train(out / fold.name, fold.known(), recipe(size, seeds, schedule), options.device, options.cores)
-                known = oracle_recipe(size, seeds, schedule)
-                train(out / f"{fold.name}_{ORACLE}", fold.cases, known, options.device, options.cores)
+                few = recipe(size, seeds, schedule, options.arms)
+                train(out / fold.name, fold.known(), few, options.device, options.cores)
+                if ORACLE in options.arms:
+                    known = oracle_recipe(size, seeds, schedule)
+                    train(out / f"{fold.name}_{ORACLE}", fold.cases, known, options.device, options.cores)
         updates = size.trainer["iterations_per_epoch"] * max(1, round(size.epochs * schedule))
         lines += [f"## {updates} updates, and as many again", "", *report(out, folds, seeds), ""]
     text = "\n".join(lines)
