@@ -27,7 +27,7 @@ btcv: $(STAMP)  ## run it on real CT: DATA=FOLDER with BTCV images and labels
 
 test: $(STAMP)  ## run the tests: the quick ones first, as `pytest` alone does, then all others
 	pytest
-	pytest -rfEs -m "slow or training or workflow or slurm"
+	pytest -n 3 -rfEs -m "slow or training or workflow or slurm"
 
 lint: results/demo/phantom/cases.csv  ## check style and workflow
 	ruff check

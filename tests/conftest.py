@@ -51,11 +51,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             return
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: Slurm, then the workflow."""
+    longest = {"test_slurm.py": 0, "workflow": 1}
+    items.sort(key=lambda item: longest.get(item.path.name, longest.get(item.path.parent.name, 2)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
     """Keep a file's tests in one process, and each half of those of the workflow, which share one finished run.
 
-    Those of Slurm wait most of the time, so they have a worker of their own.
+    Those of Slurm wait most of the time, so `make test` has a third worker for them.
     """
     from xdist.scheduler import LoadScopeScheduling
 
