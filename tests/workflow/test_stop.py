@@ -18,6 +18,11 @@ TOLD_S = 30
 """A few seconds on a quiet machine; this one runs other tests, too."""
 
 
+def listen_to_ctrl_c() -> None:
+    """Undo what a shell does to what it starts in the background: SIGINT is ignored there, by all descendants."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_for_training(log: Path, number: int, limit_s: float = 120) -> None:
     """Wait until a log says for the ``number``-th time that a training has begun."""
     deadline = time.monotonic() + limit_s
@@ -38,6 +43,7 @@ def test_a_training_ends_within_seconds_and_goes_on(project):
         process = subprocess.Popen(
             project.command("--cores", "1", MODEL), cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                preexec_fn=listen_to_ctrl_c,
         )  # fmt: skip
         try:
             wait_for_training(log, number)
