@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from labelloop.classes import ClassScheme, load_classes
+from labelloop.classes import IGNORED, ClassScheme, load_classes
 from labelloop.datasets import dataset_names, label_counts, load_dataset, read_dataset
 from labelloop.errors import CaseError, UserError
 
@@ -152,11 +152,38 @@ def test_no_value_becomes_another_id_by_overflow(value, dtype):
             read(array, "a.nii.gz")
 
 
-def test_label_maps_with_ignored_voxels_are_refused_and_others_are_not(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("{name: mine, modality: CT, source: here, labels: {1: liver, 2: null, 255: ignore}}")
-    dataset = load_dataset(file, load_classes("flare"))
-    assert dataset.annotated == ("liver",)
-    np.testing.assert_array_equal(dataset.to_classes(np.array([0, 1, 2])), [0, 1, 0])
-    with pytest.raises(CaseError, match=r"label_ignored_voxels: .* voxels of id 255, which data set mine ignores"):
-        dataset.to_classes(np.array([0, 1, 255]), "a.nii.gz")
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize("ignored", [4, 200])
+def test_voxels_of_an_id_that_is_ignored_are_no_class_and_no_background(own, dtype, ignored):
+    dataset = load_dataset(own(f"labels: {{1: liver, 2: null, {ignored}: ignore}}"), SCHEME)
+    assert dataset.annotated == ("liver",) and dataset.named == {1: "liver"}
+    assert dataset.to_classes(np.array([0, 1, 2, ignored], dtype)).tolist() == [0, 1, 0, IGNORED]
+    assert dataset.class_of(ignored) is None
+    with pytest.raises(CaseError, match="label_unknown_ids"):
+        dataset.to_classes(np.array([0, ignored + 1], dtype))
+
+
+def test_255_is_an_id_like_others_in_a_data_set_that_says_so(own):
+    dataset = load_dataset(own("labels: {255: liver, 1: ignore}"), SCHEME)
+    assert dataset.to_classes(np.array([0, 1, 255])).tolist() == [0, IGNORED, SCHEME.ids["liver"]]
+
+
+def test_what_is_ignored_is_part_of_what_ids_mean(own):
+    meanings = ["{1: liver, 2: null, 3: ignore}", "{1: liver, 2: ignore, 3: ignore}", "{1: liver, 2: null, 3: null}"]
+    assert len({load_dataset(own(f"labels: {labels}"), SCHEME).fingerprint for labels in meanings}) == 3
+
+
+@pytest.mark.parametrize("labels", ["{1: liver, 2: ignored}", "{1: ignore liver}"])
+def test_ignore_is_spelled_in_one_way(own, labels):
+    with pytest.raises(UserError, match="labels: no class 'ignore"):
+        load_dataset(own(f"labels: {labels}"), SCHEME)
+
+
+def test_an_id_is_ignored_or_a_class_and_no_class_is_called_so(own):
+    with pytest.raises(UserError, match="1"):
+        load_dataset(own("labels: {1: liver, 1: ignore}"), SCHEME)
+    with pytest.raises(UserError, match="no class 'ignore'"):
+        load_dataset(own("labels: {1: liver}\nannotated: [liver, ignore]"), SCHEME)
+    for info in ({"name": "ignore", "id": 1}, {"name": "liver", "id": IGNORED}):
+        with pytest.raises(ValueError, match=r"ignore|255"):
+            ClassScheme.model_validate({"name": "s", "classes": [info | {"tolerance_mm": 1, "color": "#000000"}]})

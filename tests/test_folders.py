@@ -116,18 +116,22 @@ def test_annotated_classes_can_be_taken_from_the_ids_that_occur(tmp_path):
     from bad_inputs import ct_values, label_values, save
 
     save(tmp_path / "x" / "a_0000.nii.gz", ct_values())
-    save(tmp_path / "x" / "a.nii.gz", label_values(14, 1))
+    save(tmp_path / "x" / "a.nii.gz", label_values(14, 1, 3))
     save(tmp_path / "x" / "b_0000.nii.gz", ct_values())
     (tmp_path / "x" / "b.nii.gz").write_bytes(b"no image")
-    for case, *ids in (("empty",), ("null", 2)):  # no class of ours: not "as the data set file says", all absent
+    for case, *ids in (
+        ("empty",),
+        ("ignored", 3),
+        ("null", 2),
+    ):  # no class of ours: not "as the data set file says", all absent
         save(tmp_path / "x" / f"{case}_0000.nii.gz", ct_values())
         save(tmp_path / "x" / f"{case}.nii.gz", label_values(*ids))
     (tmp_path / "mine.yaml").write_text(
-        "{name: mine, modality: CT, source: here, labels: {1: liver, 2: null, 14: tumor}}"
+        "{name: mine, modality: CT, source: here, labels: {1: liver, 2: null, 3: ignore, 14: tumor}}"
     )
     mine = str(tmp_path / "mine.yaml")
     cases = table_from_folders(tmp_path / "x", tmp_path / "x", mine, tmp_path / "c.csv", annotated_from_ids=True)
-    assert [c.annotated for c in cases] == ["liver;tumor", "none", "none", "none"]
+    assert [c.annotated for c in cases] == ["liver;tumor", "none", "none", "none", "none"]
     with pytest.raises(UserError, match="1 labeled case: too few"):  # the others have nothing to test
         table_from_folders(
             tmp_path / "x", tmp_path / "x", mine, tmp_path / "d.csv", annotated_from_ids=True, test_fraction=0.5

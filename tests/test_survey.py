@@ -11,7 +11,7 @@ from labelloop import scan as scan_module
 from labelloop import survey as survey_module
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, from_table
 from labelloop.cases import Case, load_cases
-from labelloop.classes import load_classes
+from labelloop.classes import IGNORED, load_classes
 from labelloop.datasets import load_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
@@ -403,3 +403,39 @@ def test_model_labels_of_totalsegmentator_lack_the_esophagus_only(name, dataset)
     result = survey_case(case, loaded, SCHEME)
     assert [row["code"] for row in result.quarantine] == ["label_class_empty"]
     assert [c for c, state in result.states.items() if state == ABSENT] == ["esophagus"]
+
+
+def ignoring(tmp_path, label, annotated="liver;spleen;gallbladder", surgery=""):
+    """A case of which a data set of its own ignores the id 99, and that data set."""
+    (tmp_path / "own.yaml").write_text(
+        "{name: own, modality: CT, labels: {1: liver, 3: spleen, 9: gallbladder, 99: ignore}}"
+    )
+    image = save(tmp_path / "a_0000.nii.gz", ct_values())
+    files = {"image": str(image), "label": str(save(tmp_path / "a.nii.gz", label))}
+    about = {"dataset": str(tmp_path / "own.yaml"), "modality": "CT", "annotated": annotated, "surgery": surgery}
+    case = Case(case="a", **files, **about)
+    return case, load_dataset(case.dataset, SCHEME)
+
+
+def test_what_is_not_seen_beside_ignored_voxels_is_unknown(tmp_path):
+    case, dataset = ignoring(tmp_path, label_values(1, 99))
+    result = survey_case(case, dataset, SCHEME)
+    known = {name: state for name, state in result.states.items() if state != UNKNOWN}
+    assert known == {"liver": PRESENT}
+    assert {row["code"]: row["severity"] for row in result.quarantine} == {"label_class_ignored": "warning"}
+    assert "no voxel of spleen, gallbladder" in result.quarantine[0]["found"]
+    assert set(np.unique(read_truth(case, SCHEME).array)) == {0, 1, IGNORED}
+
+
+def test_a_label_map_of_which_all_is_ignored_tells_nothing_and_surgery_still_does(tmp_path):
+    array = np.full_like(label_values(1), 99)
+    result = survey_case(*ignoring(tmp_path, array), SCHEME)
+    assert result.usable and set(result.states.values()) == {UNKNOWN}
+    case, dataset = ignoring(tmp_path, array, surgery="gallbladder")
+    assert survey_case(case, dataset, SCHEME).states["gallbladder"] == ABSENT
+
+
+def test_an_id_that_is_ignored_changes_nothing_in_a_label_map_without_it(tmp_path):
+    result = survey_case(*ignoring(tmp_path, label_values(1, 3)), SCHEME)
+    assert result.states["gallbladder"] == ABSENT
+    assert [row["code"] for row in result.quarantine] == ["label_class_empty"]

@@ -1,6 +1,7 @@
 """Annotation: what is known of each class in each case.
 
-``present``: annotated and there. ``absent``: annotated and not there. ``unknown``: nobody looked.
+``present``: annotated and there. ``absent``: annotated and not there. ``unknown``: nobody looked, or it was not seen
+and may lie under voxels that are ignored (:data:`labelloop.classes.IGNORED`).
 Grouping, losses, fusion, selection and scoring read these states, never "which ids occur in the file".
 """
 

@@ -19,6 +19,10 @@ Names = Annotated[
 """Names of classes, groups, models and the like; one may stand alone."""
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 BACKGROUND = 0
+IGNORED = 255
+"""In label maps of class ids: a voxel of which nobody knows the class, as nnU-Net's ignore label."""
+IGNORE = "ignore"
+"""What data set files call such voxels; no class has this name."""
 
 
 class Strict(BaseModel):
@@ -49,8 +53,10 @@ class ClassScheme(Strict):
     def _consistent(self) -> "ClassScheme":
         if len({c.id for c in self.classes}) != len(self.classes) or len(set(self.names)) != len(self.classes):
             raise ValueError("class ids and names must be unique")
-        if any(c.id <= BACKGROUND or c.id > 254 for c in self.classes):
-            raise ValueError("class ids run from 1 to 254; 0 is background")
+        if any(not BACKGROUND < c.id < IGNORED for c in self.classes):
+            raise ValueError("class ids run from 1 to 254; 0 is background, and 255 what nobody knows")
+        if IGNORE in self.names:
+            raise ValueError(f"no class is named {IGNORE!r}: data set files call so what nobody knows")
         unknown = {n for names in self.sets.values() for n in names} - set(self.names)
         if unknown:
             raise ValueError(f"sets name unknown classes: {sorted(unknown)}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import PrivateAttr, field_validator, model_validator
 
-from labelloop.classes import BACKGROUND, CONFIG, ClassScheme, Names, Strict, load_classes
+from labelloop.classes import BACKGROUND, CONFIG, IGNORE, IGNORED, ClassScheme, Names, Strict, load_classes
 from labelloop.documents import read_yaml, validated
 from labelloop.errors import CaseError, UserError, nearest
 from labelloop.files import digest
@@ -20,13 +20,9 @@ REASONS = {
     "neighbor.",
     "label_unknown_ids": "Add these ids to the data set file (null for a structure that is no class), or name the "
     "right data set in the case table.",
-    "label_ignored_voxels": "A class is known of a whole case or not at all: single voxels cannot be left out. Label "
-    "them, or leave out of the column annotated what they may be and list their id as null.",
 }
 """What to do about each reason code of this module."""
 
-IGNORE = "ignore"
-"""What ``labels`` says of an id that marks voxels of which nobody knows the class, as nnU-Net's ignore label."""
 LARGEST_ID = 65535
 BLOCK = 1 << 22
 
@@ -35,9 +31,9 @@ class Dataset(Strict):
     """How one data set writes its label maps.
 
     ``labels`` maps the data set's own ids to class names; null stands for a known structure that is no class of
-    ours, ``ignore`` for voxels whose class nobody knows: label maps with such voxels are refused. ``annotated`` names
-    the classes that somebody looked for in every labeled case (a case table can say otherwise for a case); by default
-    the classes that ``labels`` maps to.
+    ours, ``ignore`` for voxels whose class nobody knows, as nnU-Net's ignore label: they are left out of losses and
+    scores. ``annotated`` names the classes that somebody looked for in every labeled case (a case table can say
+    otherwise for a case); by default the classes that ``labels`` maps to.
     """
 
     name: str
@@ -71,27 +67,38 @@ class Dataset(Strict):
     @property
     def fingerprint(self) -> str:
         """Fingerprint of what the data set's ids mean: the class id of each in the scheme."""
-        return digest({own: self._class_ids.get(name or "", BACKGROUND) for own, name in self.labels.items()})
+        return digest({own: self._value(own) for own in self.labels})
+
+    @property
+    def ignored(self) -> frozenset[int]:
+        """The data set's own ids of voxels whose class nobody knows."""
+        return frozenset(own for own, name in self.labels.items() if name == IGNORE)
 
     def class_of(self, own_id: int) -> str | None:
         """Return the class that one of the data set's own ids stands for in the scheme; None when in no class."""
         name = self.labels.get(own_id)
         return name if name in self._class_ids else None
 
+    def _value(self, own_id: int) -> int:
+        """Return what a voxel with one of the data set's own ids is in class ids."""
+        return IGNORED if own_id in self.ignored else self._class_ids.get(self.labels.get(own_id) or "", BACKGROUND)
+
     def to_classes(self, array: np.ndarray, file: str = "label map") -> np.ndarray:
         """Return ``array`` (own ids, any shape, whole numbers of any type) as uint8 class ids of the scheme.
+
+        Ignored voxels become :data:`~labelloop.classes.IGNORED`.
 
         Args:
             array: label map in the data set's own ids.
             file: name to use in errors.
 
         Raises:
-            CaseError: ``label_not_finite``, ``label_fractional``, ``label_unknown_ids`` or ``label_ignored_voxels``.
+            CaseError: ``label_not_finite``, ``label_fractional`` or ``label_unknown_ids``.
         """
         array = whole_ids(array, file)
         own = sorted(label_counts(array, file))
         self.check_ids(own, file)
-        ids = {i: self._class_ids.get(self.class_of(i) or "", BACKGROUND) for i in own}
+        ids = {i: self._value(i) for i in own}
         lowest = own[0] if own else 0
         table = np.zeros(own[-1] - lowest + 1 if own else 1, np.uint8)
         for own_id, class_id in ids.items():
@@ -101,17 +108,7 @@ class Dataset(Strict):
         return table[array.astype(np.int64) - lowest]
 
     def check_ids(self, own_ids: Iterable[int], file: str) -> None:
-        """Refuse the ids of a label map that cannot be used.
-
-        Raises:
-            CaseError: ``label_unknown_ids`` for ids that the data set file does not list, ``label_ignored_voxels`` for
-                those that it calls ``ignore``.
-        """
-        own_ids = list(own_ids)
-        ignored = sorted(i for i in own_ids if self.labels.get(i) == IGNORE)
-        if ignored:
-            found = f"voxels of id {', '.join(map(str, ignored))}, which data set {self.name} ignores"
-            raise CaseError("label_ignored_voxels", file, found, REASONS["label_ignored_voxels"])
+        """Raise CaseError ``label_unknown_ids`` for ids of a label map that the data set file does not list."""
         unknown = sorted(set(own_ids) - set(self.labels) - {BACKGROUND})
         if unknown:
             known = ", ".join(map(str, sorted(self.labels))) or "none"

@@ -283,7 +283,7 @@ NAME_THE_DATASET = "Name the data set whose ids they are (--dataset)."
 def read_classes(
     path: str | Path, scheme: ClassScheme, dataset: Dataset | None = None, action: str = NAME_THE_DATASET
 ) -> Volume:
-    """Return a label map from outside in the class ids of ``scheme``, uint8.
+    """Return a label map from outside in the class ids of ``scheme``, uint8; ignored voxels of a data set are 255.
 
     Args:
         dataset: data set (of the scheme) whose ids the file carries; default: those of the scheme.

@@ -19,7 +19,7 @@ from labelloop import scan
 from labelloop.alike import find_alike, profile, voxel_fingerprint
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, to_table
 from labelloop.cases import Case, quarantine
-from labelloop.classes import ClassScheme
+from labelloop.classes import IGNORED, ClassScheme
 from labelloop.datasets import Dataset, label_counts, load_dataset
 from labelloop.detached import stamps as stamps_of
 from labelloop.errors import CaseError, UserError
@@ -30,7 +30,7 @@ from labelloop.shards import Ledger
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import Volume
 
-VERSION = 2
+VERSION = 3
 """Raise it when the survey finds something else in the same files: every case is then looked at again."""
 
 REASONS: dict[str, str] = {
@@ -42,6 +42,8 @@ REASONS: dict[str, str] = {
     "label_empty": "No voxel has a class. Right only if every annotated class is absent.",
     "label_class_empty": "Annotated but not there. Right after surgery or outside the field of view; else correct the "
     "column annotated.",
+    "label_class_ignored": "It may lie under the ignored voxels, so it is unknown in this case. To make it absent, "
+    "label these voxels.",
     "label_not_annotated": "The label holds a class that nobody is said to have looked for; it is not used. If it is "
     "complete, add it to the column annotated.",
     "annotation_not_declared": "The label is not used, because nothing says what is annotated in it: fill in the "
@@ -158,9 +160,13 @@ def annotated_classes(case: Case, dataset: Dataset, scheme: ClassScheme) -> tupl
 def _states(
     label: np.ndarray, case: Case, dataset: Dataset, annotated: tuple[str, ...], findings: _Findings
 ) -> dict[str, str]:
-    """Return the states of the annotated classes; warn of empty and of unexpected ones."""
+    """Return the states of the annotated classes; warn of empty and of unexpected ones.
+
+    A class that is not seen beside ignored voxels may lie under them: it is unknown.
+    """
     own = label_counts(label, case.label)
     dataset.check_ids(own, case.label)
+    ignored = sum(count for own_id, count in own.items() if own_id in dataset.ignored)
     voxels: dict[str, int] = {}
     for own_id, count in own.items():
         name = dataset.class_of(own_id)
@@ -170,6 +176,9 @@ def _states(
     missing = [name for name in annotated if name not in voxels and name not in case.surgery_names]
     if not annotated:
         findings.warn("annotation_not_declared", case.label, f"holds {', '.join(voxels) or 'no class'}")
+    elif ignored and missing:
+        found = f"{ignored} ignored voxels, and no voxel of {', '.join(missing)}"
+        findings.warn("label_class_ignored", case.label, found)
     elif not voxels:
         findings.warn("label_empty", case.label, f"no voxel of {', '.join(annotated)}")
     elif missing:
@@ -180,7 +189,9 @@ def _states(
     contradicted = [name for name in case.surgery_names if name in voxels]
     if contradicted:
         findings.warn("surgery_contradicted", case.label, f"holds {', '.join(contradicted)}")
-    return {name: PRESENT if name in voxels else ABSENT for name in annotated}
+    states = dict.fromkeys(annotated, UNKNOWN if ignored else ABSENT)
+    states |= {name: ABSENT for name in case.surgery_names if name in states}
+    return states | {name: PRESENT for name in voxels if name in states}
 
 
 def _geometry_row(case: Case, image: _Surveyed, label: _Surveyed | None) -> dict[str, Any]:
@@ -317,6 +328,7 @@ def read_truth(case: Case, scheme: ClassScheme) -> Volume | None:
     """Return a case's label map in class ids (uint8, axes as stored); None without a label.
 
     Only annotated classes are in it: voxels of others are background, as the survey's ``label_not_annotated`` said.
+    Voxels of which nobody knows the class are :data:`~labelloop.classes.IGNORED`.
 
     Raises:
         CaseError: when the label cannot be read or mapped.
@@ -327,6 +339,7 @@ def read_truth(case: Case, scheme: ClassScheme) -> Volume | None:
     volume = read_scan(case.label, "label").volume()
     array = dataset.to_classes(volume.array, case.label)
     keep = np.zeros(256, np.uint8)
+    keep[IGNORED] = IGNORED
     for name in annotated_classes(case, dataset, scheme):
         keep[scheme.ids[name]] = scheme.ids[name]
     return Volume(keep[array], volume.geometry)

@@ -86,7 +86,8 @@ TABLES: dict[str, dict[str, str]] = {
         "case": "case id",
         "class": "class name",
         "source": "truth, reviewer, a model's name, or none",
-        "step": "fuse, overlap (predicted voxels that another organ was given), tumor_to_organs, or a cleaning step",
+        "step": "fuse, overlap (predicted voxels that another organ was given), tumor_to_organs, a cleaning step, or "
+        "ignored (voxels that annotators ignored)",
         "voxels_changed": "voxels that the step gave to or took from the class",
         "volume_ml": "volume of the class after the step",
     },

@@ -113,6 +113,7 @@ def test_a_broken_model_folder_is_refused(model_folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "found"),
     [({"class_ids": {"liver": 1, "spleen": 1, "tumor": 14}}, "several classes have one id"),
+     ({"class_ids": {"liver": 255, "spleen": 1, "tumor": 14}}, "with ids from 1 to 254; at fault: .'liver'"),
      ({"ct": {"clip_hu": [300, -200]}}, "300 is not below -200"), ({"ct": {"mean": float("nan")}}, "finite"),
      ({"ct": {"std": 0}}, "greater than 0")],
 )  # fmt: skip

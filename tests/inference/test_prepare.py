@@ -13,6 +13,7 @@ from tiny_models import tiny_plan
 
 from labelloop.adapt.grey import to_grey
 from labelloop.adapt.settings import GreySettings
+from labelloop.classes import IGNORED
 from labelloop.errors import CaseError
 from labelloop.inference.prepare import Frame, nonzero_box, prepare_image, prepare_label
 from labelloop.inference.resample import Resampling, resample_labels
@@ -128,6 +129,22 @@ def test_label_equals_argmax_of_resampled_one_hot(grid, seed):
             patch.setattr(Resampling.slabs, "__defaults__", (voxels,))
             again = resample_labels(label.array, frame.shape, spacing, target)
         np.testing.assert_array_equal(again, result)
+
+
+@pytest.mark.parametrize("spacing, target", GRIDS)
+def test_ignored_voxels_stay_ignored_and_are_not_mixed_with_classes(rng, spacing, target):
+    array = np.zeros((12, 14, 16), np.uint8)
+    array[2:9, 3:11, 2:8], array[2:9, 3:11, 8:14] = 13, IGNORED
+    label = Volume(array, Geometry(array.shape[::-1], spacing[::-1], direction=RAS))
+    frame = prepare_image(
+        Volume(np.ones(array.shape, np.int16), label.geometry), tiny_plan(spacing_mm=target), "CT"
+    ).frame
+    found = prepare_label(label, frame)
+    assert set(np.unique(found)) <= {0, 13, IGNORED} and found.shape == frame.shape
+    swapped = np.array([0, *[1] * 254, 2], np.uint8)
+    np.testing.assert_array_equal(
+        prepare_label(Volume(swapped[array], label.geometry), frame), swapped[found]
+    )  # resampled as any other label is
 
 
 @given(orientation=orientations, seed=seeds)

@@ -5,9 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
+from labelloop.classes import IGNORED
 from labelloop.errors import UserError
 from labelloop.labels.check import KINDS, check, load_rules
+from labelloop.labels.fit import measure
 from labelloop.tables import TABLES, write_table
 from labelloop.volume import Geometry, Volume, canonical, read
 from strategies import few, orientations
@@ -412,3 +415,43 @@ def test_expert_labels_pass(scheme):
                 failed.add((path.name, row["class"]))
     assert len(judged) == 16 * 12
     assert len(failed) <= 0.02 * len(judged), sorted(failed)
+
+
+# ------------------------------------------------------------------ ignored voxels
+
+
+@given(low=st.tuples(*[st.integers(0, 80)] * 3), sides=st.tuples(*[st.integers(1, 60)] * 3))
+@few()
+def test_no_label_is_refused_because_of_ignored_voxels(anatomy, scheme, low, sides):
+    """Property: of a clean anatomy nothing fails, wherever voxels are ignored and whatever was asked for."""
+    labels = anatomy.labels.copy()
+    labels[tuple(slice(a, a + n) for a, n in zip(low, sides, strict=True))] = IGNORED
+    held = {name: "present" if (labels == index).any() else "unknown" for name, index in scheme.ids.items()}
+    rows = check(
+        labels, anatomy.geometry, held, scheme, anatomy.image, classes=list(scheme.names), overlap={"liver": 3}
+    )
+    assert failing(rows) == set()
+
+
+def test_scattered_ignored_voxels_cut_nothing_off(anatomy, scheme):
+    anatomy.labels[np.random.default_rng(0).random(anatomy.labels.shape) < 0.2] = IGNORED
+    assert failing(verdicts(anatomy, scheme, classes=list(scheme.names))) == set()
+
+
+def test_what_is_known_is_judged_beside_ignored_voxels(anatomy, scheme):
+    """A spleen in two parts far from ignored voxels fails, a liver of fat does, though ignored voxels lie in it."""
+    anatomy.labels[60, 55, 90] = IGNORED
+    paint(anatomy, "spleen", anatomy.ball((62, 80, 30), (4, 4, 4)))
+    anatomy.image[anatomy.labels == anatomy.ids["liver"]] = -90
+    found = failing(verdicts(anatomy, scheme))
+    assert ("spleen", "one_component") in found and ("liver", "intensity") in found
+    row = verdict(verdicts(anatomy, scheme), "liver", "one_component")
+    assert row["verdict"] == "not_applicable" and "ignored" in row["reason"]
+
+
+def test_volumes_of_organs_that_may_be_larger_are_not_fitted_to(anatomy, scheme):
+    whole = measure(anatomy.labels, anatomy.geometry, scheme, anatomy.image)
+    anatomy.labels[60, 55, 90] = IGNORED
+    cut = measure(anatomy.labels, anatomy.geometry, scheme, anatomy.image)
+    assert {("volume", "liver"), ("volume", "spleen")} <= set(whole)
+    assert ("volume", "liver") not in cut and cut["volume", "spleen"] == whole["volume", "spleen"]

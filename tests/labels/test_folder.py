@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
+from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.labels.fit import LEAST_CASES
 from labelloop.labels.folder import check_folder, fit_folder
@@ -103,3 +105,22 @@ def test_where_an_image_is_cut_off_its_intensities_do_not_count(folder, tmp_path
     check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images)
     table = read_table(tmp_path / "v.csv", "verdicts").set_index(["class", "rule"])
     assert table.loc[("stomach", "fat"), "verdict"] == "fail"
+
+
+def test_ignored_voxels_of_a_data_set_are_no_reason_to_refuse_a_label_map(folder, tmp_path, caplog):
+    some = np.where(folder.array == 1, folder.array, 99)
+    some[: len(some) // 2] = folder.array[: len(some) // 2]
+    add(folder, "some", array=some)
+    labels = {**{i: name for name, i in load_classes("flare").ids.items()}, 99: "ignore"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"name": "own", "modality": "CT", "labels": labels}))
+    assert check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images) == 1
+    assert "some: label_unknown_ids" in caplog.text
+    assert check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images, str(tmp_path / "own.yaml")) == 0
+    table = read_table(tmp_path / "v.csv", "verdicts")
+    failed = (
+        table[table["verdict"] == "fail"]
+        .groupby("case")[["class", "rule"]]
+        .apply(lambda part: set(map(tuple, part.to_numpy())))
+    )
+    assert failed.get("some", set()) <= failed.get("good", set())
+    assert (table.loc[table["case"] == "some", "reason"].str.contains("ignored")).any()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from labelloop.labels.fuse import fuse, give_tumor_to_organs, tumor_as_organs, vote
+from labelloop.classes import IGNORED
+from labelloop.labels.fuse import fuse, give_tumor_to_organs, leave_ignored, tumor_as_organs, vote
 from strategies import seeds
 
 SHAPE = (4, 5, 6)
@@ -184,3 +185,33 @@ def test_without_a_true_tumor_nothing_is_given(scheme, how):
         filled, rows = give_tumor_to_organs(fused, truth, states, [], scheme, ["organs"], how, (1, 1, 1))
         np.testing.assert_array_equal(filled, fused)
         assert rows == []
+
+
+@given(seed=seeds)
+def test_voxels_that_the_truth_ignores_stay_ignored_and_are_counted(scheme, seed):
+    random = np.random.default_rng(seed)
+    truth = random.choice(np.array([0, 1, 2, IGNORED], np.uint8), SHAPE)
+    states, prediction = {"liver": "present", "right_kidney": "present"}, random.integers(0, 15, SHAPE, dtype=np.uint8)
+    fused, _ = fuse(truth, states, [("m", prediction)], scheme, scheme.names, 0.5)
+    left, rows = leave_ignored(fused, truth, states, scheme, scheme.names, 0.5)
+    np.testing.assert_array_equal(left == IGNORED, truth == IGNORED)
+    np.testing.assert_array_equal(left[truth != IGNORED], fused[truth != IGNORED])
+    for name, index in scheme.ids.items():
+        lost, kept = (int((array == index).sum()) for array in (fused[truth == IGNORED], left))
+        assert [(r["voxels_changed"], r["volume_ml"]) for r in rows if r["class"] == name] == (
+            [(lost, kept * 0.5)] if lost else []
+        )
+
+
+def test_where_no_class_of_the_set_is_annotated_the_models_label_what_the_truth_ignores(scheme):
+    truth, predicted = np.full(SHAPE, IGNORED, np.uint8), np.full(SHAPE, scheme.ids["spleen"], np.uint8)
+    states = {"tumor": "present"}
+    assert leave_ignored(predicted, truth, states, scheme, scheme.sets["organs"], 1.0) == (predicted, [])
+    assert (leave_ignored(predicted, truth, states, scheme, ["spleen", "tumor"], 1.0)[0] == IGNORED).all()
+
+
+def test_what_organ_a_tumor_beside_ignored_voxels_is_in_is_not_known(scheme):
+    labels = np.zeros((3, 3, 9), np.uint8)
+    labels[:, :, :3], labels[:, :, 3:6], labels[:, :, 6] = scheme.ids["liver"], scheme.ids["tumor"], IGNORED
+    found = tumor_as_organs(labels, scheme, (1, 1, 1))
+    assert found[0, 0].tolist() == [1, 1, 1, 1, 1, IGNORED, IGNORED, 0, 0]

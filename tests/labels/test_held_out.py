@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from labelloop.annotation import to_table
 from labelloop.chain import ancestors, unroll
@@ -215,3 +216,14 @@ def test_somebody_is_left_to_learn_from_and_one_patient_is_not_held_out():
     for seed in range(5):
         assert len(validation_cases(["a", "b"], {"a": "p", "b": "q"}, 0.9, seed)) == 1
     assert validation_cases(["a", "b"], {"a": "p", "b": "q"}, 0, 0) == set()
+
+
+def test_what_the_truth_ignores_is_no_error_of_the_pseudo_label(loop, tmp_path):
+    file, known = loop.results / "truth" / "fair.nii.gz", label_map(10)
+    known[:, :, 7:12] = 99
+    write(file, known, GRID)
+    labels = {**{i: name for name, i in SCHEME.ids.items()}, 99: "ignore"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"name": "own", "modality": "CT", "labels": labels}))
+    loop.rows[0]["dataset"] = str(tmp_path / "own.yaml")
+    table = loop.table({})
+    assert table.loc[("fair", "liver"), "dsc"] == table.loc[("fair", "spleen"), "dsc"] == 1

@@ -7,7 +7,7 @@ import pytest
 
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
-from labelloop.metrics.evaluate import class_means, evaluate_folders
+from labelloop.metrics.evaluate import class_means, evaluate_folders, summary
 from labelloop.tables import read_table, write_table
 from labelloop.volume import Geometry, read, write
 
@@ -241,3 +241,25 @@ def test_what_the_survey_refuses_is_not_scored_and_the_others_are(folders, tmp_p
         sum(line.startswith(f"{case}: {code}: {folder}") for line in said) == 1 for case, code in expected.items()
     )
     assert set(read_table(tmp_path / "scores.csv", "scores")["case"]) == {"a", "b"}
+
+
+def test_voxels_that_the_truth_ignores_are_ignored_only_if_its_data_set_says_so(tmp_path, caplog):
+    truth = write_map(tmp_path / "truth", "a", (1, 255))
+    prediction = write_map(tmp_path / "prediction", "a", (1, 1))
+    (tmp_path / "own.yaml").write_text("{name: own, modality: CT, labels: {1: liver, 3: spleen, 255: ignore}}")
+    arguments = (truth, prediction, "flare", "corrected", tmp_path / "scores.csv")
+    assert evaluate_folders(*arguments) == 1 and "label_unknown_ids: " in caplog.text
+    assert evaluate_folders(*arguments, dataset=str(tmp_path / "own.yaml")) == 0
+    table = read_table(tmp_path / "scores.csv", "scores")
+    assert table[["class", "dsc", "nsd"]].to_numpy().tolist() == [["liver", 1.0, 1.0]]
+    write_map(prediction, "a", (1, 255))
+    assert evaluate_folders(*arguments, dataset=str(tmp_path / "own.yaml")) == 1  # no model says "ignored"
+
+
+def test_a_class_of_which_no_surface_is_known_has_no_nsd_in_the_summary():
+    rows = [("a", "liver", 1.0, np.nan, 2.0, 2.0), ("a", "spleen", 0.5, 0.5, 1.0, 1.0)]
+    columns = ["case", "class", "dsc", "nsd", "volume_truth_ml", "volume_prediction_ml"]
+    lines = summary(pd.DataFrame(rows, columns=columns), load_classes("flare")).splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["liver", "1", "0", "100.00", "–"], ["spleen", "1", "0", "50.00", "50.00"]
+    ]  # fmt: skip

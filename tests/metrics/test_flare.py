@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.classes import ClassScheme, load_classes
+from labelloop.classes import IGNORED, ClassScheme, load_classes
 from labelloop.errors import CaseError, UserError
 from labelloop.metrics import flare
 from labelloop.metrics.flare import RULES, score_case
@@ -204,3 +204,58 @@ def test_scores_are_finite_for_noise():
     rng = np.random.default_rng(0)
     rows = scores(rng.integers(0, 3, GRID.shape), rng.integers(0, 3, GRID.shape), "official-2022")
     assert all(math.isfinite(v) for row in rows.values() for k, v in row.items() if k != "class")
+
+
+def with_ignored(seed=0):
+    """A truth of an organ and a tube, of which a part is ignored, and a prediction of both."""
+    rng, truth, prediction = np.random.default_rng(seed), blank(), blank()
+    truth[3:10, 2:9, 2:8], truth[4:12, 10:13, 9:11] = 1, 2
+    prediction[4:11, 3:9, 2:9], prediction[3:11, 10:13, 8:11] = 1, 2
+    low = rng.integers(0, 6, 3)
+    truth[tuple(slice(a, a + 4) for a in low)] = IGNORED
+    return truth, prediction, truth == IGNORED
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_predicted_in_ignored_voxels_changes_no_score(rules, seed):
+    truth, prediction, ignored = with_ignored(seed)
+    expected = scores(truth, prediction, rules)
+    for value in (0, 1, 2):
+        prediction[ignored] = value
+        assert scores(truth, prediction, rules) == expected
+    volumes = {name: (truth == i).sum() * 4.5 / 1000 for i, name in ((1, "organ"), (2, "tube"))}
+    assert {name: row["volume_truth_ml"] for name, row in expected.items()} == pytest.approx(volumes)
+    assert expected["organ"]["volume_prediction_ml"] == pytest.approx(((prediction == 1) & ~ignored).sum() * 4.5 / 1000)
+
+
+def test_dice_is_that_of_both_masks_without_ignored_voxels():
+    truth, prediction, ignored = with_ignored()
+    without = [np.where(ignored, 0, array) for array in (truth, prediction)]
+    with_it, plain = scores(truth, prediction, "corrected"), scores(*without, "corrected")
+    assert [row["dsc"] for row in with_it.values()] == [row["dsc"] for row in plain.values()]
+    assert with_it["organ"]["nsd"] != plain["organ"]["nsd"]
+
+
+def test_an_organ_whose_border_is_ignored_has_a_dice_and_no_nsd():
+    truth = blank()
+    truth[2:12, 2:12, 2:10], truth[4:10, 4:10, 4:8] = IGNORED, 1
+    row = scores(truth, np.where(truth == IGNORED, 1, truth), "corrected")["organ"]
+    assert row["dsc"] == 1 and math.isnan(row["nsd"])
+    missed = scores(truth, blank(), "corrected")["organ"]
+    assert (missed["dsc"], missed["nsd"]) == (0, 0)
+
+
+def test_a_class_that_may_lie_under_ignored_voxels_is_not_scored():
+    truth = blank()
+    truth[3:6, 3:6, 3:6], truth[10, 3, 3] = 1, IGNORED
+    assert set(scores(truth, truth * 0, "corrected")) == {"organ"}
+    assert set(scores(truth, truth * 0, "corrected", {"organ": "present", "tube": "present"})) == {"organ"}
+    assert scores(truth, truth * 0, "corrected", {"tube": "absent"})["tube"]["dsc"] == 1
+
+
+def test_ignored_voxels_are_left_out_whatever_the_order_of_axes():
+    truth, prediction, _ = with_ignored()
+    turned = [Volume(a[::-1, ::-1].copy(), Geometry(GRID.size, GRID.spacing, (0.0, 13 * 1.5, 15 * 3.0),
+              (1.0, 0, 0, 0, -1.0, 0, 0, 0, -1.0))) for a in (truth, prediction)]  # fmt: skip
+    assert score_case(*turned, SMALL, "corrected") == score_case(volume(truth), volume(prediction), SMALL, "corrected")

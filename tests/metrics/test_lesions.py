@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.classes import load_classes
+from labelloop.classes import IGNORED, load_classes
 from labelloop.metrics.lesions import detection, in_words, lesion_rows, match_lesions
 from labelloop.volume import Geometry, Volume
 
@@ -119,3 +119,14 @@ def test_wrong_arguments():
         match_lesions(boxes(), boxes(shape=(3, 3, 3)), SPACING)
     with pytest.raises(ValueError):
         match_lesions(boxes(), boxes(), SPACING, min_iou=0)
+
+
+def test_a_finding_beside_ignored_voxels_that_meets_no_lesion_is_no_false_one():
+    truth = np.where(boxes((0, 0, 0)), FLARE.ids["tumor"], 0).astype(np.uint8)
+    truth[20:26] = IGNORED
+    findings = [(0, 0, 0), (18, 4, 4), (21, 20, 20), (10, 10, 10)]  # one reaches into, one lies in ignored voxels
+    prediction = np.where(boxes(*findings), FLARE.ids["tumor"], 0).astype(np.uint8)
+    (row,) = lesion_rows(Volume(truth, GRID), Volume(prediction, GRID), FLARE)
+    assert (row["lesions"], row["detected"], row["false_positives"]) == (1, 1, 1)
+    truth[truth == FLARE.ids["tumor"]] = 0
+    assert lesion_rows(Volume(truth, GRID), Volume(prediction, GRID), FLARE) == []  # nobody knows if there is a tumor

@@ -20,7 +20,7 @@ from strategies import seeds, spacings
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 0.8, 0.8), (7.7, 1.25, 1.25), (0.4, 0.4, 0.4), (0.5, 1.5, 2.0)]
 
 
-def brute_force(truth, prediction, spacing, tolerance):
+def brute_force(truth, prediction, spacing, tolerance, ignored=None):
     """The definition: codes voxel by voxel, full-volume double-precision distance transforms, no cropping."""
     areas, maps = surfel_areas(spacing), []
     for mask in (truth, prediction):
@@ -34,8 +34,14 @@ def brute_force(truth, prediction, spacing, tolerance):
         distance = ndimage.distance_transform_edt(~border.T, sampling=spacing[::-1]).T
         maps.append((areas[codes], border, distance))
     (area_t, border_t, distance_t), (area_p, border_p, distance_p) = maps
+    if ignored is not None:
+        padded = np.pad(ignored, 1)
+        for dz, dy, dx in CORNERS:
+            uncut = ~padded[dz : dz + size[0], dy : dy + size[1], dx : dx + size[2]]
+            border_t, border_p = border_t & uncut, border_p & uncut
     close = area_t[border_t & (distance_p <= tolerance)].sum() + area_p[border_p & (distance_t <= tolerance)].sum()
-    return close / (area_t[border_t].sum() + area_p[border_p].sum())
+    whole = area_t[border_t].sum() + area_p[border_p].sum()
+    return close / whole if whole else float("nan")
 
 
 def blobs(rng, shape):
@@ -135,3 +141,29 @@ def test_neighbor_codes_close_the_mask_at_the_border_of_the_array():
 
 def test_volume():
     assert volume_ml(np.ones((10, 10, 10), bool), (1, 2, 3)) == pytest.approx(6.0)
+
+
+@given(spacing=st.sampled_from(SPACINGS), shape=st.tuples(*[st.integers(3, 16)] * 3), seed=seeds)
+def test_a_surface_that_ignored_voxels_cut_does_not_count(spacing, shape, seed):
+    rng = np.random.default_rng(seed)
+    ignored = blobs(rng, shape) & blobs(rng, shape)
+    truth, prediction = (blobs(rng, shape) & ~ignored for _ in range(2))
+    assume(truth.any() and prediction.any())
+    for tolerance in (1, 4 * spacing[0]):
+        expected = brute_force(truth, prediction, spacing, tolerance, ignored)
+        found = surface_dice(truth, prediction, spacing, tolerance, ignored)
+        assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_what_is_cut_alike_does_not_hide_that_the_rest_differs():
+    """Two blocks that differ by 3 mm at one end, and end alike at ignored voxels on all other sides."""
+    truth, prediction = np.zeros((2, 20, 12, 12), bool)
+    truth[5:15, 2:10, 2:10], prediction[8:15, 2:10, 2:10] = True, True
+    ignored = np.zeros_like(truth)
+    ignored[2:18] = True
+    ignored[2:15, 2:10, 2:10] = False
+    ignored[:5] = False
+    spacing = (1.0, 1.0, 1.0)
+    assert surface_dice(truth, prediction, spacing, 1.0) > 0.7
+    assert surface_dice(truth, prediction, spacing, 1.0, ignored) < 0.3  # the rim of the end is near to the cut
+    assert math.isnan(surface_dice(truth, truth, spacing, 1.0, ~truth))

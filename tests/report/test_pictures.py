@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from labelloop.classes import load_classes
+from labelloop.classes import IGNORED, load_classes
 from labelloop.report.pictures import case_picture, contact_sheet
 from labelloop.volume import Geometry, Volume
 
@@ -215,3 +215,20 @@ def test_the_last_view_shows_a_detached_part(scan):
     behind = case_picture(image, parted, SCHEME, **options)
     bright = [(_gray(png)[:, :700] > 200).sum() for png in (in_front, behind)]
     assert bright[0] > 2 * bright[1]  # the bright block lies in the front; the part behind it is on dark ground
+
+
+def test_ignored_voxels_are_hatched_and_choose_no_slice(scan):
+    image, labels = scan
+    ignoring = labels.array.copy()
+    ignoring[2:5, 12:34, 20:40] = IGNORED
+    far = ignoring.copy()
+    far[12:16] = IGNORED  # more than the liver has
+    plain, hatched = (_gray(_picture(image, _lps(a), views=("axial",))) for a in (labels.array, ignoring))
+    assert plain.shape == hatched.shape  # what is shown follows from the classes
+    changed = np.argwhere(np.abs(plain - hatched) > 30)
+    assert len(changed) > 100
+    assert _picture(image, _lps(far), views=("axial",)) == _picture(image, _lps(ignoring), views=("axial",))
+    beside = _gray(_picture(image, labels, truth=_lps(ignoring), views=("axial",)))
+    assert (np.abs(plain - beside) > 30).sum() > 100
+    heights = [_gray(_picture(image, _lps(a), legend=True)).shape[0] for a in (labels.array, ignoring)]
+    assert heights[0] <= heights[1]

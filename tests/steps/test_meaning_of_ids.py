@@ -8,14 +8,15 @@ import pytest
 import yaml
 
 from labelloop.cases import Case
+from labelloop.classes import IGNORED, load_classes
 from labelloop.files import sha256
 from labelloop.shards import Ledger
 from labelloop.steps.cases import survey
-from labelloop.steps.common import surveyed
+from labelloop.steps.common import Files, surveyed
 from labelloop.steps.inference import evaluate
-from labelloop.steps.labels import fuse
+from labelloop.steps.labels import fuse, fused_map
 from labelloop.tables import read_table
-from labelloop.volume import Geometry, read, write
+from labelloop.volume import Geometry, read, restore, write
 
 SHARD = "test-000"
 GRID = Geometry((24, 20, 16), (3.0, 3.0, 3.0))
@@ -125,3 +126,41 @@ def test_notes_in_a_data_set_file_and_colors_change_no_label_map(edited):
     edited.scheme([one | {"color": "#000000"} for one in CLASSES])
     edited.fused()
     assert (maps.stat().st_mtime_ns, sha256(maps)) == before and edited.truth_key() == key
+
+
+def test_an_id_that_is_ignored_is_ignored_in_label_maps_and_what_depends_on_it_is_made_anew(edited):
+    before, key = edited.fused(), edited.truth_key()
+    edited.write("dataset.yaml", name="own", modality="CT", source="a test", labels={1: "liver", 2: "ignore"})
+    after = edited.fused()
+    assert set(np.unique(after)) == {0, 1, IGNORED}
+    assert (after[before == 1] == 1).all() and (after[before == 2] == IGNORED).all()
+    assert edited.truth_key() != key
+    states = surveyed(edited.rows, edited.folder / "results" / "survey", [SHARD])[0].states
+    assert states == {"liver": "present", "spleen": "unknown"}
+    assert set(edited.nsd()) == {"liver"}
+    edited.write("dataset.yaml", name="own", modality="CT", source="a test", labels={1: "ignore", 2: "spleen"})
+    other = edited.fused()
+    assert (other[before == 1] == IGNORED).all() and (other[before == 2] == 2).all()
+    states = surveyed(edited.rows, edited.folder / "results" / "survey", [SHARD])[0].states
+    assert states == {"liver": "unknown", "spleen": "present"}
+
+
+def test_labels_of_models_are_cleaned_before_ignored_voxels_cut_them(edited):
+    """A spleen that nobody looked for reaches through ignored voxels: neither end of it is a detached part."""
+    labels, liver = {1: "liver", 2: "ignore"}, ["liver"]
+    edited.write("dataset.yaml", name="own", modality="CT", source="a test", labels=labels, annotated=liver)
+    prediction = np.zeros(GRID.shape, np.uint8)
+    prediction[4:8, 4:8, 13:22], prediction[2:12, 4:12, 4:11] = 2, 1  # voxels 16 to 19 are ignored
+    edited.save("predictions/a.nii.gz", prediction)
+    edited.fused()
+    (item,) = surveyed(edited.rows, edited.folder / "results" / "survey", [SHARD])
+    files = Files([edited.folder / "predictions" / "shards" / f"{SHARD}.csv"], "prediction")
+    spec = SPEC | {"predict": ["m"], "clean": [{"step": "keep_largest", "classes": ["spleen"]}]}
+    scheme = load_classes(str(edited.folder / "scheme.yaml"))
+    label, grid, provenance = fused_map(item, spec, {"m": ["seen"]}, scheme, {"m": files})
+    truth, found = read(edited.folder / "a.nii.gz").array, restore(label.array, grid)
+    np.testing.assert_array_equal(found == IGNORED, truth == 2)
+    np.testing.assert_array_equal(found == 2, (prediction == 2) & (truth != 2))
+    np.testing.assert_array_equal(found == 1, truth == 1)
+    lost = [(row["class"], row["voxels_changed"]) for row in provenance if row["step"] == "ignored"]
+    assert lost == [("spleen", 4 * 4 * 4)]

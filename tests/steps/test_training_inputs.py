@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import ndimage
 
 from labelloop.annotation import from_table
 from labelloop.chain import arrays_of, unroll
-from labelloop.classes import load_classes
+from labelloop.classes import IGNORED, load_classes
 from labelloop.errors import CaseError
 from labelloop.labels.tumors import read_contents, read_object
 from labelloop.plans import Plan
@@ -24,6 +25,7 @@ from labelloop.tables import read_table, write_table
 from labelloop.training import nnunet
 from labelloop.training.prepared import open_label
 from labelloop.training.settings import CutMix
+from labelloop.training.trainers import TRAINERS
 from labelloop.volume import read, write
 
 SHARD = "train-000"
@@ -317,3 +319,33 @@ def test_without_a_prediction_the_truth_stands_alone_and_provenance_says_so(prep
 def test_sets_of_classes_may_count_as_absent():
     scheme = load_classes("flare")
     assert selection({"select": {"absence": ["organs"]}}, scheme).absence == scheme.select("organs")
+
+
+def test_voxels_that_a_data_set_ignores_reach_the_training_as_such(phantom, tmp_path, monkeypatch):
+    """Of one case the lower half is ignored: what is seen only there is unknown, and the trainer leaves it out."""
+    scheme, table = load_classes("flare"), tmp_path / "cases.csv"
+    labels = {**{i: name for name, i in scheme.ids.items()}, 99: "ignore"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"name": "own", "modality": "CT", "labels": labels}))
+    with phantom.open(newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["role"] == "train" and row["modality"] == "CT"]
+    row = next(row for row in rows if row["label"])
+    drawn = read(phantom.parent / row["label"])
+    half, array = len(drawn.array) // 2, drawn.array.astype(np.uint8)
+    array[:half] = 99
+    write(tmp_path / "half.nii.gz", array, drawn.geometry)
+    about = {"image": str(phantom.parent / row["image"]), "label": "half.nii.gz", "dataset": str(tmp_path / "own.yaml")}
+    with table.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(row))
+        writer.writeheader()
+        writer.writerow(row | about)
+    made = Prepared(tmp_path, table)
+    held = set(np.unique(drawn.array[half:]).tolist())
+    looked_for = scheme.select(row["annotated"].split(";"))
+    assert made.states[row["case"]] == {
+        name: "present" if name in looked_for and scheme.ids[name] in held else "unknown" for name in scheme.names
+    }
+    stored = np.array(open_label(made.images / "labels" / "truth" / f"{row['case']}.b2nd").array[0])
+    assert (stored == IGNORED).mean() == pytest.approx(0.5, abs=0.1)
+    trainer = TRAINERS["partial"].of(made.job(monkeypatch, trainer="partial"))
+    (case,) = trainer.cases["train"]
+    assert trainer.channels_of(case.states)[IGNORED] == trainer.ignored == len(trainer.job.classes) + 1

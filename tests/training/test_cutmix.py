@@ -15,8 +15,8 @@ from labelloop.training.settings import CutMix
 from labelloop.training.trainers import TRAINERS
 
 ALL = (*CLASSES, "tumor")
-WIDTH = len(ALL) + 1
-LIVER, TUMOR = 1, WIDTH - 1
+WIDTH = len(ALL) + 2  # channels, and what ignored voxels are
+LIVER, TUMOR = 1, len(ALL)
 SMALL = CutSettings(margin_mm=((6, 6), (6, 6), (6, 6)))
 KNOWN_IN_BANK = {"tumor": "present", "spleen": "present"}  # liver and left kidney are unknown there
 
@@ -121,7 +121,7 @@ def test_regions_come_apart_again():
     generator = torch.Generator().manual_seed(0)
     channel = torch.randint(0, WIDTH, (2, 1, 4, 5, 6), generator=generator)
     region = torch.randint(0, 3, (2, 1, 4, 5, 6), generator=generator)
-    table = torch.rand(2, 3, WIDTH, generator=generator) < 0.5
+    table = torch.rand(2, 3, WIDTH - 1, generator=generator) < 0.5
     target, unknown = split_regions((channel + WIDTH * region).to(torch.int16), table)
     assert torch.equal(target.long(), channel)
     for sample in range(2):
@@ -151,7 +151,7 @@ def test_surroundings_keep_their_own_annotation_state(data, tmp_path, bank):
     assert batch["pasted"] == [["case1"], ["case1"]]
     region = batch["target"][0] // WIDTH
     _, targets, unknown = trainer.on_device(batch)
-    assert all(int(target.max()) < WIDTH for target in targets)
+    assert all(int(target.max()) < WIDTH - 1 for target in targets)
     inside, outside = region[:, 0] == 1, region[:, 0] == 0
     assert inside.any()
     for channel, known_inside, known_outside in ((LIVER, False, True), (2, True, True), (TUMOR, True, False)):
@@ -159,7 +159,7 @@ def test_surroundings_keep_their_own_annotation_state(data, tmp_path, bank):
         assert (unknown[0][:, channel][outside] == (not known_outside)).all()
 
     generator = torch.Generator().manual_seed(0)
-    logits = [torch.randn(2, WIDTH, *t.shape[2:], generator=generator) for t in targets]
+    logits = [torch.randn(2, WIDTH - 1, *t.shape[2:], generator=generator) for t in targets]
     plain = loss_of(trainer, logits, targets, unknown)
 
     def swapped(channel, where):

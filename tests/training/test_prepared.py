@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from labelloop.classes import IGNORED
 from labelloop.errors import UserError
 from labelloop.training import prepared
 from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
@@ -34,7 +35,22 @@ def test_empty_label_has_no_locations(tmp_path):
     assert open_label(tmp_path / "a.b2nd").locations == {}
 
 
-@pytest.mark.parametrize("wrong", [-1, 255, 300])
+def test_ignored_voxels_are_no_class_and_some_others_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepared, "LOCATIONS_AT_LEAST", 50)
+    array = np.zeros((20, 30, 40), np.uint8)
+    array[5:15], array[5:15, :2] = IGNORED, 13
+    write_label_array(tmp_path / "a.b2nd", array)
+    label = open_label(tmp_path / "a.b2nd")
+    assert label.ignores and set(label.locations) == {13}
+    assert np.array_equal(label.array[0], array)
+    assert len(label.known) == 50 and (array[tuple(label.known[:, 1:].T)] != IGNORED).all()
+    write_label_array(tmp_path / "b.b2nd", np.full((4, 4, 4), IGNORED, np.uint8))
+    assert open_label(tmp_path / "b.b2nd").known.shape == (0, 4)
+    write_label_array(tmp_path / "c.b2nd", np.ones((4, 4, 4), np.uint8))
+    assert not open_label(tmp_path / "c.b2nd").ignores
+
+
+@pytest.mark.parametrize("wrong", [-1, 256, 300])
 def test_ids_out_of_range_are_refused_and_leave_no_file(tmp_path, wrong):
     with pytest.raises(ValueError, match="label ids"):
         write_label_array(tmp_path / "a.b2nd", np.full((4, 4, 4), wrong, np.int32))

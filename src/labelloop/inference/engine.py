@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from labelloop.classes import BACKGROUND, IGNORED
 from labelloop.documents import read_json, validated
 from labelloop.errors import CaseError, UserError
 from labelloop.files import digest
@@ -46,9 +47,9 @@ class ModelFile(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelFile":
-        missing = [c for c in self.classes if not 0 < self.class_ids.get(c, 0) < 256]
+        missing = [c for c in self.classes if not BACKGROUND < self.class_ids.get(c, BACKGROUND) < IGNORED]
         if missing or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes must be unique, with ids from 1 to 255; at fault: {missing or self.classes}")
+            raise ValueError(f"classes must be unique, with ids from 1 to 254; at fault: {missing or self.classes}")
         ids = [self.class_ids[name] for name in self.classes]
         if len(set(ids)) != len(ids):
             raise ValueError(f"several classes have one id: {dict(zip(self.classes, ids, strict=True))}")

@@ -1,8 +1,8 @@
 """Anatomy verdicts: rules are data (``rules:`` of ``config/classes/*.yaml``), each kind of rule is a small function.
 
 A verdict says for one class and one rule what was measured, what it was held against, in which unit, and why. A rule
-that cannot be applied says so (``not_applicable``) instead of guessing: an organ may be cut by the field of view,
-annotated absent, absent in every model, or removed by surgery. All measures are in mm, ml, HU or %.
+that cannot be applied says so (``not_applicable``) instead of guessing: an organ may be cut by the field of view or by
+ignored voxels, annotated absent, absent in every model, or removed by surgery. All measures are in mm, ml, HU or %.
 """
 
 import math
@@ -22,6 +22,8 @@ from labelloop.labels.rules.image import HU_KINDS, air_around
 from labelloop.volume import Geometry
 
 PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not_applicable"
+HOLD_FOR_PARTS = (*HU_KINDS, "extent", "volume")
+"""Kinds of rules that what is known of a structure can break, though other voxels of it may be ignored."""
 
 
 def load_rules(scheme: ClassScheme) -> tuple[Rule, ...]:
@@ -86,7 +88,7 @@ def check(
     """Return one verdict row (without ``case``) per rule and class of the scheme.
 
     Args:
-        labels: canonical uint8 class ids [z, y, x].
+        labels: canonical uint8 class ids [z, y, x]; some voxels may be ignored.
         geometry: canonical geometry (mm).
         states: annotation state of each class; classes not named are unknown.
         image: canonical intensities (HU for CT) of the same shape, for the rules that need them.
@@ -156,6 +158,11 @@ class _Circumstances:
             raise Skip("nobody labeled it")
         if empty and rule.kind != "volume":
             raise Skip("it has no voxel")
+        if empty and self.facts.ignores:
+            raise Skip("it may lie under ignored voxels")
+        partly = self.facts.beside_ignored([name, *rule.compared]) if rule.kind not in HOLD_FOR_PARTS else ()
+        if partly:
+            raise Skip(f"ignored voxels may belong to {', '.join(partly)}")
 
 
 def _body(facts: LabelFacts, image: np.ndarray | None, modality: str) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import cc3d
 import edt
 import numpy as np
 
-from labelloop.classes import ClassScheme
+from labelloop.classes import IGNORED, ClassScheme
 from labelloop.volume import Geometry
 
 Box = tuple[slice, slice, slice]
@@ -41,7 +41,7 @@ class LabelFacts:
     """A canonical label map [z, y, x] and what has been measured on it.
 
     Args:
-        labels: uint8 class ids.
+        labels: uint8 class ids; some voxels may be ignored.
         geometry: canonical geometry of ``labels`` (mm).
     """
 
@@ -108,6 +108,21 @@ class LabelFacts:
         """Say whether the field of view may cut a class, or one of several."""
         names = self.found([names] if isinstance(names, str) else names)
         return any(self.sides(self.box(name)) for name in names)
+
+    @property
+    def ignores(self) -> bool:
+        """Whether there are voxels of which nobody knows the class."""
+        return len(self._statistics["voxel_counts"]) > IGNORED
+
+    def beside_ignored(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``names`` of which voxels may be ignored: some are in their box or beside it, or nothing is seen."""
+        if not self.ignores:
+            return ()
+        return tuple(name for name in names if not self.voxels(name) or self._ignores_in(self.box(name)))
+
+    def _ignores_in(self, box: Box) -> bool:
+        """Whether voxels in a box, or beside it, are ignored."""
+        return bool((self.labels[self.padded(box, self.geometry.spacing_zyx)] == IGNORED).any())
 
     def _components(self, name: str, connectivity: Connectivity = 26) -> Components:
         return self._joint_components((name,), connectivity)

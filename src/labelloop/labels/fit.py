@@ -64,7 +64,8 @@ def measure(
 ) -> dict[tuple[str, str], float]:
     """Return what the rules that can be fitted measure on one fully labeled map, by rule and class.
 
-    Volumes of organs that the field of view cuts say nothing and are left out.
+    Volumes of organs that the field of view cuts say nothing and are left out; so are volumes and lengths of those in
+    or beside which voxels are ignored.
 
     Args:
         labels: canonical uint8 class ids [z, y, x], on the canonical ``geometry`` (mm).
@@ -79,6 +80,7 @@ def measure(
         and row["verdict"] != NOT_APPLICABLE
         and np.isfinite(row["value"])
         and not (kinds[row["rule"]] == "volume" and facts.cut(row["class"]))
+        and not (kinds[row["rule"]] in LOGARITHMIC and facts.beside_ignored([row["class"]]))
     }
 
 

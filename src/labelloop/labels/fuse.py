@@ -1,7 +1,7 @@
 """Fuse truth and predictions into one label map, class by class, truth first (Jia, PWS-Seg, equation 5).
 
 What counts as truth is the annotation state, never "which ids occur in the file": a class annotated ``absent``
-keeps every pseudo-label of that class out of the map.
+keeps every pseudo-label of that class out of the map. Voxels that annotators ignored stay ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States
-from labelloop.classes import BACKGROUND, ClassScheme
+from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
 from labelloop.labels.settings import TumorVoxels
 
 Row = dict[str, Any]
@@ -143,11 +143,50 @@ def give_tumor_to_organs(
     return filled, rows
 
 
+def leave_ignored(
+    labels: np.ndarray,
+    truth: np.ndarray,
+    states: States,
+    scheme: ClassScheme,
+    classes: Sequence[str],
+    voxel_ml: float,
+) -> tuple[np.ndarray, list[Row]]:
+    """Return the label map with all voxels ignored that the truth ignores, and a row for each class that lost some.
+
+    What models say there is not taken, not even of classes that nobody looked for: selection judges a class of a case,
+    so it could not refuse these voxels alone, and a refused one would become background, which denies the classes that
+    annotators did look for. Where they looked for none of ``classes``, there is none to deny, and the map is as it was.
+
+    Args:
+        labels, truth: label maps [z, y, x]; not changed.
+        states: annotation state of each class; classes not named are unknown.
+        classes: classes of the label set.
+    """
+    if all(states.get(name, UNKNOWN) == UNKNOWN for name in classes):
+        return labels, []
+    ignored = truth == IGNORED
+    lost = np.bincount(labels[ignored], minlength=256)
+    left = np.where(ignored, np.uint8(IGNORED), labels)
+    counts = np.bincount(left.ravel(order="K"), minlength=256)
+    rows = [
+        {
+            "class": name,
+            "source": "none",
+            "step": "ignored",
+            "voxels_changed": int(lost[scheme.ids[name]]),
+            "volume_ml": float(counts[scheme.ids[name]] * voxel_ml),
+        }
+        for name in classes
+        if lost[scheme.ids[name]]
+    ]
+    return left, rows
+
+
 def tumor_as_organs(labels: np.ndarray, scheme: ClassScheme, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return a label map for a model of organs, in which each tumor belongs to the nearest organ that it touches.
 
     Left out, the tumor would be a hole in its organ that the model learns as background. A tumor that touches no organ
-    of the map becomes background.
+    of the map becomes background. What is nearest to ignored voxels is ignored: nobody knows which organ is there.
 
     Args:
         labels: class ids [z, y, x]; not changed.

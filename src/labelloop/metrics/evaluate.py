@@ -234,5 +234,6 @@ def summary(table: pd.DataFrame, scheme: ClassScheme) -> str:
 
 def _line(name: str, means: Mapping[Hashable, Any] | None, empty: str) -> str:
     """Write a row of the summary; None: a class without a case to take a mean over."""
-    dsc, nsd = (NOTHING if means is None else f"{np.round(100 * means[m], 2):.2f}" for m in ("dsc", "nsd"))
+    values = (np.nan if means is None else means[metric] for metric in ("dsc", "nsd"))
+    dsc, nsd = (NOTHING if np.isnan(value) else f"{np.round(100 * value, 2):.2f}" for value in values)
     return f"{name:<22} {0 if means is None else int(means['cases']):>5} {empty:>5} {dsc:>7} {nsd:>7}"

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from labelloop.annotation import UNKNOWN, States
-from labelloop.classes import ClassInfo, ClassScheme
+from labelloop.annotation import ABSENT, UNKNOWN, States
+from labelloop.classes import BACKGROUND, IGNORED, ClassInfo, ClassScheme
 from labelloop.errors import CaseError, UserError
 from labelloop.metrics.surface import Box, dice, surface_dice, volume_ml
 from labelloop.volume import Volume, canonical, whole_numbers
 
 Spacing = tuple[float, float, float]
-Masks = tuple[ClassInfo, np.ndarray, np.ndarray, Spacing]
+Masks = tuple[ClassInfo, np.ndarray, np.ndarray, Spacing, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def score_case(
     """Score every annotated class of one case.
 
     Args:
-        truth, prediction: label maps in the ids of ``scheme``; ids that it lacks are not scored.
+        truth, prediction: label maps in the ids of ``scheme``; ids that it lacks are not scored. Voxels that the truth
+            ignores are background in both, and a class that it does not hold beside them is not scored, because it may
+            lie there, unless it is known to be absent.
         rules: a name in :data:`RULES`.
         states: annotation of the case. A class that is ``unknown`` or not named is not scored; None scores all.
         file: how errors name the prediction.
@@ -80,13 +82,22 @@ def score_case(
         UserError: when there are no such rules.
     """
     version = get_rules(rules)
-    classes = annotated_classes(scheme, scheme.names, states)
+    classes = annotated_classes(scheme, scheme.names, states, truth)
     return [_row(*masks, version) for masks in class_masks(truth, prediction, classes, file)]
 
 
-def annotated_classes(scheme: ClassScheme, names: Iterable[str], states: States | None) -> list[ClassInfo]:
-    """Return those of the classes ``names`` that are not ``unknown`` in ``states``; None is all known."""
-    return [scheme[n] for n in names if states is None or states.get(n, UNKNOWN) != UNKNOWN]
+def annotated_classes(
+    scheme: ClassScheme, names: Iterable[str], states: States | None, truth: Volume
+) -> list[ClassInfo]:
+    """Return those of the classes ``names`` that are not ``unknown`` in ``states``; None is all known.
+
+    Of a truth that ignores voxels: those that it holds, and those that are ``absent``.
+    """
+    known = [scheme[n] for n in names if states is None or states.get(n, UNKNOWN) != UNKNOWN]
+    if not (truth.array == IGNORED).any():
+        return known
+    held, absent = set(np.unique(truth.array).tolist()), {n for n, state in (states or {}).items() if state == ABSENT}
+    return [info for info in known if info.id in held or info.name in absent]
 
 
 def class_masks(
@@ -94,7 +105,8 @@ def class_masks(
 ) -> Iterator[Masks]:
     """Yield each class with its boolean masks [z, y, x] in truth and prediction, and the voxel size (z, y, x) in mm.
 
-    The masks are those of the box that holds the class in both, in canonical orientation.
+    The masks are those of the box that holds the class in both, in canonical orientation. A last mask is that of
+    ignored voxels, which are in neither; the box then has a margin of a voxel. None: nothing is ignored.
 
     Raises:
         CaseError: as :func:`score_case`.
@@ -104,12 +116,17 @@ def class_masks(
     if difference:
         action = "Resample the prediction to the grid of the truth"
         raise CaseError("grid_differs", file, f"truth and prediction differ: {difference}", action)
-    arrays = _labels(truth, "truth"), _labels(prediction, file)
+    arrays, ignored = [_labels(truth, "truth"), _labels(prediction, file)], None
+    if (arrays[0] == IGNORED).any():
+        ignored = arrays[0] == IGNORED
+        arrays = [np.where(ignored, BACKGROUND, array) for array in arrays]
     highest = max((c.id for c in classes), default=0)
     boxes = [ndimage.find_objects(array, max_label=highest) for array in arrays]
     for info in classes:
         box = _union(boxes[0][info.id - 1], boxes[1][info.id - 1])
-        yield info, arrays[0][box] == info.id, arrays[1][box] == info.id, truth.geometry.spacing_zyx
+        box = box if ignored is None else _widened(box)
+        beside = None if ignored is None else ignored[box]
+        yield info, arrays[0][box] == info.id, arrays[1][box] == info.id, truth.geometry.spacing_zyx, beside
 
 
 def _labels(volume: Volume, file: str) -> np.ndarray:
@@ -126,9 +143,22 @@ def _union(first: Box | None, second: Box | None) -> Box:
     return z, y, x
 
 
-def _row(info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: Spacing, rules: Rules) -> dict:
+def _widened(box: Box) -> Box:
+    """Return a box that is a voxel larger on each side; numpy cuts off what lies beyond the array's end."""
+    z, y, x = (slice(max(0, side.start - 1), side.stop + 1 if side.stop else 0) for side in box)
+    return z, y, x
+
+
+def _row(
+    info: ClassInfo,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    spacing: Spacing,
+    ignored: np.ndarray | None,
+    rules: Rules,
+) -> dict:
     volumes = volume_ml(truth, spacing), volume_ml(prediction, spacing)
-    dsc, nsd = _dsc_nsd(info, truth, prediction, spacing, rules)
+    dsc, nsd = _dsc_nsd(info, truth, prediction, spacing, ignored, rules)
     if rules.decimals is not None:  # as numpy rounds, like the scripts: 0.55625 to 0.5562, where Python gives 0.5563
         dsc, nsd = (float(np.round(score, rules.decimals)) for score in (dsc, nsd))
     return {
@@ -142,7 +172,12 @@ def _row(info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: Sp
 
 
 def _dsc_nsd(
-    info: ClassInfo, truth: np.ndarray, prediction: np.ndarray, spacing: Spacing, rules: Rules
+    info: ClassInfo,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    spacing: Spacing,
+    ignored: np.ndarray | None,
+    rules: Rules,
 ) -> tuple[float, float]:
     there = truth.any(), prediction.any()
     if not all(there):
@@ -150,10 +185,11 @@ def _dsc_nsd(
     if info.tube:
         scored = _tube_range(truth, rules.tube_top)
         truth, prediction = truth[scored], prediction[scored]
+        ignored = None if ignored is None else ignored[scored]
     dsc = float(dice(truth, prediction))
     if dsc < rules.nsd_from_dsc:
         return dsc, 0.0
-    return dsc, surface_dice(truth, prediction, spacing, info.tolerance_mm)
+    return dsc, surface_dice(truth, prediction, spacing, info.tolerance_mm, ignored)
 
 
 def _tube_range(truth: np.ndarray, top: bool) -> slice:

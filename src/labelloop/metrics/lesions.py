@@ -10,6 +10,7 @@ from typing import Final
 import cc3d
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from labelloop.annotation import States
@@ -46,7 +47,7 @@ def lesion_rows(
     """Match the lesions of every annotated class of the scheme's set ``tumor`` in one case.
 
     Args:
-        truth, prediction: label maps in the ids of ``scheme``.
+        truth, prediction: label maps in the ids of ``scheme``; voxels that the truth ignores are left out of both.
         states: annotation of the case. A class that is ``unknown`` or not named is not scored; None scores all.
         file: how errors name the prediction.
 
@@ -56,11 +57,11 @@ def lesion_rows(
     Raises:
         CaseError: as :func:`labelloop.metrics.flare.score_case`.
     """
-    classes = annotated_classes(scheme, scheme.sets.get(TUMORS, ()), states)
+    classes = annotated_classes(scheme, scheme.sets.get(TUMORS, ()), states, truth)
     masks = class_masks(truth, prediction, classes, file) if classes else ()
     return [
-        {"class": info.name, **_row(match_lesions(true, predicted, spacing))}
-        for info, true, predicted, spacing in masks
+        {"class": info.name, **_row(match_lesions(true, predicted, spacing, ignored=ignored))}
+        for info, true, predicted, spacing, ignored in masks
     ]
 
 
@@ -83,15 +84,18 @@ def match_lesions(
     prediction: np.ndarray,
     spacing_mm: Spacing,
     min_iou: float = MIN_IOU,
+    ignored: np.ndarray | None = None,
 ) -> LesionMatch:
     """Match the lesions of two boolean masks [z, y, x] one to one, for the largest sum of IoU.
 
-    A lesion is a component under 26-connectivity. A pair with an IoU below ``min_iou`` is no match.
+    A lesion is a component under 26-connectivity. A pair with an IoU below ``min_iou`` is no match. A predicted lesion
+    beside ignored voxels that matches none is no false positive: the true one may lie there.
 
     Args:
         truth, prediction: boolean masks of the same shape.
         spacing_mm: voxel size in array order (z, y, x).
         min_iou: smallest IoU of a match, above 0.
+        ignored: boolean mask of voxels that are in neither mask because nobody knows the truth; None: there are none.
 
     Raises:
         ValueError: when the shapes differ or ``min_iou`` is not above 0.
@@ -99,13 +103,13 @@ def match_lesions(
     if truth.shape != prediction.shape or min_iou <= 0:
         raise ValueError(f"shapes {truth.shape} and {prediction.shape}, min_iou {min_iou}")
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    shared, of_truth, of_prediction = _overlaps(truth, prediction)
+    shared, of_truth, of_prediction, undecided = _overlaps(truth, prediction, ignored)
     sizes = of_truth[:, None] + of_prediction[None, :]
     iou = shared / (sizes - shared)
     pairs = np.transpose(linear_sum_assignment(np.where(iou >= min_iou, iou, 0.0), maximize=True))
     hits = [(t, p) for t, p in pairs if iou[t, p] >= min_iou]
     missed = np.delete(of_truth, [t for t, _ in hits])
-    extra = np.delete(of_prediction, [p for _, p in hits])
+    extra = np.delete(of_prediction, [*(p for _, p in hits), *undecided])
     return LesionMatch(
         detected=len(hits),
         missed=len(missed),
@@ -116,8 +120,13 @@ def match_lesions(
     )
 
 
-def _overlaps(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return shared voxels [truth lesions, predicted lesions], and the voxels of each truth and predicted lesion."""
+def _overlaps(
+    truth: np.ndarray, prediction: np.ndarray, ignored: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """Return shared voxels [truth lesions, predicted lesions], and the voxels of each truth and predicted lesion.
+
+    Then the numbers, from 0, of predicted lesions that touch ``ignored`` voxels.
+    """
     labels, counts = zip(
         *(cc3d.connected_components(np.ascontiguousarray(m), connectivity=CONNECTIVITY, return_N=True)
           for m in (truth, prediction)), strict=True
@@ -126,7 +135,11 @@ def _overlaps(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np
     seen = (labels[0] != 0) | (labels[1] != 0)
     codes = labels[0][seen].astype(np.int64) * width + labels[1][seen]
     table = np.bincount(codes, minlength=(counts[0] + 1) * width).reshape(counts[0] + 1, width)
-    return table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0)
+    undecided: list[int] = []
+    if ignored is not None:
+        beside = ndimage.binary_dilation(ignored, np.ones((3, 3, 3), bool))
+        undecided = [int(number) - 1 for number in np.unique(labels[1][beside]) if number]
+    return table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0), undecided
 
 
 def detection(table: pd.DataFrame) -> dict[str, float]:

@@ -31,66 +31,88 @@ def volume_ml(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float
 
 
 def surface_dice(
-    truth: np.ndarray, prediction: np.ndarray, spacing_mm: tuple[float, float, float], tolerance_mm: float
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    tolerance_mm: float,
+    ignored: np.ndarray | None = None,
 ) -> float:
     """Return the area-weighted NSD of two boolean masks of the same shape [z, y, x].
+
+    Where a mask ends at ignored voxels, nobody drew a surface: such elements do not count. They may be what an element
+    that counts is near to, because nobody knows whether the true surface goes on from there.
 
     Args:
         truth, prediction: boolean masks; their order does not matter.
         spacing_mm: voxel size in array order (z, y, x).
         tolerance_mm: an element at exactly this distance still counts.
+        ignored: boolean mask of voxels that are in neither mask because nobody knows the truth; None: there are none.
 
     Returns:
-        NSD in 0..1; NaN when both masks are empty, 0 when one is.
+        NSD in 0..1; NaN when both masks are empty or no element counts, 0 when one mask is empty.
 
     Raises:
         ValueError: when the shapes differ.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"masks of shape {truth.shape} and {prediction.shape}")
-    first, second = (_Surface.of(mask, spacing_mm) for mask in (truth, prediction))
+    first, second = (_Surface.of(mask, spacing_mm, ignored) for mask in (truth, prediction))
     if first is None or second is None:
         return float("nan") if first is second else 0.0
+    if not first.area_mm2 + second.area_mm2:
+        return float("nan")
     reach = [int(tolerance_mm / s) + 1 for s in spacing_mm]
     low = np.maximum(first.low, second.low) - reach
     high = np.minimum(first.high, second.high) + reach
     if (low >= high).any():  # the two boxes are farther apart than the tolerance
         return 0.0
     # An element within the tolerance and the element that it is near to both lie in this region.
-    areas, borders = zip(*(s.window(low, high) for s in (first, second)), strict=True)
+    areas, counted, borders = zip(*(s.window(low, high) for s in (first, second)), strict=True)
     close = sum(
-        areas[i][_near(borders[i], borders[1 - i], tuple(spacing_mm), float(tolerance_mm))].sum() for i in (0, 1)
+        areas[i][_near(counted[i], borders[1 - i], tuple(spacing_mm), float(tolerance_mm))].sum() for i in (0, 1)
     )
     return float(close / (first.area_mm2 + second.area_mm2))
 
 
 class _Surface:
-    """Neighbor codes of a mask on its bounding box; ``low`` and ``high`` bound the box of corner points."""
+    """Neighbor codes of a mask on its bounding box; ``low`` and ``high`` bound the box of corner points.
 
-    def __init__(self, codes: np.ndarray, low: np.ndarray, areas: np.ndarray):
+    ``border`` is where the surface is, ``counted`` the part of it that is not cut by ignored voxels.
+    """
+
+    def __init__(self, codes: np.ndarray, low: np.ndarray, areas: np.ndarray, cut: np.ndarray | None):
         self.codes, self.low, self.areas = codes, low, areas
         self.high = low + codes.shape
         self.border = (codes != 0) & (codes != FULL)
-        self.area_mm2 = float(areas[codes[self.border]].sum())
+        self.counted = self.border if cut is None else self.border & ~cut
+        self.area_mm2 = float(areas[codes[self.counted]].sum())
 
     @classmethod
-    def of(cls, mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> "_Surface | None":
+    def of(
+        cls, mask: np.ndarray, spacing_mm: tuple[float, float, float], ignored: np.ndarray | None
+    ) -> "_Surface | None":
         box = bounding_box(mask)
         if box is None:
             return None
-        low = np.array([s.start for s in box])
-        return cls(neighbor_codes(mask[box]), low, surfel_areas(tuple(map(float, spacing_mm))))
+        low, areas = np.array([s.start for s in box]), surfel_areas(tuple(map(float, spacing_mm)))
+        if ignored is None:
+            return cls(neighbor_codes(mask[box]), low, areas, None)
+        wide = np.pad(ignored, 1)[tuple(slice(s.start, s.stop + 2) for s in box)]  # the box and a voxel around it
+        return cls(neighbor_codes(mask[box]), low, areas, neighbor_codes(wide)[1:-1, 1:-1, 1:-1] != 0)
 
-    def window(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the areas of the elements between ``low`` and ``high``, and that region with True at elements."""
+    def window(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the elements between ``low`` and ``high``: areas of those that count, their places, and all places.
+
+        Places are boolean arrays of the region.
+        """
         start, stop = np.maximum(low, self.low), np.minimum(high, self.high)
-        region = np.zeros(high - low, bool)
+        counted, border = np.zeros(high - low, bool), np.zeros(high - low, bool)
         if (start >= stop).any():
-            return np.zeros(0), region
+            return np.zeros(0), counted, border
         mine = tuple(slice(a, b) for a, b in zip(start - self.low, stop - self.low, strict=True))
-        border = self.border[mine]
-        region[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = border
-        return self.areas[self.codes[mine][border]], region
+        there = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
+        counted[there], border[there] = self.counted[mine], self.border[mine]
+        return self.areas[self.codes[mine][self.counted[mine]]], counted, border
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:

@@ -24,7 +24,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from labelloop.classes import BACKGROUND, ClassInfo, ClassScheme
+from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
 from labelloop.volume import Volume, canonical
 
 AXES = {"axial": 0, "coronal": 1}
@@ -38,6 +38,8 @@ SMOOTHING_VOXELS = 0.6
 DPI = 100
 GUTTER = 6
 INK = "#101418"
+SHADE = "#b8c0c8"
+"""Color in which ignored voxels are hatched."""
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
@@ -84,7 +86,7 @@ def case_picture(
 
     Args:
         image: intensities [z, y, x], HU for CT.
-        labels: label ids of ``scheme`` on the grid of ``image``, drawn as colored outlines.
+        labels: label ids of ``scheme`` on the grid of ``image``, drawn as colored outlines; ignored voxels are hatched.
         scheme: names and colors.
         truth: reference label ids on the same grid, drawn as white dashed outlines, or left of the labels (``beside``).
         window: intensities shown as black and white; None for percentiles 1 and 99 (MR).
@@ -113,7 +115,8 @@ def case_picture(
         panels = [replace(panel, strong=frozenset(ids)) for panel in panels]
     picture = _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
     if legend and (shown := set(np.unique(labels.array).tolist())) - {0}:
-        picture = _with_legend(picture, [c for c in scheme.classes if c.id in shown])
+        named = [(c.name.replace("_", " "), c.color) for c in scheme.classes if c.id in shown]
+        picture = _with_legend(picture, named + [("ignored", SHADE)] * (IGNORED in shown))
     return _png(_with_note(picture, note) if note else picture)
 
 
@@ -148,19 +151,19 @@ def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return parts
 
 
-def _with_legend(picture: Image.Image, classes: Sequence[ClassInfo]) -> Image.Image:
-    """Return ``picture`` with the colors and names of ``classes`` on a band beneath it."""
+def _with_legend(picture: Image.Image, named: Sequence[tuple[str, str]]) -> Image.Image:
+    """Return ``picture`` with ``named`` colors (name, color) on a band beneath it."""
     size = max(14, picture.width // 70)
     font, columns = ImageFont.truetype(str(FONT), size), max(1, picture.width // (14 * size))
     row, step = 2 * size, picture.width // columns
-    sheet = Image.new("RGB", (picture.width, picture.height + row * -(-len(classes) // columns)), INK)
+    sheet = Image.new("RGB", (picture.width, picture.height + row * -(-len(named) // columns)), INK)
     sheet.paste(picture, (0, 0))
     draw = ImageDraw.Draw(sheet)
-    for position, info in enumerate(classes):
+    for position, (name, color) in enumerate(named):
         x, y = position % columns * step + size, picture.height + position // columns * row + row // 2
         square = (x, y - size // 2, x + size, y + size // 2)
-        draw.rounded_rectangle(square, size // 4, fill=info.color, outline="#ffffff")
-        draw.text((x + 1.5 * size, y), info.name.replace("_", " "), "#ffffff", font, anchor="lm")
+        draw.rounded_rectangle(square, size // 4, fill=color, outline="#ffffff")
+        draw.text((x + 1.5 * size, y), name, "#ffffff", font, anchor="lm")
     return sheet
 
 
@@ -212,7 +215,7 @@ def _panels(
     """Return the panels of canonical volumes."""
     spacing = image.geometry.spacing_zyx
     known = [v.array for v in (labels, truth) if v is not None]
-    foreground = np.any([a != BACKGROUND for a in known], axis=0)
+    foreground = np.any([(a != BACKGROUND) & (a != IGNORED) for a in known], axis=0)
     wanted = np.any([np.isin(a, focus) for a in known], axis=0)
     telling = wanted if wanted.any() else foreground
     box = _box_around(foreground, spacing)
@@ -285,6 +288,9 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple
     gray = np.clip(_resample(panel.gray, size), 0, 1)
     axes.imshow(gray, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest")
     thick = max(1.2, width / 440)
+    for ids in (panel.solid, panel.dashed):
+        if ids is not None and (ids == IGNORED).any():
+            _hatch(axes, ids == IGNORED, panel.spacing, size)
     strong = set(colors) if panel.strong is None else panel.strong
     for number in sorted(_ids(panel.solid), key=strong.__contains__):
         if number in strong:
@@ -299,7 +305,14 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple
 
 
 def _ids(array: np.ndarray) -> list[int]:
-    return [int(i) for i in np.unique(array) if i != BACKGROUND]
+    return [int(i) for i in np.unique(array) if i not in (BACKGROUND, IGNORED)]
+
+
+def _hatch(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int]) -> None:
+    """Hatch a part of the picture, so that the image remains to be seen."""
+    x, y, field = _field(mask, spacing, size)
+    drawn = axes.contourf(x, y, field, levels=[0, np.inf], colors="none", hatches=["////"])
+    drawn.set(edgecolor=SHADE, linewidth=0, alpha=0.6)
 
 
 def _outline(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], color: str, thick: float) -> None:

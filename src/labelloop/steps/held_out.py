@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from labelloop.annotation import UNKNOWN, annotated, to_table
-from labelloop.classes import ClassScheme
+from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
 from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.labels.agree import disagreement
@@ -123,10 +124,15 @@ def _verdicts(
 
 
 def _true_dsc(item: Surveyed, way: _Way, label: Volume) -> dict[str, float]:
-    """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent."""
+    """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent.
+
+    Ignored voxels are left out.
+    """
     truth = item.truth(way.scheme)
     if truth is None:
         raise CaseError("label_missing", item.case.label, "no label to hold the pseudo-label against", "Give one.")
     known = [name for name in way.classes if item.states[name] != UNKNOWN]
-    found = disagreement([canonical(truth).array, label.array], way.scheme, known)
+    drawn = canonical(truth).array
+    pair = [np.where(drawn == IGNORED, BACKGROUND, array) for array in (drawn, label.array)]
+    found = disagreement(pair, way.scheme, known)
     return {row["class"]: row["pairwise_dice"] for row in found if row["class"] in known}

@@ -20,7 +20,7 @@ from labelloop.labels.check import check as check_labels
 from labelloop.labels.clean import clean
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.fuse import fuse as fuse_labels
-from labelloop.labels.fuse import give_tumor_to_organs, tumor_as_organs
+from labelloop.labels.fuse import give_tumor_to_organs, leave_ignored, tumor_as_organs
 from labelloop.labels.select import select as select_classes
 from labelloop.labels.settings import CutSettings, SelectSettings, TumorVoxels
 from labelloop.labels.tumors import cut_tumors, write_objects
@@ -140,6 +140,9 @@ def fused_map(
         )
         provenance += given_to
     cleaned, counted = clean(fused, geometry, spec["clean"], scheme, states)
+    if truth is not None:
+        cleaned, left = leave_ignored(cleaned, truth, states, scheme, scheme.select(spec["classes"]), geometry.voxel_ml)
+        counted += left
     return Volume(cleaned, geometry), grid, [*provenance, *counted]
 
 

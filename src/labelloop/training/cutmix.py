@@ -1,8 +1,9 @@
 """Tumor CutMix: objects of one case pasted into patches of others, with what is known of their surroundings.
 
 What a pasted box holds was annotated in another case, so other classes are unknown inside it than around it. A patch
-therefore remembers which voxel came from where: its label is ``region * channels + channel``, region 0 being the case
-itself and region n the n-th object. One number for both survives rotation and scaling without coming apart.
+therefore remembers which voxel came from where: its label is ``region * width + channel``, region 0 being the case
+itself and region n the n-th object; ``width`` counts the channels and, after them, what ignored voxels are. One number
+for both survives rotation and scaling without coming apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ class Paster:
     Args:
         objects: what may be pasted.
         channels: class id to output channel, for each case that objects come from.
-        width: output channels, background included.
+        width: output channels, background included, and one for ignored voxels, the last.
         cases: cases into which to paste.
         patch: voxels (z, y, x) of a patch that augmentation leaves over; objects are centered inside these.
     """
@@ -82,7 +83,8 @@ class Paster:
         inner = tuple(slice(m, n - m) for m, n in zip(margin, label.shape, strict=True))
         inside = label[inner] >= 0
         allowed = inside & (image[inner] > image[label >= 0].mean() if inside.any() else False)
-        organs = np.argwhere(label[inner] > 0) if self._settings.placement == "organs" else np.empty((0, 3), int)
+        organ = (label[inner] > 0) & (label[inner] < self._width - 1)
+        organs = np.argwhere(organ) if self._settings.placement == "organs" else np.empty((0, 3), int)
         if len(organs):
             low, high = organs.min(0), organs.max(0) + 1
             box = np.zeros_like(allowed)
@@ -108,13 +110,14 @@ def split_regions(target: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
     """Return the channels of a target with regions, and the channels unknown at each voxel.
 
     Args:
-        target: ``region * channels + channel`` [batch, 1, z, y, x].
+        target: ``region * (channels + 1) + channel`` [batch, 1, z, y, x].
         unknown: bool [batch, regions, channels].
 
     Returns:
-        target of channels [batch, 1, z, y, x]; unknown, bool [batch, channels, z, y, x].
+        target of channels [batch, 1, z, y, x], where ignored voxels are the one after the last; unknown, bool
+        [batch, channels, z, y, x].
     """
-    width = unknown.shape[2]
+    width = unknown.shape[2] + 1
     region = torch.div(target[:, 0], width, rounding_mode="floor").long()
     sample = torch.arange(len(target), device=target.device).view(-1, 1, 1, 1)
     return target % width, unknown[sample, region].movedim(-1, 1)

@@ -17,7 +17,8 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from labelloop.training.prepared import LARGEST_ID, SUFFIX, open_image, open_label
+from labelloop.classes import IGNORED
+from labelloop.training.prepared import SUFFIX, open_image, open_label
 
 
 class Draw(NamedTuple):
@@ -29,7 +30,9 @@ class Draw(NamedTuple):
 
 
 Channels = Mapping[int, int]
-"""Class id to output channel, for one case; ids that are not in it become background."""
+"""Class id to output channel, for one case, and IGNORED to what losses leave out; other ids become background."""
+KNOWN = -1
+"""Key of the locations that are not ignored, among those of channels."""
 
 
 class MappedLabel:
@@ -37,7 +40,7 @@ class MappedLabel:
 
     def __init__(self, array: Any, channels: Channels):
         self._array = array
-        self._table = np.zeros(LARGEST_ID + 1, np.int16)
+        self._table = np.zeros(IGNORED + 1, np.int16)
         self._table[list(channels)] = list(channels.values())
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, len(array.shape)
 
@@ -68,7 +71,7 @@ class PreparedDataset(nnUNetBaseDataset):
         labels: folder of ``<case>.b2nd`` labels.
         cases: for each case, which class id is which output channel there. Classes that are unknown in a case are
             left out, so that their voxels, if there are any, are background and are never sampled. A case without
-            any needs no label.
+            any id needs no label.
         margin: levels kept above and below the classes of a case; the others are hidden. None: all are seen.
     """
 
@@ -89,6 +92,8 @@ class PreparedDataset(nnUNetBaseDataset):
             raise RuntimeError(f"{identifier}: image {image.array.shape[1:]} and label {label.array.shape[1:]} differ")
         places = {channels[i]: where for i, where in label.locations.items() if i in channels}
         first, last = self._levels_of(str(identifier), label.array, channels)
+        if label.ignores:
+            places[KNOWN] = label.known[(label.known[:, 1] >= first) & (label.known[:, 1] < last)]
         places = {channel: where - np.array([0, first, 0, 0]) for channel, where in places.items()}
         seen = [Levels(array, first, last) for array in (image.array, MappedLabel(label.array, channels))]
         return seen[0], seen[1], None, {"class_locations": places}
@@ -98,7 +103,7 @@ class PreparedDataset(nnUNetBaseDataset):
         if self._margin is None:
             return 0, label.shape[1]
         if case not in self._levels:
-            found = np.flatnonzero(np.isin(label[:], list(channels)).any((0, 2, 3)))
+            found = np.flatnonzero(np.isin(label[:], [i for i in channels if i != IGNORED]).any((0, 2, 3)))
             first, last = (found[0], found[-1] + 1) if len(found) else (0, label.shape[1])
             self._levels[case] = max(0, int(first) - self._margin), min(label.shape[1], int(last) + self._margin)
         return self._levels[case]

@@ -1,4 +1,6 @@
-"""Losses for cases in which some classes are unknown: merge what nobody looked for into the background.
+"""Losses for cases in which some classes, or all classes of some voxels, are unknown.
+
+What nobody looked for is merged into the background, and what nobody knows is left out.
 
 Where a class is unknown, "background" in the label map means "background or that class". The loss is therefore taken
 on a coarser question: channel 0 stands for all of them together. ``logsumexp`` of their logits is the exact log of
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 Merge = Literal["logsumexp", "max"]
 MERGED_LOGIT = -1e4
 """Logit of a class merged away: low enough for a softmax of exactly 0, finite so that no NaN can come of it."""
+LEFT_OUT = -100
+"""What torch's cross-entropy takes for a voxel without a label."""
 
 
 def merge_unknown(logits: Tensor, target: Tensor, unknown: Tensor, mode: Merge = "logsumexp") -> tuple[Tensor, Tensor]:
@@ -88,8 +92,11 @@ class KnownDice(nn.Module):
 class PartialLabelLoss(nn.Module):
     """nnU-Net's Dice and cross-entropy, taken after :func:`merge_unknown`. Equals them where all is annotated.
 
+    Ignored voxels count in neither, as with nnU-Net's ignore label: the mean of the cross-entropy is over the others.
+
     Args:
         loss: nnU-Net's ``DC_and_CE_loss``, whose cross-entropy is used and whose Dice settings are.
+        ignored: number in targets of voxels that are left out; None: there are none.
         compiled: what is done to the Dice term, e.g. ``torch.compile``.
     """
 
@@ -98,15 +105,31 @@ class PartialLabelLoss(nn.Module):
         loss: nn.Module,
         mode: Merge = "logsumexp",
         compiled: Callable[[nn.Module], nn.Module] = lambda module: module,
+        ignored: int | None = None,
     ):
         super().__init__()
         dice: Any = loss.get_submodule("dc")
         self.dc, self.ce = compiled(KnownDice(dice.batch_dice, dice.smooth)), loss.get_submodule("ce")
         self.mode: Merge = mode
+        self.ignored = ignored
 
     def forward(self, logits: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
-        merged, labels = merge_unknown(logits, target, unknown, self.mode)
-        return self.dc(merged, labels, unknown) + self.ce(merged, labels[:, 0])
+        if self.ignored is None:
+            merged, labels = merge_unknown(logits, target, unknown, self.mode)
+            return self.dc(merged, labels, unknown) + self.ce(merged, labels[:, 0])
+        ignored = target == self.ignored
+        merged, labels = merge_unknown(logits, target.masked_fill(ignored, 0), unknown, self.mode)
+        merged = surely_background(merged, ignored)
+        # A mean over no voxel is NaN. Where all are ignored they count: as surely background, which has no gradient.
+        asked = labels.masked_fill(ignored & ~ignored.all(), LEFT_OUT)
+        return self.dc(merged, labels, unknown) + self.ce(merged, asked[:, 0])
+
+
+def surely_background(logits: Tensor, where: Tensor) -> Tensor:
+    """Return logits that are sure of background, and have no gradient, at the voxels ``where`` [batch, 1, ...]."""
+    certain = logits.new_full((1, logits.shape[1], *[1] * (logits.ndim - 2)), MERGED_LOGIT)
+    certain[:, 0] = 0
+    return torch.where(where, certain, logits)
 
 
 def ramp_up(epoch: int, epochs: int, share: float, after: float = 0.0) -> float:

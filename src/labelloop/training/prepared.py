@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.classes import BACKGROUND
+from labelloop.classes import BACKGROUND, IGNORED
 from labelloop.errors import UserError
 from labelloop.files import atomic
 
@@ -22,7 +22,6 @@ CHUNK, BLOCK = (32, 64, 64), (8, 32, 32)
 LOCATIONS_AT_LEAST, LOCATIONS_SHARE = 10_000, 0.01
 """Voxels remembered per class: at least so many, or so large a share (nnU-Net, DefaultPreprocessor)."""
 LOCATIONS_SEED = 1234
-LARGEST_ID = 254
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,19 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class PreparedLabel:
-    """An opened label map: ``array`` is a read-only Blosc2 array int16 [1, z, y, x] of class ids."""
+    """An opened label map: ``array`` is a read-only Blosc2 array int16 [1, z, y, x] of class ids, or ignored."""
 
     array: Any
+
+    @property
+    def ignores(self) -> bool:
+        """Whether there are voxels of which nobody knows the class."""
+        return "known" in self.array.schunk.vlmeta
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Positions [n, 4], as in ``locations``, of some voxels that are not ignored; of a map that ``ignores``."""
+        return _with_channel(np.frombuffer(self.array.schunk.vlmeta["known"], np.uint16).reshape(-1, 3))
 
     @cached_property
     def locations(self) -> dict[int, np.ndarray]:
@@ -45,8 +54,11 @@ class PreparedLabel:
         stored = self.array.schunk.vlmeta["locations"]
         places = np.frombuffer(stored["places"], np.uint16).reshape(-1, 3)
         parts = np.split(places, np.cumsum(stored["counts"])[:-1]) if stored["ids"] else []
-        with_channel = [np.pad(part, ((0, 0), (1, 0))).astype(np.int64) for part in parts]
-        return dict(zip(stored["ids"], with_channel, strict=True))
+        return dict(zip(stored["ids"], map(_with_channel, parts), strict=True))
+
+
+def _with_channel(places: np.ndarray) -> np.ndarray:
+    return np.pad(places, ((0, 0), (1, 0))).astype(np.int64)
 
 
 def write_image_array(path: str | Path, array: np.ndarray, frame: Mapping[str, Any] | None = None) -> None:
@@ -62,12 +74,16 @@ def write_label_array(path: str | Path, array: np.ndarray) -> None:
     """Write a prepared label map of class ids [z, y, x], atomically to ``path`` (``<folder>/<case>.b2nd``).
 
     Raises:
-        ValueError: when an id is not in 0..254.
+        ValueError: when an id is not in 0..255, of which 255 is :data:`~labelloop.classes.IGNORED`.
     """
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
-    if low < BACKGROUND or high > LARGEST_ID:
-        raise ValueError(f"{path}: label ids run from {low} to {high}; prepared labels hold 0 to {LARGEST_ID}")
-    _write(path, np.asarray(array, np.int16), {"locations": _locations(array)})
+    if low < BACKGROUND or high > IGNORED:
+        raise ValueError(f"{path}: label ids run from {low} to {high}; prepared labels hold 0 to {IGNORED}")
+    content: dict[str, Any] = {"locations": _locations(array)}
+    if high == IGNORED:
+        known = np.flatnonzero(array != IGNORED)
+        content["known"] = _drawn(known, min(len(known), LOCATIONS_AT_LEAST), IGNORED, array.shape).tobytes()
+    _write(path, np.asarray(array, np.int16), content)
 
 
 def open_image(path: str | Path) -> PreparedImage:
@@ -118,15 +134,20 @@ def _write(path: str | Path, array: np.ndarray, content: dict[str, Any]) -> None
 
 def _locations(array: np.ndarray) -> dict[str, Any]:
     """Return ids, counts and positions of the classes in ``array``, always the same for the same array."""
-    flat = np.flatnonzero(array)
+    flat = np.flatnonzero((array != BACKGROUND) & (array != IGNORED))
     values = array.reshape(-1)[flat]
     ids, counts, parts = [], [], []
     for label in np.unique(values):
         where = flat[values == label]
         keep = min(len(where), max(LOCATIONS_AT_LEAST, int(np.ceil(LOCATIONS_SHARE * len(where)))))
-        chosen = np.random.default_rng((LOCATIONS_SEED, int(label))).permutation(where)[:keep]
-        parts.append(np.stack(np.unravel_index(np.sort(chosen), array.shape), axis=1).astype(np.uint16))
+        parts.append(_drawn(where, keep, int(label), array.shape))
         ids.append(int(label))
         counts.append(keep)
     places = np.concatenate(parts) if parts else np.empty((0, 3), np.uint16)
     return {"ids": ids, "counts": counts, "places": places.tobytes()}
+
+
+def _drawn(where: np.ndarray, number: int, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw ``number`` of the flat indices ``where``; return their positions [n, 3], uint16, in order."""
+    chosen = np.random.default_rng((LOCATIONS_SEED, seed)).permutation(where)[:number]
+    return np.stack(np.unravel_index(np.sort(chosen), shape), axis=1).astype(np.uint16)

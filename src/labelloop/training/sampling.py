@@ -10,6 +10,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from labelloop.annotation import PRESENT
 from labelloop.training.cutmix import Paster
 from labelloop.training.job import TrainingCase
+from labelloop.training.loading import KNOWN
 from labelloop.training.settings import Favor, Sampling
 
 
@@ -110,7 +111,8 @@ class Loader(nnUNetDataLoader):
     """nnU-Net's loader, which may be told how to choose cases, what to center patches on, and what to paste.
 
     Each patch is centered on a class with a probability. nnU-Net's usual way counts patches of a batch instead: of two,
-    any share from 0.25 to 0.75 is one, and a single patch is always or never centered.
+    any share from 0.25 to 0.75 is one, and a single patch is always or never centered. Other patches lie anywhere or,
+    as nnU-Net's, around a voxel that is not ignored, in cases where some are.
 
     Args:
         choose: draws the cases of a batch; default: any cases.
@@ -149,7 +151,11 @@ class Loader(nnUNetDataLoader):
         """Return where the patch lies."""
         channel, drop = self._favored or (None, 0.0)
         picked = self._left.pop(0).channel if self._left else 0  # nnU-Net asks for one sample after the other
-        if force_fg and len(class_locations.get(picked, ())):
+        known = class_locations.get(KNOWN, ())
+        class_locations = {name: where for name, where in class_locations.items() if name != KNOWN}
+        if len(known) and not (force_fg and class_locations):
+            force_fg, class_locations = True, {KNOWN: known}
+        elif force_fg and len(class_locations.get(picked, ())):
             class_locations = {picked: class_locations[picked]}
         elif force_fg and channel in class_locations:
             class_locations = {

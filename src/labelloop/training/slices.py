@@ -18,6 +18,7 @@ import torch
 from scipy.stats import rankdata
 from torch.nn import functional
 
+from labelloop.classes import IGNORED
 from labelloop.files import atomic, sha256, write_json
 from labelloop.heartbeat import counted
 from labelloop.inference.settings import SliceInput
@@ -57,10 +58,14 @@ def train(job: TrainingJob) -> None:
 
 @dataclass(frozen=True)
 class SlicedCase:
-    """A case and, for each of its planes, whether it shows a class of the model."""
+    """A case and, for each of its planes, whether it shows a class of the model, and whether that is known.
+
+    What shows none beside ignored voxels may show one.
+    """
 
     case: TrainingCase
     positive: np.ndarray
+    known: np.ndarray
 
 
 class SliceTraining:
@@ -70,10 +75,11 @@ class SliceTraining:
         self.job, self.settings, self.view = job, job.settings, job.settings.own(Slices)
         self.device = resolve_device(job.device)
         kept = usable_cases(job, SupervisedTrainer.why_not, SupervisedTrainer.SPLITS)
-        self.cases = {split: [SlicedCase(c, self._positive(c)) for c in cases] for split, cases in kept.items()}
+        self.cases = {split: [self._sliced(c) for c in cases] for split, cases in kept.items()}
         for split, cases in self.cases.items():
             positive = sum(int(c.positive.sum()) for c in cases)
-            log.info("%s: %s: %d of %d slices positive", job.name, split, positive, sum(len(c.positive) for c in cases))
+            known = sum(int(c.known.sum()) for c in cases)
+            log.info("%s: %s: %d of %d slices positive", job.name, split, positive, known)
         self.deterministic = set_determinism(job.deterministic, self.device)
         with isolated_random_state(seed_of(self.settings.seed, "network")):
             self.network = build_classifier().to(self.device)
@@ -144,10 +150,10 @@ class SliceTraining:
             return []
         self.network.eval()
         found = [
-            classify(self.network, self._image(c.case).array[0], self.job.plan.ct, self.view, self.device)
+            classify(self.network, self._image(c.case).array[0], self.job.plan.ct, self.view, self.device)[c.known]
             for c in cases
         ]
-        row = slice_scores(np.concatenate([c.positive for c in cases]), np.concatenate(found))
+        row = slice_scores(np.concatenate([c.positive[c.known] for c in cases]), np.concatenate(found))
         log.info(
             "%s: %d slices of %d held-out cases: AUC %s, accuracy %s, sensitivity %s, specificity %s",
             self.job.name, row["slices"], len(cases),
@@ -196,9 +202,10 @@ class SliceTraining:
     def _loader(self, split: str, augment: bool) -> "SliceLoader":
         return SliceLoader(self.job, self.cases[split], self.view, augment)
 
-    def _positive(self, case: TrainingCase) -> np.ndarray:
+    def _sliced(self, case: TrainingCase) -> SlicedCase:
         label = open_label(self.job.labels / f"{case.case}{SUFFIX}").array[0]
-        return np.any(np.isin(label, [self.job.class_ids[name] for name in self.job.classes]), (1, 2))
+        positive = np.any(np.isin(label, [self.job.class_ids[name] for name in self.job.classes]), (1, 2))
+        return SlicedCase(case, positive, positive | ~np.any(label == IGNORED, (1, 2)))
 
     def _image(self, case: TrainingCase):
         return open_image(self.job.images / f"{case.case}{SUFFIX}")
@@ -227,7 +234,7 @@ class SliceLoader:
 
     def __init__(self, job: TrainingJob, cases: Sequence[SlicedCase], view: Slices, augment: bool):
         self._folder, self._ct, self._view, self._augment = job.images, job.plan.ct, view, augment
-        self._slices = [(c.case.case, z, bool(c.positive[z])) for c in cases for z in range(len(c.positive))]
+        self._slices = [(c.case.case, z, bool(c.positive[z])) for c in cases for z in np.flatnonzero(c.known)]
 
     def generate_train_batch(self) -> dict[str, Any]:
         """Return what the network sees [batch, 3, size, size], whether each shows a class, and their cases."""

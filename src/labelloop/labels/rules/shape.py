@@ -21,12 +21,17 @@ def _annotation(rule: Limit, case: Case, name: str) -> Finding:
 
 @kind("volume", Range)
 def _volume(rule: Range, case: Case, name: str) -> Finding:
-    """Volume in ml within a range; the lower bound is not held against an organ that the field of view cuts."""
+    """Volume in ml within a range; the lower bound is not held against an organ that is cut.
+
+    It may be so by the field of view, or by ignored voxels.
+    """
     value, (low, high) = case.facts.ml(name), rule.threshold[name]
     if value > high:
         return Finding(value, high, True, f"{value:.1f} ml is more than {high:g} ml")
     if value and "cut" in rule.exceptions and case.facts.cut(name):
         return Finding(value, high, False, f"{value:.1f} ml, at most {high:g} ml; cut by the field of view")
+    if case.facts.beside_ignored([name]):
+        return Finding(value, high, False, f"{value:.1f} ml, at most {high:g} ml; ignored voxels may belong to it")
     return Finding(value, low, value < low, f"{value:.1f} ml; {low:g} to {high:g} ml expected")
 
 

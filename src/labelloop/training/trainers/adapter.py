@@ -14,7 +14,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor
 
-from labelloop.annotation import PRESENT, UNKNOWN, States
+from labelloop.annotation import PRESENT, UNKNOWN, States, annotated
+from labelloop.classes import IGNORED
 from labelloop.errors import UserError
 from labelloop.precision import DTYPES, Precision
 from labelloop.training.cpu import by_onednn
@@ -38,6 +39,8 @@ class Adapter(nnUNetTrainer):
     deterministic: bool
     streams: dict[str, Chooser | None]
     """What :meth:`choosers` returns."""
+    ignored: int | None = None
+    """Number in targets of voxels of which nobody knows the class; None where no label map has any."""
 
     def add_networks(self) -> None:
         """Add what a kind of training needs beside ``network``; called once that is built."""
@@ -206,12 +209,15 @@ class Adapter(nnUNetTrainer):
         return [output.float() for output in logits]
 
     def channels_of(self, states: States) -> Channels:
-        """Return the channels of a case with ``states``: of what is present.
+        """Return the channels of a case with ``states``: of what is present, and what ignored voxels are.
 
-        A label map may hold voxels of a class that selection demoted to absent or unknown.
+        A label map may hold voxels of a class that selection demoted to absent or unknown. Of an unlabeled case: none.
         """
         numbered = enumerate(self.job.classes, start=1)
-        return {self.job.class_ids[n]: i for i, n in numbered if states.get(n) == PRESENT}
+        present = {self.job.class_ids[n]: i for i, n in numbered if states.get(n) == PRESENT}
+        if self.ignored is None or not annotated({name: states.get(name, UNKNOWN) for name in self.job.classes}):
+            return present
+        return present | {IGNORED: self.ignored}
 
     def _unknown_channels(self, states: States) -> Tensor:
         return torch.tensor([False] + [states.get(name, UNKNOWN) == UNKNOWN for name in self.job.classes])

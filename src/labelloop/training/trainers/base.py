@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, NoReturn
 
@@ -29,7 +29,8 @@ from labelloop.training.loading import (
     set_random_state,
 )
 from labelloop.training.loop import Pause, means, run_updates, stoppable
-from labelloop.training.losses import drop_unknown
+from labelloop.training.losses import PartialLabelLoss, drop_unknown
+from labelloop.training.prepared import SUFFIX, open_label
 from labelloop.training.progress import Progress, dice_scores, draw_curve
 from labelloop.training.sampling import Loader
 from labelloop.training.setup import (
@@ -84,7 +85,12 @@ class Trainer(Adapter):
             logits, targets: per deep-supervision output, finest first: [batch, channels, ...] and [batch, 1, ...].
             unknown: likewise, bool [batch, channels] or [batch, channels, ...]: classes that nobody looked for.
         """
-        return self.loss(logits, targets)
+        if self.ignored is None:
+            return self.loss(logits, targets)
+        return self.loss(logits, targets, [torch.zeros_like(rows) for rows in unknown])
+
+    def loss_of(self, loss: torch.nn.Module) -> torch.nn.Module:
+        return loss if self.ignored is None else PartialLabelLoss(loss, compiled=self.compiled, ignored=self.ignored)
 
     def training_loss(
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
@@ -120,6 +126,7 @@ class Trainer(Adapter):
         with nnunet_folders_elsewhere(), contextlib.redirect_stdout(io.StringIO()):
             trainer = cls(plans, CONFIGURATION, 0, dataset_json(job.classes, len(cases["train"])), device)
         trainer.job, trainer.cases = job, cases
+        trainer.ignored = len(job.classes) + 1 if _some_are_ignored(job, cases) else None
         trainer.precision = precision_of(job)
         trainer.losses = []
         settings = job.settings
@@ -164,15 +171,19 @@ class Trainer(Adapter):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss and its terms, and voxels [channels, 3]: true and false positive, false negative.
 
-        Classes that are unknown in a sample do not count there, neither in its label nor in its prediction.
+        Classes that are unknown in a sample do not count there, neither in its label nor in its prediction; nor do
+        ignored voxels.
         """
         data, targets, unknown = self.on_device(batch)
         # A compiled network has no truth value.
         logits = self.logits_of(self.network if network is None else network, data)
         loss = self.compute_loss(logits, targets, unknown)
         channels = logits[0].shape[1]
-        prediction = drop_unknown(logits[0].argmax(1, keepdim=True), unknown[0])
-        pairs = drop_unknown(targets[0], unknown[0]).long() * channels + prediction
+        target, prediction = targets[0], logits[0].argmax(1, keepdim=True)
+        if self.ignored is not None:
+            ignored = target == self.ignored
+            target, prediction = (labels.masked_fill(ignored, 0) for labels in (target, prediction))
+        pairs = drop_unknown(target, unknown[0]).long() * channels + drop_unknown(prediction, unknown[0])
         table = torch.bincount(pairs.flatten(), minlength=channels**2).view(channels, channels).double()
         hits = table.diagonal()
         counts = torch.stack([hits, table.sum(0) - hits, table.sum(1) - hits], 1)
@@ -334,3 +345,10 @@ class Trainer(Adapter):
     def _iterations(self, split: str) -> int:
         settings = self.job.settings
         return settings.iterations_per_epoch if split == "train" else settings.validation_iterations
+
+
+def _some_are_ignored(job: TrainingJob, cases: Mapping[str, Sequence[TrainingCase]]) -> bool:
+    """Say whether a label map that is learned from has voxels of which nobody knows the class."""
+    labeled = (case for split in cases.values() for case in split if case.known(job.classes))
+    files = (job.labels / f"{case.case}{SUFFIX}" for case in labeled)
+    return any(open_label(file).ignores for file in files if file.is_file())

@@ -35,7 +35,7 @@ class PartialTrainer(Trainer):
         super().initialize()
 
     def loss_of(self, loss: torch.nn.Module) -> torch.nn.Module:
-        return PartialLabelLoss(loss, self.job.settings.merge, self.compiled)
+        return PartialLabelLoss(loss, self.job.settings.merge, self.compiled, self.ignored)
 
     def compute_loss(self, logits: list[Tensor], targets: list[Tensor], unknown: list[Tensor]) -> Tensor:
         return self.loss(logits, targets, unknown)
@@ -108,4 +108,4 @@ class PartialTrainer(Trainer):
             )
         self._unknown_objects = {case: self._unknown_channels(known) for case, known in states.items()}
         channels = {case: self.channels_of(known) for case, known in states.items()}
-        return Paster(settings, objects, channels, len(job.classes) + 1, into, job.plan.patch)
+        return Paster(settings, objects, channels, len(job.classes) + 2, into, job.plan.patch)
