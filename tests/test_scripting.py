@@ -1,7 +1,9 @@
 """Workflow scripts: the snakemake object in a debugger, logs that survive a retry and hold every end of a script."""
 
+import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,7 +39,8 @@ from types import SimpleNamespace
 from labelloop.errors import UserError
 from labelloop.scripting import job
 
-snakemake = SimpleNamespace(log=[sys.argv[1]], rule="train", wildcards={"model": "coarse"}, params={"number": 3})
+snakemake = SimpleNamespace(log=[sys.argv[1]], rule="train", wildcards={"model": "coarse"}, params={"number": 3},
+                            resources={"device": "cpu"})
 assert job(globals(), "train") is snakemake
 log = logging.getLogger("labelloop.training")
 """
@@ -73,6 +76,13 @@ def test_attempts_survive_the_retry(tmp_path):
     assert second.attempts.count("rule train {'model': 'coarse'}: process") == 2
     assert second.attempts.index("first") < second.attempts.index("second")
     assert "careful" in second.terminal and "second" not in second.terminal
+
+
+def test_the_machine_stands_beside_the_log(tmp_path):
+    run(tmp_path, "")
+    about = json.loads((tmp_path / "coarse.machine.json").read_text())
+    assert about["cpu"] and about["cores"] >= 1 and about["gpus"] == []
+    assert datetime.fromisoformat(about["began"]).tzinfo
 
 
 def test_signs_of_life_reach_the_terminal(tmp_path):

@@ -1,7 +1,7 @@
 """The chain of a recipe: rounds unrolled into plain models and label sets, each with what it is made from."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from labelloop.inference.steps import InferenceStep
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, parents
@@ -10,6 +10,8 @@ from labelloop.training.settings import TRANSLATOR
 ROUND = "_round"
 Arrays = Literal["labels", "organs"]
 """Prepared label arrays, by folder: as they are, or voxels of tumors given to organs, for models of organs."""
+MERMAID = {"truth": '[("{}")]', "model": '(["{}"])', "labels": '[/"{}"/]', "predictions": '[["{}"]]'}
+"""How a mermaid flowchart writes a box, by its kind."""
 
 
 def unroll(recipe: Recipe) -> Recipe:
@@ -161,8 +163,13 @@ def lineage(recipe: Recipe, model: str) -> list[str]:
 
 def updates(recipe: Recipe, model: str) -> int:
     """Return the updates behind a model's weights: its own, and those of the models that it started from."""
-    specs = (recipe.models[name].trainer for name in (model, *lineage(recipe, model)))
-    return sum(trainer.epochs * trainer.iterations_per_epoch for trainer in (s.translator or s for s in specs))
+    return sum(own_updates(recipe, name) for name in (model, *lineage(recipe, model)))
+
+
+def own_updates(recipe: Recipe, model: str) -> int:
+    """Return the updates of a model's training."""
+    trainer = recipe.models[model].trainer.translator or recipe.models[model].trainer
+    return trainer.epochs * trainer.iterations_per_epoch
 
 
 def describe(recipe: Recipe) -> str:
@@ -221,17 +228,28 @@ def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
+def graph(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the boxes of the unrolled chain as plain data, each after those that it is made from.
+
+    A box has a ``name``, a ``title``, a ``kind`` (truth, model, labels or predictions) and its ``parents``, by name.
+    """
+    chain = unroll(recipe)
+    boxes: list[dict[str, Any]] = [{"name": TRUTH, "title": "truth", "kind": "truth", "parents": []}]
+    for name in ordered(chain):
+        kind = "model" if name in chain.models else "labels"
+        title = f"model {name}" if name in chain.models else _titled(chain, name)
+        boxes.append({"name": name, "title": title, "kind": kind, "parents": list(_drawn_parents(chain, name))})
+    models = list(dict.fromkeys(m for step in chain.inference for m in step.models))
+    boxes.append({"name": "predictions", "title": "predictions", "kind": "predictions", "parents": models})
+    return boxes
+
+
 def mermaid(recipe: Recipe) -> str:
     """Return the unrolled chain as a mermaid flowchart."""
-    chain = unroll(recipe)
-    lines = ["flowchart TD", f'    {TRUTH}[("truth")]']
-    for name in ordered(chain):
-        shape = f'{name}(["model {name}"])' if name in chain.models else f'{name}[/"{_titled(chain, name)}"/]'
-        lines.append(f"    {shape}")
-        lines += [f"    {parent} --> {name}" for parent in _drawn_parents(chain, name)]
-    lines.append('    predictions[["predictions"]]')
-    models = dict.fromkeys(m for step in chain.inference for m in step.models)
-    lines += [f"    {model} --> predictions" for model in models]
+    lines = ["flowchart TD"]
+    for box in graph(recipe):
+        lines.append(f"    {box['name']}{MERMAID[box['kind']].format(box['title'])}")
+        lines += [f"    {parent} --> {box['name']}" for parent in box["parents"]]
     return "\n".join(lines) + "\n"
 
 

@@ -108,6 +108,11 @@ def usable_gpus() -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def gpu_names() -> list[str]:
+    """Return the names of this machine's GPUs; none without a driver that works."""
+    return [name.strip() for name in _ask("--query-gpu=name", "--format=csv,noheader") if name.strip()]
+
+
 def _cards() -> list[Card]:
     cards: list[Card] = []
     for line in _ask("-L"):

@@ -9,7 +9,18 @@ from pydantic import Field, ValidationError, field_validator
 
 from labelloop import preflight
 from labelloop.cases import Case, load_cases
-from labelloop.chain import ancestors, arrays_of, bank_of, images_of, lineage, needed, round_before, unroll, updates
+from labelloop.chain import (
+    ancestors,
+    arrays_of,
+    bank_of,
+    images_of,
+    lineage,
+    needed,
+    own_updates,
+    round_before,
+    unroll,
+    updates,
+)
 from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
 from labelloop.detached import known_parts
@@ -290,6 +301,10 @@ class Run:
         """Return the updates behind what is scored; behind the final label maps those of the longest trained model."""
         behind = {name: [name] for name in self.chain.evaluate.models} | {"final": self.inference_models()}
         return {name: max(updates(self.chain, model) for model in behind[name]) for name in self.evaluated()}
+
+    def work(self, model: str = "", shard: str = "") -> int:
+        """Return the updates of the training of a model, or the cases of a shard: what a job has to do."""
+        return len(self.shards[shard]) if shard else own_updates(self.chain, model)
 
     def groups(self) -> dict[str, dict]:
         """The recipe's own groups, as plain data."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from labelloop import heartbeat
+from labelloop import heartbeat, machine
 from labelloop.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ def configure_logging(snakemake: "Snakemake") -> None:
     slurm = os.environ.get("SLURM_JOB_ID")
     where = platform.node() + (f", Slurm job {slurm}" if slurm else "")
     log.info("rule %s %s: process %d on %s", snakemake.rule, dict(snakemake.wildcards), os.getpid(), where)
+    device = snakemake.resources.get("device")
+    if device:
+        machine.note(rule_log, device)
     heartbeat.begin("case", snakemake.params.get("number", 0))
     heartbeat.speak(" ".join([snakemake.rule, *map(str, snakemake.wildcards)]))
 

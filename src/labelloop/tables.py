@@ -114,7 +114,9 @@ TABLES: dict[str, dict[str, str]] = {
         "class": "class name",
         "state": "annotation state that training uses: present, absent or unknown",
         "decision": "truth, accepted, demoted, dropped or unknown",
-        "reason": "why",
+        "criterion": "what speaks against it, separated by ';': a rule of anatomy, agreement, uncertainty, "
+        "calibration, rank, whole_case, nothing_known, not_predicted or not_found; empty: nothing",
+        "reason": "in words, separated by '; ' in the same order; no reason holds a semicolon itself",
     },
     "held_out": {
         "case": "case id, labeled, but no model behind the label set learned from its patient",
@@ -208,6 +210,7 @@ TABLES: dict[str, dict[str, str]] = {
         "left_kidney_dsc": "likewise",
         "turned_degrees": "angle of the rotation that was found",
         "moved_mm": "how far the middle of the image was moved",
+        "criterion": "no_source, not_registered, no_kidney, one_kidney or both_kidneys; empty: accepted",
         "reason": "in words",
     },
     "efficiency": {

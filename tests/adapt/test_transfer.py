@@ -63,25 +63,25 @@ def test_every_decision_is_a_row(carried, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sequence", "right", "left", "accepted"),
+    ("sequence", "right", "left", "criterion"),
     [
-        ("arterial", 0.86, 0.1, True),
-        ("arterial", 0.85, 0.85, False),
-        ("t2w", 0.86, 0.81, True),
-        ("t2w", 0.86, 0.8, False),
-        ("dwi", 0.84, 0.84, False),
-        ("in_phase", 0.99, 0.5, False),
+        ("arterial", 0.86, 0.1, ""),
+        ("arterial", 0.85, 0.85, "one_kidney"),
+        ("t2w", 0.86, 0.81, ""),
+        ("t2w", 0.86, 0.8, "both_kidneys"),
+        ("dwi", 0.84, 0.84, "one_kidney"),
+        ("in_phase", 0.99, 0.5, "both_kidneys"),
     ],
 )
-def test_limits_are_the_published_ones(sequence, right, left, accepted):
+def test_limits_are_the_published_ones(sequence, right, left, criterion):
     dsc = {"right_kidney": right, "left_kidney": left}
-    assert judge(sequence, dsc, TransferSettings())[0] is accepted
+    assert judge(sequence, dsc, TransferSettings())[0] == criterion
 
 
 def test_a_single_kidney_is_enough_and_none_is_not():
-    assert judge("t2w", {"left_kidney": 0.9}, TransferSettings())[0]
-    accepted, reason = judge("t2w", {}, TransferSettings())
-    assert not accepted and "no kidney" in reason
+    assert not judge("t2w", {"left_kidney": 0.9}, TransferSettings())[0]
+    criterion, reason = judge("t2w", {}, TransferSettings())
+    assert criterion == "no_kidney" and "no kidney" in reason
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

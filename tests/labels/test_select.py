@@ -21,6 +21,7 @@ class World:
         self.volume = {(case, name): 10.0 for case in states for name in CLASSES}
         self.source = dict.fromkeys(self.volume, "m")
         self.failed = []
+        self.said = "too bad"
         self.dice = {(case, name): 0.95 for case in states for name in (*CLASSES, ALL)}
         self.unsure = {(case, name): 0.05 for case in states for name in (*CLASSES, ALL)}
 
@@ -29,7 +30,7 @@ class World:
             (*key, "truth" if self.states[key[0]].get(key[1]) else self.source[key], "fuse", 0, ml)
             for key, ml in self.volume.items()
         ]
-        verdicts = [(case, name, rule, "fail", 1.0, 2.0, "ml", "too bad") for case, name, rule in self.failed]
+        verdicts = [(case, name, rule, "fail", 1.0, 2.0, "ml", self.said) for case, name, rule in self.failed]
         verdicts.append(("a", "liver", "volume", "pass", 1.0, 2.0, "ml", "fine"))
         disagreement = [(*key, value, self.unsure[key], 2, None) for key, value in self.dice.items()]
         columns = ["case", "class", "rule", "verdict", "value", "threshold", "unit", "reason"]
@@ -66,6 +67,24 @@ def test_truth_stays_and_the_rest_is_accepted(world, tmp_path):
     assert decision(table, "a", "tumor")[:2] == ("present", "accepted")
     assert decision(table, "b", "spleen")[:2] == ("unknown", "unknown")  # that no model finds it proves nothing
     write_table(tmp_path / "selected.csv", table, "selected")
+
+
+def test_criteria_are_named_in_the_order_of_their_reasons(world):
+    world.failed.append(("b", "liver", "volume"))
+    world.dice["b", "liver"] = 0.2
+    table = world.select(min_pairwise_dice=0.8).set_index(["case", "class"])
+    criteria, reason = table.loc[("b", "liver"), ["criterion", "reason"]]
+    assert criteria.split(";") == ["volume", "agreement"]
+    assert reason.split("; ") == ["volume: too bad", "pairwise_dice 0.2 below 0.8"]
+    assert table.loc[("a", "liver"), "criterion"] == table.loc[("b", "spleen"), "criterion"] == ""
+
+
+def test_a_reason_holds_no_semicolon_of_its_own(world):
+    world.failed = [("b", name, "volume") for name in CLASSES]
+    world.said = "3 ml; 10 ml expected"
+    verdicts = world.select(min_pairwise_dice=1.0)
+    for criteria, reason in zip(verdicts["criterion"], verdicts["reason"], strict=True):
+        assert len(criteria.split(";")) == len(reason.split("; "))
 
 
 def test_absence_counts_only_where_the_recipe_says_so(world):

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from labelloop.classes import load_classes
 from labelloop.report import gallery
 from labelloop.report.calibration import calibration_of
 from labelloop.report.chain import draw_chain
-from labelloop.report.charts import nice_ticks
+from labelloop.report.charts import Line, curves, strips
+from labelloop.report.intake import _by_reason
 from labelloop.report.models import model
 from labelloop.report.page import write_report
 from labelloop.report.results import Results
@@ -29,18 +32,13 @@ SCHEME = load_classes("flare")
 GRID = Geometry((24, 20, 8), (3.0, 3.0, 5.0))
 TEST = ("case_a", "case_b", "case_c")
 LESIONS = {"teacher": "teacher", "student": "final"}
-GRAPH = """flowchart TD
-    truth[("truth")]
-    teacher(["model teacher"])
-    truth --> teacher
-    round1[/"labels round1"/]
-    truth --> round1
-    teacher --> round1
-    student(["model student"])
-    round1 --> student
-    predictions[["predictions"]]
-    student --> predictions
-"""
+GRAPH = [
+    {"name": "truth", "title": "truth", "kind": "truth", "parents": []},
+    {"name": "teacher", "title": "model teacher", "kind": "model", "parents": ["truth"]},
+    {"name": "round1", "title": "labels round1", "kind": "labels", "parents": ["truth", "teacher"]},
+    {"name": "student", "title": "model student", "kind": "model", "parents": ["round1"]},
+    {"name": "predictions", "title": "predictions", "kind": "predictions", "parents": ["student"]},
+]
 
 
 def _save(path: Path, kind: str, rows: list[tuple]) -> None:
@@ -99,10 +97,10 @@ def _models(root: Path) -> None:
 
 def _label_set(folder: Path) -> None:
     selected = [
-        ("case_d", "liver", "present", "truth", "annotated"),
-        ("case_d", "pancreas", "unknown", "demoted", "pairwise_dice 0.31 below 0.7"),
-        ("case_e", "pancreas", "unknown", "demoted", "pairwise_dice 0.52 below 0.7"),
-        ("case_e", "liver", "present", "accepted", "all rules passed"),
+        ("case_d", "liver", "present", "truth", "", "annotated"),
+        ("case_d", "pancreas", "unknown", "demoted", "agreement", "pairwise_dice 0.31 below 0.7"),
+        ("case_e", "pancreas", "unknown", "demoted", "agreement", "pairwise_dice 0.52 below 0.7"),
+        ("case_e", "liver", "present", "accepted", "", "all rules passed"),
     ]
     _save(folder / "selected.csv", "selected", selected)
     verdicts = [
@@ -223,17 +221,42 @@ def test_is_one_file_that_fetches_nothing(page):
 
 
 def test_every_case_set_aside_is_there_with_its_reason(page):
-    assert ["case_f", "image_missing", "no such <file>", "Fetch it again"] in _rows(page, "case_f")
-    assert ["case_g", "name_invalid", "a space in the name", "Rename the case"] in _rows(page, "case_g")
-    assert ["case_d", "values_saturated", "ends at 275 HU", "Nothing to do"] in _rows(page, "case_d")
-    assert "7 cases went in, 2 were set aside" in _text(page)
+    assert ["case_f", "image_missing", "no such <file>"] in _rows(page, "case_f")
+    assert ["case_g", "name_invalid", "a space in the name"] in _rows(page, "case_g")
+    assert ["case_d", "values_saturated", "ends at 275 HU"] in _rows(page, "case_d")
+    for action in ("Fetch it again", "Rename the case", "Nothing to do"):
+        assert _text(page).count(action) == 1
+    assert "2 of 7 cases could not be used: image_missing 1, name_invalid 1." in _text(page)
+
+
+def _sum(page: str) -> dict[str, int]:
+    parser = _Rows()
+    parser.feed(page.split('<table class="sum">')[1].split("</table>")[0])
+    return {words: int(number) for words, number in parser.rows}
+
+
+def test_used_and_set_aside_add_up_to_what_went_in(page):
+    assert _sum(page) == {
+        "cases to learn from": 2, "+ test cases": 3, "+ set aside:image_missing": 1, "+ set aside:name_invalid": 1,
+        "= cases in the case table": 7,
+    }  # fmt: skip
+    assert ["phantom", "CT", "5", "5", "2", "3", "0"] in _rows(page, "phantom")
+
+
+def test_a_case_with_several_faults_is_counted_once_and_listed_with_all():
+    quarantine = [("a", "f", code, "error", "x", "y") for code in ("label_missing", "image_missing")]
+    quarantine += [("b", "f", "image_missing", "error", "x", "z")]
+    found = _by_reason(pd.DataFrame(quarantine, columns=list(TABLES["quarantine"])))
+    assert {entry["code"]: (entry["cases"], len(entry["rows"])) for entry in found} == {
+        "label_missing": (1, 2), "image_missing": (1, 1)
+    }  # fmt: skip
 
 
 def test_scores_are_those_of_the_tables(page):
-    assert ["liver", "3", "0", "5", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"] in _rows(page, "liver")
-    assert ["tumor", "1", "0", "2", "40.0", "45.0", "+5.0", "30.0", "35.0", "+5.0"] in _rows(page, "tumor")
+    assert ["liver", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0", "3", "0", "5"] in _rows(page, "liver")
+    assert ["tumor", "40.0", "45.0", "+5.0", "30.0", "35.0", "+5.0", "1", "0", "2"] in _rows(page, "tumor")
     (mean,) = _rows(page, "mean of organs")
-    assert mean == ["mean of organs", "3", "0", "", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0"]
+    assert mean == ["mean of organs", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0", "3", "0", ""]
     assert ["case_a", "90.0", "80.0", "40.0", "95.0", "85.0", "45.0"] in _rows(page, "case_a")
     assert "Mean organ DSC on 3 test cases: student 90.0 % (NSD 80.0 %), teacher 85.0 % (NSD 75.0 %)." in _text(page)
     assert "3 paired cases are too few" in _text(page)
@@ -249,9 +272,9 @@ def test_scores_of_what_is_neither_there_nor_found_are_counted_beside_the_mean(r
         table.loc[row, ["dsc", "nsd", "volume_truth_ml", "volume_prediction_ml"]] = [float(not found)] * 2 + [0, found]
         write_table(root / "evaluation" / f"{name}.csv", table, "scores")
     page = _write(root, tmp_path / "page.html")
-    assert [row[:3] for row in _rows(page, "spleen") if len(row) == 10] == [["spleen", "3", "0 / 1"]]
-    assert [row[:3] for row in _rows(page, "liver") if len(row) == 10] == [["liver", "3", "0"]]
-    assert [row[:3] for row in _rows(page, "mean of organs")] == [["mean of organs", "3", "0 / 1"]]
+    assert [row[-3:-1] for row in _rows(page, "spleen") if len(row) == 10] == [["3", "0 / 1"]]
+    assert [row[-3:-1] for row in _rows(page, "liver") if len(row) == 10] == [["3", "0"]]
+    assert [row[-3:-1] for row in _rows(page, "mean of organs")] == [["3", "0 / 1"]]
     assert "1 of the 6 organs scored of student is neither there nor found, and counts as 100 %" in _text(page)
 
 
@@ -267,26 +290,30 @@ def test_annotation_and_acceptance_are_counted(page):
     assert ["pancreas", "", "0", "0", "5"] in _rows(page, "pancreas")
     assert ["liver", "", "1", "1", "·", "·", "·", ""] in _rows(page, "liver")
     assert ["pancreas", "", "·", "·", "2", "·", "·", "agreement 2"] in _rows(page, "pancreas")
-    assert ["2", "demoted", "pairwise_dice 0.31 below 0.7", "pancreas 2"] in _rows(page, "2")
+    assert ["2", "demoted", "pairwise dice 0.31 below 0.7", "pancreas 2"] in _rows(page, "2")
     assert ["volume", "2", "1", "50.0", "0", "liver 1"] in _rows(page, "volume")
 
 
 def test_the_review_queue_is_on_the_page_as_in_its_table(results, page):
     assert ["1", "case_e", "liver", "90.0", "accepted", "volume: too large", "picture"] in _rows(page, "1")
-    assert ["2", "case_d", "pancreas", "31.0", "demoted", "pairwise_dice 0.31 below 0.7", ""] in _rows(page, "2")
+    assert ["2", "case_d", "pancreas", "31.0", "demoted", "pairwise dice 0.31 below 0.7", ""] in _rows(page, "2")
     table = read_table(results / "review" / "round1.csv", "review")
     assert list(table["case"]) == ["case_e", "case_d", "case_e"]
     picture = results / "review" / table["picture"][0]
     assert "case_e_liver" in picture.name
-    assert base64.b64encode(picture.read_bytes()).decode() in page
+    shown = re.search(rf'<a href="../review/{table["picture"][0]}"><img src="data:image/webp;base64,([^"]+)"', page)
+    drawn, whole = (Image.open(io.BytesIO(p)) for p in (base64.b64decode(shown[1]), picture.read_bytes()))
+    assert drawn.width == whole.width and drawn.height < whole.height  # what is written beneath stands on the page
+    figure = page[shown.start() :].split("</figure>")[0]
+    assert "volume: too large" in _text(figure) and "<b>liver</b>" in figure
     assert (results / "review" / table["file"][0]).resolve() == (results / "labels/round1/case_e.nii.gz").resolve()
 
 
 def test_calibration_is_drawn_where_there_are_enough_labels(page):
     assert ["liver", "10", "10", "72.5", "0.163", "55.0", "40.0", "87.0", ""] in _rows(page, "liver")
     assert ["spleen", "1", "0", "–", "–", "–", "–", "–", ""] in _rows(page, "spleen")
-    assert page.count("liver by share accepted, %") == 1
-    assert page.count("spleen by share accepted, %") == 0
+    assert page.count('alt="liver by share accepted, %"') == 1
+    assert page.count('alt="spleen by share accepted, %"') == 0
     assert "at least 85.0 % with a confidence of 90.0 %" in _text(page)
 
 
@@ -294,7 +321,8 @@ def test_models_chain_volumes_and_speed_are_there(page):
     text = _text(page)
     assert "1 to train, 1 to validate" in text
     assert "75.0 % last, 75.0 % best" in text
-    assert page.count("<polyline") == 2 * 3 + 3  # train loss, Dice, its average; target, mean and curve of the liver
+    for chart in ("Loss by epoch", "Validation Dice of patches by epoch"):
+        assert page.count(f'alt="{chart}"') == 2
     assert "labels round1" in text
     assert ["liver", "1 of 1", "1234", "1234", "1234", "97.0"] in _rows(page, "liver")
     assert ["spleen", "0 of 1", "–", "–", "–", "–"] in _rows(page, "spleen")
@@ -310,11 +338,29 @@ def test_a_translator_is_named_as_the_trainer(tmp_path):
     assert model(Results(tmp_path), "to_mr")["facts"] == {"trainer": "translator", "seed": "7"}
 
 
-def test_pictures_of_best_median_and_worst(page):
-    order = re.findall(r"<b>(\w+) case: (\w+)</b>", page)
-    assert order == [("Best", "case_a"), ("Median", "case_b"), ("Worst", "case_c")]
-    assert page.count("<img ") == 3 * 2 + 2  # axial and coronal each; two labels of the queue have a map
-    assert "white dashes: truth" in page
+def _figures(page: str) -> dict[str, tuple[list[str], list[str], int]]:
+    """Return, by case of the gallery: the words it was chosen for, the legend, the number of pictures."""
+    section = page.split('<section id="pictures">')[1].split("</section>")[0]
+    found = {}
+    for figure in section.split("<figure>")[1:]:
+        words = re.findall(r'<span class="tag">([^<]+)', figure)
+        legend = re.findall(r"</i>(?:<b>)?([^<]+)", figure.split('<ul class="key">')[-1])
+        found[re.search(r"<b>(\w+)</b>", figure)[1]] = words, legend, figure.count("<img ")
+    return found
+
+
+def test_pictures_name_why_they_are_shown_and_each_class_outlined(page):
+    figures = _figures(page)
+    assert list(figures) == list(TEST)
+    assert [words for words, _, _ in figures.values()] == [["best", "tumor scored best"], ["median"], ["worst"]]
+    for _, legend, pictures in figures.values():
+        assert (legend, pictures) == (["liver", "spleen", "truth"], 2)
+
+
+def test_without_scores_final_label_maps_are_shown(results, tmp_path):
+    page = _write(results, tmp_path / "page.html", evaluated=[], lesions=[], truth=None)
+    assert {case: shown[1:] for case, shown in _figures(page).items()} == {"case_a": (["liver", "spleen"], 2)}
+    assert "1 of 2 classes found" in _text(page) and "Nothing was scored" in _text(page)
 
 
 def test_equal_files_give_equal_bytes(results, page):
@@ -343,12 +389,12 @@ def test_links_lead_to_the_files_read(results, page):
 
 
 def test_missing_parts_are_said_in_words(tmp_path):
-    text = _text(_write(tmp_path / "empty", tmp_path / "page.html", graph="one line", truth=None))
-    for words in ("No case table", "No annotation table", "No files of this model", "No selection table"):
+    text = _text(_write(tmp_path / "empty", tmp_path / "page.html", graph=[], truth=None))
+    for words in ("No case table", "No annotation table", "No files of 2 models", "No selection table", "No pictures"):
         assert words in text
     assert "Nothing was scored" in text
     assert "cases.csv not there" in text
-    assert "one line" in text
+    assert "The recipe was not given" in text
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -359,14 +405,14 @@ def test_unreadable_tables_are_said_in_words(results, tmp_path):
     empty.write_text("")
     text = _text(_write(results, tmp_path / "page.html", evaluated=[("a", broken), ("b", empty)]))
     assert "broken.csv unreadable: broken.csv: a scores table lacks the columns" in text
-    assert "empty.csv unreadable" in text
+    assert "empty.csv unreadable" in text and "2 files could not be read: broken.csv, empty.csv." in text
     assert str(tmp_path) not in text
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_one_model_is_not_compared(results, tmp_path):
     page = _write(results, tmp_path / "page.html", evaluated=[("student", "evaluation/final.csv")])
-    assert ["liver", "3", "0", "5", "90.0", "80.0"] in _rows(page, "liver")
+    assert ["liver", "90.0", "80.0", "3", "0", "5"] in _rows(page, "liver")
     assert "change" not in _text(page)
 
 
@@ -389,7 +435,9 @@ def test_a_case_without_files_costs_its_pictures_only(results, tmp_path):
 
     page = _write(results, tmp_path / "page.html", truth=truth)
     assert "No picture: the label is gone." in _text(page)
-    assert page.count("<img ") == 2 * 2 + 2
+    assert {case: pictures for case, (_, _, pictures) in _figures(page).items()} == {
+        "case_a": 2, "case_b": 0, "case_c": 2
+    }  # fmt: skip
 
 
 EMPTY = {kind: pd.DataFrame(columns=list(TABLES[kind])) for kind in ("selected", "verdicts", "disagreement")}
@@ -400,14 +448,14 @@ def _queue(**rows: list[tuple]) -> pd.DataFrame:
 
 
 def test_queue_leaves_out_agreeing_labels_and_truth_that_passes():
-    selected = [("a", "liver", "present", "truth", ""), ("b", "liver", "present", "accepted", "")]
+    selected = [("a", "liver", "present", "truth", "", ""), ("b", "liver", "present", "accepted", "", "")]
     disagreement = [("a", "liver", 0.1, 1.0, 2, None), ("b", "liver", 0.95, 0.1, 2, None)]
     assert _queue(selected=selected, disagreement=disagreement).empty
 
 
 def test_queue_puts_more_failed_rules_first_then_less_agreement():
-    selected = [(case, "liver", "unknown", "demoted", "pairwise_dice low") for case in "abc"]
-    selected += [("d", "liver", "present", "truth", "annotated")]
+    selected = [(case, "liver", "unknown", "demoted", "agreement", "pairwise_dice low") for case in "abc"]
+    selected += [("d", "liver", "present", "truth", "", "annotated")]
     failed = [("c", "volume"), ("d", "volume"), ("d", "side")]
     verdicts = [(case, "liver", rule, "fail", 1.0, 2.0, "ml", "odd") for case, rule in failed]
     disagreement = [
@@ -421,8 +469,8 @@ def test_queue_puts_more_failed_rules_first_then_less_agreement():
 
 
 def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
-    selected = [(case, "aorta", "unknown", "demoted", "volume: too small") for case in "abcde"]
-    selected += [("a", "liver", "unknown", "demoted", "pairwise_dice 0.6 below 0.7")]
+    selected = [(case, "aorta", "unknown", "demoted", "volume", "volume: too small") for case in "abcde"]
+    selected += [("a", "liver", "unknown", "demoted", "agreement", "pairwise_dice 0.6 below 0.7")]
     verdicts = [(case, "aorta", "volume", "fail", 1.0, 2.0, "ml", "too small") for case in "abcde"]
     table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.6, 0.1, 2, None)])
     assert list(zip(table["case"], table["class"], strict=True)) == [
@@ -430,11 +478,20 @@ def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
     ]  # fmt: skip
 
 
-def test_a_reason_is_said_once_and_what_selection_adds_stays():
-    said = "volume: 3 ml; 10 to 900 ml expected; pairwise_dice 0.1 below 0.7"
-    verdicts = [("a", "liver", "volume", "fail", 3.0, 10.0, "ml", "3 ml; 10 to 900 ml expected")]
-    table = _queue(selected=[("a", "liver", "unknown", "demoted", said)], verdicts=verdicts)
-    assert table["reasons"][0].splitlines() == ["volume: 3 ml; 10 to 900 ml expected", "pairwise_dice 0.1 below 0.7"]
+@pytest.mark.parametrize(
+    ("decision", "criteria", "said", "lines"),
+    [
+        ("demoted", "volume;agreement", "volume: 3 ml, 10 to 900 expected; pairwise_dice 0.1 below 0.7",
+         ["volume: 3 ml; 10 to 900 expected", "pairwise_dice 0.1 below 0.7"]),
+        ("dropped", "nothing_known;volume", "no class is known; volume: 3 ml, 10 to 900 expected",
+         ["volume: 3 ml; 10 to 900 expected", "no class is known", "pairwise_dice 0.1 below 0.8"]),
+    ],
+)  # fmt: skip
+def test_a_reason_is_said_once_and_what_selection_adds_stays(decision, criteria, said, lines):
+    verdicts = [("a", "liver", "volume", "fail", 3.0, 10.0, "ml", "3 ml; 10 to 900 expected")]
+    selected = [("a", "liver", "unknown", decision, criteria, said)]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.1, 1.0, 2, None)])
+    assert table["reasons"][0].splitlines() == lines
 
 
 def test_nothing_held_out_is_no_section():
@@ -442,25 +499,53 @@ def test_nothing_held_out_is_no_section():
     assert calibration_of(*empty, SCHEME) is None
 
 
+def _scored(rows: list[tuple[str, str, float, float, float]]) -> Scored:
+    table = [(case, name, dsc, dsc, truth, found, found - truth) for case, name, dsc, truth, found in rows]
+    return Scored("m", pd.DataFrame(table, columns=list(TABLES["scores"])), SCHEME)
+
+
 @pytest.mark.parametrize(("count", "words"), [(1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])
 def test_few_cases_are_shown_once(count, words):
-    rows = [(f"c{i}", "liver", 1 - i / 10, 1.0, 1.0, 1.0, 0.0) for i in range(count)]
-    table = pd.DataFrame(rows, columns=list(TABLES["scores"]))
-    chosen = chosen_cases(Scored("m", table, SCHEME))
-    assert [(word, case) for word, case, _ in chosen] == [(w, f"c{i}") for i, w in enumerate(words)]
+    chosen = chosen_cases(_scored([(f"c{i}", "liver", 1 - i / 10, 1.0, 1.0) for i in range(count)]), 12)
+    assert [(one.words, one.case) for one in chosen] == [((w,), f"c{i}") for i, w in enumerate(words)]
 
 
-def test_chain_is_drawn_from_mermaid_only():
+def test_of_many_cases_extremes_and_tumors_are_shown_and_no_more_than_asked_for():
+    rows = [(f"c{i:02d}", "liver", 1 - i / 50, 1.0, 1.0) for i in range(40)]
+    rows += [("c07", "tumor", 0.9, 5.0, 5.0), ("c08", "tumor", 0.0, 5.0, 0.0), ("c09", "tumor", 1.0, 0.0, 0.0)]
+    chosen = {one.case: one for one in chosen_cases(_scored(rows), 8)}
+    assert len(chosen) == 8 and list(chosen) == sorted(chosen)
+    words = {case: one.words for case, one in chosen.items() if one.words}
+    assert words == {
+        "c00": ("best",), "c07": ("tumor scored best",), "c08": ("tumor scored worst",), "c20": ("median",),
+        "c39": ("worst",),
+    }  # fmt: skip
+    assert chosen["c08"].missed == ("tumor",) and not chosen["c07"].missed
+
+
+def test_the_chain_has_a_box_for_each_part_and_an_arrow_for_each_parent():
     drawn = draw_chain(GRAPH)
     assert drawn.count("<rect") == 5
     assert drawn.count('fill="none"') == 5
-    assert draw_chain("default: a plain text") is None
-    assert draw_chain("flowchart TD\n a --> b\n b --> a") is None
+    assert draw_chain([]) is None
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1.3, 0.2), (5, 5), (0.9971, 0.9984), (1, 1000)])
-def test_ticks_enclose_the_values(low, high):
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert 2 <= len(ticks) <= 8
+@pytest.mark.parametrize("values", [[0.5], [0.5, 0.5], [float("nan"), 1e-9, 0.0], [-1.3, 0.2, 40.0]])
+def test_curves_are_pictures_of_equal_bytes(values):
+    lines = [Line("a", "#486581", range(1, len(values) + 1), values)]
+    assert curves(lines, "Loss") == curves(lines, "Loss")
+    svg = base64.b64decode(curves(lines, "Loss").src.partition(",")[2]).decode()
+    assert ">Loss</text>" in svg and "<dc:date>" not in svg
+
+
+def test_nothing_finite_is_no_chart():
+    assert curves([Line("a", "#486581", [1, 2], [float("nan")] * 2)], "Loss") is None
+    assert strips([("liver", "#486581", {"m": {}})], "DSC", "%") is None
+
+
+def test_thousands_of_dots_do_not_swell_a_chart():
+    sizes = {
+        number: len(strips([("liver", "#486581", {"m": {str(i): i / 100 for i in range(number)}})], "DSC", "%").src)
+        for number in (3000, 30000)
+    }
+    assert sizes[30000] < sizes[3000]

@@ -38,10 +38,10 @@ def results(tmp_path_factory):
     save(root / "cases.csv", "cases", cases)
     refused = "a kidney not above 0.8: 0.41"
     rows = [
-        ("p_arterial", "p_t1w", "arterial", "accepted", 0.93, 0.91, 1.2, 5.5, "a kidney above 0.85: 0.930"),
-        ("p_t2w", "p_t1w", "t2w", "refused", 0.9, 0.41, 2.0, 9.0, refused),
-        ("q_t2w", "", "t2w", "refused", None, None, None, None, "patient q has no t1w image"),
-        ("p_dwi", "p_t1w", "dwi", "refused", 0.5, 0.4, 2.0, 9.0, refused),
+        ("p_arterial", "p_t1w", "arterial", "accepted", 0.93, 0.91, 1.2, 5.5, "", "a kidney above 0.85: 0.930"),
+        ("p_t2w", "p_t1w", "t2w", "refused", 0.9, 0.41, 2.0, 9.0, "both_kidneys", refused),
+        ("q_t2w", "", "t2w", "refused", None, None, None, None, "no_source", "patient q has no t1w image"),
+        ("p_dwi", "p_t1w", "dwi", "refused", 0.5, 0.4, 2.0, 9.0, "both_kidneys", refused),
     ]
     save(root / "labels/carried/transfers.csv", "transfers", rows)
     return root
@@ -64,7 +64,7 @@ def test_each_sequence_has_its_row_and_its_reasons(results):
 
 def test_the_page_shows_them(results):
     page = results / "report" / "index.html"
-    write_report(results, page, "plain", SCHEME, label_sets=["carried"])
+    write_report(results, page, [], SCHEME, label_sets=["carried"])
     text = page.read_text(encoding="utf-8")
     assert "Labels carried to other MR sequences" in text and "patient q has no t1w image" in text
     assert "The sequences of p_t1w" in text

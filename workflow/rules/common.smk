@@ -2,9 +2,9 @@
 
 import time
 
+from labelloop import console
 from labelloop.errors import UserError
 from labelloop.gpu_lease import usable_gpus
-from labelloop.heartbeat import duration
 from labelloop.profiles import check_profiles
 from labelloop.repair import Repair
 from labelloop.run import Run
@@ -39,6 +39,7 @@ localrules:
 
 
 if workflow.is_main_process:
+    logger.addFilter(console.without_noise)
     for warning in run.warnings():
         logger.warning(f"{run.config.cases}: {warning}")
     if run.problems:
@@ -74,6 +75,13 @@ def minutes(first):
     return lambda wildcards, attempt: first * attempt
 
 
+def work_to_do():
+    """What this run has trained and labeled, and what it still has to."""
+    dag = workflow.dag
+    jobs = dag.needrun_jobs(exclude_finished=False)
+    return console.work_of(jobs, dag.finished, lambda w: run.work(**w))
+
+
 onstart:
     try:
         run.claim()
@@ -86,14 +94,13 @@ onstart:
     if left:
         logger.warning(f"labelloop: {told(left)}")
     print(f"labelloop: {run.summary()}")
+    console.watch(work_to_do)
 
 
 onsuccess:
-    if aside := run.set_aside():
-        print(f"labelloop: {aside}")
-    page = Path(R, "report", "index.html")
-    where = f" Open {page}" if page.is_file() else ""
-    print(f"labelloop: done in {duration(time.monotonic() - BEGAN)}.{where}")
+    print(f"labelloop: {console.how_far(work_to_do()) or 'nothing was left to do'}")
+    for line in console.ending(Path(R), run.set_aside(), time.monotonic() - BEGAN):
+        print(f"labelloop: {line}")
 
 
 onerror:

@@ -39,7 +39,7 @@ rule transfer:
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint(),
         groups=run.groups(),
-        version=1,
+        version=2,
     message:
         "transfer: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -218,7 +218,7 @@ rule select:
         ),
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint(),
-        version=2,
+        version=3,
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:

@@ -4,7 +4,7 @@ REQUIRED INPUTS: every table that the chain leaves.
 OUTPUTS: {R}/review, {R}/report/index.html
 """
 
-from labelloop.chain import describe, mermaid
+from labelloop.chain import describe, graph
 
 
 rule review:
@@ -34,7 +34,7 @@ rule review:
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint("color"),
         limit=run.config.review,
-        version=1,
+        version=2,
     message:
         "review: the most suspicious labels of {wildcards.labels}"
     script:
@@ -81,6 +81,7 @@ rule report:
         efficiency=f"{R}/predictions/efficiency.csv",
     output:
         page=f"{R}/report/index.html",
+        attention=f"{R}/report/attention.txt",
     log:
         f"{R}/logs/report/page.log",
     benchmark:
@@ -90,16 +91,17 @@ rule report:
         runtime=minutes(60),
     params:
         cases=[row for shard in run.test_shards for row in run.rows(shard)],
-        recipe=describe(run.recipe),
-        graph=mermaid(run.recipe),
+        recipe=run.recipe.name,
+        chain=describe(run.recipe),
+        graph=graph(run.recipe),
         classes=run.chain.classes,
         scheme=run.scheme.fingerprint("color", "tolerance_mm"),
         evaluated=run.updates(),
         models=run.used_models,
         labels=run.used_labels,
         translations=list(run.translations),
-        version=5,
+        version=6,
     message:
-        "report: {output}"
+        "report: {output.page}"
     script:
         "../scripts/report.py"

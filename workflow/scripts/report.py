@@ -10,13 +10,15 @@ from labelloop.steps.report import report
 
 report(
     rows=snakemake.params.cases,
-    results=Path(snakemake.output[0]).parents[1],
+    results=Path(snakemake.output.page).parents[1],
     recipe=snakemake.params.recipe,
+    chain=snakemake.params.chain,
     graph=snakemake.params.graph,
     classes=snakemake.params.classes,
     evaluated=snakemake.params.evaluated,
     models=snakemake.params.models,
     labels=snakemake.params.labels,
     translations=snakemake.params.translations,
-    out=Path(snakemake.output[0]),
+    out=Path(snakemake.output.page),
+    attention=Path(snakemake.output.attention),
 )

@@ -24,7 +24,7 @@ NO_KIDNEY = ("liver", "spleen", "duodenum", "right_adrenal_gland", "left_adrenal
 
 @dataclass(frozen=True)
 class Transferred:
-    """A label map [z, y, x] on the stored grid of a sequence, how it got there, and whether it may be used.
+    """A label map [z, y, x] on the stored grid of a sequence, how it got there, and what speaks against its use.
 
     ``transform`` maps points of the T1W image to the sequence; ``dsc`` is that of each kidney that T1W has.
     """
@@ -33,8 +33,14 @@ class Transferred:
     label: np.ndarray
     transform: Transform
     dsc: dict[str, float]
-    accepted: bool
+    criterion: str
+    """What refuses the label map; empty: it may be used."""
     reason: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the label map may be used."""
+        return not self.criterion
 
     def row(self, case: str, source: str, image: Volume) -> dict[str, object]:
         """Return the row of the ``transfers`` table for ``case``, whose labels come from the case ``source``."""
@@ -46,6 +52,7 @@ class Transferred:
             **{f"{kidney}_dsc": self.dsc.get(kidney) for kidney in KIDNEYS},
             "turned_degrees": self.transform.degrees,
             "moved_mm": self.transform.inverse().moved_mm(image.geometry),
+            "criterion": self.criterion,
             "reason": self.reason,
         }
 
@@ -119,35 +126,33 @@ def transfer(
         for name, (_, array) in carried.items()
         if settings.follows.get(name) not in carried
     }
-    result = [
-        Transferred(
-            name, np.zeros(images[name].array.shape, np.uint8), Transform(), {}, False, f"not registered: {reason}"
-        )
-        for name, reason in failed.items()
-    ]
+    result = []
+    for name, reason in failed.items():
+        nothing = np.zeros(images[name].array.shape, np.uint8)
+        result.append(Transferred(name, nothing, Transform(), {}, "not_registered", f"not registered: {reason}"))
     for name, (transform, array) in carried.items():
         leader = settings.follows.get(name, "")
         dsc = scores[name if name in scores else leader]
-        accepted, reason = judge(name, dsc, settings)
+        criterion, reason = judge(name, dsc, settings)
         reason = reason if name in scores else f"as {leader}: {reason}"
-        result.append(Transferred(name, array, transform, dsc, accepted, reason))
+        result.append(Transferred(name, array, transform, dsc, criterion, reason))
     return result
 
 
-def judge(sequence: str, dsc: Mapping[str, float], settings: TransferSettings) -> tuple[bool, str]:
-    """Decide by the kidneys whether labels fit a sequence, and say why (He, section 2.4 ii).
+def judge(sequence: str, dsc: Mapping[str, float], settings: TransferSettings) -> tuple[str, str]:
+    """Return by which criterion labels do not fit a sequence (empty: they do), and why in words (He, section 2.4 ii).
 
     One kidney must exceed 0.85; in in-phase, out-of-phase, T2W and DWI, both 0.8 besides. A patient with one kidney
     is judged by that one; without any, nothing is known and the transfer is refused.
     """
     if not dsc:
-        return False, "no kidney of the source lies on this image"
+        return "no_kidney", "no kidney of the source lies on this image"
     best, worst = max(dsc.values()), min(dsc.values())
     if not best > settings.one_kidney_dsc:
-        return False, f"no kidney above {settings.one_kidney_dsc:g}: the better has {best:.3f}"
+        return "one_kidney", f"no kidney above {settings.one_kidney_dsc:g}: the better has {best:.3f}"
     if sequence in settings.both and not worst > settings.both_kidneys_dsc:
-        return False, f"a kidney not above {settings.both_kidneys_dsc:g}: {worst:.3f}"
-    return True, f"a kidney above {settings.one_kidney_dsc:g}: {best:.3f}"
+        return "both_kidneys", f"a kidney not above {settings.both_kidneys_dsc:g}: {worst:.3f}"
+    return "", f"a kidney above {settings.one_kidney_dsc:g}: {best:.3f}"
 
 
 def kidney_dsc(

@@ -11,6 +11,7 @@ Truth is never judged here. The published schemes are settings:
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -21,11 +22,38 @@ from labelloop.labels.settings import SelectSettings
 from labelloop.tables import TABLES
 
 
+class Reason(NamedTuple):
+    """Why a label is as it is: the criterion as data (column ``criterion`` of the table), and in words."""
+
+    criterion: str
+    said: str
+
+
+class Decision(NamedTuple):
+    """What becomes of a class in a case."""
+
+    state: str
+    decision: str
+    reasons: tuple[Reason, ...]
+
+    def row(self) -> tuple[str, str, str, str]:
+        """Return state, decision, criteria and reasons as the table holds them.
+
+        No reason holds the semicolon that parts it from the next.
+        """
+        criteria = ";".join(reason.criterion for reason in self.reasons)
+        return self.state, self.decision, criteria, "; ".join(r.said.replace(";", ",") for r in self.reasons)
+
+
+def _decision(state: str, decision: str, criterion: str, said: str) -> Decision:
+    return Decision(state, decision, (Reason(criterion, said),))
+
+
 @dataclass
 class _Judgment:
     """Reasons that speak against pseudo-labels: per (case, class), and per case."""
 
-    refused: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    refused: dict[tuple[str, str], list[Reason]] = field(default_factory=lambda: defaultdict(list))
     refused_case: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,7 +97,7 @@ def select(
     rows = []
     for case, known in states.items():
         decided = {name: _decide(case, name, known, pseudo, volumes, judgment, settings) for name in classes}
-        rows += [(case, name, *decision) for name, decision in _whole_case(decided, settings).items()]
+        rows += [(case, name, *decision.row()) for name, decision in _whole_case(decided).items()]
     return pd.DataFrame(rows, columns=list(TABLES["selected"]))
 
 
@@ -99,16 +127,16 @@ def _judge(
         for column in ("pairwise_dice", "uncertainty")
     }
     cases = sorted({case for case, _ in pseudo})
-    for column, limits, sign, word in (
-        ("pairwise_dice", settings.min_pairwise_dice, 1, "below"),
-        ("uncertainty", settings.max_uncertainty, -1, "above"),
+    for criterion, column, limits, sign, word in (
+        ("agreement", "pairwise_dice", settings.min_pairwise_dice, 1, "below"),
+        ("uncertainty", "uncertainty", settings.max_uncertainty, -1, "above"),
     ):
         for case, name in sorted(pseudo) + [(case, ALL) for case in cases if isinstance(limits, dict)]:
             limit = limits.get(name) if isinstance(limits, dict) else limits
             value = scores[column].get((case, name), float("nan"))
             if limit is not None and not sign * value >= sign * limit:  # a missing score (NaN) is not good enough
                 said = f"no {column} to judge by" if pd.isna(value) else f"{column} {value:.4g} {word} {limit:g}"
-                _refuse(judgment, case, name, said)
+                _refuse(judgment, case, name, criterion, said)
     if settings.target_dsc is not None:
         _judge_calibrated(judgment, pseudo, scores["pairwise_dice"], settings, calibration)
     _judge_ranks(judgment, found, ranked, scores["uncertainty"], settings)
@@ -135,10 +163,11 @@ def _judge_calibrated(
         limit = limits.get(name, {"threshold": float("nan"), "reason": "the class is not in the calibration table"})
         value, least = agreement.get((case, name), float("nan")), limit["threshold"]
         if pd.isna(least):
-            _refuse(judgment, case, name, f"DSC {asked[0]:g} cannot be promised: {limit['reason']}")
+            _refuse(judgment, case, name, "calibration", f"DSC {asked[0]:g} cannot be promised: {limit['reason']}")
         elif not value > least:
             said = f"pairwise_dice {value:.4g} not above {least:.4g}, calibrated for DSC {asked[0]:g}"
-            _refuse(judgment, case, name, "no pairwise_dice to judge by" if pd.isna(value) else said)
+            said = "no pairwise_dice to judge by" if pd.isna(value) else said
+            _refuse(judgment, case, name, "agreement", said)
 
 
 def _judge_verdicts(judgment: _Judgment, pseudo: set, verdicts: pd.DataFrame, settings: SelectSettings) -> None:
@@ -147,7 +176,7 @@ def _judge_verdicts(judgment: _Judgment, pseudo: set, verdicts: pd.DataFrame, se
         failed = failed[failed["rule"].isin(settings.verdicts)]
     for case, name, rule, reason in failed[["case", "class", "rule", "reason"]].itertuples(index=False):
         if (case, name) in pseudo:
-            judgment.refused[case, name].append(f"{rule}: {reason}")
+            judgment.refused[case, name].append(Reason(rule, f"{rule}: {reason}"))
 
 
 def _judge_ranks(
@@ -173,7 +202,8 @@ def _judge_ranks(
             left = [c for c in left if (c, name) in found and not judgment.refused.get((c, name))]
         left.sort(key=lambda case: _rank(uncertainty, case, name))
         for place, case in enumerate(left[keep[name] :], start=keep[name] + 1):
-            _refuse(judgment, case, name, f"not among the {keep[name]} least uncertain (rank {place} of {len(left)})")
+            said = f"not among the {keep[name]} least uncertain (rank {place} of {len(left)})"
+            _refuse(judgment, case, name, "rank", said)
 
 
 def _rank(uncertainty: Mapping, case: str, name: str) -> tuple[float, str]:
@@ -181,15 +211,11 @@ def _rank(uncertainty: Mapping, case: str, name: str) -> tuple[float, str]:
     return (float("inf") if pd.isna(value) else float(value), case)
 
 
-def _refuse(judgment: _Judgment, case: str, name: str, reason: str) -> None:
+def _refuse(judgment: _Judgment, case: str, name: str, criterion: str, said: str) -> None:
     if name == ALL:
-        judgment.refused_case.setdefault(case, reason)
+        judgment.refused_case.setdefault(case, said)
     else:
-        judgment.refused[case, name].append(reason)
-
-
-Decision = tuple[str, str, str]
-"""State, decision, reason."""
+        judgment.refused[case, name].append(Reason(criterion, said))
 
 
 def _decide(
@@ -203,29 +229,31 @@ def _decide(
 ) -> Decision:
     state = known.get(name, UNKNOWN)
     if state != UNKNOWN:
-        return state, "truth", f"annotated {state}"
+        return _decision(state, "truth", "", f"annotated {state}")
     if (case, name) not in pseudo:
-        return UNKNOWN, "unknown", "no model predicted it"
+        return _decision(UNKNOWN, "unknown", "not_predicted", "no model predicted it")
     if case in judgment.refused_case:
-        return UNKNOWN, "demoted", f"case refused: {judgment.refused_case[case]}"
-    reasons = judgment.refused.get((case, name))
+        return _decision(UNKNOWN, "demoted", "whole_case", f"case refused: {judgment.refused_case[case]}")
+    reasons = tuple(judgment.refused.get((case, name), ()))
     if reasons:
-        demotion, said = settings.demotion(name), "; ".join(reasons)
+        demotion = settings.demotion(name)
         if demotion == "drop":
-            return UNKNOWN, "dropped", said
-        return (ABSENT if demotion == "background" else UNKNOWN), "demoted", said
+            return Decision(UNKNOWN, "dropped", reasons)
+        return Decision(ABSENT if demotion == "background" else UNKNOWN, "demoted", reasons)
     if volumes.get((case, name), 0.0) > 0:
-        return PRESENT, "accepted", "no criterion speaks against it"
+        return _decision(PRESENT, "accepted", "", "no criterion speaks against it")
     if name in settings.absence:
-        return ABSENT, "accepted", "no model found it"
-    return UNKNOWN, "unknown", "no model found it, which does not prove that it is absent"
+        return _decision(ABSENT, "accepted", "", "no model found it")
+    return _decision(UNKNOWN, "unknown", "not_found", "no model found it, which does not prove that it is absent")
 
 
-def _whole_case(decided: dict[str, Decision], settings: SelectSettings) -> dict[str, Decision]:
+def _whole_case(decided: dict[str, Decision]) -> dict[str, Decision]:
     """Drop the case when a class demands it, or when nothing is known in it."""
-    culprits = [f"{name}: {reason}" for name, (_, decision, reason) in decided.items() if decision == "dropped"]
+    culprits = [f"{name}: {one.reasons[0].said}" for name, one in decided.items() if one.decision == "dropped"]
     if culprits:
-        return dict.fromkeys(decided, (UNKNOWN, "dropped", f"case dropped because of {culprits[0]}"))
-    if all(state == UNKNOWN for state, _, _ in decided.values()):
-        return {name: (UNKNOWN, "dropped", f"no class is known; {reason}") for name, (_, _, reason) in decided.items()}
+        said = f"case dropped because of {culprits[0]}"
+        return dict.fromkeys(decided, _decision(UNKNOWN, "dropped", "whole_case", said))
+    if all(one.state == UNKNOWN for one in decided.values()):
+        nothing = Reason("nothing_known", "no class is known")
+        return {name: Decision(UNKNOWN, "dropped", (nothing, *one.reasons)) for name, one in decided.items()}
     return decided

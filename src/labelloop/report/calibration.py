@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from labelloop.classes import ClassScheme
 from labelloop.labels.calibrate import SCORE, aurc, risk_coverage
-from labelloop.report.charts import AXIS, TEXT, Line, curves
+from labelloop.report.charts import AXIS, TEXT, Chart, Line, curves
 from labelloop.wording import plain
 
 FEWEST = 10
@@ -47,7 +46,9 @@ def _limit(limit: Mapping[Hashable, Any]) -> dict[str, Any]:
     return {key: limit.get(column, "" if key == "reason" else np.nan) for key, column in keys.items()}
 
 
-def _curve(name: str, color: str, agreement: np.ndarray, dsc: np.ndarray, limit: Mapping[Hashable, Any]) -> Markup:
+def _curve(
+    name: str, color: str, agreement: np.ndarray, dsc: np.ndarray, limit: Mapping[Hashable, Any]
+) -> Chart | None:
     """Draw the mean DSC of the labels accepted so far against their share, those that agree most first (percent)."""
     coverage, risk = risk_coverage(agreement, dsc)
     lines = [Line("", color, (100 * coverage).tolist(), (100 * (1 - risk)).tolist())]
@@ -56,4 +57,4 @@ def _curve(name: str, color: str, agreement: np.ndarray, dsc: np.ndarray, limit:
         lines.insert(0, Line("target", TARGET, [0.0, 100.0], [100 * limit["target_dsc"]] * 2))
         if limit["accepted"] > 0:
             lines.append(Line("accepted", TEXT, [100 * limit["coverage"]], [100 * limit["mean_dsc"]]))
-    return curves(lines, plain(name), size=(320, 190), axis="share accepted, %")
+    return curves(lines, plain(name), size=(320, 210), axis="share accepted, %")

@@ -2,7 +2,7 @@
 
 import base64
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,20 @@ import pandas as pd
 
 from labelloop.classes import ClassScheme
 from labelloop.errors import CaseError
-from labelloop.report.pictures import AXES, CT_WINDOW, case_picture
+from labelloop.report.pictures import AXES, CT_WINDOW, HATCHED, SHADE, case_picture, for_page
 from labelloop.report.results import Results
-from labelloop.report.scores import Scored, chosen_cases
+from labelloop.report.scores import Chosen, Scored, chosen_cases
 from labelloop.scan import read_surveyed
 from labelloop.tables import upside_down
 from labelloop.volume import Volume, on_its_feet, read
+from labelloop.wording import count, percent, plain
 
 log = logging.getLogger(__name__)
 Truth = Callable[[str], Volume | None]
 """Return the reference labels of a case in the ids of the class scheme, on the grid of its image; None without."""
-SUSPICIOUS = 10
+SUSPICIOUS, SHOWN = 10, 12
+"""Pictures of a review queue and of test cases, at most: a page of any run stays below some MB."""
+PANEL_PIXELS = 720
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Atlas:
             images[case] = (beside if beside.is_file() else Path(image), modality)
         return cls(results, images, scheme, truth, frozenset(upside_down(results / "upright.csv")))
 
-    def draw(self, case: str, labels: Path) -> list[dict[str, str]]:
-        """Return the pictures of a case as data URIs, one a view.
+    def draw(self, case: str, labels: Path) -> dict[str, Any]:
+        """Return the pictures of a case, one a view, and the classes that are outlined in them.
 
         Raises:
             CaseError, OSError, RuntimeError, ValueError: when a file is missing, unreadable, or on another grid.
@@ -61,10 +64,13 @@ class Atlas:
             image, drawn = on_its_feet(image), on_its_feet(drawn)
             truth = on_its_feet(truth) if truth else None
         window = CT_WINDOW if modality == "CT" else None
-        pictures = {
-            v: case_picture(image, drawn, self.scheme, truth, window, views=(v,), panel_width=800) for v in AXES
-        }
-        return [{"view": view, "src": data_uri(png)} for view, png in pictures.items()]
+        views, classes = [], set()
+        for view in AXES:
+            png = case_picture(image, drawn, self.scheme, truth, window, views=(view,), panel_width=PANEL_PIXELS)
+            webp, outlined = for_page(png)
+            views.append({"view": view, "src": data_uri(webp, "webp")})
+            classes.update(outlined)
+        return {"views": views, "legend": legend(self.scheme, classes), "truth": truth is not None}
 
     def picture(self, case: str, labels: Path) -> bytes:
         """Draw the axial slice of a case with most labels, or its middle one when there is no label map.
@@ -81,34 +87,75 @@ class Atlas:
         return case_picture(image, drawn, self.scheme, None, window, views=("axial",), focus=(), panel_width=480)
 
 
-def scored_pictures(atlas: Atlas, scored: Scored | None) -> list[dict[str, Any]]:
-    """Return best, median and worst test case with their pictures, or why there is none."""
+def scored_pictures(atlas: Atlas, scored: Scored) -> list[dict[str, Any]]:
+    """Return test cases with their pictures (:func:`labelloop.report.scores.chosen_cases`), or why one has none."""
+    return [
+        {
+            "case": chosen.case,
+            "words": list(chosen.words),
+            "told": _told(chosen),
+            **_attempt(atlas, chosen.case),
+        }
+        for chosen in chosen_cases(scored, SHOWN)
+    ]
+
+
+def _told(chosen: Chosen) -> list[str]:
+    told = [f"organ DSC {percent(chosen.organs)} %"] if chosen.organs == chosen.organs else []
+    told += [f"tumor DSC {percent(chosen.tumor)} %"] if chosen.tumor == chosen.tumor else []
+    return told + ([f"not found: {', '.join(map(plain, chosen.missed))}"] if chosen.missed else [])
+
+
+def unscored_pictures(atlas: Atlas, summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return cases with their final label maps where nothing was scored, those with fewest classes first.
+
+    Args:
+        summary: volumes of the final label maps; columns ``case``, ``class``, ``volume_ml``.
+    """
+    found = (summary["volume_ml"].astype(float) > 0).groupby(summary["case"]).agg(["sum", "size"])
+    found = found.sort_index().sort_values("sum", kind="stable")
+    places = sorted({round(place) for place in np.linspace(0, len(found) - 1, min(SHOWN, len(found)))})
+    return [
+        {
+            "case": case,
+            "words": [],
+            "told": [f"{found.loc[case, 'sum']} of {count(int(found.loc[case, 'size']), 'class')} found"],
+            **_attempt(atlas, case),
+        }
+        for case in found.index[places]
+    ]
+
+
+def legend(scheme: ClassScheme, names: Iterable[str]) -> list[dict[str, str]]:
+    """Return name and color of classes, in the order of the scheme, and of what is hatched."""
+    chosen = set(names)
+    found = [{"name": info.name, "color": info.color} for info in scheme.classes if info.name in chosen]
+    return found + ([{"name": HATCHED, "color": SHADE}] if HATCHED in chosen else [])
+
+
+def queue_pictures(results: Results, scheme: ClassScheme, queue: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first rows of a review queue that have a picture, with the picture and its legend."""
     shown = []
-    for word, case, dsc in chosen_cases(scored) if scored else []:
-        entry: dict[str, Any] = {"word": word, "case": case, "dsc": dsc, "views": [], "problem": ""}
-        entry |= _attempt(atlas, case, atlas.results / "predictions" / f"{case}.nii.gz")
-        shown.append(entry)
+    for row in [row for row in queue if row["picture"]][:SUSPICIOUS]:
+        png = results.bytes(f"review/{row['picture']}")
+        if png:
+            webp, classes = for_page(png)
+            shown.append({**row, "src": data_uri(webp, "webp"), "legend": legend(scheme, classes)})
     return shown
 
 
-def queue_pictures(results: Results, queue: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first rows of a review queue that have a picture, with the picture as data URI."""
-    drawn = [row for row in queue if row["picture"]][:SUSPICIOUS]
-    found = [(row, results.bytes(f"review/{row['picture']}")) for row in drawn]
-    return [{**row, "src": data_uri(png)} for row, png in found if png]
-
-
-def _attempt(atlas: Atlas, case: str, labels: Path) -> dict[str, Any]:
+def _attempt(atlas: Atlas, case: str) -> dict[str, Any]:
     """Return the pictures of a case, or the problem in words: one bad file must not cost the page."""
+    nothing: dict[str, Any] = {"views": [], "legend": [], "truth": False}
     if case not in atlas.images:
-        return {"problem": "the case table does not name it"}
+        return nothing | {"problem": "the case table does not name it"}
     try:
-        return {"views": atlas.draw(case, labels)}
+        return atlas.draw(case, atlas.results / "predictions" / f"{case}.nii.gz") | {"problem": ""}
     except (CaseError, OSError, RuntimeError, ValueError) as error:
         log.warning("no picture of %s: %s", case, error)
-        return {"problem": str(error).strip().splitlines()[-1]}
+        return nothing | {"problem": str(error).strip().splitlines()[-1]}
 
 
-def data_uri(png: bytes) -> str:
-    """Return a PNG as a data URI."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """Return a picture as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from labelloop.report.charts import Line, curves
+from labelloop.report.charts import Chart, Line, curves
 from labelloop.report.gallery import data_uri
 from labelloop.report.results import Results
 
@@ -70,7 +68,7 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
     return {words: str(value) for words, value in facts.items() if value is not None}
 
 
-def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Markup]:
+def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Chart]:
     if not epochs:
         return []
     x = [float(row.get("epoch", number)) for number, row in enumerate(epochs, 1)]
@@ -79,7 +77,7 @@ def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Markup]:
         for part, color in (("train", TRAIN), ("validation", VALIDATION))
     ]
     dices = [
-        Line("each epoch", "#b6d7d9", x, [_number(row.get("dice_mean")) for row in epochs]),
+        Line("each epoch", "#8fbfc3", x, [_number(row.get("dice_mean")) for row in epochs]),
         Line("moving average", DICE, x, [_number(row.get("dice_average")) for row in epochs]),
     ]
     drawn = [curves(losses, "Loss"), curves(dices, "Validation Dice of patches")]

@@ -13,9 +13,12 @@ from markupsafe import Markup
 from labelloop import __version__, wording
 from labelloop.classes import ClassScheme
 from labelloop.files import write_text
+from labelloop.report.attention import attention
 from labelloop.report.chain import draw_chain
-from labelloop.report.gallery import Atlas, Truth, queue_pictures, scored_pictures
-from labelloop.report.intake import DECISIONS, intake, label_set
+from labelloop.report.facts import run_facts
+from labelloop.report.gallery import Atlas, Truth, queue_pictures, scored_pictures, unscored_pictures
+from labelloop.report.intake import intake
+from labelloop.report.label_sets import DECISIONS, label_set
 from labelloop.report.lesions import lesion_results
 from labelloop.report.models import model, translation
 from labelloop.report.results import Results
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 def write_report(
     results: str | Path,
     out: str | Path,
-    graph: str,
+    graph: Sequence[Mapping[str, Any]],
     scheme: ClassScheme,
     evaluated: Sequence[tuple[str, str | Path]] = (),
     label_sets: Sequence[str] = (),
@@ -36,19 +39,20 @@ def write_report(
     *,
     translations: Sequence[str] = (),
     lesions: Sequence[tuple[str, str | Path]] = (),
+    recipe: str = "",
     recipe_text: str = "",
     truth: Truth | None = None,
     updates: Mapping[str, int] | None = None,
     title: str = "labelloop",
-) -> None:
-    """Write the report page of a run, atomically. Equal files give equal bytes.
+) -> list[str]:
+    """Write the report page of a run, atomically; return what needs attention, in sentences. Equal files, equal bytes.
 
     Parts that are missing or unreadable are named in words on the page.
 
     Args:
         results: results folder of the run.
         out: the page, usually ``<results>/report/index.html``; links to files are relative to it.
-        graph: the chain of the recipe: a mermaid flow chart (drawn), or plain text.
+        graph: the chain of the recipe (:func:`labelloop.chain.graph`).
         scheme: classes of every label map and table.
         evaluated: (title, scores table) of what is compared, the teacher first and the student (the final label
             maps in ``predictions``) last; tables are absolute or relative to ``results``.
@@ -56,7 +60,7 @@ def write_report(
         model_names: names of folders in ``models``.
         translations: plans with translated CT: folders in ``prepared``.
         lesions: (title, lesions table) of what is compared, in the same order.
-        recipe_text: the recipe in words or YAML, shown folded away.
+        recipe: name of the recipe. recipe_text: its chain in words, shown folded away.
         truth: gives the reference labels of a test case for its pictures.
         updates: by title of what is compared: updates behind its weights, with those of the models it started from.
         title: name of the run.
@@ -68,13 +72,12 @@ def write_report(
     atlas = Atlas.of(root, table, scheme, truth)
     sets = [label_set(source, name, scheme) for name in label_sets]
     for entry in sets:
-        entry["pictures"] = queue_pictures(source, entry["queue"])
+        entry["pictures"] = queue_pictures(source, scheme, entry["queue"])
         entry["transfers"] = transfers(source, atlas, entry["name"])
     content: dict[str, Any] = {
         "title": title,
         "scheme": scheme,
         "intake": intake(source, table, scheme),
-        "graph": graph.strip(),
         "chain": draw_chain(graph),
         "recipe_text": recipe_text.strip(),
         "models": [model(source, name) for name in model_names],
@@ -87,13 +90,15 @@ def write_report(
         "lesions": lesion_results(source, lesions, scheme),
         "speed": _speed(source.table("predictions/efficiency.csv", "efficiency")),
         "volumes": _volumes(source.table("predictions/summary.csv", "summary"), scheme),
-        "gallery": scored_pictures(atlas, scored[-1] if scored else None),
-        "truth_given": truth is not None,
+        "gallery": _gallery(source, atlas, scored),
     }
+    content["facts"] = run_facts(root, recipe, content["models"])
     content["headline"] = _headline(content["intake"], sets, scored, scheme, updates or {})
     content |= {"files": source.files(page), "missing": dict(sorted(source.missing.items())), "version": __version__}
+    content["attention"] = attention(content, scored)
     write_text(page, render(content))
     log.info("report: %s", page)
+    return [entry["text"] for entry in content["attention"]]
 
 
 def render(content: dict[str, Any]) -> str:
@@ -104,6 +109,14 @@ def render(content: dict[str, Any]) -> str:
         environment.filters[function.__name__] = function
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     return template.render(style=Markup((folder / "report.css").read_text(encoding="utf-8")), **content)
+
+
+def _gallery(source: Results, atlas: Atlas, scored: Sequence[Scored]) -> dict[str, list[dict[str, Any]]]:
+    """Return the cases to look at, and others, which the page folds."""
+    cases = scored_pictures(atlas, scored[-1]) if scored else []
+    cases = cases or unscored_pictures(atlas, source.table("predictions/summary.csv", "summary"))
+    first = [entry for entry in cases if entry["words"]] or cases[:3]
+    return {"first": first, "more": [entry for entry in cases if entry not in first]}
 
 
 def _headline(
@@ -119,7 +132,7 @@ def _headline(
     ends = [scored[0], scored[-1]] if scored else []
     return {
         "cases": arrived["total"],
-        "set_aside": arrived["set_aside_count"],
+        "used": arrived["used"],
         "labels": judged[-1] if judged else None,
         "student": scored[-1].title if scored else None,
         "teacher": scored[0].title if len(scored) > 1 else None,

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
@@ -40,6 +41,12 @@ GUTTER = 6
 INK = "#101418"
 SHADE = "#b8c0c8"
 """Color in which ignored voxels are hatched."""
+HATCHED = "ignored"
+"""What such voxels are called in a legend."""
+CLASSES, HEIGHT = "labelloop classes", "labelloop height"
+"""Text that the PNG of a case carries: the classes that are outlined, and its height without legend and note."""
+QUALITY = 82
+"""Of the WebP of a page, 0 to 100: a tenth of the PNG, and lines stay sharp."""
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
@@ -96,7 +103,7 @@ def case_picture(
         faint_others: draw classes that are not in ``focus`` as thin lines. The last view then shows the largest part
             that is detached from the ``focus`` classes, if there is one.
         note: lines written under the picture, wrapped where they are too long.
-        legend: name the colors of the classes that the labels hold.
+        legend: name the colors of the classes that are outlined.
         panel_width: width of a panel in pixels.
 
     Raises:
@@ -114,10 +121,26 @@ def case_picture(
     if faint_others:
         panels = [replace(panel, strong=frozenset(ids)) for panel in panels]
     picture = _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
-    if legend and (shown := set(np.unique(labels.array).tolist())) - {0}:
-        named = [(c.name.replace("_", " "), c.color) for c in scheme.classes if c.id in shown]
-        picture = _with_legend(picture, named + [("ignored", SHADE)] * (IGNORED in shown))
-    return _png(_with_note(picture, note) if note else picture)
+    drawn = {number for panel in panels for number in _ids(panel.solid)}
+    named = [(c.name, c.color) for c in scheme.classes if c.id in drawn]
+    named += [(HATCHED, SHADE)] if any(map(_is_hatched, panels)) else []
+    facts = {CLASSES: ";".join(name for name, _ in named), HEIGHT: str(picture.height)}
+    if legend and named:
+        picture = _with_legend(picture, [(name.replace("_", " "), color) for name, color in named])
+    return _png(_with_note(picture, note) if note else picture, facts)
+
+
+def for_page(png: bytes) -> tuple[bytes, list[str]]:
+    """Return a picture of :func:`case_picture` as WebP, without what is written beneath, and the classes outlined.
+
+    A page writes that in its own letters, which a small screen does not shrink. Any other PNG stays whole.
+    """
+    picture = Image.open(io.BytesIO(png))
+    facts = {key: str(value) for key, value in picture.info.items()}
+    height = int(facts.get(HEIGHT, picture.height))
+    buffer = io.BytesIO()
+    picture.convert("RGB").crop((0, 0, picture.width, height)).save(buffer, "WEBP", quality=QUALITY)
+    return buffer.getvalue(), [name for name in facts.get(CLASSES, "").split(";") if name]
 
 
 def _with_note(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
@@ -196,9 +219,12 @@ def _fit(picture: Image.Image, width: int) -> Image.Image:
     return picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
 
 
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+def _png(picture: Image.Image, facts: Mapping[str, str] | None = None) -> bytes:
+    """Return a PNG that carries ``facts`` as text."""
+    buffer, text = io.BytesIO(), PngInfo()
+    for key, value in (facts or {}).items():
+        text.add_text(key, value)
+    picture.save(buffer, "PNG", optimize=True, pnginfo=text)
     return buffer.getvalue()
 
 
@@ -302,6 +328,10 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple
             _dashes(axes, panel.dashed == number, panel.spacing, size, thick)
     axes.set(xlim=(0, width), ylim=(height, 0))
     _letters(axes, panel, size, scale)
+
+
+def _is_hatched(panel: Panel) -> bool:
+    return any(ids is not None and bool((ids == IGNORED).any()) for ids in (panel.solid, panel.dashed))
 
 
 def _ids(array: np.ndarray) -> list[int]:

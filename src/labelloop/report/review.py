@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ def queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataF
     chosen = {(row["case"], row["class"]): row for row in selected.to_dict("records")}
     rows = []
     for key in sorted({*fails, *chosen}):
-        row = chosen.get(key, {"decision": "", "reason": ""})
+        row = chosen.get(key, {"decision": "", "criterion": "", "reason": ""})
         dice = float("nan") if row["decision"] == "truth" else agreement.get(key, float("nan"))
         refused = row["decision"] in ("demoted", "dropped")
         if key in fails or refused or (row["decision"] == "accepted" and dice < DISAGREE):
@@ -65,12 +64,12 @@ def _row(
     key: tuple[str, str], chosen: Mapping[Hashable, Any], fails: list[dict[Hashable, Any]], dice: float
 ) -> dict[str, Any]:
     """Return a row of the table; ``reasons`` has a failed rule a line, then what else selection said."""
+    rules = {fail["rule"] for fail in fails}
+    refused = chosen["decision"] in ("demoted", "dropped")
+    said = list(zip(chosen["criterion"].split(";"), chosen["reason"].split("; "), strict=True)) if refused else []
     lines = [f"{fail['rule']}: {fail['reason']}" for fail in fails]
-    said = chosen["reason"] if chosen["decision"] in ("demoted", "dropped") else ""
-    for line in lines:
-        said = said.replace(line, "")
-    lines += [rest] if (rest := re.sub(r"^(; )+|(; )+$", "", said)) else []
-    if dice < DISAGREE and "pairwise_dice" not in said:
+    lines += [words for criterion, words in said if criterion not in rules]
+    if dice < DISAGREE and "agreement" not in dict(said):
         lines.append(f"pairwise_dice {dice:.4g} below {DISAGREE:g}")
     return {
         "case": key[0],

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from labelloop.classes import ClassScheme
 from labelloop.errors import UserError
 from labelloop.metrics.compare import compare_scores
 from labelloop.metrics.evaluate import both_empty, class_means
-from labelloop.report.charts import strips
+from labelloop.report.charts import Chart, strips
 from labelloop.report.results import Results
 from labelloop.wording import plain
 
@@ -102,7 +101,7 @@ def scores(scored: Sequence[Scored], scheme: ClassScheme) -> dict[str, Any]:
         "titles": [s.title for s in scored],
         "rows": rows,
         "total": _total(scored, organs, rows),
-        "charts": [_chart(scored, shown, metric, scheme) for metric in METRICS] if scored else [],
+        "charts": list(filter(None, (_chart(scored, shown, metric, scheme) for metric in METRICS))),
         "unpredicted": {s.title: s.unpredicted for s in scored if s.unpredicted},
         "cases": _case_rows(scored, organs, tumors),
         "paired": _paired(compared),
@@ -135,7 +134,7 @@ def _total(scored: Sequence[Scored], organs: Sequence[str], rows: Sequence[dict[
     return total
 
 
-def _chart(scored: Sequence[Scored], names: Sequence[str], metric: str, scheme: ClassScheme) -> Markup:
+def _chart(scored: Sequence[Scored], names: Sequence[str], metric: str, scheme: ClassScheme) -> Chart | None:
     rows = []
     for name in names:
         models = {s.title: _percent(s.per_case([name], metric)) for s in scored}
@@ -166,20 +165,59 @@ def _paired(compared: pd.DataFrame | None) -> dict[str, Any] | None:
         return None
     row = compared.loc[[("organ mean", "dsc")]].iloc[0]
     if row["cases"] < FEWEST_CASES:
-        return {"n": int(row["cases"]), "enough": False}
+        return {"n": int(row["cases"]), "enough": False, "sure": False}
     keys = {"difference": "difference", "low": "low_95", "high": "high_95", "p": "p"}
-    return {"n": int(row["cases"]), "enough": True, **{key: float(row[column]) for key, column in keys.items()}}
+    found = {key: float(row[column]) for key, column in keys.items()}
+    return {"n": int(row["cases"]), "enough": True, "sure": found["low"] > 0 or found["high"] < 0, **found}
 
 
-def chosen_cases(scored: Scored) -> list[tuple[str, str, float]]:
-    """Return (best, median or worst, case, mean organ DSC) of a model; fewer with less than three cases."""
-    ranked = scored.per_case(organs_of(scored.scheme))
-    if ranked.empty:
-        ranked = scored.per_case(scored.scheme.names)
-    ranked = ranked.sort_index().sort_values(ascending=False, kind="stable")
-    places = {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}
-    chosen: dict[int, str] = {}
-    for word, place in places.items():
-        if 0 <= place:
-            chosen.setdefault(place, word)
-    return [(chosen[place], ranked.index[place], float(ranked.iloc[place])) for place in sorted(chosen)]
+@dataclass(frozen=True)
+class Chosen:
+    """A test case to look at: why it was chosen, its scores, the classes that are there and were not found."""
+
+    case: str
+    words: tuple[str, ...]
+    organs: float
+    tumor: float
+    missed: tuple[str, ...]
+
+
+def chosen_cases(scored: Scored, limit: int) -> list[Chosen]:
+    """Return at most ``limit`` cases, the best mean organ DSC first.
+
+    Best, median and worst, the tumors scored best and worst, and others at equal distances between best and worst.
+    """
+    organs = scored.per_case(organs_of(scored.scheme))
+    if organs.empty:
+        organs = scored.per_case(scored.scheme.names)
+    there = scored.table[scored.table["volume_truth_ml"].astype(float) > 0]
+    tumors = there[there["class"].isin(scored.scheme.sets.get("tumor", ()))].groupby("case")["dsc"].mean()
+    missed = there[there["volume_prediction_ml"].fillna(0).astype(float) == 0].groupby("case")["class"].agg(tuple)
+    ranked = _ranked(organs)
+    words = _why_shown(ranked, _ranked(tumors), limit)
+    order = [case for case in ranked if case in words]
+    return [
+        Chosen(case, tuple(words[case]), organs.get(case, NAN), tumors.get(case, NAN), missed.get(case, ()))
+        for case in [*order, *(case for case in words if case not in order)]
+    ]
+
+
+def _ranked(values: pd.Series) -> list[str]:
+    """Return the cases, the highest value first."""
+    return list(map(str, values.sort_index().sort_values(ascending=False, kind="stable").index))
+
+
+def _why_shown(ranked: Sequence[str], tumors: Sequence[str], limit: int) -> dict[str, list[str]]:
+    """Return the cases to show and what for; of a case that is both best and worst, only the first is said."""
+    words: dict[str, list[str]] = {}
+    if ranked:
+        for word, case in (("best", ranked[0]), ("worst", ranked[-1]), ("median", ranked[len(ranked) // 2])):
+            words.setdefault(case, [word])
+    if tumors:
+        words.setdefault(tumors[0], []).append("tumor scored best")
+        if len(tumors) > 1:
+            words.setdefault(tumors[-1], []).append("tumor scored worst")
+    for place in np.linspace(0, len(ranked) - 1, min(limit, len(ranked))).round().astype(int):
+        if len(words) < limit:
+            words.setdefault(ranked[place], [])
+    return words

@@ -1,6 +1,5 @@
 """Report sections on MR sequences: scores by sequence, labels that were carried, a patient's sequences side by side."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,9 +58,10 @@ def transfers(results: Results, atlas: Atlas, name: str) -> dict[str, Any] | Non
     rows = []
     for sequence, part in table.groupby("sequence", sort=True):
         accepted = part["decision"] == "accepted"
-        why = part.loc[~accepted, "reason"].map(lambda text: re.sub(r"\b\d+(\.\d+)?\b", "…", text)).value_counts()
+        refused = part[~accepted].groupby("criterion", sort=True)["reason"]
+        why = dict(zip(refused.first(), refused.size().tolist(), strict=True))
         measured = ("right_kidney_dsc", "left_kidney_dsc", "moved_mm", "turned_degrees")
-        row = {"sequence": sequence, "cases": len(part), "accepted": int(accepted.sum()), "why": why.to_dict()}
+        row = {"sequence": sequence, "cases": len(part), "accepted": int(accepted.sum()), "why": why}
         rows.append(row | {column: float(part[column].astype(float).median()) for column in measured})
     return {"rows": rows, "sheet": _sheet(atlas, table, results.root / "labels" / name)}
 

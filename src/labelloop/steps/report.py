@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from labelloop.cases import Case
 from labelloop.classes import load_classes
+from labelloop.files import write_text
 from labelloop.report.page import write_report
 from labelloop.report.review import CaseFiles, queue, write_review
 from labelloop.steps.common import Files, Rows, as_cases
@@ -17,18 +19,20 @@ def report(
     rows: Rows,
     results: Path,
     recipe: str,
-    graph: str,
+    chain: str,
+    graph: Sequence[Mapping[str, Any]],
     classes: str,
     evaluated: Mapping[str, int],
     models: Sequence[str],
     labels: Sequence[str],
     translations: Sequence[str],
     out: Path,
+    attention: Path,
 ) -> None:
-    """Write the page about a run.
+    """Write the page about a run, and as a text what needs attention, a sentence a line.
 
     Args:
-        recipe: the chain in words. graph: the same as a mermaid flowchart.
+        recipe: its name. chain: the same in words. graph: the boxes of the chain.
         evaluated: names of score tables, the final label maps last, and the updates behind what they score.
         translations: plans whose CT were translated.
     """
@@ -39,7 +43,7 @@ def report(
     def truth(case: str) -> Volume | None:
         return read_truth(cases[case], scheme) if case in cases else None
 
-    write_report(
+    sentences = write_report(
         results,
         out,
         graph,
@@ -49,11 +53,13 @@ def report(
         models,
         translations=translations,
         lesions=[(title, f"evaluation/lesions/{name}.csv") for name, title in titles.items()],
-        recipe_text=recipe,
+        recipe=recipe,
+        recipe_text=chain,
         truth=truth,
         updates={titles[name]: number for name, number in evaluated.items()},
         title=results.name,
     )
+    write_text(attention, "".join(f"{sentence}\n" for sentence in sentences))
 
 
 def review(

@@ -100,7 +100,8 @@ def _refuse(item: Surveyed, sources: int, settings: TransferSettings) -> tuple[N
     found = f"{sources} {settings.source} images, one is needed" if sources else f"no {settings.source} image"
     row: dict[str, Any] = {"source": "", "sequence": item.case.sequence, "decision": "refused"}
     measured = ("right_kidney_dsc", "left_kidney_dsc", "turned_degrees", "moved_mm")
-    row |= dict.fromkeys(measured) | {"reason": f"patient {item.case.patient} has {found}"}
+    row |= dict.fromkeys(measured)
+    row |= {"criterion": "no_source", "reason": f"patient {item.case.patient} has {found}"}
     return None, {"transfers": [row], "volumes": []}
 
 

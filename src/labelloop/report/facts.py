@@ -1,0 +1,86 @@
+"""What a page says of its run at its head: recipe, date, time, machines, versions; most of it from what jobs noted."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labelloop import __version__
+from labelloop.heartbeat import duration
+from labelloop.machine import SUFFIX
+from labelloop.wording import count, named
+
+KINDS = {"train": "training", "train_translator": "training", "predict": "predicting", "infer": "predicting"}
+"""What the time of a rule goes by; that of all others is one."""
+OTHER = "all else"
+
+
+def run_facts(root: Path, recipe: str, models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return facts in words; what nobody noted is left out.
+
+    Args:
+        root: results folder. recipe: its name. models: sections on models, with their ``versions``.
+    """
+    machines = _machines(root)
+    facts = {
+        "recipe": recipe,
+        "date": max((machine["began"] for machine in machines), default="")[:16].replace("T", " "),
+        "computing time": _time(computing_seconds(root)),
+        "machine": "; ".join(_distinct(f"{m['cpu']}, {count(m['cores'], 'core')} ({m['node']})" for m in machines)),
+        "GPU": ", ".join(_distinct(gpu for machine in machines for gpu in machine["gpus"])),
+        "versions": _versions(models),
+    }
+    if machines and not facts["GPU"]:
+        facts["GPU"] = "none"
+    return {words: value for words, value in facts.items() if value}
+
+
+def computing_seconds(root: Path) -> Counter:
+    """Return the seconds that jobs took, their last attempts, by kind."""
+    seconds: Counter = Counter()
+    for path in sorted((root / "benchmarks").glob("*/**/*.tsv")):
+        rule = path.relative_to(root / "benchmarks").parts[0]
+        with path.open(encoding="utf-8", newline="") as handle:
+            for row in csv.DictReader(handle, delimiter="\t"):
+                seconds[KINDS.get(rule, OTHER)] += _seconds(row.get("s"))
+    return seconds
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:  # cut short, or what Snakemake writes where it could not measure
+        return 0.0
+
+
+def _time(seconds: Counter) -> str:
+    total = sum(seconds.values())
+    parts = ", ".join(f"{kind} {duration(spent)}" for kind, spent in sorted(seconds.items()) if kind != OTHER)
+    return f"{duration(total)} of all jobs together{f' ({parts})' if parts else ''}" if total else ""
+
+
+def _machines(root: Path) -> list[dict[str, Any]]:
+    """Return what jobs noted of their machines, in the order of their names."""
+    found = []
+    for path in sorted((root / "logs").glob(f"**/*{SUFFIX}")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            continue  # the page does without
+    return found
+
+
+def _distinct(names: Any) -> list[str]:
+    unique = sorted(set(names))
+    return [named(unique)] if unique else []
+
+
+def _versions(models: Sequence[Mapping[str, Any]]) -> str:
+    """Return the versions that trained the models, and that of this page where it differs."""
+    versions: dict[str, set[str]] = {"labelloop": {__version__}}
+    for model in models:
+        for name, version in model["versions"].items():
+            versions.setdefault(name, set()).add(str(version))
+    return ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items())

@@ -1,0 +1,91 @@
+"""Report section on a label set: which labels were trusted, and why others were not."""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+import pandas as pd
+
+from labelloop.classes import ClassScheme
+from labelloop.report.calibration import calibration_of
+from labelloop.report.intake import counts
+from labelloop.report.results import Results
+
+DECISIONS = ("truth", "accepted", "demoted", "dropped", "unknown")
+REASONS_SHOWN = 8
+
+
+def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any]:
+    """Return acceptance per class, frequent reasons, failures per rule, calibration and review queue of a label set."""
+    folder = f"labels/{name}"
+    selected = results.table(f"{folder}/selected.csv", "selected")
+    verdicts = results.table(f"{folder}/verdicts.csv", "verdicts")
+    provenance = results.table(f"{folder}/provenance.csv", "provenance")
+    held_out = results.table(f"{folder}/held_out.csv", "held_out")
+    calibration = results.table(f"{folder}/calibration.csv", "calibration")
+    decisions = {d: int((selected["decision"] == d).sum()) for d in DECISIONS}
+    judged = decisions["accepted"] + decisions["demoted"] + decisions["dropped"]
+    why, counted = _why(selected), counts(selected, "decision", DECISIONS, scheme)
+    return {
+        "name": name,
+        "cases": selected["case"].nunique(),
+        "decisions": decisions,
+        "judged": judged,
+        "accepted_share": decisions["accepted"] / judged if judged else None,
+        "classes": [row | {"why": why.get(row["name"], {})} for row in counted],
+        "reasons": _reasons(selected),
+        "rules": _rules(verdicts),
+        "sources": _label_sources(provenance),
+        "cleaning": _cleaning(provenance),
+        "calibration": calibration_of(held_out, calibration, scheme),
+        "queue": results.table(f"review/{name}.csv", "review").to_dict("records"),
+    }
+
+
+def _why(selected: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return per class which criteria speak against labels, and against how many; against a label several may."""
+    found: dict[str, Counter] = defaultdict(Counter)
+    for name, criteria in zip(selected["class"], selected["criterion"], strict=True):
+        found[name].update({criterion for criterion in criteria.split(";") if criterion})
+    return {name: dict(sorted(found[name].items(), key=lambda item: (-item[1], item[0]))) for name in found}
+
+
+def _reasons(selected: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the most frequent reasons of mistrust, by criteria, each with the words of the first label."""
+    doubted = selected[selected["decision"].isin(["demoted", "dropped"])]
+    rows = []
+    for (decision, _), part in doubted.groupby(["decision", "criterion"], sort=True):
+        classes = part["class"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        example = part["reason"].iloc[0]
+        rows.append({"decision": decision, "reason": example, "count": len(part), "classes": classes.to_dict()})
+    return sorted(rows, key=lambda row: -row["count"])[:REASONS_SHOWN]
+
+
+def _rules(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for rule, part in verdicts.groupby("rule", sort=True):
+        failed = part[part["verdict"] == "fail"]
+        classes = failed["class"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        rows.append(
+            {
+                "rule": rule,
+                "tested": int(part["verdict"].isin(["pass", "fail"]).sum()),
+                "failed": len(failed),
+                "not_applicable": int((part["verdict"] == "not_applicable").sum()),
+                "classes": classes.to_dict(),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["failed"])
+
+
+def _label_sources(provenance: pd.DataFrame) -> dict[str, int]:
+    """Return how many case-class labels came from each source."""
+    counts = provenance.loc[provenance["step"] == "fuse", "source"].value_counts(sort=False).sort_index()
+    return {str(source): int(number) for source, number in counts.items()}
+
+
+def _cleaning(provenance: pd.DataFrame) -> list[dict[str, Any]]:
+    cleaned = provenance[~provenance["step"].isin(["fuse", "overlap"]) & (provenance["voxels_changed"] > 0)]
+    return [
+        {"step": step, "labels": len(part), "voxels": int(part["voxels_changed"].sum())}
+        for step, part in cleaned.groupby("step", sort=True)
+    ]
