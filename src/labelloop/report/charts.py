@@ -90,7 +90,7 @@ def strips(rows: Sequence[tuple[str, str, Mapping[str, Mapping[str, float]]]], l
         return None
     high = max(len(models) for _, _, models in rows)
     with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        axes = _axes((540, 70 + len(rows) * (13 * high + 10)))
+        axes = _axes((460, 60 + len(rows) * (13 * high + 10)))
         for row, lane in lanes:
             _, color, models = rows[row]
             values = sorted(list(models.values())[lane].values())
