@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from labelloop.classes import IGNORED, load_classes
-from labelloop.report.pictures import case_picture, contact_sheet
+from labelloop.report.pictures import CLASSES, HEIGHT, case_picture, contact_sheet, for_page
 from labelloop.volume import Geometry, Volume
 
 SCHEME = load_classes("flare")
@@ -86,9 +86,20 @@ def test_storage_does_not_matter(scan, stored):
     assert first == _picture(stored(image), stored(labels), truth=stored(truth))
 
 
-def test_equal_inputs_give_equal_bytes_without_metadata(scan):
+def test_equal_inputs_give_equal_bytes_without_dates(scan):
     assert _picture(*scan) == _picture(*scan)
-    assert Image.open(io.BytesIO(_picture(*scan))).info == {}
+    assert set(Image.open(io.BytesIO(_picture(*scan))).info) == {CLASSES, HEIGHT}
+
+
+def test_on_a_page_a_picture_is_without_what_is_written_beneath(scan):
+    plain, written = (_picture(*scan, note=note, legend=bool(note)) for note in ((), ("volume: 3 ml",)))
+    sizes = [Image.open(io.BytesIO(for_page(png)[0])).size for png in (plain, written)]
+    assert sizes[0] == sizes[1] == Image.open(io.BytesIO(plain)).size
+    assert for_page(plain)[1] == for_page(written)[1] == ["liver"]  # the spleen lies in none of the slices
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(buffer, "PNG")
+    webp, classes = for_page(buffer.getvalue())
+    assert (Image.open(io.BytesIO(webp)).size, classes) == ((30, 20), [])
 
 
 def test_pixels_are_square_millimetres(scan):
@@ -167,13 +178,14 @@ def test_contact_sheet(scan):
 
 def test_a_legend_names_the_colors_of_what_is_drawn(scan):
     image, labels = scan
+    labels.array[3, 28:34, 45:50] = SCHEME.ids["spleen"]  # in a slice with liver
+    labels.array[12, 20, 20] = SCHEME.ids["pancreas"]  # in none of the slices
     pictures = [case_picture(image, labels, SCHEME, panel_width=300, legend=named) for named in (False, True)]
     plain, named = (np.asarray(Image.open(io.BytesIO(p)).convert("RGB")) for p in pictures)
     np.testing.assert_array_equal(named[: len(plain)], plain)
     band = {tuple(color) for color in named[len(plain) :].reshape(-1, 3).tolist()}
-    drawn = set(np.unique(labels.array).tolist())
     for info in SCHEME.classes:
-        assert (ImageColor.getrgb(info.color) in band) is (info.id in drawn)
+        assert (ImageColor.getrgb(info.color) in band) is (info.name in ("liver", "spleen"))
     empty = _lps(np.zeros_like(labels.array))
     assert case_picture(image, empty, SCHEME, legend=True) == case_picture(image, empty, SCHEME)
 
