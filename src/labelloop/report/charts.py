@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 GRID, AXIS, TEXT = "#e4e8ec", "#7b8794", "#3e4c59"
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "labelloop", "font.size": 9.5,
     "font.sans-serif": ["Segoe UI", "Roboto", "Helvetica Neue", "Arial", "DejaVu Sans"],
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.edgecolor": AXIS,
@@ -61,13 +62,13 @@ def curves(lines: Sequence[Line], label: str, size: tuple[int, int] = (440, 220)
         for line in shown:
             stride = max(1, len(line.x) // POINTS)
             kept = sorted({*range(0, len(line.x), stride), len(line.x) - 1})
-            single = {"marker": "o", "markersize": 5} if sum(map(math.isfinite, line.y)) == 1 else {}
+            dot = "o" if sum(map(math.isfinite, line.y)) == 1 else ""
             x, y = [line.x[i] for i in kept], [line.y[i] for i in kept]
-            axes.plot(x, y, color=line.color, label=line.name or "_", **single)
+            axes.plot(x, y, color=line.color, label=line.name or "_", marker=dot, markersize=5)
         low, high = axes.get_ylim()
         if high - low < FLAT:
             axes.set_ylim((low + high - FLAT) / 2, (low + high + FLAT) / 2)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlabel(axis)
         axes.set_title(label)
         named = sum(bool(line.name) for line in shown)

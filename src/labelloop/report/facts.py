@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ def run_facts(root: Path, recipe: str, models: Sequence[Mapping[str, Any]]) -> d
     return {words: value for words, value in facts.items() if value}
 
 
-def computing_seconds(root: Path) -> Counter:
+def computing_seconds(root: Path) -> dict[str, float]:
     """Return the seconds that jobs took, their last attempts, by kind."""
-    seconds: Counter = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for path in sorted((root / "benchmarks").glob("*/**/*.tsv")):
         rule = path.relative_to(root / "benchmarks").parts[0]
         with path.open(encoding="utf-8", newline="") as handle:
@@ -55,7 +55,7 @@ def _seconds(text: str | None) -> float:
         return 0.0
 
 
-def _time(seconds: Counter) -> str:
+def _time(seconds: Mapping[str, float]) -> str:
     total = sum(seconds.values())
     parts = ", ".join(f"{kind} {duration(spent)}" for kind, spent in sorted(seconds.items()) if kind != OTHER)
     return f"{duration(total)} of all jobs together{f' ({parts})' if parts else ''}" if total else ""
