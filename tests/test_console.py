@@ -44,11 +44,13 @@ def test_jobs_are_those_of_snakemake(tmp_path):
 
 
 def test_the_end_says_what_needs_attention_and_where_the_page_is(tmp_path):
-    assert ending(tmp_path, "2 cases set aside", 30) == ["needs attention: 2 cases set aside", "done in 30 s."]
+    assert ending(tmp_path, "", "", 30) == ["done in 30 s."]
+    found = ending(tmp_path, "1 of 1 model trained", "2 cases set aside", 30)
+    assert found == ["1 of 1 model trained", "needs attention: 2 cases set aside", "done in 30 s."]
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
     (tmp_path / "report" / "attention.txt").write_text("one.\ntwo.\n")
-    told = ending(tmp_path, "2 cases set aside", 30)
+    told = ending(tmp_path, "", "2 cases set aside", 30)
     assert told[:2] == ["needs attention: one.", "needs attention: two."]
     assert told[2].startswith("done in 30 s. Open ") and len(told) == 3
 

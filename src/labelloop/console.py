@@ -106,10 +106,11 @@ def without_noise(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(NOISE)
 
 
-def ending(results: Path, aside: str, seconds: float) -> list[str]:
+def ending(results: Path, done: str, aside: str, seconds: float) -> list[str]:
     """Return what is said when a run has ended well: what needs attention, how long it took, where the page is.
 
     Args:
+        done: what was trained and labeled, in words.
         aside: cases that were set aside, in words; said where there is no page, which says it.
     """
     page, attention = results / "report" / "index.html", results / "report" / "attention.txt"
@@ -117,4 +118,5 @@ def ending(results: Path, aside: str, seconds: float) -> list[str]:
     if attention.is_file():
         lines = attention.read_text(encoding="utf-8").splitlines()
     where = f" Open {page}" if page.is_file() else ""
-    return [*(f"needs attention: {line}" for line in lines), f"done in {duration(seconds)}.{where}"]
+    told = [done] if done else []
+    return [*told, *(f"needs attention: {line}" for line in lines), f"done in {duration(seconds)}.{where}"]

@@ -98,8 +98,8 @@ onstart:
 
 
 onsuccess:
-    print(f"labelloop: {console.how_far(work_to_do()) or 'nothing was left to do'}")
-    for line in console.ending(Path(R), run.set_aside(), time.monotonic() - BEGAN):
+    done, took = console.how_far(work_to_do()), time.monotonic() - BEGAN
+    for line in console.ending(Path(R), done, run.set_aside(), took):
         print(f"labelloop: {line}")
 
 
