@@ -115,7 +115,12 @@ if run.translations:
             ),
         output:
             table=f"{R}/prepared/{{plan}}/structure.csv",
-            picture=f"{R}/prepared/{{plan}}/looks.png",
+            picture=report(
+                f"{R}/prepared/{{plan}}/looks.png",
+                caption="../report/looks.rst",
+                category="Models",
+                labels={"plan": "{plan}"},
+            ),
         log:
             f"{R}/logs/structure/{{plan}}.log",
         benchmark:

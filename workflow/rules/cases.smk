@@ -70,7 +70,12 @@ rule collect:
         cases=f"{R}/cases.csv",
         geometry=f"{R}/geometry.csv",
         annotation=f"{R}/annotation.csv",
-        quarantine=f"{R}/quarantine.csv",
+        quarantine=report(
+            f"{R}/quarantine.csv",
+            caption="../report/set_aside.rst",
+            category="Cases",
+            labels={"table": "set aside"},
+        ),
     log:
         f"{R}/logs/collect/all.log",
     benchmark:

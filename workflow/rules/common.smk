@@ -34,10 +34,6 @@ wildcard_constraints:
     name=r"\w+",
 
 
-localrules:
-    all,
-
-
 if workflow.is_main_process:
     logger.addFilter(console.without_noise)
     for warning in run.warnings():

@@ -65,8 +65,18 @@ rule summarize:
             "{r}/predictions/efficiency/{shard}.csv", r=R, shard=run.infer_shards
         ),
     output:
-        summary=f"{R}/predictions/summary.csv",
-        efficiency=f"{R}/predictions/efficiency.csv",
+        summary=report(
+            f"{R}/predictions/summary.csv",
+            caption="../report/volumes.rst",
+            category="Label maps",
+            labels={"table": "volumes"},
+        ),
+        efficiency=report(
+            f"{R}/predictions/efficiency.csv",
+            caption="../report/efficiency.rst",
+            category="Label maps",
+            labels={"table": "cost"},
+        ),
         inference=f"{R}/inference.json",
     log:
         f"{R}/logs/summarize/all.log",
@@ -121,8 +131,18 @@ rule evaluate:
             "{r}/survey/{shard}.annotation.csv", r=R, shard=run.test_shards
         ),
     output:
-        scores=f"{R}/evaluation/{{name}}.csv",
-        lesions=f"{R}/evaluation/lesions/{{name}}.csv",
+        scores=report(
+            f"{R}/evaluation/{{name}}.csv",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"label maps": "{name}", "table": "DSC and NSD"},
+        ),
+        lesions=report(
+            f"{R}/evaluation/lesions/{{name}}.csv",
+            caption="../report/lesions.rst",
+            category="Scores",
+            labels={"label maps": "{name}", "table": "tumors"},
+        ),
     log:
         f"{R}/logs/evaluate/{{name}}.log",
     benchmark:

@@ -198,12 +198,22 @@ rule select:
     input:
         unpack(label_set_tables),
     output:
-        selected=f"{R}/labels/{{labels}}/selected.csv",
+        selected=report(
+            f"{R}/labels/{{labels}}/selected.csv",
+            caption="../report/selected.rst",
+            category="Labels",
+            labels={"label set": "{labels}", "table": "trusted or not"},
+        ),
         provenance=f"{R}/labels/{{labels}}/provenance.csv",
         verdicts=f"{R}/labels/{{labels}}/verdicts.csv",
         disagreement=f"{R}/labels/{{labels}}/disagreement.csv",
         held_out=f"{R}/labels/{{labels}}/held_out.csv",
-        calibration=f"{R}/labels/{{labels}}/calibration.csv",
+        calibration=report(
+            f"{R}/labels/{{labels}}/calibration.csv",
+            caption="../report/calibration.rst",
+            category="Labels",
+            labels={"label set": "{labels}", "table": "calibration"},
+        ),
         transfers=f"{R}/labels/{{labels}}/transfers.csv",
     log:
         f"{R}/logs/select/{{labels}}.log",

@@ -18,7 +18,12 @@ rule train:
         plans=f"{R}/models/{{model}}/plans.json",
         dataset=f"{R}/models/{{model}}/dataset.json",
         cases=f"{R}/models/{{model}}/cases.csv",
-        curve=f"{R}/models/{{model}}/curve.png",
+        curve=report(
+            f"{R}/models/{{model}}/curve.png",
+            caption="../report/curve.rst",
+            category="Models",
+            labels={"model": "{model}"},
+        ),
         epochs=f"{R}/models/{{model}}/training.jsonl",
     log:
         f"{R}/logs/train/{{model}}.log",

@@ -80,7 +80,12 @@ rule report:
         summary=f"{R}/predictions/summary.csv",
         efficiency=f"{R}/predictions/efficiency.csv",
     output:
-        page=f"{R}/report/index.html",
+        page=report(
+            f"{R}/report/index.html",
+            caption="../report/page.rst",
+            category="Report of the run",
+            labels={"page": "the whole run"},
+        ),
         attention=f"{R}/report/attention.txt",
     log:
         f"{R}/logs/report/page.log",
