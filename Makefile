@@ -3,11 +3,12 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo btcv test lint types constraints
+.PHONY: help setup demo btcv test lint types docs constraints
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+DOCS := $(VENV)/.set-up-docs
 # Some libraries reset the locale, and with it the encoding of text files.
 export PYTHONUTF8 := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -38,9 +39,16 @@ lint: results/demo/phantom/cases.csv  ## check style and workflow
 types: $(STAMP)  ## check types
 	mypy
 
-constraints: $(STAMP)  ## write down the versions in .venv as the tested ones
+docs: $(DOCS)  ## write the documentation as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet # the warning names a successor of the theme
+
+constraints: $(STAMP) $(DOCS)  ## write down the versions in .venv as the tested ones
 	{ sed '/^[^#]/,$$d' envs/constraints.txt; pip freeze --all --exclude pip --exclude-editable; } > $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt envs/constraints.txt
+
+$(DOCS): pyproject.toml envs/constraints.txt | $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[docs]'
+	@touch $@
 
 results/demo/phantom/cases.csv: | $(STAMP)
 	labelloop phantom $(@D) --cases 24 --seed 1
