@@ -64,6 +64,8 @@ def plugin(monkeypatch) -> ModuleType:
         def run_job(self, job):
             module.submitted.append(job)
 
+    module.reports = []
+    module.create_efficiency_report = lambda **settings: module.reports.append(settings["run_uuid"])
     module.query_job_status, module.Executor = query_job_status, Executor
     module.query_job_status_squeue = "squeue --states=all --name {}".format
     monkeypatch.setitem(sys.modules, PLUGIN, module)
@@ -96,9 +98,22 @@ def test_a_job_cancelled_by_somebody_is_cancelled(plugin):
     assert ask(plugin, {"1": "CANCELLED by 1000"}, tool="sacct") == {"1": "CANCELLED"}
 
 
-def test_a_job_that_stays_preempted_has_ended(plugin):
-    assert ask(plugin, {"1": "PREEMPTED", "2": "PREEMPTED"}) == {"1": "PREEMPTED", "2": "PREEMPTED"}
-    assert ask(plugin, {"1": "PREEMPTED", "2": "PENDING"}) == {"1": "CANCELLED", "2": "PENDING"}
+@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])
+def test_a_job_that_is_not_put_back_into_the_queue_has_ended(plugin, state):
+    assert ask(plugin, {"1": state, "2": state}) == {"1": state, "2": state}
+    assert ask(plugin, {"1": state, "2": "PENDING"}) == {"1": "CANCELLED", "2": "PENDING"}
+
+
+@pytest.mark.parametrize(("answer", "reports"), [("exit 0", ["run"]), ("exit 1", []), (None, [])])
+def test_what_jobs_used_is_reported_where_slurm_keeps_accounts(plugin, tmp_path, monkeypatch, caplog, answer, reports):
+    if answer:
+        (tmp_path / "sacct").write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / "sacct").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with caplog.at_level(logging.INFO):
+        plugin.create_efficiency_report(run_uuid="run", logger=logging.getLogger("test"))
+    assert plugin.reports == reports
+    assert (slurm.NO_ACCOUNTS in caplog.messages) != bool(reports)
 
 
 def test_a_job_that_squeue_forgot_is_judged_by_its_output(plugin):

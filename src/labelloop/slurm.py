@@ -13,10 +13,15 @@ from typing import Any
 COLUMNS = "%i|%T|%Z|%k"
 """Job id, state, working folder, comment."""
 PLUGIN = "snakemake_executor_plugin_slurm"
+PUT_BACK = ("PREEMPTED", "NODE_FAIL")
+"""States of jobs that Slurm is to put back into the queue, for which the plugin waits."""
 PAUSE_S = 10.0
 """Between two looks whether a controller that is away is back, so that a job can be submitted."""
 AWAY = "Slurm does not answer. Jobs in the queue go on, and this run waits: nothing needs to be done."
 BACK = "Slurm answers again."
+NO_ACCOUNTS = (
+    "Slurm keeps no accounts here (sacct does not answer): no report of what the jobs used of what they asked for."
+)
 
 States = dict[str, str]
 """Slurm's word for the state of each job, by its id."""
@@ -74,6 +79,7 @@ def be_patient(pause_s: float = PAUSE_S) -> None:
         submit(self, job)
 
     plugin.Executor.run_job = submit_when_slurm_answers
+    plugin.create_efficiency_report = _where_accounts_are_kept(plugin.create_efficiency_report)  # type: ignore[attr-defined]
 
 
 class Question:
@@ -82,7 +88,7 @@ class Question:
     - Without accounting, sacct fails: squeue is asked.
     - No answer: no state is known. The plugin keeps such jobs and asks again.
     - ``CANCELLED by 1000``, as sacct writes it, becomes ``CANCELLED``.
-    - A job that stays ``PREEMPTED`` was not put back into the queue: it is ``CANCELLED``.
+    - A job that stays ``PREEMPTED`` or ``NODE_FAIL`` was not put back into the queue: it is ``CANCELLED``.
     - A job that squeue listed before and does not any more has ended, longer ago than Slurm remembers (MinJobAge):
       ``UNKNOWN``, for which the plugin looks at the job's output.
     """
@@ -108,7 +114,7 @@ class Question:
         states = {job: state.partition(" ")[0] for job, state in answer.items()}
         gone = dict.fromkeys(self._before.keys() - states.keys(), "UNKNOWN") if complete else {}
         before, self._before = self._before, states | gone
-        stay = {job for job, state in states.items() if state == before.get(job) == "PREEMPTED"}
+        stay = {job for job, state in states.items() if state == before.get(job) and state in PUT_BACK}
         return states | gone | dict.fromkeys(stay, "CANCELLED")
 
 
@@ -127,6 +133,28 @@ class _Away:
         if self._told:
             log.warning(BACK)
         self._told = False
+
+
+def _where_accounts_are_kept(report: Callable[..., None]) -> Callable[..., None]:
+    """Return the plugin's report on its jobs, which tells of an error, or raises one, where there are no accounts."""
+
+    @functools.wraps(report)
+    def report_or_tell(*, logger: logging.Logger, **settings: Any) -> None:
+        if _keeps_accounts():
+            report(logger=logger, **settings)
+        else:
+            logger.info(NO_ACCOUNTS)
+
+    return report_or_tell
+
+
+def _keeps_accounts() -> bool:
+    """Return whether sacct answers."""
+    try:
+        command = ["sacct", "--noheader", "--allocations", "--starttime", "now"]
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def _answers() -> bool:
