@@ -128,7 +128,7 @@ def test_a_student_is_not_validated_on_patients_that_its_weights_know(prepared, 
 def test_a_student_is_validated_on_what_annotators_gave_not_on_pseudo_labels(prepared, monkeypatch):
     """A label set in which everything is known of every case."""
     rows = [
-        {"case": case, "class": name, "state": "present", "decision": "accepted", "reason": ""}
+        {"case": case, "class": name, "state": "present", "decision": "accepted", "criterion": "", "reason": ""}
         for case, known in prepared.states.items()
         for name in known
     ]
@@ -195,7 +195,10 @@ def test_only_trusted_tumors_of_a_label_set_are_cut(prepared):
     rows = []
     for case, known in prepared.states.items():
         states = known | ({"tumor": "unknown"} if case == present[0] else {})
-        rows += [{"case": case, "class": n, "state": s, "decision": "truth", "reason": ""} for n, s in states.items()]
+        rows += [
+            {"case": case, "class": n, "state": s, "decision": "truth", "criterion": "", "reason": ""}
+            for n, s in states.items()
+        ]
     write_table(prepared.results / "labels" / "pseudo" / "selected.csv", pd.DataFrame(rows), "selected")
     (prepared.images / "labels" / "pseudo").symlink_to("truth")
     manifest = read_manifests([prepared.cut("pseudo") / "shards" / f"{SHARD}.csv"])
@@ -209,7 +212,7 @@ def test_tumors_that_models_found_are_cut_only_where_the_recipe_says_so(prepared
     survey = prepared.results / "survey" / f"{SHARD}.annotation.csv"
     before = read_table(survey, "annotation")
     rows = [
-        {"case": case, "class": name, "state": state, "decision": "accepted", "reason": ""}
+        {"case": case, "class": name, "state": state, "decision": "accepted", "criterion": "", "reason": ""}
         for case, known in prepared.states.items()
         for name, state in known.items()
     ]

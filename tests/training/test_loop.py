@@ -92,7 +92,7 @@ def test_the_true_dsc_of_accepted_and_refused_labels(loop, tmp_path):
     write(tmp_path / "truth.nii.gz", truth, grid)
     folder = tmp_path / "fold0" / "results" / "labels" / "set_default0"
     write(folder / "a.nii.gz", label, grid)
-    rows = [("a", "liver", "present", "accepted", ""), ("a", "spleen", "unknown", "demoted", "why")]
+    rows = [("a", "liver", "present", "accepted", "", ""), ("a", "spleen", "unknown", "demoted", "agreement", "why")]
     write_table(folder / "selected.csv", pd.DataFrame(rows, columns=list(TABLES["selected"])), "selected")
     image = str(tmp_path / "truth.nii.gz")
     case = loop.Case(case="a", image=image, label=image, dataset="phantom", modality="CT", patient="a", role="train")
