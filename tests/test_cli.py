@@ -2,13 +2,15 @@
 
 import errno
 import os
+import re
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
-from labelloop import phantom
+from labelloop import lookup, phantom
 from labelloop.cli import main
-from labelloop.recipe.loading import shipped
+from labelloop.lookup import known
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,53 @@ def test_recipes_are_listed_with_what_they_are_for(capsys):
     assert main(["recipe", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("default_demo ") and "at demo size" in line for line in lines)
-    assert len(lines) == len(shipped())
+    assert len(lines) == len(known("recipes"))
+
+
+def test_a_recipe_of_the_users_is_listed_even_if_it_cannot_be_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config" / "recipes").mkdir(parents=True)
+    (tmp_path / "config" / "recipes" / "ours.yaml").write_text("{extends: default, round: 2}")
+    assert main(["recipe", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(known("recipes"))
+    assert any(re.match("ours +cannot be used: .*round: unknown key; did you mean 'rounds'", line) for line in lines)
+
+
+@pytest.mark.parametrize("what", ["dataset", "classes"])
+def test_data_sets_and_classes_are_listed(capsys, what):
+    assert main([what, "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == known({"dataset": "datasets"}.get(what, what))
+    assert any("liver" in line for line in lines)
+
+
+RECIPE = "{extends: default, inference: [{segment: student}, {keep_largest: [%s]}]}"
+
+
+def test_a_recipe_is_checked_alone_and_on_cases(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    check, cases = ["recipe", "check", "mine.yaml"], ["--cases", "cases.csv"]
+    Path("cases.csv").write_text("case,image,label,dataset\na,a.nii.gz,l.nii.gz,flare22\n")
+    Path("mine.yaml").write_text(RECIPE % "livr")
+    for arguments in (check, [*check, *cases]):
+        assert main(arguments) == 2
+        assert "mine.yaml: inference" in (said := capsys.readouterr().err) and "did you mean 'liver'" in said
+    Path("mine.yaml").write_text(RECIPE % "liver")
+    assert main(check) == 0
+    assert capsys.readouterr().out.startswith("mine.yaml: no error")
+    assert main([*check, *cases]) == 0
+    assert re.search(r"no error. recipe mine, 1 case in", capsys.readouterr().out)
+    Path("cases.csv").write_text("case,image,dataset\na,a.nii.gz,flare22\n")
+    assert main([*check, *cases]) == 2
+    assert "recipe mine: models.teacher.cases: none of" in capsys.readouterr().err
+
+
+def test_an_installed_package_writes_no_schemas(tmp_path, monkeypatch, capsys):
+    for name in ("PACKED", "PROJECT"):
+        monkeypatch.setattr(lookup, name, tmp_path)
+    assert main(["schema"]) == 2
+    assert "needs a checkout" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from labelloop.classes import CONFIG
 from labelloop.cli import main
 from labelloop.cost import LIVER_EPOCH_S, Setting, assumptions, cost_of, lines, measure, wall_hours
 from labelloop.errors import UserError
+from labelloop.lookup import CONFIG
 from labelloop.network import build_network, count_macs, count_parameters
 from labelloop.plans import Plan
 from labelloop.recipe import load_recipe

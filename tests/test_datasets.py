@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from labelloop.classes import IGNORED, ClassScheme, load_classes
-from labelloop.datasets import dataset_names, label_counts, load_dataset, read_dataset
+from labelloop.datasets import label_counts, load_dataset, read_dataset
 from labelloop.errors import CaseError, UserError
+from labelloop.lookup import known
 
 SCHEME = load_classes("flare")
 ORGANS = SCHEME.sets["organs"]
@@ -19,7 +20,7 @@ def own(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", dataset_names())
+@pytest.mark.parametrize("name", known("datasets"))
 def test_shipped_files_load_and_say_where_their_ids_are_known_from(name):
     dataset = load_dataset(name, SCHEME)
     assert dataset.name == name

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from scipy.ndimage import distance_transform_edt
 
-from labelloop.classes import CONFIG, load_classes
+from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.files import sha256
+from labelloop.lookup import CONFIG
 from labelloop.phantom import collection as collection_module
 from labelloop.phantom import draw_patient, field_of_view, render, tissue_map, write_phantom
 from labelloop.phantom.collection import plan_cases

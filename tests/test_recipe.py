@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from labelloop.chain import bank_of, describe, images_of, mermaid, needed, ordered, unroll, updates
-from labelloop.classes import CONFIG
 from labelloop.errors import UserError
+from labelloop.lookup import CONFIG
 from labelloop.recipe import load_recipe, parents
 
 SMALL = {

@@ -26,13 +26,14 @@ import torch
 from command_line import parser, show
 
 from labelloop.cases import load_cases
-from labelloop.classes import CONFIG, load_classes
+from labelloop.classes import load_classes
 from labelloop.datasets import load_dataset, read_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.files import sha256, write_json, write_text
 from labelloop.inference.engine import Predictor
 from labelloop.inference.finding import find_cases
 from labelloop.inference.reading import Image
+from labelloop.lookup import CONFIG
 from labelloop.network import build_network
 from labelloop.plans import Plan
 from labelloop.recipe import load_recipe

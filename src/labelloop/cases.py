@@ -15,15 +15,15 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from labelloop.classes import Strict
-from labelloop.datasets import dataset_names, dataset_path, read_dataset
+from labelloop.datasets import read_dataset
 from labelloop.errors import UserError, nearest
 from labelloop.files import atomic
+from labelloop.lookup import SUFFIXES, known
 
 log = logging.getLogger(__name__)
 
 ROLES = ("train", "test")
 MODALITIES = ("CT", "MR")
-SUFFIXES = (".yaml", ".yml")
 REQUIRED = ("case", "image", "dataset")
 NONE = "none"
 """What ``annotated`` says of a case in whose label nobody annotated a class; empty means: as the data set file says."""
@@ -36,7 +36,7 @@ REASONS = {
     "image_not_named": "Fill in the column image.",
     "role_unknown": "Write train or test, or leave the field empty for train.",
     "modality_unknown": "Write CT or MR, or leave the field empty for the data set's own.",
-    "dataset_unknown": "Name a file of config/datasets, or give the path of a data set file (.yaml).",
+    "dataset_unknown": "Give the name of a data set (`labelloop dataset list`), or the path of a data set file.",
     "patient_straddles": "Cases of one patient must not be trained on and tested on; the train cases are set aside. "
     "Change role or patient.",
     "image_straddles": "The same image must not be trained on and tested on; the train cases are set aside. Remove one "
@@ -166,9 +166,9 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _complete(row: dict[str, str], folder: Path, modalities: dict[str, str | None]) -> Case:
     """Fill in the defaults of a row and make its paths absolute; ``modalities`` remembers each data set's."""
-    name = str(dataset_path(row["dataset"], folder)) if row["dataset"].endswith(SUFFIXES) else row["dataset"]
+    name = str(folder / row["dataset"]) if row["dataset"].endswith(SUFFIXES) else row["dataset"]
     if name not in modalities:
-        exists = dataset_path(name).is_file() if name.endswith(SUFFIXES) else name in dataset_names()
+        exists = Path(name).is_file() if name.endswith(SUFFIXES) else name in known("datasets")
         modalities[name] = read_dataset(name).modality if exists else None
     paths = {c: os.path.abspath(folder / row[c]) if row[c] else "" for c in ("image", "label")}  # noqa: PTH100
     filled = {
@@ -194,7 +194,7 @@ def _problems(
     ]
     problems = [(code, found) for code, wrong, found in checks if wrong]
     if not known_dataset:
-        found = f"data set {row['dataset']!r}{nearest(row['dataset'], dataset_names())}"
+        found = f"data set {row['dataset']!r}{nearest(row['dataset'], known('datasets'))}"
         problems.append(("dataset_unknown", found))
     return problems
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from labelloop.documents import read_yaml, validated
 from labelloop.errors import UserError
 from labelloop.files import digest
+from labelloop.lookup import find
 
 Names = Annotated[
     tuple[str, ...],
@@ -17,7 +18,6 @@ Names = Annotated[
     ),
 ]
 """Names of classes, groups, models and the like; one may stand alone."""
-CONFIG = Path(__file__).resolve().parents[2] / "config"
 BACKGROUND = 0
 IGNORED = 255
 """In label maps of class ids: a voxel of which nobody knows the class, as nnU-Net's ignore label."""
@@ -92,8 +92,5 @@ class ClassScheme(Strict):
 
 def load_classes(name: str | Path) -> ClassScheme:
     """Load a class scheme by name (``config/classes/NAME.yaml``) or by path. Raises UserError if it is no good."""
-    path = Path(name) if str(name).endswith(".yaml") else CONFIG / "classes" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in (CONFIG / "classes").glob("*.yaml")))
-        raise UserError(f"no class scheme {name!r} at {path}; known: {known}")
+    path = find("classes", name)
     return validated(ClassScheme, read_yaml(path), path)

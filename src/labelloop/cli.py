@@ -1,4 +1,4 @@
-"""The command line: ``labelloop phantom``, ``convert``, ``cases``, ``infer``, ``evaluate``, ``check``, and others."""
+"""The command line: ``labelloop init``, ``cases``, ``run``, ``infer``, ``evaluate``, ``check``, and others."""
 
 import argparse
 import logging
@@ -16,7 +16,9 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 some cases failed, 2 nothing could be done."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    end = given.index("--") if given[:1] == ["run"] and "--" in given else len(given)
+    options = _parser().parse_args(given[:end], argparse.Namespace(snakemake=given[end + 1 :]))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("labelloop").setLevel(logging.INFO)
     try:
@@ -40,17 +42,35 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     label_commands = (_add_evaluate, _add_check, _add_calibrate)
     for add in (
+        _add_init,
         _add_phantom,
         _add_convert,
         _add_cases,
+        _add_run,
         _add_infer,
         _add_export,
         *label_commands,
         _add_recipe,
+        _add_dataset,
+        _add_classes,
         _add_schema,
     ):
         add(commands)
     return parser
+
+
+def _add_init(commands) -> None:
+    parser = commands.add_parser("init", help="write a configuration, profiles and an example of a case table to edit")
+    parser.add_argument("folder", type=Path, help="folder to write to; files that are there are kept")
+    parser.set_defaults(run=_init)
+
+
+def _init(options) -> None:
+    from labelloop.init import write_project
+
+    for file, new in write_project(options.folder):
+        print(file if new else f"{file}: kept, it was there already")
+    print(f"Next, in {options.folder}: labelloop cases, then labelloop run -n")
 
 
 def _add_phantom(commands) -> None:
@@ -86,7 +106,7 @@ def _add_cases(commands) -> None:
     parser = commands.add_parser("cases", help="write a case table from folders in nnU-Net or FLARE naming")
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--labels", type=Path, help="folder of labels; may be the same folder; omit for none")
-    parser.add_argument("--dataset", required=True, help="name in config/datasets, or a data set file")
+    parser.add_argument("--dataset", required=True, help="name of a data set, or a data set file")
     parser.add_argument("--out", type=Path, required=True, help="the table to write")
     parser.add_argument("--modality", default="", help="CT or MR; default: the data set's")
     parser.add_argument("--sequence", default="", help="MR sequence or CT phase of all cases")
@@ -103,7 +123,7 @@ def _add_cases(commands) -> None:
 def _cases(options) -> int:
     from labelloop.folders import table_from_folders
 
-    apart = ("run", "command", "images", "labels", "dataset", "out")
+    apart = ("run", "command", "snakemake", "images", "labels", "dataset", "out")
     given = {k: v for k, v in vars(options).items() if k not in apart}
     lost: list = []
     cases = table_from_folders(options.images, options.labels, options.dataset, options.out, **given, lost=lost)
@@ -111,6 +131,42 @@ def _cases(options) -> int:
     tested = sum(case.role == "test" for case in cases)
     print(f"{options.out}: {count(len(cases), 'case')}, {labeled} with a label, {tested} for testing")
     return bool(lost)
+
+
+def _add_run(commands) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a recipe on a case table, from labels to a trained student and its report",
+        usage="labelloop run [CONFIG] [OPTIONS] [-- SNAKEMAKE_OPTIONS]",
+        description="Run a recipe. What is finished is kept: type the same command again to go on.",
+        epilog="Whatever follows `--` goes to Snakemake: labelloop run -n -- --quiet rules",
+    )
+    parser.add_argument(
+        "config", nargs="?", type=Path, help="config file; goes before config/config.yaml, if it is here"
+    )
+    parser.add_argument("--cases", help="case table")
+    parser.add_argument("--recipe", help="name of a recipe, or a file; default: the config file's, or `default`")
+    parser.add_argument("--results", help="folder for everything produced; default: the config file's, or results/run")
+    parser.add_argument(
+        "--config", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
+        help="other keys of the configuration, e.g. device=cpu",
+    )  # fmt: skip
+    parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done, and change nothing")
+    parser.add_argument("--cores", help="cores of this machine to use; default: all")
+    parser.add_argument("--profile", help="`slurm`, or a profile of your own: where and how jobs are run")
+    parser.set_defaults(run=_run)
+
+
+def _run(options) -> None:
+    from labelloop.launch import launch, snakemake_command
+
+    o = options
+    flags = ["--dry-run"] if o.dry_run else []
+    for name in ("cores", "profile"):
+        value = getattr(o, name)
+        flags += [f"--{name}", value] if value else []
+    given = {"cases": o.cases, "recipe": o.recipe, "results": o.results}
+    launch(snakemake_command(o.config, given, o.settings, [*flags, *o.snakemake]))
 
 
 def _add_infer(commands) -> None:
@@ -264,16 +320,22 @@ def _calibrate(options) -> None:
 
 
 def _add_recipe(commands) -> None:
-    parser = commands.add_parser("recipe", help="look at a recipe")
+    parser = commands.add_parser("recipe", help="look at, copy and check recipes")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     show = actions.add_parser("show", help="print the chain of a recipe")
-    show.add_argument("name", help="name in config/recipes, or a file")
+    show.add_argument("name", help="name of a recipe, or a file")
     show.add_argument("--graph", action="store_true", help="print a mermaid flowchart instead of text")
     show.add_argument("--rounds", type=int, help="override the number of rounds")
     show.set_defaults(run=_show_recipe)
-    actions.add_parser("list", help="name the recipes in config/recipes").set_defaults(run=_list_recipes)
+    actions.add_parser("list", help="name all recipes").set_defaults(run=_list_recipes)
+    _add_copy(actions, "recipes")
+    check = actions.add_parser("check", help="tell all that is wrong with a recipe, as a dry run would")
+    check.add_argument("name", help="name of a recipe, or a file")
+    check.add_argument("--cases", help="case table that it is to be run on; without: the recipe alone")
+    check.add_argument("--rounds", type=int, help="override the number of rounds")
+    check.set_defaults(run=_check_recipe)
     cost = actions.add_parser("cost", help="tell on paper what a recipe costs: GPU hours, wall time, disk, jobs")
-    cost.add_argument("name", help="name in config/recipes, or a file")
+    cost.add_argument("name", help="name of a recipe, or a file")
     cost.add_argument("--cases", type=int, required=True, help="cases to learn from and to label")
     cost.add_argument("--test-cases", type=int, default=50)
     cost.add_argument("--gpu", default="A100", help="A100, H100 or H200; any other with --tflops")
@@ -294,11 +356,73 @@ def _show_recipe(options) -> None:
 
 
 def _list_recipes(_options) -> None:
+    from labelloop.lookup import known
     from labelloop.recipe import load_recipe
-    from labelloop.recipe.loading import shipped
 
-    for name in shipped():
-        print(f"{name:22}{load_recipe(name).description.strip()}")
+    for name in known("recipes"):
+        try:
+            print(f"{name:22}{load_recipe(name).description.strip()}")
+        except UserError as error:
+            print(f"{name:22}cannot be used: {error}")
+
+
+def _check_recipe(options) -> None:
+    from labelloop.recipe import load_recipe
+    from labelloop.run import Run
+
+    if options.cases is None:
+        load_recipe(options.name, rounds=options.rounds)
+        print(f"{options.name}: no error. Whether cases suffice: --cases TABLE")
+        return
+    run = Run({"cases": options.cases, "recipe": options.name, "rounds": options.rounds})
+    for warning in run.warnings():
+        print(f"{options.cases}: {warning}")
+    run.refuse_problems()
+    print(f"{options.name}: no error. {run.summary()}")
+
+
+def _add_dataset(commands) -> None:
+    parser = commands.add_parser("dataset", help="look at and copy data sets: what label ids mean")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="name all data sets").set_defaults(run=_list_datasets)
+    _add_copy(actions, "datasets")
+
+
+def _list_datasets(_options) -> None:
+    from labelloop.datasets import read_dataset
+    from labelloop.lookup import known
+
+    for name in known("datasets"):
+        dataset = read_dataset(name)
+        print(f"{name:22}{dataset.modality}: {', '.join(dataset.annotated) or 'in each case what its row says'}")
+
+
+def _add_classes(commands) -> None:
+    parser = commands.add_parser("classes", help="look at and copy class schemes: names, ids, rules of anatomy")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="name all class schemes").set_defaults(run=_list_classes)
+    _add_copy(actions, "classes")
+
+
+def _list_classes(_options) -> None:
+    from labelloop.classes import load_classes
+    from labelloop.lookup import known
+
+    for name in known("classes"):
+        print(f"{name:22}{', '.join(load_classes(name).names)}")
+
+
+def _add_copy(actions, kind: str) -> None:
+    parser = actions.add_parser("copy", help="copy one to edit it")
+    parser.add_argument("name", help="name, or a file")
+    parser.add_argument("file", type=Path, nargs="?", help=f"file to write; default: config/{kind}/NAME.yaml")
+    parser.set_defaults(run=_copy, kind=kind)
+
+
+def _copy(options) -> None:
+    from labelloop.init import copy
+
+    print(copy(options.kind, options.name, options.file))
 
 
 def _cost_of_recipe(options) -> None:
@@ -325,15 +449,17 @@ def _cost_of_recipe(options) -> None:
 
 
 def _add_schema(commands) -> None:
-    parser = commands.add_parser("schema", help="write the JSON schemas and the reference page from the models")
+    parser = commands.add_parser("schema", help="for developers: write the JSON schemas and the reference page anew")
     parser.set_defaults(run=_schema)
 
 
 def _schema(options) -> None:
-    from labelloop.classes import CONFIG
     from labelloop.files import write_text
+    from labelloop.lookup import PACKED, PROJECT
     from labelloop.schemas import generated
 
-    for path, text in generated(CONFIG.parent).items():
+    if PROJECT == PACKED:
+        raise UserError("schema: writes files of labelloop's own, so it needs a checkout; this one is installed")
+    for path, text in generated(PROJECT).items():
         write_text(path, text)
         print(path)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import PrivateAttr, field_validator, model_validator
 
-from labelloop.classes import BACKGROUND, CONFIG, IGNORE, IGNORED, ClassScheme, Names, Strict, load_classes
+from labelloop.classes import BACKGROUND, IGNORE, IGNORED, ClassScheme, Names, Strict, load_classes
 from labelloop.documents import read_yaml, validated
 from labelloop.errors import CaseError, UserError, nearest
 from labelloop.files import digest
+from labelloop.lookup import files, find
 from labelloop.volume import whole_numbers
 
 REASONS = {
@@ -150,50 +151,40 @@ def label_counts(array: np.ndarray, file: str = "label map") -> dict[int, int]:
     return {int(i) + low: int(counts[i]) for i in np.flatnonzero(counts)}
 
 
-def dataset_path(name: str | Path, folder: Path | None = None) -> Path:
-    """Return the file of a data set: a name in ``config/datasets``, or a path to a YAML file (from ``folder``)."""
-    if str(name).endswith((".yaml", ".yml")):
-        return (folder or Path()) / name
-    return CONFIG / "datasets" / f"{name}.yaml"
-
-
-def dataset_names() -> tuple[str, ...]:
-    """Return the names of the data sets in ``config/datasets``."""
-    return tuple(sorted(path.stem for path in (CONFIG / "datasets").glob("*.yaml")))
-
-
 def read_dataset(name: str | Path) -> Dataset:
     """Read a data set file without a class scheme: good for its modality and ids, not for :meth:`to_classes`.
 
     Raises:
         UserError: when there is no such file or it is wrong; every problem is one line.
     """
-    path = dataset_path(name)
-    if not path.is_file():
-        raise UserError(f"no data set {str(name)!r} at {path}{nearest(str(name), dataset_names())}")
+    path = find("datasets", name)
     return validated(Dataset, read_yaml(path), path)
 
 
+def all_class_names() -> frozenset[str]:
+    """Return the classes of all schemes that have a name, the user's and those that labelloop brings."""
+    return _class_names(tuple(file.resolve() for file in files("classes")))
+
+
 @cache
-def shipped_class_names() -> frozenset[str]:
-    """Return the classes of all schemes in ``config/classes``."""
-    return frozenset(name for path in (CONFIG / "classes").glob("*.yaml") for name in load_classes(path).names)
+def _class_names(schemes: tuple[Path, ...]) -> frozenset[str]:
+    return frozenset(name for path in schemes for name in load_classes(path).names)
 
 
 def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
     """Load a data set by name or path for a class scheme.
 
-    A class that only another shipped scheme has counts as a structure that is no class of ours, so that one file
+    A class that only another scheme by name has counts as a structure that is no class of ours, so that one file
     serves several schemes; a name that no scheme has is an error.
 
     Raises:
         UserError: see :func:`read_dataset`; also for class names that no scheme has.
     """
     dataset = read_dataset(name)
-    known = shipped_class_names() | set(scheme.names)
+    path, known = find("datasets", name), all_class_names() | set(scheme.names)
     used = {"labels": dataset.named.values(), "annotated": dataset.annotated}
     lines = [
-        f"{dataset_path(name)}: {key}: no class {wrong!r}{nearest(wrong, known)}; null: a structure that is no class"
+        f"{path}: {key}: no class {wrong!r}{nearest(wrong, known)}; null: a structure that is no class"
         for key, names in used.items()
         for wrong in dict.fromkeys(n for n in names if n not in known)
     ]

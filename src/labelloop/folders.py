@@ -5,10 +5,11 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from labelloop.cases import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, SUFFIXES, Case, write_cases
-from labelloop.datasets import dataset_path, label_counts, read_dataset
+from labelloop.cases import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, Case, write_cases
+from labelloop.datasets import label_counts, read_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.listing import CHANNEL, LeftOut, Listing, image_cases, list_folder, list_labels, nothing_in, stem, tell
+from labelloop.lookup import SUFFIXES, find
 from labelloop.outputs import is_table, refuse_overwriting
 from labelloop.wording import count, named
 
@@ -141,7 +142,7 @@ def table_from_folders(
     pairs = [(role, case, *files) for case, files in pair_folders(images, labels, lost).items()]
     if test_images is not None:
         pairs += [("test", case, *files) for case, files in pair_folders(test_images, test_labels, lost).items()]
-    inputs = [dataset_path(dataset), *(file for _, _, *files in pairs for file in files if file)]
+    inputs = [find("datasets", dataset), *(file for _, _, *files in pairs for file in files if file)]
     refuse_overwriting([out], inputs, is_table("cases"))
     _check_ids([case for _, case, _, _ in pairs])
     annotated = {case: _occurring(label, dataset) for _, case, _, label in pairs if annotated_from_ids and label}

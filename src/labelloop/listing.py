@@ -305,10 +305,10 @@ def _volumes_in(place: Path) -> list[Path]:
 
 def _are_masks(place: Path, volumes: Sequence[Path]) -> bool:
     """Say whether the volumes of a folder are of one case, one an organ: by the folder's name, or by theirs."""
-    from labelloop.datasets import shipped_class_names  # numpy
+    from labelloop.datasets import all_class_names  # numpy
 
     return bool(volumes) and (
-        place.name == "segmentations" or len(shipped_class_names() & {stem(path) for path in volumes}) > 1
+        place.name == "segmentations" or len(all_class_names() & {stem(path) for path in volumes}) > 1
     )
 
 

@@ -45,10 +45,10 @@ WRITTEN = (
 
 
 class RunConfig(Strict):
-    """What to run: ``config/config.yaml``, overridden by ``--configfile`` and ``--config``."""
+    """What to run: ``config/config.yaml``, overridden by a file named on the command line and by single keys."""
 
     cases: str = Field(description="case table (CSV)")
-    recipe: str = Field("default", description="name in config/recipes, or a file")
+    recipe: str = Field("default", description="name of a recipe (`labelloop recipe list`), or a file")
     results: str = Field("results/run", description="folder for everything produced")
     rounds: int | None = Field(None, ge=1, description="overrides the recipe's number of rounds")
     device: Device = Field("auto", description="auto: a GPU where there is one")
@@ -313,6 +313,11 @@ class Run:
     def warnings(self) -> list[str]:
         """Return what the case table tells of cases that are, or will be, set aside, and of classes, a line each."""
         return [*preflight.warnings(self.cases, self.rejected, self.scheme), *self.notes]
+
+    def refuse_problems(self) -> None:
+        """Raise UserError with all that keeps the recipe from being run on these cases, a line each."""
+        if self.problems:
+            raise UserError("\n".join(f"recipe {self.recipe.name}: {problem}" for problem in self.problems))
 
     def summary(self) -> str:
         """Return recipe, cases, shards and the groups that matter, in a line."""

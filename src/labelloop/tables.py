@@ -20,7 +20,7 @@ CASES = {
     "case": "unique id; letters, digits, '.', '_' and '-' only",
     "image": "image file, absolute or relative to the table",
     "label": "label file, empty when there is none",
-    "dataset": "data set file that explains the label ids (config/datasets)",
+    "dataset": "what the label ids mean: name of a data set (`labelloop dataset list`), or a data set file",
     "modality": "CT or MR",
     "sequence": "MR sequence or CT phase, may be empty",
     "patient": "patient id; cases of one patient never straddle train and test",

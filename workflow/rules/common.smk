@@ -5,6 +5,7 @@ import time
 from labelloop import console
 from labelloop.errors import UserError
 from labelloop.gpu_lease import usable_gpus
+from labelloop.lookup import taken
 from labelloop.profiles import check_profiles
 from labelloop.repair import Repair
 from labelloop.run import Run
@@ -36,11 +37,14 @@ wildcard_constraints:
 
 if workflow.is_main_process:
     logger.addFilter(console.without_noise)
+    for line, differs in taken().items():
+        (logger.warning if differs else logger.info)(line)
     for warning in run.warnings():
         logger.warning(f"{run.config.cases}: {warning}")
-    if run.problems:
-        problems = (f"recipe {run.recipe.name}: {problem}" for problem in run.problems)
-        raise WorkflowError("\n".join(problems))
+    try:
+        run.refuse_problems()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     repair = Repair(run)
     for file, what in repair.broken.items():
         logger.warning(f"{file}: {what}; made anew")

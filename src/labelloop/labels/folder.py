@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from labelloop.classes import ClassScheme, load_classes
-from labelloop.datasets import Dataset, dataset_path, load_dataset
+from labelloop.datasets import Dataset, load_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import (
@@ -26,6 +26,7 @@ from labelloop.labels.fit import (
 )
 from labelloop.labels.rules import Rule
 from labelloop.listing import Listing, image_cases, list_folder, list_labels, tell
+from labelloop.lookup import find
 from labelloop.outputs import is_table, refuse_overwriting
 from labelloop.scan import check_same_grid, read_classes, read_image
 from labelloop.tables import write_table
@@ -167,7 +168,7 @@ def _files(labels: Path, images: Path | None) -> _Files:
 
 
 def _inputs(files: _Files, dataset: str | None) -> list[Path]:
-    return [*files.labels.values(), *files.images.values(), *([dataset_path(dataset)] if dataset else [])]
+    return [*files.labels.values(), *files.images.values(), *([find("datasets", dataset)] if dataset else [])]
 
 
 def _maps(

@@ -14,9 +14,10 @@ import pandas as pd
 
 from labelloop.annotation import PRESENT, STATES, States, from_table
 from labelloop.classes import ClassScheme, load_classes
-from labelloop.datasets import Dataset, dataset_path, load_dataset
+from labelloop.datasets import Dataset, load_dataset
 from labelloop.errors import CaseError, UserError, nearest
 from labelloop.listing import Listing, list_labels, tell
+from labelloop.lookup import find
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
 from labelloop.outputs import is_table, refuse_overwriting
@@ -70,7 +71,7 @@ def evaluate_folders(
     listings = list_labels(truth_dir), list_labels(prediction_dir)
     truths, predictions = (listing.volumes for listing in listings)
     read_files = [*truths.values(), *predictions.values(), *([annotation] if annotation else [])]
-    read_files += [dataset_path(dataset)] if dataset else []
+    read_files += [find("datasets", dataset)] if dataset else []
     refuse_overwriting([out], read_files, is_table("scores"))
     refuse_overwriting([lesions] if lesions else [], [*read_files, out], is_table("lesions"))
     problems = _listed(listings, truths.keys() & predictions.keys())

@@ -6,37 +6,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from labelloop.classes import CONFIG, Strict
+from labelloop.classes import Strict
 from labelloop.documents import found_in, read_yaml, short
 from labelloop.errors import UserError, nearest
+from labelloop.lookup import find
 from labelloop.recipe.checks import meaning_errors
 from labelloop.recipe.spec import Recipe
 
 
-def recipe_path(name: str | Path) -> Path:
-    """Return the file of a recipe given by name (``config/recipes/NAME.yaml``) or by path."""
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = CONFIG / "recipes" / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"recipe {name!r}: no file {path}{nearest(str(name), shipped())}")
-    return path
-
-
-def shipped() -> list[str]:
-    """Return the names of the recipes in ``config/recipes``."""
-    return sorted(path.stem for path in (CONFIG / "recipes").glob("*.yaml"))
-
-
 def load_recipe(name: str | Path, **overrides: Any) -> Recipe:
-    """Load a recipe and check its form and its meaning.
+    """Load a recipe by name (:func:`labelloop.lookup.find`) or path, and check its form and its meaning.
 
     ``extends: NAME`` takes another recipe and overrides it key by key; ``like: NAME`` does so for one model.
 
     Raises:
         UserError: with all errors, one a line: file, key, what was found, the nearest valid name.
     """
-    path = recipe_path(name)
+    path = find("recipes", name)
     raw = _merge(_raw(path, ()), {k: v for k, v in overrides.items() if v is not None})
     raw.setdefault("name", path.stem)
     try:
@@ -65,7 +51,7 @@ def _raw(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     parent = content.pop("extends", None)
     if parent is None:
         return content
-    base = _raw(recipe_path(parent), (*seen, path))
+    base = _raw(find("recipes", parent, asked_by=path), (*seen, path))
     base.pop("name", None)
     return _merge(base, content)
 
