@@ -24,6 +24,7 @@ PLACES = {
     "training/test_train.py": "training",
     "training/test_translator.py": "training",
     "training/test_work.py": "training",
+    "test_wheel.py": "workflow",
     "workflow/test_slurm.py": "slurm",
     "workflow": "workflow",
 }
