@@ -1,6 +1,7 @@
 """``labelloop init`` and ``copy``: what a user edits, written into a folder of the user's; no file is ever replaced."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def write_project(folder: Path) -> Iterator[tuple[Path, bool]]:
 def copy(kind: str, name: str, file: Path | None = None) -> Path:
     """Copy a recipe, class scheme or data set; return the copy, by default ``config/<kind>/<name>.yaml``.
 
+    A copy in a file of another name is named so.
+
     Raises:
         UserError: there is no such name, there is such a file already, or it is not to be YAML.
     """
@@ -59,7 +62,10 @@ def copy(kind: str, name: str, file: Path | None = None) -> Path:
         raise UserError(f"{file}: there already; name another file")
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     content = lines[1:] if lines[:1] and lines[0].startswith(SCHEMA) else lines
-    write_text(file, "".join([f"{_schema(SCHEMAS[kind])}\n", *content]))
+    text = "".join([f"{_schema(SCHEMAS[kind])}\n", *content])
+    if file.stem != source.stem:
+        text = re.sub(rf"(?m)^name: {re.escape(source.stem)}$", lambda _: f"name: {json.dumps(file.stem)}", text)
+    write_text(file, text)
     return file
 
 
