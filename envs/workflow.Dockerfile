@@ -1,5 +1,6 @@
 # The environment of all rules, for `--sdm apptainer`: Snakemake, labelloop as a wheel, and the tested versions of all they
-# need. A checkout's own code goes before the wheel, as snakemake runs in its root. To build it, from a checkout's root:
+# need. A checkout's own code goes before the wheel, as snakemake runs in its root. Snakemake looks for envs/labelloop.sif in
+# the folder in which it is started. To build it, from a checkout's root:
 #
 #     docker build --file envs/workflow.Dockerfile --tag labelloop .
 #     apptainer build envs/labelloop.sif docker-daemon:labelloop:latest
