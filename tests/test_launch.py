@@ -33,12 +33,19 @@ def between(command, first, last):
     return command[command.index(first) + 1 : command.index(last)]
 
 
-@pytest.mark.parametrize("path", ["cases.csv", "12", "a b/c.csv", ODD, "True", "[x]"])
+@pytest.mark.parametrize(
+    "path", ["cases.csv", "12", "1e3", "a b/c.csv", ODD, "True", "[x]", "{", "a: b", "a #b", "", "'a'", "~"]
+)
 def test_paths_reach_the_configuration_as_they_are(said, path):
     command = said("--cases", path, "--recipe", "mine", "--results", path)
     assert parse_config(between(command, "--config", "--configfile")) == {
         "cases": path, "recipe": "mine", "results": path
     }  # fmt: skip
+
+
+def test_paths_are_not_quoted_without_need(said):
+    command = said("--cases", "My Drive, O'Neil, Prüfung (1)/cases.csv")
+    assert between(command, "--config", "--configfile") == ["cases=My Drive, O'Neil, Prüfung (1)/cases.csv"]
 
 
 def test_without_a_config_file_that_of_labelloop_is_the_base(said):

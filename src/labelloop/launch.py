@@ -4,8 +4,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
+
+import yaml
 
 from labelloop.errors import UserError
 from labelloop.lookup import CONFIG, PROJECT
@@ -49,7 +52,7 @@ def snakemake_command(
     replaced = [option for option in options if option.startswith(("--config", "-C", "--snakefile", "-s"))]
     if replaced:
         raise UserError(f"{replaced[0]} stands after `--`, where it would replace what labelloop says; write it before")
-    values = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    values = [f"{key}={_value(value)}" for key, value in given.items() if value is not None]
     values += settings
     return [
         *(sys.executable, "-P", "-m", "snakemake"),  # -P: a random.py of the user's is not Python's
@@ -61,9 +64,18 @@ def snakemake_command(
     ]
 
 
-def _quoted(text: str) -> str:
-    """Return a text that Snakemake takes as it is: it strips outer quotes, and reads ``12`` or ``[x]`` as YAML does."""
-    return f" {json.dumps(text, ensure_ascii=False)} "
+def _value(text: str) -> str:
+    """Return a text so that Snakemake takes it as it is: it drops outer quotes and reads numbers, True, False and YAML.
+
+    What needs no quotes gets none: Snakemake's way to the jobs of a cluster breaks values with both kinds of quotes.
+    """
+    plain = text not in ("", "True", "False") and text == text.strip("'\"")
+    with suppress(ValueError):
+        float(text)
+        plain = False
+    with suppress(yaml.YAMLError):
+        plain = plain and yaml.load(text, Loader=yaml.BaseLoader) == text
+    return text if plain else f" {json.dumps(text, ensure_ascii=False)} "
 
 
 def _says_where(option: str) -> bool:
