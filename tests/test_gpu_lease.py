@@ -12,27 +12,31 @@ import pytest
 
 from labelloop import gpu_lease
 from labelloop.errors import UserError
-from labelloop.gpu_lease import lease_gpu, usable_gpus
+from labelloop.gpu_lease import lease_gpus, usable_gpus
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from labelloop.gpu_lease import lease_gpu
+from labelloop.gpu_lease import lease_gpus
 
 folder = Path(sys.argv[1])
-with lease_gpu("cuda", folder / "locks", ["0", "1"], poll_s=0.01) as gpu:
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
-    mine = folder / f"in_use_{gpu}"
-    mine.touch(exist_ok=False)  # fails if another process has this GPU
+number = int(sys.argv[2])
+with lease_gpus("cuda", number, folder / "locks", ["0", "1", "2"], poll_s=0.01) as gpus:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(gpus)
+    assert len(gpus) == number
+    mine = [folder / f"in_use_{gpu}" for gpu in gpus]
+    for file in mine:
+        file.touch(exist_ok=False)  # fails if another process has this GPU
     time.sleep(0.1)
-    mine.unlink()
+    for file in mine:
+        file.unlink()
 """
 HOLD_FOREVER = """
 import os, sys, time
 from pathlib import Path
-from labelloop.gpu_lease import lease_gpu
+from labelloop.gpu_lease import lease_gpus
 
-with lease_gpu("cuda", Path(sys.argv[1]), ["0"]):
+with lease_gpus("cuda", 1, Path(sys.argv[1]), ["0"]):
     if not os.fork():  # like a data loader's worker, which may outlive its parent
         print(os.getpid(), flush=True)
     time.sleep(60)
@@ -45,10 +49,11 @@ def plain_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_six_processes_never_share_two_gpus(tmp_path):
+def test_six_processes_never_share_three_gpus_and_never_wait_for_each_other(tmp_path):
+    """Two that hold one of the two that each needs would wait for ever."""
     processes = [
-        subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for _ in range(6)
+        subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), number], stderr=subprocess.PIPE, text=True)
+        for number in "221321"
     ]
     for process in processes:
         _, errors = process.communicate(timeout=60)
@@ -77,13 +82,13 @@ def _acquire_once(folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_lease.time, "sleep", give_up)
-        with lease_gpu("cuda", folder, ["0"]) as gpu:
+        with lease_gpus("cuda", 1, folder, ["0"]) as (gpu,):
             return gpu
 
 
 def test_waiting_is_logged_once_and_names_the_holder(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    with lease_gpu("cuda", tmp_path, ["0"]):
+    with lease_gpus("cuda", 1, tmp_path, ["0"]):
         naps = iter([None, None, TimeoutError()])
 
         def nap(_):
@@ -92,7 +97,7 @@ def test_waiting_is_logged_once_and_names_the_holder(tmp_path, monkeypatch, capl
 
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         monkeypatch.setattr(gpu_lease.time, "sleep", nap)
-        with pytest.raises(TimeoutError), lease_gpu("auto", tmp_path, ["0"]):
+        with pytest.raises(TimeoutError), lease_gpus("auto", 1, tmp_path, ["0"]):
             pass
     waits = [message for message in caplog.messages if "waits for a GPU" in message]
     (wait,) = waits
@@ -114,15 +119,15 @@ def test_nothing_to_lease_leaves_the_environment_alone(device, environment, gpus
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    with lease_gpu(device, tmp_path / "locks", gpus) as gpu:
-        assert gpu is None
+    with lease_gpus(device, 2, tmp_path / "locks", gpus) as leased:
+        assert leased == ()
         assert dict(os.environ) == before
     assert not (tmp_path / "locks").exists()
 
 
 def test_one_of_the_users_gpus_is_chosen_and_the_environment_restored(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    with lease_gpu("cuda", tmp_path) as first:
+    with lease_gpus("cuda", 1, tmp_path) as (first,):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == first == "2"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert "CUDA_DEVICE_ORDER" not in os.environ
@@ -133,12 +138,12 @@ def test_an_interactive_slurm_job_shares_out_its_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with lease_gpu("auto") as first:
+    with lease_gpus("auto") as (first,):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # another process of the same job
-        with lease_gpu("auto") as second:
+        with lease_gpus("auto") as (second,):
             monkeypatch.setenv("SLURM_JOB_ID", "8")
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-            with lease_gpu("auto") as other:
+            with lease_gpus("auto") as (other,):
                 assert (first, second, other) == ("0", "1", "0")
 
 
@@ -193,18 +198,52 @@ def test_parts_are_leased_one_to_a_job_also_in_slurm(smi, tmp_path, monkeypatch)
     smi(CUT)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(PARTS))
-    with lease_gpu("auto", tmp_path) as first:
+    with lease_gpus("auto", 1, tmp_path) as (first,):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == first == PARTS[0]
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(PARTS))  # another process of the same job
-        with lease_gpu("auto", tmp_path) as second:
+        with lease_gpus("auto", 1, tmp_path) as (second,):
             assert second == PARTS[1]
+
+
+def test_parts_of_a_gpu_do_not_work_together(smi, tmp_path):
+    smi(CUT)
+    with lease_gpus("cuda", 2, tmp_path) as leased:
+        assert leased == (PARTS[0],)
+
+
+@pytest.mark.parametrize(("number", "leased"), [(2, ("2", "3")), (4, ("2", "3"))])
+def test_several_gpus_are_leased_at_once_as_many_as_there_are(four_gpus, tmp_path, monkeypatch, number, leased):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with lease_gpus("cuda", number, tmp_path) as found:
+        assert found == leased
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_one_that_needs_two_gpus_keeps_its_turn_and_lets_go_when_it_is_stopped(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+
+    def another_comes(_):
+        monkeypatch.setattr(gpu_lease.time, "sleep", stopped)
+        with lease_gpus("cuda", 1, tmp_path, ["0", "1"]):  # GPU 1 is kept for the one that came first
+            pass
+
+    def stopped(_):
+        raise TimeoutError
+
+    monkeypatch.setattr(gpu_lease.time, "sleep", another_comes)
+    with lease_gpus("cuda", 1, tmp_path, ["0"]):
+        with pytest.raises(TimeoutError), lease_gpus("cuda", 2, tmp_path, ["0", "1"]):
+            pass
+        assert f"waits for a GPU: after process {os.getpid()} on" in caplog.text
+        with lease_gpus("cuda", 1, tmp_path, ["0", "1"]) as leased:
+            assert leased == ("1",)
 
 
 def test_a_gpu_named_by_number_and_by_uuid_is_leased_once(four_gpus, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-220-ab,GPU-33")
-    with lease_gpu("cuda", tmp_path) as first:
+    with lease_gpus("cuda", 1, tmp_path) as (first,):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")  # another run
-        with lease_gpu("cuda", tmp_path) as second:
+        with lease_gpus("cuda", 1, tmp_path) as (second,):
             assert (first, second) == ("2", "3")
 
 
@@ -221,7 +260,7 @@ def test_a_gpu_named_by_number_and_by_uuid_is_leased_once(four_gpus, tmp_path, m
 )
 def test_a_gpu_that_others_use_is_the_last_choice_and_no_choice_in_exclusive_mode(smi, tmp_path, use, leased, caplog):
     smi("GPU 0: A (UUID: GPU-a)\nGPU 1: A (UUID: GPU-b)\n", use + "\n")
-    with lease_gpu("cuda", tmp_path) as gpu:
+    with lease_gpus("cuda", 1, tmp_path) as (gpu,):
         assert gpu == leased
     assert ("is shared" in caplog.text) == ("Exclusive_Process, 900" in use)
 
@@ -233,7 +272,7 @@ def test_exclusive_gpus_of_others_are_waited_for(smi, tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         gpu_lease.time, "sleep", lambda _: smi(cards, "0, Exclusive_Process, 900\n1, Exclusive_Process, 0\n")
     )
-    with lease_gpu("cuda", tmp_path) as gpu:
+    with lease_gpus("cuda", 1, tmp_path) as (gpu,):
         assert gpu == "1"
     assert "GPU 0 by another program or user (compute mode Exclusive_Process)" in caplog.text
 
@@ -266,7 +305,7 @@ def test_without_a_driver_there_is_no_gpu(four_gpus, tmp_path, monkeypatch):
 
 def test_a_part_of_a_gpu_is_leased_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-1/1/0,MIG-GPU-1/2/0")
-    with lease_gpu("cuda", tmp_path) as gpu:
+    with lease_gpus("cuda", 1, tmp_path) as (gpu,):
         assert gpu == "MIG-GPU-1/1/0"
 
 
@@ -297,7 +336,7 @@ def test_a_folder_that_somebody_else_prepared_is_refused(tmp_path, monkeypatch, 
     (tmp_path / "shared").mkdir()
     victim.mkdir()
     trap(tmp_path / "shared" / f"labelloop-{os.getuid()}", victim)
-    with pytest.raises(UserError, match="set TMPDIR to a folder of your own"), lease_gpu("cuda", gpus=["0"]):
+    with pytest.raises(UserError, match="set TMPDIR to a folder of your own"), lease_gpus("cuda", gpus=["0"]):
         pass
     assert not list(victim.iterdir())
 
@@ -306,6 +345,6 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "gpu0.lock").symlink_to(victim)
-    with pytest.raises(UserError, match="Remove the symbolic link"), lease_gpu("cuda", tmp_path, ["0"]):
+    with pytest.raises(UserError, match="Remove the symbolic link"), lease_gpus("cuda", 1, tmp_path, ["0"]):
         pass
     assert victim.read_text() == "mine"

@@ -1,4 +1,4 @@
-"""Give each local job a GPU of its own: Snakemake counts GPUs but assigns none (snakemake#281)."""
+"""Give each local job GPUs of its own: Snakemake counts GPUs but assigns none (snakemake#281)."""
 
 import logging
 import os
@@ -47,24 +47,28 @@ class Card:
 
 
 @contextmanager
-def lease_gpu(
-    device: str, folder: Path | None = None, gpus: list[str] | None = None, poll_s: float = 2.0
-) -> Iterator[str | None]:
-    """Hold a GPU: set ``CUDA_VISIBLE_DEVICES`` to one that no other holder has; wait while all are taken.
+def lease_gpus(
+    device: str, number: int = 1, folder: Path | None = None, gpus: list[str] | None = None, poll_s: float = 2.0
+) -> Iterator[tuple[str, ...]]:
+    """Hold GPUs: set ``CUDA_VISIBLE_DEVICES`` to some that no other holder has; wait while too few are free.
 
-    The kernel frees the GPU when the process ends, however it ends. One that somebody else uses comes last and, in
+    The kernel frees them when the process ends, however it ends. One that somebody else uses comes last and, in
     exclusive mode, is waited for. Nothing is leased for a device other than ``auto`` and ``cuda``, without any GPU, and
     when the user (by ``CUDA_VISIBLE_DEVICES``) or Slurm has chosen a single one.
 
+    One process at a time chooses, and keeps what it has found while it waits for the rest: two that need several GPUs
+    never wait for each other, and one that needs many is not overtaken for ever by those that need one.
+
     Args:
         device: ``auto``, ``cuda``, ``cpu``, ...
+        number: how many; where there are fewer, all. Of instances of a GPU that is cut, one: they cannot work together.
         folder: folder of the lock files; must be on this machine's own disk. By default one of this user's own, so that
             all of their runs share the GPUs.
         gpus: ids to choose from; by default :func:`usable_gpus`.
-        poll_s: seconds between two looks while all GPUs are taken.
+        poll_s: seconds between two looks while GPUs are taken.
 
     Yields:
-        The id of the GPU leased, or None.
+        The ids of the GPUs leased.
 
     Raises:
         RuntimeError: torch has already chosen its GPU; the lease comes too late.
@@ -72,21 +76,24 @@ def lease_gpu(
     """
     choices = _choices(device, usable_gpus() if gpus is None else gpus)
     if not choices:
-        yield None
+        yield ()
         return
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
-        raise RuntimeError("lease_gpu must come before the first use of the GPU in this process")
-    gpu, lock = _acquire(choices, folder or _locks(), poll_s)
+        raise RuntimeError("lease_gpus must come before the first use of the GPU in this process")
+    cut = any(gpu.startswith("MIG") for gpu in choices)
+    held = _acquire(choices, 1 if cut else min(number, len(choices)), folder or _locks(), poll_s)
+    leased = tuple(held)
     before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased)
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as nvidia-smi does
-    log.info("GPU %s is mine until I end", gpu)
+    log.info("GPU %s: mine until I end", ", ".join(leased))
     try:
-        yield gpu
+        yield leased
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-        lock.release()
+        for lock in held.values():
+            lock.release()
 
 
 def usable_gpus() -> list[str]:
@@ -161,26 +168,50 @@ def _locks() -> Path:
     return private_folder(f"gpus-slurm-{slurm}" if slurm else "gpus")
 
 
-def _acquire(choices: list[str], folder: Path, poll_s: float) -> tuple[str, Lock]:
-    """Return the first free GPU and its lock."""
-    waiting = False
-    while True:
-        holders = []
-        taken = _taken(choices)
-        for gpu in sorted(choices, key=lambda gpu: gpu in taken):
+def _acquire(choices: list[str], number: int, folder: Path, poll_s: float) -> dict[str, Lock]:
+    """Return ``number`` free GPUs and their locks."""
+    held: dict[str, Lock] = {}
+    turn: Lock | None = None
+    told = False
+    try:
+        while True:
             try:
-                lock = hold(folder / f"gpu{gpu.replace('/', '-')}.lock", f"GPU {gpu}", wait=False)
-            except TakenError as held:
-                holders.append(f"GPU {gpu} by {held.holder}")
-                continue
-            if taken.get(gpu) in (EXCLUSIVE, PROHIBITED):
-                lock.release()
-                holders.append(f"GPU {gpu} by another program or user (compute mode {taken[gpu]})")
-                continue
-            if gpu in taken:
-                log.warning("GPU %s is shared: another program uses it, and no other GPU is free", gpu)
-            return gpu, lock
-        if not waiting:
-            log.info("process %d waits for a GPU: %s", os.getpid(), ", ".join(holders))
-            waiting = True
-        time.sleep(poll_s)
+                turn = turn or hold(folder / "turn.lock", "the next GPU", wait=False)
+                holders = _take_free(choices, number, folder, held)
+            except TakenError as first:
+                holders = [f"after {first.holder}"]
+            if len(held) == number:
+                return held
+            if not told:
+                log.info("process %d waits for a GPU: %s", os.getpid(), ", ".join(holders))
+            told = True
+            time.sleep(poll_s)
+    except BaseException:
+        for lock in held.values():
+            lock.release()
+        raise
+    finally:
+        if turn:
+            turn.release()
+
+
+def _take_free(choices: list[str], number: int, folder: Path, held: dict[str, Lock]) -> list[str]:
+    """Add free GPUs to those ``held`` until there are ``number``; return who has the others."""
+    holders = []
+    taken = _taken(choices)
+    for gpu in sorted(choices, key=lambda gpu: gpu in taken):
+        if gpu in held or len(held) == number:
+            continue
+        try:
+            lock = hold(folder / f"gpu{gpu.replace('/', '-')}.lock", f"GPU {gpu}", wait=False)
+        except TakenError as other:
+            holders.append(f"GPU {gpu} by {other.holder}")
+            continue
+        if taken.get(gpu) in (EXCLUSIVE, PROHIBITED):
+            lock.release()
+            holders.append(f"GPU {gpu} by another program or user (compute mode {taken[gpu]})")
+            continue
+        if gpu in taken:
+            log.warning("GPU %s is shared: another program uses it, and no other GPU is free", gpu)
+        held[gpu] = lock
+    return holders

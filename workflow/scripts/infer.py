@@ -6,12 +6,12 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "infer", shard="test-000")
 
-from labelloop.gpu_lease import lease_gpu
+from labelloop.gpu_lease import lease_gpus
 from labelloop.steps.inference import infer
 
 results = Path(snakemake.input.geometry).parents[1]
 
-with lease_gpu(snakemake.resources.device):
+with lease_gpus(snakemake.resources.device):
     infer(
         rows=snakemake.params.cases,
         steps=snakemake.params.steps,

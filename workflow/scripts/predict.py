@@ -6,12 +6,12 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "predict", model="teacher", shard="train-000")
 
-from labelloop.gpu_lease import lease_gpu
+from labelloop.gpu_lease import lease_gpus
 from labelloop.steps.models import predict
 
 model = Path(snakemake.input.model).parent
 
-with lease_gpu(snakemake.resources.device):
+with lease_gpus(snakemake.resources.device):
     predict(
         rows=snakemake.params.cases,
         model=model,

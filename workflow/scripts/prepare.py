@@ -6,12 +6,12 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "prepare", plan="fine", shard="train-000")
 
-from labelloop.gpu_lease import lease_gpu
+from labelloop.gpu_lease import lease_gpus
 from labelloop.steps.cases import prepare
 
 translator = snakemake.input.get("translator")
 
-with lease_gpu(snakemake.resources.device if translator else "cpu"):
+with lease_gpus(snakemake.resources.device if translator else "cpu"):
     prepare(
         rows=snakemake.params.cases,
         plan=snakemake.params.plan,

@@ -6,13 +6,13 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "train", model="teacher")
 
-from labelloop.gpu_lease import lease_gpu
+from labelloop.gpu_lease import lease_gpus
 from labelloop.resources import loader_workers
 from labelloop.steps.models import train
 
 objects = snakemake.input.get("objects")
 
-with lease_gpu(snakemake.resources.device):
+with lease_gpus(snakemake.resources.device):
     train(
         rows=snakemake.params.cases,
         name=snakemake.wildcards.model,

@@ -6,11 +6,11 @@ from labelloop.scripting import job
 
 snakemake = job(globals(), "train_translator", model="to_t1w")
 
-from labelloop.gpu_lease import lease_gpu
+from labelloop.gpu_lease import lease_gpus
 from labelloop.resources import loader_workers
 from labelloop.steps.adapt import train_translator
 
-with lease_gpu(snakemake.resources.device):
+with lease_gpus(snakemake.resources.device):
     train_translator(
         rows=snakemake.params.cases,
         name=snakemake.wildcards.model,
