@@ -3,7 +3,7 @@
 import pytest
 
 from labelloop.plans import Plan
-from labelloop.resources import CACHE_MB, LEAST_MB, cache_mb, loader_workers, training_mb
+from labelloop.resources import CACHE_MB, LEAST_MB, cache_mb, loader_workers, training_mb, training_threads
 from labelloop.run import Run
 from labelloop.training.settings import TrainerSettings
 
@@ -36,18 +36,51 @@ def test_the_cache_holds_the_prepared_arrays():
     assert cache_mb(FINE, 1000) == pytest.approx(1000 * (12.8e6 * 1.5 / 2**20 + 0.25), rel=0.01)
 
 
+def test_each_card_has_its_own_threads_and_program_and_all_share_the_cache():
+    assert [training_threads(gpu, cards=2) for gpu in (True, False)] == [24, 8]
+    one, two = (training_mb(FINE, SETTINGS, 500, 11, True, cards) for cards in (1, 2))
+    assert two - cache_mb(FINE, 500) == pytest.approx(2 * (one - cache_mb(FINE, 500)), abs=2)
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """Return a function that makes a run of three labeled and four unlabeled cases."""
+
+    def make(**config):
+        table = tmp_path / "cases.csv"
+        rows = [
+            f"c{i},c{i}.nii.gz,{f'l{i}.nii.gz' if i < 3 else ''},flare22,train,{'all' if i < 3 else ''}"
+            for i in range(7)
+        ]
+        table.write_text("\n".join(["case,image,label,dataset,role,annotated", *rows]) + "\n")
+        return Run({"cases": str(table), "results": str(tmp_path / "results")} | config)
+
+    return make
+
+
+@pytest.mark.parametrize(("asked", "cards"), [(1, 1), (2, 2), (8, 2)])
+def test_a_training_has_as_many_cards_as_asked_and_as_a_batch_has_samples(run_of, asked, cards):
+    run = run_of(gpus_per_training=asked)
+    assert run.chain.plans[run.model("student").plan].batch_size == 2
+    assert (run.cards("student"), run.training_threads("student")) == (cards, 12 * cards)
+    told = run.fewer_cards()
+    assert ("model student: trained on 2 cards, not on 8: a batch has no more samples" in told) == (asked > cards)
+    assert asked > cards or not told
+
+
+def test_a_training_that_cannot_be_shared_out_has_one_card(run_of):
+    run = run_of(recipe="two_stage", gpus_per_training=2)
+    (name,) = run.slice_classifiers
+    assert (run.cards(name), run.training_threads(name)) == (1, 12)
+    assert run.fewer_cards() == [f"model {name}: trained on 1 card, not on 2: its kind of training is not shared out"]
+
+
 @pytest.mark.parametrize(("recipe", "counted"), [("default", {"teacher": 3, "student": 7})])
-def test_a_model_of_the_truth_is_sized_by_labeled_cases(tmp_path, monkeypatch, recipe, counted):
-    table = tmp_path / "cases.csv"
-    rows = [
-        f"c{i},c{i}.nii.gz,{f'l{i}.nii.gz' if i < 3 else ''},flare22,train,{'all' if i < 3 else ''}" for i in range(7)
-    ]
-    table.write_text("\n".join(["case,image,label,dataset,role,annotated", *rows]) + "\n")
-    run = Run({"cases": str(table), "results": str(tmp_path / "results"), "recipe": recipe})
-    seen = {}
-    monkeypatch.setattr(
-        "labelloop.run.training_mb", lambda plan, trainer, cases, workers, gpu: seen.update(n=cases, w=workers) or 1
-    )
-    for model, cases in counted.items():
-        run.training_mb(model, 12)
-        assert seen == {"n": cases, "w": 11}
+@pytest.mark.parametrize("cards", [1, 2])
+def test_a_model_of_the_truth_is_sized_by_labeled_cases(run_of, monkeypatch, recipe, counted, cards):
+    run = run_of(recipe=recipe, gpus_per_training=cards)
+    seen = []
+    monkeypatch.setattr("labelloop.run.training_mb", lambda plan, trainer, *numbers: seen.append(numbers) or 1)
+    for model, number in counted.items():
+        run.training_mb(model, 12 * cards)
+        assert seen.pop() == (number, 11, True, cards)

@@ -95,15 +95,18 @@ def holder(path: str | Path) -> str:
         return "another process"
 
 
-def private_folder(name: str) -> Path:
-    """Return a folder ``name`` of this user's own on this machine, for small files that their processes share.
+def private_folder(name: str, within: Path | None = None) -> Path:
+    """Return a folder ``name`` of this user's own on this machine, for files that their processes share.
 
-    It lies in the folder for temporary files, where others write, too: what they may have put there is not used.
+    It lies where others write, too: what they may have put there is not used.
+
+    Args:
+        within: folder on this machine; by default the one for temporary files.
 
     Raises:
         UserError: when the folder is a link or somebody else's, or others may write in it.
     """
-    shared = Path(tempfile.gettempdir()) / f"labelloop-{os.getuid()}"
+    shared = (within or Path(tempfile.gettempdir())) / f"labelloop-{os.getuid()}"
     with explained(shared), suppress(FileExistsError):
         shared.mkdir(mode=0o700)
     found = shared.lstat()

@@ -35,25 +35,26 @@ def loader_workers(workers: Workers, threads: int) -> int:
     return max(1, threads - 1) if workers == "auto" else workers
 
 
-def training_threads(gpu: bool) -> int:
-    """Return the threads of a training job."""
-    return THREADS_WITH_GPU if gpu else THREADS
+def training_threads(gpu: bool, cards: int = 1) -> int:
+    """Return the threads of a training job on so many ``cards``."""
+    return cards * THREADS_WITH_GPU if gpu else THREADS
 
 
-def training_mb(plan: Plan, settings: TrainerSettings, cases: int, workers: int, gpu: bool) -> int:
+def training_mb(plan: Plan, settings: TrainerSettings, cases: int, workers: int, gpu: bool, cards: int = 1) -> int:
     """Return the memory of a training job in MiB: what it allocates, and page cache for its prepared arrays.
 
     Args:
         cases: that it learns from, at most.
-        workers: processes that load.
+        workers: processes that load, for each card.
         gpu: whether the network is trained on a GPU.
+        cards: on how many, each with a process of its own.
     """
     own = (GPU_PROGRAM_MB if gpu else PROGRAM_MB) + workers * _loader_mb(plan)
     if settings.kind == TRANSLATOR:
         own = max(own, TRANSLATOR_MB)
     else:
         own += (2 if settings.kind == "cross_pseudo" else 1) * _network_mb(plan, gpu)
-    return max(LEAST_MB, math.ceil(own + cache_mb(plan, cases)))
+    return max(LEAST_MB, math.ceil(cards * own + cache_mb(plan, cases)))
 
 
 def cache_mb(plan: Plan, cases: int) -> float:

@@ -56,6 +56,12 @@ class RunConfig(Strict):
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="processes that load training batches; auto: one less than the threads of the training"
     )
+    gpus_per_training: int = Field(
+        1, ge=1, description="cards of one node that share the batches of a training; the model is the same"
+    )
+    stage: str | None = Field(
+        None, description="folder on each node's own disk, e.g. $TMPDIR, to which a training copies its arrays first"
+    )
     deterministic: Determinism = Field(
         "auto",
         description="equal runs give equal bytes; auto: on a CPU; true: on a GPU, too, where it costs speed",
@@ -173,10 +179,25 @@ class Run:
         """A label set of the chain."""
         return self.chain.labels[name]
 
-    @property
-    def training_threads(self) -> int:
-        """Threads of a training, where the machine has so many."""
-        return training_threads(self.config.device != "cpu")
+    def cards(self, name: str) -> int:
+        """Cards that train a model: as many as the configuration says, if a batch has so many samples."""
+        if name not in self.segmenters or self.config.device == "cpu":
+            return 1
+        return min(self.config.gpus_per_training, self.chain.plans[self.model(name).plan].batch_size)
+
+    def fewer_cards(self) -> list[str]:
+        """Return which models are trained on fewer cards than the configuration says, and why, a line each."""
+        asked = self.config.gpus_per_training if self.config.device != "cpu" else 1
+        few = {name: self.cards(name) for name in self.used_models if self.cards(name) < asked}
+        return [
+            f"model {name}: trained on {count(cards, 'card')}, not on {asked}: "
+            + ("a batch has no more samples" if name in self.segmenters else "its kind of training is not shared out")
+            for name, cards in few.items()
+        ]
+
+    def training_threads(self, name: str) -> int:
+        """Threads of the training of a model, where the machine has so many."""
+        return training_threads(self.config.device != "cpu", self.cards(name))
 
     def training_mb(self, name: str, threads: int) -> int:
         """Memory in MiB of the training of a model on ``threads``."""
@@ -184,8 +205,9 @@ class Run:
         trainer, known = spec.trainer, spec.labels == TRUTH
         labeled_only = known and trainer.kind not in (*SEMI_SUPERVISED, TRANSLATOR)
         cases = sum(bool(c.label) or not labeled_only for s in self.train_shards for c in self.shards[s])
-        workers = loader_workers(self.config.workers, threads)
-        return training_mb(self.chain.plans[spec.plan], trainer, cases, workers, self.config.device != "cpu")
+        cards = self.cards(name)
+        workers = loader_workers(self.config.workers, threads // cards)
+        return training_mb(self.chain.plans[spec.plan], trainer, cases, workers, self.config.device != "cpu", cards)
 
     def images(self, model: str) -> str:
         """Name under which the prepared images of a model's plan lie."""

@@ -33,28 +33,29 @@ def pass_on_to_children() -> None:
 
 
 class StopRequest:
-    """Whether this process was asked to end."""
+    """Whether this process was asked to end: by which ``signal``, 0 for none."""
 
     def __init__(self) -> None:
-        self._signal = 0
+        self.signal = 0
 
     def __bool__(self) -> bool:
-        return self._signal > 0
+        return self.signal > 0
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Take down the request; a signal handler."""
         if not self:
             log.warning("%s: stopping after the step at hand", signal.Signals(number).name)
-        self._signal = number
+        self.signal = number
 
-    def exit(self) -> SystemExit:
-        """Return what to raise when the work has come to its end."""
-        return SystemExit(128 + self._signal)
+
+def exit_by(number: int) -> SystemExit:
+    """Return what to raise when the work that signal ``number`` asked to end has come to its end."""
+    return SystemExit(128 + number)
 
 
 @contextmanager
 def deferred() -> Iterator[StopRequest]:
-    """Let the block end itself: it looks at the request yielded, and raises :meth:`StopRequest.exit`.
+    """Let the block end itself: it looks at the request yielded, and raises what :func:`exit_by` returns.
 
     Processes forked inside go on ignoring Ctrl-C, which a terminal sends to them, too, and end at SIGTERM. Outside of
     the main thread, which alone gets signals, nothing is deferred.

@@ -80,6 +80,25 @@ def test_a_gpu_tells_scores_that_are_not_finite():
     assert not np.isfinite(total).all()
 
 
+def waits(monkeypatch, work):
+    """Return how often ``work`` asks for numbers, which on a GPU waits for all that is under way."""
+    asked = []
+    with monkeypatch.context() as patch:
+        for name in ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "__index__"):
+            original = getattr(torch.Tensor, name)
+            patch.setattr(
+                torch.Tensor, name, lambda *args, original=original, **more: asked.append(1) or original(*args, **more)
+            )
+        work()
+    return len(asked)
+
+
+@pytest.mark.parametrize("gather", [lambda s: export._gather_on_gpu(s, False), lambda s: export._close(s, False)])
+def test_a_gpu_is_waited_for_once_a_block_not_for_each_plane(monkeypatch, gather):
+    numbers = [waits(monkeypatch, lambda depth=depth: gather(torch.zeros(3, depth, 6, 6))) for depth in (2, 20)]
+    assert numbers == [1, 1]
+
+
 @given(grid=grids, seed=seeds)
 def test_fast_agrees_where_classes_are_blobs(grid, seed):
     frame = frame_of(*grid)

@@ -35,10 +35,11 @@ def test_dry_run_on_4000_cases_shows_three_rounds(tmp_path: Path):
         rows.append(f"case_{number:04d},{image},{label},flare22,{'test' if number % 20 == 1 else 'train'}")
     (folder / "cases.csv").write_text("\n".join(rows) + "\n")
     config = {"cases": str(folder / "cases.csv"), "recipe": "default", "results": "results", "rounds": 3}
+    config |= {"gpus_per_training": 2, "stage": "$TMPDIR"}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
 
     places = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
-    command = [sys.executable, "-m", "snakemake", *places, "--cores", "8", "--dry-run"]
+    command = [sys.executable, "-m", "snakemake", *places, "--cores", "32", "--resources", "gpu=4", "--dry-run"]
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
@@ -58,5 +59,10 @@ def test_dry_run_on_4000_cases_shows_three_rounds(tmp_path: Path):
     for name in ("", "_round2", "_round3"):
         assert f"train: model student{name}\n" in text
         assert f"select: trusted cases and classes of label set pseudo{name}\n" in text
+    wanted = re.findall(r"^ +resources: .*gpu=(\d).*$", text, re.MULTILINE)
+    assert set(wanted) == {"1", "2"} and wanted.count("2") == jobs["train"]
+    training = next(line for line in text.splitlines() if "gpu=2" in line)
+    assert "nodes=1" in training and "stage=$TMPDIR" in training
+    assert text.count("threads: 24") == jobs["train"]
     assert seconds <= SECONDS  # of processor time: what else the machine does does not matter
     assert kib <= GIGABYTES * 2**20

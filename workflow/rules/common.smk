@@ -41,6 +41,8 @@ if workflow.is_main_process:
         (logger.warning if differs else logger.info)(line)
     for warning in run.warnings():
         logger.warning(f"{run.config.cases}: {warning}")
+    for line in run.fewer_cards():
+        logger.warning(line)
     try:
         run.refuse_problems()
     except UserError as error:
@@ -51,7 +53,12 @@ if workflow.is_main_process:
     if (
         workflow.nodes is None and "gpu" not in workflow.global_resources
     ):  # on this machine, --resources gpu=N wins
-        workflow.register_resource("gpu", max(1, len(usable_gpus())))
+        here = max(1, len(usable_gpus()))
+        workflow.register_resource("gpu", here)
+        if GPUS and run.config.gpus_per_training > here:
+            logger.warning(
+                f"gpus_per_training: {here} can be used here, so trainings use no more"
+            )
 
 
 def make_broken_anew(wildcards):

@@ -31,13 +31,15 @@ rule train:
         f"{R}/benchmarks/train/{{model}}.tsv"
     wildcard_constraints:
         model="|".join(run.segmenters),
-    threads: run.training_threads
+    threads: lambda w: run.training_threads(w.model)
     resources:
-        gpu=GPUS,
+        gpu=lambda w: GPUS * run.cards(w.model),
+        nodes=1,
         mem_mb=training_memory,
         runtime=minutes(2880),
         device=run.config.device,
         workers=run.config.workers,
+        stage=run.config.stage,
     params:
         spec=lambda w: run.model(w.model).model_dump(mode="json", exclude_none=True),
         plan=lambda w: run.chain.plans[run.model(w.model).plan].model_dump(mode="json"),

@@ -11,8 +11,9 @@ from labelloop.resources import loader_workers
 from labelloop.steps.models import train
 
 objects = snakemake.input.get("objects")
+cards = max(1, snakemake.resources.gpu)
 
-with lease_gpus(snakemake.resources.device):
+with lease_gpus(snakemake.resources.device, cards):
     train(
         rows=snakemake.params.cases,
         name=snakemake.wildcards.model,
@@ -28,5 +29,7 @@ with lease_gpus(snakemake.resources.device):
         bank=Path(objects[0]).parents[1] if objects else None,
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,
-        workers=loader_workers(snakemake.resources.workers, snakemake.threads),
+        workers=loader_workers(snakemake.resources.workers, snakemake.threads // cards),
+        cards=cards,
+        stage=snakemake.resources.get("stage"),
     )

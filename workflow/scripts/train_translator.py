@@ -24,4 +24,5 @@ with lease_gpus(snakemake.resources.device):
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,
         workers=loader_workers(snakemake.resources.workers, snakemake.threads),
+        stage=snakemake.resources.get("stage"),
     )

@@ -95,11 +95,13 @@ def train_translator(
     device: Device,
     deterministic: Determinism,
     workers: int,
+    stage: str | None = None,
 ) -> None:
     """Train a translator on prepared images: CT to the look of MR.
 
     Args:
         images: folder of the prepared images of the model's plan.
+        stage: folder on this node's own disk for a copy of them (see ``training.staging``).
 
     Raises:
         UserError: when no CT, no MR or not the reference is left to learn from.
@@ -134,6 +136,7 @@ def train_translator(
             device=device,
             deterministic=deterministic,
             workers=workers,
+            stage=stage,
             **looks,
         )
     )

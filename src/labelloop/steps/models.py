@@ -37,6 +37,8 @@ def train(
     device: Device,
     deterministic: Determinism,
     workers: int,
+    cards: int = 1,
+    stage: str | None = None,
 ) -> None:
     """Train one model on its label set.
 
@@ -45,6 +47,8 @@ def train(
         labels: folder of the prepared labels that the model learns from.
         learned: tables of the cases that the models were trained with whose weights it starts from.
         bank: folder of the tumor objects that the training pastes, if it does.
+        cards: that share the batches, at most.
+        stage: folder on this node's own disk for a copy of the arrays (see ``training.staging``).
 
     Raises:
         UserError: when no case is left to learn from.
@@ -74,6 +78,8 @@ def train(
             device=device,
             deterministic=deterministic,
             workers=workers,
+            cards=cards,
+            stage=stage,
         )
     )
 

@@ -72,8 +72,12 @@ class TrainingJob:
         classes: classes in the order of the output channels; class ``i`` is channel ``i + 1``, background channel 0.
         class_ids: id of each class in the prepared labels; may name more classes than the model has.
         deterministic: equal jobs give equal bytes: true, also on a GPU, where it costs speed; ``auto``, on a CPU.
-        workers: processes that load and augment; does not change the batches. 0: none, in turn with the training.
+        workers: processes that load and augment, for each card; does not change the batches. 0: none, in turn with the
+            training.
+        cards: cards that share each batch, at most; on ``cpu``, processes (see ``distributed``).
         init_from: folder of a finished model whose weights the training starts from (see ``initial``).
+        stage: folder on this node's own disk to which the arrays are copied first (see ``staging``); None: they are
+            read in place.
         tumors: objects that ``settings.cutmix`` pastes.
     """
 
@@ -89,12 +93,14 @@ class TrainingJob:
     device: Device = "auto"
     deterministic: Determinism = "auto"
     workers: int = 1
+    cards: int = 1
     init_from: Path | None = None
     tumors: TumorBank | None = None
+    stage: str | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of all that decides the weights; name, folders, device and workers are not part of it."""
+        """Fingerprint of all that decides the weights; name, folders, device, workers and cards are not part of it."""
         return digest(self._content())
 
     def _content(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 nnU-Net's own loaders run free and draw from whatever state their worker is in, so no two runs are alike and no
 interrupted run can be continued exactly. Here every batch seeds its random numbers from (seed, stream, epoch,
-iteration). Any number of workers gives the same batches, and a resumed training sees those it would have seen.
+iteration), and draws from them the cases and a seed for each sample. Any number of workers gives the same batches, any
+number of cards the same samples, and a resumed training sees those it would have seen.
 """
 
 import random

@@ -16,14 +16,19 @@ Pause = Callable[[], None]
 
 
 @contextmanager
-def stoppable(save: Callable[[], None]) -> Iterator[Pause]:
-    """Let Ctrl-C and SIGTERM end the process at the next pause, after ``save``."""
+def stoppable(save: Callable[[], None], agreed: Callable[[int], int] = int) -> Iterator[Pause]:
+    """Let Ctrl-C and SIGTERM end the process at the next pause, after ``save``.
+
+    Args:
+        agreed: returns the signal that any of several processes got, given this one's; so all stop at the same pause.
+    """
     with stopping.deferred() as asked:
 
         def pause() -> None:
-            if asked:
+            number = agreed(asked.signal)
+            if number:
                 save()
-                raise asked.exit()
+                raise stopping.exit_by(number)
 
         yield pause
 

@@ -2,7 +2,8 @@
 
 :func:`train` does nothing when a finished training of the same data and settings is there, goes on where a killed one
 stopped, and otherwise starts. On a CPU, equal jobs give bit-identical weights on equal machines with equally many
-threads; ``deterministic: true`` asks the same of a GPU, and ``model.json`` says whether they are.
+threads; ``deterministic: true`` asks the same of a GPU, and ``model.json`` says whether they are. The number of cards
+changes the last bits.
 """
 
 import logging
@@ -14,6 +15,7 @@ from labelloop.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described
 from labelloop.training.progress import Progress, draw_curve
 from labelloop.training.settings import AXES, TRAINING_VERSION
+from labelloop.training.staging import staged_job
 from labelloop.training.stock import dataset_json, plans_json
 from labelloop.training.work import OUTPUTS, Work
 
@@ -34,23 +36,31 @@ def train(job: TrainingJob) -> None:
         UserError: when no case can be trained on, when the device cannot do what is asked, or when the work folder
             claims progress that it does not have.
     """
-    from labelloop.training.setup import precision_of
-
-    work = Work(job.folder / "work", job.fingerprint, precision_of(job))
+    work = work_of(job)
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
+        from labelloop.training.distributed import together
         from labelloop.training.trainers import TRAINERS
 
-        trainer = TRAINERS[job.settings.kind].of(job)
-        log.info(
-            "%s: %s training on %s (%s), fingerprint %s",
-            job.name, job.settings.kind, trainer.device, work.precision, job.fingerprint,
-        )  # fmt: skip
-        progress = trainer.fit(work)
+        with staged_job(job) as near:
+            trainer = TRAINERS[job.settings.kind].of(near)
+            log.info(
+                "%s: %s training on %s (%s), fingerprint %s",
+                job.name, job.settings.kind, trainer.device, work.precision, job.fingerprint,
+            )  # fmt: skip
+            with together(near, trainer.device) as trainer.team:
+                progress = trainer.fit(work)
         _write_finished(job, work, trainer, progress)
         work.finish(len(progress.epochs))
     work.publish(job.folder)
+
+
+def work_of(job: TrainingJob) -> Work:
+    """Return the work folder of a training."""
+    from labelloop.training.setup import precision_of
+
+    return Work(job.folder / "work", job.fingerprint, precision_of(job))
 
 
 def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progress) -> None:

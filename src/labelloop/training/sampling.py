@@ -10,7 +10,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from labelloop.annotation import PRESENT
 from labelloop.training.cutmix import Paster
 from labelloop.training.job import TrainingCase
-from labelloop.training.loading import KNOWN
+from labelloop.training.loading import KNOWN, set_random_state
 from labelloop.training.settings import Favor, Sampling
 
 
@@ -116,6 +116,7 @@ class Loader(nnUNetDataLoader):
 
     Args:
         choose: draws the cases of a batch; default: any cases.
+        share: says which samples of a batch, of so many, are made here; all draw the same cases.
         favored: channel on which patches are centered more often, and the probability that each other channel of the
             case is passed over for it.
         paste: pastes objects into a patch before it is augmented.
@@ -125,6 +126,7 @@ class Loader(nnUNetDataLoader):
         self,
         *args,
         choose: Chooser | None = None,
+        share: Callable[[int], slice] = slice,
         favored: tuple[int, float] | None = None,
         paste: Paster | None = None,
         transforms: Callable[..., dict[str, Any]],
@@ -136,16 +138,30 @@ class Loader(nnUNetDataLoader):
             probabilistic_oversampling=True,
             **options,
         )
-        self._choose, self._favored, self._paste, self._augment = choose, favored, paste, transforms
+        self._choose = choose or evenly(self.indices, self.batch_size)
+        self._share, self._favored, self._paste, self._augment = share, favored, paste, transforms
+        self._drawn: list[Pick] = []
+        self._seeds: list[int] = []
         self._picks: list[Pick] = []
         self._left: list[Pick] = []
         self._pasted: list[list[str]] = []
 
     def get_indices(self) -> list[str]:
-        """Return the cases of the next batch."""
-        self._picks = self._choose() if self._choose else [Pick(str(case)) for case in super().get_indices()]
-        self._left, self._pasted = list(self._picks), []
+        """Return the cases of those samples of the next batch that are made here."""
+        self._drawn = self._choose()
+        here = self._share(len(self._drawn))
+        self._seeds = np.random.randint(2**63, size=len(self._drawn), dtype=np.int64)[here].tolist()
+        self._picks = self._drawn[here]
+        self._left, self._pasted, self.batch_size = list(self._picks), [], len(self._picks)
         return [pick.case for pick in self._picks]
+
+    def _probabilistic_oversampling(self, sample_idx: int) -> bool:
+        """Begin a sample, which follows from a seed of its own; say whether its patch is centered on a class.
+
+        nnU-Net asks this first of each sample.
+        """
+        set_random_state(self._seeds[sample_idx])
+        return super()._probabilistic_oversampling(sample_idx)
 
     def get_bbox(self, data_shape, force_fg, class_locations, *args, **options):
         """Return where the patch lies."""
@@ -164,8 +180,11 @@ class Loader(nnUNetDataLoader):
         return super().get_bbox(data_shape, force_fg, class_locations, *args, **options)
 
     def generate_train_batch(self) -> dict[str, Any]:
-        """Return a batch; with pasting, ``pasted`` names for each sample the cases its objects come from."""
-        batch = super().generate_train_batch()
+        """Return the samples that are made here, and in ``keys`` the cases of the whole batch.
+
+        With pasting, ``pasted`` names for each sample made here the cases that its objects come from.
+        """
+        batch = super().generate_train_batch() | {"keys": [pick.case for pick in self._drawn]}
         return batch | {"pasted": self._pasted} if self._paste else batch
 
     def _paste_and_augment(self, paste: Paster, image, segmentation) -> dict[str, Any]:

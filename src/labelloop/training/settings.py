@@ -10,7 +10,7 @@ from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
 
 Own = TypeVar("Own", bound=Strict)
-TRAINING_VERSION, TRANSLATOR_VERSION = 5, 2
+TRAINING_VERSION, TRANSLATOR_VERSION = 6, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Determinism = Literal["auto"] | bool
 """Whether equal jobs give equal bytes; ``auto``: on a CPU, where it costs nothing, not on a GPU."""

@@ -31,6 +31,7 @@ from labelloop.training.prepared import SUFFIX, open_image, open_label
 from labelloop.training.progress import Progress
 from labelloop.training.settings import TRAINING_VERSION, Slices
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
+from labelloop.training.staging import staged_job
 from labelloop.training.trainers.supervised import SupervisedTrainer
 from labelloop.training.work import SLICE_OUTPUTS, Work
 
@@ -49,9 +50,12 @@ def train(job: TrainingJob) -> None:
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
-        training = SliceTraining(job)
-        training.fit(work)
-        training.write(work)
+        if job.cards > 1:
+            log.warning("%s: a slice classifier is trained on one card, not on %d", job.name, job.cards)
+        with staged_job(job) as near:
+            training = SliceTraining(near)
+            training.fit(work)
+            training.write(work)
         work.finish(len(training.progress.epochs))
     work.publish(job.folder)
 

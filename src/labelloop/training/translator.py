@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
 from labelloop.training.prepared import open_image
 from labelloop.training.settings import TRANSLATOR_VERSION, Determinism
 from labelloop.training.setup import resolve_device, set_determinism
+from labelloop.training.staging import Place, staged
 from labelloop.training.work import TRANSLATOR_OUTPUTS, Work
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class TranslatorJob:
         ct, mr: cases of either look; they need not be paired.
         workers: processes that load patches; does not change them. 0: none, in turn with the training.
         deterministic: equal jobs give equal bytes: true, also on a GPU, where it costs speed; ``auto``, on a CPU.
+        stage: folder on this node's own disk to which the images are copied first (see ``staging``), or None.
     """
 
     name: str
@@ -77,6 +79,7 @@ class TranslatorJob:
     device: Device = "auto"
     deterministic: Determinism = "auto"
     workers: int = 0
+    stage: str | None = None
 
     @property
     def cases(self) -> dict[str, tuple[GreyCase, ...]]:
@@ -105,11 +108,17 @@ def train_translator(job: TranslatorJob) -> None:
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
-        training = TranslatorTraining(job)
-        training.fit(work)
-        training.write(work)
+        files = [case.path for cases in job.cases.values() for case in cases]
+        with staged(files, job.stage) as place:
+            training = TranslatorTraining(replace(job, ct=_near(job.ct, place), mr=_near(job.mr, place)))
+            training.fit(work)
+            training.write(work)
         work.finish(job.settings.epochs)
     work.publish(job.folder)
+
+
+def _near(cases: tuple[GreyCase, ...], place: Place) -> tuple[GreyCase, ...]:
+    return tuple(replace(case, path=place(case.path.parent) / case.path.name) for case in cases)
 
 
 def precision_of(device: torch.device) -> Precision:

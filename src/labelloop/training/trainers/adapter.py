@@ -19,6 +19,7 @@ from labelloop.classes import IGNORED
 from labelloop.errors import UserError
 from labelloop.precision import DTYPES, Precision
 from labelloop.training.cpu import by_onednn
+from labelloop.training.distributed import Team
 from labelloop.training.initial import start_from
 from labelloop.training.intensity import RandomIntensityTransform
 from labelloop.training.job import TrainingCase, TrainingJob
@@ -37,6 +38,8 @@ class Adapter(nnUNetTrainer):
     cases: dict[str, tuple[TrainingCase, ...]]
     precision: Precision
     deterministic: bool
+    team: Team
+    """The processes that share the batches."""
     streams: dict[str, Chooser | None]
     """What :meth:`choosers` returns."""
     ignored: int | None = None
@@ -190,23 +193,34 @@ class Adapter(nnUNetTrainer):
             self.label_manager,
             oversample_foreground_percent=self.oversample_foreground_percent,
             transforms=transforms,
+            share=self.team.share,
             **options,
         )
 
     def on_device(self, batch: dict[str, Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return images, targets and unknown channels of a batch as :meth:`compute_loss` takes them, on the device."""
-        data = batch["data"].to(self.device, non_blocking=True, memory_format=self._memory_format)
-        targets = [t.to(self.device, non_blocking=True) for t in _as_list(batch["target"])]
+        """Return images, targets and unknown channels of a batch as :meth:`compute_loss` takes them, on the device.
+
+        They are those of the whole batch, also where several processes have made it.
+        """
+        total = len(batch["keys"])
+        data, *targets = (
+            self.team.join(part.to(self.device, non_blocking=True), total)
+            for part in (batch["data"], *_as_list(batch["target"]))
+        )
+        data = data.to(memory_format=self._memory_format)
         unknown = torch.stack([self._unknown[key] for key in batch["keys"]])
         if self.device.type == "cuda":
             unknown = unknown.pin_memory()  # else the copy waits for all that the GPU still has to do
         return data, targets, [unknown.to(self.device, non_blocking=True)] * len(targets)
 
     def logits_of(self, network: torch.nn.Module, data: Tensor) -> list[Tensor]:
-        """Return the logits of a network in full precision, one tensor per deep-supervision output."""
+        """Return the logits of a network in full precision, one tensor per deep-supervision output.
+
+        Several processes compute a share of the samples each, and all return the logits of all.
+        """
         with torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES):
-            logits = _as_list(network(data))
-        return [output.float() for output in logits]
+            logits = _as_list(network(data[self.team.share(len(data))]))
+        return [self.team.join(output, len(data)).float() for output in logits]
 
     def channels_of(self, states: States) -> Channels:
         """Return the channels of a case with ``states``: of what is present, and what ignored voxels are.

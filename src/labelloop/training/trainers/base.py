@@ -19,6 +19,7 @@ from torch import Tensor
 
 from labelloop.errors import UserError
 from labelloop.heartbeat import counted
+from labelloop.training.distributed import ALONE
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import (
     Draw,
@@ -125,7 +126,7 @@ class Trainer(Adapter):
         plans = plans_json(job.name, job.plan) | {"continue_training": False}
         with nnunet_folders_elsewhere(), contextlib.redirect_stdout(io.StringIO()):
             trainer = cls(plans, CONFIGURATION, 0, dataset_json(job.classes, len(cases["train"])), device)
-        trainer.job, trainer.cases = job, cases
+        trainer.job, trainer.cases, trainer.team = job, cases, ALONE
         trainer.ignored = len(job.classes) + 1 if _some_are_ignored(job, cases) else None
         trainer.precision = precision_of(job)
         trainer.losses = []
@@ -152,6 +153,7 @@ class Trainer(Adapter):
         loss, terms = self.training_loss(*self.on_device(batch))
         scaled = self.grad_scaler.scale(loss) if self.grad_scaler else loss
         scaled.backward()
+        self.team.add_gradients(self.trained)
         if self.grad_scaler:
             self.grad_scaler.unscale_(self.optimizer)
         norms = [
@@ -194,7 +196,8 @@ class Trainer(Adapter):
     def fit(self, work: Work) -> Progress:
         """Train to the last epoch, from the last checkpoint of ``work`` if it has one; return the model's progress.
 
-        Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
+        Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint. Several processes (``team``) do
+        all this together, and the first of them alone writes.
         """
         if work.checkpoint.is_file():
             self.load_state(work.load(self.device))
@@ -208,7 +211,7 @@ class Trainer(Adapter):
         stream = iterate(loaders, draws, self.job.settings.seed, self.job.workers, pinned)
         seconds, before = None, len(self.progress.epochs)
         with (
-            stoppable(lambda: self._save(work)) as self._pause,
+            stoppable(lambda: self._save(work), self.team.largest) as self._pause,
             contextlib.closing(stream) as batches,  # ends the workers
             counted("epoch", self.num_epochs, before) as epochs,
         ):
@@ -296,6 +299,7 @@ class Trainer(Adapter):
                 weights = bare(contender.network).state_dict()
                 contender.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self.losses = []
+        self.team.check_weights(self.trained)
 
     def _update(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take a step; stop the training when none has changed the weights for long."""
@@ -327,6 +331,8 @@ class Trainer(Adapter):
         return results
 
     def _save(self, work: Work) -> None:
+        if self.team.rank:
+            return  # the first process does it
         work.save(len(self.progress.epochs), self.state())
         if not self.progress.epochs:
             return

@@ -73,7 +73,7 @@ class PartialTrainer(Trainer):
 
     def on_device(self, batch: dict[str, Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         data, targets, unknown = super().on_device(batch)
-        pasted = batch.get("pasted", [])
+        pasted = self.team.join_lists(batch["pasted"]) if "pasted" in batch else []
         if not any(pasted):
             return data, targets, unknown
         regions = self._unknown_regions(batch["keys"], pasted).to(self.device)
