@@ -1,15 +1,16 @@
 """Copies of prepared arrays on a node's own disk: what is copied, how often, who shares it, when it goes."""
 
-import logging
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 from tiny_training import contents, make_job
 
-from labelloop.locks import hold
 from labelloop.training import staging
 from labelloop.training.nnunet import train
 from labelloop.training.staging import staged, staged_job
@@ -133,16 +134,19 @@ def test_a_file_that_is_missing_is_left_to_whoever_reads_it(files, disk, copied)
     assert not copied
 
 
-def test_another_training_is_waited_for_while_it_copies(files, disk, monkeypatch, caplog):
-    caplog.set_level(logging.WARNING)
+def test_another_training_is_waited_for_while_it_copies(files, disk, caplog):
     with staged(files, str(disk)):
         (root,) = disk.glob("*/stage")
-    with monkeypatch.context() as patch:
-        busy = hold(root / "copying.lock", "copies", wait=False)
-        patch.setattr("filelock._api.time.sleep", lambda _: busy.release())
+    code = (
+        f"from labelloop.locks import hold; lock = hold({str(root / 'copying.lock')!r}, ''); print(flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        other.stdout.readline()
+        threading.Timer(0.2, other.stdin.close).start()
         with staged(files, str(disk)):
             assert len(left(disk)) == 4
-    assert f"process {os.getpid()}" in caplog.text and "waiting until it ends" in caplog.text
+    assert f"process {other.pid}" in caplog.text and "waiting until it ends" in caplog.text
 
 
 def test_unlabeled_cases_have_no_label_to_copy(data, disk, tmp_path):
