@@ -103,11 +103,11 @@ def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
     return weights, [*row["train"].values(), *row["validation"].values()]
 
 
-def assert_alike(ones: Path, others: Path) -> None:
+def assert_alike(ones: Path, others: Path, within: float = 1e-5) -> None:
     (weights, losses), (same, also) = outcome(ones), outcome(others)
-    assert losses == pytest.approx(also, abs=1e-5)
+    assert losses == pytest.approx(also, abs=within)
     for name, value in weights.items():
-        assert torch.allclose(value, same[name], atol=1e-5), name
+        assert torch.allclose(value, same[name], atol=within), name
 
 
 @pytest.mark.training
@@ -118,6 +118,18 @@ def test_two_processes_take_the_steps_of_one(data, tmp_path, bank, name):  # noq
     for cards in (1, 2):
         train(make_job(data, tmp_path / str(cards), states, settings=FEW | settings, plan=plan, cards=cards, **more))
     assert_alike(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.training
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_two_cards_take_the_steps_of_one(data, tmp_path, precision):
+    settings, plan, states = KINDS["partial, Dice of the batch"]
+    settings = FEW | settings | {"precision": precision}
+    for cards in (1, 2):
+        job = make_job(data, tmp_path / str(cards), states, settings=settings, plan=plan, cards=cards, device="cuda")
+        train(dataclasses.replace(job, deterministic=True))
+    assert_alike(tmp_path / "1", tmp_path / "2", within=1e-3)
 
 
 @pytest.fixture

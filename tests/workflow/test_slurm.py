@@ -19,7 +19,7 @@ from labelloop.slurm import AWAY, BACK
 SNAKEFILE = """
 rule all:
     input:
-        expand("results/{model}.txt", model=["teacher", "student"]),
+        expand("results/{model}.txt", model=["teacher", "student", "pair"]),
 
 
 rule train:
@@ -27,7 +27,8 @@ rule train:
         "results/{model}.txt",
     threads: 2
     resources:
-        gpu=1,
+        gpu=lambda w: 2 if w.model == "pair" else 1,
+        nodes=1,
         mem_mb=16000,
     shell:
         "sleep 3; echo $SLURM_JOB_PARTITION $CUDA_VISIBLE_DEVICES > {output}"
@@ -70,15 +71,16 @@ def slurm():
         yield running
 
 
-def test_two_jobs_at_once_get_different_gpus(slurm, tmp_path):
+def test_two_jobs_at_once_get_different_gpus_and_one_that_asks_for_two_gets_two_of_a_node(slurm, tmp_path):
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     (tmp_path / "slurm").symlink_to("profiles/slurm")
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     command = [sys.executable, "-m", "snakemake", "--profile", "slurm", *FLAGS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
     assert done.returncode == 0, done.stderr
-    results = [(tmp_path / "results" / f"{model}.txt").read_text().split() for model in ("teacher", "student")]
-    assert sorted(results) == [["gpu", "0"], ["gpu", "1"]]
+    results = [(tmp_path / "results" / f"{m}.txt").read_text().split() for m in ("teacher", "student", "pair")]
+    assert sorted(results[:2]) == [["gpu", "0"], ["gpu", "1"]]
+    assert results[2] == ["gpu", "0,1"]
 
 
 @dataclass
