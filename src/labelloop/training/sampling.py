@@ -122,6 +122,9 @@ class Loader(nnUNetDataLoader):
         paste: pastes objects into a patch before it is augmented.
     """
 
+    batch_size: int
+    """Samples of the batch at hand that are made here."""
+
     def __init__(
         self,
         *args,
