@@ -68,7 +68,8 @@ class Prepared:
         dumped = model.model_dump(mode="json", exclude_none=True)
         train(
             self.rows, "m", dumped, PLAN.model_dump(mode="json"), "flare", self.groups, [SHARD], self.results,
-            self.images, self.images / "labels" / model.labels, learned, bank, "cpu", True, 0,
+            self.images, self.images / "labels" / model.labels, learned,
+            [bank / "shards" / f"{SHARD}.csv"] if bank else [], "cpu", True, 0, 1,
         )  # fmt: skip
         return jobs[0]
 

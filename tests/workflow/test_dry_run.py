@@ -59,10 +59,5 @@ def test_dry_run_on_4000_cases_shows_three_rounds(tmp_path: Path):
     for name in ("", "_round2", "_round3"):
         assert f"train: model student{name}\n" in text
         assert f"select: trusted cases and classes of label set pseudo{name}\n" in text
-    wanted = re.findall(r"^ +resources: .*gpu=(\d).*$", text, re.MULTILINE)
-    assert set(wanted) == {"1", "2"} and wanted.count("2") == jobs["train"]
-    training = next(line for line in text.splitlines() if "gpu=2" in line)
-    assert "nodes=1" in training and "stage=$TMPDIR" in training
-    assert text.count("threads: 24") == jobs["train"]
     assert seconds <= SECONDS  # of processor time: what else the machine does does not matter
     assert kib <= GIGABYTES * 2**20

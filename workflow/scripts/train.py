@@ -7,13 +7,9 @@ from labelloop.scripting import job
 snakemake = job(globals(), "train", model="teacher")
 
 from labelloop.gpu_lease import lease_gpus
-from labelloop.resources import loader_workers
 from labelloop.steps.models import train
 
-objects = snakemake.input.get("objects")
-cards = max(1, snakemake.resources.gpu)
-
-with lease_gpus(snakemake.resources.device, cards):
+with lease_gpus(snakemake.resources.device, snakemake.resources.gpu):
     train(
         rows=snakemake.params.cases,
         name=snakemake.wildcards.model,
@@ -26,10 +22,11 @@ with lease_gpus(snakemake.resources.device, cards):
         images=Path(snakemake.input.images[0]).parents[1],
         labels=Path(snakemake.input.labels[0]).parents[1],
         learned=snakemake.input.get("learned", []),
-        bank=Path(objects[0]).parents[1] if objects else None,
+        objects=snakemake.input.get("objects", []),
         device=snakemake.resources.device,
         deterministic=snakemake.params.deterministic,
-        workers=loader_workers(snakemake.resources.workers, snakemake.threads // cards),
-        cards=cards,
+        workers=snakemake.resources.workers,
+        threads=snakemake.threads,
+        cards=snakemake.resources.gpu,
         stage=snakemake.resources.get("stage"),
     )

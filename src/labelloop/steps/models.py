@@ -13,6 +13,7 @@ from labelloop.files import digest
 from labelloop.inference.settings import Device
 from labelloop.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
+from labelloop.resources import Workers, loader_workers
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, order_by, surveyed, trusted
 from labelloop.tables import read_table, write_table
@@ -33,10 +34,11 @@ def train(
     images: Path,
     labels: Path,
     learned: Iterable[str | Path],
-    bank: Path | None,
+    objects: Sequence[str | Path],
     device: Device,
     deterministic: Determinism,
-    workers: int,
+    workers: Workers,
+    threads: int,
     cards: int = 1,
     stage: str | None = None,
 ) -> None:
@@ -46,8 +48,9 @@ def train(
         images: folder of the prepared images of the model's plan.
         labels: folder of the prepared labels that the model learns from.
         learned: tables of the cases that the models were trained with whose weights it starts from.
-        bank: folder of the tumor objects that the training pastes, if it does.
-        cards: that share the batches, at most.
+        objects: manifests of the tumor objects that the training pastes, if it does.
+        threads: of the job; they load batches where ``workers`` is ``auto``.
+        cards: that share the batches, at most; 0 for none.
         stage: folder on this node's own disk for a copy of the arrays (see ``training.staging``).
 
     Raises:
@@ -74,11 +77,11 @@ def train(
             class_ids=scheme.ids,
             settings=model.trainer,
             init_from=results / "models" / model.init_from if model.init_from else None,
-            tumors=_tumor_bank(bank, shards, {c.case for c in cases}) if bank else None,
+            tumors=_tumor_bank(Path(objects[0]).parents[1], shards, {c.case for c in cases}) if objects else None,
             device=device,
             deterministic=deterministic,
-            workers=workers,
-            cards=cards,
+            workers=loader_workers(workers, threads // max(1, cards)),
+            cards=max(1, cards),
             stage=stage,
         )
     )
