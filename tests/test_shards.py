@@ -7,14 +7,15 @@ import platform
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 
 from labelloop import seals
-from labelloop.errors import CaseError, UserError
+from labelloop.errors import CaseError, NotTriedError, UserError
 from labelloop.seals import seal_of
-from labelloop.shards import Ledger, NotTriedError, assign_shards, look_at_manifests, read_manifests
+from labelloop.shards import Ledger, assign_shards, look_at_manifests, read_manifests
 
 
 def writer(folder, case, text="content"):
@@ -171,11 +172,72 @@ def test_something_wrong_with_the_case_itself_is_a_result(tmp_path):
     assert statuses(tmp_path) == {"a": "failed"}
 
 
-@pytest.mark.parametrize("error", [ValueError("shapes differ"), KeyError("liver"), IndexError(3), TypeError("None")])
-def test_a_fault_of_ours_is_not_blamed_on_the_cases(tmp_path, error):
-    works = {"a": failing(error), "b": failing(error), "c": writer(tmp_path, "c")}
-    assert f"a: {type(error).__name__}" in job(tmp_path, works)
-    assert "2 of 3 cases failed" in job(tmp_path, works | {"c": refuse})
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("shapes differ"),
+        KeyError("liver"),
+        IndexError(3),
+        TypeError("None"),
+        RuntimeError("sizes must match"),
+    ],
+    ids=repr,
+)
+def test_a_fault_of_ours_stops_the_job_and_is_not_blamed_on_the_case(tmp_path, error):
+    works = {"a": writer(tmp_path, "a"), "b": failing(error), "c": refuse}
+    for _ in range(3):  # however often it is tried
+        with pytest.raises(type(error)) as stopped:
+            job(tmp_path, works)
+        told = "".join(traceback.format_exception(stopped.value))
+        assert "in work" in told and f"{tmp_path}, shard train-000, case b: a fault of labelloop" in told
+        assert not (tmp_path / "shards" / "train-000.csv").exists()
+        works["a"] = refuse  # what is finished is kept
+    assert job(tmp_path, {"a": refuse, "b": writer(tmp_path, "b"), "c": writer(tmp_path, "c")}) is None
+    assert statuses(tmp_path) == dict.fromkeys("abc", "done")
+
+
+def test_on_demand_a_fault_of_ours_costs_its_case_and_is_told(tmp_path, caplog):
+    works = {"a": failing(ValueError("shapes differ")), "b": writer(tmp_path, "b")}
+    assert job(tmp_path, works, tries=0) is None
+    assert statuses(tmp_path) == {"a": "failed", "b": "done"} and "Traceback" in caplog.text
+    assert "a fault of labelloop" in read_manifests([tmp_path / "shards" / "train-000.csv"]).loc["a", "reason"]
+
+
+def refused(code, common=False):
+    return failing(CaseError(code, "x.nii.gz", "what was found", "Do this.", common))
+
+
+def test_what_most_cases_share_is_not_the_cases_fault(tmp_path):
+    works = {case: refused("label_grid") for case in "abc"} | {case: writer(tmp_path, case) for case in "de"}
+    said = job(tmp_path, works)
+    assert "3 of 5 cases failed for one reason, as a: label_grid" in said and "in common" in said
+    mended = {case: writer(tmp_path, case) for case in "abc"}
+    assert job(tmp_path, mended | {"d": refuse, "e": refuse}) is None
+    assert statuses(tmp_path) == dict.fromkeys("abcde", "done")
+
+
+@pytest.mark.parametrize(
+    "works",
+    [
+        {"a": "label_grid", "b": "label_grid", "c": "label_grid"},  # too few to tell
+        {"a": "label_grid", "b": "label_grid", "c": "", "d": ""},  # no more than half
+        {"a": "label_grid", "b": "label_grid", "c": "image_truncated", "d": "image_truncated"},  # two reasons
+    ],
+    ids=["few", "half", "two reasons"],
+)
+def test_cases_are_set_aside_as_long_as_it_may_be_them(tmp_path, works):
+    assert job(tmp_path, {c: refused(code) if code else writer(tmp_path, c) for c, code in works.items()}) is None
+    assert statuses(tmp_path) == {case: "failed" if code else "done" for case, code in works.items()}
+
+
+def test_what_a_whole_collection_may_have_sets_its_cases_aside(tmp_path):
+    assert job(tmp_path, {case: refused("too_large", common=True) for case in "abcd"}) is None
+    assert set(statuses(tmp_path).values()) == {"failed"}
+
+
+def test_most_cases_are_never_set_aside_because_of_the_machine(tmp_path):
+    works = {case: failing(OSError(5, "the disk is away")) for case in "abc"} | {"d": writer(tmp_path, "d")}
+    assert all("3 of 4 cases failed" in (job(tmp_path, works) or "") for _ in range(6))
 
 
 def test_what_stops_everything_stops_the_job_and_keeps_what_is_finished(tmp_path):

@@ -7,17 +7,19 @@ nothing, and a file that was deleted or altered is made anew. Snakemake decides 
 Why a case fails matters. What is wrong with the case itself is a result: the case is set aside. Memory that ran out, a
 GPU or a disk that was away may be back at the next try: then the job fails after its last case and leaves no manifest,
 and the next job does these cases alone. A case that goes on failing is set aside, too, or a scan that is too large for
-the GPU would stop the run for good.
+the GPU would stop the run for good. Any other error is a fault of ours: it stops the job, and the case is not set
+aside. Nor are most cases of a job at once: whatever makes them fail, it is hardly the cases.
 """
 
 import json
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from labelloop.errors import CaseError, UserError
+from labelloop.errors import CaseError, NotTriedError, UserError, may_pass
 from labelloop.files import explained, sha256, write_text
 from labelloop.heartbeat import finished
 from labelloop.locks import hold
@@ -33,13 +35,12 @@ log = logging.getLogger(__name__)
 TRIES = 2
 """So often a case may fail for a reason that may pass; then it is set aside: a job and its retry.
 
-Twice as often, so that somebody has seen it and started the run again, where most cases of a shard fail: then it is
-rather the machine that is at fault.
+Twice as often, so that somebody has seen it and started the run again, where most cases of a small shard fail: then it
+is rather the machine that is at fault.
 """
-
-
-class NotTriedError(RuntimeError):
-    """A case could not even be tried, because of another one."""
+MANY = 4
+"""Of so many cases or more, most do not fail by themselves: they are not set aside."""
+OURS = "a fault of labelloop, not of the case"
 
 
 def assign_shards(cases: Sequence[tuple[str, str]], size: int) -> dict[str, str]:
@@ -94,11 +95,12 @@ class Ledger:
         """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
 
         ``work`` returns the file it wrote (or None) and a JSON-able dictionary of results to remember as ``extra``.
-        An error of one case does not stop the shard. :class:`CaseError` alone says that something is wrong with the
-        case; other errors may pass or be a fault of ours, and are counted. A :class:`NotTriedError` does not count.
+        :class:`CaseError` alone says that something is wrong with the case. What may pass is counted, except a
+        :class:`NotTriedError`. Neither stops the shard.
 
         Raises:
             UserError: nothing more can be done, e.g. because the disk is full.
+            Exception: any other error of ``work``: a fault of ours. With no ``tries``, it is told and counted.
         """
         if self.keep(case, key):
             return self._rows[case]
@@ -112,12 +114,16 @@ class Ledger:
             if path is not None:
                 row |= {"file": str(Path(path).relative_to(self.folder)), "sha256": sha256(path)}
         except CaseError as error:
-            row |= {"status": "failed", "reason": str(error)}
+            row |= {"status": "failed", "reason": str(error), "code": "" if error.common else error.code}
             log.warning("%s set aside: %s", case, error)
         except UserError:
             raise
         except Exception as error:
-            row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            ours = not may_pass(error)
+            if ours and self._tries:
+                error.add_note(self._told(case))
+                raise
+            row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}{f' ({OURS})' if ours else ''}"}
             log.exception("%s failed", case)
             before = self.failures(case) if known and known["key"] == key else 0
             row["failures"] = before + (not isinstance(error, NotTriedError))
@@ -128,6 +134,13 @@ class Ledger:
         self._rows[case] = row
         finished("case")
         return row
+
+    def _told(self, case: str) -> str:
+        return (
+            f"{self.folder}, shard {self.shard}, case {case}: {OURS}. The job stops, and the case is not set aside; "
+            "what is finished is kept. Please report this with the log. Until it is mended, the run can go on without "
+            "the case: take its row out of the case table."
+        )
 
     def keep(self, case: str, key: str) -> bool:
         """Keep the result of an earlier job if it has the same ``key`` and is intact; say whether that is so."""
@@ -146,11 +159,13 @@ class Ledger:
         """Write the manifest of all cases run, and forget cases that left the shard.
 
         Raises:
-            UserError: when cases failed for a reason that may pass, and may be tried again. Then there is no manifest.
+            UserError: when cases failed for a reason that may pass, and may be tried again, or most of them for one
+                reason. Then there is no manifest.
         """
         lines = [json.dumps(self._rows[case], sort_keys=True) + "\n" for case in sorted(self._rows)]
         write_text(self._journal, "".join(lines))
         self._refuse_what_may_pass()
+        self._refuse_what_most_have()
         write_table(self.manifest, [{k: row[k] for k in TABLES["manifest"]} for row in self._rows.values()], "manifest")
         self._seal()
         self._lock.release()
@@ -164,22 +179,41 @@ class Ledger:
 
     def _refuse_what_may_pass(self) -> None:
         failed = [row for row in self._rows.values() if "failures" in row]
-        tries = self._tries * (1 if 2 * len(failed) <= len(self._rows) else 2)
-        again = [f"  {row['case']}: {row['reason']}" for row in failed if row["failures"] < tries]
+        tries = self._tries * (2 if self._are_most(len(failed), least=1) else 1)
+        never = bool(self._tries) and self._are_most(len(failed))
+        again = [f"  {row['case']}: {row['reason']}" for row in failed if never or row["failures"] < tries]
         if again:
-            self.manifest.unlink(missing_ok=True)
-            self._lock.release()
-            raise UserError(
-                f"{self.folder}, shard {self.shard}: {len(again)} of {len(self._rows)} cases failed for a reason that "
-                "may pass:\n" + "\n".join(again) + "\nSee what is in the way: memory, the GPU, the disk. All other "
-                "cases are kept; the next job tries these alone, and sets aside what has failed "
-                f"{tries} times."
+            listed = "\n".join(again)
+            until = "" if never else f", and sets aside what has failed {tries} times"
+            self._refuse(
+                f"{len(again)} of {len(self._rows)} cases failed for a reason that may pass:\n{listed}\nSee what is in "
+                f"the way: memory, the GPU, the disk. All other cases are kept; the next job tries these alone{until}."
             )
         for row in failed if self._tries else ():
             log.warning(
                 "%s SET ASIDE: failed %d times for a reason that may pass: %s. To try it again, give --forcerun and "
                 "the name of this step's rule.", row["case"], row["failures"], row["reason"],
             )  # fmt: skip
+
+    def _refuse_what_most_have(self) -> None:
+        failed = [row for row in self._rows.values() if row["status"] == "failed" and row.get("code")]
+        for code, number in Counter(row["code"] for row in failed).items() if self._tries else ():
+            if self._are_most(number):
+                first = next(row for row in failed if row["code"] == code)
+                self._refuse(
+                    f"{number} of {len(self._rows)} cases failed for one reason, as {first['case']}:\n  "
+                    f"{first['reason']}\nSo many are hardly at fault themselves, and none is set aside. See what they "
+                    "have in common: a folder that is away, a step before this one. If it is the cases, take them out "
+                    "of the case table."
+                )
+
+    def _are_most(self, number: int, least: int = MANY) -> bool:
+        return len(self._rows) >= least and 2 * number > len(self._rows)
+
+    def _refuse(self, found: str) -> NoReturn:
+        self.manifest.unlink(missing_ok=True)
+        self._lock.release()
+        raise UserError(f"{self.folder}, shard {self.shard}: {found}")
 
     def extras(self) -> dict[str, dict]:
         """Return ``{case: extra}`` of the cases that are done."""

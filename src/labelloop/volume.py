@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, UserError
 from labelloop.files import FULL_BYTES, atomic
 from labelloop.wording import shown
 
@@ -127,10 +127,19 @@ def read_geometry(path: str | Path) -> Geometry:
 
 
 def read(path: str | Path) -> Volume:
-    """Read a 3-D volume (NIfTI, NRRD, MHA) with the stored data type. Raises RuntimeError when unreadable."""
+    """Read a label map that labelloop wrote, with the stored data type.
+
+    Raises:
+        UserError: when it is damaged.
+        OSError, MemoryError: when it is gone, or the disk or memory at fault.
+    """
     import SimpleITK as sitk
 
-    image = sitk.ReadImage(itk_name(path))
+    try:
+        image = sitk.ReadImage(itk_name(path))
+    except RuntimeError as error:
+        blame_machine(path, error)
+        raise UserError(f"{path}: damaged. Type the same command again: it is made anew.") from error
     return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
 
 

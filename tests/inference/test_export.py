@@ -9,6 +9,7 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 from scipy.ndimage import gaussian_filter
 from test_prepare import RAS, grids, turned
 
+from labelloop.errors import CaseError
 from labelloop.inference import export
 from labelloop.inference.export import Tally, export_labels, to_prediction
 from labelloop.inference.prepare import Frame
@@ -172,7 +173,7 @@ def test_confidence_is_the_mean_probability_where_a_class_wins(rng):
 
 
 def test_scores_that_are_not_finite_are_refused():
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(CaseError, match="not finite"):
         Tally(2).add(torch.full((2, 2, 2, 2), torch.nan))
 
 

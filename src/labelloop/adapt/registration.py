@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from labelloop.errors import CaseError, UserError, nearest
+from labelloop.errors import CaseError, UserError, may_pass, nearest
 from labelloop.files import write_json
 from labelloop.volume import Geometry, Volume, canonical, geometry_of, to_image
 
@@ -134,11 +134,13 @@ def register(
         try:
             return _register(_coarse(fixed), _coarse(moving), kind, on)
         except RuntimeError as error:  # SimpleITK's only exception; its last line says what happened
+            if may_pass(error):
+                raise
             raise _error(f"cannot be registered: {str(error).splitlines()[-1].strip()}") from error
 
 
 def _error(found: str) -> CaseError:
-    return CaseError("registration", "", found, "Look at both images.")
+    return CaseError("registration", "", found, "Look at both images.", common=True)
 
 
 def part_within(transform: Transform, grid: Geometry, reference: Geometry) -> tuple[tuple[int, int], ...]:

@@ -43,7 +43,7 @@ def structure_fit(image: Volume, label: Volume) -> StructureFit:
         raise CaseError("label_grid", "", f"image and label map differ in {difference}", "Draw it on its image.")
     array, labels = canonical(image).array, canonical(label).array
     if not labels.any():
-        raise CaseError("label_empty", "", "there is no structure to look for", "Look at the label map.")
+        raise CaseError("label_empty", "", "there is no structure to look for", "Look at the label map.", common=True)
     spacing = canonical(image).geometry.spacing_zyx
     box = tuple(
         slice(max(0, int(found.min()) - round(NEAR_MM / step)), int(found.max()) + 1 + round(NEAR_MM / step))

@@ -74,7 +74,9 @@ def register_sequences(
     settings = settings or TransferSettings()
     source = settings.source
     if source not in images:
-        raise CaseError("no_source", "", f"no {source} image among {', '.join(sorted(images))}", "Add that image.")
+        raise CaseError(
+            "no_source", "", f"no {source} image among {', '.join(sorted(images))}", "Add that image.", common=True
+        )
     masks: dict[str, Volume] = {}
     found: dict[str, Transform] = {}
 

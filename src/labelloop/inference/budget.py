@@ -111,7 +111,7 @@ def choices(sizes: Sizes, budget: Budget, gpu: bool, batch: int, free_gpu_mb: fl
     known = _all_choices(gpu, batch)
     allowed = [choice for choice in known if _fits(sizes, choice, budget, gpu)]
     if not allowed:
-        raise CaseError("too_large", "", _refusal(sizes, known[-1], budget, gpu), "Allow more memory.")
+        raise CaseError("too_large", "", _refusal(sizes, known[-1], budget, gpu), "Allow more memory.", common=True)
     if gpu and budget.max_gpu_mb is None and free_gpu_mb is not None:
         allowed = [choice for choice in allowed if gpu_mb(sizes, choice) <= free_gpu_mb] or allowed[-1:]
     if allowed[0] != known[0]:

@@ -147,8 +147,8 @@ class Predictor:
             CaseError: for a CT, when the model learned from CTs that were translated.
         """
         if modality not in self.modalities:
-            what = f"model {self.model.name} knows CT in the look of MR only"
-            raise CaseError("modality", modality, what, "Let a model label it that learned from CT as it is.")
+            what, action = f"model {self.model.name} knows CT in the look of MR only", "Take one that learned from CT."
+            raise CaseError("modality", modality, what, action, common=True)
         with stage("prepare"):
             return prepare_image(volume, self.plan, modality)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from labelloop.errors import CaseError
 from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.prepare import Frame
 from labelloop.inference.resample import AxisMap, Range, Resampling
@@ -86,14 +87,15 @@ class Tally:
         """Take note of a block [channel, z, y, x].
 
         Raises:
-            RuntimeError: when the scores are not finite.
+            CaseError: when the scores are not finite.
         """
         gather = _gather if scores.device.type == "cpu" else _gather_on_gpu
         total, count, largest = gather(scores, self.probabilities)
         self._total, self._count = self._total + total, self._count + count
         self._largest = np.maximum(self._largest, largest)
         if not np.isfinite(self._total).all():
-            raise RuntimeError("the network's output is not finite")
+            action = "Look at the intensities of the image, or set the engine's precision to fp32."
+            raise CaseError("output_not_finite", "", "the network's output is not finite", action)
 
     def confidence(self) -> list[float]:
         """Return the confidence of each channel."""

@@ -110,7 +110,7 @@ def _refuse_too_large(frame: Frame) -> None:
         action = (
             f"At most {LARGEST_PREPARED} are prepared: check the voxel size in the header, crop the scan, or take a "
         )
-        raise CaseError("prepared_too_large", "image", found, action + "coarser plan.")
+        raise CaseError("prepared_too_large", "image", found, action + "coarser plan.", common=True)
 
 
 def _network_grid(cropped: np.ndarray, frame: Frame, normalization: "Scaling") -> np.ndarray:

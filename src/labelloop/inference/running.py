@@ -9,6 +9,7 @@ import logging
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labelloop.adapt.settings import UPRIGHT_BY
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, NotTriedError, may_pass
 from labelloop.files import atomic, digest
 from labelloop.inference.reading import Case, Image
 from labelloop.inference.stages import STAGES, collected
-from labelloop.shards import Ledger, NotTriedError
+from labelloop.shards import Ledger
 from labelloop.volume import Geometry, Volume, on_its_feet, read, write
 from labelloop.wording import count
 
@@ -255,7 +256,7 @@ def _begin(item: _Item, volume: Volume, segmenter: Segmenter) -> None:
             item.volume = standing(item.case, volume, segmenter)
             item.begun = segmenter.begin(item.volume, item.case.modality)
         except Exception as problem:  # the ledger says whose fault it is
-            item.error = problem.with_traceback(None)
+            item.error = _light(problem)
     item.seconds |= work.seconds
 
 
@@ -277,8 +278,7 @@ def _compute(item: _Item, segmenter: Segmenter, metered: bool = False) -> _Resul
                 result.prediction = segmenter.finish(item.begun)
             peak_mb = _peak_gpu_mb(device)
         except Exception as problem:  # the ledger says whose fault it is
-            log.debug("%s failed", item.case.case, exc_info=True)
-            result.error = problem.with_traceback(None)  # its frames hold the arrays of the failed case
+            result.error = _light(problem)
             return result
     result.seconds = item.seconds | work.seconds
     usage = meter.usage() if meter and not meter.failed else None
@@ -290,6 +290,13 @@ def _compute(item: _Item, segmenter: Segmenter, metered: bool = False) -> _Resul
         "energy_j": usage.energy_j if usage else None,
     }
     return result
+
+
+def _light(problem: Exception) -> Exception:
+    """Return an error without its frames, which hold the arrays of the failed case; where it came from, in words."""
+    if not isinstance(problem, CaseError) and not may_pass(problem):
+        problem.add_note("".join(traceback.format_tb(problem.__traceback__)))
+    return problem.with_traceback(None)
 
 
 def _peak_gpu_mb(device: "torch.device", reset: bool = False) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, UserError
 from labelloop.report.pictures import AXES, CT_WINDOW, HATCHED, SHADE, case_picture, for_page
 from labelloop.report.results import Results
 from labelloop.report.scores import Chosen, Scored, chosen_cases
@@ -151,7 +151,7 @@ def _attempt(atlas: Atlas, case: str) -> dict[str, Any]:
         return nothing | {"problem": "the case table does not name it"}
     try:
         return atlas.draw(case, atlas.results / "predictions" / f"{case}.nii.gz") | {"problem": ""}
-    except (CaseError, OSError, RuntimeError, ValueError) as error:
+    except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:
         log.warning("no picture of %s: %s", case, error)
         return nothing | {"problem": str(error).strip().splitlines()[-1]}
 

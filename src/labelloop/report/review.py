@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, UserError
 from labelloop.files import atomic
 from labelloop.report.pictures import CT_WINDOW, case_picture
 from labelloop.scan import read_surveyed
@@ -133,7 +133,7 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
             row["rank"]: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
             for row in rows.to_dict("records")
         }
-    except (CaseError, OSError, RuntimeError, ValueError) as error:
+    except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:
         log.warning("no picture of %s: %s", rows["case"].iloc[0], error)
         return {}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError
+from labelloop.errors import CaseError, UserError
 from labelloop.report.gallery import Atlas, data_uri
 from labelloop.report.pictures import contact_sheet
 from labelloop.report.results import Results
@@ -88,6 +88,6 @@ def sheet(atlas: Atlas, titles: Mapping[str, str], folder: Path, name: str) -> d
     for case, title in titles.items():
         try:
             pictures.append((title, atlas.picture(case, folder / f"{case}.nii.gz")))
-        except (CaseError, KeyError, OSError, RuntimeError, ValueError):
+        except (CaseError, KeyError, OSError, RuntimeError, UserError, ValueError):
             continue  # the table says what became of it
     return {"name": name, "src": data_uri(contact_sheet(pictures, columns=3))} if pictures else None
