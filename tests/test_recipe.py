@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
-from labelloop.chain import bank_of, describe, images_of, mermaid, needed, ordered, unroll, updates
+from labelloop.chain import bank_of, describe, images_of, mermaid, needed, ordered, updates
 from labelloop.errors import UserError
 from labelloop.lookup import CONFIG
-from labelloop.recipe import load_recipe, parents
+from labelloop.recipe import load_recipe, parents, unroll
 
 SMALL = {
     "plans": {"p": {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8]}},
@@ -118,6 +118,53 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             r"inference\.1",
         ),
         ({"rounds": 2}, r"rounds: more than one needs `feedback"),
+        (
+            {"rounds": 2, "feedback": {"student": "teacher"}},
+            r"feedback\.student: 'teacher' does not learn from 'student'",
+        ),
+        ({"models__teacher__cases": []}, r"models\.teacher\.cases: .*at least 1 item"),
+        ({"models__teacher__classes": []}, r"models\.teacher\.classes: .*at least 1 item"),
+        ({"models__teacher__cases": "type:liver"}, r"models\.teacher\.cases: group 'type:liver'"),
+        ({"labels__pseudo__predict": []}, r"labels\.pseudo\.predict: .*at least 1 item"),
+        ({"labels__pseudo__predict": ["teacher", "teacher"]}, r"labels\.pseudo\.predict: names 'teacher' twice"),
+        (
+            {"labels__pseudo__check": None, "labels__pseudo__thresholds": "fitted.yaml"},
+            r"labels\.pseudo\.thresholds: asks the rules of anatomy, and check is null",
+        ),
+        ({"plans__p__features": [4]}, r"plans\.p\.features: .*at least 2 items"),
+        (
+            {
+                "plans__p__patch": [8, 8, 8],
+                "plans__p__features": [4] * 4,
+                "plans__p__strides": [[1, 1, 1]] + [[2, 2, 2]] * 3,
+            },
+            r"plans\.p: .*patch \(8, 8, 8\): one voxel is left in the last of 4 stages",
+        ),
+        ({"plans__p__strides": [[2, 2, 2], [2, 2, 2]]}, r"plans\.p: .*strides: the first stage has \(2, 2, 2\)"),
+        ({"plans__p__strides": [[1, 1, 1], [0, 2, 2]]}, r"plans\.p: .*strides: every step must be 1 or more"),
+        ({"plans__p__kernels": [[3, 3, 3], [2, 3, 3]]}, r"plans\.p: .*kernels: every side must be odd"),
+        (
+            {"inference": [{"keep_largest": "liver"}, {"segment": "student"}]},
+            r"inference\.0\.keep_largest: nothing has been segmented before",
+        ),
+        (
+            {"inference": [{"segment": "teacher"}, {"keep_largest": "tumor"}]},
+            r"inference\.1\.keep_largest: no model of the chain \(teacher\) knows tumor",
+        ),
+        (
+            {"inference": [{"segment": "teacher"}, {"segment": "student"}, {"compose": {"tumor": "teacher"}}]},
+            r"inference\.2\.compose: 'teacher' knows nothing of 'tumor'; it holds .*liver",
+        ),
+        (
+            {
+                "inference": [
+                    {"locate": "teacher", "from_mm": 300},
+                    {"segment": "student"},
+                    {"compose": {"organs": "teacher", "tumor": "student"}},
+                ]
+            },
+            r"inference\.2\.compose: no such name 'teacher'",  # low images are not located in
+        ),
         ({"rounds": 100_000}, r"rounds: Input should be less than or equal to 100"),
         ({"inference": [{"keep_largest": "liver"}]}, r"inference: no step segments"),
         ({"inference": [{"segment": "studnt"}]}, r"inference\.0\.segment: .*'studnt'; did you mean 'student'"),
@@ -230,6 +277,70 @@ def test_a_transfer_is_told_in_words_and_drawn(tmp_path):
     assert "transfer" not in describe(load_recipe(write(tmp_path, SMALL)))
 
 
+TWO = {"teacher_b": SMALL["models"]["teacher"] | {"trainer": {"seed": 1}}}
+
+
+def with_two_teachers(**changes):
+    """SMALL with a second teacher, whose agreement is asked."""
+    content = changed(labels__pseudo__predict=["teacher", "teacher_b"], **changes)
+    return content | {"models": TWO | content["models"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"plans__q": {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8, 8]},
+             "models__student__plan": "q", "models__student__init_from": "teacher"},
+            r"models\.student\.init_from: the plans q and p have different networks "
+            r"\(features \(4, 8, 8\), not \(4, 8\); .* Write plan: p, or leave init_from out",
+        ),
+        (
+            {"plans__p__batch_size": 1, "models__student__trainer": "mean_teacher"},
+            r"models\.student\.trainer\.kind: mean_teacher needs room .*plans\.p\.batch_size is 1",
+        ),
+        (
+            {"models__student__validation_fraction": 0, "models__student__trainer": {"export": "best"}},
+            r"models\.student\.trainer\.export: best needs validation cases, and validation_fraction is 0",
+        ),
+        (
+            {"labels__pseudo__select": {"target_dsc": 0.8}, "models__teacher__trainer": {"export": "best"}},
+            r"labels\.pseudo\.select\.target_dsc: .*export: best chose the weights of teacher by them",
+        ),
+        (
+            {"labels__pseudo__select": {"target_dsc": 0.8}, "models__teacher__validation_seed": 1},
+            r"labels\.pseudo\.select\.target_dsc: .*validation_seed is teacher 1, teacher_b 0",
+        ),
+    ],
+    ids=["other network", "batch of one", "no validation", "steered", "two seeds"],
+)  # fmt: skip
+def test_what_trainings_cannot_do_is_told_before_the_first_job(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe(write(tmp_path, with_two_teachers(**changes)))
+
+
+def test_a_calibration_made_elsewhere_is_not_voided_by_these_trainings(tmp_path):
+    select = {"target_dsc": 0.8, "calibration": "calibration.csv"}
+    load_recipe(write(tmp_path, with_two_teachers(labels__pseudo__select=select, models__teacher__validation_seed=1)))
+
+
+def test_what_only_a_later_round_cannot_do_is_told_once(tmp_path):
+    other = {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8, 8]}
+    student = {"plan": "q", "labels": "pseudo", "trainer": "partial"}
+    middle = {"plan": "p", "labels": "pseudo", "init_from": "teacher", "trainer": "partial"}
+    content = changed(plans__q=other, models__student=student, models__middle=middle)
+    content["labels"]["second"] = {"predict": "middle"}
+    content["models"]["student"]["labels"] = "second"
+    load_recipe(write(tmp_path, content))
+    with pytest.raises(UserError, match=r"models\.middle_round2\.init_from: the plans p and q") as error:
+        load_recipe(write(tmp_path, content | {"rounds": 3, "feedback": {"teacher": "student"}}))
+    assert str(error.value).count("init_from:") == 1
+    both = with_two_teachers(labels__pseudo__select={"min_pairwise_dice": 0.7})
+    both |= {"rounds": 2, "feedback": {"teacher": "student", "teacher_b": "student"}}
+    with pytest.raises(UserError, match=r"labels\.pseudo_round2\.select\.min_pairwise_dice: .*`predict` names one"):
+        load_recipe(write(tmp_path, both))
+
+
 def test_all_errors_come_at_once(tmp_path):
     path = write(tmp_path, changed(models__teacher__plan="q", models__student__labels="x", evaluate__models=["z"]))
     with pytest.raises(UserError) as error:
@@ -279,6 +390,12 @@ def test_rounds_unroll_into_a_chain_in_which_the_student_becomes_the_teacher(tmp
     assert chain.evaluate.models == ("teacher", "student", "student_round2", "student_round3")
     order = ordered(chain)
     assert all(order.index(p) < order.index(n) for n in order for p in parents(chain, n))
+
+
+def test_models_of_all_rounds_stand_in_the_order_of_the_file():
+    plain = [*load_recipe("best").models]
+    rounds = [f"{name}_round{number}" for number in (2, 3) for name in plain if name.startswith("student")]
+    assert [*unroll(load_recipe("best")).models] == plain + rounds
 
 
 def test_more_rounds_keep_the_names_and_specs_of_fewer(tmp_path):

@@ -20,11 +20,10 @@ import torch
 
 from labelloop.annotation import PRESENT
 from labelloop.cases import Case, write_cases
-from labelloop.chain import unroll
 from labelloop.files import atomic, write_json, write_text
 from labelloop.folders import pair_folders
 from labelloop.metrics.flare import score_case
-from labelloop.recipe import load_recipe
+from labelloop.recipe import load_recipe, unroll
 from labelloop.report.pictures import case_picture
 from labelloop.survey import read_truth
 from labelloop.volume import read

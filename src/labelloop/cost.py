@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from labelloop.chain import arrays_of, bank_of, images_of, needed, ordered, unroll
+from labelloop.chain import arrays_of, bank_of, images_of, needed, ordered
 from labelloop.errors import UserError, nearest
 from labelloop.inference.steps import InferenceStep
 from labelloop.plans import Plan
-from labelloop.recipe import Recipe, parents
+from labelloop.recipe import Recipe, parents, unroll
 from labelloop.resources import IMAGE_BYTES, LABEL_MB, SCAN_MM, loader_workers, training_threads
 from labelloop.shards import assign_shards
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, MeanTeacher, Slices, TrainerSettings, Unlabeled

@@ -126,7 +126,7 @@ def check_groups(extra: Mapping[str, Group], scheme: ClassScheme) -> list[str]:
         wrong = [(key, c) for key, classes in asked.items() for c in classes if c not in known]
         lines += [f"group {name!r}: {key}: no class or set {c!r}{nearest(c, known)}" for key, c in wrong]
         others = [("in", o) for o in group.in_groups] + [("not_in", o) for o in group.not_in]
-        lines += [f"group {name!r}: {key}: {line}" for key, o in others for line in _name_problem(o, groups)]
+        lines += [f"group {name!r}: {key}: {line}" for key, o in others for line in name_problem(o, groups)]
     try:
         list(_order(groups))
     except CycleError as error:
@@ -138,7 +138,8 @@ def _is_type(name: str) -> bool:
     return name.startswith("type:")
 
 
-def _name_problem(name: str, groups: Mapping[str, Group]) -> list[str]:
+def name_problem(name: str, groups: Iterable[str]) -> list[str]:
+    """Return what is wrong with the name of a group, where ``groups`` are there besides those of a type."""
     if not _is_type(name):
         return [] if name in groups else [f"no group {name!r}{nearest(name, groups)}"]
     try:

@@ -44,7 +44,7 @@ class Plan(Strict):
     patch: Triple
     batch_size: int = Field(2, ge=1, le=1024)
     features: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        (32, 64, 128, 256, 320, 320), min_length=1, max_length=10
+        (32, 64, 128, 256, 320, 320), min_length=2, max_length=10
     )
     strides: tuple[Triple, ...] | None = None
     kernels: tuple[Triple, ...] | None = None
@@ -68,6 +68,7 @@ class Plan(Strict):
         for name, given in (("strides", self.strides), ("kernels", self.kernels)):
             if given is not None and len(given) != len(self.features):
                 raise ValueError(f"{name} has {len(given)} entries for {len(self.features)} stages (features)")
+        self._check_stages()
         total = [1, 1, 1]
         for stride in self.stage_strides:
             total = [t * s for t, s in zip(total, stride, strict=True)]
@@ -77,9 +78,23 @@ class Plan(Strict):
                 fits = " or ".join(str(n) for n in (below, below + factor) if n)
                 found = f"patch {self.patch}: side {axis}, {side}, is not divisible by {factor}"
                 raise ValueError(f"{found}, the product of the strides of {len(self.features)} stages; take {fits}")
+        if list(self.patch) == total:
+            raise ValueError(
+                f"patch {self.patch}: one voxel is left in the last of {len(self.features)} stages, and none can be "
+                "normalized by itself; take a larger patch or fewer features"
+            )
         if self.translate and self.grey is None:
             raise ValueError("translate needs `grey`: {} for the published scale")
         return self
+
+    def _check_stages(self) -> None:
+        strides, kernels = self.strides or (), self.kernels or ()
+        if any(step < 1 for stride in strides for step in stride):
+            raise ValueError("strides: every step must be 1 or more")
+        if strides and strides[0] != (1, 1, 1):
+            raise ValueError(f"strides: the first stage has {strides[0]}, expected (1, 1, 1): labels lie on its voxels")
+        if any(side < 1 or side % 2 == 0 for kernel in kernels for side in kernel):
+            raise ValueError("kernels: every side must be odd; even ones shift what they see by half a voxel")
 
     @model_serializer(mode="wrap")
     def _what_is_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

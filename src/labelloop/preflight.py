@@ -1,43 +1,24 @@
 """What a case table and a recipe tell before any image is opened: cases set aside, groups, classes without labels."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from labelloop.annotation import PRESENT, States
 from labelloop.cases import Case
 from labelloop.chain import ordered
 from labelloop.classes import ClassScheme
-from labelloop.datasets import load_dataset
-from labelloop.errors import UserError
-from labelloop.groups import canonical_name, memberships
-from labelloop.recipe import TRUTH, ModelSpec, Recipe
+from labelloop.expected import Expected, expected_states
+from labelloop.groups import canonical_name
+from labelloop.inference.steps import InferenceStep
+from labelloop.recipe import Recipe
+from labelloop.recipe.inference_checks import labeled_by, results_of
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
 from labelloop.wording import count
 
 NAMED = 3
 """Cases that a message names."""
-
-
-def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, States]:
-    """Return the classes that are said to be annotated in each case; ``present`` stands for either.
-
-    Cases whose row names unknown classes are left out: the survey will set them aside.
-
-    Raises:
-        UserError: when a data set file cannot be used.
-    """
-    by_default = {name: load_dataset(name, scheme).annotated for name in {case.dataset for case in cases}}
-    states: dict[str, States] = {}
-    for case in cases:
-        try:
-            scheme.select(case.surgery_names)
-            named = scheme.select(case.annotated_names(by_default[case.dataset]))
-        except UserError:
-            continue
-        states[case.case] = dict.fromkeys(named if case.label else (), PRESENT)
-    return states
 
 
 def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], scheme: ClassScheme) -> Iterable[str]:
@@ -63,59 +44,62 @@ def _some(what: str, cases: Sequence[Case]) -> str:
 
 def group_sizes(cases: Sequence[Case], recipe: Recipe) -> dict[str, int]:
     """Return the number of train cases that are expected in each group that the recipe names."""
-    _, groups = _training(cases, recipe)
-    counts = Counter(group for names in groups.values() for group in names)
+    counts = Counter(group for names in Expected(cases, recipe).groups.values() for group in names)
     named = [spec.cases for spec in recipe.models.values()] + [spec.cases for spec in recipe.labels.values()]
     return {group: counts[canonical_name(group)] for group in dict.fromkeys(chain.from_iterable(named))}
 
 
-def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[str]]:
+def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str]]:
     """Take classes that nobody annotated or predicts from the models that were to learn them.
 
     Nothing tells such a class from the background: a partial loss is content with either everywhere.
 
     Returns:
-        The recipe; a line for classes that were taken from models; a line for each model with nothing to learn from.
+        The recipe; a line for classes that were taken from models.
     """
-    scheme = recipe.scheme
-    states, groups = _training(cases, recipe)
-    everywhere = {name for known in states.values() for name in known}
-    models, problems = dict(recipe.models), []
+    scheme, expected = recipe.scheme, Expected(cases, recipe)
     without: dict[tuple[str, ...], list[str]] = {}
-    for model in ordered(recipe):
-        if model not in models or models[model].trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR):
+    for model in (name for name in ordered(recipe) if name in recipe.models):
+        spec, outputs = recipe.models[model], scheme.select(recipe.models[model].classes)
+        if spec.trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR):
             continue
-        spec = models[model]
-        outputs = scheme.select(spec.classes)
-        wanted = set(map(canonical_name, spec.cases))
-        mine = [case for case, names in groups.items() if names & wanted]
-        known = {name for case in mine for name in states[case]}
-        if spec.labels != TRUTH:
-            labels = recipe.labels[spec.labels]
-            annotated = everywhere if labels.fuse == "truth_first" else set()
-            known = annotated.union(*(scheme.select(models[name].classes) for name in labels.predict))
-        kept = [name for name in outputs if name in known]
-        lost = [name for name in outputs if name not in known]
-        if not mine or not kept:
-            problems.append(_nothing(model, spec, len(groups), [name for name in outputs if name not in everywhere]))
-        elif lost:
+        known = frozenset().union(*set(expected.known(model).values()))
+        kept, lost = [name for name in outputs if name in known], [name for name in outputs if name not in known]
+        if kept and lost:
             without.setdefault(tuple(lost), []).append(model)
-            trainer = _without(spec.trainer, lost)
-            models[model] = spec.model_copy(update={"classes": tuple(_short(kept, scheme)), "trainer": trainer})
+            changes = {"classes": tuple(_short(kept, scheme)), "trainer": _without(spec.trainer, lost)}
+            models = expected.chain.models | {model: spec.model_copy(update=changes)}
+            expected.chain = expected.chain.model_copy(update={"models": models})
     notes = [
         f"nobody annotated or predicts {', '.join(lost)}; trained without: {', '.join(some)}"
         for lost, some in without.items()
     ]
-    return recipe.model_copy(update={"models": models}), notes, problems
+    if not without:
+        return recipe, []
+    steps = tuple(_fitting(recipe.inference, expected.chain))
+    return expected.chain.model_copy(update={"inference": steps}), notes
 
 
-def _nothing(model: str, spec: ModelSpec, cases: int, missing: Sequence[str]) -> str:
-    found = f"; in no case is annotated: {', '.join(missing)}" if missing else ""
-    return (
-        f"models.{model}.cases: none of {cases} train cases is in {' or '.join(spec.cases)}{found}. Choose "
-        "another group or fewer classes (as the recipe btcv does), or correct what the case table or the data set "
-        "file says is annotated"
-    )
+def _fitting(steps: Sequence[InferenceStep], recipe: Recipe) -> Iterator[InferenceStep]:
+    """Yield the inference steps without what asks for classes that no model of theirs knows any more."""
+    everything = {name for step in steps for model in step.models for name in labeled_by(recipe, model)}
+    held: dict[str, set[str]] = {}
+
+    def lost(names: Iterable[str], known: set[str] = everything) -> bool:
+        asked = recipe.scheme.select(list(names))
+        return bool(asked) and known.isdisjoint(asked)
+
+    for step in steps:
+        parts = {name: held.get(result, everything) for name, result in (step.compose or {}).items()}
+        composed = {name: result for name, result in (step.compose or {}).items() if not lost([name], parts[name])}
+        found = {name for model in step.models for name in labeled_by(recipe, model)}
+        held |= dict.fromkeys(results_of(step), found)
+        if lost(step.classes) or lost(step.keep_largest or ()) or (step.compose and not composed):
+            continue
+        changes: dict[str, Any] = {"compose": composed} if step.compose else {}
+        changes |= {"merge": {}} if lost(step.merge) else {}
+        changes |= {"near": None, "within_z_mm": None} if step.near and lost([step.near]) else {}
+        yield step.model_copy(update=changes)
 
 
 def _without(trainer: TrainerSettings, lost: Sequence[str]) -> TrainerSettings:
@@ -124,13 +108,6 @@ def _without(trainer: TrainerSettings, lost: Sequence[str]) -> TrainerSettings:
     named = {key: getattr(trainer, key) for key in ("favor", "cutmix")}
     kept = {key: value for key, value in named.items() if value is None or value.name not in lost}
     return trainer.model_copy(update={**dict.fromkeys(named), **kept, "class_weights": weights or None})
-
-
-def _training(cases: Sequence[Case], recipe: Recipe) -> tuple[dict[str, States], dict[str, set[str]]]:
-    """Return annotated classes and groups of each train case."""
-    training = {case.case: case for case in cases if case.role == "train"}
-    states = expected_states([*training.values()], recipe.scheme)
-    return states, memberships(states, training, recipe.scheme, recipe.groups)
 
 
 def _short(names: Sequence[str], scheme: ClassScheme) -> list[str]:

@@ -1,26 +1,17 @@
 """A run: configuration, recipe, case table and shards. All that the DAG is made from; no image is opened here."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from labelloop import preflight
+from labelloop import preflight, problems
 from labelloop.cases import Case, load_cases
-from labelloop.chain import (
-    ancestors,
-    arrays_of,
-    bank_of,
-    images_of,
-    lineage,
-    needed,
-    own_updates,
-    round_before,
-    unroll,
-    updates,
-)
+from labelloop.chain import arrays_of, bank_of, images_of, lineage, needed, own_updates, updates
 from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
 from labelloop.detached import known_parts
@@ -29,7 +20,17 @@ from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
 from labelloop.locks import TakenError, hold
 from labelloop.outputs import refuse_inputs_among
-from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, form_errors, load_recipe
+from labelloop.recipe import (
+    TRUTH,
+    LabelSetSpec,
+    ModelSpec,
+    Recipe,
+    ancestors,
+    form_errors,
+    load_recipe,
+    round_before,
+    unroll,
+)
 from labelloop.resources import loader_workers, training_mb, training_threads
 from labelloop.shards import assign_shards
 from labelloop.tables import read_table
@@ -92,27 +93,45 @@ def load_config(content: dict[str, Any]) -> RunConfig:
         raise UserError("\n".join(f"config: {line}" for line in form_errors(error, RunConfig))) from None
 
 
+@contextmanager
+def _collected(errors: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        errors.append(str(error))
+
+
 class Run:
-    """The run that a configuration describes. Raises UserError when it cannot start."""
+    """The run that a configuration describes. Raises UserError, with all errors, when it cannot start."""
 
     def __init__(self, config: dict[str, Any]):
         self.config = load_config(config)
         self.results = self.config.results.rstrip("/")
-        self.recipe: Recipe = load_recipe(self.config.recipe, rounds=self.config.rounds)
+        errors: list[str] = []
+        with _collected(errors):
+            self.recipe: Recipe = load_recipe(self.config.recipe, rounds=self.config.rounds)
+        with _collected(errors):
+            self.cases, self.rejected = load_cases(self.config.cases)
+        if errors:
+            raise UserError("\n".join(errors))
         self.chain: Recipe = unroll(self.recipe)
         self.scheme = self.chain.scheme
-        self.cases, self.rejected = load_cases(self.config.cases)
         if not self.cases:
             reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
             raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
         files = [file for case in self.cases for file in (case.image, case.label) if file]
         refuse_inputs_among(Path(self.results), WRITTEN, [self.config.cases, *files])
-        self.chain, self.notes, self.problems = preflight.fit(self.cases, self.chain)
+        self.chain, self.notes = preflight.fit(self.cases, self.chain)
         shard_of = assign_shards([(case.case, case.role) for case in self.cases], self.config.shard_size)
         self._rows: dict[str, dict[str, str]] = {}
         self.shards: dict[str, list[Case]] = {}
         for case in self.cases:
             self.shards.setdefault(shard_of[case.case], []).append(case)
+
+    def problems(self) -> list[str]:
+        """Return what of the recipe cannot be done with these cases, or with the files that it names, a line each."""
+        found = [*problems.of_cases(self.cases, self.chain), *problems.of_files(self.chain)]
+        return [f"recipe {self.recipe.name}: {problem}" for problem in found]
 
     @cached_property
     def train_shards(self) -> list[str]:
@@ -338,8 +357,9 @@ class Run:
 
     def refuse_problems(self) -> None:
         """Raise UserError with all that keeps the recipe from being run on these cases, a line each."""
-        if self.problems:
-            raise UserError("\n".join(f"recipe {self.recipe.name}: {problem}" for problem in self.problems))
+        problems = self.problems()
+        if problems:
+            raise UserError("\n".join(problems))
 
     def summary(self) -> str:
         """Return recipe, cases, shards and the groups that matter, in a line."""

@@ -9,15 +9,13 @@ import pytest
 import yaml
 
 from labelloop.annotation import to_table
-from labelloop.chain import ancestors, unroll
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
-from labelloop.recipe import load_recipe
-from labelloop.steps.common import order_by
+from labelloop.recipe import ancestors, load_recipe, unroll
 from labelloop.steps.held_out import held_out
 from labelloop.steps.labels import agree
-from labelloop.steps.models import validation_cases
 from labelloop.tables import TABLES, read_table, write_table
+from labelloop.training.split import order_by, validation_cases
 from labelloop.volume import Geometry, read, write
 
 SCHEME = load_classes("flare")

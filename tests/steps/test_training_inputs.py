@@ -11,12 +11,12 @@ import yaml
 from scipy import ndimage
 
 from labelloop.annotation import from_table
-from labelloop.chain import arrays_of, unroll
+from labelloop.chain import arrays_of
 from labelloop.classes import IGNORED, load_classes
 from labelloop.errors import CaseError
 from labelloop.labels.tumors import read_contents, read_object
 from labelloop.plans import Plan
-from labelloop.recipe import ModelSpec, load_recipe
+from labelloop.recipe import ModelSpec, load_recipe, unroll
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.cases import prepare, survey
 from labelloop.steps.labels import cut_objects, fuse, prepare_labels, selection

@@ -9,8 +9,7 @@ from pathlib import Path
 from tiny_project import ROOT
 
 from labelloop import cost
-from labelloop.chain import unroll
-from labelloop.recipe import load_recipe
+from labelloop.recipe import load_recipe, unroll
 
 CASES = 4000
 SECONDS, GIGABYTES, JOBS = 20, 1, 1500

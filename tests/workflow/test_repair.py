@@ -12,6 +12,7 @@ from tiny_project import PLAN, ROOT, Collection, Project
 from labelloop.locks import hold
 
 MANIFEST = "results/prepared/fine/labels/truth/shards/train-000.csv"
+IMAGES = "results/prepared/fine/shards/train-000.csv"
 ENDS = ["results/groups.csv", MANIFEST]
 RECIPE = {"extends": "default", "plans": {"fine": PLAN}}
 ROW = re.compile(r"^(\w+) +(\d+)$", re.MULTILINE)
@@ -44,9 +45,15 @@ def state(project: Project) -> dict[str, tuple[bytes, int]]:
     return {str(file): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
 
-def damage(project: Project) -> None:
+def damage(project: Project) -> list[str]:
+    """Do damage of each kind: a manifest cut short, an image altered, another one gone. Return what is to be told."""
     manifest = project.folder / MANIFEST
     manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
+    altered, gone = sorted(project.results.glob("prepared/fine/*.b2nd"))[:2]
+    altered.write_bytes(b"altered")
+    gone.unlink()
+    names = [f"{MANIFEST}: shards/train-000.csv altered", f"{IMAGES}: {altered.name} altered and 1 more"]
+    return [f"{name}; made anew" for name in names]
 
 
 def start(project: Project, *arguments: str) -> subprocess.CompletedProcess:
@@ -58,32 +65,40 @@ def planned(text: str) -> dict[str, int]:
     return {rule: int(count) for rule, count in ROW.findall(text) if rule != "total"}
 
 
-@pytest.mark.parametrize(
-    "question",
-    [["--dry-run", "--quiet", "host", "--cores", "1", *ENDS], ["--lint"], ["--summary", *ENDS], ["--unlock"]],
-    ids=lambda words: words[0],
-)
+QUESTIONS = {
+    "dry run": ["--dry-run", "--quiet", "host", "--cores", "1", *ENDS],
+    "lint": ["--lint"],
+    "dag": ["--dag", *ENDS],
+    "rulegraph": ["--rulegraph", *ENDS],
+    "report": ["--report", "../report.html", *ENDS],
+    "summary": ["--summary", *ENDS],
+    "detailed summary": ["--detailed-summary", *ENDS],
+    "changes": ["--list-changes", "params", *ENDS],
+    "unlock": ["--unlock"],
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_a_question_changes_nothing_but_tells_what_is_damaged(project, question):
-    damage(project)
+    told = damage(project)
     before = state(project)
-    asked = start(project, *question)
-    assert f"{MANIFEST}: shards/train-000.csv altered; made anew" in asked.stdout + asked.stderr
+    asked = start(project, *QUESTIONS[question])
+    assert asked.returncode == 0, asked.stderr
+    assert all(line in asked.stdout + asked.stderr for line in told)
     assert state(project) == before
-    if "--dry-run" in question:
-        assert planned(asked.stdout) == {"prepare_labels": 1}
+    if question == "dry run":
+        assert planned(asked.stdout) == {"prepare": 1, "prepare_labels": 1}
 
 
 def test_what_was_damaged_is_made_anew(project):
     whole = state(project)
-    damage(project)
-    image = next(project.results.glob("prepared/fine/*.b2nd"))
-    image.write_bytes(b"altered")
+    told = damage(project)
     done = start(project, "--cores", "2", *ENDS)
     assert done.returncode == 0, done.stderr
-    assert f"prepared/fine/shards/train-000.csv: {image.name} altered; made anew" in done.stderr
+    assert all(line in done.stderr for line in told)
     after = state(project)
-    for name in (MANIFEST, image.relative_to(project.folder)):
-        assert after[str(project.folder / name)][0] == whole[str(project.folder / name)][0]
+    made = [name for name in whole if name.endswith(".b2nd") or name.endswith(MANIFEST)]
+    assert {name: after[name][0] for name in made} == {name: whole[name][0] for name in made}
     assert planned(start(project, "--dry-run", "--quiet", "host", "--cores", "1", *ENDS).stdout) == {}
 
 

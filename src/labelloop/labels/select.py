@@ -153,21 +153,26 @@ def _judge_calibrated(
     """Refuse what is not above its class's calibrated threshold, and classes without one."""
     if calibration is None:
         raise UserError("select: target_dsc is given, but no calibration table")
-    asked = (settings.target_dsc, settings.confidence)
-    made = set(zip(calibration["target_dsc"].astype(float), calibration["confidence"].astype(float), strict=True))
-    if made != {asked}:
-        source = settings.calibration or "calibration"
-        raise UserError(f"{source}: made for (target_dsc, confidence) {sorted(made)}, not for {asked}")
+    check_calibration(calibration, settings)
     limits = calibration.set_index("class")[["threshold", "reason"]].to_dict("index")
     for case, name in sorted(pseudo):
         limit = limits.get(name, {"threshold": float("nan"), "reason": "the class is not in the calibration table"})
         value, least = agreement.get((case, name), float("nan")), limit["threshold"]
         if pd.isna(least):
-            _refuse(judgment, case, name, "calibration", f"DSC {asked[0]:g} cannot be promised: {limit['reason']}")
+            _refuse(judgment, case, name, "calibration", f"DSC {settings.target_dsc:g} cannot be promised: {limit['reason']}")
         elif not value > least:
-            said = f"pairwise_dice {value:.4g} not above {least:.4g}, calibrated for DSC {asked[0]:g}"
+            said = f"pairwise_dice {value:.4g} not above {least:.4g}, calibrated for DSC {settings.target_dsc:g}"
             said = "no pairwise_dice to judge by" if pd.isna(value) else said
             _refuse(judgment, case, name, "agreement", said)
+
+
+def check_calibration(calibration: pd.DataFrame, settings: SelectSettings) -> None:
+    """Raise UserError unless a calibration table was made for what is asked of labels."""
+    asked = (settings.target_dsc, settings.confidence)
+    made = set(zip(calibration["target_dsc"].astype(float), calibration["confidence"].astype(float), strict=True))
+    if made != {asked}:
+        source = settings.calibration or "calibration"
+        raise UserError(f"{source}: made for (target_dsc, confidence) {sorted(made)}, not for {asked}")
 
 
 def _judge_verdicts(judgment: _Judgment, pseudo: set, verdicts: pd.DataFrame, settings: SelectSettings) -> None:

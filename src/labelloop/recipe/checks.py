@@ -1,5 +1,6 @@
 """What a recipe means is checked before any job starts: every name, and what cannot go together."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,9 +8,12 @@ from labelloop.adapt.settings import KIDNEYS
 from labelloop.classes import ClassScheme
 from labelloop.documents import short
 from labelloop.errors import nearest
-from labelloop.groups import built_in, check_groups
+from labelloop.groups import built_in, check_groups, name_problem
 from labelloop.labels.settings import CleanStep
+from labelloop.recipe.inference_checks import inference_errors, results_of
+from labelloop.recipe.rounds import ROUND, ancestors, unroll
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
+from labelloop.recipe.training_checks import training_errors
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
 
 LONGEST_NAME = 64
@@ -18,36 +22,58 @@ LONGEST_NAME = 64
 
 def meaning_errors(recipe: Recipe) -> Iterable[str]:
     """Yield a line for everything in a recipe of valid form that makes no sense: key, what was found, what is known."""
-    yield from _name_errors(recipe)
     scheme = recipe.scheme
+    unknown = [*_name_errors(recipe), *_class_errors(recipe, scheme), *_circles(recipe)]
+    yield from unknown
     yield from check_groups(recipe.groups, scheme)
     known_groups = {*built_in(scheme), *recipe.groups}
-    for key, names in _class_references(recipe):
-        for name in names:
-            if name != "all" and name not in scheme.names and name not in scheme.sets:
-                yield f"{key}: no class or set {name!r}{nearest(name, [*scheme.names, *scheme.sets])}"
     for kind, specs in (("models", recipe.models), ("labels", recipe.labels)):
         for name, spec in specs.items():
             yield from _group_errors(f"{kind}.{name}.cases", spec.cases, known_groups)
     yield from _trainer_errors(recipe, scheme, known_groups)
-    for name, labels in recipe.labels.items():
-        yield from _selection_errors(f"labels.{name}", labels, scheme)
-    yield from _transfer_errors(recipe, scheme)
+    yield from _adaptation_errors(recipe)
+    if not any(step.segment for step in recipe.inference):
+        yield "inference: no step segments anything; add {segment: MODEL}"
+    yield from _chain_errors(recipe, all_known=not unknown)
+
+
+def _chain_errors(recipe: Recipe, all_known: bool) -> Iterable[str]:
+    """Yield what cannot go together in the chain with its rounds written out; what each round repeats, once."""
+    chain = unroll(recipe) if all_known else recipe
+    lines = [*_segmenter_errors(chain), *_transfer_errors(chain, chain.scheme)]
+    for name, labels in chain.labels.items():
+        lines += _selection_errors(f"labels.{name}", labels, chain.scheme)
+    if all_known:
+        lines += [*training_errors(chain), *inference_errors(chain)]
+    once: dict[str, str] = {}
+    for line in lines:
+        once.setdefault(re.sub(rf"{ROUND}\d+", "", line), line)
+    yield from once.values()
+
+
+def _class_errors(recipe: Recipe, scheme: ClassScheme) -> Iterable[str]:
+    for key, names in _class_references(recipe):
+        for name in names:
+            if name != "all" and name not in scheme.names and name not in scheme.sets:
+                yield f"{key}: no class or set {name!r}{nearest(name, [*scheme.names, *scheme.sets])}"
+
+
+def _circles(recipe: Recipe) -> Iterable[str]:
+    """Yield a line for a model that learns from itself, and for rounds that would repeat nothing."""
     cycle = _cycle(recipe)
     if cycle:
         yield f"models/labels: a circle: {' -> '.join(cycle)}; a model cannot learn from its own predictions"
     if recipe.rounds > 1 and not recipe.feedback:
         yield "rounds: more than one needs `feedback: {teacher: student}`, which model takes whose place in round 2"
-    if not any(step.segment for step in recipe.inference):
-        yield "inference: no step segments anything; add {segment: MODEL}"
-    yield from _segmenter_errors(recipe)
-    yield from _adaptation_errors(recipe)
+    for teacher, student in recipe.feedback.items() if recipe.rounds > 1 else ():
+        known = {teacher, student} <= recipe.models.keys()
+        if known and not cycle and teacher not in ancestors(recipe, student):
+            yield f"feedback.{teacher}: {student!r} does not learn from {teacher!r}, so no round would differ"
 
 
 def _group_errors(key: str, names: Iterable[str], known: set[str]) -> Iterable[str]:
     for name in names:
-        if name not in known and not name.startswith("type:"):
-            yield f"{key}: no group {name!r}{nearest(name, known)}"
+        yield from (f"{key}: {line}" for line in name_problem(name, known))
 
 
 def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> Iterable[str]:
@@ -89,6 +115,9 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
                 yield f"{place}.select.{key}: no class {name!r}{nearest(name, ['all', *scheme.names])}"
     if len(labels.predict) > 1:
         return
+    if labels.check is None and (labels.thresholds or select.verdicts not in ("all", ())):
+        named = "thresholds" if labels.thresholds else "select.verdicts"
+        yield f"{place}.{named}: asks the rules of anatomy, and check is null. Write check: anatomy, or leave it out"
     asked = ("min_pairwise_dice", "target_dsc", "max_uncertainty", "keep_least_uncertain", "drop_most_uncertain")
     for key in (key for key in asked if getattr(select, key)):
         yield (
@@ -117,6 +146,11 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
     for key, name, known in references:
         if name not in known:
             yield f"{key}: no such name {name!r}{nearest(name, known)}"
+    lists = {f"labels.{name}.predict": labels.predict for name, labels in recipe.labels.items()}
+    lists |= {f"inference.{number}.segment": step.segment or () for number, step in enumerate(recipe.inference)}
+    for key, names in lists.items():
+        for name in {name for name in names if names.count(name) > 1}:
+            yield f"{key}: names {name!r} twice; a model always agrees with itself"
     for name in set(recipe.models) & set(recipe.labels):
         yield f"labels.{name}: a model has the same name"
     for name in [*recipe.models, *recipe.labels, *recipe.plans]:
@@ -196,7 +230,7 @@ def _adaptation_errors(recipe: Recipe) -> Iterable[str]:
 def _results_before(recipe: Recipe, number: int) -> Iterable[str]:
     """Names under which earlier inference steps filed what they segmented."""
     for step in recipe.inference[:number]:
-        yield from (*step.models, *([step.result] if step.result else ()))
+        yield from results_of(step)
 
 
 def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:

@@ -33,8 +33,8 @@ class ModelSpec(Strict):
 
     plan: str
     labels: str = Field(TRUTH, description="label set to learn from; `truth` is what annotators gave")
-    cases: Names = Field(("all",), description="groups of cases; a case in any of them is used")
-    classes: Names = Field(("all",), description="classes or class sets that the model outputs")
+    cases: Names = Field(("all",), min_length=1, description="groups of cases; a case in any of them is used")
+    classes: Names = Field(("all",), min_length=1, description="classes or class sets that the model outputs")
     init_from: str | None = Field(None, description="model to start from; classes keep their output rows by name")
     trainer: Trainer = TrainerSettings()
     validation_fraction: float = Field(
@@ -54,9 +54,9 @@ class ModelSpec(Strict):
 class LabelSetSpec(Strict):
     """A label set: predictions of one or more models, fused with the truth, checked, cleaned and selected."""
 
-    predict: Names = Field(description="models whose predictions are used, the leading one first")
-    cases: Names = ("all",)
-    classes: Names = ("all",)
+    predict: Names = Field(min_length=1, description="models whose predictions are used, the leading one first")
+    cases: Names = Field(("all",), min_length=1)
+    classes: Names = Field(("all",), min_length=1)
     fuse: Literal["truth_first", "predictions_only"] = "truth_first"
     predict_for: Names | None = Field(
         None, description="groups of cases that get predictions; the others keep what annotators gave. None: all cases"

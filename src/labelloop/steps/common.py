@@ -157,7 +157,8 @@ class Files:
         row = self._rows.get(case)
         if row is None or case not in self:
             why = row["reason"] or "withheld" if row else "the case was not handled"
-            raise CaseError(f"no_{self._what}", case, f"no {self._what.replace('_', ' ')}: {why}", "See that reason.")
+            found = f"no {self._what.replace('_', ' ')}: {why}"
+            raise CaseError(f"no_{self._what}", case, found, "See that reason.", common=True)
         return Path(row["file"])
 
     def key(self, case: str) -> str:
@@ -170,8 +171,3 @@ def engine_case(item: Surveyed):
     from labelloop.inference.reading import Case as EngineCase
 
     return EngineCase(item.id, Path(item.case.image), item.case.modality, item.image_sha256, item.upside_down)
-
-
-def order_by(text: str, seed: int) -> str:
-    """Return a hash to sort by: an order of cases that does not depend on which other cases there are."""
-    return digest([seed, text])

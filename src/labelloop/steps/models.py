@@ -1,7 +1,6 @@
 """Train models and let them predict: the steps of ``workflow/rules/models.smk``."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from labelloop.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.resources import Workers, loader_workers
 from labelloop.shards import Ledger, read_manifests
-from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, order_by, surveyed, trusted
+from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, surveyed, trusted
 from labelloop.tables import read_table, write_table
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, Determinism
+from labelloop.training.split import held_out_cases
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ def _training_cases(
     known = {case: state for case, state in asked.items() if annotated(state)}
     drawn = {c.id: {o: c.states[o] for o in outputs} for c in usable if c.id in known}
     judged = known if model.validate_on == "labels" else {c: state for c, state in drawn.items() if annotated(state)}
-    held_out = _held_out(model, known, judged, patients, seen)
+    share, seed = model.validation_fraction, model.validation_seed
+    held_out = held_out_cases(known, judged, patients, seen, share, seed)
     away = {patients[case] for case in held_out}
     more = asked if model.trainer.kind in SEMI_SUPERVISED else known
     learning = {case: state for case, state in more.items() if patients[case] not in away}
@@ -163,17 +164,6 @@ def _training_cases(
     )
 
 
-def _held_out(
-    model: ModelSpec, known: Iterable[str], judged: Collection[str], patients: Mapping[str, str], seen: Collection[str]
-) -> set[str]:
-    """Choose validation cases among those that a model can be ``judged`` by and whose patients it has not seen."""
-    fair = [case for case in judged if patients[case] not in seen]
-    others = {patients[case] for case in known} - {patients[case] for case in fair}
-    return validation_cases(
-        fair, patients, model.validation_fraction, model.validation_seed, of=len(judged), spare=not others
-    )
-
-
 def _tumor_bank(folder: Path, shards: Sequence[str], cases: Collection[str]):
     """Return the tumor objects that were cut from ``cases``; the bank holds those of all cases of the shards."""
     from labelloop.training.nnunet import TumorBank
@@ -181,39 +171,6 @@ def _tumor_bank(folder: Path, shards: Sequence[str], cases: Collection[str]):
     rows = read_manifests([folder / "shards" / f"{s}.csv" for s in shards])
     found = zip(rows["case"], rows["file"], rows["sha256"], strict=True)
     return TumorBank(folder, {case: sha256 for case, file, sha256 in found if file and case in cases})
-
-
-def validation_cases(
-    cases: Iterable[str],
-    patients: Mapping[str, str],
-    fraction: float,
-    seed: int,
-    of: int | None = None,
-    spare: bool = True,
-) -> set[str]:
-    """Choose the cases kept for validation, all of a patient's or none, until they are ``fraction`` of all ``cases``.
-
-    They are of one patient at least, unless ``fraction`` is 0 or there is none. Which patient is chosen before another
-    follows from the ids of their cases and the seed alone.
-
-    Args:
-        patients: patient of each case of the collection, so that models that know other cases choose alike.
-        of: number of cases that ``fraction`` is a share of; default: all ``cases``.
-        spare: whether one patient at least is left to learn from, because there are no others.
-    """
-    of_patient: dict[str, set[str]] = defaultdict(set)
-    for case in cases:
-        of_patient[patients[case]].add(case)
-    total = sum(map(len, of_patient.values())) if of is None else of
-    count = max(1, round(fraction * total)) if fraction else 0
-    order = dict.fromkeys(patients[case] for case in sorted(patients, key=lambda case: order_by(case, seed)))
-    chosen: set[str] = set()
-    candidates = [patient for patient in order if patient in of_patient]
-    for patient in candidates[:-1] if spare else candidates:
-        if len(chosen) >= count:
-            break
-        chosen |= of_patient[patient]
-    return chosen
 
 
 def predict(

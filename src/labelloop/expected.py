@@ -1,0 +1,128 @@
+"""What each model is expected to learn from, by case table and recipe alone, before any image is opened.
+
+Of a label set that models make, all is expected that may become known: every class that they predict, in every case
+that they are asked for. So what is not expected will not come.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from labelloop.annotation import PRESENT, States
+from labelloop.cases import Case
+from labelloop.chain import lineage
+from labelloop.classes import ClassScheme
+from labelloop.datasets import load_dataset
+from labelloop.errors import UserError
+from labelloop.groups import canonical_name, memberships
+from labelloop.recipe import TRUTH, Recipe
+from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
+from labelloop.training.split import held_out_cases
+
+Known = dict[str, frozenset[str]]
+"""Classes that are known, or may become so, of each case."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases that a training learns from, and those that it is validated on."""
+
+    train: frozenset[str]
+    validation: frozenset[str]
+
+
+def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, States]:
+    """Return the classes that are said to be annotated in each case; ``present`` stands for either.
+
+    Cases whose row names unknown classes are left out: the survey will set them aside.
+
+    Raises:
+        UserError: when a data set file cannot be used.
+    """
+    by_default = {name: load_dataset(name, scheme).annotated for name in {case.dataset for case in cases}}
+    states: dict[str, States] = {}
+    for case in cases:
+        try:
+            scheme.select(case.surgery_names)
+            named = scheme.select(case.annotated_names(by_default[case.dataset]))
+        except UserError:
+            continue
+        states[case.case] = dict.fromkeys(named if case.label else (), PRESENT)
+    return states
+
+
+def needs_all_classes(trainer: TrainerSettings) -> bool:
+    """Say whether a training leaves out cases in which a class of its model is unknown."""
+    return trainer.kind == SLICE_CLASSIFIER or (trainer.kind == "supervised" and trainer.unknown == "exclude")
+
+
+class Expected:
+    """The train cases of a table, as a chain will see them.
+
+    Args:
+        cases: usable rows of the case table.
+        chain: a recipe with its rounds written out; its models may be exchanged for others of the same names.
+    """
+
+    def __init__(self, cases: Sequence[Case], chain: Recipe):
+        self.chain, self.scheme = chain, chain.scheme
+        self.cases = {case.case: case for case in cases if case.role == "train"}
+        states = expected_states([*self.cases.values()], self.scheme)
+        self.groups = memberships(states, self.cases, self.scheme, chain.groups)
+        self.annotated: Known = {case: frozenset(known) for case, known in states.items()}
+        self._splits: dict[str, Split] = {}
+
+    def members(self, groups: Iterable[str]) -> list[str]:
+        """Return the cases in any of ``groups``."""
+        wanted = set(map(canonical_name, groups))
+        return [case for case, names in self.groups.items() if names & wanted]
+
+    def outputs(self, model: str) -> frozenset[str]:
+        """Return the classes of a model."""
+        return frozenset(self.scheme.select(self.chain.models[model].classes))
+
+    def known(self, model: str) -> Known:
+        """Return what may be known of the classes of a model in the cases of its groups; not those with nothing."""
+        spec, outputs = self.chain.models[model], self.outputs(model)
+        given = self.annotated if spec.labels == TRUTH else self.labels(spec.labels)
+        mine = {case: given.get(case, frozenset()) & outputs for case in self.members(spec.cases)}
+        return {case: names for case, names in mine.items() if names}
+
+    def labels(self, name: str) -> Known:
+        """Return what may be known in the cases of a label set."""
+        spec = self.chain.labels[name]
+        covered = frozenset(self.scheme.select(spec.classes))
+        predicted = covered.intersection(*[frozenset().union(*map(self.outputs, spec.predict))])
+        asked = set(self.members(spec.predict_for or ("all",)))
+        found: Known = {}
+        for case in self.members(spec.cases):
+            known = self.annotated[case] & covered if spec.fuse == "truth_first" else frozenset()
+            found[case] = known | predicted if case in asked else known
+        return found
+
+    def split(self, model: str) -> Split:
+        """Return what a model is expected to be trained and validated on, chosen as the training will choose."""
+        if model not in self._splits:
+            self._splits[model] = self._split(model)
+        return self._splits[model]
+
+    def _split(self, model: str) -> Split:
+        spec, outputs = self.chain.models[model], self.outputs(model)
+        members = self.members(spec.cases)
+        if spec.trainer.kind == TRANSLATOR:
+            return Split(frozenset(members), frozenset())
+        known, patients = self.known(model), {case: row.patient for case, row in self.cases.items()}
+        drawn = {case: self.annotated[case] & outputs for case in known}
+        judged = known if spec.validate_on == "labels" else {case: names for case, names in drawn.items() if names}
+        seen = self.learned_from(lineage(self.chain, model))
+        held_out = held_out_cases(known, judged, patients, seen, spec.validation_fraction, spec.validation_seed)
+        away = {patients[case] for case in held_out}
+        learning = members if spec.trainer.kind in SEMI_SUPERVISED else known
+        train = [case for case in learning if patients[case] not in away]
+        if needs_all_classes(spec.trainer):
+            train = [case for case in train if known[case] == outputs]
+            held_out = {case for case in held_out if judged[case] == outputs}
+        return Split(frozenset(train), frozenset(held_out))
+
+    def learned_from(self, models: Iterable[str]) -> set[str]:
+        """Return the patients that any of ``models`` is expected to learn from."""
+        return {self.cases[case].patient for model in models for case in self.split(model).train}
