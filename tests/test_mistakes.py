@@ -17,6 +17,7 @@ from labelloop.network import build_network
 from labelloop.recipe import load_recipe
 from labelloop.run import Run
 from mistakes import Mistake, alternatives, changed
+from strategies import few
 
 RECIPES = {
     name: load_recipe(name).model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -94,6 +95,7 @@ def _body(run: Run, model: str) -> dict[str, torch.Size]:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_with_one_mistake_is_refused_by_name_or_works(name, table, tmp_path):
+    @few(3)
     @given(st.sampled_from(alternatives(RECIPES[name])).map(lambda found: changed(RECIPES[name], *found)))
     def one(mistake: Mistake):
         note(str(mistake))

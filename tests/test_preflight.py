@@ -8,7 +8,8 @@ import yaml
 from labelloop import preflight, problems
 from labelloop.cases import Case, load_cases
 from labelloop.classes import CONFIG, load_classes
-from labelloop.recipe import load_recipe, unroll
+from labelloop.expected import Expected
+from labelloop.recipe import Recipe, load_recipe, unroll
 from labelloop.tables import TABLES
 
 FLARE = load_classes("flare")
@@ -20,10 +21,19 @@ def case(number: int, annotated: str = "", role: str = "train") -> Case:
     return Case(**names, dataset="flare22", modality="CT", role=role, annotated=annotated)
 
 
+def several(*annotated: str) -> list[Case]:
+    return [case(i, names) for i, names in enumerate(annotated)]
+
+
+def fitted(cases: list[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[str]]:
+    """Return the chain, what was taken from models, and what cannot be done."""
+    expected = Expected(cases, unroll(recipe))
+    notes = preflight.fit(expected)
+    return expected.chain, notes, list(problems.of_cases(expected))
+
+
 def fit(recipe: str, *annotated: str):
-    cases = [case(i, names) for i, names in enumerate(annotated)]
-    chain, notes = preflight.fit(cases, unroll(load_recipe(recipe)))
-    return chain, notes, list(problems.of_cases(cases, chain))
+    return fitted(several(*annotated), load_recipe(recipe))
 
 
 @pytest.mark.parametrize("recipe", ["default", "best", "merge_max", "progressive", "two_stage", "coarse_to_fine"])
@@ -58,7 +68,7 @@ def test_a_model_without_cases_is_a_problem_that_names_what_is_missing():
 
 def test_test_cases_are_no_examples():
     cases = [case(0, "organs"), case(1, "all", role="test")]
-    _, notes = preflight.fit(cases, unroll(load_recipe("default")))
+    _, notes, _ = fitted(cases, load_recipe("default"))
     assert notes == ["nobody annotated or predicts tumor; trained without: student"]
 
 
@@ -85,22 +95,22 @@ def test_a_type_may_be_written_in_any_notation():
     teachers = {name: spec.model_copy(update={"cases": ("type: 1-13",)}) for name, spec in recipe.models.items()}
     recipe = recipe.model_copy(update={"models": recipe.models | {"teacher": teachers["teacher"]}})
     cases = [case(0, "organs"), case(1, "tumor")]
-    _, notes = preflight.fit(cases, recipe)
-    assert not notes and not list(problems.of_cases(cases, recipe))
-    assert preflight.group_sizes(cases, recipe)["type: 1-13"] == 1
+    _, notes, found = fitted(cases, recipe)
+    assert not notes and not found
+    assert preflight.group_sizes(Expected(cases, recipe))["type: 1-13"] == 1
 
 
 def test_predictions_alone_know_what_the_predictors_know():
     recipe = load_recipe("default")
     alone = recipe.labels["pseudo"].model_copy(update={"fuse": "predictions_only"})
     recipe = recipe.model_copy(update={"labels": {"pseudo": alone}})
-    _, notes = preflight.fit([case(0, "organs"), case(1, "tumor")], recipe)
+    _, notes, _ = fitted(several("organs", "tumor"), recipe)
     assert notes == ["nobody annotated or predicts tumor; trained without: student"]
 
 
 def test_groups_are_counted_over_train_cases():
     cases = [case(0, "organs"), case(1, "tumor"), case(2), case(3, "organs", role="test")]
-    assert preflight.group_sizes(cases, load_recipe("default"))["organs_full"] == 1
+    assert preflight.group_sizes(Expected(cases, load_recipe("default")))["organs_full"] == 1
 
 
 SMALL = {"extends": "default", "plans": {"fine": {"spacing_mm": [9, 9, 9], "patch": [16, 16, 16], "features": [4, 8]}}}
@@ -110,12 +120,8 @@ def problems_of(tmp_path, cases, **changes) -> list[str]:
     """Return the problems of a recipe: the default one on tiny nets, with models, labels or inference changed."""
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(SMALL | changes))  # JSON is YAML
-    chain, _ = preflight.fit(cases, unroll(load_recipe(path)))
-    return [*problems.of_cases(cases, chain), *problems.of_files(chain)]
-
-
-def several(*annotated: str) -> list[Case]:
-    return [case(i, names) for i, names in enumerate(annotated)]
+    chain, _, found = fitted(cases, load_recipe(path))
+    return [*found, *problems.of_files(chain)]
 
 
 def supervised(**spec):
@@ -135,11 +141,11 @@ def test_a_supervised_model_needs_a_case_in_which_all_its_classes_are_known(tmp_
 
 def test_what_a_label_set_leaves_out_cannot_be_learned_from_it(tmp_path):
     cases = several("organs", "organs", "all", "all")
-    chain, notes = preflight.fit(cases, unroll(load_recipe("default")))
+    _, notes, _ = fitted(cases, load_recipe("default"))
     assert notes == []
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(SMALL | {"labels": {"pseudo": {"classes": "organs"}}}))
-    chain, notes = preflight.fit(cases, unroll(load_recipe(path)))
+    chain, notes, _ = fitted(cases, load_recipe(path))
     assert notes == ["nobody annotated or predicts tumor; trained without: student"]
     assert chain.models["student"].classes == ("organs",)
 
@@ -200,10 +206,10 @@ def test_batches_and_pasted_objects_need_cases(tmp_path):
 
 
 def test_a_translator_needs_both_looks_and_its_reference(tmp_path):
-    chain = unroll(load_recipe("ct_to_mr"))
+    recipe = load_recipe("ct_to_mr")
     ct, mr = [case(n, "organs") for n in range(3)], [mr_case(n, "t1w") for n in range(3, 6)]
-    assert not [line for line in problems.of_cases([*ct, *mr], chain) if "learns from CT and MR" in line]
-    (missing,) = [line for line in problems.of_cases(ct, chain) if "learns from CT and MR" in line]
+    assert not [line for line in fitted([*ct, *mr], recipe)[2] if "learns from CT and MR" in line]
+    (missing,) = [line for line in fitted(ct, recipe)[2] if "learns from CT and MR" in line]
     assert missing.endswith("no train case in them is MR")
 
 
@@ -231,12 +237,12 @@ def test_inference_no_longer_asks_for_a_class_that_its_models_lost(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(SMALL | {"inference": steps}))
     recipe = unroll(load_recipe(path))
-    chain, _ = preflight.fit(several("organs", "organs"), recipe)
+    chain, _, _ = fitted(several("organs", "organs"), recipe)
     told = [step.model_dump(exclude_defaults=True) for step in chain.inference]
     assert told == [
         {"segment": ("student",)}, {"keep_largest": ("liver", "tumor")}, {"compose": {"organs": "student"}},
     ]  # fmt: skip
-    assert preflight.fit(several("all", "all"), recipe)[0].inference == recipe.inference
+    assert fitted(several("all", "all"), recipe)[0].inference == recipe.inference
 
 
 def test_files_that_a_recipe_names_are_looked_into(tmp_path):

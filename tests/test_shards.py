@@ -210,7 +210,7 @@ def refused(code, common=False):
 def test_what_most_cases_share_is_not_the_cases_fault(tmp_path):
     works = {case: refused("label_grid") for case in "abc"} | {case: writer(tmp_path, case) for case in "de"}
     said = job(tmp_path, works)
-    assert "3 of 5 cases failed for one reason, as a: label_grid" in said and "in common" in said
+    assert "3 of 5 cases failed for one reason, as a:\n  label_grid" in said and "in common" in said
     mended = {case: writer(tmp_path, case) for case in "abc"}
     assert job(tmp_path, mended | {"d": refuse, "e": refuse}) is None
     assert statuses(tmp_path) == dict.fromkeys("abcde", "done")

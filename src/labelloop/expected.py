@@ -60,7 +60,8 @@ class Expected:
 
     Args:
         cases: usable rows of the case table.
-        chain: a recipe with its rounds written out; its models may be exchanged for others of the same names.
+        chain: a recipe with its rounds written out. A model may be exchanged for one of the same name, as long as
+            nothing was asked of what is made from it.
     """
 
     def __init__(self, cases: Sequence[Case], chain: Recipe):
@@ -69,12 +70,16 @@ class Expected:
         states = expected_states([*self.cases.values()], self.scheme)
         self.groups = memberships(states, self.cases, self.scheme, chain.groups)
         self.annotated: Known = {case: frozenset(known) for case, known in states.items()}
+        self._members: dict[frozenset[str], list[str]] = {}
+        self._labels: dict[str, Known] = {}
         self._splits: dict[str, Split] = {}
 
     def members(self, groups: Iterable[str]) -> list[str]:
         """Return the cases in any of ``groups``."""
-        wanted = set(map(canonical_name, groups))
-        return [case for case, names in self.groups.items() if names & wanted]
+        wanted = frozenset(map(canonical_name, groups))
+        if wanted not in self._members:
+            self._members[wanted] = [case for case, names in self.groups.items() if names & wanted]
+        return self._members[wanted]
 
     def outputs(self, model: str) -> frozenset[str]:
         """Return the classes of a model."""
@@ -89,6 +94,11 @@ class Expected:
 
     def labels(self, name: str) -> Known:
         """Return what may be known in the cases of a label set."""
+        if name not in self._labels:
+            self._labels[name] = self._labels_of(name)
+        return self._labels[name]
+
+    def _labels_of(self, name: str) -> Known:
         spec = self.chain.labels[name]
         covered = frozenset(self.scheme.select(spec.classes))
         predicted = covered.intersection(*[frozenset().union(*map(self.outputs, spec.predict))])

@@ -42,22 +42,23 @@ def _some(what: str, cases: Sequence[Case]) -> str:
     return f"{count(len(cases), 'case')} will be set aside: {what}: {names}"
 
 
-def group_sizes(cases: Sequence[Case], recipe: Recipe) -> dict[str, int]:
+def group_sizes(expected: Expected) -> dict[str, int]:
     """Return the number of train cases that are expected in each group that the recipe names."""
-    counts = Counter(group for names in Expected(cases, recipe).groups.values() for group in names)
+    recipe, counts = expected.chain, Counter(group for names in expected.groups.values() for group in names)
     named = [spec.cases for spec in recipe.models.values()] + [spec.cases for spec in recipe.labels.values()]
     return {group: counts[canonical_name(group)] for group in dict.fromkeys(chain.from_iterable(named))}
 
 
-def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """Take classes that nobody annotated or predicts from the models that were to learn them.
+def fit(expected: Expected) -> list[str]:
+    """Take classes that nobody annotated or predicts from the models of the chain that were to learn them.
 
-    Nothing tells such a class from the background: a partial loss is content with either everywhere.
+    Nothing tells such a class from the background: a partial loss is content with either everywhere. Inference steps no
+    longer name what all models have lost.
 
     Returns:
-        The recipe; a line for classes that were taken from models.
+        A line for classes that were taken from models.
     """
-    scheme, expected = recipe.scheme, Expected(cases, recipe)
+    recipe, scheme = expected.chain, expected.scheme
     without: dict[tuple[str, ...], list[str]] = {}
     for model in (name for name in ordered(recipe) if name in recipe.models):
         spec, outputs = recipe.models[model], scheme.select(recipe.models[model].classes)
@@ -74,10 +75,10 @@ def fit(cases: Sequence[Case], recipe: Recipe) -> tuple[Recipe, list[str]]:
         f"nobody annotated or predicts {', '.join(lost)}; trained without: {', '.join(some)}"
         for lost, some in without.items()
     ]
-    if not without:
-        return recipe, []
-    steps = tuple(_fitting(recipe.inference, expected.chain))
-    return expected.chain.model_copy(update={"inference": steps}), notes
+    if without:
+        steps = tuple(_fitting(recipe.inference, expected.chain))
+        expected.chain = expected.chain.model_copy(update={"inference": steps})
+    return notes
 
 
 def _fitting(steps: Sequence[InferenceStep], recipe: Recipe) -> Iterator[InferenceStep]:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from labelloop.adapt.settings import TranslatorSettings
-from labelloop.cases import Case
 from labelloop.chain import needed, ordered
 from labelloop.classes import ClassScheme
 from labelloop.errors import UserError, nearest
@@ -20,9 +19,9 @@ from labelloop.training.settings import TRANSLATOR
 from labelloop.wording import count
 
 
-def of_cases(cases: Sequence[Case], recipe: Recipe) -> Iterator[str]:
+def of_cases(expected: Expected) -> Iterator[str]:
     """Yield a line for each model and label set of a chain that will find nothing to learn from, or to be judged by."""
-    expected, used = Expected(cases, recipe), needed(recipe)
+    recipe, used = expected.chain, needed(expected.chain)
     for model in (name for name in ordered(recipe) if name in used & recipe.models.keys()):
         spec, key = recipe.models[model], f"models.{model}"
         if spec.trainer.kind == TRANSLATOR:

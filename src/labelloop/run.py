@@ -16,6 +16,7 @@ from labelloop.classes import Strict
 from labelloop.datasets import read_dataset
 from labelloop.detached import known_parts
 from labelloop.errors import UserError
+from labelloop.expected import Expected
 from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
 from labelloop.locks import TakenError, hold
@@ -114,14 +115,15 @@ class Run:
             self.cases, self.rejected = load_cases(self.config.cases)
         if errors:
             raise UserError("\n".join(errors))
-        self.chain: Recipe = unroll(self.recipe)
-        self.scheme = self.chain.scheme
         if not self.cases:
             reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
             raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
         files = [file for case in self.cases for file in (case.image, case.label) if file]
         refuse_inputs_among(Path(self.results), WRITTEN, [self.config.cases, *files])
-        self.chain, self.notes = preflight.fit(self.cases, self.chain)
+        self._expected = Expected(self.cases, unroll(self.recipe))
+        self.notes = preflight.fit(self._expected)
+        self.chain: Recipe = self._expected.chain
+        self.scheme = self.chain.scheme
         shard_of = assign_shards([(case.case, case.role) for case in self.cases], self.config.shard_size)
         self._rows: dict[str, dict[str, str]] = {}
         self.shards: dict[str, list[Case]] = {}
@@ -130,7 +132,7 @@ class Run:
 
     def problems(self) -> list[str]:
         """Return what of the recipe cannot be done with these cases, or with the files that it names, a line each."""
-        found = [*problems.of_cases(self.cases, self.chain), *problems.of_files(self.chain)]
+        found = [*problems.of_cases(self._expected), *problems.of_files(self.chain)]
         return [f"recipe {self.recipe.name}: {problem}" for problem in found]
 
     @cached_property
@@ -363,7 +365,7 @@ class Run:
 
     def summary(self) -> str:
         """Return recipe, cases, shards and the groups that matter, in a line."""
-        groups = preflight.group_sizes(self.cases, self.chain)
+        groups = preflight.group_sizes(self._expected)
         sizes = ", ".join(f"{name} {size}" for name, size in groups.items())
         total = f"{count(len(self.cases), 'case')} in {count(len(self.shards), 'shard')}"
         return f"recipe {self.recipe.name}, {total} (to learn from: {sizes}) -> {self.results}"
