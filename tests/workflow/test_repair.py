@@ -68,12 +68,9 @@ def planned(text: str) -> dict[str, int]:
 QUESTIONS = {
     "dry run": ["--dry-run", "--quiet", "host", "--cores", "1", *ENDS],
     "lint": ["--lint"],
-    "dag": ["--dag", *ENDS],
-    "rulegraph": ["--rulegraph", *ENDS],
+    "dag": ["--dag", "dot", *ENDS],
     "report": ["--report", "../report.html", *ENDS],
     "summary": ["--summary", *ENDS],
-    "detailed summary": ["--detailed-summary", *ENDS],
-    "changes": ["--list-changes", "params", *ENDS],
     "unlock": ["--unlock"],
 }
 
