@@ -16,6 +16,8 @@ Triple = tuple[int, int, int]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ANISOTROPY = 2.0
 """An axis is pooled and convolved while its voxel is less than this many times the finest one (nnU-Net)."""
+LARGEST_VOXEL_MM = 100.0
+"""Larger voxels show no organ."""
 SMALLEST_FEATURE_MAP = 4
 SMALLEST_ALONE = 3 * SMALLEST_FEATURE_MAP
 """Side of a feature map from which an axis is pooled while no other is (nnU-Net)."""
@@ -34,6 +36,8 @@ class CtNormalization(Strict):
     def _low_is_below_high(self) -> "CtNormalization":
         if self.clip_hu[0] >= self.clip_hu[1]:
             raise ValueError(f"clip_hu: {self.clip_hu[0]:g} is not below {self.clip_hu[1]:g}")
+        if not self.clip_hu[0] <= self.mean <= self.clip_hu[1]:
+            raise ValueError(f"mean: {self.mean:g} lies outside of clip_hu, {self.clip_hu[0]:g} to {self.clip_hu[1]:g}")
         return self
 
 
@@ -63,8 +67,10 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Plan":
-        if any(s <= 0 for s in self.spacing_mm) or any(p < 8 for p in self.patch):
-            raise ValueError("spacing_mm must be positive and every side of the patch at least 8 voxels")
+        if not all(0 < side <= LARGEST_VOXEL_MM for side in self.spacing_mm):
+            raise ValueError(f"spacing_mm must be above 0 and at most {LARGEST_VOXEL_MM:g} on every axis")
+        if any(side < 8 for side in self.patch):
+            raise ValueError("every side of the patch must be at least 8 voxels")
         for name, given in (("strides", self.strides), ("kernels", self.kernels)):
             if given is not None and len(given) != len(self.features):
                 raise ValueError(f"{name} has {len(given)} entries for {len(self.features)} stages (features)")
