@@ -7,8 +7,9 @@ import yaml
 
 from labelloop import preflight, problems
 from labelloop.cases import Case, load_cases
-from labelloop.classes import CONFIG, load_classes
+from labelloop.classes import load_classes
 from labelloop.expected import Expected
+from labelloop.lookup import CONFIG
 from labelloop.recipe import Recipe, load_recipe, unroll
 from labelloop.tables import TABLES
 

@@ -359,9 +359,9 @@ class Run:
 
     def refuse_problems(self) -> None:
         """Raise UserError with all that keeps the recipe from being run on these cases, a line each."""
-        problems = self.problems()
-        if problems:
-            raise UserError("\n".join(problems))
+        found = self.problems()
+        if found:
+            raise UserError("\n".join(found))
 
     def summary(self) -> str:
         """Return recipe, cases, shards and the groups that matter, in a line."""

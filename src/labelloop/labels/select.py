@@ -159,7 +159,8 @@ def _judge_calibrated(
         limit = limits.get(name, {"threshold": float("nan"), "reason": "the class is not in the calibration table"})
         value, least = agreement.get((case, name), float("nan")), limit["threshold"]
         if pd.isna(least):
-            _refuse(judgment, case, name, "calibration", f"DSC {settings.target_dsc:g} cannot be promised: {limit['reason']}")
+            said = f"DSC {settings.target_dsc:g} cannot be promised: {limit['reason']}"
+            _refuse(judgment, case, name, "calibration", said)
         elif not value > least:
             said = f"pairwise_dice {value:.4g} not above {least:.4g}, calibrated for DSC {settings.target_dsc:g}"
             said = "no pairwise_dice to judge by" if pd.isna(value) else said
