@@ -22,6 +22,7 @@ from datetime import date
 from pathlib import Path
 
 from labelloop.files import write_text
+from labelloop.machine import processor
 from labelloop.plans import Plan
 from labelloop.recipe import load_recipe
 
@@ -157,11 +158,8 @@ def table(title: str, rows: Sequence[Row]) -> str:
 
 def machine() -> str:
     """Return the CPU's name, the cores that may be used, and what oneDNN may use of it."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "all that it has")
-    return f"{names[0] if names else 'unknown CPU'}, {len(os.sched_getaffinity(0))} cores, oneDNN may use: {allowed}"
+    return f"{processor()}, {len(os.sched_getaffinity(0))} cores, oneDNN may use: {allowed}"
 
 
 def main() -> None:

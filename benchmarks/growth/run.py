@@ -11,7 +11,6 @@ Processor time and memory are those of the command and its children. Takes half 
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 from labelloop.files import sha256, write_text
+from labelloop.machine import processor
 from labelloop.run import Run
 from labelloop.seals import put_seal
 from labelloop.tables import TABLES
@@ -84,14 +84,6 @@ def measure(folder: Path, number: int) -> Iterator[str]:
     copied = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()
     yield row("the same, copied", copied)
-
-
-def processor() -> str:
-    """Return the name of the processor, or its kind where the kernel does not tell."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def make_scans(folder: Path, number: int) -> None:

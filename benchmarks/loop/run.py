@@ -31,6 +31,7 @@ from labelloop.classes import load_classes
 from labelloop.files import write_text
 from labelloop.folders import pair_folders
 from labelloop.labels.agree import disagreement
+from labelloop.machine import processor
 from labelloop.metrics.compare import compare_scores, share_of_gap
 from labelloop.phantom import write_phantom
 from labelloop.survey import read_truth
@@ -230,7 +231,8 @@ def _mean(tables: Sequence[pd.DataFrame], organs: Sequence[str]) -> float:
 
 def _made() -> str:
     command = " ".join(["python benchmarks/loop/run.py", *map(str, sys.argv[1:])])
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    cpu = f"{processor()}, {os.cpu_count()} cores"
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     return f"Written by `{command}` on {date.today()}: {where}; {versions}."
 

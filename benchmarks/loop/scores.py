@@ -19,6 +19,7 @@ import pandas as pd
 
 from labelloop.classes import load_classes
 from labelloop.files import write_text
+from labelloop.machine import processor
 from labelloop.tables import read_table
 
 FINAL = "final"
@@ -67,7 +68,9 @@ def main() -> None:
     if options.write:
         command = f"python benchmarks/loop/scores.py {options.results} --write {options.write}"
         versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}, {versions}"
+        allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "all that it has")
+        cpu = f"{processor()}, {os.cpu_count()} cores, oneDNN may use: {allowed}"
+        where = f"{cpu}; no GPU; Python {platform.python_version()}, {versions}"
         head = f"# {options.write}\n\nWritten by `{command}` on {date.today()}: {where}."
         write_text(Path(__file__).parents[1] / "results" / f"{options.write}.md", f"{head}\n\n{text}")
 

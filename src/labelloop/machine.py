@@ -22,14 +22,14 @@ def note(log: Path, device: str) -> None:
     about = {
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
         "node": platform.node(),
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": [] if device == "cpu" else sorted(set(gpu_names())),
     }
     write_text(log.with_suffix(SUFFIX), json.dumps(about, indent=1) + "\n")
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the name of the processor; its architecture where the system does not tell."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
