@@ -300,7 +300,7 @@ def test_without_a_prediction_the_truth_stands_alone_and_provenance_says_so(prep
     """A model whose prediction of every case failed."""
 
     def fail():
-        raise CaseError("modality", "CT", "not known", "Take another model.")
+        raise CaseError("modality", "CT", "not known", "Take another model.", common=True)
 
     ledger = Ledger(prepared.results / "models" / "broken" / "predictions", SHARD)
     for case in prepared.states:
