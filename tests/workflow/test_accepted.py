@@ -10,11 +10,11 @@ from tiny_project import RECIPE, Project
 
 from labelloop.chain import updates
 from labelloop.errors import UserError
-from labelloop.recipe import load_recipe
+from labelloop.recipe import TRUTH, load_recipe
 from labelloop.run import Run
 from mistakes import Mistake, alternatives, changed
 
-DRAWN, TRIED = 4, 100
+DRAWN, TRIED = 2, 100
 MOST_UPDATES, MOST_VOXELS = 40, 30_000
 """Of all models together, and of a batch: a recipe may well ask for a million epochs."""
 
@@ -41,9 +41,11 @@ def _runs_otherwise(mistake: Mistake, plain: dict, project: Project, path: Path)
     same = {k: v for k, v in run.recipe.model_dump().items() if k not in words} == {
         k: v for k, v in plain.items() if k not in words
     }
+    # Whether anything is known completely of a case whose labels models made, no dry run can tell.
+    guesses = any(m.trainer.kind == "supervised" and m.labels != TRUTH for m in run.chain.models.values())
     voxels = [plan.batch_size * plan.patch[0] * plan.patch[1] * plan.patch[2] for plan in run.chain.plans.values()]
     short = sum(updates(run.chain, name) for name in run.used_models) <= MOST_UPDATES and max(voxels) <= MOST_VOXELS
-    return short and not same and not run.problems()
+    return short and not same and not guesses and not run.problems()
 
 
 @pytest.mark.parametrize("number", range(DRAWN))
