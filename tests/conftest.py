@@ -17,7 +17,17 @@ from labelloop.phantom import write_phantom
 
 SLOW = ("slow", "training", "workflow", "slurm")
 PLACES = {
+    "adapt/test_registration.py": "slow",
+    "inference/test_cli_infer.py": "slow",
+    "inference/test_shortage.py": "slow",
     "labels/test_errors.py": "slow",
+    "labels/test_fit.py": "slow",
+    "report/test_page.py": "slow",
+    "steps/test_adaptation.py": "slow",
+    "test_cost.py": "slow",
+    "test_fuzz.py": "slow",
+    "test_mistakes.py": "slow",
+    "test_phantom.py": "slow",
     "training/test_compiled.py": "training",
     "training/test_not_finite.py": "training",
     "training/test_slice_classifier.py": "training",
