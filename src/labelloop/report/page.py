@@ -70,10 +70,7 @@ def write_report(
     table = source.table("cases.csv", "cases")
     scored = read_scores(source, evaluated, scheme)
     atlas = Atlas.of(root, table, scheme, truth)
-    sets = [label_set(source, name, scheme) for name in label_sets]
-    for entry in sets:
-        entry["pictures"] = queue_pictures(source, scheme, entry["queue"])
-        entry["transfers"] = transfers(source, atlas, entry["name"])
+    sets = [_label_set(source, atlas, name, scheme) for name in label_sets]
     content: dict[str, Any] = {
         "title": title,
         "scheme": scheme,
@@ -99,6 +96,12 @@ def write_report(
     write_text(page, render(content))
     log.info("report: %s", page)
     return [entry["text"] for entry in content["attention"]]
+
+
+def _label_set(source: Results, atlas: Atlas, name: str, scheme: ClassScheme) -> dict[str, Any]:
+    entry = label_set(source, name, scheme)
+    pictures = queue_pictures(source, scheme, entry["queue"])
+    return entry | {"pictures": pictures, "transfers": transfers(source, atlas, name)}
 
 
 def render(content: dict[str, Any]) -> str:
