@@ -151,6 +151,7 @@ def test_every_step_comes_through_at_a_toys_size(load, record, tmp_path, part):
         assert all(row["equal"] > 0.99 for name, row in results.items() if name.endswith("nnU-Net"))
 
 
+@pytest.mark.slow
 def test_the_loop_ends_with_all_that_it_started(load, tmp_path):
     loop = load("loop")
     late = tmp_path / "late"

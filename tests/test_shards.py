@@ -396,6 +396,7 @@ ledger.close()
 """
 
 
+@pytest.mark.slow
 def test_a_second_job_waits_and_finds_the_work_done(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", JOB, str(tmp_path)], stdout=subprocess.PIPE)
     first.stdout.readline()

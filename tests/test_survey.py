@@ -379,6 +379,7 @@ REAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans of ../shared/data are not here")
 @pytest.mark.parametrize(("folder", "dataset", "wanted"), REAL)
 def test_no_real_scan_is_flagged(folder, dataset, wanted):

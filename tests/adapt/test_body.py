@@ -68,6 +68,7 @@ def test_upside_down_is_a_matter_of_the_patient_not_of_storage(body, orientation
         assert judge_upright(stored(wrong, orientation), modality).upside_down
 
 
+@pytest.mark.slow
 def test_no_real_scan_is_upside_down_until_it_is_turned():
     files = [p for p in sorted(DATA.glob("chaos_mr/*_0000.nii.gz")) if not p.name.startswith("chaos_38")]
     if not files:

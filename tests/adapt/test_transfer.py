@@ -101,6 +101,7 @@ def test_without_a_source_nothing_can_be_carried():
         transfer({"t2w": draw()[0]}, draw()[1], FLARE)
 
 
+@pytest.mark.slow
 def test_a_sequence_that_cannot_be_registered_is_refused_alone():
     image, label = draw()
     far = Volume(image.array, replace(GRID, origin=(2000.0, 0.0, 0.0)))

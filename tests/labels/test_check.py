@@ -398,6 +398,7 @@ def test_shapes_must_agree(anatomy, scheme):
         verdicts(anatomy, scheme, image=anatomy.image[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BTCV.is_dir(), reason=f"no BTCV labels at {BTCV}")
 def test_expert_labels_pass(scheme):
     """At most 2 % of the case-class rows of 16 expert label sets may fail with the default thresholds."""

@@ -80,7 +80,7 @@ def test_classes_are_drawn_with_pseudo_labels_as_often_as_without_and_the_truth_
         by_truth = np.mean(
             [next(c for c in STUDENTS if c.case == p.case).is_truth(ABDOMEN[p.channel - 1]) for p in picks]
         )
-        assert by_truth == pytest.approx(share, abs=0.03)
+        assert by_truth == pytest.approx(share, abs=0.04)
     # of the half that is pseudo-labels: liver 1/2 in 7 cases, spleen 1/4 in one, tumor 1/4 in one
     assert cases["pseudo1"] == pytest.approx(1 / 2 * 1 / 2 / 7, abs=0.01)
     assert cases["pseudo0"] == pytest.approx(1 / 2 * (1 / 2 / 7 + 1 / 4), abs=0.03)
@@ -161,6 +161,7 @@ def test_batches_are_of_one_type(data, tmp_path):
     assert {str(case) for _ in range(20) for case in loaders["full"].get_indices()} == {"case2", "case3"}
 
 
+@pytest.mark.slow
 def test_a_training_with_both_streams(data, tmp_path):
     batches = {"full": ["organs_full"], "full_first_epochs": 1}
     train(partial(data, tmp_path, full=("case2",), states={1: LIVER_ONLY}, batches=batches))
@@ -189,8 +190,8 @@ def test_the_share_of_centered_patches_is_the_one_asked_for(data, tmp_path, kind
     job = make_job(data, tmp_path, plan=PLAN.model_copy(update={"batch_size": size}), settings=settings)
     for loader in TRAINERS[kind].of(job).get_dataloaders().values():
         np.random.seed(0)
-        asked = [loader.get_do_oversample(n) for _ in range(4000 // size) for n in range(len(loader.get_indices()))]
-        assert np.mean(asked) == pytest.approx(share, abs=0.03)
+        asked = [loader.get_do_oversample(n) for _ in range(2000 // size) for n in range(len(loader.get_indices()))]
+        assert np.mean(asked) == pytest.approx(share, abs=0.04)
 
 
 def test_favored_class_is_centered_on(data, tmp_path):

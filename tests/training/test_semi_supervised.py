@@ -190,6 +190,7 @@ def test_noise_is_bounded_and_that_of_its_step(unlabeled):
     assert not torch.equal(noise[0], noise[2])
 
 
+@pytest.mark.slow
 def test_the_teacher_is_exported(unlabeled, tmp_path):
     settings = {"kind": "mean_teacher", "epochs": 1, "validation_iterations": 1}
     train(make_job(unlabeled, tmp_path, states=UNLABELED, settings=settings))

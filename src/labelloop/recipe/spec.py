@@ -1,5 +1,6 @@
 """What a recipe is: plans, models and label sets, and the chains that they form."""
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -99,7 +100,7 @@ class Recipe(Strict):
     rounds: int = Field(1, ge=1, le=100, description="how often the loop is gone through")
     feedback: dict[str, str] = Field({}, description="from round 2 on, this model is replaced by that one's last round")
 
-    @property
+    @cached_property
     def scheme(self) -> ClassScheme:
         """The class scheme that the recipe names."""
         return load_classes(self.classes)
