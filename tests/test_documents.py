@@ -177,3 +177,22 @@ def test_a_name_that_stands_twice_in_json_is_told(tmp_path):
     (tmp_path / "model.json").write_text('{"class_ids": {"liver": 1, "spleen": 2, "liver": 3}}')
     with pytest.raises(UserError, match="liver stands twice"):
         read_json(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "read"), [("010: liver", 8), ("ids: {1: liver, 1:30: spleen}", 90), ("a: [no]", False)]
+)
+def test_what_yaml_reads_as_something_else_is_asked_about(tmp_path, text, read):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(
+        UserError, match=rf"a\.yaml: line 1: .* would be read as {read}; write that, or put it in quotes"
+    ):
+        read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["'010': a", "a: '1:30'", "0: a", "a: -12", "a: 1.50", "a: True", "a: 2026-01-02", "a: ~"]
+)
+def test_what_everybody_reads_alike_is_read(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    assert len(read_yaml(tmp_path / "a.yaml")) == 1

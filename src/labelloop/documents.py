@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,12 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_BYTES = 32 * 2**20
 """More than any description, recipe or scheme needs."""
 DEEPEST = 32
+ANYTHING = re.compile(r"(?s:.*)")
+PLAIN = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),
+    "tag:yaml.org,2002:bool": re.compile(r"(?i:true|false)"),
+}
+"""Numbers and switches that everybody reads alike. YAML 1.1 reads 010 as 8, 1:30 as 90, and no as false."""
 MOST_LINES = 50
 MOST_VALUES = 200_000
 """In a YAML file, with what its aliases repeat."""
@@ -35,11 +42,10 @@ def read_yaml(path: str | Path) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise UserError(f"{path}: nested more than {DEEPEST} deep")
-        twice = _twice(yaml.compose(text, Loader=LOADER), set())
-        if twice is not None:
-            raise UserError(
-                f"{path}: line {twice.start_mark.line + 1}: {short(twice.value, 80)} stands twice; keep one"
-            )
+        wrong = _wrong(yaml.compose(text, Loader=LOADER))
+        if wrong is not None:
+            node, what = wrong
+            raise UserError(f"{path}: line {node.start_mark.line + 1}: {short(node.value, 80)} {what}")
         content = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not YAML: {short(error)}") from None
@@ -63,21 +69,31 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _twice(node: yaml.Node | None, seen: set[int]) -> yaml.Node | None:
-    """Return the first key that stands twice in a mapping; of both, a loader would take the last without a word."""
-    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
-        return None
-    seen.add(id(node))
-    children = list(node.value)
-    if isinstance(node, yaml.MappingNode):
-        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        times = Counter((key.tag, key.value) for key in scalars)
-        doubled = next((key for key in reversed(scalars) if times[key.tag, key.value] > 1), None)
-        if doubled is not None:
-            return doubled
-        children = [child for pair in node.value for child in pair]
-    found = (_twice(child, seen) for child in children)
-    return next((key for key in found if key is not None), None)
+def _wrong(root: yaml.Node | None) -> tuple[yaml.Node, str] | None:
+    """Return the first key or value that a loader would take for something else without a word, and what to do."""
+    waiting, seen = [root], {id(None)}
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode) and not PLAIN.get(node.tag, ANYTHING).fullmatch(node.value):
+            return node, f"would be read as {yaml.safe_load(node.value)}; write that, or put it in quotes"
+        children = list(node.value) if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            doubled = _doubled(node)
+            if doubled is not None:
+                return doubled, "stands twice; keep one"
+            children = [child for pair in children for child in pair]
+        waiting += reversed(children)
+    return None
+
+
+def _doubled(node: yaml.MappingNode) -> yaml.Node | None:
+    """Return the last key that stands twice in a mapping, of which a loader would take the last value."""
+    scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    times = Counter((key.tag, key.value) for key in scalars)
+    return next((key for key in reversed(scalars) if times[key.tag, key.value] > 1), None)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
