@@ -173,7 +173,12 @@ def _add_infer(commands) -> None:
     parser = commands.add_parser("infer", help="segment images with a trained model; exit 0 all, 1 some failed, 2 none")
     parser.add_argument("images", type=Path, help="a file, a folder of files, or a DICOM series folder")
     models = parser.add_mutually_exclusive_group(required=True)
-    models.add_argument("--model", type=Path, action="append", help="model folder; given several times: their mean")
+    models.add_argument(
+        "--model",
+        type=Path,
+        action="append",
+        help="model folder, also of nnU-Net's, or nnU-Net's zip; given several times: their mean",
+    )
     models.add_argument("--results", type=Path, help="results of a run, whose whole inference chain is used")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--modality", default="CT", choices=("CT", "MR"), help="of all images; default: CT")
@@ -189,6 +194,13 @@ def _add_infer(commands) -> None:
     parser.add_argument("--preview", action="store_true", help="draw a picture of each case, finished ones too")
     parser.add_argument("--check", action="store_true", help="hold the label maps against the rules of anatomy")
     parser.add_argument("--classes", default="flare", help="class scheme with the colors of pictures and the rules")
+    parser.add_argument("--dataset", help="data set file that says which class of --classes each id of the model is")
+    parser.add_argument("--folds", default="", help="of nnU-Net's models, e.g. 0,1 or all; default: all numbered ones")
+    parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="average over mirrored images; default: nnU-Net's do",
+    )
     parser.add_argument("--again", action="store_true", help="do finished cases again")
     parser.set_defaults(run=_infer)
 
@@ -204,7 +216,9 @@ def _infer(options) -> int:
         raise UserError(f"--step {options.step:g}: above 0 and at most 1")
     given = {k: v for k in ("mode", "step", "precision") if (v := getattr(options, k)) is not None}
     finished = FinishedInference.read(options.results) if options.results else None
-    shown = load_classes(options.classes) if options.preview or options.check else None
+    if finished and (options.dataset or options.folds or options.mirror is not None):
+        raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")
+    shown = load_classes(options.classes) if options.preview or options.check or options.dataset else None
     return infer(
         options.images,
         finished.folders(options.results) if finished else options.model,
@@ -222,6 +236,9 @@ def _infer(options) -> int:
         check=options.check,
         series=options.series,
         progress=True,
+        dataset=options.dataset,
+        folds=[fold for fold in options.folds.split(",") if fold],
+        mirror=options.mirror,
     )
 
 

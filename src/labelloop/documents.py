@@ -4,7 +4,7 @@ import json
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,11 +119,12 @@ def found_in(error: Mapping[str, Any]) -> str:
     return "" if isinstance(value, dict) else f" (found {short(repr(value), 80)})"
 
 
-def load_tensors(path: str | Path, otherwise: str, device: Any = "cpu") -> dict[str, Any]:
+def load_tensors(path: str | Path, otherwise: str, device: Any = "cpu", also: Sequence[Any] = ()) -> dict[str, Any]:
     """Return the dictionary of tensors, numbers and texts in a file that ``torch.save`` wrote.
 
     Args:
         otherwise: what to do about a file that cannot be read.
+        also: what else the file may hold (see ``torch.serialization.safe_globals``).
 
     Raises:
         UserError: when the file is missing, damaged, or holds anything else, e.g. code.
@@ -131,7 +132,8 @@ def load_tensors(path: str | Path, otherwise: str, device: Any = "cpu") -> dict[
     import torch
 
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with torch.serialization.safe_globals(list(also)):
+            content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. {otherwise}") from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from labelloop.documents import load_tensors, short
 from labelloop.errors import UserError
 from labelloop.files import sha256
+from labelloop.nnunet_plan import NnunetPlan
 from labelloop.plans import Plan
 
 Network = TypeVar("Network", bound="nn.Module")
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 def build_network(plan: Plan, outputs: int, deep_supervision: bool = False) -> "nn.Module":
     """Return the untrained U-Net of ``plan`` with ``outputs`` channels (background included).
 
-    Its forward pass maps [batch, 1, z, y, x] to logits [batch, outputs, z, y, x], or to a list of them from
-    the finest to the coarsest resolution with ``deep_supervision``.
+    That of several folds of nnU-Net's gives the mean of a network each. Its forward pass maps [batch, 1, z, y, x] to
+    logits [batch, outputs, z, y, x], or to a list of them from the finest to the coarsest resolution with
+    ``deep_supervision``.
     """
     architecture = plan.architecture()
     arguments = dict(architecture["arch_kwargs"])
@@ -29,7 +31,25 @@ def build_network(plan: Plan, outputs: int, deep_supervision: bool = False) -> "
         if arguments[name] is not None:
             arguments[name] = resolve_name(arguments[name])
     network_class = resolve_name(architecture["network_class_name"])
-    return network_class(input_channels=1, num_classes=outputs, deep_supervision=deep_supervision, **arguments)
+    arguments |= {"input_channels": 1, "num_classes": outputs, "deep_supervision": deep_supervision}
+    if isinstance(plan, NnunetPlan) and plan.folds > 1:
+        return mean_of([network_class(**arguments) for _ in range(plan.folds)])
+    return network_class(**arguments)
+
+
+def mean_of(networks: "Sequence[nn.Module]") -> "nn.Module":
+    """Return a network whose output is the mean of the outputs of ``networks``, its submodules ``0``, ``1``, ..."""
+    from torch import nn
+
+    class Mean(nn.ModuleList):
+        def forward(self, x: "Tensor") -> "Tensor":
+            first, *others = self
+            total = first(x)
+            for network in others:
+                total = total + network(x)
+            return total / len(self)
+
+    return Mean(networks)
 
 
 def check_weights(path: Path, expected: str) -> None:

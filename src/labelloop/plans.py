@@ -5,7 +5,7 @@ A plan is the part of an nnU-Net configuration that decides a result. Spacing, p
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -44,6 +44,8 @@ class CtNormalization(Strict):
 class Plan(Strict):
     """What a network is and what it sees. Two models with the same ``images`` fields share their prepared images."""
 
+    smallest_side: ClassVar[int] = 8
+
     spacing_mm: tuple[Finite, Finite, Finite]
     patch: Triple
     batch_size: int = Field(2, ge=1, le=1024)
@@ -69,8 +71,8 @@ class Plan(Strict):
     def _consistent(self) -> "Plan":
         if not all(0 < side <= LARGEST_VOXEL_MM for side in self.spacing_mm):
             raise ValueError(f"spacing_mm must be above 0 and at most {LARGEST_VOXEL_MM:g} on every axis")
-        if any(side < 8 for side in self.patch):
-            raise ValueError("every side of the patch must be at least 8 voxels")
+        if any(side < self.smallest_side for side in self.patch):
+            raise ValueError(f"every side of the patch must be at least {self.smallest_side} voxels")
         for name, given in (("strides", self.strides), ("kernels", self.kernels)):
             if given is not None and len(given) != len(self.features):
                 raise ValueError(f"{name} has {len(given)} entries for {len(self.features)} stages (features)")

@@ -194,8 +194,12 @@ def _check_written(path: Path, voxel_bytes: int) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
 
-def _axes_to_ras(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the permutation of array axes, then the axes to flip, that turn stored order into RAS+ order."""
+Turn = tuple[tuple[int, ...], tuple[int, ...]]
+"""A permutation of array axes, then the axes to flip."""
+
+
+def axes_to_ras(geometry: Geometry) -> Turn:
+    """Return the turn from stored order into RAS+ order."""
     cosines = RAS @ np.asarray(geometry.direction).reshape(3, 3)  # world axis x image axis
     left, source = np.abs(cosines).copy(), [0, 0, 0]
     for _ in range(3):
@@ -212,7 +216,12 @@ def canonical(volume: Volume) -> Volume:
 
     Oblique grids are turned to the nearest axes and keep their obliquity in the direction matrix.
     """
-    permutation, flips = _axes_to_ras(volume.geometry)
+    return turned(volume, axes_to_ras(volume.geometry))
+
+
+def turned(volume: Volume, turn: Turn) -> Volume:
+    """Return the volume with its axes permuted and flipped: views, no interpolation."""
+    permutation, flips = turn
     array = np.flip(np.transpose(volume.array, permutation), flips)
     g = volume.geometry
     direction = np.asarray(g.direction).reshape(3, 3)
@@ -221,10 +230,10 @@ def canonical(volume: Volume) -> Volume:
     x, y, z = columns
     size = (g.size[x], g.size[y], g.size[z])
     spacing = (g.spacing[x], g.spacing[y], g.spacing[z])
-    turned = direction[:, columns] * signs
+    axes = direction[:, columns] * signs
     corner = np.array([size[i] - 1 if signs[i] < 0 else 0 for i in range(3)], float)
     origin = np.asarray(g.origin) + direction[:, columns] @ (corner * np.asarray(spacing))
-    return Volume(array, Geometry(size, spacing, tuple(origin.tolist()), tuple(turned.ravel().tolist())))
+    return Volume(array, Geometry(size, spacing, tuple(origin.tolist()), tuple(axes.ravel().tolist())))
 
 
 def on_its_feet(volume: Volume) -> Volume:
@@ -242,7 +251,7 @@ def on_its_feet(volume: Volume) -> Volume:
 
 def restore(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Turn a canonical array [z, y, x] back to the stored axes of ``geometry``: the inverse of :func:`canonical`."""
-    permutation, flips = _axes_to_ras(geometry)
+    permutation, flips = axes_to_ras(geometry)
     return np.ascontiguousarray(np.transpose(np.flip(array, flips), np.argsort(permutation)))
 
 

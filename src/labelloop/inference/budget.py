@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labelloop.errors import CaseError, UserError
+from labelloop.nnunet_plan import NnunetPlan
 from labelloop.plans import Plan
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,9 @@ def ram_mb(sizes: Sizes, choice: Choice, gpu: bool) -> float:
         total += _accumulated(sizes)
     if not gpu:
         total += _activations(sizes.plan, choice.batch)
+    if isinstance(sizes.plan, NnunetPlan):
+        inside = sizes.plan.normalization.kind == "zscore_inside"  # which takes copies in double precision, and a mask
+        total += _weights(sizes.plan) * FLOAT + sizes.stored * (5 * FLOAT if inside else FLOAT)
     return PROGRAM_MB + (CUDA_MB if gpu else 0) + total / MIB
 
 
@@ -176,7 +180,10 @@ def _activations(plan: Plan, batch: int) -> int:
 def _weights(plan: Plan) -> int:
     """Roughly the number of weights of the network."""
     pairs = zip((1, *plan.features), plan.features, strict=False)
-    return sum(27 * (a * b + 3 * b * b) for a, b in pairs)
+    if not isinstance(plan, NnunetPlan):
+        return sum(27 * (a * b + 3 * b * b) for a, b in pairs)
+    counts = [(2 if plan.residual else 1) * n + m for n, m in zip(plan.convs, (*plan.convs_decoder, 0), strict=True)]
+    return plan.folds * sum(27 * (a * b + n * b * b) for (a, b), n in zip(pairs, counts, strict=True))
 
 
 def _voxels(shape: Sequence[int]) -> int:

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from labelloop.classes import BACKGROUND, IGNORED
 from labelloop.documents import read_json, validated
@@ -25,6 +25,7 @@ from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
 from labelloop.inference.windows import Window, padding, slide_blocks, step_for
 from labelloop.network import build_network, check_weights, load_network
+from labelloop.nnunet_plan import parse_plan
 from labelloop.plans import Plan
 from labelloop.precision import DTYPES, choose_precision
 from labelloop.volume import Volume
@@ -44,6 +45,11 @@ class ModelFile(BaseModel):
     plan: Plan
     weights_sha256: str
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _of_its_kind(cls, plan: Any) -> Any:
+        return parse_plan(plan) if isinstance(plan, dict) else plan
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelFile":

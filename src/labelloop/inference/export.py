@@ -189,7 +189,7 @@ def export_labels(
         tally: takes note of all scores and voxels, if the caller wants to know.
     """
     spacing = frame.oriented.spacing_zyx
-    resampling = Resampling.between(frame.shape, frame.cropped_shape, frame.spacing_mm, spacing)
+    resampling = Resampling.between(frame.shape, frame.cropped_shape, frame.spacing_mm, spacing, frame.separate_z)
     table = np.asarray(ids, np.uint8)
     labels, cropped = frame.zeros()
     tally = tally or Tally(len(ids))

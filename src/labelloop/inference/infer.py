@@ -6,22 +6,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labelloop.classes import ClassScheme
+from labelloop.datasets import Dataset, load_dataset
 from labelloop.errors import UserError
 from labelloop.heartbeat import counted
 from labelloop.inference.budget import Budget
 from labelloop.inference.finding import find_cases
+from labelloop.inference.nnunet_files import model_name
 from labelloop.inference.reading import Case
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.listing import NAME, LeftOut, is_utf8
+from labelloop.nnunet_plan import NnunetPlan
 from labelloop.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
 from labelloop.shards import Ledger
 from labelloop.tables import write_table
 from labelloop.volume import Volume
 from labelloop.wording import count, shown
+
+if TYPE_CHECKING:
+    from labelloop.inference.postprocess import Model
 
 log = logging.getLogger(__name__)
 TABLES_WRITTEN = ("summary", "efficiency", "verdicts")
@@ -46,13 +53,16 @@ def infer(
     series: str = "",
     progress: bool = False,
     meter: bool = False,
+    dataset: str | Path | None = None,
+    folds: Sequence[str] = (),
+    mirror: bool | None = None,
 ) -> int:
     """Segment all images of ``inputs`` into ``out``: ``<case>.nii.gz``, ``summary.csv`` and ``efficiency.csv``.
 
     Args:
         inputs: see :func:`~labelloop.inference.finding.find_cases`.
         model_folders: one, several, or a mapping of names (those in ``steps``) to folders. Unnamed folders go by the
-            folder's name.
+            folder's name. Folders and zips of nnU-Net's are first written to ``out``/models as folders of ours.
         steps: an ``inference`` chain; default: one ``segment`` step with all models.
         scheme: names of class sets in ``steps``, the colors of previews, and the rules of anatomy.
         sequence: MR sequence of the images, for models that want them upright: some sequences tell which end is up.
@@ -61,6 +71,9 @@ def infer(
         preview: draw ``previews/<case>.png``.
         check: hold the label maps against the scheme's rules of anatomy, and write ``verdicts.csv``.
         series: number or UID of the DICOM series to take, where a folder holds several.
+        dataset: data set file by which the models' ids become those of ``scheme``; None: they stay.
+        folds: of models of nnU-Net's; default: all.
+        mirror: average over mirrored images, along the axes that were mirrored in training; None: models of nnU-Net's.
         progress: show a bar, if standard error is a terminal. meter: measure the GPU's memory over time and its energy.
 
     Returns:
@@ -74,8 +87,9 @@ def infer(
     lost: list[LeftOut] = []
     cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality, series, lost)]
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
-    if scheme is None and (preview or check):
-        raise UserError("previews and checks need a class scheme for names, colors and rules")
+    if scheme is None and (preview or check or dataset):
+        raise UserError("previews, checks and data set files need a class scheme for names, colors and rules")
+    named_by = load_dataset(dataset, scheme) if dataset and scheme else None
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
     options = Options(
@@ -85,7 +99,8 @@ def infer(
         progress=progress and sys.stderr.isatty(),
         meter=meter,
     )
-    load = _Loader(partial(_load_models, folders, steps, scheme, settings, device, budget, check))
+    models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, modality)
+    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check))
     try:
         with counted("case", len(cases)):
             run_cases(cases, load, ledger, options)
@@ -163,21 +178,56 @@ class _Loader:
 
 
 def _load_models(
-    folders: Mapping[str, Path],
+    models_of: "Callable[[], dict[str, Model]]",
     steps: Sequence[Mapping | InferenceStep] | None,
     scheme: ClassScheme | None,
+    dataset: Dataset | None,
+    check: bool,
+) -> Segmenter:
+    from labelloop.inference.engine import Predictor  # torch: imported while the first image is read
+    from labelloop.inference.postprocess import Chain
+    from labelloop.inference.relabel import Relabeled
+
+    models = models_of()
+    chain = Chain(steps or [{"segment": list(models)}], models, scheme)
+    alone = chain.predictor(next(iter(models))) if steps is None and len(models) == 1 else None
+    segmenter: Chain | Predictor | Relabeled = alone or chain
+    if dataset is not None and scheme is not None:
+        segmenter = Relabeled(alone or chain, dataset, scheme)
+    if check and scheme is not None:
+        _check_classes(segmenter.classes, scheme)
+    return segmenter
+
+
+def _loaded_models(
+    folders: Mapping[str, Path],
+    home: Path,
     settings: Settings | None,
     device: str,
     budget: Budget,
-    check: bool,
-) -> Segmenter:
-    from labelloop.inference.postprocess import Chain, load_model  # torch: imported while the first image is read
+    folds: Sequence[str],
+    mirror: bool | None,
+    modality: str,
+) -> "dict[str, Model]":
+    """Return the models by name; those of nnU-Net's mirror as nnU-Net does, unless ``mirror`` says otherwise."""
+    from labelloop.inference.engine import Predictor
+    from labelloop.inference.nnunet import import_nnunet, is_nnunet
+    from labelloop.inference.postprocess import load_model
 
-    models = {name: load_model(folder, device, settings, budget) for name, folder in folders.items()}
-    chain = Chain(steps or [{"segment": list(models)}], models, scheme)
-    if check and scheme is not None:
-        _check_classes(chain.classes, scheme)
-    return chain.predictor(next(iter(models))) if steps is None and len(models) == 1 else chain
+    theirs = {name for name, folder in folders.items() if is_nnunet(folder)}
+    if folds and len(theirs) < len(folders):
+        raise UserError("--folds: only models of nnU-Net's have folds")
+    models = {}
+    for name, folder in folders.items():
+        ours = import_nnunet(folder, home, folds) if name in theirs else folder
+        model = load_model(ours, device, settings, budget)
+        plan = model.plan
+        if isinstance(model, Predictor) and (isinstance(plan, NnunetPlan) if mirror is None else mirror):
+            model = model.with_settings(mirror_axes=model.model.mirror_axes)
+        if modality != "CT" and isinstance(plan, NnunetPlan) and plan.normalization.kind == "ct":
+            log.warning("model %s normalizes every image as CT; these images are %s", name, modality)
+        models[name] = model
+    return models
 
 
 def _check_classes(known: Sequence[str], scheme: ClassScheme) -> None:
@@ -196,7 +246,7 @@ def _named(folders: Path | Sequence[Path] | Mapping[str, Path]) -> dict[str, Pat
     if isinstance(folders, Mapping):
         return {name: Path(folder) for name, folder in folders.items()}
     some = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    named = {Path(folder).resolve().name: Path(folder) for folder in some}
+    named = {model_name(folder): Path(folder) for folder in some}
     if not named or len(named) < len(some):
         raise UserError(f"model folders must have different names: {', '.join(map(str, some)) or 'none given'}")
     return named

@@ -5,18 +5,21 @@ orientation. Training and inference both go through here, so they cannot drift a
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from labelloop.adapt.grey import black_and_white
 from labelloop.errors import CaseError
 from labelloop.inference.budget import SLAB_VOXELS
-from labelloop.inference.resample import Resampling, Shape, resample_labels, target_shape
+from labelloop.inference.resample import Resampling, Shape, resample_labels, separate_axis, target_shape
+from labelloop.inference.splines import spline_resampled
+from labelloop.nnunet_plan import NnunetPlan, Normalization
 from labelloop.plans import Plan
-from labelloop.volume import Geometry, Volume, canonical, whole_numbers
+from labelloop.volume import Geometry, Turn, Volume, axes_to_ras, canonical, turned, whole_numbers
 
 SMALLEST_STD = 1e-8
 LARGEST_PREPARED = 1 << 29
@@ -29,12 +32,16 @@ class Frame:
 
     ``stored`` is the grid of the file, ``oriented`` the same grid in canonical orientation, ``crop`` the part of
     ``oriented`` that was used, as ``(start, stop)`` per axis z, y, x, and ``spacing_mm`` the network's voxel size.
+    For models of nnU-Net's, ``oriented`` is the stored grid after another ``turn``, and ``separate_z`` says how scores
+    are resampled (see :func:`~labelloop.inference.resample.separate_axis`).
     """
 
     stored: Geometry
     oriented: Geometry
     crop: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     spacing_mm: tuple[float, float, float]
+    turn: Turn | None = None
+    separate_z: bool | None = None
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
@@ -56,11 +63,11 @@ class Frame:
     def zeros(self) -> tuple[np.ndarray, np.ndarray]:
         """Return a label map of zeros on the stored grid, uint8, and the part that is the canonical crop: a view."""
         labels = np.zeros(self.stored.shape, np.uint8)
-        return labels, canonical(Volume(labels, self.stored)).array[self.slices]
+        return labels, turned(Volume(labels, self.stored), self.turn or axes_to_ras(self.stored)).array[self.slices]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the frame as plain JSON-able data."""
-        return asdict(self)
+        """Return the frame as plain JSON-able data; only those of our own plans are kept in files."""
+        return {key: value for key, value in asdict(self).items() if key not in ("turn", "separate_z")}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Frame":
@@ -93,13 +100,56 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
     """
     if volume.array.ndim != 3 or not volume.array.size:
         raise CaseError("image_not_3d", "", f"array of shape {volume.array.shape}", "Give one 3-D image.")
-    oriented = canonical(volume)
+    turn = nnunet_turn(volume.geometry, plan) if isinstance(plan, NnunetPlan) else axes_to_ras(volume.geometry)
+    oriented = turned(volume, turn)
     frame = Frame(volume.geometry, oriented.geometry, nonzero_box(oriented.array), plan.spacing_mm)
+    if isinstance(plan, NnunetPlan):
+        frame = replace(frame, turn=turn, separate_z=plan.separate_z_back)
     _refuse_too_large(frame)
     cropped = oriented.array[frame.slices]
     if np.issubdtype(cropped.dtype, np.floating) and (bad := sum(int((~np.isfinite(p)).sum()) for p in cropped)):
         raise CaseError("image_not_finite", "", f"{bad} voxels are not finite", "Write numbers there.")
+    if isinstance(plan, NnunetPlan):
+        return Prepared(_as_nnunet(cropped, frame, plan), frame)
     return Prepared(_network_grid(cropped, frame, scaling(cropped, plan, modality)), frame)
+
+
+def nnunet_turn(stored: Geometry, plan: NnunetPlan) -> Turn:
+    """Return the turn from stored order to that in which a model of nnU-Net's sees the axes."""
+    permutation, flips = axes_to_ras(stored) if plan.orientation == "canonical" else ((0, 1, 2), ())
+    flipped = tuple(place for place, axis in enumerate(plan.transpose) if axis in flips)
+    return tuple(permutation[axis] for axis in plan.transpose), flipped
+
+
+def _as_nnunet(cropped: np.ndarray, frame: Frame, plan: NnunetPlan) -> np.ndarray:
+    """Normalize and resample a crop as nnU-Net's ``DefaultPreprocessor`` does by its plans."""
+    if plan.normalization.kind == "zscore_inside":
+        cropped, normalization = _zscore_inside(cropped), Scaling(None, 0.0, 1.0)
+    else:
+        normalization = _nnunet_scaling(cropped, plan.normalization)
+    if plan.spline is None:
+        return _network_grid(cropped, frame, normalization, plan.separate_z)
+    separate = separate_axis(frame.oriented.spacing_zyx, frame.spacing_mm, plan.separate_z)
+    return spline_resampled(cropped, frame.shape, plan.spline, separate, normalization.apply)
+
+
+def _nnunet_scaling(array: np.ndarray, normalization: Normalization) -> "Scaling":
+    if normalization.kind == "ct":
+        return Scaling(normalization.clip, normalization.mean, normalization.std)
+    if normalization.kind == "zscore":
+        return _zscore(array)
+    if normalization.kind == "range":
+        return Scaling(None, float(array.min()), float(array.max()) - float(array.min()))
+    return Scaling(None, 0.0, 1.0)
+
+
+def _zscore_inside(array: np.ndarray) -> np.ndarray:
+    """Return a float32 image, z-scored over its voxels that are not zero, holes among them included; 0 elsewhere."""
+    inside = ndimage.binary_fill_holes(array != 0)
+    values = array[inside].astype(np.float64)
+    result = np.zeros(array.shape, np.float32)
+    result[inside] = (values - values.mean()) / max(float(values.std()), SMALLEST_STD)
+    return result
 
 
 def _refuse_too_large(frame: Frame) -> None:
@@ -113,12 +163,15 @@ def _refuse_too_large(frame: Frame) -> None:
         raise CaseError("prepared_too_large", "image", found, action + "coarser plan.", common=True)
 
 
-def _network_grid(cropped: np.ndarray, frame: Frame, normalization: "Scaling") -> np.ndarray:
-    """Normalize and resample a canonical crop, slab by slab, so that no float copy of the whole crop exists.
+def _network_grid(
+    cropped: np.ndarray, frame: Frame, normalization: "Scaling", separate_z: bool | None = None
+) -> np.ndarray:
+    """Normalize and resample a crop linearly, slab by slab, so that no float copy of the whole crop exists.
 
     Planes, rows and columns that no voxel of the network grid draws on are left out: on a coarse grid, most.
     """
-    resampling = Resampling.between(frame.cropped_shape, frame.shape, frame.oriented.spacing_zyx, frame.spacing_mm)
+    spacing = frame.oriented.spacing_zyx
+    resampling = Resampling.between(frame.cropped_shape, frame.shape, spacing, frame.spacing_mm, separate_z)
     result = np.empty(frame.shape, np.float32)
     z, *plane = resampling.axes
     (rows, y), (columns, x) = (axis.sources() for axis in plane)
@@ -184,6 +237,10 @@ def scaling(array: np.ndarray, plan: Plan, modality: str) -> Scaling:
         return Scaling(plan.ct.clip_hu, plan.ct.mean, plan.ct.std)
     if modality != "MR":
         raise ValueError(f"modality {modality!r}; known: CT, MR")
+    return _zscore(array)
+
+
+def _zscore(array: np.ndarray) -> Scaling:
     mean = sum(float(plane.sum(dtype=np.float64)) for plane in array) / array.size
     variance = sum(float(np.square(plane - mean, dtype=np.float64).sum()) for plane in array) / array.size
     return Scaling(None, mean, variance**0.5)

@@ -26,10 +26,16 @@ def target_shape(shape: Sequence[int], spacing: Spacing, target: Spacing) -> Sha
     return z, y, x
 
 
-def separate_axis(spacing: Spacing, target: Spacing) -> int | None:
-    """Return the axis to resample by nearest neighbor, or None for trilinear (``determine_do_sep_z_and_axis``)."""
+def separate_axis(spacing: Spacing, target: Spacing, separate: bool | None = None) -> int | None:
+    """Return the axis to resample by nearest neighbor, or None for trilinear (``determine_do_sep_z_and_axis``).
+
+    Args:
+        separate: whether the coarse axis of ``spacing`` is; None: where a grid is strongly anisotropic.
+    """
+    if separate is False:
+        return None
     for grid in (spacing, target):
-        if max(grid) / min(grid) > SEPARATE_ABOVE:
+        if separate or max(grid) / min(grid) > SEPARATE_ABOVE:
             coarse = [axis for axis, side in enumerate(grid) if max(grid) / side == 1]
             return coarse[0] if len(coarse) == 1 else None
     return None
@@ -117,9 +123,20 @@ class Resampling:
     axes: tuple[AxisMap, AxisMap, AxisMap]
 
     @classmethod
-    def between(cls, shape: Sequence[int], new: Sequence[int], spacing: Spacing, target: Spacing) -> "Resampling":
-        """Return the resampling from ``shape`` voxels of ``spacing`` (mm) to ``new`` voxels of ``target``."""
-        separate = separate_axis(spacing, target)
+    def between(
+        cls,
+        shape: Sequence[int],
+        new: Sequence[int],
+        spacing: Spacing,
+        target: Spacing,
+        separate_z: bool | None = None,
+    ) -> "Resampling":
+        """Return the resampling from ``shape`` voxels of ``spacing`` (mm) to ``new`` voxels of ``target``.
+
+        Args:
+            separate_z: see :func:`separate_axis`.
+        """
+        separate = separate_axis(spacing, target, separate_z)
         z, y, x = (
             (AxisMap.nearest if axis == separate else AxisMap.linear)(size, wanted)
             for axis, (size, wanted) in enumerate(zip(shape, new, strict=True))
