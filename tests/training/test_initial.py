@@ -3,11 +3,15 @@ import shutil
 
 import pytest
 import torch
+from tiny_models import tiny_plan
+from tiny_nnunet import configuration, save_nnunet
 from tiny_training import CLASSES, PLAN, PRESENT, make_job
 
 from labelloop.errors import UserError
+from labelloop.inference.nnunet import import_nnunet
 from labelloop.network import build_network
 from labelloop.plans import Plan
+from labelloop.training.export import export_nnunet
 from labelloop.training.initial import start_from
 from labelloop.training.trainers import TRAINERS
 
@@ -91,3 +95,21 @@ def test_what_does_not_fit_is_refused(model, tmp_path):
     (copy / "weights.pt").write_bytes(b"altered")
     with pytest.raises(UserError, match="of another training"):
         start_from(build_network(PLAN, 4), copy, CLASSES)
+
+
+def test_weights_of_a_model_of_nnunets_are_a_start_and_no_export(tmp_path):
+    """Classes go by the names in its ``dataset.json``; nnU-Net's tools take its own files, not what came of them."""
+    given = configuration()
+    ours = import_nnunet(save_nnunet(tmp_path, given), tmp_path / "home")
+    arguments = given["architecture"]["arch_kwargs"]
+    plan = tiny_plan(features=(4, 8), strides=arguments["strides"], kernels=arguments["kernel_sizes"])
+    network = build_network(plan, 3, deep_supervision=True)
+    start_from(network, ours, ("tumor", "spleen"))
+    theirs = torch.load(ours / "weights.pt", weights_only=True)["weights"]
+    name = "encoder.stages.0.0.convs.0.conv.weight"
+    torch.testing.assert_close(network.state_dict()[name], theirs[name])
+    head = network.state_dict()["decoder.seg_layers.0.weight"]
+    torch.testing.assert_close(head[:2], theirs["decoder.seg_layers.0.weight"][[0, 3]])
+    assert not head[2].any()
+    with pytest.raises(UserError, match="nnU-Net trained this model"):
+        export_nnunet(ours, tmp_path / "out")

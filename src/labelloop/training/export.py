@@ -10,6 +10,7 @@ from labelloop.documents import load_tensors
 from labelloop.errors import UserError
 from labelloop.files import atomic, write_json
 from labelloop.inference.engine import ModelFile, read_model
+from labelloop.nnunet_plan import NnunetPlan
 from labelloop.outputs import refuse_overwriting
 from labelloop.plans import ADAPTATION
 from labelloop.training.stock import CONFIGURATION, PLANS, dataset_json, plans_json
@@ -74,6 +75,8 @@ def export_tree(model: Path, out: Path, modality: str = "CT", number: int = 900)
 
 def _described(model: Path) -> ModelFile:
     described = read_model(model)
+    if isinstance(described.plan, NnunetPlan):
+        raise UserError(f"{model}: nnU-Net trained this model; give its tools the folder or zip that it was made from")
     asked = [key for key in ADAPTATION if getattr(described.plan, key)]
     if asked:
         raise UserError(f"{model}: its plan has {', '.join(asked)}; nnU-Net does no such thing to an image")

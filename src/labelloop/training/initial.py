@@ -8,7 +8,7 @@ from torch import nn
 
 from labelloop.errors import UserError
 from labelloop.network import build_network, check_weights, load_network
-from labelloop.plans import Plan
+from labelloop.nnunet_plan import parse_plan
 from labelloop.training.job import described
 from labelloop.training.loading import isolated_random_state
 
@@ -54,7 +54,7 @@ def start_from(network: nn.Module, folder: Path, classes: tuple[str, ...], bias:
 
 def _network_of(description: dict, weights: Path) -> nn.Module:
     with isolated_random_state(0):
-        plan, outputs = Plan.model_validate(description["plan"]), len(description["channels"])
+        plan, outputs = parse_plan(description["plan"]), len(description["channels"])
         return load_network(lambda: build_network(plan, outputs), weights)
 
 
