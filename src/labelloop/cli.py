@@ -191,6 +191,7 @@ def _add_infer(commands) -> None:
     parser.add_argument("--max-gpu-mb", type=float, help="GPU memory that must be enough")
     parser.add_argument("--meter", action="store_true", help="measure the GPU's memory over time, and its energy")
     parser.add_argument("--series", default="", help="DICOM series to take of a folder: its number or UID")
+    parser.add_argument("--masks", action="store_true", help="also write masks/<case>/<class>.nii.gz")
     parser.add_argument("--preview", action="store_true", help="draw a picture of each case, finished ones too")
     parser.add_argument("--check", action="store_true", help="hold the label maps against the rules of anatomy")
     parser.add_argument("--classes", default="flare", help="class scheme with the colors of pictures and the rules")
@@ -239,6 +240,7 @@ def _infer(options) -> int:
         dataset=options.dataset,
         folds=[fold for fold in options.folds.split(",") if fold],
         mirror=options.mirror,
+        masks=options.masks,
     )
 
 

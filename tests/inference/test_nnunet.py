@@ -272,6 +272,30 @@ def test_a_data_set_file_gives_the_ids_of_a_class_scheme(tmp_path, caplog):
     assert rows["volume_ml"].tolist() == [before.loc["liver", "volume_ml"]]
 
 
+def test_a_mask_of_each_class_is_its_part_of_the_label_map(tmp_path, capsys):
+    """Names of classes are a stranger's: they lead to no other folder."""
+    labels = {"background": 0, "liver": 1, "../../left kidney": 2, "tumor": 3}
+    folder, out = save_nnunet(tmp_path, labels=labels), tmp_path / "out"
+    asked = ["infer", scan(tmp_path), "--model", folder, "--out", out, "--no-mirror", "--modality", "MR", "--masks"]
+    command = [str(option) for option in asked]
+    assert main(command) == 0
+    whole = read(out / "a.nii.gz")
+    names = {"liver": 1, "_left_kidney": 2, "tumor": 3}
+    files = {path.name: path for path in (out / "masks" / "a").iterdir()}
+    assert sorted(files) == sorted(f"{name}.nii.gz" for name in names)
+    for name, value in names.items():
+        mask = read(files[f"{name}.nii.gz"])
+        np.testing.assert_array_equal(mask.array, whole.array == value)
+        assert mask.geometry.difference(whole.geometry) is None
+    written = files["liver.nii.gz"].stat().st_mtime_ns
+    files["tumor.nii.gz"].unlink()
+    assert main(command) == 0
+    assert files["tumor.nii.gz"].is_file() and files["liver.nii.gz"].stat().st_mtime_ns == written
+    (out / "shards" / ".infer.names").write_text("a.nii.gz\nsummary.csv\nefficiency.csv\n")
+    assert main(command) == 2
+    assert "liver.nii.gz: exists, and labelloop did not write it" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_checkpoint_of_the_stock_trainer_is_read(tmp_path, monkeypatch, residual):

@@ -14,6 +14,7 @@ from labelloop.errors import UserError
 from labelloop.heartbeat import counted
 from labelloop.inference.budget import Budget
 from labelloop.inference.finding import find_cases
+from labelloop.inference.masks import write_masks
 from labelloop.inference.nnunet_files import model_name
 from labelloop.inference.reading import Case
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
@@ -56,6 +57,7 @@ def infer(
     dataset: str | Path | None = None,
     folds: Sequence[str] = (),
     mirror: bool | None = None,
+    masks: bool = False,
 ) -> int:
     """Segment all images of ``inputs`` into ``out``: ``<case>.nii.gz``, ``summary.csv`` and ``efficiency.csv``.
 
@@ -74,6 +76,7 @@ def infer(
         dataset: data set file by which the models' ids become those of ``scheme``; None: they stay.
         folds: of models of nnU-Net's; default: all.
         mirror: average over mirrored images, along the axes that were mirrored in training; None: models of nnU-Net's.
+        masks: also write a mask a class, ``masks/<case>/<class>.nii.gz``.
         progress: show a bar, if standard error is a terminal. meter: measure the GPU's memory over time and its energy.
 
     Returns:
@@ -108,6 +111,8 @@ def infer(
         release(out)
     done = ledger.extras()
     _tell_found(ledger, len(cases))
+    if masks:
+        write_masks(out, [case.case for case in cases if case.case in done], load.segmenter.class_ids)
     if scheme is not None and check and done:
         from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
 

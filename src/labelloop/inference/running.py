@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -42,6 +42,10 @@ class Segmenter(Protocol):
     @property
     def fingerprint(self) -> str:
         """Fingerprint of all, besides the image, that a prediction depends on."""
+
+    @property
+    def class_ids(self) -> Mapping[str, int]:
+        """Id of each class in label maps."""
 
     @property
     def upright(self) -> bool:
