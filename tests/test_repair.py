@@ -61,16 +61,6 @@ def test_models_and_review_queues_are_looked_at(run):
     }
 
 
-def test_a_table_of_another_recipe_goes_when_the_run_begins_and_not_before(run):
-    table = Path(run.results, "upright.csv")
-    table.parent.mkdir(parents=True)
-    table.touch()
-    repair = Repair(run)
-    assert table.is_file()
-    repair.begin()
-    assert not table.exists()
-
-
 def test_to_look_imports_nothing_heavy(run):
     finish(Path(run.results) / "predictions")
     code = """

@@ -58,15 +58,6 @@ def test_final_label_maps_are_for_test_cases_or_else_for_all(tmp_path):
     assert everything.infer_shards == ["test-000", "train-000", "train-001"]
 
 
-def test_rows_are_made_once_however_many_rules_ask_for_them(tmp_path):
-    """Some twenty rules name the rows of all cases: with 100,000 cases copies would take a gigabyte."""
-    run = make(tmp_path, *rows(9), *rows(2, "test"), shard_size=4)
-    for shard, cases in run.shards.items():
-        first, second = run.rows(shard), run.rows(shard)
-        assert first == [case.model_dump() for case in cases]
-        assert all(one is other for one, other in zip(first, second, strict=True))
-
-
 def test_what_every_job_starts_with_imports_nothing_heavy(tmp_path):
     make(tmp_path, *rows(1))
     code = f"""

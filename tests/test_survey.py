@@ -16,10 +16,11 @@ from labelloop.datasets import load_dataset
 from labelloop.errors import CaseError, UserError
 from labelloop.folders import pair_folders
 from labelloop.scan import read_scan
-from labelloop.steps.cases import list_tested, survey
-from labelloop.survey import REASONS, merge_survey, read_truth, survey_case, survey_shard
+from labelloop.steps import cases as case_steps
+from labelloop.survey import REASONS, read_truth, survey_case
 from labelloop.tables import read_table
 from labelloop.volume import read, write
+from survey_files import do_survey, merge_to, survey_to
 from test_alike import scan
 from test_hounsfield import body
 
@@ -153,16 +154,16 @@ def test_a_shard_resumes_and_repeats_to_the_same_bytes(bad, tmp_path, monkeypatc
     monkeypatch.setattr(survey_module, "survey_case", counted)
     prefix = tmp_path / "survey" / "train-000"
     with pytest.raises(KeyboardInterrupt):
-        survey_shard(cases, SCHEME, prefix)
+        survey_to(prefix, cases, SCHEME)
     assert not Path(f"{prefix}.geometry.csv").exists()
-    survey_shard(cases, SCHEME, prefix)
+    survey_to(prefix, cases, SCHEME)
     assert len(looked_at) == len(cases) + 1  # only the case in hand is looked at twice
     first = shard_tables(prefix)
-    survey_shard(cases, SCHEME, prefix)
+    survey_to(prefix, cases, SCHEME)
     assert len(looked_at) == len(cases) + 1
     assert shard_tables(prefix) == first
     monkeypatch.undo()
-    survey_shard(cases, SCHEME, tmp_path / "again" / "train-000")
+    survey_to(tmp_path / "again" / "train-000", cases, SCHEME)
     assert shard_tables(tmp_path / "again" / "train-000") == first
 
 
@@ -175,12 +176,12 @@ def test_a_changed_file_or_row_is_looked_at_again(tmp_path):
     def state(of: str) -> str:
         return from_table(read_table(f"{prefix}.annotation.csv", "annotation"))["a"][of]
 
-    survey_shard([case], SCHEME, prefix)
+    survey_to(prefix, [case], SCHEME)
     assert (state("liver"), state("spleen")) == (PRESENT, UNKNOWN)
     save(label, label_values(3, 3))
-    survey_shard([case], SCHEME, prefix)
+    survey_to(prefix, [case], SCHEME)
     assert state("liver") == ABSENT
-    survey_shard([case.model_copy(update={"annotated": "spleen"})], SCHEME, prefix)
+    survey_to(prefix, [case.model_copy(update={"annotated": "spleen"})], SCHEME)
     assert (state("liver"), state("spleen")) == (UNKNOWN, PRESENT)
 
 
@@ -196,8 +197,8 @@ def test_an_unforeseen_error_that_stays_sets_one_case_aside(tmp_path, monkeypatc
 
     monkeypatch.setattr(scan_module, "read_geometry", read_geometry)
     with pytest.raises(UserError, match="a: MemoryError: full"):
-        survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
-    survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
+        survey_to(tmp_path / "survey" / "s", cases, SCHEME)
+    survey_to(tmp_path / "survey" / "s", cases, SCHEME)
     assert list(read_table(tmp_path / "survey" / "s.geometry.csv", "geometry")["case"]) == ["b"]
     quarantine = read_table(tmp_path / "survey" / "s.quarantine.csv", "quarantine")
     assert list(quarantine["code"]) == ["survey_failed"]
@@ -217,10 +218,10 @@ def test_a_disk_that_is_away_says_nothing_of_the_file(tmp_path, monkeypatch, whe
             patch.setattr(Path, "read_bytes", read_bytes)
         else:
             patch.setattr(scan_module, "read_geometry", lambda path: real(path.rename(away).with_name(path.name)))
-        survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
+        survey_to(tmp_path / "survey" / "s", cases, SCHEME)
     if where == "header":
         away.rename(file)
-    survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
+    survey_to(tmp_path / "survey" / "s", cases, SCHEME)
     assert list(read_table(tmp_path / "survey" / "s.geometry.csv", "geometry")["case"]) == ["a"]
 
 
@@ -228,8 +229,8 @@ def test_merging_joins_the_shards_and_the_table_s_own_problems(bad, tmp_path):
     cases, rejected = load_cases(bad.table)
     prefixes = [tmp_path / "survey" / s for s in ("train-000", "test-000")]
     for prefix, role in zip(prefixes, ("train", "test"), strict=True):
-        survey_shard([c for c in cases if c.role == role], SCHEME, prefix)
-    merge_survey(prefixes, tmp_path, rejected)
+        survey_to(prefix, [c for c in cases if c.role == role], SCHEME)
+    merge_to(tmp_path, prefixes, rejected)
     geometry = read_table(tmp_path / "geometry.csv", "geometry")
     states = from_table(read_table(tmp_path / "annotation.csv", "annotation"))
     quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
@@ -247,8 +248,8 @@ def test_the_same_image_file_twice_is_said(tmp_path):
     files = [save(tmp_path / f"{c}_0000.nii.gz", ct_values()) for c in "ab"]
     files[1].write_bytes(files[0].read_bytes())
     cases = [Case(case=c, image=str(f), dataset="flare22", modality="CT") for c, f in zip("ab", files, strict=True)]
-    survey_shard(cases, SCHEME, tmp_path / "survey" / "s")
-    merge_survey([tmp_path / "survey" / "s"], tmp_path)
+    survey_to(tmp_path / "survey" / "s", cases, SCHEME)
+    merge_to(tmp_path, [tmp_path / "survey" / "s"])
     quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
     assert quarantine[["case", "code", "severity"]].values.tolist() == [["b", "image_same_content", "warning"]]
 
@@ -272,20 +273,20 @@ def test_a_train_case_with_the_image_of_a_test_case_is_set_aside_whatever_its_by
     files = copies(tmp_path)
     rows = {c: Case(case=c, image=str(f), dataset="flare22", modality="CT").model_dump() for c, f in files.items()}
     out = tmp_path / "survey"
-    survey([rows.pop("tested")], "flare", "test-000", out)
-    list_tested([f"{out}/test-000.geometry.csv"], out / "tested.csv")
+    do_survey([rows.pop("tested")], tmp_path, "test-000")
+    case_steps.tested([out / "test-000.geometry.csv"], out / "tested.csv")
     for _ in range(2):  # from the files, and from the ledger
-        survey(list(rows.values()), "flare", "train-000", out, out / "tested.csv")
+        do_survey(list(rows.values()), tmp_path, "train-000", tested=out / "tested.csv")
         assert list(read_table(out / "train-000.geometry.csv", "geometry")["case"]) == ["own"]
         assert set(read_table(out / "train-000.annotation.csv", "annotation")["case"]) == {"own"}
-    merge_survey([out / "train-000", out / "test-000"], tmp_path)
+    merge_to(tmp_path, [out / "train-000", out / "test-000"])
     quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
     errors = quarantine[quarantine["severity"] == "error"]
     assert {(row.case, row.file, row.code) for row in errors.itertuples()} == {
         (case, str(files[case]), "image_straddles") for case in files if case not in ("tested", "own")
     }
     assert errors["found"].str.contains("the image of tested").all()
-    survey([rows["copy"]], "flare", "train-000", out)  # the test case has left
+    do_survey([rows["copy"]], tmp_path, "train-000")  # the test case has left
     assert list(read_table(out / "train-000.geometry.csv", "geometry")["case"]) == ["copy"]
 
 
@@ -297,8 +298,8 @@ def test_a_train_case_that_looks_like_a_test_case_is_warned_of(tmp_path):
         file = save(tmp_path / f"{case}_0000.nii.gz", hu.T, np.diag([4.5, 4.5, 5.0, 1.0]))
         role = "test" if case == "tested" else "train"
         cases.append(Case(case=case, image=str(file), dataset="flare22", modality="CT", role=role))
-    survey_shard(cases, SCHEME, out / "s")
-    merge_survey([out / "s"], tmp_path, (), cases)
+    survey_to(out / "s", cases, SCHEME)
+    merge_to(tmp_path, [out / "s"], (), cases)
     quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
     assert quarantine[["case", "code", "severity"]].values.tolist() == [["part", "image_alike", "warning"]]
     assert "tested" in quarantine["found"][0]
@@ -331,15 +332,15 @@ def test_a_changed_file_of_voxels_is_looked_at_again(tmp_path):
     seen = []
     for seed in (0, 0, 1):
         (tmp_path / "a.raw").write_bytes(ct_values(seed).tobytes(order="F"))
-        survey_shard([case], SCHEME, prefix)
+        survey_to(prefix, [case], SCHEME)
         seen.append(read_table(f"{prefix}.geometry.csv", "geometry")["image_voxels"][0])
     assert seen[0] == seen[1] != seen[2]
 
 
 def test_a_shard_in_which_every_case_is_set_aside_writes_empty_tables(tmp_path):
     case = Case(case="a", image=str(tmp_path / "none.nii.gz"), dataset="flare22", modality="CT")
-    survey_shard([case], SCHEME, tmp_path / "survey" / "s")
-    merge_survey([tmp_path / "survey" / "s"], tmp_path)
+    survey_to(tmp_path / "survey" / "s", [case], SCHEME)
+    merge_to(tmp_path, [tmp_path / "survey" / "s"])
     assert read_table(tmp_path / "geometry.csv", "geometry").empty
     assert list(read_table(tmp_path / "quarantine.csv", "quarantine")["code"]) == ["image_missing"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labelloop.heartbeat import duration
+from labelloop.paths import Paths
 from labelloop.wording import count
 
 EVERY_S = 60.0
@@ -113,7 +114,8 @@ def ending(results: Path, done: str, aside: str, seconds: float) -> list[str]:
         done: what was trained and labeled, in words.
         aside: cases that were set aside, in words; said where there is no page, which says it.
     """
-    page, attention = results / "report" / "index.html", results / "report" / "attention.txt"
+    paths = Paths(str(results))
+    page, attention = Path(paths.page), Path(paths.attention)
     lines = [aside] if aside else []
     if attention.is_file():
         lines = attention.read_text(encoding="utf-8").splitlines()

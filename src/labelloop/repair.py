@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from labelloop.chain import Arrays, images_of
+from labelloop.paths import model_of
 from labelloop.recipe import TRUTH
 from labelloop.run import Run
 from labelloop.seals import Finding, look
@@ -34,37 +35,37 @@ class Repair:
                 self._moved.append(found)
 
     def begin(self) -> None:
-        """Do what needs the results folder to be claimed: note new times of copied files, remove a stale table."""
+        """Do what needs the results folder to be claimed: note new times of copied files."""
         for found in self._moved:
             found.renew()
-        if not self._run.upright:  # left by another recipe; the steps would go by it
-            (self._results / "upright.csv").unlink(missing_ok=True)
 
     def _findings(self) -> Iterator[tuple[Path, Finding]]:
         yield from look_at_manifests(self._folders())
         for model in self._run.chain.models:
-            folder = self._results / "models" / model
-            found = look(folder / "model.json", folder)
+            file = Path(self._run.paths.model("model.json", model))
+            folder = model_of(file)
+            found = look(file, folder)
             if not found:
                 continue
             for name, what in found.wrong.items():
                 yield folder / name, Finding(found.seal, {name: what})
             if not found.wrong:
-                yield folder / "model.json", found
+                yield file, found
         for labels in self._run.chain.labels:
-            queue = self._results / "review" / f"{labels}.csv"
+            queue = Path(self._run.paths.review(labels))
             found = look(queue, queue.parent)
             if found:
                 yield queue, found
 
-    def _folders(self) -> list[Path]:
-        """Return the folders whose ``shards`` hold manifests."""
-        results, chain = self._results, self._run.chain
-        folders = [results / "models" / model / "predictions" for model in chain.models]
-        folders += [results / "labels" / name for name in chain.labels]
-        folders += [results / "labels" / name / "transferred" for name in chain.labels]
+    def _folders(self) -> list[str]:
+        """Return the folders of the files that manifests list."""
+        paths, chain = self._run.paths, self._run.chain
+        folders = [paths.predictions(model) for model in chain.models]
+        folders += [paths.labels(name) for name in chain.labels]
+        folders += [paths.transferred(name) for name in chain.labels]
         for plan in sorted({images_of(chain, plan) for plan in chain.plans}):
-            prepared = results / "prepared" / plan
-            folders += [prepared, *(prepared / kind / n for kind in get_args(Arrays) for n in (TRUTH, *chain.labels))]
-            folders += [prepared / "objects" / model for model in chain.models]
-        return [*folders, results / "predictions"]
+            folders.append(paths.prepared(plan))
+            for kind in get_args(Arrays):
+                folders += [paths.arrays(plan, kind, name) for name in (TRUTH, *chain.labels)]
+            folders += [paths.objects(plan, model) for model in chain.models]
+        return [*folders, paths.final]

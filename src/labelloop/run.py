@@ -21,6 +21,7 @@ from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
 from labelloop.locks import TakenError, hold
 from labelloop.outputs import refuse_inputs_among
+from labelloop.paths import WRITTEN, Paths
 from labelloop.recipe import (
     TRUTH,
     LabelSetSpec,
@@ -37,13 +38,6 @@ from labelloop.shards import assign_shards
 from labelloop.tables import read_table
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, Determinism
 from labelloop.wording import count
-
-WRITTEN = (
-    "annotation.csv", "benchmarks", "cases.csv", "evaluation", "geometry.csv", "groups.csv", "inference.json", "labels",
-    "logs", "models", "predictions", "prepared", "quarantine.csv", "report", "review", "survey", "upright",
-    "upright.csv",
-)  # fmt: skip
-"""Files and folders of the results that the rules write; no input may be, or lie in, one of them."""
 
 
 class RunConfig(Strict):
@@ -108,6 +102,7 @@ class Run:
     def __init__(self, config: dict[str, Any]):
         self.config = load_config(config)
         self.results = self.config.results.rstrip("/")
+        self.paths = Paths(self.results)
         errors: list[str] = []
         with _collected(errors):
             self.recipe: Recipe = load_recipe(self.config.recipe, rounds=self.config.rounds)
@@ -125,7 +120,6 @@ class Run:
         self.chain: Recipe = self._expected.chain
         self.scheme = self.chain.scheme
         shard_of = assign_shards([(case.case, case.role) for case in self.cases], self.config.shard_size)
-        self._rows: dict[str, dict[str, str]] = {}
         self.shards: dict[str, list[Case]] = {}
         for case in self.cases:
             self.shards.setdefault(shard_of[case.case], []).append(case)
@@ -152,14 +146,8 @@ class Run:
         return sorted(chosen or self.shards)
 
     def rows(self, shard: str) -> list[dict[str, str]]:
-        """Rows of the case table of one shard, as plain dictionaries for a rule's params."""
-        return [self.row(case) for case in self.shards[shard]]
-
-    def row(self, case: Case) -> dict[str, str]:
-        """Row of one case: the same object each time, as some twenty rules ask for the rows of all cases."""
-        if case.case not in self._rows:
-            self._rows[case.case] = case.model_dump()
-        return self._rows[case.case]
+        """Rows of the case table of one shard, as plain dictionaries; the survey writes them down for all steps."""
+        return [case.model_dump() for case in self.shards[shard]]
 
     def files(self, shard: str) -> list[str]:
         """Image and label files of a shard that exist; the survey sets aside the cases of those that do not."""
@@ -372,7 +360,7 @@ class Run:
 
     def set_aside(self) -> str:
         """Return how many cases the survey has set aside, by reason; empty when none or when it has not ended."""
-        table = Path(self.results) / "quarantine.csv"
+        table = Path(self.paths.table("quarantine"))
         if not table.is_file():
             return ""
         errors = read_table(table, "quarantine").query("severity == 'error'")
@@ -388,7 +376,7 @@ class Run:
             UserError: when another run works here, or the folder cannot be written.
         """
         try:
-            self._lock = hold(Path(self.results) / ".lock", f"results {self.results}", wait=False)
+            self._lock = hold(Path(self.paths.lock), f"results {self.results}", wait=False)
         except TakenError as taken:
             raise UserError(
                 f"{self.results}: another run, {taken.holder}, works here. Wait for it or end it, or change results."

@@ -23,24 +23,23 @@ FORMAT = "%(asctime)s %(levelname)s %(message)s"
 TERMINATED = {signal.SIGTERM: "SIGTERM: time limit, scancel or another kill", signal.SIGINT: "Ctrl-C"}
 
 
-def job(namespace: dict[str, Any], rule: str, configfile: str = "config/demo.yaml", **wildcards: str) -> "Snakemake":
-    """Return the ``snakemake`` object of a workflow script, with logging set up. The script's first statement::
+def job(namespace: dict[str, Any]) -> "Snakemake":
+    """Return the ``snakemake`` object of the workflow's script, with logging set up. The script's first statement.
 
-        snakemake = job(globals(), "train", model="coarse")
+    Started by hand, e.g. in a debugger, the script takes a rule and its wildcards from the command line, as in
+    ``step.py check labels=pseudo shard=train-000``; ``configfile=FILE`` names another run than the demo's.
 
     Args:
         namespace: the script's ``globals()``, in which Snakemake has put its object.
-        rule: the script's rule. Like the rest, used only when the script is started by hand, e.g. in a debugger.
-        configfile: config file of the debugging session, relative to the project's root.
-        wildcards: wildcard values of the debugging session.
     """
     if "snakemake" in namespace:
         configure_logging(namespace["snakemake"])
         return namespace["snakemake"]
     logging.basicConfig(format=FORMAT)
     log.setLevel(logging.INFO)
+    rule, *pairs = sys.argv[1:]
     root = Path(namespace["__file__"]).resolve().parents[2]  # <root>/workflow/scripts/<script>.py
-    return standalone(rule, root, configfile, **wildcards)
+    return standalone(rule, root, **({"configfile": "config/demo.yaml"} | dict(pair.split("=", 1) for pair in pairs)))
 
 
 def quote_interpreter() -> None:

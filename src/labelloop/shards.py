@@ -23,6 +23,7 @@ from labelloop.errors import CaseError, NotTriedError, UserError, may_pass
 from labelloop.files import explained, sha256, write_text
 from labelloop.heartbeat import finished
 from labelloop.locks import hold
+from labelloop.paths import MANIFESTS, folder_of, manifest_of, shard_of
 from labelloop.seals import Finding, as_sealed, look, put_seal
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.wording import count
@@ -68,8 +69,8 @@ class Ledger:
 
     def __init__(self, folder: str | Path, shard: str, tries: int = TRIES, resume: bool = True):
         self.folder, self.shard, self._tries = Path(folder), shard, tries
-        self.manifest = self.folder / "shards" / f"{shard}.csv"
-        self._journal = self.folder / "shards" / f".{shard}.jsonl"
+        self.manifest = Path(manifest_of(folder, shard))
+        self._journal = self.manifest.with_name(f".{shard}.jsonl")
         self._lock = hold(self._journal.with_suffix(".lock"), f"{self.folder}, shard {shard}")
         self._known: dict[str, dict] = {}
         self._rows: dict[str, dict] = {}
@@ -78,6 +79,11 @@ class Ledger:
                 self._journal.unlink(missing_ok=True)
             if self._journal.is_file():
                 self._read_journal()
+
+    @classmethod
+    def of(cls, manifest: str | Path) -> "Ledger":
+        """Return the ledger that writes ``manifest``."""
+        return cls(folder_of(manifest), shard_of(manifest))
 
     def _read_journal(self) -> None:
         content = self._journal.read_bytes()
@@ -248,7 +254,7 @@ def read_manifests(paths: Iterable[str | Path]) -> "pd.DataFrame":
 
     tables = []
     for path in map(Path, paths):
-        folder = path.parent.parent
+        folder = folder_of(path)
         if path.is_file() and not as_sealed(path, folder, str(path.relative_to(folder))):
             raise UserError(f"{path}: altered while the run goes. Type the same command again: it is made anew.")
         table = read_table(path, "manifest")
@@ -264,6 +270,6 @@ def look_at_manifests(folders: Iterable[str | Path]) -> Iterator[tuple[Path, Fin
     A manifest without a seal is damaged, or of an older version.
     """
     for folder in map(Path, folders):
-        for manifest in sorted((folder / "shards").glob("*.csv")):
+        for manifest in sorted(folder.glob(f"{MANIFESTS}/*.csv")):
             found = look(manifest, folder)
             yield manifest, found or Finding(manifest, {str(manifest.relative_to(folder)): "without a seal"})

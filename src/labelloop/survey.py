@@ -27,7 +27,7 @@ from labelloop.files import digest
 from labelloop.hounsfield import cut_off
 from labelloop.scan import Scan, ScanFile, check_same_grid, check_values, read_scan
 from labelloop.shards import Ledger
-from labelloop.tables import TABLES, read_table, write_table
+from labelloop.tables import TABLES, read_table
 from labelloop.volume import Volume
 
 VERSION = 3
@@ -54,8 +54,6 @@ REASONS: dict[str, str] = {
     "survey_failed": "Read the survey's log; if the file is good, report this.",
 }
 """What to do about each reason code: the stable vocabulary of ``quarantine.csv``."""
-
-_KINDS = ("geometry", "annotation", "quarantine", "profiles")
 
 
 def _error(code: str, file: str | Path, found: str) -> CaseError:
@@ -211,9 +209,9 @@ def _geometry_row(case: Case, image: _Surveyed, label: _Surveyed | None) -> dict
 
 
 def survey_shard(
-    cases: Sequence[Case], scheme: ClassScheme, out_prefix: str | Path, tested: Mapping[str, str] | None = None
-) -> None:
-    """Survey the cases of one shard: ``<out_prefix>.geometry.csv``, ``.annotation``, ``.quarantine`` and ``.profiles``.
+    cases: Sequence[Case], scheme: ClassScheme, ledger: Ledger, tested: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Survey the cases of one shard; return its tables by kind: geometry, annotation, quarantine and profiles.
 
     Cases whose row, data set and files (size and time) are as they were are not read again (:class:`shards.Ledger`).
 
@@ -223,9 +221,7 @@ def survey_shard(
     Raises:
         UserError: when a data set file is missing or wrong.
     """
-    prefix = Path(out_prefix)
     datasets = {name: load_dataset(name, scheme) for name in sorted({case.dataset for case in cases})}
-    ledger = Ledger(prefix.parent, prefix.name)
     results = []
     for case in cases:
         dataset = datasets[case.dataset]
@@ -240,12 +236,12 @@ def survey_shard(
     geometries = {r.case: r.geometry for r in results if r.geometry is not None}
     states = {r.case: r.states for r in results if r.states is not None}
     ids = {case.case: datasets[case.dataset].fingerprint if case.label else "" for case in cases}
-    rows = [row | {"label_ids": ids[case]} for case, row in geometries.items()]
-    write_table(f"{prefix}.geometry.csv", rows, "geometry")
-    write_table(f"{prefix}.annotation.csv", to_table(states, scheme.names), "annotation")
-    write_table(f"{prefix}.quarantine.csv", [q for r in results for q in r.quarantine], "quarantine")
-    profiles = [{"case": r.case, "profile": r.profile} for r in results if r.usable]
-    write_table(f"{prefix}.profiles.csv", profiles, "profiles")
+    return {
+        "geometry": [row | {"label_ids": ids[case]} for case, row in geometries.items()],
+        "annotation": to_table(states, scheme.names),
+        "quarantine": [q for r in results for q in r.quarantine],
+        "profiles": [{"case": r.case, "profile": r.profile} for r in results if r.usable],
+    }
 
 
 def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
@@ -270,28 +266,25 @@ def _unless_tested(result: SurveyResult, case: Case, tested: Mapping[str, str]) 
 
 
 def merge_survey(
-    prefixes: Iterable[str | Path],
-    out_dir: str | Path,
+    tables: Mapping[str, Iterable[str | Path]],
     rejected: Sequence[Mapping[str, str]] = (),
     cases: Sequence[Case] = (),
-) -> None:
-    """Merge the shards' tables into ``geometry.csv``, ``annotation.csv`` and ``quarantine.csv`` in ``out_dir``.
+) -> dict[str, pd.DataFrame]:
+    """Merge the shards' tables into ``geometry``, ``annotation`` and ``quarantine``, by kind.
 
     Args:
-        prefixes: the ``out_prefix`` of every shard.
+        tables: files of all shards by kind: those of :func:`survey_shard`.
         rejected: quarantine rows of the case table (:func:`cases.load_cases`).
         cases: all cases; those trained on that look like one of another patient that is tested on are warned of.
     """
-    prefixes = list(prefixes)
-    tables = {kind: _concatenated([f"{p}.{kind}.csv" for p in prefixes], kind) for kind in _KINDS}
-    more = [*rejected, *_same_content(tables["geometry"]), *_alike(tables.pop("profiles"), cases)]
+    merged = {kind: _concatenated(files, kind) for kind, files in tables.items()}
+    more = [*rejected, *_same_content(merged["geometry"]), *_alike(merged.pop("profiles"), cases)]
     if more:
-        tables["quarantine"] = pd.concat([tables["quarantine"], pd.DataFrame(more)])
-    for kind, table in tables.items():
-        write_table(Path(out_dir) / f"{kind}.csv", table, kind)
+        merged["quarantine"] = pd.concat([merged["quarantine"], pd.DataFrame(more)])
+    return merged
 
 
-def _concatenated(paths: list[str], kind: str) -> pd.DataFrame:
+def _concatenated(paths: Iterable[str | Path], kind: str) -> pd.DataFrame:
     tables = [table for table in (read_table(path, kind) for path in paths) if not table.empty]
     return pd.concat(tables) if tables else pd.DataFrame(columns=list(TABLES[kind]))
 

@@ -276,9 +276,7 @@ def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
 
 
 def upside_down(path: str | Path) -> set[str]:
-    """Return the cases that an ``upright`` table says are stored upside down; none where there is no table."""
-    if not Path(path).is_file():
-        return set()
+    """Return the cases that an ``upright`` table says are stored upside down."""
     table = read_table(path, "upright")
     return set(table.loc[table["upside_down"] == "True", "case"])
 

@@ -114,7 +114,7 @@ def test_the_chain_of_a_run(images, tmp_path, capsys, monkeypatch):
     steps = [{"segment": ["a", "b"], "merge": {"tumor": "union"}, "step": 1, "as": "all"}, {"segment": ["b"]},
              {"compose": {"spleen": "b", "liver": "all"}}, {"keep_largest": ["liver"]}]  # fmt: skip
     engine = Settings(gaussian=False)
-    FinishedInference(classes=scheme, engine=engine, steps=steps).write(results)
+    FinishedInference(classes=scheme, engine=engine, steps=steps).write(results / "inference.json")
     options = ["infer", images, "--results", results, "--out", tmp_path / "out", "--device", "cpu"]
     assert cli.main([str(o) for o in options]) == 0
     chain = Chain(steps, {n: load_model(folder, "cpu", engine) for n, folder in models.items()}, scheme)
@@ -174,7 +174,9 @@ def test_the_containers_entry_script(images, model_folder, tmp_path, chain):
     models = model_folder.parent
     if chain:
         models, steps = models.parent, [{"segment": ["tiny"], "step": 1}, {"compose": {"liver": "tiny"}}]
-        FinishedInference(classes=load_classes("flare"), engine=Settings(), steps=steps).write(models)
+        FinishedInference(classes=load_classes("flare"), engine=Settings(), steps=steps).write(
+            models / "inference.json"
+        )
     folders = {"FLARE_INPUTS": images, "FLARE_OUTPUTS": out, "FLARE_MODELS": models}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {k: str(v) for k, v in folders.items()} | {"PATH": path}

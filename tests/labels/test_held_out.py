@@ -11,12 +11,14 @@ import yaml
 from labelloop.annotation import to_table
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
+from labelloop.paths import manifest_of
 from labelloop.recipe import ancestors, load_recipe, unroll
 from labelloop.steps.held_out import held_out
 from labelloop.steps.labels import agree
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.training.split import order_by, validation_cases
 from labelloop.volume import Geometry, read, write
+from survey_files import tables_of
 
 SCHEME = load_classes("flare")
 GRID = Geometry((30, 24, 16), (4.0, 4.0, 5.0))
@@ -68,16 +70,24 @@ class Loop:
         self.spec = {"predict": ["m", "n"], "classes": list(CLASSES), "fuse": "truth_first", "clean": []}
         self.spec |= {"check": "anatomy", "select": settings}
         known, labels = {"m": ["organs"], "n": ["organs"]}, self.results / "labels" / "pseudo"
-        volumes = [str(self._volumes(model)) for model in ("m", "n")]
-        agree(["m", "n"], [], known, "flare", SHARD, self.results, labels / "disagreement", 1)
-        learned = [str(self._learned(model)) for model in ("m", "n")]
-        agreement = str(labels / "disagreement" / f"{SHARD}.csv")
-        place = (agreement, volumes, None, SHARD, self.results, labels, 1)
-        held_out(self.rows, self.spec, known, RULES, learned, self._patients(), *place)
-        return read_table(labels / "held_out" / f"{SHARD}.csv", "held_out").set_index(["case", "class"])
+        volumes = [self._volumes(model) for model in ("m", "n")]
+        predictions = [self.results / f"models/{model}/predictions/shards/{SHARD}.csv" for model in ("m", "n")]
+        agreement, out = (labels / kind / f"{SHARD}.csv" for kind in ("disagreement", "held_out"))
+        manifests = [Path(manifest_of(table.parent, SHARD)) for table in (agreement, out)]
+        agree(predictions, ["m", "n"], [], known, "flare", agreement, manifests[0], 1)
+        given = {"learned": [self._learned(model) for model in ("m", "n")], "relatives": [self._relatives()]}
+        given |= {"predictions": predictions, "disagreement": agreement, "volumes": volumes}
+        survey = tables_of(self.results, SHARD, rows=self.rows)
+        held_out(survey, spec=self.spec, known=known, rules=RULES, table=out, manifest=manifests[1], version=1, **given)
+        return read_table(out, "held_out").set_index(["case", "class"])
 
-    def _patients(self) -> dict[str, str]:
-        return self.patients | {row["case"]: row["patient"] for row in self.rows}
+    def _relatives(self) -> Path:
+        """Write the case table of all shards: patients may have cases in others, too."""
+        own = {row["case"] for row in self.rows}
+        others = {case: patient for case, patient in self.patients.items() if case not in own}
+        rows = [self.rows[0] | {"case": case, "patient": patient} for case, patient in others.items()]
+        write_table(self.results / "all_cases.csv", [*self.rows, *rows], "cases")
+        return self.results / "all_cases.csv"
 
     def _survey(self) -> None:
         survey = self.results / "survey"

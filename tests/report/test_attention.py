@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from labelloop.classes import load_classes
+from labelloop.paths import Paths
 from labelloop.report.attention import attention
 from labelloop.report.facts import run_facts
 from labelloop.report.intake import intake
@@ -95,7 +96,7 @@ def test_facts_are_those_that_jobs_left(tmp_path):
         about = {"began": f"2026-11-2{len(gpus)}T16:58:23+00:00", "node": "n1", "cpu": "EPYC", "cores": 2, "gpus": gpus}
         path.write_text(json.dumps(about))
     (tmp_path / "logs" / "train" / "cut.machine.json").write_text('{"beg')
-    facts = run_facts(tmp_path, "default", [{"versions": {"torch": "2.0"}}, {"versions": {"torch": "2.1"}}])
+    facts = run_facts(Paths(str(tmp_path)), "default", [{"versions": {"torch": "2.0"}}, {"versions": {"torch": "2.1"}}])
     assert facts["recipe"] == "default" and facts["date"] == "2026-11-22 16:58"
     assert facts["computing time"] == "1 h 02 min of all jobs together (predicting 60 s, training 1 h 01 min)"
     assert facts["machine"] == "EPYC, 2 cores (n1)" and facts["GPU"] == "A100, H100"
@@ -103,4 +104,4 @@ def test_facts_are_those_that_jobs_left(tmp_path):
 
 
 def test_what_nobody_noted_is_left_out(tmp_path):
-    assert list(run_facts(tmp_path, "", [])) == ["versions"]
+    assert list(run_facts(Paths(str(tmp_path)), "", [])) == ["versions"]

@@ -51,7 +51,7 @@ def test_each_sequence_has_its_row_and_its_reasons(results):
     from labelloop.report.gallery import Atlas
     from labelloop.tables import read_table
 
-    atlas = Atlas.of(results, read_table(results / "cases.csv", "cases"), SCHEME, None)
+    atlas = Atlas.of(Results(results), read_table(results / "cases.csv", "cases"), SCHEME, None)
     found = transfers(Results(results), atlas, "carried")
     rows = {row["sequence"]: row for row in found["rows"]}
     assert {name: (row["cases"], row["accepted"]) for name, row in rows.items()} == {

@@ -1,6 +1,7 @@
 """From CT to MR, step by step: patients on their feet, aligned cases, a translator, what it makes of CT."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ from labelloop.adapt.generator import Generator
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.errors import UserError
 from labelloop.files import sha256, write_json
+from labelloop.paths import manifest_of
 from labelloop.plans import Plan
 from labelloop.steps import adapt
 from labelloop.steps.adapt import aligned, judge, structure, upright
-from labelloop.steps.cases import prepare, survey
-from labelloop.steps.common import Files, surveyed
+from labelloop.steps.cases import prepare
+from labelloop.steps.common import Files
 from labelloop.steps.labels import prepare_labels
-from labelloop.survey import merge_survey
 from labelloop.tables import read_table, write_table
 from labelloop.training.prepared import open_image, open_label
 from labelloop.volume import canonical, read, write
+from survey_files import do_survey, merge_to, tables_of
 
 SHARD = "train-000"
 PLAN = Plan(spacing_mm=(12, 12, 12), patch=(16, 16, 24), features=(4, 8), grey={}, upright=True)
@@ -42,19 +44,32 @@ class Archive:
             row |= {key: str(table.parent / row[key]) if row[key] else "" for key in ("image", "label")}
         self.hidden = pd.read_csv(table.parent / "truth_mr.csv").set_index("case")
         self.truth, self.results = table.parent / "truth", folder / "results"
-        survey(self.rows, "flare", SHARD, self.results / "survey")
-        merge_survey([self.results / "survey" / SHARD], self.results)
-        judge(self.rows, SHARD, self.results / "survey", self.results / "upright", 1)
-        geometry = self.results / "geometry.csv"
-        upright(self.rows, [str(self.results / "upright" / f"{SHARD}.csv")], geometry, self.results / "upright.csv")
+        do_survey(self.rows, self.results, SHARD)
+        merge_to(self.results, [self.results / "survey" / SHARD])
+        self.upright(self.rows, self.results)
+        self.survey = tables_of(self.results, SHARD)
 
-    def prepare(self, plan: str, settings: Plan, **translator) -> Path:
+    def upright(self, rows: list[dict], results: Path) -> None:
+        """Decide which of ``rows`` are stored upside down."""
+        survey, judged = tables_of(self.results, SHARD), results / "upright" / f"{SHARD}.csv"
+        write_table(results / "asked.csv", rows, "cases")
+        survey = replace(survey, cases=[results / "asked.csv"], upright=None)
+        judge(survey, judged, Path(manifest_of(results / "upright", SHARD)), 1)
+        upright(results / "asked.csv", self.results / "geometry.csv", [judged], results / "upright.csv")
+
+    def prepare(self, plan: str, settings: Plan, translator: Path | None = None) -> Path:
         out = self.results / "prepared" / plan
-        prepare(self.rows, settings.model_dump(mode="json"), SHARD, self.results / "survey", out, 1, **translator)
+        files = [translator / "model.json"] if translator else []
+        prepare(self.survey, settings.model_dump(mode="json"), manifest(out), 1, files)
         return out
 
     def prepare_labels(self, images: Path) -> None:
-        prepare_labels(self.rows, "flare", "truth", SHARD, self.results, images, 1)
+        out = images / "labels" / "truth"
+        prepare_labels(self.survey, manifest(images), "flare", "labels", manifest(out), 1)
+
+
+def manifest(folder: Path) -> Path:
+    return Path(manifest_of(folder, SHARD))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +98,7 @@ def to_mr(archive) -> Path:
 
 
 def files(folder: Path, what: str = "prepared_image") -> Files:
-    return Files([folder / "shards" / f"{SHARD}.csv"], what)
+    return Files([manifest(folder)], what)
 
 
 def test_every_patient_upside_down_is_found_and_no_other(archive):
@@ -97,9 +112,7 @@ def test_every_patient_upside_down_is_found_and_no_other(archive):
 
 def test_a_patient_without_a_witness_is_taken_as_stored_and_the_table_says_why(archive, tmp_path):
     rows = [row for row in archive.rows if row["case"] == "mr_001_arterial"]
-    judge(rows, SHARD, archive.results / "survey", tmp_path / "upright", 1)
-    tables = [str(tmp_path / "upright" / f"{SHARD}.csv")]
-    upright(rows, tables, archive.results / "geometry.csv", tmp_path / "upright.csv")
+    archive.upright(rows, tmp_path)
     [row] = read_table(tmp_path / "upright.csv", "upright").to_dict("records")
     assert row["upside_down"] == "False" and row["judged_by"] == "" and "in_phase" in row["reason"]
 
@@ -107,7 +120,7 @@ def test_a_patient_without_a_witness_is_taken_as_stored_and_the_table_says_why(a
 def test_image_and_label_are_put_on_their_feet_together(archive):
     """As if the archive had stored the patient the right way up."""
     case = "mr_001_t1w"
-    [item] = surveyed([row for row in archive.rows if row["case"] == case], archive.results / "survey", [SHARD])
+    [item] = [item for item in archive.survey.usable() if item.id == case]
     assert item.upside_down and item.image_key != item.image_sha256
     stored = read(item.case.image)
     assert np.array_equal(canonical(item.image()).array, canonical(stored).array[::-1])
@@ -124,8 +137,8 @@ def test_a_patient_is_prepared_as_if_stored_the_right_way_up(archive, tmp_path):
     stored = read(row["image"])
     write(tmp_path / "image.nii.gz", stored.array[::-1], stored.geometry)
     right = [row | {"image": str(tmp_path / "image.nii.gz")}]
-    survey(right, "flare", SHARD, tmp_path / "survey")
-    prepare(right, PLAN.model_dump(mode="json"), SHARD, tmp_path / "survey", tmp_path / "prepared", 1)
+    survey = do_survey(right, tmp_path, SHARD)
+    prepare(survey, PLAN.model_dump(mode="json"), manifest(tmp_path / "prepared"), 1)
     expected = open_image(tmp_path / "prepared" / f"{case}.b2nd").array[:]
     np.testing.assert_allclose(open_image(archive.grey / f"{case}.b2nd").array[:], expected, atol=1e-6)
 
@@ -165,8 +178,9 @@ def test_a_translation_that_loses_the_organs_is_noticed(archive, to_mr, tmp_path
 
     def look(images: Path) -> pd.DataFrame:
         structure(
-            archive.rows, PLAN.model_dump(mode="json"), "flare", to_mr, [SHARD], archive.results, images,
-            archive.grey, tmp_path / "structure.csv", tmp_path / "looks.png", 1,
+            archive.survey, PLAN.model_dump(mode="json"), "flare", to_mr / "cases.csv", [manifest(images)],
+            [manifest(archive.grey)], [manifest(images / "labels" / "truth")], tmp_path / "structure.csv",
+            tmp_path / "looks.png", manifest(images / "structure"), 1,
         )  # fmt: skip
         assert (tmp_path / "looks.png").read_bytes().startswith(b"\x89PNG")
         return read_table(tmp_path / "structure.csv", "structure").set_index("case")

@@ -1,6 +1,7 @@
 """Scores of test cases: a model does not gain by failing."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import pytest
 from labelloop.cases import Case
 from labelloop.classes import load_classes
 from labelloop.errors import CaseError
+from labelloop.paths import Paths, manifest_of
 from labelloop.shards import Ledger
-from labelloop.steps.cases import survey
 from labelloop.steps.inference import check_final, evaluate, summarize
 from labelloop.survey import read_truth
 from labelloop.tables import read_table, write_table
 from labelloop.volume import write
+from survey_files import do_survey
 
 SHARD, SCHEME = "test-000", load_classes("flare")
 
@@ -27,7 +29,7 @@ def rows(phantom) -> list[dict[str, str]]:
 
 
 def test_a_case_whose_inference_failed_is_scored_as_if_nothing_was_found(rows, tmp_path, caplog):
-    survey(rows, "flare", SHARD, tmp_path / "survey")
+    tables = do_survey(rows, tmp_path, SHARD)
     ledger, failed = Ledger(tmp_path / "predictions", SHARD), rows[0]["case"]
 
     def perfect(row):
@@ -41,12 +43,14 @@ def test_a_case_whose_inference_failed_is_scored_as_if_nothing_was_found(rows, t
         ledger.run(row["case"], "key", lambda row=row: perfect(row))
     ledger.close()
     arguments = {"classes": "flare", "known": ["all"], "rules": "official-2024", "version": 1}
-    files = {"out": tmp_path / "evaluation" / "final.csv", "lesions": tmp_path / "evaluation" / "lesions" / "final.csv"}
+    paths = Paths(str(tmp_path))
+    files = {"scores": Path(paths.scores("final")), "lesions": Path(paths.lesions("final"))}
+    files["manifest"] = Path(manifest_of(paths.scored, "final"))
     for _ in range(2):  # the second time nothing is scored again
         caplog.clear()
-        evaluate(rows, [str(ledger.manifest)], tmp_path / "survey", **arguments, **files)
+        evaluate(tables, [ledger.manifest], **arguments, **files)
         assert f"final: no label map of {failed}; scored as if nothing was found" in caplog.text
-    scores = read_table(files["out"], "scores")
+    scores = read_table(files["scores"], "scores")
     assert set(scores["case"]) == {row["case"] for row in rows}
     of_failed = scores["case"] == failed
     there = scores["volume_truth_ml"] > 0
@@ -60,7 +64,7 @@ def test_a_case_whose_inference_failed_is_scored_as_if_nothing_was_found(rows, t
 
 def test_final_label_maps_are_held_against_anatomy_once(rows, tmp_path, caplog):
     """The truth passes; where the liver is lost, its class is named, and nothing is checked twice."""
-    survey(rows, "flare", SHARD, tmp_path / "survey")
+    tables = do_survey(rows, tmp_path, SHARD)
     ledger, spoiled, complete = Ledger(tmp_path / "predictions", SHARD), rows[0]["case"], []
     for row in rows:
         truth, path = read_truth(Case.model_validate(row), SCHEME), ledger.folder / f"{row['case']}.nii.gz"
@@ -73,8 +77,9 @@ def test_final_label_maps_are_held_against_anatomy_once(rows, tmp_path, caplog):
     write_table(summary, complete, "summary")
     scheme = SCHEME.model_dump(mode="json")
     for _ in range(2):
-        check_final(rows, scheme, str(summary), SHARD, tmp_path, version=1)
         made = tmp_path / "predictions" / "verdicts" / f"{SHARD}.csv"
+        manifest = Path(manifest_of(made.parent, SHARD))
+        check_final(tables, ledger.manifest, summary, scheme, made, manifest, version=1)
         verdicts = read_table(made, "verdicts").set_index(["case", "class", "rule"])["verdict"]
         assert verdicts[spoiled, "liver", "volume"] == "fail"
         assert set(verdicts.index.get_level_values("case")) == {row["case"] for row in rows}
@@ -83,5 +88,6 @@ def test_final_label_maps_are_held_against_anatomy_once(rows, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         efficiency = tmp_path / "efficiency.csv"
         write_table(efficiency, [], "efficiency")
-        summarize([str(summary)], [str(efficiency)], [{"segment": ["student"]}], {}, "flare", tmp_path)
+        files = [tmp_path / name for name in ("volumes.csv", "costs.csv", "inference.json")]
+        summarize([summary], [efficiency], [{"segment": ["student"]}], {}, "flare", *files)
     assert "found in no case: liver (1 of 1 class)" in caplog.messages

@@ -10,13 +10,14 @@ import yaml
 from labelloop.cases import Case
 from labelloop.classes import IGNORED, load_classes
 from labelloop.files import sha256
+from labelloop.paths import manifest_of
 from labelloop.shards import Ledger
-from labelloop.steps.cases import survey
-from labelloop.steps.common import Files, surveyed
+from labelloop.steps.common import Files, Surveyed
 from labelloop.steps.inference import evaluate
 from labelloop.steps.labels import fuse, fused_map
 from labelloop.tables import read_table
 from labelloop.volume import Geometry, read, restore, write
+from survey_files import do_survey, tables_of
 
 SHARD = "test-000"
 GRID = Geometry((24, 20, 16), (3.0, 3.0, 3.0))
@@ -62,22 +63,26 @@ class Edited:
     def fused(self) -> np.ndarray:
         """Return the case's map in a label set, after a run of the steps that lead to it."""
         classes, results = str(self.folder / "scheme.yaml"), self.folder / "results"
-        survey(self.rows, classes, SHARD, results / "survey")
-        fuse(self.rows, SPEC, {}, classes, {}, SHARD, results, results / "labels", 1)
+        survey, out = do_survey(self.rows, results, SHARD, classes), results / "labels"
+        fuse(survey, [], SPEC, {}, classes, {}, Path(manifest_of(out, SHARD)), out / "provenance.csv", 1)
         return read(results / "labels" / "a.nii.gz").array
 
     def nsd(self) -> dict[str, float]:
         """Return the NSD of the prediction, after a run of the steps that lead to it."""
         classes, results = str(self.folder / "scheme.yaml"), self.folder / "results"
-        survey(self.rows, classes, SHARD, results / "survey")
-        manifest, out = self.folder / "predictions" / "shards" / f"{SHARD}.csv", self.folder / "scores.csv"
-        lesions = self.folder / "lesions.csv"
-        evaluate(self.rows, [manifest], results / "survey", classes, ["all"], "corrected", out, lesions, 1)
+        survey = do_survey(self.rows, results, SHARD, classes)
+        maps, out = Path(manifest_of(self.folder / "predictions", SHARD)), self.folder / "scores.csv"
+        files = out, self.folder / "lesions.csv", Path(manifest_of(self.folder / "scored", "final"))
+        evaluate(survey, [maps], classes, ["all"], "corrected", *files, 1)
         return read_table(out, "scores").set_index("class")["nsd"].to_dict()
 
     def truth_key(self) -> str:
         """Return the fingerprint of the truth that the last survey gives."""
-        return surveyed(self.rows, self.folder / "results" / "survey", [SHARD])[0].truth_key
+        return self.surveyed().truth_key
+
+    def surveyed(self) -> Surveyed:
+        """Return the case as the last survey found it."""
+        return tables_of(self.folder / "results", SHARD).usable()[0]
 
 
 @pytest.fixture
@@ -135,13 +140,13 @@ def test_an_id_that_is_ignored_is_ignored_in_label_maps_and_what_depends_on_it_i
     assert set(np.unique(after)) == {0, 1, IGNORED}
     assert (after[before == 1] == 1).all() and (after[before == 2] == IGNORED).all()
     assert edited.truth_key() != key
-    states = surveyed(edited.rows, edited.folder / "results" / "survey", [SHARD])[0].states
+    states = edited.surveyed().states
     assert states == {"liver": "present", "spleen": "unknown"}
     assert set(edited.nsd()) == {"liver"}
     edited.write("dataset.yaml", name="own", modality="CT", source="a test", labels={1: "ignore", 2: "spleen"})
     other = edited.fused()
     assert (other[before == 1] == IGNORED).all() and (other[before == 2] == 2).all()
-    states = surveyed(edited.rows, edited.folder / "results" / "survey", [SHARD])[0].states
+    states = edited.surveyed().states
     assert states == {"liver": "unknown", "spleen": "present"}
 
 
@@ -153,7 +158,7 @@ def test_labels_of_models_are_cleaned_before_ignored_voxels_cut_them(edited):
     prediction[4:8, 4:8, 13:22], prediction[2:12, 4:12, 4:11] = 2, 1  # voxels 16 to 19 are ignored
     edited.save("predictions/a.nii.gz", prediction)
     edited.fused()
-    (item,) = surveyed(edited.rows, edited.folder / "results" / "survey", [SHARD])
+    item = edited.surveyed()
     files = Files([edited.folder / "predictions" / "shards" / f"{SHARD}.csv"], "prediction")
     spec = SPEC | {"predict": ["m"], "clean": [{"step": "keep_largest", "classes": ["spleen"]}]}
     scheme = load_classes(str(edited.folder / "scheme.yaml"))

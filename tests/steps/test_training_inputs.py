@@ -15,10 +15,12 @@ from labelloop.chain import arrays_of
 from labelloop.classes import IGNORED, load_classes
 from labelloop.errors import CaseError
 from labelloop.labels.tumors import read_contents, read_object
+from labelloop.paths import manifest_of
 from labelloop.plans import Plan
 from labelloop.recipe import ModelSpec, load_recipe, unroll
 from labelloop.shards import Ledger, read_manifests
-from labelloop.steps.cases import prepare, survey
+from labelloop.steps.cases import prepare
+from labelloop.steps.common import SurveyTables
 from labelloop.steps.labels import cut_objects, fuse, prepare_labels, selection
 from labelloop.steps.models import train
 from labelloop.tables import read_table, write_table
@@ -27,6 +29,7 @@ from labelloop.training.prepared import open_label
 from labelloop.training.settings import CutMix
 from labelloop.training.trainers import TRAINERS
 from labelloop.volume import read, write
+from survey_files import do_survey, tables_of
 
 SHARD = "train-000"
 PLAN = Plan(spacing_mm=(12, 12, 12), patch=(16, 16, 24), features=(4, 8))
@@ -44,10 +47,32 @@ class Prepared:
         self.rows, self.results = rows, folder / "results"
         self.groups: dict[str, dict] = {}
         self.images = self.results / "prepared" / "fine"
-        survey(rows, "flare", SHARD, self.results / "survey")
-        prepare(rows, PLAN.model_dump(mode="json"), SHARD, self.results / "survey", self.images, 1)
-        prepare_labels(rows, "flare", "truth", SHARD, self.results, self.images, 1)
+        prepare(do_survey(rows, self.results, SHARD), PLAN.model_dump(mode="json"), manifest(self.images), 1)
+        self.prepare_labels("truth", "labels")
         self.states = from_table(read_table(self.results / "survey" / f"{SHARD}.annotation.csv", "annotation"))
+
+    @property
+    def survey(self) -> SurveyTables:
+        """The tables of the survey, with the rows as they are now."""
+        return tables_of(self.results, SHARD, rows=self.rows)
+
+    def prepare_labels(self, labels: str, kind: str) -> None:
+        """Prepare the truth or a label set."""
+        maps = None if labels == "truth" else manifest(self.results / "labels" / labels)
+        out = manifest(self.images / kind / labels)
+        prepare_labels(self.survey, manifest(self.images), "flare", kind, out, 1, maps)
+
+    def selected(self, labels: str) -> Path | None:
+        """The table of a label set; none of the truth."""
+        return None if labels == "truth" else self.results / "labels" / labels / "selected.csv"
+
+    def fuse(self, labels: str, spec: dict) -> Path:
+        """Fuse predictions of models that know all classes; return the label set's folder."""
+        folders = [self.results / "models" / model / "predictions" for model in spec["predict"]]
+        known, out = {model: ["all"] for model in spec["predict"]}, self.results / "labels" / labels
+        files = manifest(out), out / "provenance" / f"{SHARD}.csv"
+        fuse(self.survey, [manifest(folder) for folder in folders], spec, known, "flare", {}, *files, 1)
+        return out
 
     def looked_for(self, *names: str) -> set[str]:
         """Cases in which all of these classes are annotated; all classes when none is named."""
@@ -56,8 +81,13 @@ class Prepared:
     def cut(self, labels: str = "truth", **settings) -> Path:
         """Cut the tumor objects; return the bank's folder."""
         bank = self.images / "objects" / "m"
-        arguments = {"spacing_mm": PLAN.spacing_mm, "results": self.results, "prepared": self.images}
-        cut_objects(self.rows, CUT | settings, "flare", labels, shard=SHARD, bank=bank, version=1, **arguments)
+        arrays = manifest(self.images), manifest(self.images / "labels" / labels)
+        files = {
+            "manifest": manifest(bank),
+            "index": bank / "index" / f"{SHARD}.csv",
+            "selected": self.selected(labels),
+        }
+        cut_objects(self.survey, *arrays, CUT | settings, "flare", PLAN.spacing_mm, version=1, **files)
         return bank
 
     def job(self, monkeypatch, bank: Path | None = None, learned: Sequence[Path] = (), **spec):
@@ -66,12 +96,17 @@ class Prepared:
         monkeypatch.setattr(nnunet, "train", jobs.append)
         model = ModelSpec.model_validate({"plan": "fine"} | spec)
         dumped = model.model_dump(mode="json", exclude_none=True)
+        arrays = [manifest(self.images)], [manifest(self.images / "labels" / model.labels)]
         train(
-            self.rows, "m", dumped, PLAN.model_dump(mode="json"), "flare", self.groups, [SHARD], self.results,
-            self.images, self.images / "labels" / model.labels, learned,
-            [bank / "shards" / f"{SHARD}.csv"] if bank else [], "cpu", True, 0, 1,
+            self.survey, *arrays, "m", dumped, PLAN.model_dump(mode="json"), "flare", self.groups,
+            self.results / "models" / "m" / "model.json", "cpu", True, 0, 1, learned=learned,
+            objects=[manifest(bank)] if bank else [], selected=self.selected(model.labels),
         )  # fmt: skip
         return jobs[0]
+
+
+def manifest(folder: Path) -> Path:
+    return Path(manifest_of(folder, SHARD))
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +283,7 @@ def test_a_model_of_organs_is_given_label_arrays_without_holes_for_tumors(prepar
         ledger.run(row["case"], "key", work)
     ledger.close()
     for kind in ("labels", "organs"):
-        prepare_labels(prepared.rows, "flare", "lesions", SHARD, prepared.results, prepared.images, 1, kind)
+        prepared.prepare_labels("lesions", kind)
     for row in prepared.rows[:2]:
         files = (prepared.images / kind / "lesions" / f"{row['case']}.b2nd" for kind in ("labels", "organs"))
         before, after = (open_label(file).array[0] for file in files)
@@ -283,8 +318,7 @@ def test_only_the_cases_asked_for_get_predictions(prepared):
     for asked, expected in (("unlabeled", set(prepared.states)), ("labeled", set(prepared.states) - unlabeled)):
         spec = {"predict": ["m"], "predict_for": [asked], "cases": ["all"], "classes": ["organs"], "clean": []}
         spec |= {"fuse": "truth_first"}
-        out = prepared.results / "labels" / asked
-        fuse(prepared.rows, spec, {"m": ["all"]}, "flare", {}, SHARD, prepared.results, out, 1)
+        out = prepared.fuse(asked, spec)
         assert set(read_manifests([out / "shards" / f"{SHARD}.csv"])["case"]) == expected
         table = read_table(out / "provenance" / f"{SHARD}.csv", "provenance").query("step == 'fuse'")
         for case, rows in table.groupby("case"):
@@ -307,8 +341,7 @@ def test_without_a_prediction_the_truth_stands_alone_and_provenance_says_so(prep
         ledger.run(case, "key", fail)
     ledger.close()
     spec = {"predict": ["broken"], "cases": ["all"], "classes": ["organs"], "clean": [], "fuse": "truth_first"}
-    out = prepared.results / "labels" / "alone"
-    fuse(prepared.rows, spec, {"broken": ["all"]}, "flare", {}, SHARD, prepared.results, out, 1)
+    out = prepared.fuse("alone", spec)
     status = dict(read_manifests([out / "shards" / f"{SHARD}.csv"])["status"])
     labeled = {case for case, known in prepared.states.items() if set(known.values()) != {"unknown"}}
     assert status == {case: "done" if case in labeled else "failed" for case in prepared.states}

@@ -10,12 +10,14 @@ from labelloop.annotation import UNKNOWN
 from labelloop.cases import Case, write_cases
 from labelloop.classes import load_classes
 from labelloop.files import sha256
+from labelloop.paths import manifest_of
 from labelloop.phantom.mr import MrPatient
 from labelloop.run import Run
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.transfer import transfer
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import Volume, canonical, read, write
+from survey_files import tables_of
 
 SHARDS = ("train-000", "train-001")
 SPEC = {
@@ -59,6 +61,7 @@ class Archive:
         write_table(self.results / "survey" / f"{shard}.geometry.csv", pd.DataFrame([geometry]), "geometry")
         states = [{"case": case, "class": name, "state": UNKNOWN} for name in SCHEME.names]
         write_table(self.results / "survey" / f"{shard}.annotation.csv", pd.DataFrame(states), "annotation")
+        write_table(self.results / "survey" / f"{shard}.cases.csv", [self.rows[shard]], "cases")
 
     def predict(self, label: np.ndarray) -> None:
         """Let the model have predicted ``label`` on T1W."""
@@ -73,9 +76,11 @@ class Archive:
     def transfer(self) -> Path:
         """Carry labels to the second shard; return the folder of what was carried."""
         out = self.results / "labels" / "carried" / "transferred"
-        rows = [self.rows[SHARDS[1]]]
-        arguments = {"classes": "flare", "groups": {}, "shard": SHARDS[1], "shards": SHARDS, "version": 1}
-        transfer(rows, list(self.rows.values()), SPEC, ["all"], results=self.results, out=out, **arguments)
+        survey = tables_of(self.results, *SHARDS)
+        predictions = [Path(manifest_of(self.results / "models" / "m" / "predictions", shard)) for shard in SHARDS]
+        files = {"manifest": Path(manifest_of(out, SHARDS[1])), "carried": out / "confidence" / f"{SHARDS[1]}.csv"}
+        files["transfers"] = out.parent / "transfers" / f"{SHARDS[1]}.csv"
+        transfer(survey.cases[1], survey, predictions, SPEC, ["all"], "flare", {}, **files, version=1)
         return out
 
 

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from tiny_training import IDS, PLAN, make_job
 
 from labelloop.inference.slices import SliceClassifier, classify
+from labelloop.paths import SLICE_OUTPUTS
 from labelloop.tables import read_table
 from labelloop.training import slices as module
 from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.training.settings import TrainerSettings
 from labelloop.training.slices import SliceTraining, slice_scores, train
-from labelloop.training.work import SLICE_OUTPUTS
 
 CLASSES = ("liver", "spleen")
 STATES = dict.fromkeys(range(4), dict.fromkeys(CLASSES, "present"))

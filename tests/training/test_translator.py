@@ -11,6 +11,7 @@ from labelloop.adapt.settings import TranslatorSettings
 from labelloop.adapt.translate import load_generator, translate
 from labelloop.errors import UserError
 from labelloop.files import sha256
+from labelloop.paths import TRANSLATOR_OUTPUTS
 from labelloop.plans import Plan
 from labelloop.training import translator
 from labelloop.training.loading import Draw
@@ -23,7 +24,6 @@ from labelloop.training.translator import (
     rate_factor,
     train_translator,
 )
-from labelloop.training.work import TRANSLATOR_OUTPUTS
 
 TINY = TranslatorSettings(
     patch=(8, 16, 16), features=4, blocks=1, layers=1, pool=2, epochs=4, decay_from=2, iterations_per_epoch=3,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from labelloop.paths import OUTPUTS
 from labelloop.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.prepared import write_image_array, write_label_array
 from labelloop.training.settings import TrainerSettings
-from labelloop.training.work import OUTPUTS
 
 torch.set_num_threads(1)  # equal bytes need equal numbers of threads, in this process and in the one that is killed
 

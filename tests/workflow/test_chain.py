@@ -2,8 +2,8 @@
 
 import pytest
 
+from labelloop.paths import OUTPUTS
 from labelloop.tables import read_table
-from labelloop.training.work import OUTPUTS
 
 TABLES = ["cases.csv", "annotation.csv", "geometry.csv", "quarantine.csv", "groups.csv"]
 MODELS = ["teacher", "teacher_b", "student"]

@@ -1,7 +1,7 @@
 """Survey, groups and prepared images.
 
 REQUIRED INPUTS: the case table and the files that it names.
-OUTPUTS: {R}/cases.csv annotation.csv geometry.csv quarantine.csv groups.csv, {R}/survey, {R}/prepared/<plan>
+OUTPUTS: cases.csv annotation.csv geometry.csv quarantine.csv groups.csv, survey, prepared/<plan>
 """
 
 
@@ -11,29 +11,30 @@ rule survey:
         lambda w: run.files(w.shard),
         tested=tested_images,
     output:
-        geometry=f"{R}/survey/{{shard}}.geometry.csv",
-        annotation=f"{R}/survey/{{shard}}.annotation.csv",
-        quarantine=f"{R}/survey/{{shard}}.quarantine.csv",
-        profiles=f"{R}/survey/{{shard}}.profiles.csv",
+        cases=paths.survey("cases"),
+        geometry=paths.survey("geometry"),
+        annotation=paths.survey("annotation"),
+        quarantine=paths.survey("quarantine"),
+        profiles=paths.survey("profiles"),
+        manifest=manifest_of(paths.surveyed),
     log:
-        f"{R}/logs/survey/{{shard}}.log",
+        paths.log("survey", "{shard}"),
     benchmark:
-        f"{R}/benchmarks/survey/{{shard}}.tsv"
+        paths.benchmark("survey", "{shard}")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
+        rows=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
-        datasets=lambda w: run.datasets(w.shard),
-        files=lambda w: run.stamps(w.shard),
-        version=1,
+        trigger=lambda w: trigger(
+            1, run.scheme.fingerprint(), run.datasets(w.shard), run.stamps(w.shard)
+        ),
     message:
         "survey: {params.number} cases of shard {wildcards.shard}"
     script:
-        "../scripts/survey.py"
+        "../scripts/step.py"
 
 
 if run.test_shards:
@@ -41,95 +42,90 @@ if run.test_shards:
     rule tested:
         """List the voxels of all images that are tested on, so that no train shard learns from them."""
         input:
-            expand("{r}/survey/{shard}.geometry.csv", r=R, shard=run.test_shards),
+            surveys=expand(paths.survey("geometry"), shard=run.test_shards),
         output:
-            f"{R}/survey/tested.csv",
+            table=paths.tested,
         log:
-            f"{R}/logs/tested/all.log",
+            paths.log("tested"),
         benchmark:
-            f"{R}/benchmarks/tested/all.tsv"
+            paths.benchmark("tested")
         resources:
             mem_mb=memory(2000),
             runtime=minutes(10),
         message:
             "tested: images of all test shards"
         script:
-            "../scripts/tested.py"
+            "../scripts/step.py"
 
 
 rule collect:
     """Join the shards' survey tables."""
     input:
-        expand(
-            "{r}/survey/{shard}.{table}.csv",
-            r=R,
-            shard=run.shards,
-            table=["geometry", "annotation", "quarantine", "profiles"],
-        ),
+        shard_cases=expand(paths.survey("cases"), shard=sorted(run.shards)),
+        shard_geometry=expand(paths.survey("geometry"), shard=sorted(run.shards)),
+        shard_annotation=expand(paths.survey("annotation"), shard=sorted(run.shards)),
+        shard_quarantine=expand(paths.survey("quarantine"), shard=sorted(run.shards)),
+        shard_profiles=expand(paths.survey("profiles"), shard=sorted(run.shards)),
     output:
-        cases=f"{R}/cases.csv",
-        geometry=f"{R}/geometry.csv",
-        annotation=f"{R}/annotation.csv",
+        cases=paths.table("cases"),
+        geometry=paths.table("geometry"),
+        annotation=paths.table("annotation"),
         quarantine=report(
-            f"{R}/quarantine.csv",
+            paths.table("quarantine"),
             caption="../report/set_aside.rst",
             category="Cases",
             labels={"table": "set aside"},
         ),
     log:
-        f"{R}/logs/collect/all.log",
+        paths.log("collect"),
     benchmark:
-        f"{R}/benchmarks/collect/all.tsv"
+        paths.benchmark("collect")
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        cases=[row for shard in sorted(run.shards) for row in run.rows(shard)],
         rejected=run.rejected,
-        shards=sorted(run.shards),
     message:
         "collect: survey tables of all shards"
     script:
-        "../scripts/collect.py"
+        "../scripts/step.py"
 
 
 rule group:
     """Name the groups that every case belongs to."""
     input:
-        cases=f"{R}/cases.csv",
-        annotation=f"{R}/annotation.csv",
+        cases=paths.table("cases"),
+        annotation=paths.table("annotation"),
     output:
-        f"{R}/groups.csv",
+        table=paths.table("groups"),
     log:
-        f"{R}/logs/group/all.log",
+        paths.log("group"),
     benchmark:
-        f"{R}/benchmarks/group/all.tsv"
+        paths.benchmark("group")
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
-        version=1,
+        trigger=trigger(1, run.scheme.fingerprint()),
     message:
         "group: cases by what is annotated"
     script:
-        "../scripts/group.py"
+        "../scripts/step.py"
 
 
 rule prepare:
     """Bring the images of a shard into network space, once per plan, for all models, label sets and rounds."""
     input:
-        geometry=f"{R}/survey/{{shard}}.geometry.csv",
-        upright=upright_table,
+        unpack(surveyed),
         translator=translator_of,
     output:
-        manifest=f"{R}/prepared/{{plan}}/shards/{{shard}}.csv",
+        manifest=manifest_of(paths.prepared()),
     log:
-        f"{R}/logs/prepare/{{plan}}/{{shard}}.log",
+        paths.log("prepare", "{plan}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/prepare/{{plan}}/{{shard}}.tsv"
+        paths.benchmark("prepare", "{plan}/{shard}")
     threads: lambda w: 4 if run.chain.plans[w.plan].translate else 1
     resources:
         gpu=lambda w: GPUS if run.chain.plans[w.plan].translate else 0,
@@ -138,10 +134,9 @@ rule prepare:
         device=run.config.device,
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
         plan=lambda w: run.chain.plans[w.plan].model_dump(mode="json"),
         version=1,
     message:
         "prepare: {params.number} images of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
-        "../scripts/prepare.py"
+        "../scripts/step.py"

@@ -4,8 +4,10 @@ import time
 
 from labelloop import console
 from labelloop.errors import UserError
+from labelloop.files import digest
 from labelloop.gpu_lease import usable_gpus
 from labelloop.lookup import taken
+from labelloop.paths import manifest_of, shard_table
 from labelloop.profiles import check_profiles
 from labelloop.repair import Repair
 from labelloop.run import Run
@@ -20,7 +22,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-R = run.results
+paths = run.paths
 BEGAN = time.monotonic()
 GPUS = 0 if run.config.device == "cpu" else 1  # per job that runs a network
 
@@ -67,6 +69,11 @@ def make_broken_anew(wildcards):
     return []
 
 
+def trigger(*content):
+    """Return the fingerprint of what makes a job run again and is not handed to its step."""
+    return digest(content)
+
+
 def memory(megabytes):
     """Memory in MB, raised at each retry."""
     return lambda wildcards, attempt: megabytes * attempt
@@ -106,13 +113,13 @@ onstart:
 
 onsuccess:
     done, took = console.how_far(work_to_do()), time.monotonic() - BEGAN
-    for line in console.ending(Path(R), done, run.set_aside(), took):
+    for line in console.ending(Path(paths.results), done, run.set_aside(), took):
         print(f"labelloop: {line}")
 
 
 onerror:
     print(
-        f"labelloop: a step failed. Its log: {R}/logs/<rule>/ (newest: ls -t {R}/logs/*/* | head -3); "
+        f"labelloop: a step failed. Its log: {paths.logs}/<rule>/ (newest: ls -t {paths.logs}/*/* | head -3); "
         f"scheduler: {', '.join(map(str, log)) if isinstance(log, list) else log}; Slurm: .snakemake/slurm_logs/.\n"
         f"Finished cases and checkpoints are kept: type the same command again to go on where it stopped."
     )

@@ -1,7 +1,7 @@
 """The final label maps, and their scores where there is truth.
 
 REQUIRED INPUTS: the models of the inference chain, survey tables.
-OUTPUTS: {R}/predictions, {R}/evaluation, {R}/inference.json
+OUTPUTS: predictions, evaluation, inference.json
 """
 
 from labelloop.inference.settings import ENGINE_VERSION
@@ -16,22 +16,16 @@ ENGINE = run.chain.engine.model_dump(mode="json")
 rule infer:
     """Run the inference chain over the cases of a shard; the models are loaded once."""
     input:
-        models=expand(
-            "{r}/models/{model}/{file}",
-            r=R,
-            model=run.inference_models(),
-            file=["model.json", "weights.pt"],
-        ),
-        geometry=f"{R}/survey/{{shard}}.geometry.csv",
-        upright=upright_table,
+        unpack(surveyed),
+        models=expand(paths.model("{file}"), model=run.inference_models(), file=WEIGHTS),
     output:
-        manifest=f"{R}/predictions/shards/{{shard}}.csv",
-        summary=f"{R}/predictions/summary/{{shard}}.csv",
-        efficiency=f"{R}/predictions/efficiency/{{shard}}.csv",
+        manifest=manifest_of(paths.final),
+        summary=shard_table(paths.final, "summary"),
+        efficiency=shard_table(paths.final, "efficiency"),
     log:
-        f"{R}/logs/infer/{{shard}}.log",
+        paths.log("infer", "{shard}"),
     benchmark:
-        f"{R}/benchmarks/infer/{{shard}}.tsv"
+        paths.benchmark("infer", "{shard}")
     threads: 4
     resources:
         gpu=GPUS,
@@ -42,46 +36,43 @@ rule infer:
         meter=int(run.config.meter),
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
         steps=INFERENCE_STEPS,
         engine=ENGINE,
-        models=run.inference_models(),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
-        version=ENGINE_VERSION,
+        trigger=trigger(ENGINE_VERSION, run.scheme.fingerprint()),
     message:
         "infer: final label maps of {params.number} cases of shard {wildcards.shard}"
     script:
-        "../scripts/infer.py"
+        "../scripts/step.py"
 
 
 rule summarize:
     """Join volumes, confidence and run times of the final label maps; write down the chain that made them."""
     input:
-        summary=expand(
-            "{r}/predictions/summary/{shard}.csv", r=R, shard=run.infer_shards
+        shard_summary=expand(
+            shard_table(paths.final, "summary"), shard=run.infer_shards
         ),
-        efficiency=expand(
-            "{r}/predictions/efficiency/{shard}.csv", r=R, shard=run.infer_shards
+        shard_efficiency=expand(
+            shard_table(paths.final, "efficiency"), shard=run.infer_shards
         ),
     output:
         summary=report(
-            f"{R}/predictions/summary.csv",
+            paths.final_table("summary"),
             caption="../report/volumes.rst",
             category="Label maps",
             labels={"table": "volumes"},
         ),
         efficiency=report(
-            f"{R}/predictions/efficiency.csv",
+            paths.final_table("efficiency"),
             caption="../report/efficiency.rst",
             category="Label maps",
             labels={"table": "cost"},
         ),
-        inference=f"{R}/inference.json",
+        inference=paths.inference,
     log:
-        f"{R}/logs/summarize/all.log",
+        paths.log("summarize"),
     benchmark:
-        f"{R}/benchmarks/summarize/all.tsv"
+        paths.benchmark("summarize")
     resources:
         mem_mb=memory(2000),
         runtime=minutes(10),
@@ -89,75 +80,72 @@ rule summarize:
         steps=INFERENCE_STEPS,
         engine=ENGINE,
         classes=run.chain.classes,
-        scheme=run.scheme.model_dump(mode="json"),
+        trigger=trigger(run.scheme.model_dump(mode="json")),
     message:
         "summarize: volumes and confidence of the final label maps"
     script:
-        "../scripts/summarize.py"
+        "../scripts/step.py"
 
 
 rule check_final:
     """Hold the final label maps against the rules of anatomy, where the recipe asks for it (evaluate: check)."""
     input:
-        manifest=f"{R}/predictions/shards/{{shard}}.csv",
-        summary=f"{R}/predictions/summary/{{shard}}.csv",
-        geometry=f"{R}/survey/{{shard}}.geometry.csv",
-        upright=upright_table,
+        unpack(surveyed),
+        maps=manifest_of(paths.final),
+        summary=shard_table(paths.final, "summary"),
     output:
-        f"{R}/predictions/verdicts/{{shard}}.csv",
+        table=shard_table(paths.final, "verdicts"),
+        manifest=manifest_of(f"{paths.final}/verdicts"),
     log:
-        f"{R}/logs/check_final/{{shard}}.log",
+        paths.log("check_final", "{shard}"),
     benchmark:
-        f"{R}/benchmarks/check_final/{{shard}}.tsv"
+        paths.benchmark("check_final", "{shard}")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
         rules=run.scheme.model_dump(mode="json"),
         version=1,
     message:
         "check_final: final label maps of {params.number} cases of shard {wildcards.shard}"
     script:
-        "../scripts/check_final.py"
+        "../scripts/step.py"
 
 
 rule evaluate:
     """Score label maps of the test cases: DSC, NSD and lesions per case and class, annotated classes only."""
     input:
-        manifests=evaluated_manifests,
-        annotation=expand(
-            "{r}/survey/{shard}.annotation.csv", r=R, shard=run.test_shards
-        ),
+        unpack(lambda w: survey_of(run.test_shards)),
+        maps=evaluated_maps,
     output:
+        manifest=manifest_of(paths.scored, "{name}"),
         scores=report(
-            f"{R}/evaluation/{{name}}.csv",
+            paths.scores(),
             caption="../report/scores.rst",
             category="Scores",
             labels={"label maps": "{name}", "table": "DSC and NSD"},
         ),
         lesions=report(
-            f"{R}/evaluation/lesions/{{name}}.csv",
+            paths.lesions(),
             caption="../report/lesions.rst",
             category="Scores",
             labels={"label maps": "{name}", "table": "tumors"},
         ),
     log:
-        f"{R}/logs/evaluate/{{name}}.log",
+        paths.log("evaluate", "{name}"),
     benchmark:
-        f"{R}/benchmarks/evaluate/{{name}}.tsv"
+        paths.benchmark("evaluate", "{name}")
     resources:
         mem_mb=memory(6000),
         runtime=minutes(240),
     params:
-        cases=[row for shard in run.test_shards for row in run.rows(shard)],
         rules=run.chain.evaluate.rules,
         known=lambda w: run.known(w.name),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint("tolerance_mm", "tube"),
+        trigger=trigger(run.scheme.fingerprint("tolerance_mm", "tube")),
         version=3,
     message:
         "evaluate: {wildcards.name} against the truth of the test cases"
     script:
-        "../scripts/evaluate.py"
+        "../scripts/step.py"

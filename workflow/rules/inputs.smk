@@ -1,103 +1,114 @@
 """Input functions of the rules: which files a step reads, from the recipe's chain and the shards alone."""
 
+from labelloop.paths import WEIGHTS
+
 
 def upright_table(w):
     """What says which cases are stored upside down, in runs that ask; every rule that reads images needs it."""
-    return f"{R}/upright.csv" if run.upright else []
+    return paths.table("upright") if run.upright else []
+
+
+def survey_of(shards):
+    """The cases of some shards, and what the survey found: what most steps begin with."""
+    kinds = ("cases", "geometry", "annotation")
+    tables = {kind: expand(paths.survey(kind), shard=shards) for kind in kinds}
+    return tables | {"upright": upright_table(None)}
+
+
+def surveyed(w):
+    """What the survey found of one shard."""
+    return survey_of([w.shard])
 
 
 def tested_images(w):
     """The images that are tested on: a train shard may hold one of them, which must not be learned from."""
     needed = run.test_shards and w.shard not in run.test_shards
-    return f"{R}/survey/tested.csv" if needed else []
+    return paths.tested if needed else []
 
 
 def prepared_images(plan):
     """Manifests of all images that were prepared for a plan and that models learn from."""
-    return expand(
-        "{r}/prepared/{plan}/shards/{shard}.csv", r=R, plan=plan, shard=run.train_shards
-    )
+    return expand(manifest_of(paths.prepared(plan)), shard=run.train_shards)
+
+
+def model_files(model):
+    """What whoever uses a model reads of it; nothing without one."""
+    return [paths.model(file, model) for file in WEIGHTS] if model else []
 
 
 def translator_of(w):
     """The translator that CT of a plan goes through, if there is one."""
-    translator = run.chain.plans[w.plan].translate
-    files = ("model.json", "weights.pt")
-    return [f"{R}/models/{translator}/{file}" for file in files] if translator else []
+    return model_files(run.chain.plans[w.plan].translate)
 
 
 def training_inputs(w):
     """Tables that tell which cases and classes a model learns from."""
     spec, plan = run.model(w.model), run.images(w.model)
-    inputs = {
-        "annotation": expand(
-            "{r}/survey/{shard}.annotation.csv", r=R, shard=run.train_shards
-        ),
+    labels = paths.arrays(plan, run.arrays(w.model), spec.labels)
+    inputs = survey_of(run.train_shards) | {
         "images": prepared_images(plan),
-        "labels": expand(
-            "{r}/prepared/{plan}/{arrays}/{labels}/shards/{shard}.csv",
-            r=R,
-            plan=plan,
-            arrays=run.arrays(w.model),
-            labels=spec.labels,
-            shard=run.train_shards,
-        ),
+        "labels": expand(manifest_of(labels), shard=run.train_shards),
     }
     if spec.init_from:
-        inputs["init_from"] = [
-            f"{R}/models/{spec.init_from}/{file}"
-            for file in ("model.json", "weights.pt")
-        ]
-        inputs["learned"] = expand(
-            "{r}/models/{model}/cases.csv", r=R, model=run.lineage(w.model)
-        )
+        inputs["init_from"] = model_files(spec.init_from)
+        inputs["learned"] = [paths.model("cases.csv", m) for m in run.lineage(w.model)]
     if spec.labels != "truth":
-        inputs["selected"] = f"{R}/labels/{spec.labels}/selected.csv"
+        inputs["selected"] = paths.label_table("selected", spec.labels)
     if spec.trainer.cutmix:
-        inputs["objects"] = expand(
-            "{r}/prepared/{plan}/objects/{bank}/shards/{shard}.csv",
-            r=R,
-            plan=plan,
-            bank=run.bank(w.model),
-            shard=run.train_shards,
-        )
+        bank = paths.objects(plan, run.bank(w.model))
+        inputs["objects"] = expand(manifest_of(bank), shard=run.train_shards)
     return inputs
+
+
+def translator_inputs(w):
+    """Images that a translator learns from, and what the survey found of them."""
+    return survey_of(run.train_shards) | {
+        "images": prepared_images(run.images(w.model))
+    }
+
+
+def structure_inputs(w):
+    """Translated images, the same as they were, and their labels."""
+    truth = paths.arrays(w.plan, "labels", "truth")
+    return survey_of(run.train_shards) | {
+        "learned": paths.model("cases.csv", run.chain.plans[w.plan].translate),
+        "images": prepared_images(w.plan),
+        "source": prepared_images(run.translations[w.plan]),
+        "labels": expand(manifest_of(truth), shard=run.train_shards),
+    }
 
 
 def objects_inputs(w):
     """What the tumor objects of a bank are cut from: images and labels, where the labels are trusted."""
     labels = run.model(w.bank).labels
-    prepared = f"{R}/prepared/{w.plan}"
-    inputs = {
-        "images": f"{prepared}/shards/{w.shard}.csv",
-        "labels": f"{prepared}/labels/{labels}/shards/{w.shard}.csv",
-        "annotation": f"{R}/survey/{w.shard}.annotation.csv",
-        "geometry": f"{R}/survey/{w.shard}.geometry.csv",
+    inputs = surveyed(w) | {
+        "images": manifest_of(paths.prepared(w.plan), w.shard),
+        "labels": manifest_of(paths.arrays(w.plan, "labels", labels), w.shard),
     }
     if labels != "truth":
-        inputs["selected"] = f"{R}/labels/{labels}/selected.csv"
+        inputs["selected"] = paths.label_table("selected", labels)
     return inputs
 
 
 def volumes_of(w):
     """Tables of the volumes that each model of a label set predicted: a class that none found may be absent."""
-    return expand(
-        "{r}/models/{model}/predictions/confidence/{shard}.csv",
-        r=R,
-        model=run.label_set(w.labels).predict,
-        shard=w.shard,
-    )
+    models = run.label_set(w.labels).predict
+    return [shard_table(paths.predictions(m), "confidence", w.shard) for m in models]
 
 
 def learned_by(w):
     """Tables of the cases that the models behind a label set, and those they descend from, were trained with."""
-    return expand("{r}/models/{model}/cases.csv", r=R, model=run.behind(w.labels))
+    return [paths.model("cases.csv", model) for model in run.behind(w.labels)]
+
+
+def relatives_of(w):
+    """The cases of all shards that hold images of this shard's patients."""
+    return expand(paths.survey("cases"), shard=list(run.relatives(w.shard)))
 
 
 def thresholds_of(w):
     """The file of fitted thresholds, if the label set names one."""
-    thresholds = run.label_set(w.labels).thresholds
-    return {"thresholds": thresholds} if thresholds else {}
+    return run.label_set(w.labels).thresholds or []
 
 
 def label_set_tables(w):
@@ -109,50 +120,31 @@ def label_set_tables(w):
         + (["disagreement", "held_out"] if len(spec.predict) > 1 else [])
         + (["transfers"] if spec.transfer else [])
     )
+    folder = paths.labels(w.labels)
     inputs = {
-        t: expand(
-            "{r}/labels/{set}/{t}/{shard}.csv",
-            r=R,
-            set=w.labels,
-            t=t,
-            shard=run.train_shards,
-        )
+        f"shard_{t}": expand(shard_table(folder, t), shard=run.train_shards)
         for t in tables
     }
-    inputs["annotation"] = expand(
-        "{r}/survey/{shard}.annotation.csv", r=R, shard=run.train_shards
-    )
+    inputs["annotation"] = expand(paths.survey("annotation"), shard=run.train_shards)
     if spec.select.calibration:
-        inputs["calibration"] = spec.select.calibration
+        inputs["calibrated"] = spec.select.calibration
     return inputs
 
 
-def label_source(w):
-    """What a label array is made from: the annotators' files, or the label maps of a set."""
-    geometry = f"{R}/survey/{w.shard}.geometry.csv"
-    return (
-        geometry
-        if w.labels == "truth"
-        else [geometry, f"{R}/labels/{w.labels}/shards/{w.shard}.csv"]
-    )
+def label_maps(w):
+    """Manifest of the label maps that an array is made from; none where it is made from the annotators' files."""
+    return [] if w.labels == "truth" else manifest_of(paths.labels(w.labels), w.shard)
 
 
-def evaluated_manifests(w):
+def evaluated_maps(w):
     """Manifests of the label maps that are scored under a name."""
-    folder = (
-        f"{R}/predictions" if w.name == "final" else f"{R}/models/{w.name}/predictions"
-    )
-    return expand("{folder}/shards/{shard}.csv", folder=folder, shard=run.test_shards)
+    folder = paths.final if w.name == "final" else paths.predictions(w.name)
+    return expand(manifest_of(folder), shard=run.test_shards)
 
 
 def predictions_by(models, shard):
     """Manifests of what models predict for one shard."""
-    return expand(
-        "{r}/models/{model}/predictions/shards/{shard}.csv",
-        r=R,
-        model=models,
-        shard=shard,
-    )
+    return [manifest_of(paths.predictions(model), shard) for model in models]
 
 
 def predictions_of(w):
@@ -164,24 +156,26 @@ def transfer_inputs(w):
     """Predictions and survey tables of all shards that hold images of this shard's patients."""
     shards = list(run.relatives(w.shard))
     lead = run.label_set(w.labels).predict[:1]
-    return {
-        "predictions": [file for s in shards for file in predictions_by(lead, s)],
-        "annotation": expand("{r}/survey/{shard}.annotation.csv", r=R, shard=shards),
-        "geometry": expand("{r}/survey/{shard}.geometry.csv", r=R, shard=shards),
+    return survey_of(shards) | {
+        "own": paths.survey("cases", w.shard),
+        "predictions": expand(
+            manifest_of(paths.predictions()), model=lead, shard=shards
+        ),
     }
 
 
-def transferred(w):
-    """What a shard was given of other sequences' labels, if the label set transfers any."""
-    carried = f"{R}/labels/{w.labels}/transferred"
-    return (
-        {
-            "transferred": f"{carried}/shards/{w.shard}.csv",
-            "carried": f"{carried}/confidence/{w.shard}.csv",
-        }
-        if run.label_set(w.labels).transfer
-        else {}
-    )
+def transferred_to(w):
+    """Manifest of what a shard was given of other sequences' labels, if the label set transfers any."""
+    if not run.label_set(w.labels).transfer:
+        return []
+    return manifest_of(paths.transferred(w.labels), w.shard)
+
+
+def carried_to(w):
+    """The volumes of that."""
+    if not run.label_set(w.labels).transfer:
+        return []
+    return shard_table(paths.transferred(w.labels), "confidence", w.shard)
 
 
 def predictions_before(w):

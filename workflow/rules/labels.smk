@@ -1,7 +1,7 @@
 """Label sets: transfer, fuse, agree, check, select, and their arrays in network space.
 
 REQUIRED INPUTS: predictions of the models that a label set names, survey tables.
-OUTPUTS: {R}/labels/<set>, {R}/prepared/<plan>/labels/<set> and organs/<set>, {R}/prepared/<plan>/objects/<model>
+OUTPUTS: labels/<set>, prepared/<plan>/labels/<set> and organs/<set>, prepared/<plan>/objects/<model>
 """
 
 
@@ -9,15 +9,14 @@ rule transfer:
     """Carry labels from one MR sequence of a patient to the others, and refuse those that do not fit."""
     input:
         unpack(transfer_inputs),
-        upright=upright_table,
     output:
-        manifest=f"{R}/labels/{{labels}}/transferred/shards/{{shard}}.csv",
-        carried=f"{R}/labels/{{labels}}/transferred/confidence/{{shard}}.csv",
-        transfers=f"{R}/labels/{{labels}}/transfers/{{shard}}.csv",
+        manifest=manifest_of(paths.transferred()),
+        carried=shard_table(paths.transferred(), "confidence"),
+        transfers=shard_table(paths.labels(), "transfers"),
     log:
-        f"{R}/logs/transfer/{{labels}}/{{shard}}.log",
+        paths.log("transfer", "{labels}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/transfer/{{labels}}/{{shard}}.tsv"
+        paths.benchmark("transfer", "{labels}/{shard}")
     resources:
         mem_mb=memory(6000),
         runtime=minutes(240),
@@ -29,37 +28,29 @@ rule transfer:
             exclude_none=True,
         ),
         known=lambda w: list(run.model(run.label_set(w.labels).predict[0]).classes),
-        cases=lambda w: run.rows(w.shard),
-        relatives=lambda w: [
-            run.row(case)
-            for cases in run.relatives(w.shard).values()
-            for case in cases
-        ],
-        shards=lambda w: list(run.relatives(w.shard)),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
+        trigger=trigger(run.scheme.fingerprint()),
         version=2,
     message:
         "transfer: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
-        "../scripts/transfer.py"
+        "../scripts/step.py"
 
 
 rule fuse:
     """Fuse predictions with the truth class by class, truth first, then clean in named, counted steps."""
     input:
-        unpack(transferred),
-        annotation=f"{R}/survey/{{shard}}.annotation.csv",
-        geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        unpack(surveyed),
         predictions=predictions_of,
+        transferred=transferred_to,
     output:
-        manifest=f"{R}/labels/{{labels}}/shards/{{shard}}.csv",
-        provenance=f"{R}/labels/{{labels}}/provenance/{{shard}}.csv",
+        manifest=manifest_of(paths.labels()),
+        provenance=shard_table(paths.labels(), "provenance"),
     log:
-        f"{R}/logs/fuse/{{labels}}/{{shard}}.log",
+        paths.log("fuse", "{labels}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/fuse/{{labels}}/{{shard}}.tsv"
+        paths.benchmark("fuse", "{labels}/{shard}")
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
@@ -76,15 +67,14 @@ rule fuse:
         known=lambda w: {
             m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
         },
-        cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
+        trigger=trigger(run.scheme.fingerprint()),
         version=3,
     message:
         "fuse: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
-        "../scripts/fuse.py"
+        "../scripts/step.py"
 
 
 rule agree:
@@ -93,11 +83,12 @@ rule agree:
         predictions=predictions_of,
         earlier=predictions_before,
     output:
-        f"{R}/labels/{{labels}}/disagreement/{{shard}}.csv",
+        table=shard_table(paths.labels(), "disagreement"),
+        manifest=manifest_of(f"{paths.labels()}/disagreement"),
     log:
-        f"{R}/logs/agree/{{labels}}/{{shard}}.log",
+        paths.log("agree", "{labels}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/agree/{{labels}}/{{shard}}.tsv"
+        paths.benchmark("agree", "{labels}/{shard}")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
@@ -113,60 +104,61 @@ rule agree:
             )
         },
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
+        trigger=trigger(run.scheme.fingerprint()),
         version=3,
     message:
         "agree: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
-        "../scripts/agree.py"
+        "../scripts/step.py"
 
 
 rule check:
     """Hold every label map against the rules of anatomy; every verdict has its number and reason."""
     input:
-        unpack(thresholds_of),
-        unpack(transferred),
-        manifest=f"{R}/labels/{{labels}}/shards/{{shard}}.csv",
-        annotation=f"{R}/survey/{{shard}}.annotation.csv",
-        provenance=f"{R}/labels/{{labels}}/provenance/{{shard}}.csv",
+        unpack(surveyed),
+        maps=manifest_of(paths.labels()),
+        provenance=shard_table(paths.labels(), "provenance"),
         volumes=volumes_of,
+        carried=carried_to,
+        thresholds=thresholds_of,
     output:
-        f"{R}/labels/{{labels}}/verdicts/{{shard}}.csv",
+        table=shard_table(paths.labels(), "verdicts"),
+        manifest=manifest_of(f"{paths.labels()}/verdicts"),
     log:
-        f"{R}/logs/check/{{labels}}/{{shard}}.log",
+        paths.log("check", "{labels}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/check/{{labels}}/{{shard}}.tsv"
+        paths.benchmark("check", "{labels}/{shard}")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
         rules=run.scheme.model_dump(mode="json"),
         classes=lambda w: list(run.label_set(w.labels).classes),
         version=2,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
-        "../scripts/check.py"
+        "../scripts/step.py"
 
 
 rule held_out:
     """Let labeled cases of patients that no model learned from go the way of unlabeled ones, then see their truth."""
     input:
-        unpack(thresholds_of),
+        unpack(surveyed),
+        relatives=relatives_of,
         predictions=predictions_of,
         learned=learned_by,
-        disagreement=f"{R}/labels/{{labels}}/disagreement/{{shard}}.csv",
-        annotation=f"{R}/survey/{{shard}}.annotation.csv",
-        geometry=f"{R}/survey/{{shard}}.geometry.csv",
+        disagreement=shard_table(paths.labels(), "disagreement"),
         volumes=volumes_of,
+        thresholds=thresholds_of,
     output:
-        f"{R}/labels/{{labels}}/held_out/{{shard}}.csv",
+        table=shard_table(paths.labels(), "held_out"),
+        manifest=manifest_of(f"{paths.labels()}/held_out"),
     log:
-        f"{R}/logs/held_out/{{labels}}/{{shard}}.log",
+        paths.log("held_out", "{labels}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/held_out/{{labels}}/{{shard}}.tsv"
+        paths.benchmark("held_out", "{labels}/{shard}")
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
@@ -179,18 +171,12 @@ rule held_out:
         known=lambda w: {
             m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
         },
-        cases=lambda w: run.rows(w.shard),
-        patients=lambda w: {
-            case.case: case.patient
-            for cases in run.relatives(w.shard).values()
-            for case in cases
-        },
         rules=run.scheme.model_dump(mode="json"),
         version=1,
     message:
         "held_out: label set {wildcards.labels}, labeled cases of shard {wildcards.shard} of patients that no model learned from"
     script:
-        "../scripts/held_out.py"
+        "../scripts/step.py"
 
 
 rule select:
@@ -199,26 +185,26 @@ rule select:
         unpack(label_set_tables),
     output:
         selected=report(
-            f"{R}/labels/{{labels}}/selected.csv",
+            paths.label_table("selected"),
             caption="../report/selected.rst",
             category="Labels",
             labels={"label set": "{labels}", "table": "trusted or not"},
         ),
-        provenance=f"{R}/labels/{{labels}}/provenance.csv",
-        verdicts=f"{R}/labels/{{labels}}/verdicts.csv",
-        disagreement=f"{R}/labels/{{labels}}/disagreement.csv",
-        held_out=f"{R}/labels/{{labels}}/held_out.csv",
+        provenance=paths.label_table("provenance"),
+        verdicts=paths.label_table("verdicts"),
+        disagreement=paths.label_table("disagreement"),
+        held_out=paths.label_table("held_out"),
         calibration=report(
-            f"{R}/labels/{{labels}}/calibration.csv",
+            paths.label_table("calibration"),
             caption="../report/calibration.rst",
             category="Labels",
             labels={"label set": "{labels}", "table": "calibration"},
         ),
-        transfers=f"{R}/labels/{{labels}}/transfers.csv",
+        transfers=paths.label_table("transfers"),
     log:
-        f"{R}/logs/select/{{labels}}.log",
+        paths.log("select", "{labels}"),
     benchmark:
-        f"{R}/benchmarks/select/{{labels}}.tsv"
+        paths.benchmark("select", "{labels}")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),
@@ -227,38 +213,38 @@ rule select:
             mode="json", include={"classes", "select"}
         ),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
-        version=3,
+        trigger=trigger(3, run.scheme.fingerprint()),
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:
-        "../scripts/select_classes.py"
+        "../scripts/step.py"
 
 
 rule prepare_labels:
     """Bring the labels of a shard into network space, on the grids of the prepared images."""
     input:
-        label_source,
-        images=f"{R}/prepared/{{plan}}/shards/{{shard}}.csv",
+        unpack(surveyed),
+        images=manifest_of(paths.prepared()),
+        maps=label_maps,
     output:
-        manifest=f"{R}/prepared/{{plan}}/{{arrays}}/{{labels}}/shards/{{shard}}.csv",
+        manifest=manifest_of(paths.arrays()),
     log:
-        f"{R}/logs/prepare_labels/{{plan}}/{{arrays}}/{{labels}}/{{shard}}.log",
+        paths.log("prepare_labels", "{plan}/{arrays}/{labels}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/prepare_labels/{{plan}}/{{arrays}}/{{labels}}/{{shard}}.tsv"
+        paths.benchmark("prepare_labels", "{plan}/{arrays}/{labels}/{shard}")
     resources:
         mem_mb=memory(6000),
         runtime=minutes(120),
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
+        arrays=lambda w: w.arrays,
+        trigger=trigger(run.scheme.fingerprint()),
         version=1,
     message:
         "prepare: {params.number} {wildcards.arrays} ({wildcards.labels}) of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
-        "../scripts/prepare_labels.py"
+        "../scripts/step.py"
 
 
 rule cut_objects:
@@ -266,25 +252,23 @@ rule cut_objects:
     input:
         unpack(objects_inputs),
     output:
-        manifest=f"{R}/prepared/{{plan}}/objects/{{bank}}/shards/{{shard}}.csv",
-        index=f"{R}/prepared/{{plan}}/objects/{{bank}}/index/{{shard}}.csv",
+        manifest=manifest_of(paths.objects()),
+        index=shard_table(paths.objects(), "index"),
     log:
-        f"{R}/logs/cut_objects/{{plan}}/{{bank}}/{{shard}}.log",
+        paths.log("cut_objects", "{plan}/{bank}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/cut_objects/{{plan}}/{{bank}}/{{shard}}.tsv"
+        paths.benchmark("cut_objects", "{plan}/{bank}/{shard}")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
-        labels=lambda w: run.model(w.bank).labels,
+        trigger=trigger(run.scheme.fingerprint()),
         settings=lambda w: run.model(w.bank).trainer.cutmix.cut.model_dump(mode="json"),
         spacing_mm=lambda w: run.chain.plans[w.plan].spacing_mm,
         version=1,
     message:
-        "cut tumors: {params.labels}, {params.number} cases of shard {wildcards.shard} for plan {wildcards.plan}"
+        "cut tumors: bank {wildcards.bank}, {params.number} cases of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
-        "../scripts/cut_objects.py"
+        "../scripts/step.py"

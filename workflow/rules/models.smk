@@ -1,10 +1,11 @@
 """Train models and let them predict.
 
 REQUIRED INPUTS: prepared images, a label set (or the truth), survey tables, tumor objects where they are pasted.
-OUTPUTS: {R}/models/<model>, {R}/models/<model>/predictions
+OUTPUTS: models/<model>, models/<model>/predictions
 """
 
 from labelloop.inference.settings import ENGINE_VERSION
+from labelloop.paths import OUTPUTS, SLICE_OUTPUTS
 from labelloop.training.settings import TRAINING_VERSION
 
 
@@ -13,22 +14,18 @@ rule train:
     input:
         unpack(training_inputs),
     output:
-        model=f"{R}/models/{{model}}/model.json",
-        weights=f"{R}/models/{{model}}/weights.pt",
-        plans=f"{R}/models/{{model}}/plans.json",
-        dataset=f"{R}/models/{{model}}/dataset.json",
-        cases=f"{R}/models/{{model}}/cases.csv",
-        curve=report(
-            f"{R}/models/{{model}}/curve.png",
+        [paths.model(f) for f in OUTPUTS if f not in ("model.json", "curve.png")],
+        report(
+            paths.model("curve.png"),
             caption="../report/curve.rst",
             category="Models",
             labels={"model": "{model}"},
         ),
-        epochs=f"{R}/models/{{model}}/training.jsonl",
+        model=paths.model("model.json"),
     log:
-        f"{R}/logs/train/{{model}}.log",
+        paths.log("train", "{model}"),
     benchmark:
-        f"{R}/benchmarks/train/{{model}}.tsv"
+        paths.benchmark("train", "{model}")
     wildcard_constraints:
         model="|".join(run.segmenters),
     threads: lambda w: run.training_threads(w.model)
@@ -41,18 +38,17 @@ rule train:
         workers=run.config.workers,
         stage=run.config.stage,
     params:
+        name=lambda w: w.model,
         spec=lambda w: run.model(w.model).model_dump(mode="json", exclude_none=True),
         plan=lambda w: run.chain.plans[run.model(w.model).plan].model_dump(mode="json"),
-        cases=[row for shard in run.train_shards for row in run.rows(shard)],
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint(),
         groups=run.groups(),
         deterministic=run.config.deterministic,
-        version=TRAINING_VERSION,
+        trigger=trigger(TRAINING_VERSION, run.scheme.fingerprint()),
     message:
         "train: model {wildcards.model}"
     script:
-        "../scripts/train.py"
+        "../scripts/step.py"
 
 
 if run.slice_classifiers:
@@ -60,11 +56,8 @@ if run.slice_classifiers:
     # A model that finds slices leaves other files than one that segments.
     use rule train as train_slices with:
         output:
-            model=f"{R}/models/{{model}}/model.json",
-            weights=f"{R}/models/{{model}}/weights.pt",
-            cases=f"{R}/models/{{model}}/cases.csv",
-            scores=f"{R}/models/{{model}}/scores.csv",
-            epochs=f"{R}/models/{{model}}/training.jsonl",
+            [paths.model(file) for file in SLICE_OUTPUTS[1:]],
+            model=paths.model(SLICE_OUTPUTS[0]),
         wildcard_constraints:
             model="|".join(run.slice_classifiers),
         message:
@@ -74,17 +67,15 @@ if run.slice_classifiers:
 rule predict:
     """Let a model label the cases of a shard; the model is loaded once."""
     input:
-        model=f"{R}/models/{{model}}/model.json",
-        weights=f"{R}/models/{{model}}/weights.pt",
-        geometry=f"{R}/survey/{{shard}}.geometry.csv",
-        upright=upright_table,
+        unpack(surveyed),
+        model=lambda w: model_files(w.model),
     output:
-        manifest=f"{R}/models/{{model}}/predictions/shards/{{shard}}.csv",
-        confidence=f"{R}/models/{{model}}/predictions/confidence/{{shard}}.csv",
+        manifest=manifest_of(paths.predictions()),
+        confidence=shard_table(paths.predictions(), "confidence"),
     log:
-        f"{R}/logs/predict/{{model}}/{{shard}}.log",
+        paths.log("predict", "{model}/{shard}"),
     benchmark:
-        f"{R}/benchmarks/predict/{{model}}/{{shard}}.tsv"
+        paths.benchmark("predict", "{model}/{shard}")
     threads: 4
     resources:
         gpu=GPUS,
@@ -94,10 +85,9 @@ rule predict:
         deterministic=int(run.config.deterministic is True),
     params:
         number=lambda w: len(run.shards[w.shard]),
-        cases=lambda w: run.rows(w.shard),
         engine=run.chain.engine.model_dump(mode="json"),
-        version=ENGINE_VERSION,
+        trigger=trigger(ENGINE_VERSION),
     message:
         "predict: {params.number} cases of shard {wildcards.shard} by model {wildcards.model}"
     script:
-        "../scripts/predict.py"
+        "../scripts/step.py"

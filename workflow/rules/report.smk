@@ -1,112 +1,106 @@
 """The review queues of the label sets, and one HTML page about the run.
 
 REQUIRED INPUTS: every table that the chain leaves.
-OUTPUTS: {R}/review, {R}/report/index.html
+OUTPUTS: review, report/index.html
 """
 
 from labelloop.chain import describe, graph
+
+SHOWN = (
+    *("selected", "verdicts", "provenance"),
+    *("held_out", "calibration", "transfers"),
+)
+"""Tables of a label set that the page tells of."""
+SHOWN_OF_MODELS = ("model.json", "cases.csv", "training.jsonl")
 
 
 rule review:
     """Queue the most suspicious labels of a set for a radiologist, with reasons and a picture of each."""
     input:
-        manifests=lambda w: expand(
-            "{r}/labels/{set}/shards/{shard}.csv",
-            r=R,
-            set=w.labels,
-            shard=run.train_shards,
+        cases=expand(paths.survey("cases"), shard=run.train_shards),
+        upright=upright_table,
+        maps=lambda w: expand(
+            manifest_of(paths.labels(w.labels)), shard=run.train_shards
         ),
-        selected=f"{R}/labels/{{labels}}/selected.csv",
-        verdicts=f"{R}/labels/{{labels}}/verdicts.csv",
-        disagreement=f"{R}/labels/{{labels}}/disagreement.csv",
+        selected=paths.label_table("selected"),
+        verdicts=paths.label_table("verdicts"),
+        disagreement=paths.label_table("disagreement"),
     output:
-        table=f"{R}/review/{{labels}}.csv",
-        pictures=directory(f"{R}/review/{{labels}}"),
+        table=paths.review(),
+        pictures=directory(paths.pictures()),
     log:
-        f"{R}/logs/review/{{labels}}.log",
+        paths.log("review", "{labels}"),
     benchmark:
-        f"{R}/benchmarks/review/{{labels}}.tsv"
+        paths.benchmark("review", "{labels}")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
-        cases=[row for shard in run.train_shards for row in run.rows(shard)],
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint("color"),
         limit=run.config.review,
-        version=2,
+        trigger=trigger(2, run.scheme.fingerprint("color")),
     message:
         "review: the most suspicious labels of {wildcards.labels}"
     script:
-        "../scripts/review.py"
+        "../scripts/step.py"
 
 
 rule report:
     """Write the report page: what went in, what each step did, scores, pictures."""
     input:
-        tables=expand(
-            "{r}/{table}.csv",
-            r=R,
-            table=["cases", "geometry", "annotation", "quarantine", "groups"],
-        ),
-        models=expand(
-            "{r}/models/{model}/{file}",
-            r=R,
-            model=run.used_models,
-            file=["model.json", "cases.csv", "training.jsonl"],
-        ),
-        labels=expand(
-            "{r}/labels/{labels}/{table}.csv",
-            r=R,
-            labels=run.used_labels,
-            table=[
-                "selected",
-                "provenance",
-                "verdicts",
-                "disagreement",
-                "held_out",
-                "calibration",
-                "transfers",
+        cases=paths.table("cases"),
+        tables=[
+            [
+                paths.table(t)
+                for t in ("geometry", "annotation", "quarantine", "groups")
             ],
-        ),
-        review=expand(rules.review.output, labels=run.used_labels),
-        translations=[
-            expand(rules.structure.output, plan=plan) for plan in run.translations
+            upright_table(None),
+            expand(paths.model("{file}"), model=run.used_models, file=SHOWN_OF_MODELS),
+            expand(paths.label_table("{table}"), labels=run.used_labels, table=SHOWN),
+            expand(rules.review.output, labels=run.used_labels),
+            expand(
+                paths.structure("{file}"),
+                plan=run.translations,
+                file=["structure.csv", "looks.png"],
+            ),
+            expand([paths.scores(), paths.lesions()], name=run.evaluated()),
+            [paths.final_table(table) for table in ("summary", "efficiency")],
         ],
-        scores=expand(rules.evaluate.output, name=run.evaluated()),
-        predictions=expand(
-            "{r}/predictions/shards/{shard}.csv", r=R, shard=run.infer_shards
-        ),
-        summary=f"{R}/predictions/summary.csv",
-        efficiency=f"{R}/predictions/efficiency.csv",
+        maps=[
+            expand(manifest_of(paths.final), shard=run.infer_shards),
+            expand(
+                manifest_of(paths.labels()),
+                labels=run.transferring(),
+                shard=run.train_shards,
+            ),
+        ],
     output:
         page=report(
-            f"{R}/report/index.html",
+            paths.page,
             caption="../report/page.rst",
             category="Report of the run",
             labels={"page": "the whole run"},
         ),
-        attention=f"{R}/report/attention.txt",
+        attention=paths.attention,
     log:
-        f"{R}/logs/report/page.log",
+        paths.log("report", "page"),
     benchmark:
-        f"{R}/benchmarks/report/page.tsv"
+        paths.benchmark("report", "page")
     resources:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
-        cases=[row for shard in run.test_shards for row in run.rows(shard)],
+        results=run.results,
         recipe=run.recipe.name,
         chain=describe(run.recipe),
         graph=graph(run.recipe),
         classes=run.chain.classes,
-        scheme=run.scheme.fingerprint("color", "tolerance_mm"),
         evaluated=run.updates(),
         models=run.used_models,
         labels=run.used_labels,
         translations=list(run.translations),
-        version=6,
+        trigger=trigger(6, run.scheme.fingerprint("color", "tolerance_mm")),
     message:
         "report: {output.page}"
     script:
-        "../scripts/report.py"
+        "../scripts/step.py"

@@ -11,6 +11,7 @@ from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.inference.settings import Settings
 from labelloop.labels.settings import CleanStep
+from labelloop.paths import Paths
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "locate": ("classes", "axes", "margin_mm", "gap_mm", "from_mm"),
@@ -20,7 +21,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "clean": (),
 }
 """The verbs of a chain, and the keys that each may carry."""
-FINISHED = "inference.json"
 
 
 class InferenceStep(Strict):
@@ -83,16 +83,17 @@ class FinishedInference(Strict):
     @classmethod
     def read(cls, results: Path) -> "FinishedInference":
         """Read it from a results folder. Raises UserError when it is missing or cannot be understood."""
-        path = Path(results) / FINISHED
+        path = Path(Paths(str(results)).inference)
         if not path.is_file():
             hint = "give the results folder of a finished run; Snakemake writes the file when it finishes one"
             raise UserError(f"{path}: no such file; {hint}")
         return validated(cls, read_json(path), path)
 
-    def write(self, results: Path) -> None:
-        """Write it into a results folder; keys stay in order, because that of ``compose`` decides."""
-        write_text(Path(results) / FINISHED, self.model_dump_json(indent=2, by_alias=True) + "\n")
+    def write(self, path: Path) -> None:
+        """Write it; keys stay in order, because that of ``compose`` decides."""
+        write_text(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
 
     def folders(self, results: Path) -> dict[str, Path]:
         """Return the folder of each model that the steps name."""
-        return {name: Path(results) / "models" / name for step in self.steps for name in step.models}
+        paths = Paths(str(results))
+        return {name: Path(paths.model_folder(name)) for step in self.steps for name in step.models}

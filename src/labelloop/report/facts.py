@@ -10,6 +10,7 @@ from typing import Any
 from labelloop import __version__
 from labelloop.heartbeat import duration
 from labelloop.machine import SUFFIX
+from labelloop.paths import Paths
 from labelloop.wording import count, named
 
 KINDS = {"train": "training", "train_translator": "training", "predict": "predicting", "infer": "predicting"}
@@ -17,17 +18,17 @@ KINDS = {"train": "training", "train_translator": "training", "predict": "predic
 OTHER = "all else"
 
 
-def run_facts(root: Path, recipe: str, models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def run_facts(paths: Paths, recipe: str, models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return facts in words; what nobody noted is left out.
 
     Args:
-        root: results folder. recipe: its name. models: sections on models, with their ``versions``.
+        paths: of the results. recipe: its name. models: sections on models, with their ``versions``.
     """
-    machines = _machines(root)
+    machines = _machines(Path(paths.logs))
     facts = {
         "recipe": recipe,
         "date": max((machine["began"] for machine in machines), default="")[:16].replace("T", " "),
-        "computing time": _time(computing_seconds(root)),
+        "computing time": _time(computing_seconds(Path(paths.benchmarks))),
         "machine": "; ".join(_distinct(f"{m['cpu']}, {count(m['cores'], 'core')} ({m['node']})" for m in machines)),
         "GPU": ", ".join(_distinct(gpu for machine in machines for gpu in machine["gpus"])),
         "versions": _versions(models),
@@ -37,11 +38,11 @@ def run_facts(root: Path, recipe: str, models: Sequence[Mapping[str, Any]]) -> d
     return {words: value for words, value in facts.items() if value}
 
 
-def computing_seconds(root: Path) -> dict[str, float]:
+def computing_seconds(benchmarks: Path) -> dict[str, float]:
     """Return the seconds that jobs took, their last attempts, by kind."""
     seconds: dict[str, float] = defaultdict(float)
-    for path in sorted((root / "benchmarks").glob("*/**/*.tsv")):
-        rule = path.relative_to(root / "benchmarks").parts[0]
+    for path in sorted(benchmarks.glob("*/**/*.tsv")):
+        rule = path.relative_to(benchmarks).parts[0]
         with path.open(encoding="utf-8", newline="") as handle:
             for row in csv.DictReader(handle, delimiter="\t"):
                 seconds[KINDS.get(rule, OTHER)] += _seconds(row.get("s"))
@@ -61,10 +62,10 @@ def _time(seconds: Mapping[str, float]) -> str:
     return f"{duration(total)} of all jobs together{f' ({parts})' if parts else ''}" if total else ""
 
 
-def _machines(root: Path) -> list[dict[str, Any]]:
+def _machines(logs: Path) -> list[dict[str, Any]]:
     """Return what jobs noted of their machines, in the order of their names."""
     found = []
-    for path in sorted((root / "logs").glob(f"**/*{SUFFIX}")):
+    for path in sorted(logs.glob(f"**/*{SUFFIX}")):
         try:
             found.append(json.loads(path.read_text(encoding="utf-8")))
         except ValueError:

@@ -30,9 +30,9 @@ PANEL_PIXELS = 720
 
 @dataclass(frozen=True)
 class Atlas:
-    """Where the images, the label maps and the truth of a run lie."""
+    """Where the images, the final label maps and the truth of a run lie."""
 
-    results: Path
+    final: Path
     images: Mapping[str, tuple[Path, str]]
     scheme: ClassScheme
     truth: Truth | None = None
@@ -40,13 +40,15 @@ class Atlas:
     """Cases that are stored upside down."""
 
     @classmethod
-    def of(cls, results: Path, cases: pd.DataFrame, scheme: ClassScheme, truth: Truth | None) -> "Atlas":
+    def of(cls, results: Results, cases: pd.DataFrame, scheme: ClassScheme, truth: Truth | None) -> "Atlas":
         """Return the atlas of a case table; image files are absolute, or relative to the results or to where we are."""
         images = {}
         for case, image, modality in zip(cases["case"], cases["image"], cases["modality"], strict=True):
-            beside = results / image
+            beside = results.root / image
             images[case] = (beside if beside.is_file() else Path(image), modality)
-        return cls(results, images, scheme, truth, frozenset(upside_down(results / "upright.csv")))
+        upright = results.paths.table("upright")
+        turned = upside_down(results.root / upright) if upright in results else set()
+        return cls(results.root / results.paths.final, images, scheme, truth, frozenset(turned))
 
     def draw(self, case: str, labels: Path) -> dict[str, Any]:
         """Return the pictures of a case, one a view, and the classes that are outlined in them.
@@ -137,7 +139,7 @@ def queue_pictures(results: Results, scheme: ClassScheme, queue: Sequence[Mappin
     """Return the first rows of a review queue that have a picture, with the picture and its legend."""
     shown = []
     for row in [row for row in queue if row["picture"]][:SUSPICIOUS]:
-        png = results.bytes(f"review/{row['picture']}")
+        png = results.bytes(Path(results.paths.review()).parent / row["picture"])
         if png:
             webp, classes = for_page(png)
             shown.append({**row, "src": data_uri(webp, "webp"), "legend": legend(scheme, classes)})
@@ -150,7 +152,7 @@ def _attempt(atlas: Atlas, case: str) -> dict[str, Any]:
     if case not in atlas.images:
         return nothing | {"problem": "the case table does not name it"}
     try:
-        return atlas.draw(case, atlas.results / "predictions" / f"{case}.nii.gz") | {"problem": ""}
+        return atlas.draw(case, atlas.final / f"{case}.nii.gz") | {"problem": ""}
     except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:
         log.warning("no picture of %s: %s", case, error)
         return nothing | {"problem": str(error).strip().splitlines()[-1]}

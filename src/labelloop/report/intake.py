@@ -17,8 +17,8 @@ def intake(results: Results, cases: pd.DataFrame, scheme: ClassScheme) -> dict[s
     Each case is counted once: ``total`` is ``used`` (``train`` and ``test``) and the ``cases`` of each reason in
     ``aside``. A case with several faults is listed with all of them, and counted under the first.
     """
-    annotation = results.table("annotation.csv", "annotation")
-    quarantine = results.table("quarantine.csv", "quarantine")
+    annotation = results.table(results.paths.table("annotation"), "annotation")
+    quarantine = results.table(results.paths.table("quarantine"), "quarantine")
     errors = quarantine[quarantine["severity"] == "error"]
     used = cases[~cases["case"].isin(errors["case"])]
     aside = _by_reason(errors)
@@ -31,9 +31,9 @@ def intake(results: Results, cases: pd.DataFrame, scheme: ClassScheme) -> dict[s
         "set_aside": errors["case"].nunique(),
         "warnings": _by_reason(quarantine.drop(errors.index)),
         "sources": _sources(used),
-        "groups": _groups(results.table("groups.csv", "groups"), cases),
+        "groups": _groups(results.table(results.paths.table("groups"), "groups"), cases),
         "states": counts(annotation, "state", (PRESENT, ABSENT, UNKNOWN), scheme),
-        "grids": _grids(results.table("geometry.csv", "geometry"), cases),
+        "grids": _grids(results.table(results.paths.table("geometry"), "geometry"), cases),
     }
 
 

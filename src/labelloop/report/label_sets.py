@@ -16,12 +16,9 @@ REASONS_SHOWN = 8
 
 def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any]:
     """Return acceptance per class, frequent reasons, failures per rule, calibration and review queue of a label set."""
-    folder = f"labels/{name}"
-    selected = results.table(f"{folder}/selected.csv", "selected")
-    verdicts = results.table(f"{folder}/verdicts.csv", "verdicts")
-    provenance = results.table(f"{folder}/provenance.csv", "provenance")
-    held_out = results.table(f"{folder}/held_out.csv", "held_out")
-    calibration = results.table(f"{folder}/calibration.csv", "calibration")
+    kinds = ("selected", "verdicts", "provenance", "held_out", "calibration")
+    tables = (results.table(results.paths.label_table(kind, name), kind) for kind in kinds)
+    selected, verdicts, provenance, held_out, calibration = tables
     decisions = {d: int((selected["decision"] == d).sum()) for d in DECISIONS}
     judged = decisions["accepted"] + decisions["demoted"] + decisions["dropped"]
     why, counted = _why(selected), counts(selected, "decision", DECISIONS, scheme)
@@ -37,7 +34,7 @@ def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any
         "sources": _label_sources(provenance),
         "cleaning": _cleaning(provenance),
         "calibration": calibration_of(held_out, calibration, scheme),
-        "queue": results.table(f"review/{name}.csv", "review").to_dict("records"),
+        "queue": results.table(results.paths.review(name), "review").to_dict("records"),
     }
 
 

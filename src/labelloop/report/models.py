@@ -17,10 +17,10 @@ CYCLE_GAN = {
 
 def model(results: Results, name: str) -> dict[str, Any]:
     """Return cases, epochs, validation Dice, facts and training curves of a model."""
-    folder = f"models/{name}"
-    about = results.json(f"{folder}/model.json")
-    epochs = results.json_lines(f"{folder}/training.jsonl")
-    cases = results.table(f"{folder}/cases.csv", "training_cases")
+    paths = results.paths
+    about = results.json(paths.model("model.json", name))
+    epochs = results.json_lines(paths.model("training.jsonl", name))
+    cases = results.table(paths.model("cases.csv", name), "training_cases")
     dice = [_number(row.get("dice_average")) for row in epochs]
     best = max((d for d in dice if math.isfinite(d)), default=math.nan)
     return {
@@ -38,19 +38,19 @@ def model(results: Results, name: str) -> dict[str, Any]:
         "fingerprint": str(about.get("fingerprint", "")),
         "weights_sha256": str(about.get("weights_sha256", "")),
         "charts": _charts(epochs),
-        "picture": None if epochs else _embedded(results, f"{folder}/curve.png"),
+        "picture": None if epochs else _embedded(results, paths.model("curve.png", name)),
     }
 
 
 def translation(results: Results, plan: str) -> dict[str, Any]:
     """Return whether labels fit the translated CT of a plan, and the picture of CT, translations and real MR."""
-    table = results.table(f"prepared/{plan}/structure.csv", "structure")
+    table = results.table(results.paths.structure("structure.csv", plan), "structure")
     wrong = table[table["fits"] != "True"]
     return {
         "plan": plan,
         "labeled": len(table),
         "wrong": sorted(wrong["case"]),
-        "picture": _embedded(results, f"prepared/{plan}/looks.png"),
+        "picture": _embedded(results, results.paths.structure("looks.png", plan)),
     }
 
 

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs nothing beside it, made from the files of the results folder."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from markupsafe import Markup
 from labelloop import __version__, wording
 from labelloop.classes import ClassScheme
 from labelloop.files import write_text
+from labelloop.paths import Paths
 from labelloop.report.attention import attention
 from labelloop.report.chain import draw_chain
 from labelloop.report.facts import run_facts
@@ -44,6 +45,7 @@ def write_report(
     truth: Truth | None = None,
     updates: Mapping[str, int] | None = None,
     title: str = "labelloop",
+    handed: Iterable[Path] | None = None,
 ) -> list[str]:
     """Write the report page of a run, atomically; return what needs attention, in sentences. Equal files, equal bytes.
 
@@ -64,12 +66,14 @@ def write_report(
         truth: gives the reference labels of a test case for its pictures.
         updates: by title of what is compared: updates behind its weights, with those of the models it started from.
         title: name of the run.
+        handed: files, and folders with their files, that may be read of ``results``; None: all.
     """
-    root, page = Path(results), Path(out)
-    source = Results(root)
-    table = source.table("cases.csv", "cases")
+    page = Path(out)
+    source = Results(Path(results), None if handed is None else frozenset(handed))
+    paths = source.paths
+    table = source.table(paths.table("cases"), "cases")
     scored = read_scores(source, evaluated, scheme)
-    atlas = Atlas.of(root, table, scheme, truth)
+    atlas = Atlas.of(source, table, scheme, truth)
     sets = [_label_set(source, atlas, name, scheme) for name in label_sets]
     content: dict[str, Any] = {
         "title": title,
@@ -85,11 +89,11 @@ def write_report(
         "by_sequence": scores_by_sequence(scored, table, scheme),
         "about": about_cases(table),
         "lesions": lesion_results(source, lesions, scheme),
-        "speed": _speed(source.table("predictions/efficiency.csv", "efficiency")),
-        "volumes": _volumes(source.table("predictions/summary.csv", "summary"), scheme),
+        "speed": _speed(source.table(paths.final_table("efficiency"), "efficiency")),
+        "volumes": _volumes(source.table(paths.final_table("summary"), "summary"), scheme),
         "gallery": _gallery(source, atlas, scored),
     }
-    content["facts"] = run_facts(root, recipe, content["models"])
+    content["facts"] = run_facts(Paths(str(source.root)), recipe, content["models"])
     content["headline"] = _headline(content["intake"], sets, scored, scheme, updates or {})
     content |= {"files": source.files(page), "missing": dict(sorted(source.missing.items())), "version": __version__}
     content["attention"] = attention(content, scored)
@@ -117,7 +121,7 @@ def render(content: dict[str, Any]) -> str:
 def _gallery(source: Results, atlas: Atlas, scored: Sequence[Scored]) -> dict[str, list[dict[str, Any]]]:
     """Return the cases to look at, and others, which the page folds."""
     cases = scored_pictures(atlas, scored[-1]) if scored else []
-    cases = cases or unscored_pictures(atlas, source.table("predictions/summary.csv", "summary"))
+    cases = cases or unscored_pictures(atlas, source.table(source.paths.final_table("summary"), "summary"))
     first = [entry for entry in cases if entry["words"]] or cases[:3]
     return {"first": first, "more": [entry for entry in cases if entry not in first]}
 

@@ -5,12 +5,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
 from labelloop.errors import UserError
 from labelloop.files import sha256
+from labelloop.paths import Paths
 from labelloop.tables import TABLES, read_table
 
 T = TypeVar("T")
@@ -18,11 +19,20 @@ T = TypeVar("T")
 
 @dataclass
 class Results:
-    """A results folder. Files that were read, and parts that are missing or unreadable, are remembered."""
+    """A results folder. Files that were read, and parts that are missing or unreadable, are remembered.
+
+    Args:
+        root: the folder.
+        handed: files, and folders with their files, that may be read; None: whatever is there.
+    """
 
     root: Path
+    handed: frozenset[Path] | None = None
     used: dict[str, Path] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+
+    paths: ClassVar[Paths] = Paths(".")
+    """Where its files lie, relative to the root."""
 
     def table(self, relative: str | Path, kind: str) -> pd.DataFrame:
         """Return a table of :data:`labelloop.tables.TABLES`; empty when it is missing or unreadable."""
@@ -50,12 +60,16 @@ class Results:
             for name, path in sorted(self.used.items())
         ]
 
+    def __contains__(self, relative: str | Path) -> bool:
+        path = self.root / relative
+        return path.is_file() and (self.handed is None or not self.handed.isdisjoint([path, *path.parents]))
+
     def _read(self, relative: str | Path, parse: Callable[[Path], T]) -> T | None:
         path = self.root / relative
         name = Path(relative).name if Path(relative).is_absolute() else Path(relative).as_posix()
         if path.is_relative_to(self.root):
             name = path.relative_to(self.root).as_posix()
-        if not path.is_file():
+        if relative not in self:
             self.missing[name] = "not there"
             return None
         try:

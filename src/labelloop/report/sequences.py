@@ -49,8 +49,8 @@ def _mean(values: pd.Series, cases: Sequence[str]) -> float:
 
 def transfers(results: Results, atlas: Atlas, name: str) -> dict[str, Any] | None:
     """Return how labels fared that were carried from one sequence to others; None where none were."""
-    path = f"labels/{name}/{TABLE}.csv"
-    if not (results.root / path).is_file():
+    path = results.paths.label_table(TABLE, name)
+    if path not in results:
         return None
     table = results.table(path, TABLE)
     if table.empty:
@@ -63,7 +63,7 @@ def transfers(results: Results, atlas: Atlas, name: str) -> dict[str, Any] | Non
         measured = ("right_kidney_dsc", "left_kidney_dsc", "moved_mm", "turned_degrees")
         row = {"sequence": sequence, "cases": len(part), "accepted": int(accepted.sum()), "why": why}
         rows.append(row | {column: float(part[column].astype(float).median()) for column in measured})
-    return {"rows": rows, "sheet": _sheet(atlas, table, results.root / "labels" / name)}
+    return {"rows": rows, "sheet": _sheet(atlas, table, results.root / results.paths.labels(name))}
 
 
 def _sheet(atlas: Atlas, table: pd.DataFrame, folder: Path) -> dict[str, str] | None:

@@ -15,11 +15,13 @@ from labelloop.cases import Case
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.files import atomic, digest
 from labelloop.inference.settings import Device
+from labelloop.paths import ALIGNED, folder_of, model_of
 from labelloop.plans import Plan
-from labelloop.recipe import TRUTH, ModelSpec
+from labelloop.recipe import ModelSpec
+from labelloop.resources import Workers, loader_workers
 from labelloop.scan import read_surveyed
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, as_cases, in_groups, read_many, surveyed, table_of
+from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_cases, read_many, table_of
 from labelloop.tables import read_table, write_table
 from labelloop.training.settings import Determinism
 from labelloop.volume import RAS, Geometry, Volume
@@ -32,13 +34,13 @@ SHOWN = 3
 BLACK, WHITE = -1.0, 1.0
 
 
-def judge(rows: Rows, shard: str, survey_folder: Path, out: Path, version: int) -> None:
+def judge(survey: SurveyTables, table: Path, manifest: Path, version: int) -> None:
     """Write which images of one shard are stored upside down, of those that can tell: CT, and some MR sequences."""
     from labelloop.adapt.body import judge_upright
     from labelloop.adapt.grey import to_grey
 
-    ledger = Ledger(out, shard)
-    for item in surveyed(rows, survey_folder, [shard]):
+    ledger = Ledger.of(manifest)
+    for item in survey.usable():
         if item.case.modality != "CT" and item.case.sequence not in UPRIGHT_BY:
             continue
 
@@ -49,22 +51,22 @@ def judge(rows: Rows, shard: str, survey_folder: Path, out: Path, version: int) 
         ledger.run(item.id, digest([version, item.image_sha256, item.case.modality]), work)
     ledger.close()
     found = [{"case": case, "judged_by": case, "reason": "", **extra} for case, extra in ledger.extras().items()]
-    write_table(out / f"{shard}.csv", found, "upright")
+    write_table(table, found, "upright")
 
 
-def upright(rows: Rows, judged: Sequence[str], geometry: Path, out: Path) -> None:
+def upright(cases: Path, geometry: Path, judged: Sequence[Path], table: Path) -> None:
     """Decide which cases are stored upside down: each CT by itself, MR by the best witness of its patient.
 
     Args:
+        cases, geometry: tables of all cases, and of the usable ones.
         judged: tables of :func:`judge`.
-        geometry: table of the usable cases.
     """
     usable = set(read_table(geometry, "geometry")["case"])
-    cases = [case for case in as_cases(rows) if case.case in usable]
+    asked = [case for case in read_cases([cases]) if case.case in usable]
     witnesses = {row["case"]: row for row in read_many(judged, "upright").to_dict("records")}
-    table = pd.DataFrame([_decided(case, cases, witnesses) for case in cases])
-    write_table(out, table, "upright")
-    log.info("upright: %d of %d cases are stored upside down", (table["upside_down"] == "True").sum(), len(table))
+    found = pd.DataFrame([_decided(case, asked, witnesses) for case in asked])
+    write_table(table, found, "upright")
+    log.info("upright: %d of %d cases are stored upside down", (found["upside_down"] == "True").sum(), len(found))
 
 
 def _decided(case: Case, cases: Sequence[Case], witnesses: Mapping[str, dict]) -> dict[str, Any]:
@@ -83,24 +85,25 @@ def _decided(case: Case, cases: Sequence[Case], witnesses: Mapping[str, dict]) -
 
 
 def train_translator(
-    rows: Rows,
+    survey: SurveyTables,
+    images: Sequence[Path],
     name: str,
     spec: dict[str, Any],
     plan: dict[str, Any],
     classes: str,
     groups: dict[str, dict],
-    shards: Sequence[str],
-    results: Path,
-    images: Path,
+    model: Path,
     device: Device,
     deterministic: Determinism,
-    workers: int,
+    workers: Workers,
+    threads: int,
     stage: str | None = None,
 ) -> None:
     """Train a translator on prepared images: CT to the look of MR.
 
     Args:
-        images: folder of the prepared images of the model's plan.
+        images: manifests of the prepared images of the model's plan.
+        model: the model's ``model.json``, to write with what lies beside it.
         stage: folder on this node's own disk for a copy of them (see ``training.staging``).
 
     Raises:
@@ -109,14 +112,14 @@ def train_translator(
     from labelloop.training.translator import LOOKS, GreyCase, TranslatorJob
     from labelloop.training.translator import train_translator as train
 
-    model, prepared_by = ModelSpec.model_validate(spec), Plan.model_validate(plan)
-    files = Files([images / "shards" / f"{shard}.csv" for shard in shards], "prepared_image")
-    usable = in_groups(surveyed(rows, results / "survey", shards), model.cases, load_classes(classes), groups)
+    asked, prepared_by = ModelSpec.model_validate(spec), Plan.model_validate(plan)
+    files = Files(images, "prepared_image")
+    usable = in_groups(survey.usable(), asked.cases, load_classes(classes), groups)
     cases = {item.id: item for item in usable if item.id in files}
-    settings = model.trainer.own(TranslatorSettings)
+    settings = asked.trainer.own(TranslatorSettings)
     boxes: dict[str, tuple[tuple[int, int], ...] | None] = dict.fromkeys(cases)
     if settings.reference:
-        found = aligned(cases, settings.reference, files, prepared_by, results / "models" / name / "aligned")
+        found = aligned(cases, settings.reference, files, prepared_by, model_of(model) / ALIGNED)
         boxes = dict(found.items())
     looks = {
         look: tuple(
@@ -130,12 +133,12 @@ def train_translator(
     train(
         TranslatorJob(
             name=name,
-            folder=results / "models" / name,
+            folder=model_of(model),
             plan=prepared_by,
             settings=settings,
             device=device,
             deterministic=deterministic,
-            workers=workers,
+            workers=loader_workers(workers, threads),
             stage=stage,
             **looks,
         )
@@ -194,45 +197,45 @@ def _grid(array: np.ndarray, plan: Plan) -> Geometry:
 
 
 def structure(
-    rows: Rows,
+    survey: SurveyTables,
     plan: dict[str, Any],
     classes: str,
-    translator: Path,
-    shards: Sequence[str],
-    results: Path,
-    images: Path,
-    source: Path,
-    out: Path,
+    learned: Path,
+    images: Sequence[Path],
+    source: Sequence[Path],
+    labels: Sequence[Path],
+    table: Path,
     picture: Path,
+    manifest: Path,
     version: int,
 ) -> None:
     """Ask whether the labels of each labeled CT still fit its translation, and draw CT, translation and real MR.
 
     Args:
-        translator: folder of the model.
-        images, source: folders of the prepared images of a plan that translates, and of the translator's plan.
-        out, picture: table of kind "structure", and PNG.
+        learned: table of the cases that the translator was trained with.
+        images, source: manifests of the prepared images of a plan that translates, and of the translator's plan.
+        labels: manifests of the prepared truth of the plan that translates.
+        table, picture, manifest: table of kind "structure", PNG and manifest, to write.
     """
     shown, scheme = Plan.model_validate(plan), load_classes(classes)
-    fakes, real = (Files([f / "shards" / f"{s}.csv" for s in shards], "prepared_image") for f in (images, source))
-    truth = images / "labels" / TRUTH
-    labels = Files([truth / "shards" / f"{s}.csv" for s in shards], "prepared_label")
-    items = [item for item in surveyed(rows, results / "survey", shards) if item.id in fakes and item.id in real]
+    fakes, real = (Files(manifests, "prepared_image") for manifests in (images, source))
+    truth = Files(labels, "prepared_label")
+    items = [item for item in survey.usable() if item.id in fakes and item.id in real]
     ct = [item for item in items if item.case.modality == "CT"]
-    ledger = Ledger(images / "structure", "all")
+    ledger = Ledger.of(manifest)
     for item in ct:
-        if item.id in labels:
-            key = digest([version, fakes.key(item.id), labels.key(item.id)])
-            ledger.run(item.id, key, partial(_fit, item.id, fakes, labels, shown))
+        if item.id in truth:
+            key = digest([version, fakes.key(item.id), truth.key(item.id)])
+            ledger.run(item.id, key, partial(_fit, item.id, fakes, truth, shown))
     ledger.close()
-    table = table_of(ledger.extras(), "rows")
-    write_table(out, table, "structure")
-    wrong = sorted(table.loc[~table["fits"], "case"]) if len(table) else []
+    found = table_of(ledger.extras(), "rows")
+    write_table(table, found, "structure")
+    wrong = sorted(found.loc[~found["fits"], "case"]) if len(found) else []
     if wrong:
-        log.warning("%s: labels do not fit the translation of %s", translator.name, ", ".join(wrong))
-    learned = set(read_table(translator / "cases.csv", "training_cases")["case"])
-    mr = [item.id for item in items if item.case.modality == "MR" and item.id in learned]
-    panels = _panels(_telling(table, ct), mr, {"CT": real, "fake": fakes, "MR": real}, labels, shown, scheme)
+        log.warning("%s: labels do not fit the translation of %s", folder_of(images[0]).name, ", ".join(wrong))
+    known = set(read_table(learned, "training_cases")["case"])
+    mr = [item.id for item in items if item.case.modality == "MR" and item.id in known]
+    panels = _panels(_telling(found, ct), mr, {"CT": real, "fake": fakes, "MR": real}, truth, shown, scheme)
     with atomic(picture) as temporary:
         temporary.write_bytes(panels)
 

@@ -13,87 +13,122 @@ from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.groups import Group, group_cases
+from labelloop.paths import model_of
 from labelloop.plans import Plan
 from labelloop.shards import Ledger
-from labelloop.steps.common import Rows, as_cases, read_many, surveyed
+from labelloop.steps.common import SurveyTables, as_cases, read_cases, read_many
 from labelloop.survey import merge_survey, survey_shard
 from labelloop.tables import TABLES, read_table, write_table
 
 log = logging.getLogger(__name__)
 
 
-def survey(rows: Rows, classes: str, shard: str, out: Path, tested: Path | None = None) -> None:
-    """Survey the cases of one shard; write ``<out>/<shard>.{geometry,annotation,quarantine,profiles}.csv``.
+def survey(
+    rows: Sequence[dict[str, str]],
+    classes: str,
+    cases: Path,
+    geometry: Path,
+    annotation: Path,
+    quarantine: Path,
+    profiles: Path,
+    manifest: Path,
+    tested: Path | None = None,
+) -> None:
+    """Survey the cases of one shard, and write down its rows of the case table, which all later steps read.
 
     Args:
+        rows: the shard's rows of the case table.
+        cases, geometry, annotation, quarantine, profiles: tables to write.
+        manifest: manifest to write; it lists no files.
         tested: table of the images that are tested on; cases with one of them are set aside.
     """
     images = read_table(tested, "tested") if tested else None
     contents: dict[str, str] = {}
     if images is not None:
         contents = dict(zip(images["image_voxels"], images["case"], strict=True))
-    survey_shard(as_cases(rows), load_classes(classes), out / shard, contents)
+    found = survey_shard(as_cases(rows), load_classes(classes), Ledger.of(manifest), contents)
+    write_table(cases, [case.model_dump() for case in as_cases(rows)], "cases")
+    write_table(geometry, found["geometry"], "geometry")
+    write_table(annotation, found["annotation"], "annotation")
+    write_table(quarantine, found["quarantine"], "quarantine")
+    write_table(profiles, found["profiles"], "profiles")
 
 
-def list_tested(surveys: Sequence[str], out: Path) -> None:
+def tested(surveys: Sequence[Path], table: Path) -> None:
     """Write which images are tested on, from the geometry tables of all test shards."""
-    write_table(out, read_many(surveys, "geometry")[list(TABLES["tested"])].drop_duplicates("image_voxels"), "tested")
+    images = read_many(surveys, "geometry")[list(TABLES["tested"])]
+    write_table(table, images.drop_duplicates("image_voxels"), "tested")
 
 
-def collect(rows: Rows, rejected: list[dict[str, str]], shards: list[str], survey_folder: Path, out: Path) -> None:
+def collect(
+    rejected: list[dict[str, str]],
+    shard_cases: Sequence[Path],
+    shard_geometry: Sequence[Path],
+    shard_annotation: Sequence[Path],
+    shard_quarantine: Sequence[Path],
+    shard_profiles: Sequence[Path],
+    cases: Path,
+    geometry: Path,
+    annotation: Path,
+    quarantine: Path,
+) -> None:
     """Join the survey tables of all shards; rows of the case table that were refused join the quarantine.
 
     Raises:
         UserError: when nothing usable is left.
     """
-    merge_survey([survey_folder / shard for shard in shards], out, rejected, as_cases(rows))
-    usable, aside = read_table(out / "geometry.csv", "geometry"), read_table(out / "quarantine.csv", "quarantine")
+    rows = read_many(shard_cases, "cases")
+    tables = {"geometry": shard_geometry, "annotation": shard_annotation}
+    tables |= {"quarantine": shard_quarantine, "profiles": shard_profiles}
+    merged = merge_survey(tables, rejected, as_cases(rows.to_dict("records")))
+    for kind, path in (("geometry", geometry), ("annotation", annotation), ("quarantine", quarantine)):
+        write_table(path, merged[kind], kind)
+    usable, aside = merged["geometry"], read_table(quarantine, "quarantine")
     log.info(
         "survey: %d cases usable, %d set aside", len(usable), aside[aside["severity"] == "error"]["case"].nunique()
     )
     if usable.empty:
         reasons = "\n".join(f"  {row.case}: {row.code}: {row.found}" for row in aside.itertuples())
         raise UserError(f"none of {len(rows)} cases can be used:\n{reasons}")
-    write_table(out / "cases.csv", [case.model_dump() for case in as_cases(rows)], "cases")
+    write_table(cases, rows, "cases")
 
 
-def group(cases: Path, annotation: Path, classes: str, groups: dict[str, dict], out: Path) -> None:
+def group(cases: Path, annotation: Path, classes: str, groups: dict[str, dict], table: Path) -> None:
     """Write which groups every surveyed case belongs to."""
     own = {name: Group.model_validate(content) for name, content in groups.items()}
-    known = {case.case: case for case in as_cases(read_table(cases, "cases").to_dict("records"))}
-    table = group_cases(read_table(annotation, "annotation"), known, load_classes(classes), own)
-    write_table(out, table, "groups")
-    counts = table["group"].value_counts()
+    known = {case.case: case for case in read_cases([cases])}
+    found = group_cases(read_table(annotation, "annotation"), known, load_classes(classes), own)
+    write_table(table, found, "groups")
+    counts = found["group"].value_counts()
     log.info("groups: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
 
 
 def prepare(
-    rows: Rows,
+    survey: SurveyTables,
     plan: dict[str, Any],
-    shard: str,
-    survey_folder: Path,
-    out: Path,
+    manifest: Path,
     version: int,
-    translator: Path | None = None,
+    translator: Sequence[Path] = (),
     device: str = "cpu",
 ) -> None:
-    """Prepare the images of one shard for a plan: ``<out>/<case>.b2nd``.
+    """Prepare the images of one shard for a plan: ``<case>.b2nd``, beside the manifest.
 
     Args:
-        translator: model that CT goes through, of plans that translate.
+        manifest: manifest to write.
+        translator: files of the model that CT goes through, of plans that translate.
     """
     from labelloop.inference.prepare import prepare_image
     from labelloop.training.prepared import write_image_array
 
     settings = Plan.model_validate(plan)
-    translating = _Look(translator, device) if translator else None
-    ledger = Ledger(out, shard)
-    for item in surveyed(rows, survey_folder, [shard]):
+    translating = _Look(model_of(translator[0]), device) if translator else None
+    ledger = Ledger.of(manifest)
+    for item in survey.usable():
         look = translating if item.case.modality == "CT" else None
 
         def work(item=item, look=look):
             prepared = prepare_image(item.image(), settings, item.case.modality)
-            path = out / f"{item.id}.b2nd"
+            path = ledger.folder / f"{item.id}.b2nd"
             array = look.of_mr(prepared.array) if look else prepared.array
             write_image_array(path, array, prepared.frame.as_dict())
             return path, {}

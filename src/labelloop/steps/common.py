@@ -1,6 +1,6 @@
 """What the steps share: cases of a shard as the survey found them, and where their files lie."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,11 @@ from labelloop.classes import ClassScheme
 from labelloop.errors import CaseError
 from labelloop.files import digest
 from labelloop.groups import Group, members
-from labelloop.recipe import TRUTH
 from labelloop.scan import read_surveyed
 from labelloop.shards import read_manifests
 from labelloop.survey import read_truth
 from labelloop.tables import read_table, upside_down
 from labelloop.volume import Volume, on_its_feet, read
-
-Rows = Sequence[Mapping[str, str]]
-"""Rows of the case table as they travel through a rule's params."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +72,14 @@ class Surveyed:
         return on_its_feet(volume) if self.upside_down else volume
 
 
-def as_cases(rows: Rows | Sequence[Mapping[Hashable, Any]]) -> list[Case]:
+def as_cases(rows: Iterable[Mapping[Any, Any]]) -> list[Case]:
     """Return the cases of rows that were checked when the run was set up."""
     return [Case.model_validate(dict(row)) for row in rows]
+
+
+def read_cases(tables: Iterable[str | Path]) -> list[Case]:
+    """Return the cases of several case tables that the run wrote."""
+    return as_cases(read_many(tables, "cases").to_dict("records"))
 
 
 def read_many(paths: Iterable[str | Path], kind: str) -> pd.DataFrame:
@@ -86,31 +87,44 @@ def read_many(paths: Iterable[str | Path], kind: str) -> pd.DataFrame:
     return pd.concat([read_table(path, kind) for path in paths], ignore_index=True)
 
 
-def surveyed(rows: Rows, survey: str | Path, shards: Iterable[str]) -> list[Surveyed]:
-    """Return the usable cases among ``rows``: those that the survey of their shard did not set aside.
+@dataclass(frozen=True)
+class SurveyTables:
+    """Tables of some shards: their cases, and what the survey found.
 
-    In runs that ask which way up images are stored, ``upright.csv`` beside the folder of the survey says so.
+    Args:
+        upright: table that says which cases are stored upside down, in runs that ask.
     """
-    shards, turned = list(shards), upside_down(Path(survey).parent / "upright.csv")
-    geometry = read_many([Path(survey) / f"{s}.geometry.csv" for s in shards], "geometry").set_index("case")
-    states = from_table(read_many([Path(survey) / f"{s}.annotation.csv" for s in shards], "annotation"))
-    images, labels, ids = (geometry[column] for column in ("image_sha256", "label_sha256", "label_ids"))
-    return [
-        Surveyed(case, states[name], images[name], labels[name], ids[name], upside_down=name in turned)
-        for name, case in ((case.case, case) for case in as_cases(rows))
-        if name in geometry.index
-    ]
+
+    cases: Sequence[Path]
+    geometry: Sequence[Path]
+    annotation: Sequence[Path]
+    upright: Path | None = None
+
+    def usable(self) -> list[Surveyed]:
+        """Return the usable cases: those that the survey of their shard did not set aside."""
+        turned = upside_down(self.upright) if self.upright else set()
+        geometry = read_many(self.geometry, "geometry").set_index("case")
+        states = from_table(read_many(self.annotation, "annotation"))
+        images, labels, ids = (geometry[column] for column in ("image_sha256", "label_sha256", "label_ids"))
+        return [
+            Surveyed(case, states[name], images[name], labels[name], ids[name], upside_down=name in turned)
+            for name, case in ((case.case, case) for case in read_cases(self.cases))
+            if name in geometry.index
+        ]
 
 
-def trusted(labels: str, results: Path, cases: Sequence[Surveyed]) -> dict[str, dict[str, str]]:
+def trusted(selected: Path | None, cases: Sequence[Surveyed]) -> dict[str, dict[str, str]]:
     """Return the states that training uses: what annotators gave, or what selection trusts of a label set.
 
     Cases that are not part of the label set are left out.
+
+    Args:
+        selected: table of the label set; None for the truth.
     """
     given = {c.id: c.states for c in cases}
-    if labels == TRUTH:
+    if selected is None:
         return given
-    chosen = from_table(read_table(results / "labels" / labels / "selected.csv", "selected"))
+    chosen = from_table(read_table(selected, "selected"))
     return {case: chosen[case] for case in given if case in chosen}
 
 

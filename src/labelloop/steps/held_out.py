@@ -5,7 +5,7 @@ from: let them go the way of an unlabeled case (predictions fused, cleaned, held
 at their truth.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,14 @@ from labelloop.annotation import UNKNOWN, annotated, to_table
 from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
 from labelloop.errors import CaseError
 from labelloop.files import digest
-from labelloop.labels.agree import disagreement
+from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import SCORE
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.select import select as select_classes
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, read_many, surveyed, table_of
-from labelloop.steps.labels import empty_table, fused_map, predictions_for, selection
+from labelloop.steps.common import Files, Surveyed, SurveyTables, read_cases, read_many, table_of
+from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import Volume, canonical
 
@@ -45,52 +45,55 @@ class _Way:
 
 
 def held_out(
-    rows: Rows,
+    survey: SurveyTables,
+    relatives: Sequence[Path],
+    predictions: Sequence[Path],
+    learned: Sequence[Path],
+    disagreement: Path,
+    volumes: Sequence[Path],
     spec: dict[str, Any],
     known: dict[str, list[str]],
-    scheme: dict[str, Any],
-    learned: Sequence[str],
-    patients: Mapping[str, str],
-    agreement: str,
-    volumes: Sequence[str],
-    thresholds: str | None,
-    shard: str,
-    results: Path,
-    labels: Path,
+    rules: dict[str, Any],
+    table: Path,
+    manifest: Path,
     version: int,
+    thresholds: Path | None = None,
 ) -> None:
     """Judge the pseudo-labels of labeled cases of patients that no model learned from, and measure their true DSC.
 
     Args:
+        relatives: case tables of all shards that hold images of this shard's patients.
+        predictions: manifest of each model in ``spec``, in their order.
+        learned: tables of the cases that the models, and the models these descend from, were trained with.
+        disagreement: table of the shard.
+        volumes: confidence tables of the models.
         spec: ``predict``, ``classes``, ``clean``, ``check`` and ``select`` of a label set. The threshold for
             ``target_dsc`` is left out, because the table serves to find it, and so are ranks among all cases.
         known: the classes (or class sets) that each model knows.
-        learned: tables of the cases that the models, and the models these descend from, were trained with.
-        patients: patient of each case of this shard's patients, in other shards too.
-        agreement: disagreement table of the shard.
-        volumes: confidence tables of the models.
+        rules: the class scheme.
+        table, manifest: to write.
         thresholds: file of fitted thresholds that take the place of the scheme's.
-        labels: folder of the label set.
     """
-    rules = ClassScheme.model_validate(scheme)
+    scheme = ClassScheme.model_validate(rules)
     if thresholds:
-        rules = with_fitted(rules, load_fitted(thresholds))
-    way = _Way(spec | {"fuse": "predictions_only"}, known, rules, predictions_for(spec["predict"], shard, results))
+        scheme = with_fitted(scheme, load_fitted(thresholds))
+    way = _Way(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
+    patients = {case.case: case.patient for case in read_cases(relatives)}
     trained = read_many(learned, "training_cases").query("split == 'train'")["case"]
     seen = {patients[case] for case in trained if case in patients}
-    pairs = dict(list(read_table(agreement, "disagreement").groupby("case")))
+    pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
     predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
-    ledger = Ledger(labels / "held_out", shard)
-    for item in surveyed(rows, results / "survey", [shard]):
+    ledger = Ledger.of(manifest)
+    for item in survey.usable():
         if item.case.patient in seen or item.id not in pairs or not annotated(item.states):
             continue
         found = dict(predicted[item.id]) if item.id in predicted else {}
         keys = [files.key(item.id) for files in way.predictions.values()]
-        content = [version, way.spec, known, rules.model_dump(mode="json"), keys, item.image_key, item.truth_key]
+        content = [version, way.spec, known, scheme.model_dump(mode="json"), keys, item.image_key, item.truth_key]
         work = partial(_judge, item, way, found, pairs[item.id])
         ledger.run(item.id, digest([*content, item.case.surgery]), work)
     ledger.close()
-    write_table(labels / "held_out" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "held_out")
+    write_table(table, table_of(ledger.extras(), "rows"), "held_out")
 
 
 def _judge(item: Surveyed, way: _Way, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
@@ -134,5 +137,5 @@ def _true_dsc(item: Surveyed, way: _Way, label: Volume) -> dict[str, float]:
     known = [name for name in way.classes if item.states[name] != UNKNOWN]
     drawn = canonical(truth).array
     pair = [np.where(drawn == IGNORED, BACKGROUND, array) for array in (drawn, label.array)]
-    found = disagreement(pair, way.scheme, known)
+    found = compare(pair, way.scheme, known)
     return {row["class"]: row["pairwise_dice"] for row in found if row["class"] in known}

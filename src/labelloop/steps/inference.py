@@ -1,7 +1,7 @@
 """Final label maps and their scores: the steps of ``workflow/rules/inference.smk``."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from labelloop.labels.folder import tell_verdicts
 from labelloop.metrics.evaluate import both_empty, tell_apart
 from labelloop.metrics.flare import score_case
 from labelloop.metrics.lesions import lesion_rows
+from labelloop.paths import models_of, shard_of
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, engine_case, read_many, surveyed, table_of
+from labelloop.steps.common import Files, Surveyed, SurveyTables, engine_case, read_many, table_of
 from labelloop.survey import read_truth
 from labelloop.tables import read_table, write_table
 from labelloop.volume import Volume, read
@@ -29,87 +30,103 @@ log = logging.getLogger(__name__)
 
 
 def infer(
-    rows: Rows,
+    survey: SurveyTables,
+    models: Sequence[Path],
     steps: Sequence[Mapping[str, Any]],
     engine: Mapping[str, Any],
     classes: str,
-    shard: str,
-    results: Path,
+    manifest: Path,
+    summary: Path,
+    efficiency: Path,
     device: str,
-    deterministic: bool = False,
-    meter: bool = False,
+    deterministic: int = 0,
+    meter: int = 0,
 ) -> None:
-    """Run the inference chain over the cases of one shard: label maps, volumes and confidence, run times."""
+    """Run the inference chain over the cases of one shard: label maps, volumes and confidence, run times.
+
+    Args:
+        models: files of the models that the steps name.
+    """
     from labelloop.inference.postprocess import load_chain
-    from labelloop.inference.running import Options, efficiency, run_cases
+    from labelloop.inference.running import Options, run_cases
+    from labelloop.inference.running import efficiency as costs
     from labelloop.inference.running import rows as summary_rows
     from labelloop.inference.settings import Settings
 
-    out = results / "predictions"
-    ledger = Ledger(out, shard)
-    items = surveyed(rows, results / "survey", [shard])
+    ledger, items = Ledger.of(manifest), survey.usable()
     settings, scheme = Settings.model_validate(dict(engine)), load_classes(classes)
-    chain = load_chain(steps, results / "models", scheme, device, settings, deterministic)
-    run_cases([engine_case(item) for item in items], chain, ledger, Options(meter=meter))
-    write_table(out / "summary" / f"{shard}.csv", summary_rows(ledger), "summary")
-    write_table(out / "efficiency" / f"{shard}.csv", efficiency(ledger), "efficiency")
+    chain = load_chain(steps, models_of(models[0]), scheme, device, settings, bool(deterministic))
+    run_cases([engine_case(item) for item in items], chain, ledger, Options(meter=bool(meter)))
+    write_table(summary, summary_rows(ledger), "summary")
+    write_table(efficiency, costs(ledger), "efficiency")
 
 
 def summarize(
-    summaries: Iterable[str],
-    efficiencies: Iterable[str],
+    shard_summary: Sequence[Path],
+    shard_efficiency: Sequence[Path],
     steps: Sequence[Mapping[str, Any]],
     engine: Mapping[str, Any],
     classes: str,
-    results: Path,
+    summary: Path,
+    efficiency: Path,
+    inference: Path,
 ) -> None:
     """Join the shards' tables of the final label maps, and leave what ``labelloop infer --results`` needs."""
-    out = results / "predictions"
-    summary = read_many(summaries, "summary")
-    write_table(out / "summary.csv", summary, "summary")
-    tell_found_nowhere(summary.to_dict("records"))
-    write_table(out / "efficiency.csv", read_many(efficiencies, "efficiency"), "efficiency")
+    volumes = read_many(shard_summary, "summary")
+    write_table(summary, volumes, "summary")
+    tell_found_nowhere(volumes.to_dict("records"))
+    write_table(efficiency, read_many(shard_efficiency, "efficiency"), "efficiency")
     chain = {"classes": load_classes(classes), "engine": dict(engine), "steps": tuple(steps)}
-    FinishedInference.model_validate(chain).write(results)
+    FinishedInference.model_validate(chain).write(inference)
 
 
-def check_final(rows: Rows, scheme: dict[str, Any], summary: str, shard: str, results: Path, version: int) -> None:
+def check_final(
+    survey: SurveyTables,
+    maps: Path,
+    summary: Path,
+    rules: dict[str, Any],
+    table: Path,
+    manifest: Path,
+    version: int,
+) -> None:
     """Hold the final label maps of one shard against the anatomy rules of the class scheme.
 
     Args:
+        maps: manifest of the label maps.
         summary: table of the shard's volumes; a class in it that is empty fails its rule on volume.
+        rules: the class scheme.
+        table, manifest: to write.
     """
     from labelloop.inference.anatomy import verdicts
 
-    rules, out = ClassScheme.model_validate(scheme), results / "predictions"
+    scheme = ClassScheme.model_validate(rules)
     classes = sorted(set(read_table(summary, "summary")["class"]))
-    files = Files([out / "shards" / f"{shard}.csv"], "prediction")
-    ledger = Ledger(out / "verdicts", shard)
-    for item in surveyed(rows, results / "survey", [shard]):
+    files, ledger = Files([maps], "prediction"), Ledger.of(manifest)
+    for item in survey.usable():
         if item.id in files:
 
             def work(item: Surveyed = item) -> tuple[None, dict]:
                 labels, image = item.label(files.path(item.id)), item.image()
-                surgery = rules.select(item.case.surgery_names)
-                return None, {"rows": verdicts(labels, image, item.case.modality, rules, classes, surgery)}
+                surgery = scheme.select(item.case.surgery_names)
+                return None, {"rows": verdicts(labels, image, item.case.modality, scheme, classes, surgery)}
 
-            content = [version, rules.model_dump(mode="json"), classes, item.case.surgery]
+            content = [version, scheme.model_dump(mode="json"), classes, item.case.surgery]
             ledger.run(item.id, digest([*content, files.key(item.id), item.image_key]), work)
     ledger.close()
-    table = table_of(ledger.extras(), "rows")
-    write_table(out / "verdicts" / f"{shard}.csv", table, "verdicts")
-    tell_verdicts(table, logging.INFO)
+    found = table_of(ledger.extras(), "rows")
+    write_table(table, found, "verdicts")
+    tell_verdicts(found, logging.INFO)
 
 
 def evaluate(
-    rows: Rows,
-    manifests: Sequence[str],
-    survey_folder: Path,
+    survey: SurveyTables,
+    maps: Sequence[Path],
     classes: str,
     known: Sequence[str],
     rules: str,
-    out: Path,
+    scores: Path,
     lesions: Path,
+    manifest: Path,
     version: int,
 ) -> None:
     """Score label maps of test cases against their truth, on classes that are annotated and that the maps know.
@@ -118,16 +135,16 @@ def evaluate(
     failing. Its rows have no volume of a prediction.
 
     Args:
-        manifests: manifests of the label maps.
+        maps: manifests of the label maps.
         known: classes (or class sets) that the label maps can contain.
-        out, lesions: tables to write, of kind "scores" and "lesions".
+        scores, lesions, manifest: to write.
     """
-    scheme = load_classes(classes)
+    scheme, name = load_classes(classes), shard_of(manifest)
     asked = scheme.select(list(known))
-    files = Files(manifests, "prediction")
-    ledger, missing = Ledger(out.parent / "cases", out.stem), []
-    for item in surveyed(rows, survey_folder, [Path(manifest).stem for manifest in manifests]):
-        states = {name: state if name in asked else UNKNOWN for name, state in item.states.items()}
+    files = Files(maps, "prediction")
+    ledger, missing = Ledger.of(manifest), []
+    for item in survey.usable():
+        states = {c: state if c in asked else UNKNOWN for c, state in item.states.items()}
         if not annotated(states) or not files.asked(item.id):
             continue
         missing += [] if item.id in files else [item.id]
@@ -136,15 +153,15 @@ def evaluate(
         ledger.run(item.id, digest([version, *judged, item.truth_key, files.key(item.id)]), work)
     ledger.close()
     if missing:
-        log.warning("%s: no label map of %s; scored as if nothing was found", out.stem, ", ".join(missing))
-    scores = table_of(ledger.extras(), "rows")
-    write_table(out, scores, "scores")
+        log.warning("%s: no label map of %s; scored as if nothing was found", name, ", ".join(missing))
+    found = table_of(ledger.extras(), "rows")
+    write_table(scores, found, "scores")
     write_table(lesions, table_of(ledger.extras(), "lesions"), "lesions")
-    tell_apart(scores)
-    if not scores.empty:
-        means = scores[~both_empty(scores)].groupby("class", sort=False)[["dsc", "nsd"]].mean()
+    tell_apart(found)
+    if not found.empty:
+        means = found[~both_empty(found)].groupby("class", sort=False)[["dsc", "nsd"]].mean()
         words = "%s: mean DSC %.4f, mean NSD %.4f over %s that are there or were found"
-        log.info(words, out.stem, *means.mean(), count(len(means), "class"))
+        log.info(words, name, *means.mean(), count(len(means), "class"))
 
 
 def _score(item: Surveyed, states: States, scheme: ClassScheme, rules: str, files: Files) -> tuple[None, dict]:

@@ -14,7 +14,7 @@ from labelloop.chain import Arrays
 from labelloop.classes import ClassScheme, load_classes
 from labelloop.errors import CaseError
 from labelloop.files import digest
-from labelloop.labels.agree import disagreement
+from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import calibrate_held_out
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.clean import clean
@@ -24,9 +24,8 @@ from labelloop.labels.fuse import give_tumor_to_organs, leave_ignored, tumor_as_
 from labelloop.labels.select import select as select_classes
 from labelloop.labels.settings import CutSettings, SelectSettings, TumorVoxels
 from labelloop.labels.tumors import cut_tumors, write_objects
-from labelloop.recipe import TRUTH
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, in_groups, read_many, surveyed, table_of, trusted
+from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_many, table_of, trusted
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.volume import Geometry, Volume, canonical, read, restore, write
 
@@ -34,15 +33,16 @@ log = logging.getLogger(__name__)
 
 
 def fuse(
-    rows: Rows,
+    survey: SurveyTables,
+    predictions: Sequence[Path],
     spec: dict[str, Any],
     known: dict[str, list[str]],
     classes: str,
     groups: dict[str, dict],
-    shard: str,
-    results: Path,
-    out: Path,
+    manifest: Path,
+    provenance: Path,
     version: int,
+    transferred: Path | None = None,
 ) -> None:
     """Fuse the predictions for one shard with the truth, clean, and write label maps and provenance.
 
@@ -50,18 +50,19 @@ def fuse(
     labels the others (source "none").
 
     Args:
+        predictions: manifest of each model in ``spec``, in their order.
         spec: what a recipe says of a label set, without ``check`` and ``select``.
         known: the classes (or class sets) that each model knows.
-        out: folder of the label set.
+        manifest, provenance: manifest of the label maps and table, to write.
+        transferred: manifest of labels that were carried from other sequences, and take the predictions' place.
     """
-    scheme = load_classes(classes)
-    predictions = predictions_for(spec["predict"], shard, results, out if spec.get("transfer") else None)
-    ledger = Ledger(out, shard)
-    items = in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups)
+    scheme, ledger = load_classes(classes), Ledger.of(manifest)
+    maps = predictions_of(spec["predict"], predictions, transferred)
+    items = in_groups(survey.usable(), spec["cases"], scheme, groups)
     asked = {item.id for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups)}
-    asked -= {case for case in asked if any(files.withheld(case) for files in predictions.values())}
+    asked -= {case for case in asked if any(files.withheld(case) for files in maps.values())}
     truth_stands = {item.id for item in items if spec["fuse"] == "truth_first" and annotated(item.states)}
-    lacking = {case for case in asked & truth_stands if any(case not in files for files in predictions.values())}
+    lacking = {case for case in asked & truth_stands if any(case not in files for files in maps.values())}
     if lacking:
         log.warning("no prediction of %s: the truth stands alone", ", ".join(sorted(lacking)))
     asked -= lacking
@@ -69,25 +70,26 @@ def fuse(
         if item.id not in asked | truth_stands:
             continue
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
-        used = predictions if item.id in asked else {}
+        used = maps if item.id in asked else {}
         keys = {m: files.key(item.id) for m, files in used.items()}
         key = digest([version, spec, known, scheme.fingerprint(), truth_key, keys, *item.turned])
-        ledger.run(item.id, key, partial(_fuse_case, item, spec, known, scheme, predictions, item.id in asked, out))
+        work = partial(_fuse_case, item, spec, known, scheme, maps, item.id in asked, ledger.folder)
+        ledger.run(item.id, key, work)
     ledger.close()
-    write_table(out / "provenance" / f"{shard}.csv", table_of(ledger.extras(), "provenance"), "provenance")
+    write_table(provenance, table_of(ledger.extras(), "provenance"), "provenance")
 
 
-def predictions_for(
-    models: Iterable[str], shard: str, results: Path, carried_to: Path | None = None
+def predictions_of(
+    models: Iterable[str], manifests: Iterable[Path], transferred: Path | None = None
 ) -> dict[str, Files]:
-    """Return the predictions of each model on one shard.
+    """Return the predictions of each model on one shard, from a manifest each.
 
     Args:
-        carried_to: folder of a label set that transfers labels: those take the place of the model's own predictions.
+        transferred: manifest of labels that were carried: those take the place of the model's own predictions.
     """
-    manifests = {m: results / "models" / m / "predictions" / "shards" / f"{shard}.csv" for m in models}
-    instead = [carried_to / "transferred" / "shards" / f"{shard}.csv"] if carried_to else []
-    return {model: Files([manifest], "prediction", instead) for model, manifest in manifests.items()}
+    instead = [transferred] if transferred else []
+    pairs = zip(models, manifests, strict=True)
+    return {model: Files([manifest], "prediction", instead) for model, manifest in pairs}
 
 
 def _fuse_case(
@@ -153,89 +155,92 @@ def _canonical_truth(item: Surveyed, truth: Volume, geometry: Geometry) -> np.nd
 
 
 def agree(
+    predictions: Sequence[Path],
     models: list[str],
     before: list[str],
     known: dict[str, list[str]],
     classes: str,
-    shard: str,
-    results: Path,
-    out: Path,
+    table: Path,
+    manifest: Path,
     version: int,
+    earlier: Sequence[Path] = (),
 ) -> None:
     """Write how far the models of a label set disagree on the cases of one shard, on classes that all know.
 
     Args:
+        predictions, earlier: manifest of each of the models, and of those before.
         models: the models of the label set, the leading one first.
         before: the leading model of the round before, if there was one.
+        table, manifest: to write.
     """
     scheme = load_classes(classes)
-    predictions, earlier = (predictions_for(names, shard, results) for names in (models, before))
+    maps, old_maps = predictions_of(models, predictions), predictions_of(before, earlier)
     shared = [c for c in scheme.names if all(c in scheme.select(known[m]) for m in models)]
     comparable = [c for c in shared if all(c in scheme.select(known[m]) for m in before)]
-    ledger = Ledger(out, shard)
-    manifest = results / "models" / models[0] / "predictions" / "shards" / f"{shard}.csv"
-    for case in read_many([manifest], "manifest")["case"]:
+    ledger = Ledger.of(manifest)
+    for case in read_many(predictions[:1], "manifest")["case"]:
 
         def work(case=case):
-            arrays, old = ([read(files.path(case)).array for files in some.values()] for some in (predictions, earlier))
-            both = disagreement([arrays[0], *old], scheme, comparable) if old else []
+            arrays, old = ([read(files.path(case)).array for files in some.values()] for some in (maps, old_maps))
+            both = compare([arrays[0], *old], scheme, comparable) if old else []
             steady = {row["class"]: row["pairwise_dice"] for row in both}
-            rows = disagreement(arrays, scheme, shared)
+            rows = compare(arrays, scheme, shared)
             return None, {"rows": [row | {"stability": steady.get(row["class"])} for row in rows]}
 
-        keys = [[files.key(case) for files in some.values()] for some in (predictions, earlier)]
+        keys = [[files.key(case) for files in some.values()] for some in (maps, old_maps)]
         ledger.run(case, digest([version, shared, *keys]), work)
     ledger.close()
-    write_table(out / f"{shard}.csv", table_of(ledger.extras(), "rows"), "disagreement")
+    write_table(table, table_of(ledger.extras(), "rows"), "disagreement")
 
 
 def check(
-    rows: Rows,
-    scheme: dict[str, Any],
+    survey: SurveyTables,
+    maps: Path,
+    provenance: Path,
+    volumes: Sequence[Path],
+    rules: dict[str, Any],
     classes: list[str],
-    volumes: list[str],
-    carried: str | None,
-    provenance: str,
-    thresholds: str | None,
-    shard: str,
-    results: Path,
-    labels: Path,
+    table: Path,
+    manifest: Path,
     version: int,
+    carried: Path | None = None,
+    thresholds: Path | None = None,
 ) -> None:
     """Hold the label maps of one shard against the anatomy rules of the class scheme.
 
     Args:
-        classes: classes (or class sets) of the label set.
-        volumes: confidence tables of the models: a class that none of them found may really be absent.
-        carried: the same of labels that were carried to other sequences, where they took the models' place.
+        maps: manifest of the label maps.
         provenance: table that fusion wrote: what of a class went to another organ.
+        volumes: confidence tables of the models: a class that none of them found may really be absent.
+        rules: the class scheme. classes: classes (or class sets) of the label set.
+        table, manifest: to write.
+        carried: volumes of labels that were carried to other sequences, where they took the models' place.
         thresholds: file of fitted thresholds that take the place of the scheme's.
     """
-    rules = ClassScheme.model_validate(scheme)
+    scheme = ClassScheme.model_validate(rules)
     if thresholds:
-        rules = with_fitted(rules, load_fitted(thresholds))
+        scheme = with_fitted(scheme, load_fitted(thresholds))
     made = read_table(provenance, "provenance").set_index(["case", "class"])
     nobodys = set(made.query("step == 'fuse' and source == 'none'").index)
     overlapping = made.query("step == 'overlap'")["voxels_changed"]
     lost = {key: int(number) for key, number in zip(overlapping.index.tolist(), overlapping, strict=True)}
     predicted = _predicted_volumes(volumes, carried)
-    files = Files([labels / "shards" / f"{shard}.csv"], "label_map")
-    ledger = Ledger(labels / "verdicts", shard)
-    for item in surveyed(rows, results / "survey", [shard]):
+    files, ledger = Files([maps], "label_map"), Ledger.of(manifest)
+    for item in survey.usable():
         if item.id in files:
             found = dict(predicted[item.id]) if item.id in predicted else {}
-            asked = [c for c in rules.select(classes) if c in found or item.states[c] != UNKNOWN]
+            asked = [c for c in scheme.select(classes) if c in found or item.states[c] != UNKNOWN]
             asked = [c for c in asked if (item.id, c) not in nobodys]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: n for (case, name), n in lost.items() if case == item.id}
-            content = [version, rules.model_dump(mode="json"), files.key(item.id), item.image_key, item.states]
-            work = partial(_check_case, item, rules, files, asked, nowhere, overlap)
+            content = [version, scheme.model_dump(mode="json"), files.key(item.id), item.image_key, item.states]
+            work = partial(_check_case, item, scheme, files, asked, nowhere, overlap)
             ledger.run(item.id, digest([*content, item.case.surgery, asked, nowhere, overlap]), work)
     ledger.close()
-    write_table(labels / "verdicts" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "verdicts")
+    write_table(table, table_of(ledger.extras(), "rows"), "verdicts")
 
 
-def _predicted_volumes(volumes: list[str], carried: str | None) -> pd.Series:
+def _predicted_volumes(volumes: Sequence[Path], carried: Path | None) -> pd.Series:
     """Return the largest volume (ml) that any model predicted, or that was carried, by case and class."""
     predicted = read_many(volumes, "confidence")
     own = read_table(carried, "confidence") if carried else predicted.head(0)
@@ -264,25 +269,41 @@ def _check_case(
 
 
 def select(
+    annotation: Sequence[Path],
+    shard_provenance: Sequence[Path],
     spec: dict[str, Any],
     classes: str,
-    annotation: list[str],
-    provenance: list[str],
-    verdicts: list[str],
-    disagreements: list[str],
-    held_out: list[str],
-    transfers: list[str],
-    out: Path,
+    selected: Path,
+    provenance: Path,
+    verdicts: Path,
+    disagreement: Path,
+    held_out: Path,
+    calibration: Path,
+    transfers: Path,
+    shard_verdicts: Sequence[Path] = (),
+    shard_disagreement: Sequence[Path] = (),
+    shard_held_out: Sequence[Path] = (),
+    shard_transfers: Sequence[Path] = (),
+    calibrated: Path | None = None,
 ) -> None:
-    """Decide which cases and classes of a label set are trusted; join the shards' tables on the way."""
+    """Decide which cases and classes of a label set are trusted; join the shards' tables on the way.
+
+    Args:
+        annotation: the survey's tables of all shards.
+        spec: ``classes`` and ``select`` of a label set.
+        selected, provenance, verdicts, disagreement, held_out, calibration, transfers: tables to write.
+        calibrated: table of thresholds that was made elsewhere, where the label set names one.
+    """
     scheme = load_classes(classes)
     names, settings = scheme.select(spec["classes"]), selection(spec, scheme)
-    joined = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreements}
-    joined |= {"held_out": held_out, "transfers": transfers}
+    joined = {"provenance": shard_provenance, "verdicts": shard_verdicts, "disagreement": shard_disagreement}
+    joined |= {"held_out": shard_held_out, "transfers": shard_transfers}
     tables = {kind: read_many(paths, kind) if paths else empty_table(kind) for kind, paths in joined.items()}
-    tables["calibration"] = _calibration(settings, tables["held_out"], names)
+    tables["calibration"] = _calibration(settings, tables["held_out"], names, calibrated)
+    out = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreement}
+    out |= {"held_out": held_out, "transfers": transfers, "calibration": calibration}
     for kind, table in tables.items():
-        write_table(out / f"{kind}.csv", table, kind)
+        write_table(out[kind], table, kind)
     chosen = select_classes(
         read_many(annotation, "annotation"),
         tables["provenance"],
@@ -292,7 +313,7 @@ def select(
         names,
         tables["calibration"],
     )
-    write_table(out / "selected.csv", chosen, "selected")
+    write_table(selected, chosen, "selected")
     counts = chosen["decision"].value_counts()
     log.info("select: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
 
@@ -303,12 +324,14 @@ def selection(spec: dict[str, Any], scheme: ClassScheme) -> SelectSettings:
     return settings.model_copy(update={"absence": scheme.select(settings.absence)})
 
 
-def _calibration(settings: SelectSettings, held_out: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def _calibration(
+    settings: SelectSettings, held_out: pd.DataFrame, classes: Sequence[str], calibrated: Path | None
+) -> pd.DataFrame:
     """Return the thresholds: those of a table made elsewhere, or calibrated here; none when none are asked for."""
     if settings.target_dsc is None:
         return empty_table("calibration")
-    if settings.calibration:
-        return read_table(settings.calibration, "calibration")
+    if calibrated:
+        return read_table(calibrated, "calibration")
     return calibrate_held_out(held_out, settings.target_dsc, settings.confidence, classes)
 
 
@@ -318,80 +341,79 @@ def empty_table(kind: str) -> pd.DataFrame:
 
 
 def prepare_labels(
-    rows: Rows,
+    survey: SurveyTables,
+    images: Path,
     classes: str,
-    labels: str,
-    shard: str,
-    results: Path,
-    prepared: Path,
+    arrays: Arrays,
+    manifest: Path,
     version: int,
-    arrays: Arrays = "labels",
+    maps: Path | None = None,
 ) -> None:
     """Bring the labels of one shard (the truth, or a label set) to the grids of the prepared images.
 
     Args:
-        prepared: folder of the prepared images; arrays go to ``<prepared>/<arrays>/<labels>``.
+        images: manifest of the prepared images.
         arrays: ``organs``: for models of organs, to which voxels of tumors belong (``labels.fuse.tumor_as_organs``).
+        manifest: to write; the arrays go beside it.
+        maps: manifest of the label maps of a set; None for the truth.
     """
     from labelloop.inference.prepare import Frame, prepare_label
     from labelloop.training.prepared import open_image, write_label_array
 
-    scheme = load_classes(classes)
-    images = Files([prepared / "shards" / f"{shard}.csv"], "prepared_image")
-    files = None if labels == TRUTH else Files([results / "labels" / labels / "shards" / f"{shard}.csv"], "label_map")
-    out = prepared / arrays / labels
-    ledger, given = Ledger(out, shard), [] if arrays == "labels" else [arrays]
-    for item in surveyed(rows, results / "survey", [shard]):
-        if item.id not in images or not (annotated(item.states) if files is None else item.id in files):
+    scheme, prepared = load_classes(classes), Files([images], "prepared_image")
+    files = Files([maps], "label_map") if maps else None
+    ledger, given = Ledger.of(manifest), [] if arrays == "labels" else [arrays]
+    for item in survey.usable():
+        if item.id not in prepared or not (annotated(item.states) if files is None else item.id in files):
             continue
 
         def work(item=item):
             label = item.truth(scheme) if files is None else item.label(files.path(item.id))
-            path = out / f"{item.id}.b2nd"
-            frame = Frame.from_dict(open_image(images.path(item.id)).frame)
+            path = ledger.folder / f"{item.id}.b2nd"
+            frame = Frame.from_dict(open_image(prepared.path(item.id)).frame)
             array = prepare_label(label, frame)
             write_label_array(path, tumor_as_organs(array, scheme, frame.spacing_mm) if arrays == "organs" else array)
             return path, {}
 
         source = item.truth_key if files is None else files.key(item.id)
-        ledger.run(item.id, digest([version, source, images.key(item.id), *given]), work)
+        ledger.run(item.id, digest([version, source, prepared.key(item.id), *given]), work)
     ledger.close()
 
 
 def cut_objects(
-    rows: Rows,
+    survey: SurveyTables,
+    images: Path,
+    labels: Path,
     settings: dict[str, Any],
     classes: str,
-    labels: str,
     spacing_mm: Sequence[float],
-    shard: str,
-    results: Path,
-    prepared: Path,
-    bank: Path,
+    manifest: Path,
+    index: Path,
     version: int,
+    selected: Path | None = None,
 ) -> None:
-    """Cut tumors that are trusted in ``labels`` (drawn by annotators, if so asked) out of one shard's prepared images.
+    """Cut tumors that are trusted (drawn by annotators, if so asked) out of one shard's prepared images.
 
     Args:
+        images, labels: manifests of prepared images and labels.
         settings: those of ``labels.tumors.CutSettings``.
         spacing_mm: voxel size (z, y, x) of the prepared images.
-        prepared: folder of the prepared images.
-        bank: folder that gets the objects, ``<case>.npz``, and their index.
+        manifest, index: to write; the objects go beside the manifest, as ``<case>.npz``.
+        selected: which labels of the set are trusted; None for the truth.
     """
     scheme, cut = load_classes(classes), CutSettings.model_validate(settings)
-    images = Files([prepared / "shards" / f"{shard}.csv"], "prepared_image")
-    maps = Files([prepared / "labels" / labels / "shards" / f"{shard}.csv"], "prepared_label")
-    items = surveyed(rows, results / "survey", [shard])
-    states, drawn = trusted(labels, results, items), {item.id for item in items if item.states[cut.name] == PRESENT}
+    prepared, maps = Files([images], "prepared_image"), Files([labels], "prepared_label")
+    items = survey.usable()
+    states, drawn = trusted(selected, items), {item.id for item in items if item.states[cut.name] == PRESENT}
     wanted = drawn if cut.source == "truth" else states.keys()
-    ledger = Ledger(bank, shard)
+    ledger, class_id = Ledger.of(manifest), scheme.ids[cut.name]
     for case, known in states.items():
-        if case in wanted and known.get(cut.name) == PRESENT and case in images and case in maps:
-            key = digest([version, settings, spacing_mm, known, images.key(case), maps.key(case)])
-            arrays = images.path(case), maps.path(case)
-            ledger.run(case, key, partial(_cut_case, case, known, arrays, spacing_mm, scheme.ids[cut.name], cut, bank))
+        if case in wanted and known.get(cut.name) == PRESENT and case in prepared and case in maps:
+            key = digest([version, settings, spacing_mm, known, prepared.key(case), maps.key(case)])
+            arrays = prepared.path(case), maps.path(case)
+            ledger.run(case, key, partial(_cut_case, case, known, arrays, spacing_mm, class_id, cut, ledger.folder))
     ledger.close()
-    write_table(bank / "index" / f"{shard}.csv", table_of(ledger.extras(), "rows"), "objects")
+    write_table(index, table_of(ledger.extras(), "rows"), "objects")
 
 
 def _cut_case(

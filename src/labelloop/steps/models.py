@@ -10,11 +10,12 @@ from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.inference.settings import Device
+from labelloop.paths import folder_of, model_of
 from labelloop.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.resources import Workers, loader_workers
 from labelloop.shards import Ledger, read_manifests
-from labelloop.steps.common import Files, Rows, Surveyed, engine_case, in_groups, surveyed, trusted
+from labelloop.steps.common import Files, Surveyed, SurveyTables, engine_case, in_groups, read_cases, trusted
 from labelloop.tables import read_table, write_table
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, Determinism
 from labelloop.training.split import held_out_cases
@@ -23,68 +24,78 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    rows: Rows,
+    survey: SurveyTables,
+    images: Sequence[Path],
+    labels: Sequence[Path],
     name: str,
     spec: dict[str, Any],
     plan: dict[str, Any],
     classes: str,
     groups: dict[str, dict],
-    shards: Sequence[str],
-    results: Path,
-    images: Path,
-    labels: Path,
-    learned: Iterable[str | Path],
-    objects: Sequence[str | Path],
+    model: Path,
     device: Device,
     deterministic: Determinism,
     workers: Workers,
     threads: int,
-    cards: int = 1,
+    gpu: int = 1,
     stage: str | None = None,
+    selected: Path | None = None,
+    init_from: Sequence[Path] = (),
+    learned: Sequence[Path] = (),
+    objects: Sequence[Path] = (),
 ) -> None:
     """Train one model on its label set.
 
     Args:
-        images: folder of the prepared images of the model's plan.
-        labels: folder of the prepared labels that the model learns from.
-        learned: tables of the cases that the models were trained with whose weights it starts from.
-        objects: manifests of the tumor objects that the training pastes, if it does.
+        images: manifests of the prepared images of the model's plan.
+        labels: manifests of the prepared labels that the model learns from.
+        model: the model's ``model.json``, to write with what lies beside it.
         threads: of the job; they load batches where ``workers`` is ``auto``.
-        cards: that share the batches, at most; 0 for none.
+        gpu: cards that share the batches, at most; 0 for none.
         stage: folder on this node's own disk for a copy of the arrays (see ``training.staging``).
+        selected: which labels are trusted; None for the truth.
+        init_from: files of the model whose weights it starts from.
+        learned: tables of the cases that that model, and those it started from, were trained with.
+        objects: manifests of the tumor objects that the training pastes, if it does.
 
     Raises:
         UserError: when no case is left to learn from.
     """
     from labelloop.training.nnunet import TrainingJob
 
-    model, scheme = ModelSpec.model_validate(spec), load_classes(classes)
-    usable = in_groups(surveyed(rows, results / "survey", shards), model.cases, scheme, groups)
-    batches = model.trainer.batches
+    asked, scheme = ModelSpec.model_validate(spec), load_classes(classes)
+    usable = in_groups(survey.usable(), asked.cases, scheme, groups)
+    batches = asked.trainer.batches
     full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
-    outputs, patients = scheme.select(model.classes), {row["case"]: row["patient"] for row in rows}
+    outputs = scheme.select(asked.classes)
+    patients = {case.case: case.patient for case in read_cases(survey.cases)}
     seen = {patients[case] for case in _learned(learned) if case in patients}
-    cases = _training_cases(usable, patients, seen, full, model, outputs, name, results, images, labels, shards)
-    _trainer(model)(
+    files = Files(images, "prepared_image"), Files(labels, "prepared_label")
+    cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, trusted(selected, usable))
+    _trainer(asked)(
         TrainingJob(
             name=name,
-            folder=results / "models" / name,
+            folder=model_of(model),
             plan=Plan.model_validate(plan),
-            images=images,
-            labels=labels,
+            images=folder_of(images[0]),
+            labels=folder_of(labels[0]),
             cases=cases,
             classes=outputs,
             class_ids=scheme.ids,
-            settings=model.trainer,
-            init_from=results / "models" / model.init_from if model.init_from else None,
-            tumors=_tumor_bank(Path(objects[0]).parents[1], shards, {c.case for c in cases}) if objects else None,
+            settings=asked.trainer,
+            init_from=model_of(init_from[0]) if init_from else None,
+            tumors=_tumor_bank(objects, {c.case for c in cases}) if objects else None,
             device=device,
             deterministic=deterministic,
-            workers=loader_workers(workers, threads // max(1, cards)),
-            cards=max(1, cards),
+            workers=loader_workers(workers, threads // max(1, gpu)),
+            cards=max(1, gpu),
             stage=stage,
         )
     )
+
+
+train_slices = train
+"""A slice classifier leaves other files beside its ``model.json``."""
 
 
 def _trainer(model: ModelSpec) -> Callable:
@@ -109,10 +120,8 @@ def _training_cases(
     model: ModelSpec,
     outputs: Sequence[str],
     name: str,
-    results: Path,
-    images: Path,
-    labels: Path,
-    shards: Sequence[str],
+    files: tuple[Files, Files],
+    states: Mapping[str, Mapping[str, str]],
 ) -> tuple:
     """Return the cases of a training: those with a known class and, for trainers that use them, the unlabeled ones.
 
@@ -120,12 +129,11 @@ def _training_cases(
 
     Args:
         seen: patients that the model's weights know already, so that it is not validated on them.
+        files: prepared images and labels. states: what is known of each case, or trusted.
     """
     from labelloop.training.nnunet import TrainingCase
 
-    image_files = Files([images / "shards" / f"{s}.csv" for s in shards], "prepared_image")
-    label_files = Files([labels / "shards" / f"{s}.csv" for s in shards], "prepared_label")
-    states = trusted(model.labels, results, usable)
+    image_files, label_files = files
     asked = {
         c.id: {o: states.get(c.id, {}).get(o, UNKNOWN) if c.id in label_files else UNKNOWN for o in outputs}
         for c in usable
@@ -164,35 +172,37 @@ def _training_cases(
     )
 
 
-def _tumor_bank(folder: Path, shards: Sequence[str], cases: Collection[str]):
+def _tumor_bank(manifests: Sequence[Path], cases: Collection[str]):
     """Return the tumor objects that were cut from ``cases``; the bank holds those of all cases of the shards."""
     from labelloop.training.nnunet import TumorBank
 
-    rows = read_manifests([folder / "shards" / f"{s}.csv" for s in shards])
+    rows = read_manifests(manifests)
     found = zip(rows["case"], rows["file"], rows["sha256"], strict=True)
-    return TumorBank(folder, {case: sha256 for case, file, sha256 in found if file and case in cases})
+    return TumorBank(folder_of(manifests[0]), {case: sha256 for case, file, sha256 in found if file and case in cases})
 
 
 def predict(
-    rows: Rows,
-    model: Path,
-    shard: str,
-    survey_folder: Path,
+    survey: SurveyTables,
+    model: Sequence[Path],
     engine: dict[str, Any],
+    manifest: Path,
+    confidence: Path,
     device: str,
-    deterministic: bool = False,
+    deterministic: int = 0,
 ) -> None:
     """Let a model label the cases of one shard; write label maps, manifest and confidence.
 
     CT is left out where the model knows CT in the look of MR only.
+
+    Args:
+        model: its files.
     """
     from labelloop.inference.engine import Predictor
     from labelloop.inference.running import predict_cases
     from labelloop.inference.settings import Settings
 
-    out = model / "predictions"
-    ledger = Ledger(out, shard)
-    predictor = Predictor(model, device, Settings.model_validate(engine), deterministic=deterministic)
-    items = [i for i in surveyed(rows, survey_folder, [shard]) if i.case.modality in predictor.modalities]
+    ledger, settings = Ledger.of(manifest), Settings.model_validate(engine)
+    predictor = Predictor(model_of(model[0]), device, settings, deterministic=bool(deterministic))
+    items = [item for item in survey.usable() if item.case.modality in predictor.modalities]
     found = predict_cases([engine_case(item) for item in items], predictor, ledger)
-    write_table(out / "confidence" / f"{shard}.csv", found, "confidence")
+    write_table(confidence, found, "confidence")

@@ -7,17 +7,19 @@ from typing import Any
 from labelloop.cases import Case
 from labelloop.classes import load_classes
 from labelloop.files import write_text
+from labelloop.paths import Paths
 from labelloop.report.page import write_report
 from labelloop.report.review import CaseFiles, queue, write_review
-from labelloop.steps.common import Files, Rows, as_cases
+from labelloop.steps.common import Files, read_cases
 from labelloop.survey import read_truth
 from labelloop.tables import read_table, upside_down
 from labelloop.volume import Volume
 
 
 def report(
-    rows: Rows,
-    results: Path,
+    cases: Path,
+    tables: Sequence[Path],
+    results: str,
     recipe: str,
     chain: str,
     graph: Sequence[Mapping[str, Any]],
@@ -26,57 +28,75 @@ def report(
     models: Sequence[str],
     labels: Sequence[str],
     translations: Sequence[str],
-    out: Path,
+    page: Path,
     attention: Path,
+    maps: Sequence[Path] = (),
 ) -> None:
     """Write the page about a run, and as a text what needs attention, a sentence a line.
 
     Args:
+        cases: table of all cases. tables: all other files that the page tells of.
+        results: folder of the run, which names it, and in whose logs jobs noted machine and time.
         recipe: its name. chain: the same in words. graph: the boxes of the chain.
         evaluated: names of score tables, the final label maps last, and the updates behind what they score.
         translations: plans whose CT were translated.
+        page, attention: to write.
+        maps: manifests of the label maps that are shown.
     """
-    scheme = load_classes(classes)
-    cases: dict[str, Case] = {case.case: case for case in as_cases(rows)}
+    scheme, paths = load_classes(classes), Paths(".")
+    tested: dict[str, Case] = {case.case: case for case in read_cases([cases]) if case.role == "test"}
     titles = {name: "final label maps" if name == "final" else name for name in evaluated}
 
     def truth(case: str) -> Volume | None:
-        return read_truth(cases[case], scheme) if case in cases else None
+        return read_truth(tested[case], scheme) if case in tested else None
 
     sentences = write_report(
         results,
-        out,
+        page,
         graph,
         scheme,
-        [(title, f"evaluation/{name}.csv") for name, title in titles.items()],
+        [(title, paths.scores(name)) for name, title in titles.items()],
         labels,
         models,
         translations=translations,
-        lesions=[(title, f"evaluation/lesions/{name}.csv") for name, title in titles.items()],
+        lesions=[(title, paths.lesions(name)) for name, title in titles.items()],
         recipe=recipe,
         recipe_text=chain,
         truth=truth,
         updates={titles[name]: number for name, number in evaluated.items()},
-        title=results.name,
+        title=Path(results).name,
+        handed=[cases, *tables, *maps],
     )
     write_text(attention, "".join(f"{sentence}\n" for sentence in sentences))
 
 
 def review(
-    rows: Rows, classes: str, manifests: Sequence[str], labels: Path, out: Path, pictures: Path, limit: int
+    cases: Sequence[Path],
+    maps: Sequence[Path],
+    selected: Path,
+    verdicts: Path,
+    disagreement: Path,
+    classes: str,
+    table: Path,
+    pictures: Path,
+    limit: int,
+    upright: Path | None = None,
 ) -> None:
     """Write the review queue of a label set and its pictures.
 
     Args:
-        manifests: manifests of the label maps. labels: folder of the label set.
+        cases: case tables of all shards. maps: manifests of the label maps.
+        selected, verdicts, disagreement: tables of the label set.
+        table, pictures: table and folder of pictures, to write.
         limit: length of the queue.
+        upright: table that says which cases are stored upside down, in runs that ask.
     """
-    kinds = ("selected", "verdicts", "disagreement")
-    table = queue(*(read_table(labels / f"{kind}.csv", kind) for kind in kinds))
-    maps, turned = Files(manifests, "label_map"), upside_down(labels.parents[1] / "upright.csv")
+    kinds = {"selected": selected, "verdicts": verdicts, "disagreement": disagreement}
+    doubted = queue(*(read_table(path, kind) for kind, path in kinds.items()))
+    labels, turned = Files(maps, "label_map"), upside_down(upright) if upright else set()
     files = {
-        case.case: CaseFiles(Path(case.image), case.modality, maps.path(case.case), case.case in turned)
-        for case in as_cases(rows)
-        if case.case in maps
+        case.case: CaseFiles(Path(case.image), case.modality, labels.path(case.case), case.case in turned)
+        for case in read_cases(cases)
+        if case.case in labels
     }
-    write_review(table, files, load_classes(classes), out, pictures, limit)
+    write_review(doubted, files, load_classes(classes), table, pictures, limit)

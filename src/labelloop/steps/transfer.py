@@ -20,7 +20,7 @@ from labelloop.classes import ClassScheme, load_classes
 from labelloop.files import digest
 from labelloop.labels.clean import clean
 from labelloop.shards import Ledger
-from labelloop.steps.common import Files, Rows, Surveyed, in_groups, surveyed, table_of
+from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_cases, table_of
 from labelloop.tables import write_table
 from labelloop.volume import Volume, canonical, restore, write
 
@@ -33,32 +33,33 @@ def gets_labels(case: Case, settings: TransferSettings) -> bool:
 
 
 def transfer(
-    rows: Rows,
-    relatives: Rows,
+    own: Path,
+    survey: SurveyTables,
+    predictions: Sequence[Path],
     spec: dict[str, Any],
     known: Sequence[str],
     classes: str,
     groups: dict[str, dict],
-    shard: str,
-    shards: Sequence[str],
-    results: Path,
-    out: Path,
+    manifest: Path,
+    carried: Path,
+    transfers: Path,
     version: int,
 ) -> None:
     """Carry the labels of a source sequence to the cases of one shard; write label maps, transforms and tables.
 
     Args:
-        rows: cases of the shard. relatives: all cases of their patients, which ``shards`` hold.
+        own: table of the shard's cases. survey: tables of all shards that hold images of their patients.
+        predictions: manifests of the leading model's label maps of those shards.
         spec: ``predict``, ``predict_for``, ``cases``, ``clean`` and ``transfer`` of a label set.
         known: the classes (or class sets) that the model knows.
-        out: folder of what is carried: ``<case>.nii.gz`` where it was accepted, ``<case>.json`` for each transform.
+        manifest: to write; beside it go ``<case>.nii.gz`` where it was accepted, ``<case>.json`` for each transform.
+        carried, transfers: tables to write: volumes, and what was decided.
     """
     scheme, settings = load_classes(classes), TransferSettings.model_validate(spec["transfer"])
-    manifests = [results / "models" / spec["predict"][0] / "predictions" / "shards" / f"{s}.csv" for s in shards]
-    predictions = Files(manifests, "prediction")
-    families = _families(surveyed(relatives, results / "survey", shards))
-    items = in_groups(surveyed(rows, results / "survey", [shard]), spec["cases"], scheme, groups)
-    ledger = Ledger(out, shard)
+    maps, usable = Files(predictions, "prediction"), survey.usable()
+    families, mine = _families(usable), {case.case for case in read_cases([own])}
+    items = in_groups([item for item in usable if item.id in mine], spec["cases"], scheme, groups)
+    ledger = Ledger.of(manifest)
     for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups):
         if not gets_labels(item.case, settings):
             continue
@@ -69,16 +70,16 @@ def transfer(
         source = images.get(settings.source)
         hashes = {name: one.image_key for name, one in images.items()}
         content = [version, settings.model_dump(mode="json"), spec["clean"], known, scheme.fingerprint(), hashes]
-        key = digest([*content, predictions.key(source.id) if source else len(patient[settings.source])])
+        key = digest([*content, maps.key(source.id) if source else len(patient[settings.source])])
         work: Callable[[], tuple[Path | None, dict]]
         if source is None:
             work = partial(_refuse, item, len(patient[settings.source]), settings)
         else:
-            work = partial(_carry, item, source, images, predictions, spec["clean"], known, scheme, settings, out)
+            work = partial(_carry, item, source, images, maps, spec["clean"], known, scheme, settings, ledger.folder)
         ledger.run(item.id, key, work)
     ledger.close()
-    write_table(out.parent / "transfers" / f"{shard}.csv", table_of(ledger.extras(), "transfers"), "transfers")
-    write_table(out / "confidence" / f"{shard}.csv", table_of(ledger.extras(), "volumes"), "confidence")
+    write_table(transfers, table_of(ledger.extras(), "transfers"), "transfers")
+    write_table(carried, table_of(ledger.extras(), "volumes"), "confidence")
 
 
 def _families(items: Sequence[Surveyed]) -> dict[str, dict[str, list[Surveyed]]]:

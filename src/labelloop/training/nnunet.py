@@ -11,13 +11,14 @@ from importlib.metadata import version
 from typing import Any
 
 from labelloop.files import atomic, sha256, write_json
+from labelloop.paths import OUTPUTS
 from labelloop.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described
 from labelloop.training.progress import Progress, draw_curve
 from labelloop.training.settings import AXES, TRAINING_VERSION
 from labelloop.training.staging import staged_job
 from labelloop.training.stock import dataset_json, plans_json
-from labelloop.training.work import OUTPUTS, Work
+from labelloop.training.work import Work
 
 __all__ = ["OUTPUTS", "TrainingCase", "TrainingJob", "TumorBank", "train"]
 

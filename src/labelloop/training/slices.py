@@ -23,6 +23,7 @@ from labelloop.files import atomic, sha256, write_json
 from labelloop.heartbeat import counted
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
+from labelloop.paths import SLICE_OUTPUTS
 from labelloop.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
@@ -33,13 +34,13 @@ from labelloop.training.settings import TRAINING_VERSION, Slices
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
 from labelloop.training.staging import staged_job
 from labelloop.training.trainers.supervised import SupervisedTrainer
-from labelloop.training.work import SLICE_OUTPUTS, Work
+from labelloop.training.work import Work
 
 log = logging.getLogger(__name__)
 
 
 def train(job: TrainingJob) -> None:
-    """Train the slice classifier of ``job`` and write the files of :data:`~labelloop.training.work.SLICE_OUTPUTS`.
+    """Train the slice classifier of ``job`` and write the files of :data:`~labelloop.paths.SLICE_OUTPUTS`.
 
     ``scores.csv`` says how well it tells all slices of the held-out cases.
 

@@ -26,6 +26,7 @@ from labelloop.errors import UserError
 from labelloop.files import atomic, digest, sha256, write_json, write_text
 from labelloop.heartbeat import counted
 from labelloop.inference.settings import Device
+from labelloop.paths import TRANSLATOR_OUTPUTS
 from labelloop.plans import Plan
 from labelloop.precision import DTYPES, Precision, has_units
 from labelloop.tables import write_table
@@ -36,7 +37,7 @@ from labelloop.training.prepared import open_image
 from labelloop.training.settings import TRANSLATOR_VERSION, Determinism
 from labelloop.training.setup import resolve_device, set_determinism
 from labelloop.training.staging import Place, staged
-from labelloop.training.work import TRANSLATOR_OUTPUTS, Work
+from labelloop.training.work import Work
 
 log = logging.getLogger(__name__)
 

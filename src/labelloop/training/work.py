@@ -15,16 +15,10 @@ from labelloop.documents import load_tensors, read_json
 from labelloop.errors import UserError
 from labelloop.files import atomic, link, sha256, write_json
 from labelloop.locks import Lock, hold
+from labelloop.paths import OUTPUTS
 from labelloop.seals import put_seal_of_files
 
 log = logging.getLogger(__name__)
-
-OUTPUTS = ("model.json", "weights.pt", "plans.json", "dataset.json", "training.jsonl", "curve.png", "cases.csv")
-"""The declared outputs of a training."""
-SLICE_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "scores.csv", "cases.csv")
-"""Those of the training of a slice classifier."""
-TRANSLATOR_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "cases.csv")
-"""Those of the training of a translator. The last of each is published last."""
 
 
 class Work:
