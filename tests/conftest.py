@@ -41,7 +41,8 @@ PLACES = {
 """The markers that all tests of a file or folder get, by its path. Single tests elsewhere carry theirs themselves."""
 
 OF_CHANGES = (
-    "test_chain.py", "test_changes.py", "test_edited_inputs.py", "test_objects.py", "test_scripts.py", "test_targets.py"
+    "test_chain.py", "test_changes.py", "test_edited_inputs.py", "test_objects.py", "test_opened.py", "test_scripts.py",
+    "test_targets.py",
 )  # fmt: skip
 """The files of the workflow's tests that run in one process; the others run in a second one."""
 

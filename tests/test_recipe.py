@@ -8,7 +8,7 @@ import yaml
 from labelloop.chain import bank_of, describe, images_of, mermaid, needed, ordered, updates
 from labelloop.errors import UserError
 from labelloop.lookup import CONFIG
-from labelloop.recipe import load_recipe, parents, unroll
+from labelloop.recipe import load_recipe, parents, round_before, unroll
 
 SMALL = {
     "plans": {"p": {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8]}},
@@ -211,7 +211,7 @@ def test_a_located_chain_needs_its_finder_and_follows_the_rounds(tmp_path):
     content["models"]["finder"] = {"plan": "p", "classes": "organs", "trainer": "slice_classifier"}
     content["inference"] = [{"locate": "student"}, {"locate": "finder"}, {"segment": "student"}]
     chain = unroll(load_recipe(write(tmp_path, content)))
-    assert [step.locate for step in chain.inference] == ["student_round2", "finder", None]
+    assert [step.locate for step in chain.inference] == ["student", "finder", None]
     assert "finder" in needed(chain) and "finder --> predictions" in mermaid(chain)
 
 
@@ -339,7 +339,9 @@ def test_what_only_a_later_round_cannot_do_is_told_once(tmp_path):
     assert str(error.value).count("init_from:") == 1
     both = with_two_teachers(labels__pseudo__select={"min_pairwise_dice": 0.7})
     both |= {"rounds": 2, "feedback": {"teacher": "student", "teacher_b": "student"}}
-    with pytest.raises(UserError, match=r"labels\.pseudo_round2\.select\.min_pairwise_dice: .*`predict` names one"):
+    with pytest.raises(
+        UserError, match=r"labels\.pseudo\.select\.min_pairwise_dice: .*`predict` names one.*\(in round 2\)"
+    ):
         load_recipe(write(tmp_path, both))
 
 
@@ -382,29 +384,34 @@ def test_rounds_unroll_into_a_chain_in_which_the_student_becomes_the_teacher(tmp
     content["models"]["small"] = {"plan": "p", "labels": "pseudo"}
     content["inference"] = [{"segment": ["student", "small"]}]
     chain = unroll(load_recipe(write(tmp_path, content)))
-    assert chain.labels["pseudo"].predict == ("teacher", "other")
-    assert chain.labels["pseudo_round2"].predict == ("student", "other")
-    assert chain.labels["pseudo_round3"].predict == ("student_round2", "other")
-    assert chain.models["student_round3"].labels == "pseudo_round3"
-    assert chain.models["small"].labels == "pseudo_round3" and "small_round2" not in chain.models
-    assert "teacher_round2" not in chain.models and "other_round2" not in chain.models
-    assert chain.inference[0].segment == ("student_round3", "small")
-    assert chain.evaluate.models == ("teacher", "student", "student_round2", "student_round3")
+    assert chain.labels["pseudo_round1"].predict == ("teacher", "other")
+    assert chain.labels["pseudo_round2"].predict == ("student_round1", "other")
+    assert chain.labels["pseudo"].predict == ("student_round2", "other")
+    assert chain.models["student_round2"].labels == "pseudo_round2" and chain.models["student"].labels == "pseudo"
+    assert chain.models["small"].labels == "pseudo" and "small_round1" not in chain.models
+    assert set(chain.models) == {"teacher", "other", "small", "student_round1", "student_round2", "student"}
+    assert chain.inference[0].segment == ("student", "small")
+    assert chain.evaluate.models == ("teacher", "student_round1", "student_round2", "student")
     order = ordered(chain)
     assert all(order.index(p) < order.index(n) for n in order for p in parents(chain, n))
 
 
 def test_models_of_all_rounds_stand_in_the_order_of_the_file():
     plain = [*load_recipe("best").models]
-    rounds = [f"{name}_round{number}" for number in (2, 3) for name in plain if name.startswith("student")]
-    assert [*unroll(load_recipe("best")).models] == plain + rounds
+    students = [name for name in plain if name.startswith("student")]
+    first = [f"{name}_round1" if name in students else name for name in plain]
+    assert [*unroll(load_recipe("best")).models] == [*first, *(f"{name}_round2" for name in students), *students]
 
 
-def test_more_rounds_keep_the_names_and_specs_of_fewer(tmp_path):
+def test_a_round_is_the_same_whatever_the_number_of_rounds_but_for_the_name_of_the_last(tmp_path):
     path = write(tmp_path, changed(feedback={"teacher": "student"}))
-    one, three = unroll(load_recipe(path)), unroll(load_recipe(path, rounds=3))
-    assert all(three.models[name] == spec for name, spec in one.models.items())
-    assert all(three.labels[name] == spec for name, spec in one.labels.items())
+    one, two, three = (unroll(load_recipe(path, rounds=number)) for number in (1, 2, 3))
+    assert three.models["student_round1"].model_copy(update={"labels": "pseudo"}) == one.models["student"]
+    assert three.labels["pseudo_round1"] == two.labels["pseudo_round1"] == one.labels["pseudo"]
+    assert three.labels["pseudo_round2"] == two.labels["pseudo"] != one.labels["pseudo"]
+    recipe = load_recipe(path, rounds=3)
+    before = [round_before(recipe, name) for name in ("student_round1", "student_round2", "student", "teacher")]
+    assert before == [None, "student_round1", "student_round2", None]
 
 
 def test_plans_that_prepare_images_alike_share_them(tmp_path):
@@ -447,4 +454,5 @@ def test_updates_count_those_of_the_models_started_from():
     chain = unroll(load_recipe("default", rounds=2))
     own = {name: spec.trainer.epochs * spec.trainer.iterations_per_epoch for name, spec in chain.models.items()}
     assert updates(chain, "teacher") == own["teacher"]
-    assert updates(chain, "student") == own["teacher"] + own["student"]
+    assert updates(chain, "student_round1") == own["teacher"] + own["student_round1"]
+    assert updates(chain, "student") == updates(chain, "student_round1") + own["student"]

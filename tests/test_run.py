@@ -73,8 +73,8 @@ print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy", "cc3d", "
 def test_rounds_of_the_configuration_win(tmp_path):
     run = make(tmp_path, *rows(1), rounds=2)
     assert run.recipe.rounds == 2
-    assert run.model("student_round2").labels == "pseudo_round2"
-    assert run.inference_models() == ["student_round2"]
+    assert run.model("student").labels == "pseudo" and run.model("student_round1").labels == "pseudo_round1"
+    assert run.inference_models() == ["student"] and run.leading_before("pseudo") == ["teacher"]
 
 
 @pytest.mark.parametrize(("recipe", "tumor"), [("ct_to_mr_demo", False), ("two_stage_demo", True), ("default", True)])

@@ -24,12 +24,12 @@ rule train:
         epochs=config["epochs"],
     threads: 2
     script:
-        "workflow/scripts/train.py"
+        "workflow/scripts/step.py"
 """
 SCRIPT = """
 from labelloop.scripting import job
 
-snakemake = job(globals(), "train", configfile="other.yaml", model="coarse")
+snakemake = job(globals())
 
 print(snakemake.input[0], snakemake.output[0], snakemake.params.epochs, snakemake.wildcards.model, snakemake.rule)
 """
@@ -41,7 +41,7 @@ from labelloop.scripting import job
 
 snakemake = SimpleNamespace(log=[sys.argv[1]], rule="train", wildcards={"model": "coarse"}, params={"number": 3},
                             resources={"device": "cpu"})
-assert job(globals(), "train") is snakemake
+assert job(globals()) is snakemake
 log = logging.getLogger("labelloop.training")
 """
 
@@ -52,8 +52,9 @@ def test_script_runs_alone_from_any_folder(tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "config.yaml").write_text("epochs: 1000\n")
     (tmp_path / "other.yaml").write_text("epochs: 2\n")
-    (scripts / "train.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, scripts / "train.py"], cwd="/", capture_output=True, text=True)
+    (scripts / "step.py").write_text(SCRIPT)
+    command = [sys.executable, scripts / "step.py", "train", "model=coarse", "configfile=other.yaml"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     assert done.stdout == "data.csv results/coarse/weights.pt 2 coarse train\n", done.stderr
     assert (tmp_path / "results" / "coarse").is_dir()
 

@@ -55,6 +55,11 @@ def models_of(file: str | Path) -> Path:
     return Path(file).parent.parent
 
 
+def journal_of(manifest: str | Path) -> str:
+    """Return the journal that leads to a manifest: what each case of the shard was made from, and what was found."""
+    return f"{Path(manifest).parent}/.{shard_of(manifest)}.jsonl"
+
+
 def kept_beside(output: str | Path) -> list[str]:
     """Return patterns of what a job keeps beside an output for its own next try, and no other job reads.
 
@@ -63,7 +68,7 @@ def kept_beside(output: str | Path) -> list[str]:
     path = Path(output)
     kept = [f"{path.parent}/.{path.name}.seal"]
     if path.parent.name == MANIFESTS:
-        kept += [f"{path.parent}/.{path.stem}.jsonl", f"{path.parent}/.{path.stem}.lock"]
+        kept += [journal_of(path), f"{path.parent}/.{path.stem}.lock"]
     if path.name == WEIGHTS[0]:
         kept += [f"{path.parent}/{name}" for name in ("work/*", "work.*", ".work.lock", f"{ALIGNED}/*")]
     return kept

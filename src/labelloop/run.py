@@ -257,7 +257,7 @@ class Run:
 
     def leading_before(self, labels: str) -> list[str]:
         """Return the leading model of a label set one round earlier; none in round 1."""
-        earlier = round_before(labels)
+        earlier = round_before(self.recipe, labels)
         return [self.label_set(earlier).predict[0]] if earlier else []
 
     def transferring(self) -> list[str]:

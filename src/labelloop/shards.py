@@ -23,7 +23,7 @@ from labelloop.errors import CaseError, NotTriedError, UserError, may_pass
 from labelloop.files import explained, sha256, write_text
 from labelloop.heartbeat import finished
 from labelloop.locks import hold
-from labelloop.paths import MANIFESTS, folder_of, manifest_of, shard_of
+from labelloop.paths import MANIFESTS, folder_of, journal_of, manifest_of, shard_of
 from labelloop.seals import Finding, as_sealed, look, put_seal
 from labelloop.tables import TABLES, read_table, write_table
 from labelloop.wording import count
@@ -70,7 +70,7 @@ class Ledger:
     def __init__(self, folder: str | Path, shard: str, tries: int = TRIES, resume: bool = True):
         self.folder, self.shard, self._tries = Path(folder), shard, tries
         self.manifest = Path(manifest_of(folder, shard))
-        self._journal = self.manifest.with_name(f".{shard}.jsonl")
+        self._journal = Path(journal_of(self.manifest))
         self._lock = hold(self._journal.with_suffix(".lock"), f"{self.folder}, shard {shard}")
         self._known: dict[str, dict] = {}
         self._rows: dict[str, dict] = {}

@@ -14,6 +14,7 @@ def collection(tmp_path_factory) -> Collection:
 def reference(tmp_path_factory, collection) -> Project:
     """A run from scratch to the end, never interrupted. Do not change it: copy it."""
     project = Project.new(tmp_path_factory.mktemp("reference") / "project", collection.table)
+    project.opened = tmp_path_factory.mktemp("opened")
     project.run()
     return project
 

@@ -114,5 +114,5 @@ def test_a_test_image_under_another_name_does_not_reach_training(project):
 
 def test_every_rule_that_reads_the_class_scheme_depends_on_what_it_says():
     rules = re.split(r"\n *rule ", RULES)
-    lacking = [text.split(":")[0] for text in rules if "classes=run.chain.classes" in text and "scheme=" not in text]
-    assert "scheme=" in RULES and lacking == []
+    lacking = [text.split(":")[0] for text in rules if "classes=run.chain.classes" in text and "run.scheme" not in text]
+    assert "run.scheme" in RULES and lacking == []

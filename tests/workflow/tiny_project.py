@@ -13,7 +13,7 @@ from labelloop.files import sha256
 from labelloop.phantom import write_phantom
 
 ROOT = Path(__file__).parents[2]
-STALL = Path(__file__).parent / "stall"
+STALL, OPENED = Path(__file__).parent / "stall", Path(__file__).parent / "opened"
 PLAN = {"spacing_mm": [12, 12, 12], "patch": [16, 16, 24], "features": [4, 8]}
 TRAINER = {"epochs": 3, "iterations_per_epoch": 2, "validation_iterations": 1, "save_every": 1}
 RECIPE = {
@@ -63,11 +63,18 @@ def _write(table: Path, rows: list[dict[str, str]]) -> Path:
     return table
 
 
+def _python_path(folder: Path) -> str:
+    """Return the search path of Python with a folder whose ``sitecustomize`` is to be loaded."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
 class Project:
     """A working folder: ``config.yaml``, ``recipe.yaml`` and ``results``. Jobs go by ``<rule>/<wildcards>``."""
 
     def __init__(self, folder: Path):
         self.folder, self.results = folder, folder / "results"
+        self.opened: Path | None = None
+        """Where jobs note which files they open, see the folder ``opened``; None: nowhere."""
 
     @classmethod
     def new(cls, folder: Path, cases: Path, recipe: dict | None = None, **config) -> "Project":
@@ -99,9 +106,13 @@ class Project:
 
     def snakemake(self, *arguments: str) -> str:
         """Run Snakemake to its end; return what it printed."""
+        environment = dict(os.environ)
+        if self.opened:
+            environment |= {"OPENED": str(self.opened), "PYTHONPATH": _python_path(OPENED)}
         done = subprocess.run(
-            self.command(*arguments), cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+            self.command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-9000:]}"
         return done.stdout
 
@@ -135,8 +146,7 @@ class Project:
         Args:
             stalls: patterns, counts and marks, see ``stall``.
         """
-        paths = [str(STALL), os.environ.get("PYTHONPATH", "")]
-        extra = {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if stalls else {}
+        extra = {"PYTHONPATH": _python_path(STALL)} if stalls else {}
         extra |= {"STALLS": json.dumps([(pattern, count, str(mark)) for pattern, count, mark in stalls])}
         with (self.folder / "run.log").open("w") as log:
             return subprocess.Popen(

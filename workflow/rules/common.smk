@@ -10,6 +10,7 @@ from labelloop.lookup import taken
 from labelloop.paths import manifest_of, shard_table
 from labelloop.profiles import check_profiles
 from labelloop.repair import Repair
+from labelloop.round_folders import move_rounds
 from labelloop.run import Run
 from labelloop.scripting import quote_interpreter
 from labelloop.slurm import be_patient, jobs_in_queue, told
@@ -100,6 +101,8 @@ onstart:
     try:
         run.claim()
         repair.begin()
+        for moved in move_rounds(run):
+            logger.info(f"labelloop: {moved}")
     except UserError as error:
         raise WorkflowError(str(error)) from None
     pass_on_to_children()

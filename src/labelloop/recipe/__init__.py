@@ -1,10 +1,22 @@
 """Recipes: YAML files that chain label sets and models, checked for form and for meaning before any job starts."""
 
 from labelloop.recipe.loading import form_errors, load_recipe
-from labelloop.recipe.rounds import ancestors, origins, round_before, unroll
+from labelloop.recipe.rounds import ancestors, in_round, looped, origins, round_before, unroll
 from labelloop.recipe.spec import TRUTH, EvaluationSpec, LabelSetSpec, ModelSpec, Recipe, parents
 
 __all__ = [
-    "TRUTH", "EvaluationSpec", "LabelSetSpec", "ModelSpec", "Recipe", "ancestors", "form_errors", "load_recipe",
-    "origins", "parents", "round_before", "unroll",
+    "TRUTH",
+    "EvaluationSpec",
+    "LabelSetSpec",
+    "ModelSpec",
+    "Recipe",
+    "ancestors",
+    "form_errors",
+    "in_round",
+    "load_recipe",
+    "looped",
+    "origins",
+    "parents",
+    "round_before",
+    "unroll",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from labelloop.errors import nearest
 from labelloop.groups import built_in, check_groups, name_problem
 from labelloop.labels.settings import CleanStep
 from labelloop.recipe.inference_checks import inference_errors, results_of
-from labelloop.recipe.rounds import ROUND, ancestors, unroll
+from labelloop.recipe.rounds import ROUND, ancestors, looped, unroll
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
 from labelloop.recipe.training_checks import training_errors
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
@@ -48,7 +48,10 @@ def _chain_errors(recipe: Recipe, all_known: bool) -> Iterable[str]:
     once: dict[str, str] = {}
     for line in lines:
         once.setdefault(re.sub(rf"{ROUND}\d+", "", line), line)
-    yield from once.values()
+    last = looped(recipe) if recipe.rounds > 1 else ()
+    for line in once.values():
+        named = line.partition(":")[0].split(".")
+        yield f"{line} (in round {recipe.rounds})" if len(named) > 1 and named[1] in last else line
 
 
 def _class_errors(recipe: Recipe, scheme: ClassScheme) -> Iterable[str]:

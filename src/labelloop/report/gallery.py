@@ -32,7 +32,7 @@ PANEL_PIXELS = 720
 class Atlas:
     """Where the images, the final label maps and the truth of a run lie."""
 
-    final: Path
+    results: Results
     images: Mapping[str, tuple[Path, str]]
     scheme: ClassScheme
     truth: Truth | None = None
@@ -48,19 +48,22 @@ class Atlas:
             images[case] = (beside if beside.is_file() else Path(image), modality)
         upright = results.paths.table("upright")
         turned = upside_down(results.root / upright) if upright in results else set()
-        return cls(results.root / results.paths.final, images, scheme, truth, frozenset(turned))
+        return cls(results, images, scheme, truth, frozenset(turned))
 
-    def draw(self, case: str, labels: Path) -> dict[str, Any]:
+    def draw(self, case: str, labels: str) -> dict[str, Any]:
         """Return the pictures of a case, one a view, and the classes that are outlined in them.
+
+        Args:
+            labels: label map, relative to the results.
 
         Raises:
             CaseError, OSError, RuntimeError, ValueError: when a file is missing, unreadable, or on another grid.
         """
         path, modality = self.images[case]
-        for file in (path, labels):
-            if not file.is_file():
+        for file, there in ((path, path.is_file()), (Path(labels), labels in self.results)):
+            if not there:
                 raise FileNotFoundError(f"{file.name} is not there")
-        image, drawn = read_surveyed(path), read(labels)
+        image, drawn = read_surveyed(path), read(self.results.root / labels)
         truth = self.truth(case) if self.truth else None
         if case in self.turned:
             image, drawn = on_its_feet(image), on_its_feet(drawn)
@@ -74,7 +77,7 @@ class Atlas:
             classes.update(outlined)
         return {"views": views, "legend": legend(self.scheme, classes), "truth": truth is not None}
 
-    def picture(self, case: str, labels: Path) -> bytes:
+    def picture(self, case: str, labels: str) -> bytes:
         """Draw the axial slice of a case with most labels, or its middle one when there is no label map.
 
         Raises:
@@ -82,7 +85,9 @@ class Atlas:
         """
         path, modality = self.images[case]
         image = read_surveyed(path)
-        drawn = read(labels) if labels.is_file() else Volume(np.zeros(image.array.shape, np.uint8), image.geometry)
+        drawn = Volume(np.zeros(image.array.shape, np.uint8), image.geometry)
+        if labels in self.results:
+            drawn = read(self.results.root / labels)
         if case in self.turned:
             image, drawn = on_its_feet(image), on_its_feet(drawn)
         window = CT_WINDOW if modality == "CT" else None
@@ -152,7 +157,7 @@ def _attempt(atlas: Atlas, case: str) -> dict[str, Any]:
     if case not in atlas.images:
         return nothing | {"problem": "the case table does not name it"}
     try:
-        return atlas.draw(case, atlas.final / f"{case}.nii.gz") | {"problem": ""}
+        return atlas.draw(case, f"{atlas.results.paths.final}/{case}.nii.gz") | {"problem": ""}
     except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:
         log.warning("no picture of %s: %s", case, error)
         return nothing | {"problem": str(error).strip().splitlines()[-1]}

@@ -1,7 +1,6 @@
 """Report sections on MR sequences: scores by sequence, labels that were carried, a patient's sequences side by side."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -63,10 +62,10 @@ def transfers(results: Results, atlas: Atlas, name: str) -> dict[str, Any] | Non
         measured = ("right_kidney_dsc", "left_kidney_dsc", "moved_mm", "turned_degrees")
         row = {"sequence": sequence, "cases": len(part), "accepted": int(accepted.sum()), "why": why}
         rows.append(row | {column: float(part[column].astype(float).median()) for column in measured})
-    return {"rows": rows, "sheet": _sheet(atlas, table, results.root / results.paths.labels(name))}
+    return {"rows": rows, "sheet": _sheet(atlas, table, results.paths.labels(name))}
 
 
-def _sheet(atlas: Atlas, table: pd.DataFrame, folder: Path) -> dict[str, str] | None:
+def _sheet(atlas: Atlas, table: pd.DataFrame, folder: str) -> dict[str, str] | None:
     """Return the sequences of one patient with their labels, those refused without: the patient with most of both."""
     sources = table[table["source"] != ""].groupby("source")["decision"].agg(["nunique", "size"])
     if sources.empty:
@@ -82,12 +81,12 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{row['sequence'].replace('_', ' ')}: {row['decision']}, kidneys {' and '.join(kidneys) or 'not seen'}"
 
 
-def sheet(atlas: Atlas, titles: Mapping[str, str], folder: Path, name: str) -> dict[str, str] | None:
+def sheet(atlas: Atlas, titles: Mapping[str, str], folder: str, name: str) -> dict[str, str] | None:
     """Return pictures of several cases side by side, each with its label map in ``folder``, if it has one."""
     pictures = []
     for case, title in titles.items():
         try:
-            pictures.append((title, atlas.picture(case, folder / f"{case}.nii.gz")))
+            pictures.append((title, atlas.picture(case, f"{folder}/{case}.nii.gz")))
         except (CaseError, KeyError, OSError, RuntimeError, UserError, ValueError):
             continue  # the table says what became of it
     return {"name": name, "src": data_uri(contact_sheet(pictures, columns=3))} if pictures else None

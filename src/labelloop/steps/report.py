@@ -10,6 +10,7 @@ from labelloop.files import write_text
 from labelloop.paths import Paths
 from labelloop.report.page import write_report
 from labelloop.report.review import CaseFiles, queue, write_review
+from labelloop.shards import read_manifests
 from labelloop.steps.common import Files, read_cases
 from labelloop.survey import read_truth
 from labelloop.tables import read_table, upside_down
@@ -30,7 +31,7 @@ def report(
     translations: Sequence[str],
     page: Path,
     attention: Path,
-    maps: Sequence[Path] = (),
+    maps: Sequence[Path],
 ) -> None:
     """Write the page about a run, and as a text what needs attention, a sentence a line.
 
@@ -41,7 +42,7 @@ def report(
         evaluated: names of score tables, the final label maps last, and the updates behind what they score.
         translations: plans whose CT were translated.
         page, attention: to write.
-        maps: manifests of the label maps that are shown.
+        maps: manifests of the label maps of which some are shown.
     """
     scheme, paths = load_classes(classes), Paths(".")
     tested: dict[str, Case] = {case.case: case for case in read_cases([cases]) if case.role == "test"}
@@ -65,7 +66,7 @@ def report(
         truth=truth,
         updates={titles[name]: number for name, number in evaluated.items()},
         title=Path(results).name,
-        handed=[cases, *tables, *maps],
+        handed=[cases, *tables, *(Path(file) for file in read_manifests(maps)["file"] if file)],
     )
     write_text(attention, "".join(f"{sentence}\n" for sentence in sentences))
 

@@ -54,7 +54,7 @@ def train(job: TrainingJob) -> None:
                 progress = trainer.fit(work)
         _write_finished(job, work, trainer, progress)
         work.finish(len(progress.epochs))
-    work.publish(job.folder)
+    work.publish(job.folder, job.name)
 
 
 def work_of(job: TrainingJob) -> Work:

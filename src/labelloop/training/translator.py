@@ -115,7 +115,7 @@ def train_translator(job: TranslatorJob) -> None:
             training.fit(work)
             training.write(work)
         work.finish(job.settings.epochs)
-    work.publish(job.folder)
+    work.publish(job.folder, job.name)
 
 
 def _near(cases: tuple[GreyCase, ...], place: Place) -> tuple[GreyCase, ...]:

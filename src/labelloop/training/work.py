@@ -19,6 +19,8 @@ from labelloop.paths import OUTPUTS
 from labelloop.seals import put_seal_of_files
 
 log = logging.getLogger(__name__)
+NAMED = {"model.json": "name", "plans.json": "dataset_name"}
+"""The key of each file that holds the model's name."""
 
 
 class Work:
@@ -86,8 +88,17 @@ class Work:
         self._note(epochs, finished=True)
         self.checkpoint.unlink(missing_ok=True)
 
-    def publish(self, target: Path) -> None:
-        """Put the finished files into ``target``, with the time of now, so that they are newer than their inputs."""
+    def publish(self, target: Path, name: str) -> None:
+        """Put the finished files into ``target``, with the time of now, so that they are newer than their inputs.
+
+        Args:
+            name: of the model; it had another one when it was the last of fewer or more rounds.
+        """
+        for file, key in NAMED.items():
+            path = self.finished / file
+            content = read_json(path) if file in self._outputs else {}
+            if content.get(key, name) != name:
+                write_json(path, content | {key: name})
         for name in self._outputs:
             link(self.finished / name, target / name)
             os.utime(target / name)

@@ -1,0 +1,117 @@
+"""A step opens nothing below the results but what its rule declares, and all that its rule declares."""
+
+import base64
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+from tiny_project import Project
+
+from labelloop.paths import MANIFESTS, Paths, folder_of, kept_beside
+from labelloop.seals import seal_of
+from labelloop.tables import read_table
+
+NOTED = {"report": ("logs/*", "benchmarks/*")}
+"""What jobs note of themselves; the page tells it, and waits for none of it."""
+
+
+@dataclass
+class Job:
+    """A finished job: what its rule declared, as Snakemake noted it, and what its processes opened."""
+
+    project: Project
+    rule: str
+    log: Path
+    inputs: set[Path] = field(default_factory=set)
+    outputs: set[Path] = field(default_factory=set)
+    opened: set[Path] = field(default_factory=set)
+
+    @cached_property
+    def listed(self) -> set[Path]:
+        """Files that a declared manifest lists."""
+        found = set()
+        for manifest in self.inputs | self.outputs:
+            if manifest.parent.name == MANIFESTS and manifest.suffix == ".csv":
+                rows = read_table(manifest, "manifest")
+                found |= {folder_of(manifest) / file for file in rows["file"] if file}
+        return found
+
+    @cached_property
+    def patterns(self) -> list[str]:
+        """What a job keeps for its own next try, its logs, and the seals of what it reads."""
+        kept = [f"{self.log.with_suffix('')}.*", *(str(seal_of(path)) for path in self.inputs)]
+        for path in self.outputs:
+            kept += kept_beside(path)
+        kept += [f"{folder}/*" for folder in self.inputs | self.outputs if folder.is_dir()]
+        return kept + [f"{self.project.results}/{pattern}" for pattern in NOTED.get(self.rule, ())]
+
+    def may_open(self, path: Path) -> bool:
+        """Say whether a file is declared, or belongs to what is."""
+        known = path in self.inputs | self.outputs | self.listed
+        return known or any(fnmatch(str(path), pattern) for pattern in self.patterns)
+
+    def reads(self, path: Path) -> bool:
+        """Say whether it opened an input, or a file in one that is a folder."""
+        return path in self.opened or any(path in other.parents for other in self.opened)
+
+
+def made(path: Path) -> Path:
+    """Return what a temporary file will be: those of ``files.atomic`` lie in ``.tmp-<name>/<process>/<name>``."""
+    for folder in path.parents:
+        if folder.name.startswith(".tmp-"):
+            return folder.with_name(folder.name.removeprefix(".tmp-"))
+    return path.with_name(path.name.removeprefix(".tmp-"))
+
+
+def jobs_of(project: Project) -> list[Job]:
+    """Return the jobs of a finished run with all that they opened below the results."""
+    jobs: dict[Path, Job] = {}
+    records = project.folder / ".snakemake" / "metadata"
+    for record in filter(Path.is_file, records.rglob("*")):
+        note = json.loads(record.read_text())
+        name = str(record.relative_to(records)).replace("/", "").replace("@", "")  # long names are cut into folders
+        output = project.folder / base64.b64decode(name).decode()
+        log = project.folder / note["log"][0]
+        job = jobs.setdefault(log, Job(project, note["rule"], log))
+        job.outputs.add(output)
+        job.inputs |= {project.folder / file for file in note["input"] if not Path(file).is_absolute()}
+    for notes in project.opened.iterdir():
+        below = {Path(line) for line in set(notes.read_text().splitlines()) if line.startswith(f"{project.results}/")}
+        (log,) = below & jobs.keys()
+        jobs[log].opened |= {made(path) for path in below if not path.is_dir()}
+    return list(jobs.values())
+
+
+@pytest.fixture(scope="module")
+def jobs(reference: Project) -> list[Job]:
+    return jobs_of(reference)
+
+
+def test_a_step_opens_nothing_below_the_results_that_its_rule_does_not_declare(jobs, reference):
+    assert len(jobs) > 30 and all(job.opened for job in jobs)
+    undeclared = defaultdict(set)
+    for job in jobs:
+        undeclared[job.rule] |= {str(p.relative_to(reference.results)) for p in job.opened if not job.may_open(p)}
+    assert {rule: files for rule, files in undeclared.items() if files} == {}
+
+
+def test_a_step_opens_all_that_its_rule_declares(jobs, reference):
+    unread = defaultdict(set)
+    for job in jobs:
+        mine = {path for path in job.inputs if path.is_relative_to(reference.results)}
+        unread[job.rule] |= {str(path.relative_to(reference.results)) for path in mine if not job.reads(path)}
+    assert {rule: files for rule, files in unread.items() if files} == {}
+
+
+def test_what_says_which_cases_there_are_is_no_param(reference):
+    """Rows of the case table reach the steps as a file for each shard."""
+    records = [p for p in (reference.folder / ".snakemake" / "metadata").rglob("*") if p.is_file()]
+    notes = [json.loads(record.read_text()) for record in records]
+    case = next(row["case"] for row in reference.table("cases.csv"))
+    holding = {note["rule"] for note in notes if case in json.dumps(note["params"])}
+    assert holding == {"survey"}
+    assert Path(Paths(str(reference.results)).survey("cases", "train-000")).is_file()
