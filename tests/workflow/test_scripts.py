@@ -19,7 +19,7 @@ RULES = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob(
 
 
 def test_each_rule_with_a_script_has_a_step_of_its_name_and_nothing_else_is_a_step():
-    texts = {text.split(maxsplit=1)[0].rstrip(":"): text for text in re.split(r"\n *(?:use )?rule ", RULES)[1:]}
+    texts = {text.split(maxsplit=1)[0].rstrip(":"): text for text in re.split(r"\n *rule ", RULES)[1:]}
     steps = {rule for rule, text in texts.items() if "../scripts/step.py" in text}
     assert steps | {"train_slices"} == set(MODULE_OF)  # it is the rule `train` with other outputs
     assert all(step_of(rule) is step_of(f"other_{rule}") for rule in MODULE_OF)
