@@ -77,9 +77,9 @@ def arguments(function: Callable[..., None], given: Mapping[str, Any], also: Map
     """
     left, found = dict(given), {}
     for name, parameter in inspect.signature(function).parameters.items():
-        if is_dataclass(parameter.annotation):
-            kind: Callable[..., Any] = parameter.annotation
-            held = [field.name for field in fields(parameter.annotation) if field.name in left]
+        kind = parameter.annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            held = [field.name for field in fields(kind) if field.name in left]
             found[name] = kind(**{field: left.pop(field) for field in held})
         elif name in left:
             found[name] = left.pop(name)
