@@ -55,6 +55,11 @@ def models_of(file: str | Path) -> Path:
     return Path(file).parent.parent
 
 
+def results_of(page: str | Path) -> Path:
+    """Return the folder of the results from its page."""
+    return Path(page).parent.parent
+
+
 def journal_of(manifest: str | Path) -> str:
     """Return the journal that leads to a manifest: what each case of the shard was made from, and what was found."""
     return f"{Path(manifest).parent}/.{shard_of(manifest)}.jsonl"

@@ -90,7 +90,6 @@ rule report:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
-        results=run.results,
         recipe=run.recipe.name,
         chain=describe(run.recipe),
         graph=graph(run.recipe),

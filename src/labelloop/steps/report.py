@@ -7,7 +7,7 @@ from typing import Any
 from labelloop.cases import Case
 from labelloop.classes import load_classes
 from labelloop.files import write_text
-from labelloop.paths import Paths
+from labelloop.paths import Paths, results_of
 from labelloop.report.page import write_report
 from labelloop.report.review import CaseFiles, queue, write_review
 from labelloop.shards import read_manifests
@@ -20,7 +20,6 @@ from labelloop.volume import Volume
 def report(
     cases: Path,
     tables: Sequence[Path],
-    results: str,
     recipe: str,
     chain: str,
     graph: Sequence[Mapping[str, Any]],
@@ -37,14 +36,13 @@ def report(
 
     Args:
         cases: table of all cases. tables: all other files that the page tells of.
-        results: folder of the run, which names it, and in whose logs jobs noted machine and time.
         recipe: its name. chain: the same in words. graph: the boxes of the chain.
         evaluated: names of score tables, the final label maps last, and the updates behind what they score.
         translations: plans whose CT were translated.
         page, attention: to write.
         maps: manifests of the label maps of which some are shown.
     """
-    scheme, paths = load_classes(classes), Paths(".")
+    scheme, results, paths = load_classes(classes), results_of(page), Paths(".")
     tested: dict[str, Case] = {case.case: case for case in read_cases([cases]) if case.role == "test"}
     titles = {name: "final label maps" if name == "final" else name for name in evaluated}
 
@@ -65,7 +63,7 @@ def report(
         recipe_text=chain,
         truth=truth,
         updates={titles[name]: number for name, number in evaluated.items()},
-        title=Path(results).name,
+        title=results.name,
         handed=[cases, *tables, *(Path(file) for file in read_manifests(maps)["file"] if file)],
     )
     write_text(attention, "".join(f"{sentence}\n" for sentence in sentences))
