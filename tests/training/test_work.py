@@ -184,7 +184,7 @@ else:
     write_text(work.finished / "weights.pt", "weights")
     write_json(work.finished / "model.json", {"weights_sha256": sha256(work.finished / "weights.pt")})
     work.finish(7)
-work.publish(folder)
+work.publish(folder, "m")
 """
 
 

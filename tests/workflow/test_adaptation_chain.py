@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_kill import wait_for
+from test_opened import jobs_of, undeclared, unread
 from tiny_project import PLAN, TRAINER, Project, _rows, _write
 
 from labelloop.phantom import write_phantom
@@ -35,7 +36,9 @@ def project(tmp_path_factory) -> Project:
     folder = tmp_path_factory.mktemp("adaptation")
     rows = _rows(write_phantom(folder / "phantom", cases=8, seed=1, spacing_mm=12, mr_patients=2))
     used = [row | {"role": "train"} for row in rows if row["sequence"] in ("t1w", "in_phase", "portal venous")]
-    return Project.new(folder / "project", _write(folder / "cases.csv", used), RECIPE)
+    project = Project.new(folder / "project", _write(folder / "cases.csv", used), RECIPE)
+    project.opened = tmp_path_factory.mktemp("opened")
+    return project
 
 
 def test_a_dry_run_shows_the_way_through_the_translator(project):
@@ -65,6 +68,9 @@ def test_a_translator_that_was_killed_goes_on_and_its_fakes_are_looked_at(projec
     labeled = {row["case"] for row in ct if row["label"]}
     assert {row["case"] for row in project.table("prepared/fake/structure.csv")} == labeled != set()
     assert (project.results / "prepared/fake/looks.png").stat().st_size > 1000
+    jobs = jobs_of(project)
+    assert {"upright", "prepare", "structure"} <= {job.rule for job in jobs if job.opened}
+    assert undeclared(jobs) == {} and unread(jobs) == {}
 
 
 def _table(path: Path) -> list[dict[str, str]]:

@@ -32,5 +32,5 @@ def test_objects_are_cut_once_for_all_models_that_paste_the_same(project):
     reason = re.search(r"train: model second\nReason: (.*)", text)[1]
     used = set(re.findall(r"results/prepared/fine/objects/(\w+)/shards/(train-00\d)\.csv", reason))
     assert used == {("student", "train-000"), ("student", "train-001")}
-    cut = re.search(r"cut tumors: pseudo, .*\nReason: (.*)", text)[1]
+    cut = re.search(r"cut tumors that student pastes: .*\nReason: (.*)", text)[1]
     assert "results/labels/pseudo/selected.csv" in cut and "results/prepared/fine/labels/pseudo/shards" in cut

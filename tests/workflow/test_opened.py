@@ -3,7 +3,7 @@
 import base64
 import json
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -86,25 +86,48 @@ def jobs_of(project: Project) -> list[Job]:
     return list(jobs.values())
 
 
+def undeclared(jobs: list[Job]) -> dict[str, set[str]]:
+    """Return by rule what was opened and is not declared."""
+    found = defaultdict(set)
+    for job in jobs:
+        for path in job.opened:
+            if not job.may_open(path):
+                found[job.rule].add(str(path.relative_to(job.project.results)))
+    return dict(found)
+
+
+def unread(jobs: list[Job]) -> dict[str, set[str]]:
+    """Return by rule what was declared and not opened, of jobs that were watched."""
+    found = defaultdict(set)
+    for job in [job for job in jobs if job.opened]:
+        for path in job.inputs:
+            if path.is_relative_to(job.project.results) and not job.reads(path):
+                found[job.rule].add(str(path.relative_to(job.project.results)))
+    return dict(found)
+
+
 @pytest.fixture(scope="module")
 def jobs(reference: Project) -> list[Job]:
     return jobs_of(reference)
 
 
-def test_a_step_opens_nothing_below_the_results_that_its_rule_does_not_declare(jobs, reference):
+def test_a_step_opens_nothing_below_the_results_that_its_rule_does_not_declare(jobs):
     assert len(jobs) > 30 and all(job.opened for job in jobs)
-    undeclared = defaultdict(set)
-    for job in jobs:
-        undeclared[job.rule] |= {str(p.relative_to(reference.results)) for p in job.opened if not job.may_open(p)}
-    assert {rule: files for rule, files in undeclared.items() if files} == {}
+    assert undeclared(jobs) == {}
 
 
-def test_a_step_opens_all_that_its_rule_declares(jobs, reference):
-    unread = defaultdict(set)
-    for job in jobs:
-        mine = {path for path in job.inputs if path.is_relative_to(reference.results)}
-        unread[job.rule] |= {str(path.relative_to(reference.results)) for path in mine if not job.reads(path)}
-    assert {rule: files for rule, files in unread.items() if files} == {}
+def test_a_step_opens_all_that_its_rule_declares(jobs):
+    assert unread(jobs) == {}
+
+
+def test_a_file_that_is_not_declared_is_noticed(jobs):
+    """As if the rule had not named the cases of its shard."""
+    job = next(job for job in jobs if job.rule == "fuse")
+    missing = next(path for path in job.inputs if path.name.endswith(".cases.csv"))
+    less = replace(job, inputs=job.inputs - {missing})
+    assert undeclared([less]) == {"fuse": {str(missing.relative_to(job.project.results))}}
+    more = replace(job, inputs=job.inputs | {job.project.results / "groups.csv"})
+    assert unread([more]) == {"fuse": {"groups.csv"}}
 
 
 def test_what_says_which_cases_there_are_is_no_param(reference):

@@ -269,6 +269,6 @@ rule cut_objects:
         spacing_mm=lambda w: run.chain.plans[w.plan].spacing_mm,
         version=1,
     message:
-        "cut tumors: bank {wildcards.bank}, {params.number} cases of shard {wildcards.shard} for plan {wildcards.plan}"
+        "cut tumors that {wildcards.bank} pastes: {params.number} cases of shard {wildcards.shard} for plan {wildcards.plan}"
     script:
         "../scripts/step.py"
