@@ -12,9 +12,7 @@ if run.upright:
     rule judge:
         """Look which images of a shard are stored upside down, of those that can tell."""
         input:
-            cases=paths.survey("cases"),
-            geometry=paths.survey("geometry"),
-            annotation=paths.survey("annotation"),
+            unpack(surveyed_as_stored),
         output:
             table=shard_table(paths.judged),
             manifest=manifest_of(paths.judged),

@@ -20,6 +20,11 @@ def surveyed(w):
     return survey_of([w.shard])
 
 
+def surveyed_as_stored(w):
+    """The same, before it is known which cases are stored upside down."""
+    return {kind: files for kind, files in surveyed(w).items() if kind != "upright"}
+
+
 def tested_images(w):
     """The images that are tested on: a train shard may hold one of them, which must not be learned from."""
     needed = run.test_shards and w.shard not in run.test_shards
