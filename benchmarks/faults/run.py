@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -75,10 +74,12 @@ class Here:
         return way
 
     def at_work(self, process: subprocess.Popen, project: Project) -> list[str]:
-        """Return the steps whose scripts run below a front process."""
-        children = psutil.Process(process.pid).children(recursive=True)
-        found = [re.search(r"\.snakemake/scripts/tmp\w+\.(\w+)\.py", command(child)) for child in children]
-        return sorted({match[1] for match in found if match})
+        """Return the rules of the jobs that run below a front process, by the logs that they hold open."""
+        logs, rules = project.results.resolve() / "logs", set()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            held = [Path(file) for file in opened(child)]
+            rules |= {path.relative_to(logs).parts[0] for path in held if path.is_relative_to(logs)}
+        return sorted(rules)
 
 
 class OnSlurm:
@@ -211,12 +212,12 @@ def checkpoints(project: Project) -> int:
     return len(list(project.results.glob("models/*/work/checkpoint.pth")))
 
 
-def command(process: psutil.Process) -> str:
-    """Return the command line of a process; nothing when it has ended."""
+def opened(process: psutil.Process) -> list[str]:
+    """Return the files that a process holds open; none when it has ended."""
     try:
-        return " ".join(process.cmdline())
+        return [file.path for file in process.open_files()]
     except psutil.Error:
-        return ""
+        return []
 
 
 def report(seen: dict[str, dict], seed: int) -> str:
