@@ -64,7 +64,7 @@ def test_data_sets_and_classes_are_listed(capsys, what):
     assert any("liver" in line for line in lines)
 
 
-RECIPE = "{extends: default, inference: [{segment: student}, {keep_largest: [%s]}]}"
+RECIPE = "{extends: default, inference: [{segment: student}, {clean: {keep_largest: [%s]}}]}"
 
 
 def test_a_recipe_is_checked_alone_and_on_cases(tmp_path, monkeypatch, capsys):

@@ -36,10 +36,10 @@ def section(heading: str) -> str:
     return (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
 
 
-def shown(heading: str, language: str) -> str:
-    """Return the first block of code of a section."""
-    block = re.search(rf"^( *)```{language}\n(.*?)^\1```$", section(heading), re.DOTALL | re.MULTILINE)
-    return textwrap.dedent(block[2])
+def shown(heading: str, language: str, block: int = 0) -> str:
+    """Return a block of code of a section, the first by default."""
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", section(heading), re.DOTALL | re.MULTILINE)
+    return textwrap.dedent(blocks[block][1])
 
 
 def test_a_data_set_is_one_file(tmp_path):
@@ -98,10 +98,13 @@ def test_a_trainer_is_three_files(tmp_path):
         "from labelloop.training.trainers.example import ExampleTrainer\n\nTRAINERS",
     )
     replace(trainers / "__init__.py", "\n}", '\n    "example": ExampleTrainer,\n}')
+    settings, own = package / "training/settings.py", shown("Add a trainer", "python", block=1)
+    replace(settings, "\n\nclass SemiSupervisedSettings", f"\n\n{own}\n\nclass SemiSupervisedSettings")
     replace(
-        package / "training/settings.py", '    kind: Literal["supervised"', '    kind: Literal["example", "supervised"'
+        settings, '    "partial": PartialSettings,', '    "partial": PartialSettings,\n    "example": ExampleSettings,'
     )
-
+    union = '    | Annotated[PartialSettings, tag("partial")]'
+    replace(settings, union, f'{union}\n    | Annotated[ExampleSettings, tag("example")]')
     paths = os.pathsep.join([str(tmp_path / "src"), str(ROOT / "tests/training")])
     command = [sys.executable, "-c", TRAINING, str(tmp_path)]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)

@@ -13,9 +13,12 @@ from labelloop.errors import UserError
 from labelloop.inference.engine import Predictor
 from labelloop.inference.postprocess import Chain
 from labelloop.inference.slices import SliceClassifier
+from labelloop.lookup import find
 from labelloop.network import build_network
 from labelloop.recipe import load_recipe
+from labelloop.recipe.inheritance import with_extended
 from labelloop.run import Run
+from labelloop.training.settings import cutmix_of
 from mistakes import Mistake, alternatives, changed
 from strategies import few
 
@@ -23,6 +26,7 @@ RECIPES = {
     name: load_recipe(name).model_dump(mode="json", by_alias=True, exclude_unset=True)
     for name in ("default_demo", "best_demo", "two_stage_demo", "merge_max_demo", "progressive_demo", "ct_to_mr_demo")
 }
+RECIPES |= {f"{name}, as written": with_extended(find("recipes", name)) for name in ("best_demo", "ct_to_mr_demo")}
 ROWS = ["case,image,label,dataset,modality,sequence,annotated,role"]
 ROWS += [f"ct{n},ct{n}.nii.gz,ct{n}_label.nii.gz,flare22,CT,,all,train" for n in range(8)]
 ROWS += [f"organs{n},o{n}.nii.gz,o{n}_label.nii.gz,flare22,CT,,organs,train" for n in range(8)]
@@ -63,7 +67,7 @@ def works(run: Run) -> None:
         spec, plan = run.model(name), run.chain.plans[run.model(name).plan]
         assert set(run.lineage(name)) <= set(run.used_models)
         assert run.images(name) and run.arrays(name) and run.training_mb(name, 1) > 0
-        if spec.trainer.cutmix:
+        if cutmix_of(spec.trainer):
             assert run.bank(name) in run.used_models
         if name in run.segmenters:
             with torch.device("meta"):

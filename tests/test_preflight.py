@@ -12,6 +12,7 @@ from labelloop.expected import Expected
 from labelloop.lookup import CONFIG
 from labelloop.recipe import Recipe, load_recipe, unroll
 from labelloop.tables import TABLES
+from labelloop.training.settings import cutmix_of
 
 FLARE = load_classes("flare")
 
@@ -49,8 +50,10 @@ def test_models_lose_the_classes_that_nobody_annotated_and_all_that_names_them()
     assert not found
     assert all(chain.scheme.select(model.classes) == FLARE.sets["organs"] for model in chain.models.values())
     trainers = [model.trainer for model in chain.models.values()]
-    assert not any(t.cutmix or t.favor or t.class_weights for t in trainers)
-    assert len(notes) == 1 and notes[0].startswith("nobody annotated or predicts tumor; trained without: teacher, ")
+    assert not any(cutmix_of(t) or t.favor or t.class_weights for t in trainers)
+    assert len(notes) == 1 and notes[0].startswith(
+        "nobody annotated or predicts tumor; trained without: teacher_seed1, "
+    )
 
 
 def test_a_student_knows_what_its_teacher_predicts():
@@ -126,7 +129,7 @@ def problems_of(tmp_path, cases, **changes) -> list[str]:
 
 
 def supervised(**spec):
-    return {"models": {"student": {"trainer": {"kind": "supervised", "merge": "logsumexp"}, **spec}}}
+    return {"models": {"student": {"trainer": {"kind": "supervised"}, **spec}}}
 
 
 def test_a_supervised_model_needs_a_case_in_which_all_its_classes_are_known(tmp_path):
@@ -231,8 +234,9 @@ def test_labels_are_carried_from_a_sequence_that_there_is(tmp_path):
 def test_inference_no_longer_asks_for_a_class_that_its_models_lost(tmp_path):
     steps = [
         {"segment": "student", "merge": {"tumor": "union"}},
-        {"keep_largest": "tumor"},
-        {"keep_largest": ["liver", "tumor"]},
+        {"clean": {"keep_largest": "tumor"}},
+        {"clean": [{"remove_islands": "tumor", "below_ml": 1}, {"keep_largest": ["liver", "tumor"]}]},
+        {"clean": {"remove_distant_islands": "all", "of": "tumor", "beyond_z_mm": 5}},
         {"compose": {"organs": "student", "tumor": "student"}},
     ]
     path = tmp_path / "mine.yaml"
@@ -241,7 +245,9 @@ def test_inference_no_longer_asks_for_a_class_that_its_models_lost(tmp_path):
     chain, _, _ = fitted(several("organs", "organs"), recipe)
     told = [step.model_dump(exclude_defaults=True) for step in chain.inference]
     assert told == [
-        {"segment": ("student",)}, {"keep_largest": ("liver", "tumor")}, {"compose": {"organs": "student"}},
+        {"segment": ("student",)},
+        {"clean": ({"keep_largest": ("liver", "tumor")},)},
+        {"compose": {"organs": "student"}},
     ]  # fmt: skip
     assert fitted(several("all", "all"), recipe)[0].inference == recipe.inference
 

@@ -57,7 +57,10 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
         ({"models__teacher__classes": "orgns"}, r"models\.teacher\.classes: .*'orgns'; did you mean 'organs'"),
         ({"models__teacher__cases": "organs_ful"}, r"models\.teacher\.cases: .*did you mean 'organs_full'"),
         ({"models__teacher__labels": "pseudo"}, r"a circle: .*teacher.*pseudo"),
-        ({"models__student__trainer": {"kind": "partial", "epocs": 3}}, r"epocs: unknown key; did you mean 'epochs'"),
+        (
+            {"models__student__trainer": {"kind": "partial", "epocs": 3}},
+            r"epocs: unknown key of partial; did you mean 'epochs'",
+        ),
         ({"plans__p__strides": [[1, 1, 1], [3, 2, 2]]}, r"plans\.p: .*not divisible"),
         (
             {"models__student__trainer": {"kind": "partial", "batches": {"full": "organs_ful"}}},
@@ -76,11 +79,14 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             r"models\.student\.trainer\.class_weights: the model has no class 'tumors'; did you mean 'tumor'",
         ),
         ({"labels__pseudo__select": {"verdicts": ["volum"]}}, r"select\.verdicts: .*'volum'; did you mean 'volume'"),
-        ({"labels__pseudo__select": {"demote": {"tumr": "drop"}}}, r"select\.demote: .*'tumr'; did you mean 'tumor'"),
+        (
+            {"labels__pseudo__select": {"if_refused": {"tumr": "drop"}}},
+            r"select\.if_refused: .*'tumr'; did you mean 'tumor'",
+        ),
         ({"labels__pseudo__select": {"min_pairwise_dice": 0.7}}, r"min_pairwise_dice: .*`predict` names one"),
         ({"labels__pseudo__select": {"drop_most_uncertain": 3}}, r"drop_most_uncertain: .*or write .*: 0"),
         ({"labels__pseudo__select": {"min_pairwise_dice": 70}}, r"min_pairwise_dice.*less than or equal to 1"),
-        ({"evaluate__rules": "oficial"}, r"evaluate\.rules: .*'official-2024'"),
+        ({"evaluate__protocol": "oficial"}, r"evaluate\.protocol: .*'official-2024'"),
         ({"labels__truth": {"predict": "teacher"}}, r"'truth': this name is taken"),
         ({"models__final": {"plan": "p"}}, r"'final': this name is taken"),
         ({"groups": {"mine": {"al": "organs"}}}, r"groups\.mine\.al: unknown key; did you mean 'all'"),
@@ -88,8 +94,8 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
         ({"plans__p__patch": [50, 32, 32], "plans__p__features": [4] * 4}, r"side z, 50, .* take 48 or 56"),
         ({"labels__pseudo__predict_for": "unlabelled"}, r"predict_for: no group .*; did you mean 'unlabeled'"),
         (
-            {"labels__pseudo__select": {"absence": ["orgns"]}},
-            r"absence: no class or set 'orgns'; did you mean 'organs'",
+            {"labels__pseudo__select": {"absent_if_not_found": ["orgns"]}},
+            r"absent_if_not_found: no class or set 'orgns'; did you mean 'organs'",
         ),
         ({"labels__pseudo__tumor_voxels": "nearest_organ"}, r"labels\.pseudo\.tumor_voxels: .* has the tumor itself"),
         (
@@ -110,11 +116,11 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
         ),
         ({"labels__pseudo__transfer": {"on_images": {"t2w": "t1w"}}}, r"labels\.pseudo\.transfer: .*from or to t1w"),
         (
-            {"labels__pseudo__clean": [{"step": "keep_levels", "classes": ["spleen"], "of": ["livr"], "above_mm": 0}]},
+            {"labels__pseudo__clean": [{"keep_slices": ["spleen"], "of": ["livr"], "above_mm": 0}]},
             r"labels\.pseudo\.clean: no class or set 'livr'; did you mean 'liver'",
         ),
         (
-            {"inference": [{"segment": "student"}, {"clean": [{"step": "keep_largest", "classes": "livr"}]}]},
+            {"inference": [{"segment": "student"}, {"clean": [{"keep_largest": "livr"}]}]},
             r"inference\.1",
         ),
         ({"rounds": 2}, r"rounds: more than one needs `feedback"),
@@ -146,12 +152,12 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
         ({"plans__p__strides": [[1, 1, 1], [0, 2, 2]]}, r"plans\.p: .*strides: every step must be 1 or more"),
         ({"plans__p__kernels": [[3, 3, 3], [2, 3, 3]]}, r"plans\.p: .*kernels: every side must be odd"),
         (
-            {"inference": [{"keep_largest": "liver"}, {"segment": "student"}]},
-            r"inference\.0\.keep_largest: nothing has been segmented before",
+            {"inference": [{"clean": {"keep_largest": "liver"}}, {"segment": "student"}]},
+            r"inference\.0\.clean: nothing has been segmented before",
         ),
         (
-            {"inference": [{"segment": "teacher"}, {"keep_largest": "tumor"}]},
-            r"inference\.1\.keep_largest: no model of the chain \(teacher\) knows tumor",
+            {"inference": [{"segment": "teacher"}, {"clean": {"keep_largest": "tumor"}}]},
+            r"inference\.1\.clean\.0\.keep_largest: no model of the chain \(teacher\) knows tumor",
         ),
         (
             {"inference": [{"segment": "teacher"}, {"segment": "student"}, {"compose": {"tumor": "teacher"}}]},
@@ -160,7 +166,7 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
         (
             {
                 "inference": [
-                    {"locate": "teacher", "from_mm": 300},
+                    {"locate": "teacher", "min_height_mm": 300},
                     {"segment": "student"},
                     {"compose": {"organs": "teacher", "tumor": "student"}},
                 ]
@@ -168,7 +174,7 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             r"inference\.2\.compose: no such name 'teacher'",  # low images are not located in
         ),
         ({"rounds": 100_000}, r"rounds: Input should be less than or equal to 100"),
-        ({"inference": [{"keep_largest": "liver"}]}, r"inference: no step segments"),
+        ({"inference": [{"clean": {"keep_largest": "liver"}}]}, r"inference: no step segments"),
         ({"inference": [{"segment": "studnt"}]}, r"inference\.0\.segment: .*'studnt'; did you mean 'student'"),
     ],
 )
@@ -194,9 +200,18 @@ def test_errors_name_file_key_found_and_nearest(tmp_path, changes, message):
             r"inference\.0\.locate: .*did you mean 'finder'",
         ),
         ({"inference": [{"locate": "finder"}]}, r"inference: no step segments"),
-        ({"inference": [{"locate": "finder", "margin": 3}]}, r"inference\.0\.margin: unknown key; .*'margin_mm'"),
-        ({"inference": [{"segment": "student", "margin_mm": 3}]}, r"margin_mm cannot go with segment"),
-        ({"inference": [{"segment": "student", "locate": "finder"}]}, r"exactly one of"),
+        (
+            {"inference": [{"locate": "finder", "margin": 3}]},
+            r"inference\.0\.margin: unknown key of locate; .*'margin_mm'",
+        ),
+        (
+            {"inference": [{"segment": "student", "margin_mm": 3}]},
+            r"inference\.0\.margin_mm: belongs to locate, and this is segment",
+        ),
+        (
+            {"inference": [{"segment": "student", "locate": "finder"}]},
+            r"inference\.0\.segment: a step does one thing, and this one is 'locate'",
+        ),
         ({"inference": [{"segment": "student", "as": "all"}, {"compose": {"organs": "al"}}]}, r"did you mean 'all'"),
     ],
 )
@@ -211,7 +226,7 @@ def test_a_located_chain_needs_its_finder_and_follows_the_rounds(tmp_path):
     content["models"]["finder"] = {"plan": "p", "classes": "organs", "trainer": "slice_classifier"}
     content["inference"] = [{"locate": "student"}, {"locate": "finder"}, {"segment": "student"}]
     chain = unroll(load_recipe(write(tmp_path, content)))
-    assert [step.locate for step in chain.inference] == ["student", "finder", None]
+    assert [step.models for step in chain.inference] == [("student",), ("finder",), ("student",)]
     assert "finder" in needed(chain) and "finder --> predictions" in mermaid(chain)
 
 
@@ -247,7 +262,11 @@ def test_a_translator_comes_before_those_whose_plan_names_it(tmp_path):
         ("models__to_mr__plan", "fake", r"models\.to_mr\.plan: fake must have `grey` and no `translate`"),
         ("models__to_mr__labels", "pseudo", r"models\.to_mr\.labels: a translator learns from images alone"),
         ("models__to_mr__init_from", "teacher", r"models\.to_mr\.init_from: a translator starts from random weights"),
-        ("models__to_mr__trainer", {"kind": "translator", "epochs": 3}, r"epochs is not read by trainer translator"),
+        (
+            "models__to_mr__trainer",
+            {"kind": "translator", "momentum": 0.9},
+            r"momentum: belongs to supervised, .* and this is translator",
+        ),
         ("models__student__init_from", "to_mr", r"models\.student\.init_from: 'to_mr' is a translator"),
         ("labels__pseudo__predict", "to_mr", r"labels\.pseudo\.predict: 'to_mr' is a translator"),
         ("inference", [{"locate": "to_mr"}, {"segment": "student"}], r"inference\.0\.locate: 'to_mr' is a translator"),
@@ -447,7 +466,7 @@ def test_the_rules_of_scoring_are_those_there_are():
     from labelloop.metrics.flare import RULES
     from labelloop.recipe import EvaluationSpec
 
-    assert get_args(EvaluationSpec.model_fields["rules"].annotation) == tuple(RULES)
+    assert get_args(EvaluationSpec.model_fields["protocol"].annotation) == tuple(RULES)
 
 
 def test_updates_count_those_of_the_models_started_from():

@@ -5,10 +5,10 @@ import pytest
 from labelloop.plans import Plan
 from labelloop.resources import CACHE_MB, LEAST_MB, cache_mb, loader_workers, training_mb, training_threads
 from labelloop.run import Run
-from labelloop.training.settings import TrainerSettings
+from labelloop.training.settings import SupervisedSettings, trainer_settings
 
 FINE = Plan(spacing_mm=(2.5, 1.5, 1.5), patch=(48, 128, 160))
-SETTINGS = TrainerSettings()
+SETTINGS = SupervisedSettings()
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_workers_follow_the_threads_unless_they_are_given(asked, threads, worker
 
 def test_memory_grows_with_cases_workers_and_networks_up_to_a_bound_for_the_cache():
     def need(cases=500, workers=11, gpu=True, plan=FINE, **settings):
-        return training_mb(plan, TrainerSettings(**settings), cases, workers, gpu)
+        return training_mb(plan, trainer_settings(settings), cases, workers, gpu)
 
     assert need(200) < need(1000) < need(4000) == need(400_000) <= CACHE_MB + 12_000
     assert need(workers=4) < need(workers=11)

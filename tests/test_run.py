@@ -89,7 +89,7 @@ def test_models_that_only_locate_are_trained_and_loaded_too(tmp_path):
     assert two_stage.inference_models() == ["abdomen", "student"]
     assert (two_stage.slice_classifiers, coarse_to_fine.slice_classifiers) == (["abdomen"], [])
     assert {"abdomen", "organs_small", "teacher", "student"} == set(two_stage.used_models)
-    assert coarse_to_fine.inference_models() == ["coarse", "tumor_a", "tumor_b", "organs_fine"]
+    assert coarse_to_fine.inference_models() == ["coarse", "tumors_seed1", "tumors_seed2", "organs_fine"]
     assert "abdomen" not in {model for model, _ in two_stage.predictions()}
 
 

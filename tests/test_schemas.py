@@ -7,6 +7,9 @@ import jsonschema
 import pytest
 import yaml
 
+from labelloop.classes import Strict
+from labelloop.recipe import Recipe
+from labelloop.run import RunConfig
 from labelloop.schemas import generated
 
 ROOT = Path(__file__).parents[1]
@@ -36,3 +39,56 @@ def test_schema_refuses_an_unknown_key():
     schema = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
     with pytest.raises(jsonschema.ValidationError, match="recipee"):
         jsonschema.validate({"cases": "cases.csv", "recipee": "default"}, schema)
+
+
+def _undescribed(schema):
+    parts = {"": schema, **schema.get("$defs", {})}
+    keys = [
+        (f"{part}.{key}", field) for part, body in parts.items() for key, field in body.get("properties", {}).items()
+    ]
+    return len(keys), [key for key, field in keys if not field.get("description")]
+
+
+@pytest.mark.parametrize("model", [Recipe, RunConfig], ids=lambda model: model.__name__)
+def test_every_key_is_described(model):
+    """Editors show the descriptions, and the reference page is made of them."""
+    number, missing = _undescribed(model.model_json_schema())
+    assert number >= 10
+    assert missing == []
+
+
+@pytest.mark.parametrize("model", [Recipe, RunConfig], ids=lambda model: model.__name__)
+def test_no_key_needs_quotes(model):
+    """As `on`, which YAML reads as true."""
+    parts = (model.model_json_schema(), *model.model_json_schema().get("$defs", {}).values())
+    for part in parts:
+        for key in part.get("properties", {}):
+            assert yaml.safe_load(key) == key
+
+
+@pytest.mark.parametrize("file", [*SHIPPED["recipe"], *sorted(ROOT.glob("benchmarks/*/recipe.yaml"))], ids=str)
+def test_no_recipe_needs_anchors(file):
+    events = list(yaml.parse(file.read_text(encoding="utf-8")))
+    assert len(events) > 10 and not any(getattr(event, "anchor", None) for event in events)
+
+
+def test_an_undescribed_key_is_found():
+    class Bare(Strict):
+        key: int
+
+    assert _undescribed(Bare.model_json_schema()) == (1, [".key"])
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ({"models": {"m": {"trainer": {"kind": "partial", "ema_decay": 0.9}}}}, "models"),
+        ({"inference": [{"segment": "m", "margin_mm": 5}]}, "inference"),
+        ({"labels": {"l": {"clean": {"remove_islands": "tumor", "beyond_mm": 5}}}}, "labels"),
+    ],
+)
+def test_schema_refuses_a_key_of_another_kind(content, wrong):
+    schema = json.loads((ROOT / "workflow" / "schemas" / "recipe.schema.json").read_text())
+    with pytest.raises(jsonschema.ValidationError) as error:
+        jsonschema.validate(content, schema)
+    assert error.value.absolute_path[0] == wrong

@@ -127,5 +127,5 @@ def _recipe(name: str, size: Size, models: dict, labels: dict) -> dict:
         "models": models,
         "labels": labels,
         "inference": [{"segment": first}],
-        "evaluate": {"models": list(models), "rules": "corrected"},
+        "evaluate": {"models": list(models), "protocol": "corrected"},
     }

@@ -25,7 +25,7 @@ from labelloop.phantom.patient import EASY
 from labelloop.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank
 from labelloop.training.prepared import write_image_array, write_label_array
-from labelloop.training.settings import CutMix, TrainerSettings
+from labelloop.training.settings import CutMix, PartialSettings
 from labelloop.training.trainers import TRAINERS
 from labelloop.volume import Volume
 
@@ -67,7 +67,7 @@ def phantom_job(folder: Path, settings: CutMix) -> TrainingJob:
             objects = cut_tumors(case, prepared.array, label, PLAN.spacing_mm, scheme.ids[TUMOR], settings.cut)
             write_objects(path, objects, states)
             keys[case] = case
-    trainer = TrainerSettings(kind="partial", cutmix=settings)
+    trainer = PartialSettings(cutmix=settings)
     folders = {"folder": folder / "model", "images": folder / "images", "labels": folder / "labels"}
     what = {"plan": PLAN, "cases": tuple(cases), "classes": scheme.names, "class_ids": scheme.ids}
     bank = TumorBank(folder / "bank", keys)

@@ -25,13 +25,14 @@ from device import forget, peak_mb, synchronize
 from inputs import TOY_PLAN
 from record import Step
 
+from labelloop.adapt.settings import TranslatorSettings
 from labelloop.classes import load_classes
 from labelloop.plans import Plan
 from labelloop.recipe import load_recipe
 from labelloop.training.job import TrainingJob
 from labelloop.training.loading import Draw, iterate
 from labelloop.training.loop import Losses, Pause, run_updates
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
+from labelloop.training.settings import PartialSettings, SegmenterSettings, SliceClassifierSettings, TrainerSettings
 from labelloop.training.slices import SliceTraining
 from labelloop.training.trainers import TRAINERS
 from labelloop.training.trainers.base import Trainer
@@ -42,7 +43,7 @@ PUBLISHED = {
     "partial": ("default", "student"),
     "mean teacher": ("ct_to_mr", "stage1"),
     "cross pseudo": ("progressive", "os"),
-    "supervised": ("coarse_to_fine", "tumor_a"),
+    "supervised": ("coarse_to_fine", "tumors_seed1"),
     "partial (max), CutMix": ("merge_max", "coarse"),
     "slice classifier": ("two_stage", "abdomen"),
     "translator": ("ct_to_mr", "to_t1w"),
@@ -99,15 +100,15 @@ def published(context: Context, kind: str) -> tuple[Plan, TrainerSettings]:
     chain = load_recipe(recipe)
     spec = chain.models[model]
     plan = TOY_PLAN if context.toy else chain.plans[spec.plan]
-    changes: dict[str, Any] = {"batches": None, "export": "final"}
-    short = {"epochs": 1, "iterations_per_epoch": context.sizes.few_steps}
-    if spec.trainer.slices:
-        smaller = {"size": 32, "batch_size": 4} if context.toy else {}
-        changes |= short | {"slices": spec.trainer.slices.model_copy(update=smaller)}
-    if spec.trainer.translator:
-        smaller = {"patch": TOY_PLAN.patch, "features": 4, "blocks": 1, "layers": 1} if context.toy else {}
-        changes["translator"] = spec.trainer.translator.model_copy(update=short | smaller)
-    return plan, spec.trainer.model_copy(update=changes)
+    settings = spec.trainer
+    changes: dict[str, Any] = {"epochs": 1, "iterations_per_epoch": context.sizes.few_steps}
+    if isinstance(settings, SegmenterSettings):
+        changes = {"export": "final"} | ({"batches": None} if isinstance(settings, PartialSettings) else {})
+    elif isinstance(settings, SliceClassifierSettings):
+        changes |= {"size": 32, "batch_size": 4} if context.toy else {}
+    else:
+        changes |= {"patch": TOY_PLAN.patch, "features": 4, "blocks": 1, "layers": 1} if context.toy else {}
+    return plan, settings.model_copy(update=changes)
 
 
 @lru_cache
@@ -194,16 +195,16 @@ def train_other(context: Context, kind: str) -> dict[str, Any]:
     folder, bank = made(context, plan)
     forget(context.device)
     training: SliceTraining | TranslatorTraining
-    if settings.kind == SLICE_CLASSIFIER:
+    if isinstance(settings, SliceClassifierSettings):
         options = {"device": context.device.type, "workers": workers(context)}
         training = SliceTraining(training_job(settings, folder, bank, plan, classes(), **options))
-    elif settings.kind == TRANSLATOR and settings.translator is not None:
+    elif isinstance(settings, TranslatorSettings):
         looks = {
             look: tuple(GreyCase(f"case{n}", folder / "images" / f"case{n}.b2nd", str(n)) for n in numbers)
             for look, numbers in (("ct", (0, 1)), ("mr", (2, 3)))
         }
         options = {"device": context.device.type, "workers": workers(context)}
-        job = TranslatorJob("bench", folder, plan, **looks, settings=settings.translator, **options)
+        job = TranslatorJob("bench", folder, plan, **looks, settings=settings, **options)
         training = TranslatorTraining(job)
     else:
         raise ValueError(f"{kind}: a training of a kind that is not known here, {settings.kind}")

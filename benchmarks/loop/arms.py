@@ -116,5 +116,5 @@ def _recipe(size: Size, models: dict[str, Any], labels: dict[str, Any], scored: 
         "models": models,
         "labels": labels,
         "inference": [{"segment": scored[0]}],
-        "evaluate": {"models": scored, "rules": "corrected"},
+        "evaluate": {"models": scored, "protocol": "corrected"},
     }

@@ -14,7 +14,7 @@ from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank
 from labelloop.training.prepared import write_image_array, write_label_array
-from labelloop.training.settings import CutMix, TrainerSettings
+from labelloop.training.settings import CutMix, SegmenterSettings, TrainingSettings, settings_of, trainer_settings
 from labelloop.training.trainers import TRAINERS
 from labelloop.training.trainers.base import Trainer
 
@@ -74,7 +74,7 @@ def states_of(kind: str, number: int, classes: Classes = CLASSES) -> dict[str, s
 
 
 def training_job(
-    settings: TrainerSettings, data: Path, bank: TumorBank, plan: Plan, classes: Classes = CLASSES, **options: Any
+    settings: TrainingSettings, data: Path, bank: TumorBank, plan: Plan, classes: Classes = CLASSES, **options: Any
 ) -> TrainingJob:
     """Return a job on the data of :func:`write_data`; ``options`` are further fields of it."""
     cases = tuple(TrainingCase(f"case{n}", "train", states_of(settings.kind, n, classes), str(n)) for n in range(CASES))
@@ -85,7 +85,7 @@ def training_job(
 
 def contestant(name: str, data: Path, bank: TumorBank, plan: Plan, device: str) -> Contestant:
     """Return a kind of training, or nnU-Net's own."""
-    settings = TrainerSettings.model_validate(KINDS[name])
+    settings = settings_of(trainer_settings(KINDS[name]), SegmenterSettings)
     trainer = TRAINERS[settings.kind].of(training_job(settings, data, bank, plan, device=device, workers=0))
     batch = trainer.get_dataloaders()["train"].generate_train_batch
     for network in trainer.trained:

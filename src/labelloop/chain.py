@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from labelloop.inference.steps import InferenceStep
+from labelloop.inference.steps import Clean, InferenceStep
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, ancestors, origins, parents, unroll
-from labelloop.training.settings import TRANSLATOR
+from labelloop.training.settings import TRANSLATOR, cutmix_of
 
 Arrays = Literal["labels", "organs"]
 """Prepared label arrays, by folder: as they are, or voxels of tumors given to organs, for models of organs."""
@@ -43,7 +43,7 @@ def bank_of(recipe: Recipe, model: str) -> str:
     """Return the first model that pastes the same tumor objects as ``model``; under its name they lie."""
 
     def source(spec: ModelSpec) -> tuple | None:
-        cutmix = spec.trainer.cutmix
+        cutmix = cutmix_of(spec.trainer)
         return (images_of(recipe, spec.plan), spec.labels, cutmix.cut) if cutmix else None
 
     return next(name for name, spec in recipe.models.items() if source(spec) == source(recipe.models[model]))
@@ -68,7 +68,7 @@ def updates(recipe: Recipe, model: str) -> int:
 
 def own_updates(recipe: Recipe, model: str) -> int:
     """Return the updates of a model's training."""
-    trainer = recipe.models[model].trainer.translator or recipe.models[model].trainer
+    trainer = recipe.models[model].trainer
     return trainer.epochs * trainer.iterations_per_epoch
 
 
@@ -80,26 +80,28 @@ def describe(recipe: Recipe) -> str:
         spec = chain.models.get(name) or chain.labels[name]
         lines.append(_model_line(chain, name, spec) if isinstance(spec, ModelSpec) else _labels_line(name, spec))
     lines += [f"inference: {_step_text(step)}" for step in chain.inference]
-    lines.append(f"evaluate: {', '.join([*chain.evaluate.models, 'the final label maps'])} by {chain.evaluate.rules}")
+    lines.append(
+        f"evaluate: {', '.join([*chain.evaluate.models, 'the final label maps'])} by {chain.evaluate.protocol}"
+    )
     return "\n".join(lines) + "\n"
 
 
 def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
     plan = chain.plans[spec.plan]
     spacing = " x ".join(f"{s:g}" for s in plan.spacing_mm)
-    trainer = spec.trainer.translator or spec.trainer
+    trainer, cutmix = spec.trainer, cutmix_of(spec.trainer)
     updates = trainer.epochs * trainer.iterations_per_epoch
-    if spec.trainer.kind == TRANSLATOR:
+    if trainer.kind == TRANSLATOR:
         return (
             f"model {name}: translator from CT to MR, cases {' or '.join(spec.cases)}, plan {spec.plan} "
             f"({spacing} mm), {updates} updates, seed {trainer.seed}"
         )
     return (
-        f"model {name}: {spec.trainer.kind} on {spec.labels}, cases {' or '.join(spec.cases)}, "
+        f"model {name}: {trainer.kind} on {spec.labels}, cases {' or '.join(spec.cases)}, "
         f"classes {', '.join(spec.classes)}, plan {spec.plan} ({spacing} mm), {updates} updates, "
         f"{f'CT translated by {plan.translate}, ' if plan.translate else ''}"
-        f"seed {spec.trainer.seed}{f', starting from {spec.init_from}' if spec.init_from else ''}"
-        f"{f', {spec.trainer.cutmix.name} objects pasted' if spec.trainer.cutmix else ''}"
+        f"seed {trainer.seed}{f', starting from {spec.init_from}' if spec.init_from else ''}"
+        f"{f', {cutmix.name} objects pasted' if cutmix else ''}"
     )
 
 
@@ -117,7 +119,7 @@ def _labels_line(name: str, spec: LabelSetSpec) -> str:
 
 def _step_text(step: InferenceStep) -> str:
     given = step.model_dump(exclude_defaults=True, exclude_none=True, by_alias=True)
-    given |= {"clean": f"({len(step.clean)} steps)"} if step.clean else {}
+    given |= {"clean": ", ".join(cleaning.verb for cleaning in step.clean)} if isinstance(step, Clean) else {}
     merged = [f"{how} of {name}" for name, how in given.pop("merge", {}).items()]
     return ", ".join([*(f"{key} {_plain(value)}" for key, value in given.items()), *merged])
 

@@ -275,7 +275,7 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--prediction", type=Path, required=True)
     parser.add_argument("--classes", default="flare")
-    parser.add_argument("--rules", default="official-2024", help="official-2022, -2023, -2024 or corrected")
+    parser.add_argument("--protocol", default="official-2024", help="official-2022, -2023, -2024 or corrected")
     parser.add_argument(
         "--dataset", help="data set whose ids the truth carries, and whose annotated classes are scored"
     )
@@ -291,7 +291,7 @@ def _evaluate(options) -> int:
 
     o = options
     more = o.annotation, o.lesions, o.dataset
-    return bool(evaluate_folders(o.truth, o.prediction, o.classes, o.rules, o.out, o.workers, *more))
+    return bool(evaluate_folders(o.truth, o.prediction, o.classes, o.protocol, o.out, o.workers, *more))
 
 
 def _add_check(commands) -> None:

@@ -13,14 +13,25 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from labelloop.adapt.settings import TranslatorSettings
 from labelloop.chain import arrays_of, bank_of, images_of, needed, ordered
 from labelloop.errors import UserError, nearest
-from labelloop.inference.steps import InferenceStep
+from labelloop.inference.steps import InferenceStep, Segment
 from labelloop.plans import Plan
 from labelloop.recipe import Recipe, parents, unroll
 from labelloop.resources import IMAGE_BYTES, LABEL_MB, SCAN_MM, loader_workers, training_threads
 from labelloop.shards import assign_shards
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, MeanTeacher, Slices, TrainerSettings, Unlabeled
+from labelloop.training.settings import (
+    SLICE_CLASSIFIER,
+    TRANSLATOR,
+    CrossPseudoSettings,
+    MeanTeacherSettings,
+    SegmenterSettings,
+    SliceClassifierSettings,
+    SupervisedSettings,
+    cutmix_of,
+    settings_of,
+)
 from labelloop.wording import count
 
 LIVER = Plan(spacing_mm=(1, 0.77, 0.77), patch=(128, 128, 128), batch_size=2)
@@ -162,7 +173,7 @@ def cost_of(recipe: Recipe, setting: Setting) -> Cost:
 @cache
 def liver_rate() -> float:
     """Return the operations a second of nnU-Net's published benchmark: what an A100 really reaches."""
-    settings = TrainerSettings()
+    settings = SupervisedSettings()
     update, validation = (n * forward(LIVER, LIVER_OUTPUTS) * LIVER.batch_size for n in (1 + BACKWARD, 1))
     epoch = settings.iterations_per_epoch * update + settings.validation_iterations * validation
     return epoch / LIVER_EPOCH_S
@@ -186,16 +197,15 @@ def _macs(plan: Plan, outputs: int) -> tuple[int, int]:
     return count_macs(network, plan.patch), count_parameters(network)
 
 
-def passes(settings: TrainerSettings, batch_size: int) -> tuple[float, float]:
+def passes(settings: SegmenterSettings, batch_size: int) -> tuple[float, float]:
     """Return the work of an update and of a validation step, in forward passes of a batch."""
-    unlabeled = settings.unlabeled or Unlabeled()
-    if settings.kind == "cross_pseudo":
-        told = 2.0 if unlabeled.strong_view else 0.0  # what teaches is then predicted apart, by both networks
+    if isinstance(settings, CrossPseudoSettings):
+        told = 2.0 if settings.unlabeled.strong_view else 0.0  # what teaches is then predicted apart, by both networks
         return 2.0 * (1 + BACKWARD) + told, 2.0
-    if settings.kind == "mean_teacher":
-        teacher = settings.own(MeanTeacher)
-        shown = 1.0 if teacher.on == "all" else max(1, int(unlabeled.share * batch_size)) / batch_size
-        return 1 + BACKWARD + (shown if teacher.consistency else 0.0), 1.0
+    if isinstance(settings, MeanTeacherSettings):
+        unlabeled = max(1, int(settings.unlabeled.share * batch_size)) / batch_size
+        shown = 1.0 if settings.consistency_on == "all" else unlabeled
+        return 1 + BACKWARD + (shown if settings.consistency else 0.0), 1.0
     return 1.0 + BACKWARD, 1.0
 
 
@@ -203,18 +213,18 @@ def training(chain: Recipe, name: str, setting: Setting) -> Training:
     """Return the training of a model, validation counted with its updates."""
     spec = chain.models[name]
     settings, plan = spec.trainer, chain.plans[spec.plan]
-    if settings.translator:
-        s = settings.translator
+    if isinstance(settings, TranslatorSettings):
+        s = settings
         work, voxels = _translator_update(s.features, s.blocks, s.layers, tuple(s.patch)), 2 * math.prod(s.patch)
         seconds = work / setting.rate
         return Training(name, s.epochs * s.iterations_per_epoch, seconds, BATCH_S_A_VOXEL * voxels / setting.workers)
-    if settings.kind == SLICE_CLASSIFIER:
-        view = settings.own(Slices)
-        work = (1 + BACKWARD) * view.batch_size * _classifier(view.size)
-        seconds, voxels = work / (setting.rate * TF32), view.batch_size * view.size**2
+    if isinstance(settings, SliceClassifierSettings):
+        work = (1 + BACKWARD) * settings.batch_size * _classifier(settings.size)
+        seconds, voxels = work / (setting.rate * TF32), settings.batch_size * settings.size**2
     else:
-        update, validation = passes(settings, plan.batch_size)
-        share = settings.validation_iterations / settings.iterations_per_epoch
+        segmenter = settings_of(settings, SegmenterSettings)
+        update, validation = passes(segmenter, plan.batch_size)
+        share = segmenter.validation_iterations / segmenter.iterations_per_epoch
         one = plan.batch_size * forward(plan, _outputs(chain, name))
         seconds, voxels = (update + share * validation) * one / setting.rate, plan.batch_size * math.prod(plan.patch)
     updates = settings.epochs * settings.iterations_per_epoch
@@ -262,12 +272,14 @@ def prediction(chain: Recipe, name: str, setting: Setting, cases: int, step: Inf
     spec = chain.models[name]
     plan = chain.plans[spec.plan]
     shape = setting.shape(plan)
-    if spec.trainer.kind == SLICE_CLASSIFIER:
-        seconds = shape[0] * _classifier(spec.trainer.own(Slices).size) / (setting.rate * TF32)
+    if isinstance(spec.trainer, SliceClassifierSettings):
+        seconds = shape[0] * _classifier(spec.trainer.size) / (setting.rate * TF32)
         return Prediction(name, shape[0], seconds + OTHER_S, cases)
     padded = [max(n, p) for n, p in zip(shape, plan.patch, strict=True)]
-    windows = math.prod(map(len, window_starts(padded, plan.patch, (step and step.step) or chain.engine.step)))
-    mirrored = 2 ** len(spec.trainer.mirror_axes if step and step.mirror else chain.engine.mirror_axes)
+    own = step if isinstance(step, Segment) else Segment(segment=(name,))
+    windows = math.prod(map(len, window_starts(padded, plan.patch, own.step or chain.engine.step)))
+    axes = settings_of(spec.trainer, SegmenterSettings).mirror_axes if own.mirror else chain.engine.mirror_axes
+    mirrored = 2 ** len(axes)
     seconds = windows * mirrored * forward(plan, _outputs(chain, name)) / setting.rate
     return Prediction(name, windows, seconds + OTHER_S, cases)
 
@@ -313,7 +325,7 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
     plans = [chain.plans[chain.models[m].plan] for m in models]
     images = {images_of(chain, chain.models[m].plan) for m in models}
     kinds: list[str] = [chain.models[m].trainer.kind for m in models]
-    pasting = [m for m in models if chain.models[m].trainer.cutmix]
+    pasting = [m for m in models if cutmix_of(chain.models[m].trainer)]
     banks = {(images_of(chain, chain.models[m].plan), bank_of(chain, m)) for m in pasting}
     asked = {m for spec in labels for m in spec.predict}
     several = sum(len(spec.predict) > 1 for spec in labels)

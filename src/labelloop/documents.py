@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,8 @@ PLAIN = {
 MOST_LINES = 50
 MOST_VALUES = 200_000
 """In a YAML file, with what its aliases repeat."""
+MARK = "is:"
+"""Begins the parts of an error's place that tell the kind of what stands there; no key of a file begins so."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -109,8 +111,18 @@ def validated(model: type[Model], content: Any, path: str | Path) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        wrong = [(".".join(map(str, e["loc"])) or "file", e) for e in error.errors()[:MOST_LINES]]
+        wrong = [(place_of(e["loc"]) or "file", e) for e in error.errors()[:MOST_LINES]]
         raise UserError("\n".join(f"{path}: {place}: {e['msg']}{found_in(e)}" for place, e in wrong)) from None
+
+
+def place_of(place: Sequence[Any]) -> str:
+    """Return the place of an error as the file has it: its keys, joined by dots."""
+    return ".".join(str(part) for part in place if not marks_kind(part))
+
+
+def marks_kind(part: Any) -> TypeGuard[str]:
+    """Say whether a part of an error's place is no key, but the kind of what stands there (``labelloop.unions``)."""
+    return isinstance(part, str) and part.startswith(MARK)
 
 
 def found_in(error: Mapping[str, Any]) -> str:

@@ -15,7 +15,13 @@ from labelloop.datasets import load_dataset
 from labelloop.errors import UserError
 from labelloop.groups import canonical_name, memberships
 from labelloop.recipe import TRUTH, Recipe
-from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
+from labelloop.training.settings import (
+    SEMI_SUPERVISED,
+    SLICE_CLASSIFIER,
+    TRANSLATOR,
+    SupervisedSettings,
+    TrainerSettings,
+)
 from labelloop.training.split import held_out_cases
 
 Known = dict[str, frozenset[str]]
@@ -52,7 +58,8 @@ def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, Sta
 
 def needs_all_classes(trainer: TrainerSettings) -> bool:
     """Say whether a training leaves out cases in which a class of its model is unknown."""
-    return trainer.kind == SLICE_CLASSIFIER or (trainer.kind == "supervised" and trainer.unknown == "exclude")
+    excludes = isinstance(trainer, SupervisedSettings) and trainer.unknown == "exclude"
+    return excludes or trainer.kind == SLICE_CLASSIFIER
 
 
 class Expected:

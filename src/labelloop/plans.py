@@ -28,9 +28,9 @@ ADAPTATION = ("grey", "upright", "translate")
 class CtNormalization(Strict):
     """Clip to ``clip_hu`` (HU), subtract ``mean``, divide by ``std``: nnU-Net's CTNormalization with pinned values."""
 
-    clip_hu: tuple[Finite, Finite] = (-200.0, 300.0)
-    mean: Finite = 60.0
-    std: Finite = Field(100.0, gt=0)
+    clip_hu: tuple[Finite, Finite] = Field((-200.0, 300.0), description="HU outside of these become the nearer one")
+    mean: Finite = Field(60.0, description="HU that become 0")
+    std: Finite = Field(100.0, gt=0, description="HU that become 1 unit")
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> "CtNormalization":
@@ -46,19 +46,19 @@ class Plan(Strict):
 
     smallest_side: ClassVar[int] = 8
 
-    spacing_mm: tuple[Finite, Finite, Finite]
-    patch: Triple
-    batch_size: int = Field(2, ge=1, le=1024)
+    spacing_mm: tuple[Finite, Finite, Finite] = Field(description="voxels of the network (z, y, x)")
+    patch: Triple = Field(description="voxels that the network sees at a time (z, y, x)")
+    batch_size: int = Field(2, ge=1, le=1024, description="patches in an update")
     features: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        (32, 64, 128, 256, 320, 320), min_length=2, max_length=10
+        (32, 64, 128, 256, 320, 320), min_length=2, max_length=10, description="channels of each stage of the U-Net"
     )
-    strides: tuple[Triple, ...] | None = None
-    kernels: tuple[Triple, ...] | None = None
-    convs_per_stage: int = Field(2, ge=1, le=16)
-    convs_per_stage_decoder: int = Field(2, ge=1, le=16)
-    ct: CtNormalization = CtNormalization()
-    mr: Literal["zscore"] = "zscore"
-    batch_dice: bool = False
+    strides: tuple[Triple, ...] | None = Field(None, description="of each stage (z, y, x); none: by nnU-Net's rule")
+    kernels: tuple[Triple, ...] | None = Field(None, description="of each stage (z, y, x); none: by nnU-Net's rule")
+    convs_per_stage: int = Field(2, ge=1, le=16, description="convolutions of each stage of the encoder")
+    convs_per_stage_decoder: int = Field(2, ge=1, le=16, description="convolutions of each stage of the decoder")
+    ct: CtNormalization = Field(CtNormalization(), description="how CT is normalized")
+    mr: Literal["zscore"] = Field("zscore", description="how MR is normalized: each volume to mean 0 and deviation 1")
+    batch_dice: bool = Field(False, description="Dice loss of a whole batch, not the mean of its patches")
     grey: GreySettings | None = Field(
         None, description="CT and MR on one grey scale, which the network sees from -1 to 1; `ct` and `mr` do not count"
     )

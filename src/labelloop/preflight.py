@@ -1,7 +1,7 @@
 """What a case table and a recipe tell before any image is opened: cases set aside, groups, classes without labels."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from labelloop.chain import ordered
 from labelloop.classes import ClassScheme
 from labelloop.expected import Expected, expected_states
 from labelloop.groups import canonical_name
-from labelloop.inference.steps import InferenceStep
+from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
+from labelloop.labels.settings import CleanStep, RemoveDistantIslands
 from labelloop.recipe import Recipe
-from labelloop.recipe.inference_checks import labeled_by, results_of
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, TrainerSettings
+from labelloop.recipe.inference_checks import labeled_by
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, PartialSettings, SegmenterSettings, settings_of
 from labelloop.wording import count
 
 NAMED = 3
@@ -68,7 +69,10 @@ def fit(expected: Expected) -> list[str]:
         kept, lost = [name for name in outputs if name in known], [name for name in outputs if name not in known]
         if kept and lost:
             without.setdefault(tuple(lost), []).append(model)
-            changes = {"classes": tuple(_short(kept, scheme)), "trainer": _without(spec.trainer, lost)}
+            changes = {
+                "classes": tuple(_short(kept, scheme)),
+                "trainer": _without(settings_of(spec.trainer, SegmenterSettings), lost),
+            }
             models = expected.chain.models | {model: spec.model_copy(update=changes)}
             expected.chain = expected.chain.model_copy(update={"models": models})
     notes = [
@@ -91,24 +95,48 @@ def _fitting(steps: Sequence[InferenceStep], recipe: Recipe) -> Iterator[Inferen
         return bool(asked) and known.isdisjoint(asked)
 
     for step in steps:
-        parts = {name: held.get(result, everything) for name, result in (step.compose or {}).items()}
-        composed = {name: result for name, result in (step.compose or {}).items() if not lost([name], parts[name])}
+        fitted = _fitted(step, lost, held, everything)
         found = {name for model in step.models for name in labeled_by(recipe, model)}
-        held |= dict.fromkeys(results_of(step), found)
-        if lost(step.classes) or lost(step.keep_largest or ()) or (step.compose and not composed):
-            continue
-        changes: dict[str, Any] = {"compose": composed} if step.compose else {}
-        changes |= {"merge": {}} if lost(step.merge) else {}
-        changes |= {"near": None, "within_z_mm": None} if step.near and lost([step.near]) else {}
-        yield step.model_copy(update=changes)
+        held |= dict.fromkeys(step.results, found)
+        if fitted is not None:
+            yield fitted
 
 
-def _without(trainer: TrainerSettings, lost: Sequence[str]) -> TrainerSettings:
+def _fitted(
+    step: InferenceStep, lost: Callable[..., bool], held: Mapping[str, set[str]], everything: set[str]
+) -> InferenceStep | None:
+    """Return a step without what is lost; None where nothing is left of it to do.
+
+    Args:
+        lost: says whether nothing is known of the classes that it is given.
+        held: the classes that each result holds.
+        everything: the classes that any result may hold.
+    """
+    if isinstance(step, Locate):
+        return None if lost(step.classes) else step
+    if isinstance(step, Segment):
+        return step.model_copy(update={"merge": {}}) if lost(step.merge) else step
+    if isinstance(step, Compose):
+        kept = {name: found for name, found in step.compose.items() if not lost([name], held.get(found, everything))}
+        return step.model_copy(update={"compose": kept}) if kept else None
+    cleaning = tuple(one for one in step.clean if not lost(one.classes) and not _distance_lost(one, lost))
+    return step.model_copy(update={"clean": cleaning}) if cleaning else None
+
+
+def _distance_lost(cleaning: CleanStep, lost: Callable[..., bool]) -> bool:
+    """Say whether that from which a step measures distances is known no more."""
+    return isinstance(cleaning, RemoveDistantIslands) and lost(cleaning.of)
+
+
+def _without(trainer: SegmenterSettings, lost: Sequence[str]) -> SegmenterSettings:
     """Return settings that no longer name ``lost`` classes."""
     weights = {name: weight for name, weight in (trainer.class_weights or {}).items() if name not in lost}
-    named = {key: getattr(trainer, key) for key in ("favor", "cutmix")}
-    kept = {key: value for key, value in named.items() if value is None or value.name not in lost}
-    return trainer.model_copy(update={**dict.fromkeys(named), **kept, "class_weights": weights or None})
+    changes: dict[str, Any] = {"class_weights": weights or None}
+    if trainer.favor and trainer.favor.name in lost:
+        changes["favor"] = None
+    if isinstance(trainer, PartialSettings) and trainer.cutmix and trainer.cutmix.name in lost:
+        changes["cutmix"] = None
+    return trainer.model_copy(update=changes)
 
 
 def _short(names: Sequence[str], scheme: ClassScheme) -> list[str]:

@@ -12,10 +12,11 @@ from labelloop.adapt.settings import TranslatorSettings
 from labelloop.chain import needed, ordered
 from labelloop.classes import ClassScheme
 from labelloop.errors import UserError, nearest
-from labelloop.expected import Expected, needs_all_classes
+from labelloop.expected import Expected, Known, needs_all_classes
 from labelloop.labels.settings import SelectSettings
 from labelloop.recipe import TRUTH, ModelSpec, Recipe, ancestors
-from labelloop.training.settings import TRANSLATOR
+from labelloop.recipe.training_checks import exports_best
+from labelloop.training.settings import TRANSLATOR, PartialSettings, settings_of
 from labelloop.wording import count
 
 
@@ -63,27 +64,34 @@ def _training_problems(key: str, model: str, expected: Expected) -> Iterator[str
             f"{key}.trainer.kind: {trainer.kind} learns from cases in which all classes of the model are known, and "
             f"of {count(len(known), 'case')} with labels {spec.labels} {unknown}. Take kind: partial, or fewer classes"
         )
-    elif trainer.export == "best" and not expected.split(model).validation:
+    elif exports_best(spec) and not expected.split(model).validation:
         yield (
             f"{key}.trainer.export: best needs a validation case, and none of {len(known)} can be one: an annotated "
             "case whose patient neither this model nor one that it starts from learns from. Set export: final, or "
             "validation_fraction above 0 for all of these models"
         )
+    if isinstance(trainer, PartialSettings):
+        yield from _partial_problems(f"{key}.trainer", trainer, spec, expected, known)
+
+
+def _partial_problems(
+    key: str, trainer: PartialSettings, spec: ModelSpec, expected: Expected, known: Known
+) -> Iterator[str]:
     if trainer.batches:
         types = Counter(known.values())
         if spec.labels == TRUTH and max(types.values()) < trainer.batches.fewest_cases:
             yield (
-                f"{key}.trainer.batches.fewest_cases: {trainer.batches.fewest_cases} cases annotated alike, and the "
+                f"{key}.batches.fewest_cases: {trainer.batches.fewest_cases} cases annotated alike, and the "
                 f"most frequent type has {max(types.values())}"
             )
         full = trainer.batches.full
         if full and known.keys().isdisjoint(expected.members(full)):
-            yield f"{key}.trainer.batches.full: none of {count(len(known), 'case')} is in {' or '.join(full)}"
+            yield f"{key}.batches.full: none of {count(len(known), 'case')} is in {' or '.join(full)}"
     if trainer.cutmix and trainer.cutmix.source == "truth":
         name = trainer.cutmix.name
         if not any(name in expected.annotated[case] for case in known):
             cases = count(len(known), "case")
-            yield f"{key}.trainer.cutmix: {name} is annotated in none of its {cases}; write from: labels"
+            yield f"{key}.cutmix: {name} is annotated in none of its {cases}; write from: labels"
 
 
 def _translator_problems(key: str, spec: ModelSpec, expected: Expected) -> Iterator[str]:
@@ -91,10 +99,10 @@ def _translator_problems(key: str, spec: ModelSpec, expected: Expected) -> Itera
     for modality in ("CT", "MR"):
         if not any(expected.cases[case].modality == modality for case in members):
             yield f"{key}.cases: a translator learns from CT and MR, and no train case in them is {modality}"
-    reference = spec.trainer.own(TranslatorSettings).reference
+    reference = settings_of(spec.trainer, TranslatorSettings).reference
     if reference and reference not in members:
         found = f"no train case {reference!r} in {' or '.join(spec.cases)}{nearest(reference, members)}"
-        yield f"{key}.trainer.translator.reference: {found}"
+        yield f"{key}.trainer.reference: {found}"
 
 
 def _label_set_problems(key: str, name: str, expected: Expected) -> Iterator[str]:

@@ -19,6 +19,7 @@ from labelloop.errors import UserError
 from labelloop.expected import Expected
 from labelloop.files import digest, stamp
 from labelloop.inference.settings import Device
+from labelloop.inference.steps import Compose, Segment
 from labelloop.locks import TakenError, hold
 from labelloop.outputs import refuse_inputs_among
 from labelloop.paths import WRITTEN, Paths
@@ -36,7 +37,7 @@ from labelloop.recipe import (
 from labelloop.resources import loader_workers, training_mb, training_threads
 from labelloop.shards import assign_shards
 from labelloop.tables import read_table
-from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, Determinism
+from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, CutMix, Determinism, cutmix_of
 from labelloop.wording import count
 
 
@@ -175,8 +176,9 @@ class Run:
             return list(self.model(name).classes)
         segmenters = [model for model in self.inference_models() if model in self.segmenters]
         held = self.scheme.select([c for model in segmenters for c in self.model(model).classes])
-        composed = [step.compose for step in self.chain.inference if step.compose]
-        last = [model for step in self.chain.inference for model in step.segment or ()]
+        composed = [step.compose for step in self.chain.inference if isinstance(step, Compose)]
+        segmenting = [step for step in self.chain.inference if isinstance(step, Segment)]
+        last = [model for step in segmenting for model in step.segment]
         shown = list(composed[-1]) if composed else [c for model in last for c in self.model(model).classes]
         return [c for c in self.scheme.select(shown) if c in held]
 
@@ -229,6 +231,10 @@ class Run:
     def lineage(self, model: str) -> list[str]:
         """Models whose weights a model starts from."""
         return lineage(self.chain, model)
+
+    def cutmix(self, model: str) -> CutMix | None:
+        """Return which tumor objects a model pastes, and how; None where it pastes none."""
+        return cutmix_of(self.model(model).trainer)
 
     def bank(self, model: str) -> str:
         """Name under which the tumor objects that a model pastes lie: the first model's that cuts the same ones."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -9,8 +10,10 @@ from labelloop.cases import Case
 from labelloop.classes import ClassScheme
 from labelloop.datasets import Dataset
 from labelloop.recipe import Recipe
+from labelloop.recipe.inheritance import NAMED
 from labelloop.run import RunConfig
 from labelloop.tables import TABLES
+from labelloop.training.settings import TRAINER_SETTINGS
 
 MODELS: dict[str, type[BaseModel]] = {
     "config": RunConfig,
@@ -32,13 +35,35 @@ def generated(root: Path) -> dict[Path, str]:
 
 def _schema(name: str, model: type[BaseModel]) -> str:
     schema = model.model_json_schema()
-    if name == "recipe":  # resolved before validation, see labelloop.recipe.load_recipe
-        schema["properties"]["extends"] = {"type": "string", "description": "recipe to take and override key by key"}
-        schema["$defs"]["ModelSpec"]["properties"]["like"] = {"type": "string", "description": "model to start from"}
+    if name == "recipe":
+        _add_inheritance(schema)
     if name in ("recipe", "dataset"):  # what a file leaves out comes from the recipe it extends, or from its labels
         for part in (schema, *schema.get("$defs", {}).values()):
             part.pop("required", None)
-    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+    return json.dumps(_any_for_one(schema), indent=2, sort_keys=True) + "\n"
+
+
+def _add_inheritance(schema: dict[str, Any]) -> None:
+    """Add what is resolved before a recipe is validated (``labelloop.recipe.inheritance``)."""
+    keys, parts = schema["properties"], schema["$defs"]
+    keys["extends"] = {"type": "string", "description": "recipe to take and override key by key"}
+    for section in NAMED:
+        entries = keys[section]
+        entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
+    what = {"Plan": "plan", "ModelSpec": "model", "LabelSetSpec": "label set"}
+    what |= {settings.__name__: "trainer, or kind of trainer," for settings in TRAINER_SETTINGS.values()}
+    for part, named in what.items():
+        like = {"type": "string", "description": f"{named} to start from, overridden key by key"}
+        parts[part]["properties"]["like"] = like
+    parts["Clean"]["properties"]["clean"]["anyOf"].append({"type": "string"})
+
+
+def _any_for_one(schema: Any) -> Any:
+    """Return a schema in which content may fit several kinds: what tells them apart can come from what it extends."""
+    if isinstance(schema, dict):
+        names = {"oneOf": "anyOf"}
+        return {names.get(key, key): _any_for_one(value) for key, value in schema.items() if key != "discriminator"}
+    return [_any_for_one(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def _reference() -> str:

@@ -112,7 +112,7 @@ def test_the_chain_of_a_run(images, tmp_path, capsys, monkeypatch):
     results, scheme = tmp_path / "results", load_classes("flare")
     models = {name: save_model(results / "models" / name, seed=i) for i, name in enumerate("ab")}
     steps = [{"segment": ["a", "b"], "merge": {"tumor": "union"}, "step": 1, "as": "all"}, {"segment": ["b"]},
-             {"compose": {"spleen": "b", "liver": "all"}}, {"keep_largest": ["liver"]}]  # fmt: skip
+             {"compose": {"spleen": "b", "liver": "all"}}, {"clean": {"keep_largest": ["liver"]}}]  # fmt: skip
     engine = Settings(gaussian=False)
     FinishedInference(classes=scheme, engine=engine, steps=steps).write(results / "inference.json")
     options = ["infer", images, "--results", results, "--out", tmp_path / "out", "--device", "cpu"]

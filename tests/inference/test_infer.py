@@ -318,7 +318,7 @@ def test_a_patient_stored_upside_down_is_labeled_upright_in_the_order_of_the_fil
 def test_several_models(folder, tmp_path):
     models = [save_model(tmp_path / n, seed=i) for i, n in enumerate("ab")]
     assert infer(folder / "case_0_0000.nii.gz", models, tmp_path / "out", device="cpu") == 0
-    steps = [{"segment": ["x", "y"]}, {"keep_largest": ["liver"]}]
+    steps = [{"segment": ["x", "y"]}, {"clean": {"keep_largest": ["liver"]}}]
     named = dict(zip("xy", models, strict=True))
     assert infer(folder / "case_0_0000.nii.gz", named, tmp_path / "chain", steps=steps, device="cpu") == 0
     assert len(pd.read_csv(tmp_path / "chain" / "summary.csv")) == 3

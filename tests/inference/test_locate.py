@@ -16,11 +16,12 @@ from labelloop.inference.locate import box_of_mask, box_of_slices, grown, height
 from labelloop.inference.postprocess import Chain
 from labelloop.inference.prepare import Frame
 from labelloop.inference.slices import SliceClassifier
-from labelloop.inference.steps import InferenceStep
+from labelloop.inference.steps import Locate
 from labelloop.volume import Geometry, Volume, canonical, to_image
 from strategies import ORIENTATIONS, millimeters, orientations
 
 SPACING = (4.0, 2.0, 2.0)
+NEAR_LIVER = {"remove_distant_islands": "all", "of": "liver", "beyond_z_mm": 40}
 HU = {"background": -100, "liver": 50, "spleen": 150, "tumor": 250}
 
 
@@ -97,13 +98,13 @@ def test_span(found, gap, expected):
 def test_margins_are_mm(spacing, margin):
     mask = np.zeros((200, 210, 220), bool)
     mask[90:100, 80:120, 100:101] = True
-    box = box_of_mask(mask, spacing, InferenceStep(locate="m", margin_mm=margin))
+    box = box_of_mask(mask, spacing, Locate(locate="m", margin_mm=margin))
     for part, (start, stop), size in zip(box, ((90, 100), (80, 120), (100, 101)), spacing, strict=True):
         for extra in (start - part[0], part[1] - stop):
             assert margin - 1e-6 <= extra * size < margin + size + 1e-6
-    only_z = box_of_mask(mask, spacing, InferenceStep(locate="m", margin_mm=margin, axes="z"))
+    only_z = box_of_mask(mask, spacing, Locate(locate="m", margin_mm=margin, axes="z"))
     assert only_z == (box[0], (0, 210), (0, 220))
-    assert box_of_mask(mask & False, spacing, InferenceStep(locate="m")) is None
+    assert box_of_mask(mask & False, spacing, Locate(locate="m")) is None
 
 
 def test_margins_end_at_the_image():
@@ -117,7 +118,7 @@ def test_planes_of_the_network_become_slices_of_the_image(stored_mm, network_mm)
     planes = frame.shape[0]
     found = np.zeros(planes, bool)
     found[planes // 3 : planes // 2] = True
-    z, *rest = box_of_slices(found, frame, InferenceStep(locate="m", margin_mm=7))
+    z, *rest = box_of_slices(found, frame, Locate(locate="m", margin_mm=7))
     assert rest == [(0, 8), (0, 8)]
     low, high = (10 + 100 * part / planes for part in (planes // 3, planes // 2))  # in slices of the image
     for extra in ((low - z[0]) * stored_mm, (z[1] - high) * stored_mm):
@@ -177,16 +178,19 @@ def test_a_cleaned_result_locates(truth, models):
     segment, locate, last = {"segment": "coarse"}, {"locate": "coarse"}, {"segment": "fine"}
     everything = Chain([segment, locate, last], models).predict(volume, "CT").labels
     np.testing.assert_array_equal(everything, truth)
-    clean = {"keep_largest": ["tumor"]}
+    clean = {"clean": {"keep_largest": ["tumor"]}}
     result = Chain([segment, clean, locate, last], models).predict(volume, "CT").labels
     np.testing.assert_array_equal(result, boxed(truth, (8, 14), (6, 14), (5, 20)))
-    near = {"keep_largest": ["liver"], "near": "liver", "within_z_mm": 40}
+    near = {"clean": [NEAR_LIVER, {"keep_largest": ["liver"]}]}
     np.testing.assert_array_equal(Chain([segment, near, locate, last], models).predict(volume, "CT").labels, result)
 
 
 @pytest.mark.parametrize(
     ("step", "said"),
-    [({"locate": "coarse", "from_mm": 121}, "not needed"), ({"locate": "slices", "from_mm": 121}, "not needed")],
+    [
+        ({"locate": "coarse", "min_height_mm": 121}, "not needed"),
+        ({"locate": "slices", "min_height_mm": 121}, "not needed"),
+    ],
 )
 def test_short_images_are_taken_whole(truth, models, step, said, caplog):
     caplog.set_level(logging.INFO)
@@ -209,7 +213,7 @@ def test_the_whole_cascade(truth, models, monkeypatch):
     """Meng's chain: islands go, a box, tumors of two models, organs of a third, organs and tumor composed."""
     steps = [
         {"segment": "coarse", "step": 1},
-        {"keep_largest": ["liver", "spleen"], "near": "liver", "within_z_mm": 40},
+        {"clean": [NEAR_LIVER, {"keep_largest": ["liver", "spleen"]}]},
         {"locate": "coarse", "margin_mm": 4},
         {"segment": ["fine", "other"], "merge": {"tumor": "union"}, "as": "tumors"},
         {"segment": "coarse"},

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
 from test_prepare import random_volume
 from tiny_models import IDS, save_model, tiny_plan
 
 from labelloop.classes import load_classes
 from labelloop.errors import UserError
 from labelloop.inference.engine import Predictor, softmax_
-from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge_union, merge_votes
+from labelloop.inference.labelmaps import compose, merge_union, merge_votes
 from labelloop.inference.postprocess import Chain, State, load_chain, segment
 from labelloop.labels.clean import clean
 from labelloop.volume import Volume, canonical
@@ -24,48 +23,8 @@ def line(*values):
     return np.array(values, np.uint8)[None, None]
 
 
-def test_keep_largest_removes_islands_of_named_classes_only():
-    labels = line(1, 1, 0, 1, 0, 2, 0, 2, 2)
-    np.testing.assert_array_equal(keep_largest(labels, [1, 9]), line(1, 1, 0, 0, 0, 2, 0, 2, 2))
-    np.testing.assert_array_equal(labels, line(1, 1, 0, 1, 0, 2, 0, 2, 2))
-
-
-def test_keep_largest_joins_corners():
-    labels = np.zeros((3, 3, 3), np.uint8)
-    labels[0, 0, 0] = labels[1, 1, 1] = labels[2, 2, 2] = 1
-    np.testing.assert_array_equal(keep_largest(labels, [1]), labels)
-
-
-@pytest.mark.parametrize(("spacing_z", "kept"), [(10.0, (1, 1, 0)), (5.0, (1, 1, 1)), (20.0, (1, 0, 0))])
-def test_islands_far_above_or_below_go_by_mm(spacing_z, kept):
-    labels = np.zeros((30, 6, 40), np.uint8)
-    labels[2:5, :3, :3], labels[3, 5, 5] = 1, 1  # the liver, its larger part at level 3
-    labels[10:13, 2, 30:], labels[14:17, 2, 2] = 3, 14  # both touch nothing; 8 and 12 levels above it
-    labels[5, :2, :2] = 3  # one island with the liver, whatever its own place
-    result = drop_far(labels, spacing_z, near=[1], within_z_mm=100)
-    found = [(result[z] == i).any() for z, i in ((3, 1), (11, 3), (15, 14))]
-    assert tuple(map(int, found)) == kept and (result[5] == labels[5]).all()
-    np.testing.assert_array_equal(result[result > 0], labels[result > 0])
-    np.testing.assert_array_equal(drop_far(labels, spacing_z, near=[9], within_z_mm=1), labels)  # nothing to be near to
-
-
 def random_maps(seed, count):
     return list(np.random.default_rng(seed).integers(0, 5, (count, 3, 4, 5), dtype=np.uint8))
-
-
-@given(seed=seeds, chosen=st.sets(st.integers(1, 6)))
-def test_keep_largest_keeps_one_component_a_class_that_none_exceeds(seed, chosen):
-    (labels,) = random_maps(seed, 1)
-    result = keep_largest(labels, sorted(chosen))
-    for value in range(1, 5):
-        components, _ = ndimage.label(labels == value, np.ones((3, 3, 3)))
-        sizes = np.bincount(components.ravel())[1:]
-        kept = np.unique(components[result == value])
-        if value in chosen and sizes.size:
-            assert len(kept) == 1 and (result == value).sum() == sizes[kept[0] - 1] == sizes.max()
-        else:
-            np.testing.assert_array_equal(result == value, labels == value)
-    assert ((result == labels) | (result == 0)).all()
 
 
 @given(data=st.data(), seed=seeds, count=st.integers(1, 4))
@@ -107,8 +66,7 @@ def test_cleaning_steps_of_label_sets_serve_final_label_maps(models, rng):
     volume = random_volume(rng)
     volume = Volume(volume.array[::-1], replace(volume.geometry, direction=(1, 0, 0, 0, 1, 0, 0, 0, -1)))
     alone = Chain([{"segment": "organs"}], models).predict(volume, "CT")
-    steps = [{"step": "keep_levels", "classes": ["spleen"], "of": ["liver"], "above_mm": 0},
-             {"step": "keep_largest", "classes": ["liver"]}]  # fmt: skip
+    steps = [{"keep_slices": ["spleen"], "of": ["liver"], "above_mm": 0}, {"keep_largest": ["liver"]}]
     chain = Chain([{"segment": "organs"}, {"clean": steps}], models, load_classes("flare"))
     result = chain.predict(volume, "CT")
     turned = canonical(Volume(alone.labels, volume.geometry))
@@ -117,8 +75,8 @@ def test_cleaning_steps_of_label_sets_serve_final_label_maps(models, rng):
     assert sum(row["voxels_changed"] for row in rows) == (result.labels != alone.labels).sum() > 0
     by_class = {row["class"]: row["volume_ml"] for row in result.rows}
     assert by_class["liver"] == pytest.approx((result.labels == 1).sum() * volume.geometry.voxel_ml)
-    with pytest.raises(UserError, match="needs a class scheme"):
-        Chain([{"segment": "organs"}, {"clean": steps}], models)
+    without_scheme = Chain([{"segment": "organs"}, {"clean": steps}], models).predict(volume, "CT")
+    np.testing.assert_array_equal(without_scheme.labels, result.labels)
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +122,11 @@ def test_models_that_differ_vote(models, rng):
 
 def test_chain(models, rng):
     volume = random_volume(rng)
-    steps = [  # with keys left open, as a full dump of a recipe has them
-        {"segment": ["organs"], "merge": {}, "compose": None, "keep_largest": None, "step": 0.5, "mirror": False},
-        {"segment": ["a", "b"], "merge": {"tumor": "union"}, "compose": None, "step": 0.8, "as": "lesions"},
-        {"segment": None, "merge": {}, "compose": {"spleen": "organs", "liver": "organs", "tumor": "lesions"}},
-        {"keep_largest": ["liver"], "segment": None, "compose": None, "merge": {}},
+    steps = [
+        {"segment": ["organs"], "merge": {}, "step": 0.5, "mirror": False},
+        {"segment": ["a", "b"], "merge": {"tumor": "union"}, "step": 0.8, "as": "lesions"},
+        {"compose": {"spleen": "organs", "liver": "organs", "tumor": "lesions"}},
+        {"clean": {"keep_largest": ["liver"]}},
     ]
     chain = Chain(steps, models)
     result = chain.predict(volume, "CT")
@@ -189,7 +147,7 @@ def test_chain_from_folders_with_class_sets(tmp_path, rng):
     scheme = load_classes("flare")
     ids = {n: scheme.ids[n] for n in ("liver", "spleen", "tumor")}
     save_model(tmp_path / "student", ids=ids)
-    steps = [{"segment": ["student"], "merge": {}, "mirror": True}, {"compose": {"organs": "student"}, "segment": None}]
+    steps = [{"segment": ["student"], "merge": {}, "mirror": True}, {"compose": {"organs": "student"}}]
     chain = load_chain(steps, tmp_path, scheme, "cpu")
     result = chain.predict(random_volume(rng), "CT")
     assert [r["class"] for r in result.rows] == ["liver", "spleen"]
@@ -200,20 +158,20 @@ def test_chain_from_folders_with_class_sets(tmp_path, rng):
     ("steps", "message"),
     [
         ([], "at least one segment"),
-        ([{"segmnt": "a"}], "segmnt: Extra inputs"),
-        ([{"segment": "a", "keep_largest": ["liver"]}], "exactly one of"),
-        ([{"keep_largest": ["liver"]}], "nothing has been segmented"),
+        ([{"segmnt": "a"}], "expected a step with one of the keys locate, segment, compose or clean"),
+        ([{"segment": "a", "clean": {"keep_largest": ["liver"]}}], "clean: Extra inputs"),
+        ([{"clean": {"keep_largest": ["liver"]}}], "nothing has been segmented"),
         ([{"segment": "x"}], "no model named x"),
-        ([{"segment": "a"}, {"keep_largest": ["lung"]}], "no class named lung"),
+        ([{"segment": "a"}, {"clean": {"keep_largest": ["lung"]}}], "no class or set named lung"),
         ([{"segment": "a"}, {"compose": {"liver": "b"}}], "compose from"),
         ([{"segment": "organs"}, {"compose": {"tumor": "organs"}}], "knows nothing"),
         ([{"segment": "a", "merge": {"tumor": "mean"}}], r"step 1: merge.tumor: .*'union'"),
         ([{"segment": "a", "threshold": 3}], "threshold: Extra inputs"),
-        ([{"segment": "a", "margin_mm": 3}], "margin_mm cannot go with segment"),
-        ([{"segment": "a"}, {"keep_largest": ["liver"], "near": "liver"}], "go together"),
+        ([{"segment": "a", "margin_mm": 3}], "margin_mm: Extra inputs"),
+        ([{"segment": "a"}, {"clean": {"remove_islands": ["liver"]}}], r"clean\.0\.below_ml: Field required"),
         ([{"locate": "a"}], "at least one segment"),
         ([{"locate": "x"}, {"segment": "a"}], "no model named x"),
-        ([{"locate": "organs", "classes": ["lung"]}, {"segment": "a"}], "no class named lung"),
+        ([{"locate": "organs", "classes": ["lung"]}, {"segment": "a"}], "no class or set named lung"),
     ],
 )
 def test_a_chain_that_makes_no_sense_is_refused(models, steps, message):

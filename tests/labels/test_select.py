@@ -89,7 +89,7 @@ def test_a_reason_holds_no_semicolon_of_its_own(world):
 
 def test_absence_counts_only_where_the_recipe_says_so(world):
     world.volume["b", "spleen"] = 0.0
-    assert decision(world.select(absence=("spleen",)), "b", "spleen")[:2] == ("absent", "accepted")
+    assert decision(world.select(absent_if_not_found=("spleen",)), "b", "spleen")[:2] == ("absent", "accepted")
 
 
 def test_truth_is_never_judged(world):
@@ -104,11 +104,11 @@ def test_what_no_model_predicts_is_unknown(world):
 
 
 @pytest.mark.parametrize(
-    ("demote", "state", "word"), [("unknown", "unknown", "demoted"), ("background", "absent", "demoted")]
+    ("if_refused", "state", "word"), [("unknown", "unknown", "demoted"), ("background", "absent", "demoted")]
 )
-def test_refused_classes_are_demoted(world, demote, state, word):
+def test_refused_classes_are_demoted(world, if_refused, state, word):
     world.failed = [("b", "tumor", "near_organs")]
-    table = world.select(demote=demote)
+    table = world.select(if_refused=if_refused)
     assert decision(table, "b", "tumor") == (state, word, "near_organs: too bad")
     assert decision(table, "b", "liver")[1] == "accepted"
     assert decision(world.select(verdicts=("volume",)), "b", "tumor")[1] == "accepted"  # not a rule that refuses
@@ -117,7 +117,7 @@ def test_refused_classes_are_demoted(world, demote, state, word):
 
 def test_he_accepts_or_drops_whole_cases(world):
     world.failed = [("b", "liver", "volume")]
-    table = world.select(demote="drop")
+    table = world.select(if_refused="drop")
     assert {decision(table, "b", name)[:2] for name in CLASSES} == {("unknown", "dropped")}
     assert "liver: volume: too bad" in decision(table, "b", "spleen")[2]
     assert decision(table, "a", "tumor")[1] == "accepted"
@@ -125,7 +125,7 @@ def test_he_accepts_or_drops_whole_cases(world):
 
 def test_demotion_per_class(world):
     world.failed = [("b", "liver", "volume"), ("b", "tumor", "near_organs")]
-    table = world.select(demote={"tumor": "background"})
+    table = world.select(if_refused={"tumor": "background"})
     assert [decision(table, "b", n)[0] for n in CLASSES] == ["unknown", "present", "absent"]
 
 
@@ -187,7 +187,7 @@ def test_zhou_1000_then_100_and_900_in_small():
     order, tumors = random.permutation(18), random.permutation(18)
     for i in range(18):
         world.unsure[f"{i:02d}", ALL], world.unsure[f"{i:02d}", "tumor"] = order[i] / 18, tumors[i] / 18
-    table = world.select(keep_least_uncertain={"all": 10, "tumor": 1}, demote={"tumor": "background"})
+    table = world.select(keep_least_uncertain={"all": 10, "tumor": 1}, if_refused={"tumor": "background"})
     best = sorted(f"{i:02d}" for i in range(18) if order[i] < 10)
     assert kept(table, "liver") == best
     assert kept(table, "tumor") == [min(best, key=lambda c: world.unsure[c, "tumor"])]
@@ -208,7 +208,9 @@ def test_cases_in_which_nothing_was_found_take_no_place_in_a_class():
     world = World({c: {} for c in "abc"})
     world.volume["a", "tumor"], world.unsure["a", "tumor"] = 0.0, 0.0  # all agree that there is none
     world.unsure["b", "tumor"], world.unsure["c", "tumor"] = 0.2, 0.1
-    table = world.select(keep_least_uncertain={"tumor": 1}, demote={"tumor": "background"}, absence=("tumor",))
+    table = world.select(
+        keep_least_uncertain={"tumor": 1}, if_refused={"tumor": "background"}, absent_if_not_found=("tumor",)
+    )
     assert kept(table, "tumor") == ["a", "c"]
     assert [decision(table, case, "tumor")[0] for case in "abc"] == ["absent", "absent", "present"]
 
@@ -239,6 +241,6 @@ def test_a_case_without_any_known_class_is_dropped(world):
 
 
 def test_settings_are_strict():
-    for wrong in ({"min_dice": 0.9}, {"demote": "delete"}, {"drop_most_uncertain": -1}):
+    for wrong in ({"min_dice": 0.9}, {"if_refused": "delete"}, {"drop_most_uncertain": -1}):
         with pytest.raises(ValidationError):
             SelectSettings(**wrong)

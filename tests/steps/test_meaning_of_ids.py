@@ -160,7 +160,7 @@ def test_labels_of_models_are_cleaned_before_ignored_voxels_cut_them(edited):
     edited.fused()
     item = edited.surveyed()
     files = Files([edited.folder / "predictions" / "shards" / f"{SHARD}.csv"], "prediction")
-    spec = SPEC | {"predict": ["m"], "clean": [{"step": "keep_largest", "classes": ["spleen"]}]}
+    spec = SPEC | {"predict": ["m"], "clean": [{"keep_largest": ["spleen"]}]}
     scheme = load_classes(str(edited.folder / "scheme.yaml"))
     label, grid, provenance = fused_map(item, spec, {"m": ["seen"]}, scheme, {"m": files})
     truth, found = read(edited.folder / "a.nii.gz").array, restore(label.array, grid)

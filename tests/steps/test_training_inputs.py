@@ -297,7 +297,7 @@ def test_a_model_of_organs_is_given_label_arrays_without_holes_for_tumors(prepar
 def test_models_without_tumor_classes_learn_from_arrays_without_holes():
     chain = unroll(load_recipe("coarse_to_fine"))
     kinds = {name: arrays_of(chain, name) for name in chain.models}
-    assert kinds == {"coarse": "organs", "tumor_a": "labels", "tumor_b": "labels", "organs_fine": "organs"}
+    assert kinds == {"coarse": "organs", "tumors_seed1": "labels", "tumors_seed2": "labels", "organs_fine": "organs"}
 
 
 def test_only_the_cases_asked_for_get_predictions(prepared):
@@ -355,7 +355,9 @@ def test_without_a_prediction_the_truth_stands_alone_and_provenance_says_so(prep
 
 def test_sets_of_classes_may_count_as_absent():
     scheme = load_classes("flare")
-    assert selection({"select": {"absence": ["organs"]}}, scheme).absence == scheme.select("organs")
+    assert selection({"select": {"absent_if_not_found": ["organs"]}}, scheme).absent_if_not_found == scheme.select(
+        "organs"
+    )
 
 
 def test_voxels_that_a_data_set_ignores_reach_the_training_as_such(phantom, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ SPEC = {
     "predict": ["m"],
     "cases": ["all"],
     "transfer": {},
-    "clean": [{"step": "keep_levels", "classes": ["spleen"], "of": ["liver"], "above_mm": 0}],
+    "clean": [{"keep_slices": ["spleen"], "of": ["liver"], "above_mm": 0}],
 }
 SCHEME = load_classes("flare")
 LIVER, SPLEEN = SCHEME.ids["liver"], SCHEME.ids["spleen"]

@@ -97,9 +97,10 @@ KINDS = {
     "partial, Dice of the batch": ({"kind": "partial"}, THREE, {1: {"liver": "present"}, 2: {"spleen": "present"}}),
     "cutmix": ({"kind": "partial", "cutmix": {}}, PLAN, {1: PRESENT | {"tumor": "present"}}),
     "mean_teacher, on sure voxels": (
-        {"kind": "mean_teacher", "mean_teacher": {"weight": 5.0, "ramp": 0.0}, "unlabeled": UNLABELED}, THREE, {3: {}},
+        {"kind": "mean_teacher", "consistency_weight": 5.0, "consistency_ramp": 0.0, "unlabeled": UNLABELED},
+        THREE, {3: {}},
     ),
-    "cross_pseudo": ({"kind": "cross_pseudo", "cross": {"weight": 1.0, "ramp": 0.0}}, PLAN, {3: {}}),
+    "cross_pseudo": ({"kind": "cross_pseudo", "cross_weight": 1.0, "cross_ramp": 0.0}, PLAN, {3: {}}),
 }  # fmt: skip
 
 

@@ -222,12 +222,12 @@ def test_slices_that_may_show_a_class_are_left_out(tmp_path):
         label[0], label[1, 0, 0], label[2, 0, 0], label[2, 4, 4] = 1, IGNORED, IGNORED, 1
         write_image_array(root / "images" / f"case{number}.b2nd", np.zeros(label.shape, np.float32))
         write_label_array(root / "labels" / f"case{number}.b2nd", label)
-    settings = {"kind": "slice_classifier", "slices": {"size": 32, "batch_size": 4}}
+    settings = {"kind": "slice_classifier", "size": 32, "batch_size": 4}
     training = SliceTraining(make_job(root, root / "model", classes=("liver",), settings=settings))
     (case,) = training.cases["validation"]
     assert case.positive.tolist() == [True, False, True, False, False, False]
     assert case.known.tolist() == [True, False, True, True, True, True]
-    loader = SliceLoader(training.job, [case], training.view, augment=False)
+    loader = SliceLoader(training.job, [case], training.settings, augment=False)
     assert [(z, positive) for _, z, positive in loader._slices] == [(0, True), (2, True), (3, False), (4, False),
                                                                     (5, False)]  # fmt: skip
     assert training.held_out_scores()[0]["slices"] == 5

@@ -12,7 +12,7 @@ from labelloop.training.initial import start_from
 PARAMETERS = [
     ("two_stage", "student", 1.387e6),  # Mao prints 1.385 M
     ("coarse_to_fine", "coarse", 30.80e6),  # the released network: 30.79 M
-    ("coarse_to_fine", "tumor_a", 30.80e6),
+    ("coarse_to_fine", "tumors_seed1", 30.80e6),
     ("coarse_to_fine", "organs_fine", 30.80e6),
 ]
 
@@ -62,5 +62,5 @@ def test_mao_grows_from_14_to_15_outputs_and_says_the_same_of_the_organs(tmp_pat
 def test_papers_draw_all_cases_alike_and_our_own_recipes_do_not():
     learns = ("supervised", "partial", "mean_teacher", "cross_pseudo")
     for name in ("two_stage", "coarse_to_fine", "merge_max", "progressive", "ct_to_mr", "default", "best"):
-        drawn = {m.trainer.sampling == "cases" for m in load_recipe(name).models.values() if m.trainer.kind in learns}
+        drawn = {m.trainer.sampling == "uniform" for m in load_recipe(name).models.values() if m.trainer.kind in learns}
         assert drawn == {name not in ("default", "best")}, name

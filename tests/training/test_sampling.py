@@ -124,7 +124,7 @@ def test_a_student_begins_with_the_truth_alone(data, tmp_path):
     assert {case for _ in range(20) for case in loaders["truth"].get_indices()} == {"case2", "case3"}
     assert {case for _ in range(40) for case in loaders["train"].get_indices()} == {"case1", "case2", "case3"}
     alike = TRAINERS["partial"].of(
-        dataclasses.replace(job, cases=mixed, settings=partial(data, tmp_path, sampling="cases").settings)
+        dataclasses.replace(job, cases=mixed, settings=partial(data, tmp_path, sampling="uniform").settings)
     )
     assert set(alike.streams) == {"train"}
 

@@ -60,7 +60,7 @@ def test_half_of_each_batch_is_unlabeled(unlabeled, kind):
 def test_partly_labeled_cases_count_as_unlabeled_if_so_asked(data):
     partly = {2: {"liver": "present"}}
     for cross, labeled in (({}, {"case1", "case2", "case3"}), ({"partly_labeled": "unlabeled"}, {"case1", "case3"})):
-        loader = trainer_of(data, "cross_pseudo", partly, cross=cross).get_dataloaders()["train"]
+        loader = trainer_of(data, "cross_pseudo", partly, **cross).get_dataloaders()["train"]
         batches = [[str(case) for case in loader.get_indices()] for _ in range(30)]
         assert {batch[0] for batch in batches} == labeled
         assert {batch[1] for batch in batches} == ({"case2"} if cross else labeled)
@@ -136,7 +136,7 @@ def test_ramp():
 
 
 def test_teacher_is_the_moving_average_of_the_student(unlabeled):
-    trainer = trainer_of(unlabeled, "mean_teacher", mean_teacher={"decay": 0.6})
+    trainer = trainer_of(unlabeled, "mean_teacher", ema_decay=0.6)
     expected = None
     for step in range(4):
         trainer.train_step(batch_of(trainer, step))
@@ -151,8 +151,12 @@ def test_teacher_is_the_moving_average_of_the_student(unlabeled):
 
 def test_consistency_is_a_real_switch(unlabeled):
     students = {}
-    for name, options in {"on": {"weight": 10.0}, "off": {"consistency": False}, "zero": {"weight": 0.0}}.items():
-        trainer = trainer_of(unlabeled, "mean_teacher", mean_teacher=options | {"ramp": 0.0})
+    for name, options in {
+        "on": {"consistency_weight": 10.0},
+        "off": {"consistency": False},
+        "zero": {"consistency_weight": 0.0},
+    }.items():
+        trainer = trainer_of(unlabeled, "mean_teacher", consistency_ramp=0.0, **options)
         terms = [trainer.train_step(batch_of(trainer, step)) for step in range(2)]
         assert ("consistency" in terms[0]) == (name != "off")
         students[name] = parameters(trainer.network)
@@ -161,7 +165,7 @@ def test_consistency_is_a_real_switch(unlabeled):
 
 
 def test_terms_of_the_mean_teacher_add_up(unlabeled):
-    trainer = trainer_of(unlabeled, "mean_teacher", mean_teacher={"weight": 3.0, "ramp": 0.0})
+    trainer = trainer_of(unlabeled, "mean_teacher", consistency_weight=3.0, consistency_ramp=0.0)
     terms = trainer.train_step(batch_of(trainer))
     parts = terms["dice"] + terms["cross_entropy"] + terms["consistency_weight"] * terms["consistency"]
     assert terms["loss"].item() == pytest.approx(parts.item(), abs=1e-6)
@@ -169,7 +173,7 @@ def test_terms_of_the_mean_teacher_add_up(unlabeled):
 
 
 def test_without_noise_equal_networks_agree(unlabeled):
-    quiet, noisy = (trainer_of(unlabeled, "mean_teacher", mean_teacher={"noise": noise}) for noise in (0.0, 0.1))
+    quiet, noisy = (trainer_of(unlabeled, "mean_teacher", noise=noise) for noise in (0.0, 0.1))
     batch = batch_of(quiet)
     assert quiet.training_loss(*quiet.on_device(batch))[1]["consistency"] < 1e-10  # one sample or two: last bits differ
     assert noisy.training_loss(*noisy.on_device(batch))[1]["consistency"] > 1e-8
@@ -223,7 +227,7 @@ def test_networks_are_equally_built_and_differ(unlabeled):
 
 
 def test_terms_of_cross_supervision_add_up(unlabeled):
-    trainer = trainer_of(unlabeled, "cross_pseudo", cross={"weight": 0.5})
+    trainer = trainer_of(unlabeled, "cross_pseudo", cross_weight=0.5)
     terms = trainer.train_step(batch_of(trainer))
     supervised = sum(terms[f"{part}{which}"] for part in ("dice", "cross_entropy") for which in ("", "_second"))
     crossed = terms["cross_weight"] * (terms["cross"] + terms["cross_second"])
@@ -231,8 +235,8 @@ def test_terms_of_cross_supervision_add_up(unlabeled):
 
 
 def test_without_cross_supervision_each_network_learns_as_if_alone(unlabeled):
-    trainer = trainer_of(unlabeled, "cross_pseudo", cross={"weight": 0.0})
-    alone = trainer_of(unlabeled, "mean_teacher", mean_teacher={"consistency": False})
+    trainer = trainer_of(unlabeled, "cross_pseudo", cross_weight=0.0)
+    alone = trainer_of(unlabeled, "mean_teacher", consistency=False)
     alone.network.load_state_dict(copy.deepcopy(trainer.second.state_dict()))
     for step in range(2):
         batch = batch_of(trainer, step)

@@ -4,7 +4,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from labelloop.training.settings import TrainerSettings
+from labelloop.training.settings import CrossPseudoSettings, MeanTeacherSettings, SupervisedSettings, trainer_settings
 
 
 def test_light_to_import():
@@ -19,31 +19,33 @@ def test_light_to_import():
         {"kind": "partial", "merge": "max", "mirror_axes": ("y",), "cutmix": {"probability": 0.5}},
         {"kind": "partial", "batches": {"full": "organs_full", "full_first_epochs": 5}},
         {"kind": "mean_teacher"},
-        {"kind": "cross_pseudo", "cross": {"ramp": 0.5}, "deep_supervision": "all_outputs"},
+        {"kind": "cross_pseudo", "cross_ramp": 0.5, "deep_supervision": "all_outputs"},
     ],
 )
 def test_settings_survive_a_round_trip(given):
-    settings = TrainerSettings(**given)
-    assert TrainerSettings.model_validate(settings.model_dump(mode="json")) == settings
-    assert TrainerSettings.model_validate(settings.model_dump(mode="json", exclude_none=True)) == settings
+    settings = trainer_settings(given)
+    assert trainer_settings(settings.model_dump(mode="json")) == settings
+    assert trainer_settings(settings.model_dump(mode="json", exclude_none=True)) == settings
 
 
-def test_a_trainer_has_its_own_settings_also_unasked():
-    assert TrainerSettings(kind="mean_teacher").mean_teacher.consistency is True
-    assert TrainerSettings(kind="cross_pseudo").cross.weight == 1.0
-    assert TrainerSettings().mean_teacher is TrainerSettings().cross is None
+def test_each_kind_has_its_own_settings_and_supervised_is_the_default():
+    assert trainer_settings("mean_teacher") == MeanTeacherSettings()
+    assert trainer_settings({"kind": "cross_pseudo"}) == CrossPseudoSettings()
+    assert trainer_settings({}) == SupervisedSettings()
+    assert not hasattr(SupervisedSettings(), "cutmix")
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"kind": "supervised", "merge": "max"}, "merge is read by trainer partial and mean_teacher and cross_pseudo"),
-        ({"kind": "supervised", "cutmix": {}}, "cutmix is read by trainer partial only"),
-        ({"kind": "mean_teacher", "cross": {}}, "cross is read by trainer cross_pseudo only"),
+        ({"kind": "supervised", "merge": "max"}, "merge\n +Extra inputs"),
+        ({"merge": "max"}, "merge\n +Extra inputs"),
+        ({"kind": "supervised", "cutmix": {}}, "cutmix\n +Extra inputs"),
+        ({"kind": "mean_teacher", "cross_weight": 1}, "cross_weight\n +Extra inputs"),
         ({"kind": "partial", "batches": {"full_first_epochs": 3}}, "full_first_epochs needs `full`"),
-        ({"kind": "partial", "unknown": "background"}, "unknown is read by trainer supervised only"),
-        ({"kind": "translator", "epochs": 5}, "epochs is not read by trainer translator"),
-        ({"kind": "partial", "translator": {}}, "translator is read by trainer translator only"),
+        ({"kind": "partial", "unknown": "background"}, "unknown\n +Extra inputs"),
+        ({"kind": "translator", "momentum": 0.9}, "momentum\n +Extra inputs"),
+        ({"kind": "partal"}, "expected kind: supervised, partial, .* or translator"),
         ({"export": "best", "validation_iterations": 0}, "validation_iterations above 0"),
         ({"mirror_axes": ("x", "x")}, "twice"),
         ({"epoch": 3}, "Extra inputs"),
@@ -51,4 +53,4 @@ def test_a_trainer_has_its_own_settings_also_unasked():
 )
 def test_contradictions_are_refused(wrong, words):
     with pytest.raises(ValidationError, match=words):
-        TrainerSettings(**wrong)
+        trainer_settings(wrong)

@@ -15,15 +15,14 @@ from labelloop.paths import SLICE_OUTPUTS
 from labelloop.tables import read_table
 from labelloop.training import slices as module
 from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
-from labelloop.training.settings import TrainerSettings
+from labelloop.training.settings import SliceClassifierSettings, trainer_settings
 from labelloop.training.slices import SliceTraining, slice_scores, train
 
 CLASSES = ("liver", "spleen")
 STATES = dict.fromkeys(range(4), dict.fromkeys(CLASSES, "present"))
-SLICES = {"size": 32, "batch_size": 8}
 SETTINGS = {
-    "kind": "slice_classifier", "slices": SLICES, "epochs": 3, "iterations_per_epoch": 8, "validation_iterations": 2,
-    "learning_rate": 1e-3, "save_every": 1,
+    "kind": "slice_classifier", "size": 32, "batch_size": 8, "epochs": 3, "iterations_per_epoch": 8,
+    "validation_iterations": 2, "learning_rate": 1e-3, "save_every": 1,
 }  # fmt: skip
 
 
@@ -116,7 +115,7 @@ def test_scores_against_counting_by_hand():
 
 
 def test_augmentation_turns_shifts_and_zooms_within_bounds():
-    view = TrainerSettings(kind="slice_classifier", slices={"rotate_degrees": 20, "shift": 0.1, "zoom": 0.2}).slices
+    view = SliceClassifierSettings(rotate_degrees=20, shift=0.1, zoom=0.2)
     np.random.seed(0)
     draws = torch.cat([module._placement(view, (30, 60)) for _ in range(200)]).numpy().astype(float)
     pixels = np.diag([30.0, 15.0])  # half the sides x, y: rotations are ones of pixels, not of the stretched square
@@ -130,5 +129,5 @@ def test_augmentation_turns_shifts_and_zooms_within_bounds():
 
 @pytest.mark.parametrize("wrong", [{"momentum": 0.5}, {"export": "best"}, {"precision": "bf16"}, {"crop_z_mm": 5}])
 def test_settings_that_it_does_not_read_are_refused(wrong):
-    with pytest.raises(ValidationError, match="is not read by trainer slice_classifier"):
-        TrainerSettings(kind="slice_classifier", **wrong)
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        trainer_settings({"kind": "slice_classifier"} | wrong)

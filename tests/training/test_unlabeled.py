@@ -10,7 +10,7 @@ from tiny_training import make_job
 from labelloop.errors import UserError
 from labelloop.plans import Plan
 from labelloop.training.losses import PartialLabelLoss, ramp_up
-from labelloop.training.settings import TrainerSettings, Unlabeled
+from labelloop.training.settings import Unlabeled, trainer_settings
 from labelloop.training.trainers import TRAINERS
 from labelloop.training.unlabeled import Trust, strong_view, unknown_but
 
@@ -95,7 +95,7 @@ def test_at_other_voxels_nothing_is_learned():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_confidence_that_nothing_reaches_leaves_the_labels_alone(data, kind):
-    own = {"cross": {"samples": "unlabeled"}} if kind == "cross_pseudo" else {}
+    own = {"cross_on": "unlabeled"} if kind == "cross_pseudo" else {}
     trainer = trainer_of(data, kind, own=own, confidence=1.0)
     batch = batch_of(trainer)
     other = batch | {"data": torch.cat([batch["data"][:2], batch["data"][2:] * 2 + 1])}
@@ -147,8 +147,8 @@ def test_what_is_remembered_of_classes_outlives_a_resume(data, kind):
 def test_contradictions_are_refused(data):
     with pytest.raises(ValueError, match="balanced lowers `confidence`"):
         Unlabeled(balanced=True)
-    with pytest.raises(ValueError, match="unlabeled is read by trainer mean_teacher and cross_pseudo only"):
-        TrainerSettings(kind="partial", unlabeled={"share": 0.5})
+    with pytest.raises(ValueError, match=r"unlabeled\n +Extra inputs"):
+        trainer_settings({"kind": "partial", "unlabeled": {"share": 0.5}})
     single = FOUR.model_copy(update={"batch_size": 1})
     with pytest.raises(UserError, match="no room for labeled and unlabeled"):
         trainer_of(data, "mean_teacher", plan=single)

@@ -12,7 +12,7 @@ from labelloop.paths import OUTPUTS
 from labelloop.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.prepared import write_image_array, write_label_array
-from labelloop.training.settings import TrainerSettings
+from labelloop.training.settings import TrainingSettings, settings_of, trainer_settings
 
 torch.set_num_threads(1)  # equal bytes need equal numbers of threads, in this process and in the one that is killed
 
@@ -50,7 +50,7 @@ def make_job(root: Path, folder: Path, states=None, **options) -> TrainingJob:
         images=root / "images",
         labels=root / "labels",
         class_ids=IDS,
-        settings=TrainerSettings(**settings),
+        settings=settings_of(trainer_settings(settings), TrainingSettings),
         **(common | options),
     )
 

@@ -22,7 +22,7 @@ RECIPE = {
         "to_t1w": {
             "plan": "grey",
             "cases": ["ct", "t1w"],
-            "trainer": {"kind": "translator", "translator": SETTINGS | {"save_every": 1, "reference": "mr_000_t1w"}},
+            "trainer": SETTINGS | {"kind": "translator", "save_every": 1, "reference": "mr_000_t1w"},
         },
         "stage1": {"plan": "fake", "cases": ["ct", "t1w"], "trainer": TRAINER | {"kind": "mean_teacher"}},
     },

@@ -32,8 +32,8 @@ RECIPE = {
             "predict_for": "mr",
             "classes": "organs",
             "transfer": {},
-            "clean": [{"step": "keep_largest", "classes": ["liver"]}],
-            "select": {"absence": ["organs"]},
+            "clean": [{"keep_largest": ["liver"]}],
+            "select": {"absent_if_not_found": ["organs"]},
         }
     },
     "inference": [{"segment": "second"}],

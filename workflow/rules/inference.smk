@@ -140,7 +140,7 @@ rule evaluate:
         mem_mb=memory(6000),
         runtime=minutes(240),
     params:
-        rules=run.chain.evaluate.rules,
+        rules=run.chain.evaluate.protocol,
         known=lambda w: run.known(w.name),
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint("tolerance_mm", "tube")),

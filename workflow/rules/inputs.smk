@@ -59,7 +59,7 @@ def training_inputs(w):
         inputs["learned"] = [paths.model("cases.csv", m) for m in run.lineage(w.model)]
     if spec.labels != "truth":
         inputs["selected"] = paths.label_table("selected", spec.labels)
-    if spec.trainer.cutmix:
+    if run.cutmix(w.model):
         bank = paths.objects(plan, run.bank(w.model))
         inputs["objects"] = expand(manifest_of(bank), shard=run.train_shards)
     return inputs

@@ -265,7 +265,7 @@ rule cut_objects:
         number=lambda w: len(run.shards[w.shard]),
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint()),
-        settings=lambda w: run.model(w.bank).trainer.cutmix.cut.model_dump(mode="json"),
+        settings=lambda w: run.cutmix(w.bank).cut.model_dump(mode="json"),
         spacing_mm=lambda w: run.chain.plans[w.plan].spacing_mm,
         version=1,
     message:

@@ -50,7 +50,7 @@ rule models:
                 shard=run.train_shards,
             )
             for m in run.used_models
-            if run.model(m).trainer.cutmix
+            if run.cutmix(m)
         ],
         expand(
             rules.train.output,

@@ -10,8 +10,8 @@ from labelloop.classes import Names, Strict
 class GreySettings(Strict):
     """How intensities come to the scale from 0 to 255 (He, section 2.1)."""
 
-    ct_level_hu: float = 40.0
-    ct_width_hu: float = Field(400.0, gt=0)
+    ct_level_hu: float = Field(40.0, description="middle of the CT window")
+    ct_width_hu: float = Field(400.0, gt=0, description="width of the CT window; its ends become 0 and 255")
     mr_percentiles: tuple[float, float] = Field(
         (0.0, 100.0), description="percentiles that become 0 and 255; He: the extremes. 99.5 bears a few hot voxels"
     )
@@ -51,8 +51,8 @@ class TransferSettings(Strict):
     # Released code: 6 dilations, 1 opening, up to 4 closings, on voxels of 1.2 x 1.2 x 3 mm: 7.2 mm in plane, 18 in z.
     grow_mm: float = Field(7.2, gt=0, description="margin around the T1W kidney, in plane")
     grow_z_mm: float = Field(18.0, gt=0, description="the same from head to foot, the way that breathing moves kidneys")
-    open_mm: float = Field(1.2, ge=0)
-    close_mm: float = Field(4.8, ge=0)
+    open_mm: float = Field(1.2, ge=0, description="radius of the opening of the kidney that was found")
+    close_mm: float = Field(4.8, ge=0, description="radius of the closing after it")
 
     @model_validator(mode="after")
     def _acyclic(self) -> "TransferSettings":
@@ -79,6 +79,7 @@ class TransferSettings(Strict):
 class TranslatorSettings(Strict):
     """A 3-D CycleGAN (He, section 2.3 and Table 2; the released code where the paper is silent)."""
 
+    kind: Literal["translator"] = Field("translator", description="gives CT the look of MR; learns from images alone")
     patch: tuple[int, int, int] = Field((48, 160, 160), description="voxels z, y, x; multiples of 4")
     features: int = Field(64, ge=1, description="of the first layer of generators and discriminators")
     blocks: int = Field(9, ge=1, description="residual blocks of a generator")
@@ -89,14 +90,14 @@ class TranslatorSettings(Strict):
     cycle: float = Field(10.0, ge=0, description="weight of the cycle-consistency loss")
     identity: float = Field(5.0, ge=0, description="weight of the identity loss; released code: 0.5 x 10")
     pool: int = Field(50, ge=0, description="fakes that a discriminator may be shown again")
-    learning_rate: float = Field(2e-4, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
-    epochs: int = Field(400, ge=1)
+    learning_rate: float = Field(2e-4, gt=0, description="of Adam, until `decay_from`")
+    betas: tuple[float, float] = Field((0.5, 0.999), description="of Adam")
+    epochs: int = Field(400, ge=1, description="epochs of `iterations_per_epoch` updates each")
     decay_from: int = Field(200, ge=0, description="epochs before the learning rate falls linearly to 0")
     iterations_per_epoch: int = Field(498, ge=1, description="He: one patch of each of 498 CTs")
     save_every: int = Field(5, ge=1, description="epochs between checkpoints")
     overlap: float = Field(0.5, ge=0, lt=1, description="of neighboring windows in use, as a share of the patch")
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="of weights, patches and pools")
     reference: str | None = Field(
         None,
         description="case that all others are aligned with, by translation of body masks: patches come from within its "

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from labelloop.inference.prepare import Frame
-from labelloop.inference.steps import InferenceStep
+from labelloop.inference.steps import Locate
 from labelloop.volume import Volume, canonical
 
 Range = tuple[int, int]
@@ -41,7 +41,7 @@ def grown(part: Range, margin_mm: float, spacing_mm: float, size: int) -> Range:
     return max(0, part[0] - margin), min(size, part[1] + margin)
 
 
-def box_of_mask(mask: np.ndarray, spacing_zyx: tuple[float, float, float], step: InferenceStep) -> Box | None:
+def box_of_mask(mask: np.ndarray, spacing_zyx: tuple[float, float, float], step: Locate) -> Box | None:
     """Return the box around a mask, bool [z, y, x] in canonical orientation, with its margin; None for an empty mask.
 
     With ``axes: z`` the box is as wide and deep as the mask's array.
@@ -56,7 +56,7 @@ def box_of_mask(mask: np.ndarray, spacing_zyx: tuple[float, float, float], step:
     return (box[0], box[1], box[2]) if step.axes == "all" else (box[0], (0, mask.shape[1]), (0, mask.shape[2]))
 
 
-def box_of_slices(found: np.ndarray, frame: Frame, step: InferenceStep) -> Box | None:
+def box_of_slices(found: np.ndarray, frame: Frame, step: Locate) -> Box | None:
     """Return the box around the axial slices that were found, with its margin: whole slices. None when none was.
 
     Args:

@@ -4,17 +4,16 @@
 
     inference:
       - {segment: coarse, step: 1}
-      - {keep_largest: [liver, spleen], near: liver, within_z_mm: 130}
+      - {clean: [{remove_distant_islands: all, of: liver, beyond_z_mm: 130}, {keep_largest: [liver, spleen]}]}
       - {locate: coarse, margin_mm: 20}                # later steps segment the box around what was found
       - {segment: [tumor_a, tumor_b], merge: {tumor: union}, step: 0.5, mirror: false}
       - {segment: organs}
       - {compose: {organs: organs, tumor: tumor_a}}    # later entries are painted over earlier ones
-      - {keep_largest: [liver, spleen]}
-      - {clean: [{step: keep_levels, classes: [pancreas], of: [liver], above_mm: 0}]}    # see labels.clean
+      - {clean: {keep_slices: pancreas, of: liver, above_mm: 0}}    # see labels.clean
 
 Every step but ``locate`` leaves a result, on the grid of the whole image. A ``segment`` step files it under the names
 of its models (and that of ``as``), by which ``compose`` finds it: both ``tumor_a`` and ``tumor_b`` name the merged
-result above. ``keep_largest`` and ``clean`` change the latest result, also where it is filed.
+result above. ``clean`` changes the latest result, also where it is filed.
 """
 
 import logging
@@ -27,19 +26,20 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from labelloop.classes import ClassScheme
+from labelloop.classes import ClassInfo, ClassScheme
+from labelloop.documents import place_of
 from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.inference.budget import Budget
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
-from labelloop.inference.labelmaps import compose, drop_far, keep_largest, merge_union, merge_votes
+from labelloop.inference.labelmaps import compose, merge_union, merge_votes
 from labelloop.inference.locate import Box, box_of_mask, box_of_slices, height_mm, in_whole, part_of
 from labelloop.inference.prepare import Prepared
 from labelloop.inference.settings import Settings
 from labelloop.inference.shortage import first_that_fits
 from labelloop.inference.slices import SliceClassifier, is_slice_classifier
-from labelloop.inference.steps import InferenceStep
+from labelloop.inference.steps import Clean, Compose, InferenceStep, Locate, Segment, Step, read_step
 from labelloop.labels.clean import clean
 from labelloop.volume import Volume, canonical, restore
 
@@ -95,7 +95,7 @@ class Chain:
     Args:
         steps: the recipe's ``inference`` list.
         models: what the steps name: predictors, and slice classifiers to locate with.
-        scheme: for names of class sets; without it only class names are known.
+        scheme: for names of class sets; without it, only the classes of the models are known.
 
     Raises:
         UserError: when a step, a model or a class is unknown, or no ``segment`` step comes first.
@@ -108,8 +108,9 @@ class Chain:
         scheme: ClassScheme | None = None,
     ):
         self.steps = [_parsed(number, step) for number, step in enumerate(steps, start=1)]
-        self.models, self.scheme = dict(models), scheme
+        self.models = dict(models)
         self.class_ids = _ids_of_all(self.models)
+        self.scheme = scheme or _scheme_of(self.class_ids)
         self._check()
 
     @property
@@ -125,7 +126,7 @@ class Chain:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of all, besides the image, that a prediction depends on."""
-        sets = {k: list(v) for k, v in self.scheme.sets.items()} if self.scheme else {}
+        sets = {k: list(v) for k, v in self.scheme.sets.items()}
         given = [step.model_dump(mode="json", exclude_defaults=True, by_alias=True) for step in self.steps]
         # A list of pairs, because the order of a compose mapping decides and digest() ignores mapping order.
         steps = [[(k, list(v.items()) if isinstance(v, Mapping) else v) for k, v in s.items()] for s in given]
@@ -138,7 +139,8 @@ class Chain:
     def begin(self, volume: Volume, modality: str) -> State:
         """Return what the steps start from, the image prepared for the first model; needs the CPU alone."""
         state, first = State(volume, modality), self.steps[0]
-        if first.models and height_mm(volume) >= first.from_mm:
+        lowest = first.min_height_mm if isinstance(first, Locate) else 0.0
+        if first.models and height_mm(volume) >= lowest:
             _prepared(state, self.models[first.models[0]])
         return state
 
@@ -163,11 +165,7 @@ class Chain:
     def ids(self, names: str | Sequence[str]) -> list[int]:
         """Return the ids of classes or class sets that the models of this chain know."""
         wanted = [names] if isinstance(names, str) else list(names)
-        if self.scheme is not None:
-            wanted = list(self.scheme.select(wanted))
-        elif unknown := [n for n in wanted if n not in self.class_ids]:
-            raise UserError(f"inference: no class named {', '.join(unknown)}; known: {', '.join(self.class_ids)}")
-        return [self.class_ids[n] for n in wanted if n in self.class_ids]
+        return [self.class_ids[n] for n in self.scheme.select(wanted) if n in self.class_ids]
 
     def _check(self) -> None:
         filed: set[str] = set()
@@ -175,30 +173,29 @@ class Chain:
             if unknown := [n for n in step.models if n not in self.models]:
                 known = ", ".join(self.models)
                 raise UserError(f"inference step {number}: no model named {', '.join(unknown)}; known: {known}")
-            if step.verb in ("compose", "keep_largest", "clean") and not filed:
+            if isinstance(step, Compose | Clean) and not filed:
                 raise UserError(f"inference step {number} ({step.verb}): nothing has been segmented before")
             self._check_classes(number, step)
             self._check_results(number, step, filed)
             filed |= {n for n in step.models if isinstance(self.models[n], Predictor)}
-            filed |= {step.result} if step.result else set()
+            filed |= {step.result} if isinstance(step, Segment) and step.result else set()
         if not any(step.verb == "segment" for step in self.steps):
             raise UserError("inference: a chain needs at least one segment step")
 
     def _check_classes(self, number: int, step: InferenceStep) -> None:
-        for names in (step.classes, tuple(step.merge), step.keep_largest or (), (step.near,) if step.near else ()):
+        for names in _classes_of(step):
             if names and not self.ids(names):
                 raise UserError(f"inference step {number}: no model knows anything of {', '.join(names)}")
-        if step.clean and self.scheme is None:
-            raise UserError(f"inference step {number}: clean needs a class scheme")
 
     def _check_results(self, number: int, step: InferenceStep, filed: set[str]) -> None:
-        if missing := [n for n in (step.compose or {}).values() if n not in filed]:
+        parts = step.compose if isinstance(step, Compose) else {}
+        if missing := [n for n in parts.values() if n not in filed]:
             raise UserError(f"inference step {number}: compose from {missing}; results so far: {sorted(filed)}")
-        for classes, name in (step.compose or {}).items():
+        for classes, name in parts.items():
             knows = self.models[name].class_ids.values() if name in self.models else self.class_ids.values()
             if not set(self.ids(classes)) & set(knows):
                 raise UserError(f"inference step {number}: model {name} knows nothing of {classes}")
-        for name in step.segment or ():
+        for name in step.segment if isinstance(step, Segment) else ():
             if isinstance(self.models[name], SliceClassifier):
                 raise UserError(f"inference step {number}: {name} is a slice classifier; it can only locate")
 
@@ -272,24 +269,24 @@ def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources:
     return Prediction(labels, rows)
 
 
-def _segment_step(chain: Chain, state: State, step: InferenceStep) -> None:
+def _segment_step(chain: Chain, state: State, step: Segment) -> None:
     union_ids = [value for name in step.merge for value in chain.ids(name)]
     found = segment([_with_options(chain.predictor(n), step) for n in step.models], state, union_ids)
     state.last = state.on_whole(found)
-    state.results |= dict.fromkeys([*step.models, *([step.result] if step.result else [])], state.last)
+    state.results |= dict.fromkeys(step.results, state.last)
 
 
-def _with_options(predictor: Predictor, step: InferenceStep) -> Predictor:
+def _with_options(predictor: Predictor, step: Segment) -> Predictor:
     changes: dict[str, Any] = {} if step.step is None else {"step": step.step}
     if step.mirror is not None:
         changes["mirror_axes"] = predictor.model.mirror_axes if step.mirror else ()
     return predictor.with_settings(**changes) if changes else predictor
 
 
-def _locate_step(chain: Chain, state: State, step: InferenceStep) -> None:
+def _locate_step(chain: Chain, state: State, step: Locate) -> None:
     """Narrow what later steps see. Where nothing is found, they see what they would have seen without this step."""
-    (name,), height = step.models, height_mm(state.whole)
-    if height < step.from_mm:
+    name, height = step.locate, height_mm(state.whole)
+    if height < step.min_height_mm:
         log.info("locate by %s: not needed, the image is only %.0f mm high", name, height)
         return
     model = chain.models[name]
@@ -303,15 +300,15 @@ def _locate_step(chain: Chain, state: State, step: InferenceStep) -> None:
     log.info("locate by %s: %.0f of %.0f mm along z", name, height_mm(state.volume), height)
 
 
-def _box_by_slices(model: SliceClassifier, state: State, step: InferenceStep) -> Box | None:
+def _box_by_slices(model: SliceClassifier, state: State, step: Locate) -> Box | None:
     prepared = _prepared(state, model)
     box = box_of_slices(model.find(prepared), prepared.frame, step)
     return in_whole(box, state.box) if box and state.box else box
 
 
-def _box_by_labels(chain: Chain, state: State, step: InferenceStep) -> Box | None:
+def _box_by_labels(chain: Chain, state: State, step: Locate) -> Box | None:
     """Return the box of what a segmenter found, which is run now unless an earlier step did."""
-    (name,) = step.models
+    name = step.locate
     if name not in state.results:
         state.results[name] = state.last = state.on_whole(segment([chain.predictor(name)], state))
     known = chain.models[name].class_ids.values()
@@ -320,8 +317,8 @@ def _box_by_labels(chain: Chain, state: State, step: InferenceStep) -> Box | Non
     return box_of_mask(np.isin(labels.array, wanted), labels.geometry.spacing_zyx, step)
 
 
-def _compose_step(chain: Chain, state: State, step: InferenceStep) -> None:
-    named = [(state.results[result], chain.ids(classes)) for classes, result in (step.compose or {}).items()]
+def _compose_step(chain: Chain, state: State, step: Compose) -> None:
+    named = [(state.results[result], chain.ids(classes)) for classes, result in step.compose.items()]
     labels = compose([(prediction.labels, ids) for prediction, ids in named])
     by_class: list[Prediction] = []  # per part, only the rows of the classes it contributes
     for prediction, ids in named:
@@ -331,20 +328,9 @@ def _compose_step(chain: Chain, state: State, step: InferenceStep) -> None:
     state.last = recount(labels, used, state.whole, by_class)
 
 
-def _keep_largest_step(chain: Chain, state: State, step: InferenceStep) -> None:
-    labels = state.latest.labels
-    if step.near and step.within_z_mm:
-        turned = canonical(Volume(labels, state.whole.geometry))
-        near, height = chain.ids(step.near), turned.geometry.spacing_zyx[0]
-        labels = restore(drop_far(turned.array, height, near, step.within_z_mm), state.whole.geometry)
-    _replace_latest(chain, state, keep_largest(labels, chain.ids(step.keep_largest or ())))
-
-
-def _clean_step(chain: Chain, state: State, step: InferenceStep) -> None:
-    if chain.scheme is None:
-        raise UserError("inference: clean needs a class scheme")
+def _clean_step(chain: Chain, state: State, step: Clean) -> None:
     turned = canonical(Volume(state.latest.labels, state.whole.geometry))
-    cleaned, rows = clean(turned.array, turned.geometry, step.clean or (), chain.scheme)
+    cleaned, rows = clean(turned.array, turned.geometry, step.clean, chain.scheme)
     for row in rows:
         if row["voxels_changed"]:
             log.info("%s: %d voxels of %s removed", row["step"], row["voxels_changed"], row["class"])
@@ -359,24 +345,38 @@ def _replace_latest(chain: Chain, state: State, labels: np.ndarray) -> None:
     state.results = {name: after if old is before else old for name, old in state.results.items()}
 
 
-STEPS: dict[str, Callable[[Chain, State, InferenceStep], None]] = {
+STEPS: dict[str, Callable[[Chain, State, Any], None]] = {
     "locate": _locate_step,
     "segment": _segment_step,
     "compose": _compose_step,
-    "keep_largest": _keep_largest_step,
     "clean": _clean_step,
 }
 """What each verb of a chain does."""
 
 
+def _classes_of(step: InferenceStep) -> list[tuple[str, ...]]:
+    """Return the classes of which some model must know something, as the step names them."""
+    if isinstance(step, Locate):
+        return [step.classes]
+    if isinstance(step, Segment):
+        return [tuple(step.merge)]
+    return [cleaning.classes for cleaning in step.clean] if isinstance(step, Clean) else []
+
+
 def _parsed(number: int, step: Mapping | InferenceStep) -> InferenceStep:
-    if isinstance(step, InferenceStep):
+    if isinstance(step, Step):
         return step
     try:
-        return InferenceStep.model_validate(dict(step))
+        return read_step(step)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}".lstrip(": ") for item in error.errors()]
+        lines = [f"{place_of(item['loc'])}: {item['msg']}".lstrip(": ") for item in error.errors()]
         raise UserError(f"inference step {number}: {'; '.join(lines)}") from None
+
+
+def _scheme_of(ids: Mapping[str, int]) -> ClassScheme:
+    """Return a scheme of the classes that models know."""
+    known = tuple(ClassInfo(name=name, id=value, tolerance_mm=0, color="") for name, value in ids.items())
+    return ClassScheme(name="of the models", classes=known)
 
 
 def _ids_of_all(models: Mapping) -> dict[str, int]:

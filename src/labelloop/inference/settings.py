@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from labelloop.classes import Names, Strict
+from labelloop.unions import by_kind, tag
 
 Mode = Literal["exact", "fast"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -20,9 +21,9 @@ class ProbeFirst(Strict):
     another release asks for 1000, 5.6 ml). Volumes of fewer than ``from_levels`` levels are computed whole.
     """
 
-    kind: Literal["probe_first"] = "probe_first"
-    min_foreground_ml: float = Field(0.5625, ge=0)
-    from_levels: int = Field(5, ge=1)
+    kind: Literal["probe_first"] = Field("probe_first", description="the middle windows of each level first")
+    min_foreground_ml: float = Field(0.5625, ge=0, description="what a probe must see, so that its level is computed")
+    from_levels: int = Field(5, ge=1, description="images of fewer levels are computed whole")
 
 
 class CenterFirst(Strict):
@@ -34,13 +35,19 @@ class CenterFirst(Strict):
     3 x 3 windows is never looked at.
     """
 
-    kind: Literal["center_first"] = "center_first"
-    min_foreground_ml: float = Field(5.76, ge=0)
-    tubes: Names = ("aorta", "inferior_vena_cava", "esophagus")
-    edge_mm2: float = Field(48.0, ge=0)
+    kind: Literal["center_first"] = Field("center_first", description="the window in the center of each level first")
+    min_foreground_ml: float = Field(5.76, ge=0, description="what the center must see, so that others are computed")
+    tubes: Names = Field(
+        ("aorta", "inferior_vena_cava", "esophagus"), description="classes that may run on alone out of the center"
+    )
+    edge_mm2: float = Field(48.0, ge=0, description="area with which a tube enters a window that is then computed")
 
 
-Skip = Annotated[ProbeFirst | CenterFirst, Field(discriminator="kind")]
+SKIPS: dict[str, type[Strict]] = {"probe_first": ProbeFirst, "center_first": CenterFirst}
+"""Tests for windows that need not be computed, by their kinds."""
+Skip = Annotated[
+    Annotated[ProbeFirst, tag("probe_first")] | Annotated[CenterFirst, tag("center_first")], by_kind(tuple(SKIPS))
+]
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -56,27 +63,35 @@ class ManyWindows(Strict):
 
 
 class Settings(Strict):
-    """How a model is run.
+    """How a model is run."""
 
-    ``mode``: ``exact`` decides as nnU-Net's predictor with the same options does; ``fast`` searches each class only
-    around the place where it comes close to winning on the network grid.
-    ``step``: distance of windows as a share of the patch; nnU-Net's default is 0.5.
-    ``many_windows``: another step for images that need many windows.
-    ``precision``: ``auto`` is fp16 on CUDA, else fp32; ``bf16`` is faster on CPUs that have units for it, and less
-    exact. What the device would only emulate becomes fp32.
-    ``window_batch``: windows per forward pass, at most, as far as memory suffices. None: one on a CPU; on a GPU as many
-    as keep it busy.
-    ``skip``: windows that need not be computed; what no window covers is background.
-    """
-
-    mode: Mode = "exact"
-    step: float = Field(0.5, gt=0, le=1)
-    many_windows: ManyWindows | None = None
-    gaussian: bool = True
-    mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
-    window_batch: int | None = Field(None, ge=1)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    skip: Skip | None = None
+    mode: Mode = Field(
+        "exact",
+        description="`exact` decides as nnU-Net's predictor with the same options does; `fast` searches each class "
+        "only around the place where it comes close to winning on the network grid",
+    )
+    step: float = Field(
+        0.5, gt=0, le=1, description="distance of windows as a share of the patch (nnU-Net: tile_step_size 0.5)"
+    )
+    many_windows: ManyWindows | None = Field(None, description="another step for images that need many windows")
+    gaussian: bool = Field(True, description="windows count less at their borders (nnU-Net: use_gaussian)")
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = Field(
+        (), description="axes (0: z, 1: y, 2: x) along which images are mirrored; all combinations are averaged"
+    )
+    window_batch: int | None = Field(
+        None,
+        ge=1,
+        description="windows per forward pass, at most, as far as memory suffices; none: one on a CPU, on a GPU as "
+        "many as keep it busy",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="`auto` is fp16 on CUDA, else fp32; bf16 is faster on CPUs that have units for it, and less exact. "
+        "What the device would only emulate becomes fp32",
+    )
+    skip: Skip | None = Field(
+        None, description="test for windows that need not be computed; what no window covers is background"
+    )
 
 
 class SliceInput(Strict):

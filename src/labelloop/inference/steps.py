@@ -1,76 +1,108 @@
 """The steps of an inference chain as a recipe writes them. Imports nothing heavy: the Snakefile validates recipes."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from labelloop.classes import ClassScheme, Names, Strict
 from labelloop.documents import read_json, validated
 from labelloop.errors import UserError
 from labelloop.files import write_text
 from labelloop.inference.settings import Settings
-from labelloop.labels.settings import CleanStep
+from labelloop.labels.settings import CleanSteps
 from labelloop.paths import Paths
-
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "locate": ("classes", "axes", "margin_mm", "gap_mm", "from_mm"),
-    "segment": ("merge", "step", "mirror", "result"),
-    "compose": (),
-    "keep_largest": ("near", "within_z_mm"),
-    "clean": (),
-}
-"""The verbs of a chain, and the keys that each may carry."""
+from labelloop.unions import Verb, by_verb, tag
 
 
-class InferenceStep(Strict):
-    """One step of the inference chain; exactly one of `locate`, `segment`, `compose`, `keep_largest` and `clean`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    locate: str | None = Field(None, description="model that finds the part of the image that later steps segment")
-    classes: Names = Field((), description="locate: classes that count; none named: all that the model knows")
-    axes: Literal["z", "all"] = Field("all", description="locate: axes that are cut; a slice classifier cuts z alone")
-    margin_mm: float = Field(0.0, ge=0, description="locate: kept on either side of what was found")
-    gap_mm: float | None = Field(
-        None, ge=0, description="locate: finds farther apart along z are not one part, the longest stays; none: any gap"
-    )
-    from_mm: float = Field(0.0, ge=0, description="locate: images that are shorter along z are segmented whole")
-    segment: Names | None = Field(None, description="models that segment; several are averaged")
-    merge: dict[str, Literal["union"]] = Field({}, description="classes for which any model's voxel counts")
-    step: float | None = Field(None, gt=0, le=1, description="segment: distance of windows; none: as the engine says")
-    mirror: bool | None = Field(None, description="segment: average over mirrored images; none: as the engine says")
-    compose: dict[str, str] | None = Field(None, description="classes or class sets taken from each result")
-    keep_largest: Names | None = Field(None, description="classes of which one component stays")
-    near: str | None = Field(None, description="keep_largest: class that everything has to be near (`within_z_mm`)")
-    within_z_mm: float | None = Field(
-        None, gt=0, description="keep_largest: components whose centroid is farther along z from `near` are removed"
-    )
-    clean: tuple[CleanStep, ...] | None = Field(None, description="cleaning steps, as of a label set")
-    result: str | None = Field(None, alias="as", description="name under which `compose` finds what was segmented")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "InferenceStep":
-        verbs = [verb for verb in OPTIONS if getattr(self, verb)]
-        if len(verbs) != 1:
-            raise ValueError(f"a step needs exactly one of {', '.join(OPTIONS)}; found {' and '.join(verbs) or 'none'}")
-        others = [key for verb, keys in OPTIONS.items() if verb != verbs[0] for key in keys]
-        wrong = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)} cannot go with {verbs[0]}")
-        if (self.near is None) != (self.within_z_mm is None):
-            raise ValueError("near and within_z_mm go together")
-        return self
-
-    @property
-    def verb(self) -> str:
-        """The verb of this step."""
-        return next(verb for verb in OPTIONS if getattr(self, verb))
+class Step(Verb):
+    """One step of the inference chain."""
 
     @property
     def models(self) -> tuple[str, ...]:
         """The models that this step runs or asks."""
-        return self.segment or ((self.locate,) if self.locate else ())
+        return ()
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The names under which the step files what it segments, of every image."""
+        return ()
+
+
+class Locate(Step):
+    """Cut the image down for the steps after it, to what a model finds."""
+
+    verb = "locate"
+    locate: str = Field(description="model that finds the part of the image that later steps segment")
+    classes: Names = Field((), description="classes that count; none named: all that the model knows")
+    axes: Literal["z", "all"] = Field("all", description="axes that are cut; a slice classifier cuts z alone")
+    margin_mm: float = Field(0.0, ge=0, description="kept on either side of what was found")
+    gap_mm: float | None = Field(
+        None, ge=0, description="finds farther apart along z are not one part, the longest stays; none: any gap"
+    )
+    min_height_mm: float = Field(0.0, ge=0, description="images that are shorter along z are segmented whole")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.locate,)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        return () if self.min_height_mm else (self.locate,)
+
+
+class Segment(Step):
+    """Segment the image, or what was located in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    verb = "segment"
+    segment: Names = Field(min_length=1, description="models that segment; of several of one plan, the mean")
+    merge: dict[str, Literal["union"]] = Field({}, description="classes for which any model's voxel counts")
+    step: float | None = Field(None, gt=0, le=1, description="distance of windows; none: as the engine says")
+    mirror: bool | None = Field(None, description="average over mirrored images; none: as the engine says")
+    result: str | None = Field(None, alias="as", description="name under which `compose` finds what was segmented")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self.segment
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        return (*self.segment, *([self.result] if self.result else []))
+
+
+class Compose(Step):
+    """Paint classes of earlier results over each other, in the order written."""
+
+    verb = "compose"
+    compose: dict[str, str] = Field(min_length=1, description="class or class set, and the result that it comes from")
+
+
+class Clean(Step):
+    """Take voxels away from the latest result."""
+
+    verb = "clean"
+    clean: CleanSteps = Field(
+        min_length=1, description="cleaning steps, or the name of a label set that has them: its cleaning"
+    )
+
+
+INFERENCE_STEPS: dict[str, type[Step]] = {kind.verb: kind for kind in (Locate, Segment, Compose, Clean)}
+"""Steps of an inference chain by their verbs."""
+InferenceStep = Annotated[
+    Annotated[Locate, tag("locate")]
+    | Annotated[Segment, tag("segment")]
+    | Annotated[Compose, tag("compose")]
+    | Annotated[Clean, tag("clean")],
+    by_verb(tuple(INFERENCE_STEPS)),
+]
+"""One step of the inference chain, as it stands in a recipe."""
+
+
+def read_step(content: Mapping[str, Any]) -> InferenceStep:
+    """Return a step of this content. Raises pydantic's ValidationError."""
+    return TypeAdapter(InferenceStep).validate_python(dict(content))
 
 
 class FinishedInference(Strict):
@@ -87,7 +119,10 @@ class FinishedInference(Strict):
         if not path.is_file():
             hint = "give the results folder of a finished run; Snakemake writes the file when it finishes one"
             raise UserError(f"{path}: no such file; {hint}")
-        return validated(cls, read_json(path), path)
+        try:
+            return validated(cls, read_json(path), path)
+        except UserError as error:
+            raise UserError(f"{error}\nIf another version wrote it, finish the run with this one.") from None
 
     def write(self, path: Path) -> None:
         """Write it; keys stay in order, because that of ``compose`` decides."""

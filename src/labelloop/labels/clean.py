@@ -12,15 +12,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from labelloop.annotation import UNKNOWN, States
 from labelloop.classes import BACKGROUND, ClassScheme
+from labelloop.documents import place_of
 from labelloop.errors import UserError
 from labelloop.labels.facts import LabelFacts, outside
 from labelloop.labels.settings import (
     CleanStep,
-    Islands,
+    InSlices,
     KeepLargest,
-    KeepLevels,
-    TumorFarFromOrgans,
-    TumorOutsideAbdomen,
+    KeepSlices,
+    RemoveDistantIslands,
+    RemoveFarFromOrgans,
+    RemoveIslands,
+    RemoveOutsideAbdomen,
 )
 from labelloop.volume import Geometry
 
@@ -29,13 +32,12 @@ def load_steps(steps: Sequence[Any], scheme: ClassScheme) -> tuple[CleanStep, ..
     """Return validated steps with class sets resolved. Raises UserError naming the step at fault."""
     loaded = []
     for number, raw in enumerate(steps, start=1):
-        name = raw.get("step") if isinstance(raw, dict) else getattr(raw, "step", raw)
         try:
             step = TypeAdapter(CleanStep).validate_python(raw)
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'step'}: {e['msg']}" for e in error.errors())
-            raise UserError(f"cleaning step {number} ({name}): {found}") from error
-        changes = {key: scheme.select(getattr(step, key)) for key in ("classes", "of") if getattr(step, key, None)}
+            found = "; ".join(f"{place_of(e['loc'])}: {e['msg']}".lstrip(": ") for e in error.errors())
+            raise UserError(f"cleaning step {number} ({raw}): {found}") from error
+        changes = {key: scheme.select(getattr(step, key)) for key in (step.verb, "of") if getattr(step, key, None)}
         loaded.append(step.model_copy(update=changes))
     return tuple(loaded)
 
@@ -70,7 +72,7 @@ def clean(
                 {
                     "class": name,
                     "source": "none",
-                    "step": step.step,
+                    "step": step.verb,
                     "voxels_changed": removed,
                     "volume_ml": (facts.voxels(name) - removed) * facts.voxel_ml,
                 }
@@ -79,15 +81,17 @@ def clean(
 
 
 def _remove(step: CleanStep, facts: LabelFacts, name: str, cleaned: np.ndarray) -> int:
-    doomed = STEPS[step.step](step, facts, name)
-    cleaned[facts.box(name)][doomed] = BACKGROUND
-    return int(doomed.sum())
+    if isinstance(step, InSlices) and facts.height_mm <= (step.taller_than_mm or 0):
+        return 0
+    removed = STEPS[step.verb](step, facts, name)
+    cleaned[facts.box(name)][removed] = BACKGROUND
+    return int(removed.sum())
 
 
 # Each step returns the voxels to remove, as a mask in the box of the class.
 
 
-def _islands(step: Islands, facts: LabelFacts, name: str) -> np.ndarray:
+def _remove_islands(step: RemoveIslands, facts: LabelFacts, name: str) -> np.ndarray:
     parts = facts.components(name)
     small = parts.voxels * facts.voxel_ml < step.below_ml
     if not step.also_largest:
@@ -97,43 +101,58 @@ def _islands(step: Islands, facts: LabelFacts, name: str) -> np.ndarray:
 
 def _keep_largest(step: KeepLargest, facts: LabelFacts, name: str) -> np.ndarray:
     parts = facts.components(name)
-    kept, levels = parts.by_size[0], _levels(step, facts)
-    if levels is not None:
-        low, high = (max(0, level - parts.box[0].start) for level in levels)
+    kept, slices = parts.by_size[0], _slices(step, step.of, facts)
+    if slices is not None:
+        low, high = (max(0, number - parts.box[0].start) for number in slices)
         inside = np.bincount(parts.labels[low:high].ravel(), minlength=len(parts.voxels) + 1)
         inside[0] = 0
         kept = int(inside.argmax()) if inside.any() else kept
     return (parts.labels > 0) & (parts.labels != kept)
 
 
-def _keep_levels(step: KeepLevels, facts: LabelFacts, name: str) -> np.ndarray:
-    doomed, levels = facts.mask(name), _levels(step, facts)
-    if levels is None:
-        return np.zeros_like(doomed)
-    low, high = (max(0, level - facts.box(name)[0].start) for level in levels)
-    doomed[low:high] = False
-    return doomed
+def _keep_slices(step: KeepSlices, facts: LabelFacts, name: str) -> np.ndarray:
+    removed, slices = facts.mask(name), _slices(step, step.of, facts)
+    if slices is None:
+        return np.zeros_like(removed)
+    low, high = (max(0, number - facts.box(name)[0].start) for number in slices)
+    removed[low:high] = False
+    return removed
 
 
-def _levels(step: KeepLargest | KeepLevels, facts: LabelFacts) -> tuple[int, int] | None:
+def _slices(step: InSlices, of: Sequence[str] | None, facts: LabelFacts) -> tuple[int, int] | None:
     """Return the first slice and the one after the last that the step means; None where it means none."""
-    spacing, slices = float(facts.spacing[0]), facts.labels.shape[0]
-    if not step.of or len(facts.found(step.of)) < len(step.of) or slices * spacing <= (step.from_mm or 0):
+    if not of or len(facts.found(of)) < len(of):
         return None
-    largest = [(parts := facts.components(name)).boxes[parts.by_size[0] - 1][0] for name in step.of]
+    spacing = float(facts.spacing[0])
+    parts = [facts.components(name) for name in of]
+    largest = [found.boxes[found.by_size[0] - 1][0] for found in parts]
     low, high = min(z.start for z in largest), max(z.stop for z in largest)
     low = 0 if step.below_mm is None else low - round(step.below_mm / spacing)
-    return max(0, low), slices if step.above_mm is None else high + round(step.above_mm / spacing)
+    last = facts.labels.shape[0] if step.above_mm is None else high + round(step.above_mm / spacing)
+    return max(0, low), last
 
 
-def _outside_abdomen(step: TumorOutsideAbdomen, facts: LabelFacts, name: str) -> np.ndarray:
+def _remove_distant_islands(step: RemoveDistantIslands, facts: LabelFacts, name: str) -> np.ndarray:
+    box, mask = facts.box(name), facts.mask(name)
+    of = facts.found(step.of)
+    if not of:
+        return np.zeros_like(mask)
+    islands = facts.joint_components(facts.found(step.classes))
+    inner = tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, islands.box, strict=True))
+    anchor = facts.joint_components(of)
+    center = anchor.centers_z[anchor.by_size[0] - 1]
+    far = [abs(island - center) * facts.spacing[0] > step.beyond_z_mm for island in islands.centers_z]
+    return mask & np.array([False, *far])[islands.labels[inner]]
+
+
+def _remove_outside_abdomen(step: RemoveOutsideAbdomen, facts: LabelFacts, name: str) -> np.ndarray:
     of, mask, box = _others(step.of, facts, name), facts.mask(name), facts.box(name)
     if not of:
         return np.zeros_like(mask)  # without organs nobody knows where the abdomen is
     return outside(mask, box, facts.abdomen_box(of, step.above_mm, step.below_mm, step.aside_mm))
 
 
-def _far_from_organs(step: TumorFarFromOrgans, facts: LabelFacts, name: str) -> np.ndarray:
+def _remove_far_from_organs(step: RemoveFarFromOrgans, facts: LabelFacts, name: str) -> np.ndarray:
     of, parts = _others(step.of, facts, name), facts.components(name)
     far = np.zeros(len(parts.voxels) + 1, bool)
     for number in range(1, len(far)) if of else ():
@@ -148,9 +167,11 @@ def _others(names: Sequence[str], facts: LabelFacts, name: str) -> tuple[str, ..
 
 
 STEPS: dict[str, Callable[[Any, LabelFacts, str], np.ndarray]] = {
-    "islands": _islands,
+    "remove_islands": _remove_islands,
     "keep_largest": _keep_largest,
-    "keep_levels": _keep_levels,
-    "tumor_outside_abdomen": _outside_abdomen,
-    "tumor_far_from_organs": _far_from_organs,
+    "keep_slices": _keep_slices,
+    "remove_distant_islands": _remove_distant_islands,
+    "remove_outside_abdomen": _remove_outside_abdomen,
+    "remove_far_from_organs": _remove_far_from_organs,
 }
+"""What each verb removes."""

@@ -24,12 +24,16 @@ AXES = {"z": 0, "y": 1, "x": 2}
 
 @dataclass(frozen=True)
 class Components:
-    """Connected components of a structure, in the crop ``box``: ``labels`` numbers them from 1."""
+    """Connected components of a structure, in the crop ``box``: ``labels`` numbers them from 1.
+
+    ``centers_z`` are their centroids along z, in voxels of the whole label map.
+    """
 
     labels: np.ndarray
     box: Box
     voxels: np.ndarray
     boxes: tuple[Box, ...]
+    centers_z: tuple[float, ...]
 
     @cached_property
     def by_size(self) -> list[int]:
@@ -55,6 +59,11 @@ class LabelFacts:
         # Bound to this object, so that the measurements go when it goes.
         self.components = cache(self._components)
         self.joint_components = cache(self._joint_components)
+
+    @property
+    def height_mm(self) -> float:
+        """How far the image reaches along z, in mm."""
+        return float(self.labels.shape[0] * self.spacing[0])
 
     def voxels(self, name: str) -> int:
         """Voxels of a class."""
@@ -132,7 +141,8 @@ class LabelFacts:
         labels = cc3d.connected_components(self.mask(names, box), connectivity=connectivity)
         statistics = cc3d.statistics(labels)
         boxes = tuple(_shift(b, box) for b in statistics["bounding_boxes"][1:])
-        return Components(labels, box, np.asarray(statistics["voxel_counts"][1:]).astype(np.int64), boxes)
+        centers = tuple(float(center[0]) + box[0].start for center in statistics["centroids"][1:])
+        return Components(labels, box, np.asarray(statistics["voxel_counts"][1:]).astype(np.int64), boxes, centers)
 
     def distance_mm(self, mask: np.ndarray, box: Box, names: Sequence[str], reach_mm: float) -> float:
         """Smallest distance (mm, between voxel centers) of ``mask`` in ``box`` to the classes ``names``.

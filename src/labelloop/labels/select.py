@@ -2,9 +2,9 @@
 
 Truth is never judged here. The published schemes are settings:
 
-- Zhou: ``rank: unlabeled, keep_least_uncertain: {all: 1000, tumor: 100}, demote: {tumor: background}``: 1000 unlabeled
-  cases, of which 100 with tumor labels and 900 with the tumor set to background.
-- He: ``verdicts: [volume, one_component, joined], demote: drop``: a case is accepted as a whole or dropped.
+- Zhou: ``rank: unlabeled, keep_least_uncertain: {all: 1000, tumor: 100}, if_refused: {tumor: background}``: 1000
+  unlabeled cases, of which 100 with tumor labels and 900 with the tumor set to background.
+- He: ``verdicts: [volume, one_component, joined], if_refused: drop``: a case is accepted as a whole or dropped.
 - FLARE22: ``drop_most_uncertain: 76``.
 """
 
@@ -248,7 +248,7 @@ def _decide(
         return Decision(ABSENT if demotion == "background" else UNKNOWN, "demoted", reasons)
     if volumes.get((case, name), 0.0) > 0:
         return _decision(PRESENT, "accepted", "", "no criterion speaks against it")
-    if name in settings.absence:
+    if name in settings.absent_if_not_found:
         return _decision(ABSENT, "accepted", "", "no model found it")
     return _decision(UNKNOWN, "unknown", "not_found", "no model found it, which does not prove that it is absent")
 

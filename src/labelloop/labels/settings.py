@@ -1,10 +1,12 @@
 """How labels are cleaned, selected, fused and cut, as it stands in a recipe."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from labelloop.classes import Names, Strict
+from labelloop.unions import Verb, by_verb, tag
 
 TumorVoxels = Literal["predicted_organ", "nearest_organ"]
 """Which organ a voxel of a true tumor belongs to: see :func:`labelloop.labels.fuse.give_tumor_to_organs`."""
@@ -13,72 +15,128 @@ Dice = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
 
 
-class Islands(Strict):
+class Cleaning(Verb):
+    """A step that takes voxels of some classes away; its verb names the classes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, or class sets, of which voxels are taken away."""
+        named: tuple[str, ...] = getattr(self, self.verb)
+        return named
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All classes and class sets that the step names."""
+        return (*self.classes, *(getattr(self, "of", None) or ()))
+
+
+class RemoveIslands(Cleaning):
     """Remove components smaller than ``below_ml``, except the largest of a class (unless ``also_largest``)."""
 
-    step: Literal["islands"]
-    classes: Names
-    below_ml: float = Field(gt=0)
-    also_largest: bool = False
+    verb = "remove_islands"
+    remove_islands: Names = Field(description="classes of which small components go")
+    below_ml: float = Field(gt=0, description="components smaller than this go")
+    also_largest: bool = Field(False, description="the largest component of a class goes, too, where it is as small")
 
 
-class Levels(Strict):
-    """Levels (z) from the lowest to the highest of the classes ``of``, of each its largest component, widened in mm.
+class InSlices(Cleaning):
+    """Slices (z) from the lowest to the highest of the classes ``of``, of each its largest component, widened in mm.
 
-    Where a class of ``of`` is not found, or the image is not taller than ``from_mm``, there are no such levels.
+    Where a class of ``of`` is not found, there are no such slices.
     """
 
-    above_mm: float | None = Field(None, ge=0, description="beyond the highest level of `of`; none: without end")
-    below_mm: float | None = Field(None, ge=0, description="beyond the lowest level of `of`; none: without end")
-    from_mm: float | None = Field(None, ge=0, description="images that are not taller than this are left as they are")
+    above_mm: float | None = Field(None, ge=0, description="beyond the highest slice of `of`; none: without end")
+    below_mm: float | None = Field(None, ge=0, description="beyond the lowest slice of `of`; none: without end")
+    taller_than_mm: float | None = Field(
+        None, ge=0, description="images that are not taller than this are left as they are"
+    )
 
 
-class KeepLargest(Levels):
-    """Keep one component of each class: the largest, or the one with most voxels in the levels of ``of``."""
+class KeepLargest(InSlices):
+    """Keep one component of each class: the largest, or the one with most voxels in the slices of ``of``."""
 
-    step: Literal["keep_largest"]
-    classes: Names
-    of: Names | None = Field(None, description="classes in whose levels voxels count; none: all count")
+    verb = "keep_largest"
+    keep_largest: Names = Field(description="classes of which one component stays")
+    of: Names | None = Field(None, description="classes in whose slices voxels count; none: all count")
 
 
-class KeepLevels(Levels):
-    """Remove what lies outside of the levels of other classes (He, section 2.6: 24 mm above and below the liver)."""
+class KeepSlices(InSlices):
+    """Remove what lies outside of the slices of other classes (He, section 2.6: 24 mm above and below the liver)."""
 
-    step: Literal["keep_levels"]
-    classes: Names
-    of: Names
+    verb = "keep_slices"
+    keep_slices: Names = Field(description="classes that are cut off outside of the slices")
+    of: Names = Field(description="classes whose slices are kept")
 
     @model_validator(mode="after")
-    def _bounded(self) -> "KeepLevels":
+    def _bounded(self) -> "KeepSlices":
         if self.above_mm is None and self.below_mm is None:
             raise ValueError("above_mm, below_mm or both say where to cut")
         return self
 
 
-class TumorOutsideAbdomen(Strict):
-    """Remove tumor voxels outside the box of the classes ``of``, widened in mm (Zhou: the box of organs, no margin)."""
+class RemoveDistantIslands(Cleaning):
+    """Remove islands whose centroid is farther above or below that of ``of`` than ``beyond_z_mm`` (Meng's code).
 
-    step: Literal["tumor_outside_abdomen"]
-    classes: Names = ("tumor",)
-    of: Names = ("organs",)
-    above_mm: float = Field(0.0, ge=0)
-    below_mm: float = Field(0.0, ge=0)
-    aside_mm: float = Field(0.0, ge=0)
+    An island is a component of all the classes together. Of ``of``, the largest component counts, of several classes
+    that of all together; where it is not found, everything stays.
+    """
 
-
-class TumorFarFromOrgans(Strict):
-    """Remove tumor components farther than ``beyond_mm`` from every class ``of`` (Zhou gives no number)."""
-
-    step: Literal["tumor_far_from_organs"]
-    classes: Names = ("tumor",)
-    of: Names = ("organs",)
-    beyond_mm: float = Field(gt=0)
+    verb = "remove_distant_islands"
+    remove_distant_islands: Names = Field(description="classes whose islands go; `all` for every class")
+    of: Names = Field(description="classes from which the distance counts")
+    beyond_z_mm: float = Field(gt=0, description="islands whose centroid is farther along z go")
 
 
+class RemoveOutsideAbdomen(Cleaning):
+    """Remove voxels outside the box of the classes ``of``, widened in mm (Zhou: the box of organs, no margin)."""
+
+    verb = "remove_outside_abdomen"
+    remove_outside_abdomen: Names = Field(description="classes of which voxels outside the box go, e.g. tumor")
+    of: Names = Field(("organs",), description="classes that the box is drawn around")
+    above_mm: float = Field(0.0, ge=0, description="the box is so much higher than its classes")
+    below_mm: float = Field(0.0, ge=0, description="the box reaches so much lower than its classes")
+    aside_mm: float = Field(0.0, ge=0, description="the box is so much wider than its classes on each of four sides")
+
+
+class RemoveFarFromOrgans(Cleaning):
+    """Remove components farther than ``beyond_mm`` from every class ``of`` (Zhou gives no number)."""
+
+    verb = "remove_far_from_organs"
+    remove_far_from_organs: Names = Field(description="classes of which distant components go, e.g. tumor")
+    of: Names = Field(("organs",), description="classes from which the distance counts")
+    beyond_mm: float = Field(gt=0, description="components farther than this go")
+
+
+CLEANING: dict[str, type[Cleaning]] = {
+    kind.verb: kind
+    for kind in (
+        RemoveIslands,
+        KeepLargest,
+        KeepSlices,
+        RemoveDistantIslands,
+        RemoveOutsideAbdomen,
+        RemoveFarFromOrgans,
+    )
+}
+"""Cleaning steps by their verbs."""
 CleanStep = Annotated[
-    Islands | KeepLargest | KeepLevels | TumorOutsideAbdomen | TumorFarFromOrgans, Field(discriminator="step")
+    Annotated[RemoveIslands, tag("remove_islands")]
+    | Annotated[KeepLargest, tag("keep_largest")]
+    | Annotated[KeepSlices, tag("keep_slices")]
+    | Annotated[RemoveDistantIslands, tag("remove_distant_islands")]
+    | Annotated[RemoveOutsideAbdomen, tag("remove_outside_abdomen")]
+    | Annotated[RemoveFarFromOrgans, tag("remove_far_from_organs")],
+    by_verb(tuple(CLEANING)),
 ]
 """One cleaning step, as it stands in a recipe."""
+CleanSteps = Annotated[
+    tuple[CleanStep, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, Mapping | Cleaning) else value,
+        json_schema_input_type=tuple[CleanStep, ...] | CleanStep,
+    ),
+]
+"""Cleaning steps in their order; one may stand alone."""
 
 
 class SelectSettings(Strict):
@@ -107,10 +165,10 @@ class SelectSettings(Strict):
         "all", description="cases that are ranked as a whole: all with pseudo-labels, or those without any truth (Zhou)"
     )
     drop_most_uncertain: int = Field(0, ge=0, description="whole cases dropped, the most uncertain first (FLARE22)")
-    demote: Demotion | dict[str, Demotion] = Field(
+    if_refused: Demotion | dict[str, Demotion] = Field(
         "unknown", description="a refused class becomes unknown (partial losses) or background, or its case is dropped"
     )
-    absence: Names = Field(
+    absent_if_not_found: Names = Field(
         (), description="classes that count as absent where no model finds them; of others, silence proves nothing"
     )
 
@@ -127,7 +185,7 @@ class SelectSettings(Strict):
 
     def demotion(self, name: str) -> Demotion:
         """What happens to a refused class."""
-        return self.demote.get(name, "unknown") if isinstance(self.demote, dict) else self.demote
+        return self.if_refused.get(name, "unknown") if isinstance(self.if_refused, dict) else self.if_refused
 
 
 class CutSettings(Strict):
@@ -146,4 +204,4 @@ class CutSettings(Strict):
         description="surroundings on each side, drawn for each object between these bounds (z, y, x)",
     )
     at_least_ml: float = Field(0.0, ge=0, description="smaller tumors are passed over (Zhou: 100 voxels, 0.56 ml)")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the margins that are drawn")

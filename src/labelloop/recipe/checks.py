@@ -1,20 +1,29 @@
 """What a recipe means is checked before any job starts: every name, and what cannot go together."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from labelloop.adapt.settings import KIDNEYS
-from labelloop.classes import ClassScheme
+from labelloop.classes import ClassScheme, Strict
 from labelloop.documents import short
 from labelloop.errors import nearest
 from labelloop.groups import built_in, check_groups, name_problem
+from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import CleanStep
-from labelloop.recipe.inference_checks import inference_errors, results_of
+from labelloop.recipe.inference_checks import inference_errors
 from labelloop.recipe.rounds import ROUND, ancestors, looped, unroll
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
 from labelloop.recipe.training_checks import training_errors
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
+from labelloop.training.settings import (
+    SLICE_CLASSIFIER,
+    TRAINER_SETTINGS,
+    TRANSLATOR,
+    PartialSettings,
+    SegmenterSettings,
+    cutmix_of,
+)
 
 LONGEST_NAME = 64
 """Names of models, label sets and plans become names of folders."""
@@ -32,7 +41,7 @@ def meaning_errors(recipe: Recipe) -> Iterable[str]:
             yield from _group_errors(f"{kind}.{name}.cases", spec.cases, known_groups)
     yield from _trainer_errors(recipe, scheme, known_groups)
     yield from _adaptation_errors(recipe)
-    if not any(step.segment for step in recipe.inference):
+    if not any(isinstance(step, Segment) for step in recipe.inference):
         yield "inference: no step segments anything; add {segment: MODEL}"
     yield from _chain_errors(recipe, all_known=not unknown)
 
@@ -84,24 +93,34 @@ def _trainer_errors(recipe: Recipe, scheme: ClassScheme, groups: set[str]) -> It
     known = {*scheme.names, *scheme.sets, "all"}
     for name, spec in recipe.models.items():
         place = f"models.{name}.trainer"
-        if spec.trainer.batches:
+        if isinstance(spec.trainer, PartialSettings) and spec.trainer.batches:
             yield from _group_errors(f"{place}.batches.full", spec.trainer.batches.full, groups)
         if not set(spec.classes) <= known:
             continue  # said elsewhere
         outputs = scheme.select(spec.classes)
-        asked = [(f"{key}.name", getattr(getattr(spec.trainer, key), "name", None)) for key in ("favor", "cutmix")]
-        asked += [("class_weights", weighted) for weighted in spec.trainer.class_weights or ()]
-        for key, wanted in asked:
-            if wanted and wanted not in outputs:
+        for key, wanted in _classes_in(spec.trainer):
+            if wanted not in outputs:
                 yield f"{place}.{key}: the model has no class {wanted!r}{nearest(wanted, outputs)}"
     for name, labels in recipe.labels.items():
         yield from _group_errors(f"labels.{name}.predict_for", labels.predict_for or (), groups)
-        for absent in labels.select.absence:
+        for absent in labels.select.absent_if_not_found:
             if absent not in known:
-                yield f"labels.{name}.select.absence: no class or set {absent!r}{nearest(absent, known)}"
+                yield f"labels.{name}.select.absent_if_not_found: no class or set {absent!r}{nearest(absent, known)}"
         tumors = set(scheme.sets.get("tumor", ()))
         if labels.tumor_voxels and set(labels.classes) <= known and tumors & set(scheme.select(labels.classes)):
             yield f"labels.{name}.tumor_voxels: the label set has the tumor itself; leave it out of `classes`"
+
+
+def _classes_in(trainer: Strict) -> Iterable[tuple[str, str]]:
+    """Yield the classes that the settings of a training name, each with its key."""
+    if not isinstance(trainer, SegmenterSettings):
+        return
+    if trainer.favor:
+        yield "favor.name", trainer.favor.name
+    cutmix = cutmix_of(trainer)
+    if cutmix:
+        yield "cutmix.name", cutmix.name
+    yield from (("class_weights", weighted) for weighted in trainer.class_weights or ())
 
 
 def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> Iterable[str]:
@@ -111,7 +130,7 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
     for rule in () if select.verdicts == "all" else select.verdicts:
         if rule not in rules:
             yield f"{place}.select.verdicts: no anatomy rule {rule!r}{nearest(rule, rules)}"
-    for key in ("min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "demote"):
+    for key in ("min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "if_refused"):
         value = getattr(select, key)
         for name in value if isinstance(value, dict) else ():
             if name != "all" and name not in scheme.names:
@@ -142,7 +161,7 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
     for number, step in enumerate(recipe.inference):
         references += [(f"inference.{number}.{step.verb}", model, recipe.models) for model in step.models]
         found = dict.fromkeys(_results_before(recipe, number))
-        references += [(f"inference.{number}.compose", result, found) for result in (step.compose or {}).values()]
+        references += [(f"inference.{number}.compose", result, found) for result in _composed(step)]
     references += [("evaluate.models", model, recipe.models) for model in recipe.evaluate.models]
     for model, replacement in recipe.feedback.items():
         references += [("feedback", model, recipe.models), (f"feedback.{model}", replacement, recipe.models)]
@@ -150,12 +169,14 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
         if name not in known:
             yield f"{key}: no such name {name!r}{nearest(name, known)}"
     lists = {f"labels.{name}.predict": labels.predict for name, labels in recipe.labels.items()}
-    lists |= {f"inference.{number}.segment": step.segment or () for number, step in enumerate(recipe.inference)}
+    lists |= {f"inference.{number}.segment": _segmented(step) for number, step in enumerate(recipe.inference)}
     for key, names in lists.items():
         for name in {name for name in names if names.count(name) > 1}:
             yield f"{key}: names {name!r} twice; a model always agrees with itself"
     for name in set(recipe.models) & set(recipe.labels):
         yield f"labels.{name}: a model has the same name"
+    for name in recipe.trainers.keys() & TRAINER_SETTINGS.keys():
+        yield f"trainers.{name}: this is a kind of trainer; take another name"
     for name in [*recipe.models, *recipe.labels, *recipe.plans]:
         if not name.replace("_", "").isalnum() or "_round" in name or len(name) > LONGEST_NAME:
             yield f"{short(name, 80)!r}: names are at most {LONGEST_NAME} letters, digits and '_', without '_round'"
@@ -189,8 +210,8 @@ def _segmenter_errors(recipe: Recipe) -> Iterable[str]:
     """Yield a line for each place where a model that labels no voxels is asked to."""
     places: dict[str, Iterable[str | None]]
     places = {f"labels.{name}.predict": spec.predict for name, spec in recipe.labels.items()}
-    places |= {f"inference.{n}.segment": step.segment or () for n, step in enumerate(recipe.inference)}
-    places |= {f"inference.{n}.compose": (step.compose or {}).values() for n, step in enumerate(recipe.inference)}
+    places |= {f"inference.{n}.segment": _segmented(step) for n, step in enumerate(recipe.inference)}
+    places |= {f"inference.{n}.compose": _composed(step) for n, step in enumerate(recipe.inference)}
     places |= {f"models.{name}.init_from": (spec.init_from,) for name, spec in recipe.models.items()}
     places["evaluate.models"] = recipe.evaluate.models
     for key, names in places.items():
@@ -198,8 +219,9 @@ def _segmenter_errors(recipe: Recipe) -> Iterable[str]:
             if name in recipe.models and (what := WHAT_ELSE.get(recipe.models[name].trainer.kind)):
                 yield f"{key}: {name!r} is {what}"
     for number, step in enumerate(recipe.inference):
-        if step.locate in recipe.models and recipe.models[step.locate].trainer.kind == TRANSLATOR:
-            yield f"inference.{number}.locate: {step.locate!r} is {WHAT_ELSE[TRANSLATOR]}"
+        for name in step.models if isinstance(step, Locate) else ():
+            if name in recipe.models and recipe.models[name].trainer.kind == TRANSLATOR:
+                yield f"inference.{number}.locate: {name!r} is {WHAT_ELSE[TRANSLATOR]}"
     for name, spec in recipe.models.items():
         if spec.trainer.kind in WHAT_ELSE and spec.init_from:
             yield f"models.{name}.init_from: a {spec.trainer.kind.replace('_', ' ')} starts from random weights"
@@ -233,7 +255,16 @@ def _adaptation_errors(recipe: Recipe) -> Iterable[str]:
 def _results_before(recipe: Recipe, number: int) -> Iterable[str]:
     """Names under which earlier inference steps filed what they segmented."""
     for step in recipe.inference[:number]:
-        yield from results_of(step)
+        yield from step.results
+
+
+def _segmented(step: InferenceStep) -> tuple[str, ...]:
+    return step.segment if isinstance(step, Segment) else ()
+
+
+def _composed(step: InferenceStep) -> tuple[str, ...]:
+    """Return the results that a step composes."""
+    return tuple(step.compose.values()) if isinstance(step, Compose) else ()
 
 
 def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:
@@ -242,12 +273,19 @@ def _class_references(recipe: Recipe) -> Iterable[tuple[str, Iterable[str]]]:
         yield f"labels.{name}.classes", labels.classes
         yield f"labels.{name}.clean", _cleaned(labels.clean)
     for number, step in enumerate(recipe.inference):
-        named = (*step.classes, *step.merge, *(step.compose or {}), *(step.keep_largest or ()), *_cleaned(step.clean))
-        yield f"inference.{number}", (*named, step.near) if step.near else named
+        yield f"inference.{number}", _classes_of_step(step)
 
 
-def _cleaned(steps: Iterable[CleanStep] | None) -> Iterable[str]:
-    return (name for step in steps or () for name in (*step.classes, *(getattr(step, "of", None) or ())))
+def _classes_of_step(step: InferenceStep) -> Iterable[str]:
+    if isinstance(step, Locate):
+        return step.classes
+    if isinstance(step, Segment):
+        return step.merge
+    return step.compose if isinstance(step, Compose) else _cleaned(step.clean)
+
+
+def _cleaned(steps: Iterable[CleanStep]) -> Iterable[str]:
+    return itertools.chain.from_iterable(step.named for step in steps)
 
 
 def _cycle(recipe: Recipe) -> list[str]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from labelloop.inference.steps import InferenceStep
+from labelloop.inference.steps import Clean, Compose, InferenceStep, Locate, Segment
+from labelloop.labels.settings import RemoveDistantIslands
 from labelloop.recipe.spec import Recipe
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
 
@@ -17,25 +18,18 @@ def inference_errors(chain: Recipe) -> Iterable[str]:
     segmented = False
     for number, step in enumerate(chain.inference):
         key = f"inference.{number}.{step.verb}"
-        if step.verb in ("keep_largest", "clean") and not segmented:
+        if isinstance(step, Clean) and not segmented:
             yield f"{key}: nothing has been segmented before; put a step {{segment: MODEL}} first"
         for place, names in _asked(step).items():
             if not set(chain.scheme.select(names)) & everything:
                 models = ", ".join(known)
                 yield f"inference.{number}.{place}: no model of the chain ({models}) knows {', '.join(names)}"
-        for classes, result in (step.compose or {}).items():
+        for classes, result in step.compose.items() if isinstance(step, Compose) else ():
             if result in results and not set(chain.scheme.select(classes)) & results[result]:
                 yield f"{key}: {result!r} knows nothing of {classes!r}; it holds {', '.join(sorted(results[result]))}"
         found = {name for model in step.models for name in known[model]}
-        results |= dict.fromkeys(results_of(step), found)
-        segmented |= bool(step.segment)
-
-
-def results_of(step: InferenceStep) -> tuple[str, ...]:
-    """Return the names under which a step files what it segments, of every image."""
-    if step.from_mm:  # locate, which passes over low images
-        return ()
-    return (*step.models, *([step.result] if step.result else []))
+        results |= dict.fromkeys(step.results, found)
+        segmented |= isinstance(step, Segment)
 
 
 def labeled_by(chain: Recipe, model: str) -> set[str]:
@@ -46,5 +40,14 @@ def labeled_by(chain: Recipe, model: str) -> set[str]:
 
 def _asked(step: InferenceStep) -> dict[str, tuple[str, ...]]:
     """Return what a step names of which some model must know something, by key."""
-    asked = {"classes": step.classes, "merge": tuple(step.merge), "keep_largest": step.keep_largest or ()}
-    return {key: names for key, names in (asked | {"near": (step.near,) if step.near else ()}).items() if names}
+    asked: dict[str, tuple[str, ...]] = {}
+    if isinstance(step, Locate):
+        asked["classes"] = step.classes
+    elif isinstance(step, Segment):
+        asked["merge"] = tuple(step.merge)
+    elif isinstance(step, Clean):
+        for number, cleaning in enumerate(step.clean):
+            asked[f"clean.{number}.{cleaning.verb}"] = cleaning.classes
+            if isinstance(cleaning, RemoveDistantIslands):
+                asked[f"clean.{number}.of"] = cleaning.of
+    return {key: names for key, names in asked.items() if names}

@@ -1,43 +1,46 @@
-"""What a recipe is: plans, models and label sets, and the chains that they form."""
+"""What a recipe is: plans, trainers, models and label sets, and the chains that they form."""
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, field_validator
 
 from labelloop.adapt.settings import TransferSettings
 from labelloop.classes import ClassScheme, Names, Strict, load_classes
 from labelloop.groups import Group
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
-from labelloop.labels.settings import CleanStep, SelectSettings, TumorVoxels
+from labelloop.labels.settings import CleanSteps, SelectSettings, TumorVoxels
 from labelloop.plans import Plan
-from labelloop.training.settings import TrainerSettings
+from labelloop.training.settings import SupervisedSettings, TrainerSettings
 
 TRUTH = "truth"
 RESERVED = (TRUTH, "final", "predictions")
 """Names that a run's own folders and scores have."""
 
 
-Trainer = Annotated[
-    TrainerSettings,
-    BeforeValidator(
-        lambda value: {"kind": value} if isinstance(value, str) else value,
-        json_schema_input_type=TrainerSettings | str,
-    ),
-]
-"""How a model is trained; the kind may stand alone."""
-
-
 class ModelSpec(Strict):
     """A model: what it learns (classes), from which labels and cases, on which plan, by which trainer."""
 
-    plan: str
+    plan: str = Field(description="plan: what the network is, and what it sees")
     labels: str = Field(TRUTH, description="label set to learn from; `truth` is what annotators gave")
     cases: Names = Field(("all",), min_length=1, description="groups of cases; a case in any of them is used")
     classes: Names = Field(("all",), min_length=1, description="classes or class sets that the model outputs")
-    init_from: str | None = Field(None, description="model to start from; classes keep their output rows by name")
-    trainer: Trainer = TrainerSettings()
+    init_from: str | None = Field(
+        None,
+        description="model to start from; classes keep their output rows by name. Ensembles: member by member, or all "
+        "from one model",
+    )
+    trainer: TrainerSettings = Field(
+        SupervisedSettings(),
+        description="settings of the training, a name of `trainers`, or a kind; `like` starts from either",
+    )
+    seeds: tuple[int, ...] | None = Field(
+        None,
+        min_length=2,
+        description="makes an ensemble: a model with each of these seeds, in place of the trainer's. Its members are "
+        "MODEL_seed1, ...; the name of the model means all of them",
+    )
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of the cases kept for validation, all of a patient's or none"
     )
@@ -51,14 +54,23 @@ class ModelSpec(Strict):
         description="models with equal seeds keep the same patients, which calibration can then ask; folds differ",
     )
 
+    @field_validator("seeds")
+    @classmethod
+    def _all_different(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
+            raise ValueError("seeds are 0 or more, each once")
+        return seeds
+
 
 class LabelSetSpec(Strict):
     """A label set: predictions of one or more models, fused with the truth, checked, cleaned and selected."""
 
     predict: Names = Field(min_length=1, description="models whose predictions are used, the leading one first")
-    cases: Names = Field(("all",), min_length=1)
-    classes: Names = Field(("all",), min_length=1)
-    fuse: Literal["truth_first", "predictions_only"] = "truth_first"
+    cases: Names = Field(("all",), min_length=1, description="groups of cases that the label set holds")
+    classes: Names = Field(("all",), min_length=1, description="classes or class sets that the label set holds")
+    fuse: Literal["truth_first", "predictions_only"] = Field(
+        "truth_first", description="what annotators gave is kept, class by class, or predictions alone count"
+    )
     predict_for: Names | None = Field(
         None, description="groups of cases that get predictions; the others keep what annotators gave. None: all cases"
     )
@@ -70,33 +82,43 @@ class LabelSetSpec(Strict):
         None,
         description="in a label set of organs, where voxels of a true tumor go to; none: predicted_organ",
     )
-    clean: tuple[CleanStep, ...] = ()
-    check: Literal["anatomy"] | None = "anatomy"
+    clean: CleanSteps = Field((), description="cleaning steps, which take voxels away; one may stand alone")
+    check: Literal["anatomy"] | None = Field(
+        "anatomy", description="rules that labels are held against; none: no check"
+    )
     thresholds: str | None = Field(None, description="thresholds of anatomy rules fitted by `labelloop check --fit`")
-    select: SelectSettings = SelectSettings()
+    select: SelectSettings = Field(
+        SelectSettings(), description="which labels are accepted, and what refused ones become"
+    )
 
 
 class EvaluationSpec(Strict):
     """What is scored against the truth of the test cases, besides the final label maps, and how these are checked."""
 
-    models: Names = ()
+    models: Names = Field((), description="models that are scored, each by itself; of an ensemble, each member")
     check: bool = Field(False, description="hold the final label maps against the rules of anatomy")
-    rules: Literal["official-2022", "official-2023", "official-2024", "corrected"] = "official-2024"
+    protocol: Literal["official-2022", "official-2023", "official-2024", "corrected"] = Field(
+        "official-2024",
+        description="FLARE challenge whose rules scores are computed by, or its rules with errors corrected",
+    )
 
 
 class Recipe(Strict):
     """A chain of label sets and models. See docs/recipes.md."""
 
-    name: str
-    description: str = ""
-    classes: str = "flare"
-    groups: dict[str, Group] = Field({})
-    plans: dict[str, Plan]
-    models: dict[str, ModelSpec]
-    labels: dict[str, LabelSetSpec] = Field({})
-    inference: tuple[InferenceStep, ...]
+    name: str = Field(description="name of the recipe; none: that of its file")
+    description: str = Field("", description="what the recipe does, in a few sentences")
+    classes: str = Field("flare", description="class scheme: a name (`config/classes`), or a file")
+    groups: dict[str, Group] = Field({}, description="groups of cases, besides the built-in ones")
+    plans: dict[str, Plan] = Field(description="networks and what they see, by name")
+    trainers: dict[str, TrainerSettings] = Field(
+        {}, description="settings of trainings that several models use, by name"
+    )
+    models: dict[str, ModelSpec] = Field(description="models, by name")
+    labels: dict[str, LabelSetSpec] = Field({}, description="label sets, by name")
+    inference: tuple[InferenceStep, ...] = Field(description="steps that make the final label maps, in their order")
     engine: Settings = Field(Settings(), description="how models are run, for pseudo-labels and final label maps")
-    evaluate: EvaluationSpec = EvaluationSpec()
+    evaluate: EvaluationSpec = Field(EvaluationSpec(), description="what is scored")
     rounds: int = Field(1, ge=1, le=100, description="how often the loop is gone through")
     feedback: dict[str, str] = Field({}, description="from round 2 on, this model is replaced by that one's last round")
 

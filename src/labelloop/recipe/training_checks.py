@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from labelloop.plans import Plan
 from labelloop.recipe.rounds import ancestors
 from labelloop.recipe.spec import ModelSpec, Recipe
-from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR
+from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, SegmenterSettings
 
 NETWORK = {
     "features": "features", "strides": "stage_strides", "kernels": "stage_kernels",
@@ -27,7 +27,7 @@ def training_errors(chain: Recipe) -> Iterable[str]:
                 f"{place}.trainer.kind: {spec.trainer.kind} needs room for labeled and unlabeled samples in a batch; "
                 f"plans.{spec.plan}.batch_size is 1. Set 2 or more"
             )
-        if spec.trainer.export == "best" and not spec.validation_fraction:
+        if exports_best(spec) and not spec.validation_fraction:
             yield (
                 f"{place}.trainer.export: best needs validation cases, and validation_fraction is 0. "
                 "Set a fraction, or export: final"
@@ -35,6 +35,11 @@ def training_errors(chain: Recipe) -> Iterable[str]:
     for name, labels in chain.labels.items():
         if labels.select.target_dsc is not None and not labels.select.calibration:
             yield from _promise_errors(f"labels.{name}.select.target_dsc", _behind(chain, name))
+
+
+def exports_best(spec: ModelSpec) -> bool:
+    """Say whether the validation chooses the weights of a model."""
+    return isinstance(spec.trainer, SegmenterSettings) and spec.trainer.export == "best"
 
 
 def _network_errors(key: str, spec: ModelSpec, chain: Recipe) -> Iterable[str]:
@@ -64,7 +69,7 @@ def _behind(chain: Recipe, labels: str) -> dict[str, ModelSpec]:
 
 def _promise_errors(key: str, behind: dict[str, ModelSpec]) -> Iterable[str]:
     """Yield a line for what makes held-out cases worth nothing: they may not have had a say in any training."""
-    steered = [name for name, spec in behind.items() if spec.trainer.export == "best"]
+    steered = [name for name, spec in behind.items() if exports_best(spec)]
     if steered:
         yield (
             f"{key}: is promised by cases that steered no training, but export: best chose the weights of "

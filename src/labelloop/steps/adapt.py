@@ -23,7 +23,7 @@ from labelloop.scan import read_surveyed
 from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_cases, read_many, table_of
 from labelloop.tables import read_table, write_table
-from labelloop.training.settings import Determinism
+from labelloop.training.settings import Determinism, settings_of
 from labelloop.volume import RAS, Geometry, Volume
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def train_translator(
     files = Files(images, "prepared_image")
     usable = in_groups(survey.usable(), asked.cases, load_classes(classes), groups)
     cases = {item.id: item for item in usable if item.id in files}
-    settings = asked.trainer.own(TranslatorSettings)
+    settings = settings_of(asked.trainer, TranslatorSettings)
     boxes: dict[str, tuple[tuple[int, int], ...] | None] = dict.fromkeys(cases)
     if settings.reference:
         found = aligned(cases, settings.reference, files, prepared_by, model_of(model) / ALIGNED)

@@ -321,7 +321,7 @@ def select(
 def selection(spec: dict[str, Any], scheme: ClassScheme) -> SelectSettings:
     """Return the selection settings of a label set, class sets replaced by classes."""
     settings = SelectSettings.model_validate(spec["select"])
-    return settings.model_copy(update={"absence": scheme.select(settings.absence)})
+    return settings.model_copy(update={"absent_if_not_found": scheme.select(settings.absent_if_not_found)})
 
 
 def _calibration(

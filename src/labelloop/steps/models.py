@@ -17,7 +17,14 @@ from labelloop.resources import Workers, loader_workers
 from labelloop.shards import Ledger, read_manifests
 from labelloop.steps.common import Files, Surveyed, SurveyTables, engine_case, in_groups, read_cases, trusted
 from labelloop.tables import read_table, write_table
-from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, Determinism
+from labelloop.training.settings import (
+    SEMI_SUPERVISED,
+    SLICE_CLASSIFIER,
+    Determinism,
+    PartialSettings,
+    TrainingSettings,
+    settings_of,
+)
 from labelloop.training.split import held_out_cases
 
 log = logging.getLogger(__name__)
@@ -65,7 +72,7 @@ def train(
 
     asked, scheme = ModelSpec.model_validate(spec), load_classes(classes)
     usable = in_groups(survey.usable(), asked.cases, scheme, groups)
-    batches = asked.trainer.batches
+    batches = asked.trainer.batches if isinstance(asked.trainer, PartialSettings) else None
     full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
     outputs = scheme.select(asked.classes)
     patients = {case.case: case.patient for case in read_cases(survey.cases)}
@@ -82,7 +89,7 @@ def train(
             cases=cases,
             classes=outputs,
             class_ids=scheme.ids,
-            settings=asked.trainer,
+            settings=settings_of(asked.trainer, TrainingSettings),
             init_from=model_of(init_from[0]) if init_from else None,
             tumors=_tumor_bank(objects, {c.case for c in cases}) if objects else None,
             device=device,

@@ -11,7 +11,15 @@ from labelloop.errors import UserError
 from labelloop.files import digest
 from labelloop.inference.settings import Device
 from labelloop.plans import Plan
-from labelloop.training.settings import TRAINING_VERSION, Determinism, TrainerSettings
+from labelloop.training.settings import (
+    TRAINING_VERSION,
+    Determinism,
+    PartialSettings,
+    SegmenterSettings,
+    TrainingSettings,
+    cutmix_of,
+    settings_of,
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class TrainingJob:
     cases: tuple[TrainingCase, ...]
     classes: tuple[str, ...]
     class_ids: dict[str, int]
-    settings: TrainerSettings
+    settings: TrainingSettings
     device: Device = "auto"
     deterministic: Determinism = "auto"
     workers: int = 1
@@ -97,6 +105,11 @@ class TrainingJob:
     init_from: Path | None = None
     tumors: TumorBank | None = None
     stage: str | None = None
+
+    @property
+    def segmenter(self) -> SegmenterSettings:
+        """The settings of a network that segments. Raises TypeError for another kind of training."""
+        return settings_of(self.settings, SegmenterSettings)
 
     @property
     def fingerprint(self) -> str:
@@ -114,11 +127,12 @@ class TrainingJob:
         }
         if self.init_from:
             content["init_from"] = described(self.init_from)["weights_sha256"]
-        if self.settings.sampling != "cases":
+        settings = self.settings
+        if not isinstance(settings, SegmenterSettings) or settings.sampling != "uniform":
             content["truth"] = sorted((c.case, sorted(c.truth)) for c in self.cases if c.truth is not None)
-        if self.settings.batches:
+        if isinstance(settings, PartialSettings) and settings.batches:
             content["full"] = sorted(c.case for c in self.cases if c.full)
-        if self.settings.cutmix and self.tumors:
+        if cutmix_of(settings) and self.tumors:
             content["tumors"] = sorted(self.tumors.keys.items())
         return content
 

@@ -88,7 +88,7 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
 
 def _describe(job: TrainingJob, precision: str, progress: Progress, cases: dict[str, int]) -> dict[str, Any]:
     """Return what ``model.json`` says of a model, apart from the hash of its weights."""
-    best = progress.best_epoch if job.settings.export == "best" else None
+    best = progress.best_epoch if job.segmenter.export == "best" else None
     exported = best or len(progress.epochs)  # where no epoch had a Dice, the last was exported
     origin = described(job.init_from) if job.init_from else {}
     return {
@@ -98,7 +98,7 @@ def _describe(job: TrainingJob, precision: str, progress: Progress, cases: dict[
         "channels": ["background", *job.classes],
         "plan": job.plan.model_dump(mode="json"),
         "settings": job.settings.model_dump(mode="json"),
-        "mirror_axes": [AXES.index(axis) for axis in job.settings.mirror_axes],
+        "mirror_axes": [AXES.index(axis) for axis in job.segmenter.mirror_axes],
         "fingerprint": job.fingerprint,
         "precision": precision,
         "training_version": TRAINING_VERSION,

@@ -1,15 +1,20 @@
-"""What a recipe may set for a training. Imports nothing heavy: the Snakefile validates recipes with it."""
+"""What a recipe may set for a training. Imports nothing heavy: the Snakefile validates recipes with it.
 
-from typing import Any, Literal, TypeVar
+Each kind of training has a class of settings, with the keys that this kind reads and no others.
+"""
 
-from pydantic import Field, model_validator
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from labelloop.adapt.settings import TranslatorSettings
 from labelloop.classes import Names, Strict
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
+from labelloop.unions import by_kind, tag
 
-Own = TypeVar("Own", bound=Strict)
+Wanted = TypeVar("Wanted", bound=Strict)
 TRAINING_VERSION, TRANSLATOR_VERSION = 6, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Determinism = Literal["auto"] | bool
@@ -17,33 +22,10 @@ Determinism = Literal["auto"] | bool
 Axis = Literal["z", "y", "x"]
 AXES: tuple[Axis, ...] = ("z", "y", "x")
 """Axes of a canonical array: inferior-superior, posterior-anterior, left-right."""
-
-BELONGS_TO: dict[str, tuple[str, ...]] = {
-    "merge": ("partial", "mean_teacher", "cross_pseudo"),
-    "unknown": ("supervised",),
-    "batches": ("partial",),
-    "cutmix": ("partial",),
-    "mean_teacher": ("mean_teacher",),
-    "cross": ("cross_pseudo",),
-    "unlabeled": ("mean_teacher", "cross_pseudo"),
-    "slices": ("slice_classifier",),
-    "translator": ("translator",),
-}
-"""Settings that only some trainers read. A setting not named here belongs to all."""
 SEMI_SUPERVISED = ("mean_teacher", "cross_pseudo")
 """Trainers that also learn from cases of which nothing is known."""
 SLICE_CLASSIFIER = "slice_classifier"
 TRANSLATOR = "translator"
-OWN = {"mean_teacher": "mean_teacher", "cross_pseudo": "cross", SLICE_CLASSIFIER: "slices", TRANSLATOR: "translator"}
-"""Trainers with a group of settings of their own, and its name."""
-READS_ONLY = {
-    SLICE_CLASSIFIER: (
-        "kind", "epochs", "iterations_per_epoch", "validation_iterations", "learning_rate", "weight_decay", "schedule",
-        "save_every", "seed", "slices",
-    ),
-    TRANSLATOR: ("kind", "translator"),
-}  # fmt: skip
-"""Trainers that read few of the settings, and which."""
 
 
 class BatchTypes(Strict):
@@ -70,7 +52,7 @@ class Sampling(Strict):
 
     Where annotators looked, a case is drawn the more often, the more classes they looked for, and each of its classes
     alike. Where models labeled, a class is drawn as often as that, then a case in which it was found. ``favor`` counts
-    for the draw of cases, too. ``sampling: cases`` draws all cases alike, as the papers do.
+    for the draw of cases, too. ``sampling: uniform`` draws all cases alike, as the papers do.
     """
 
     truth_alone: float = Field(0.5, ge=0, le=1, description="share of the epochs, at first, on what annotators labeled")
@@ -101,29 +83,6 @@ class CutMix(CutSettings):
     def cut(self) -> CutSettings:
         """How the objects are cut."""
         return CutSettings(**{name: getattr(self, name) for name in CutSettings.model_fields})
-
-
-class MeanTeacher(Strict):
-    """A teacher that is the moving average of the student and that the student agrees with (He, section 2.3)."""
-
-    consistency: bool = Field(True, description="false: the student learns from labels alone, as in He's code")
-    on: Literal["unlabeled", "all"] = Field("unlabeled", description="samples on which the two are to agree")
-    weight: float = Field(0.1, ge=0, description="largest weight of the consistency")
-    ramp: float = Field(1.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once")
-    decay: float = Field(0.99, ge=0, lt=1, description="largest share of the past in the moving average")
-    noise: float = Field(0.1, ge=0, description="standard deviation of the noise on the teacher's input")
-    noise_limit: float = Field(0.2, ge=0, description="largest noise, either way")
-
-
-class CrossPseudo(Strict):
-    """Two networks that learn from each other's predictions (Jia, section 2.3; Chen et al. 2021)."""
-
-    weight: float = Field(1.0, ge=0, description="weight of the cross supervision")
-    samples: Literal["all", "unlabeled"] = Field("all", description="which learn from the other network (Jia: all)")
-    ramp: float = Field(0.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once")
-    partly_labeled: Literal["labeled", "unlabeled"] = Field(
-        "labeled", description="cases with unknown classes teach what is known of them, or count as unlabeled (Jia)"
-    )
 
 
 class RandomIntensity(Strict):
@@ -161,101 +120,198 @@ class Unlabeled(Strict):
         return self
 
 
-class Slices(SliceInput):
-    """What a slice classifier sees, and how its slices are augmented (Mao, section 2.2, gives no ranges)."""
+class TrainingSettings(Strict):
+    """What all trainings of networks by labels may set. The defaults are nnU-Net's (Isensee et al. 2021)."""
 
+    kind: str
+    epochs: int = Field(1000, ge=1, description="epochs of `iterations_per_epoch` updates each")
+    iterations_per_epoch: int = Field(250, ge=1, description="updates in an epoch")
+    validation_iterations: int = Field(50, ge=0, description="batches that are validated after each epoch; 0: none")
+    learning_rate: float = Field(1e-2, gt=0, description="at the start")
+    weight_decay: float = Field(3e-5, ge=0, description="L2 penalty on the weights")
+    schedule: float = Field(0.9, ge=0, description="exponent of the polynomial decay of the learning rate; 0: none")
+    save_every: int = Field(
+        10, ge=1, description="epochs between checkpoints (nnU-Net: 50); a kill loses no more than these"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order of cases and augmentation")
+
+
+class SegmenterSettings(TrainingSettings):
+    """What all trainings of networks that segment may set: nnU-Net's, except where a description says so."""
+
+    momentum: float = Field(0.99, ge=0, lt=1, description="Nesterov momentum of SGD; 0: plain SGD")
+    foreground_fraction: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="probability that a patch is centered on an annotated class of its case. nnU-Net says 0.33, which "
+        "in its batches of two is one",
+    )
+    mirror_axes: tuple[Axis, ...] = Field(
+        (),
+        description="axes along which patches are mirrored at random. nnU-Net mirrors all three; that makes left and "
+        "right organs look alike",
+    )
+    augmentation: Literal["nnunet", "none"] = Field("nnunet", description="nnU-Net's augmentation of patches, or none")
+    deep_supervision: bool | Literal["all_outputs"] = Field(
+        True,
+        description="outputs at lower resolutions are trained, too; `all_outputs` counts the coarsest, which nnU-Net "
+        "leaves out",
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto",
+        description="`auto` is fp16 with gradient scaling on a GPU, bf16 on a CPU that has units for it, else fp32. "
+        "What the device would only emulate becomes fp32",
+    )
+    export: Literal["final", "best"] = Field(
+        "final", description="weights of the final epoch, or of the best by moving average of the validation Dice"
+    )
+    # What is None is no part of a training's fingerprint.
+    class_weights: dict[str, float] | None = Field(
+        None, description="weights of classes in the cross-entropy; 1 for those not named"
+    )
+    sampling: Sampling | Literal["uniform"] = Field(
+        Sampling(), description="how often cases and classes are drawn; `uniform` draws all cases alike"
+    )
+    favor: Favor | None = Field(None, description="a class on which patches are centered more often")
+    random_intensity: RandomIntensity | None = Field(
+        None, description="patches of other intensities and the same shapes, beside `augmentation`"
+    )
+    new_class_bias: float | None = Field(
+        None, description="with `init_from`, the first bias of classes that the other model lacks; none: 0 (Mao)"
+    )
+    crop_z_mm: float | None = Field(
+        None,
+        ge=0,
+        description="patches come from the slices of a case that hold a class of the model, and so much above and "
+        "below (Meng, section 2.1); none: from the whole case",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SegmenterSettings":
+        if len(set(self.mirror_axes)) != len(self.mirror_axes):
+            raise ValueError("mirror_axes names an axis twice")
+        if self.export == "best" and not self.validation_iterations:
+            raise ValueError("export: best needs validation_iterations above 0")
+        return self
+
+
+class SupervisedSettings(SegmenterSettings):
+    """Learn from cases in which every class of the model is annotated."""
+
+    kind: Literal["supervised"] = Field("supervised", description="learns from cases with all classes annotated")
+    unknown: Literal["exclude", "background"] = Field(
+        "exclude", description="cases with an unknown class are left out, or their unknown classes are background"
+    )
+
+
+class MergingSettings(SegmenterSettings):
+    """Learn also from cases in which some classes are unknown, by merging those into the background."""
+
+    merge: Literal["logsumexp", "max"] = Field(
+        "logsumexp", description="the exact probability of the merged classes, or their maximum (Zhou)"
+    )
+
+
+class PartialSettings(MergingSettings):
+    """Learn also from cases in which some classes are unknown, by merging those into the background."""
+
+    kind: Literal["partial"] = Field("partial", description="learns from what is annotated of each case")
+    batches: BatchTypes | None = Field(None, description="batches of one annotation type")
+    cutmix: CutMix | None = Field(None, description="tumor objects pasted into patches")
+
+
+class SemiSupervisedSettings(MergingSettings):
+    """Learn also from cases of which nothing is known; half of each batch is unlabeled."""
+
+    unlabeled: Unlabeled = Field(Unlabeled(), description="how much of a batch is unlabeled, and what it teaches")
+
+
+class MeanTeacherSettings(SemiSupervisedSettings):
+    """A teacher that is the moving average of the student and that the student agrees with (He, section 2.3)."""
+
+    kind: Literal["mean_teacher"] = Field("mean_teacher", description="agrees with the moving average of its weights")
+    consistency: bool = Field(True, description="false: the student learns from labels alone, as in He's code")
+    consistency_on: Literal["unlabeled", "all"] = Field(
+        "unlabeled", description="samples on which student and teacher are to agree"
+    )
+    consistency_weight: float = Field(0.1, ge=0, description="largest weight of the consistency loss")
+    consistency_ramp: float = Field(
+        1.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once"
+    )
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="largest share of the past in the moving average")
+    noise: float = Field(0.1, ge=0, description="standard deviation of the noise on the teacher's input")
+    noise_limit: float = Field(0.2, ge=0, description="largest noise, either way")
+
+
+class CrossPseudoSettings(SemiSupervisedSettings):
+    """Two networks that learn from each other's predictions (Jia, section 2.3; Chen et al. 2021)."""
+
+    kind: Literal["cross_pseudo"] = Field("cross_pseudo", description="two networks that teach each other")
+    cross_weight: float = Field(1.0, ge=0, description="weight of the cross supervision")
+    cross_on: Literal["unlabeled", "all"] = Field(
+        "all", description="samples on which each learns from the other network (Jia: all)"
+    )
+    cross_ramp: float = Field(
+        0.0, ge=0, le=1, description="share of the epochs in which the weight grows; 0: full at once"
+    )
+    partly_labeled: Literal["labeled", "unlabeled"] = Field(
+        "labeled", description="cases with unknown classes teach what is known of them, or count as unlabeled (Jia)"
+    )
+
+
+class SliceClassifierSettings(TrainingSettings, SliceInput):
+    """Learn by Adam which axial slices show a class of the model, in cases in which every class is annotated.
+
+    What it sees, and how its slices are augmented: Mao, section 2.2, gives no ranges.
+    """
+
+    kind: Literal["slice_classifier"] = Field("slice_classifier", description="tells which axial slices show a class")
     batch_size: int = Field(32, ge=2, description="slices in a batch")
     rotate_degrees: float = Field(15.0, ge=0, description="largest rotation, either way")
     shift: float = Field(0.1, ge=0, lt=1, description="largest shift, as a share of the slice's side")
     zoom: float = Field(0.1, ge=0, lt=1, description="largest change of scale, either way")
 
 
-class TrainerSettings(Strict):
-    """How a model is trained. The defaults are nnU-Net's (Isensee et al. 2021), except where a comment says so.
+TRAINER_SETTINGS: dict[str, type[Strict]] = {
+    "supervised": SupervisedSettings,
+    "partial": PartialSettings,
+    "mean_teacher": MeanTeacherSettings,
+    "cross_pseudo": CrossPseudoSettings,
+    SLICE_CLASSIFIER: SliceClassifierSettings,
+    TRANSLATOR: TranslatorSettings,
+}
+"""Settings of each kind of training, by its name."""
+_Settings = Annotated[
+    Annotated[SupervisedSettings, tag("supervised")]
+    | Annotated[PartialSettings, tag("partial")]
+    | Annotated[MeanTeacherSettings, tag("mean_teacher")]
+    | Annotated[CrossPseudoSettings, tag("cross_pseudo")]
+    | Annotated[SliceClassifierSettings, tag(SLICE_CLASSIFIER)]
+    | Annotated[TranslatorSettings, tag(TRANSLATOR)],
+    by_kind(tuple(TRAINER_SETTINGS), default="supervised"),
+]
+TrainerSettings = Annotated[
+    _Settings,
+    BeforeValidator(
+        lambda value: {"kind": value} if isinstance(value, str) else value, json_schema_input_type=_Settings | str
+    ),
+]
+"""How a model is trained; the kind may stand alone."""
 
-    ``kind``: ``supervised`` learns from cases in which every class of the model is annotated; ``partial`` also from
-    cases in which some classes are unknown, by merging those into the background (see ``losses``). ``mean_teacher`` and
-    ``cross_pseudo`` learn like ``partial`` and also from cases of which nothing is known; half of each batch is
-    unlabeled, and ``unlabeled`` says otherwise. ``slice_classifier`` learns by Adam which axial slices show a class of
-    the model, in cases in which every class is annotated; of the settings it reads epochs, iterations, learning rate,
-    its schedule, weight decay, ``save_every``, ``seed`` and ``slices``. ``translator`` learns to give CT the look of
-    MR, from images alone; all its settings are those of ``translator``.
-    ``unknown`` (supervised): ``exclude`` cases with an unknown class, or take unknown classes for ``background``.
-    ``merge`` (all but supervised): ``logsumexp``, the exact probability of the merged classes, or their ``max``.
-    ``foreground_fraction``: probability that a patch is centered on an annotated class of its case.
-    ``class_weights``: weights of classes in the cross-entropy; 1 for those not named.
-    ``sampling``: how often cases and classes are drawn. ``favor``: a class on which patches are centered more often.
-    ``batches`` (partial): batches of one annotation type. ``cutmix`` (partial): tumor objects pasted into patches.
-    ``random_intensity``: patches of other intensities and the same shapes, beside ``augmentation``.
-    ``deep_supervision``: ``all_outputs`` counts the coarsest output too, which nnU-Net leaves out.
-    ``schedule``: exponent of the polynomial decay of the learning rate.
-    ``precision``: ``auto`` is fp16 with gradient scaling on a GPU, bf16 on a CPU that has units for it, else fp32. What
-    the device would only emulate becomes fp32.
-    ``new_class_bias``: with ``init_from``, the first bias of classes that the other model lacks; without, 0 (Mao).
-    ``crop_z_mm``: patches come from the levels of a case that hold a class of the model, and so much above and below
-    (Meng, section 2.1); none: from the whole case.
-    ``export``: the weights of the ``final`` epoch, or of the ``best`` by moving average of the validation Dice.
-    """
 
-    kind: Literal["supervised", "partial", "mean_teacher", "cross_pseudo", "slice_classifier", "translator"] = (
-        "supervised"
-    )
-    epochs: int = Field(1000, ge=1)
-    iterations_per_epoch: int = Field(250, ge=1)
-    validation_iterations: int = Field(50, ge=0)
-    learning_rate: float = Field(1e-2, gt=0)
-    weight_decay: float = Field(3e-5, ge=0)
-    momentum: float = Field(0.99, ge=0, lt=1)
-    schedule: float = Field(0.9, ge=0)
-    foreground_fraction: float = Field(0.5, ge=0, le=1)  # nnU-Net says 0.33, which in its batches of two is one
-    mirror_axes: tuple[Axis, ...] = ()  # nnU-Net mirrors all three; that makes left and right organs look alike
-    augmentation: Literal["nnunet", "none"] = "nnunet"
-    deep_supervision: bool | Literal["all_outputs"] = True
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    unknown: Literal["exclude", "background"] = "exclude"
-    merge: Literal["logsumexp", "max"] = "logsumexp"
-    export: Literal["final", "best"] = "final"
-    save_every: int = Field(10, ge=1)  # nnU-Net: 50; a kill then loses fewer epochs
-    seed: int = Field(0, ge=0)
-    # What is None is no part of a training's fingerprint.
-    class_weights: dict[str, float] | None = None
-    sampling: Sampling | Literal["cases"] = Sampling()
-    favor: Favor | None = None
-    batches: BatchTypes | None = None
-    cutmix: CutMix | None = None
-    mean_teacher: MeanTeacher | None = None
-    cross: CrossPseudo | None = None
-    unlabeled: Unlabeled | None = None
-    slices: Slices | None = None
-    random_intensity: RandomIntensity | None = None
-    translator: TranslatorSettings | None = None
-    new_class_bias: float | None = None
-    crop_z_mm: float | None = Field(None, ge=0)
+def trainer_settings(content: Mapping[str, Any] | str) -> TrainerSettings:
+    """Return the settings of this content. Raises pydantic's ValidationError."""
+    return TypeAdapter(TrainerSettings).validate_python(content)
 
-    def own(self, kind: type[Own]) -> Own:
-        """Return the trainer's own group of settings, which is of this kind."""
-        group = getattr(self, OWN.get(self.kind, ""), None)
-        if not isinstance(group, kind):
-            raise TypeError(f"the trainer {self.kind} has no {kind.__name__}")
-        return group
 
-    @model_validator(mode="before")
-    @classmethod
-    def _own_group(cls, data: Any) -> Any:
-        own = OWN.get(data.get("kind", "")) if isinstance(data, dict) else None
-        return data | {own: data.get(own) or {}} if own else data
+def settings_of(settings: Strict, kind: type[Wanted]) -> Wanted:
+    """Return settings that are known to be of a kind. Raises TypeError when they are of another."""
+    if not isinstance(settings, kind):
+        raise TypeError(f"found {type(settings).__name__}, expected {kind.__name__}")
+    return settings
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainerSettings":
-        for name, trainers in BELONGS_TO.items():
-            if self.kind not in trainers and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is read by trainer {' and '.join(trainers)} only, not by {self.kind}")
-        if self.kind in READS_ONLY:
-            given = [name for name in type(self).model_fields if name not in READS_ONLY[self.kind]]
-            if wrong := [name for name in given if getattr(self, name) != type(self).model_fields[name].default]:
-                raise ValueError(f"{', '.join(wrong)} is not read by trainer {self.kind}")
-        if len(set(self.mirror_axes)) != len(self.mirror_axes):
-            raise ValueError("mirror_axes names an axis twice")
-        if self.export == "best" and not self.validation_iterations:
-            raise ValueError("export: best needs validation_iterations above 0")
-        return self
+
+def cutmix_of(settings: Strict) -> CutMix | None:
+    """Return which tumor objects a training pastes, and how; None where it pastes none."""
+    return settings.cutmix if isinstance(settings, PartialSettings) else None

@@ -12,7 +12,7 @@ import torch
 from labelloop.errors import UserError
 from labelloop.precision import Precision, choose_precision
 from labelloop.training.job import TrainingCase, TrainingJob
-from labelloop.training.settings import Determinism
+from labelloop.training.settings import Determinism, SegmenterSettings
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def usable_cases(
             "Choose other cases or classes, or trainer: partial if some classes are unknown in every case."
         )
     if not kept["validation"]:
-        if job.settings.export == "best":
+        if isinstance(job.settings, SegmenterSettings) and job.settings.export == "best":
             raise UserError(f"model {job.name}: export: best needs at least one validation case")
         log.warning("%s: no validation case, so there will be no validation Dice", job.name)
     return kept
@@ -57,7 +57,7 @@ def resolve_device(device: str) -> torch.device:
 
 def precision_of(job: TrainingJob) -> Precision:
     """Return what the training computes in; ``auto`` is bf16 on CPUs that have units for it."""
-    return choose_precision(job.settings.precision, resolve_device(job.device), on_cpu="bf16")
+    return choose_precision(job.segmenter.precision, resolve_device(job.device), on_cpu="bf16")
 
 
 def set_determinism(wanted: Determinism, device: torch.device) -> bool:

@@ -30,7 +30,7 @@ from labelloop.training.loading import Draw, isolated_random_state, iterate, see
 from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
 from labelloop.training.prepared import SUFFIX, open_image, open_label
 from labelloop.training.progress import Progress
-from labelloop.training.settings import TRAINING_VERSION, Slices
+from labelloop.training.settings import TRAINING_VERSION, SliceClassifierSettings, settings_of
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
 from labelloop.training.staging import staged_job
 from labelloop.training.trainers.supervised import SupervisedTrainer
@@ -77,7 +77,7 @@ class SliceTraining:
     """The training of a slice classifier in progress."""
 
     def __init__(self, job: TrainingJob):
-        self.job, self.settings, self.view = job, job.settings, job.settings.own(Slices)
+        self.job, self.settings = job, settings_of(job.settings, SliceClassifierSettings)
         self.device = resolve_device(job.device)
         kept = usable_cases(job, SupervisedTrainer.why_not, SupervisedTrainer.SPLITS)
         self.cases = {split: [self._sliced(c) for c in cases] for split, cases in kept.items()}
@@ -135,7 +135,9 @@ class SliceTraining:
             "kind": KIND,
             "looks_for": list(job.classes),
             "plan": job.plan.model_dump(mode="json"),
-            "input": SliceInput(**self.view.model_dump(include=set(SliceInput.model_fields))).model_dump(mode="json"),
+            "input": SliceInput(**self.settings.model_dump(include=set(SliceInput.model_fields))).model_dump(
+                mode="json"
+            ),
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
             "fingerprint": job.fingerprint,
             "deterministic": self.deterministic,
@@ -155,7 +157,7 @@ class SliceTraining:
             return []
         self.network.eval()
         found = [
-            classify(self.network, self._image(c.case).array[0], self.job.plan.ct, self.view, self.device)[c.known]
+            classify(self.network, self._image(c.case).array[0], self.job.plan.ct, self.settings, self.device)[c.known]
             for c in cases
         ]
         row = slice_scores(np.concatenate([c.positive[c.known] for c in cases]), np.concatenate(found))
@@ -205,7 +207,7 @@ class SliceTraining:
             yield from (Draw("validation", 0, i) for i in range(self.settings.validation_iterations))
 
     def _loader(self, split: str, augment: bool) -> "SliceLoader":
-        return SliceLoader(self.job, self.cases[split], self.view, augment)
+        return SliceLoader(self.job, self.cases[split], self.settings, augment)
 
     def _sliced(self, case: TrainingCase) -> SlicedCase:
         label = open_label(self.job.labels / f"{case.case}{SUFFIX}").array[0]
@@ -237,7 +239,7 @@ class SliceTraining:
 class SliceLoader:
     """Makes batches of slices drawn from all slices alike, by numpy's global generator."""
 
-    def __init__(self, job: TrainingJob, cases: Sequence[SlicedCase], view: Slices, augment: bool):
+    def __init__(self, job: TrainingJob, cases: Sequence[SlicedCase], view: SliceClassifierSettings, augment: bool):
         self._folder, self._ct, self._view, self._augment = job.images, job.plan.ct, view, augment
         self._slices = [(c.case.case, z, bool(c.positive[z])) for c in cases for z in np.flatnonzero(c.known)]
 
@@ -253,7 +255,7 @@ class SliceLoader:
         return {"data": torch.cat(data), "target": target, "keys": [case for case, _, _ in chosen]}
 
 
-def _placement(view: Slices, shape: Sequence[int]) -> torch.Tensor:
+def _placement(view: SliceClassifierSettings, shape: Sequence[int]) -> torch.Tensor:
     """Draw a rotation, a shift and a zoom [1, 2, 3]; the rotation is one in the patient, whatever the slice's sides."""
     angle = np.deg2rad(np.random.uniform(-view.rotate_degrees, view.rotate_degrees))
     zoom = 1 + np.random.uniform(-view.zoom, view.zoom)

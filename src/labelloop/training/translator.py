@@ -91,7 +91,7 @@ class TranslatorJob:
     def fingerprint(self) -> str:
         """Fingerprint of all that decides the weights; name, folder, device and workers are not part of it."""
         keys = {look: [(c.case, c.key, c.box) for c in cases] for look, cases in self.cases.items()}
-        settings = self.settings.model_dump(mode="json")
+        settings = self.settings.model_dump(mode="json", exclude={"kind"})
         return digest([TRANSLATOR_VERSION, settings, self.plan.images, keys, self.deterministic])
 
 

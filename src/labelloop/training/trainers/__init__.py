@@ -1,4 +1,4 @@
-"""Kinds of training: one class each, by the name that recipes use (``TrainerSettings.kind``)."""
+"""Kinds of training: one class each, by the name that recipes use (``trainer.kind``)."""
 
 from labelloop.training.trainers.base import Trainer
 from labelloop.training.trainers.cross_pseudo import CrossPseudoTrainer

@@ -26,7 +26,7 @@ from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Channels, PreparedDataset
 from labelloop.training.losses import LossTerms
 from labelloop.training.sampling import Chooser, Loader, streams
-from labelloop.training.settings import AXES
+from labelloop.training.settings import AXES, SegmenterSettings
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +45,19 @@ class Adapter(nnUNetTrainer):
     ignored: int | None = None
     """Number in targets of voxels of which nobody knows the class; None where no label map has any."""
 
+    @property
+    def settings(self) -> SegmenterSettings:
+        """The settings of the training."""
+        return self.job.segmenter
+
     def add_networks(self) -> None:
         """Add what a kind of training needs beside ``network``; called once that is built."""
         raise NotImplementedError
 
     def choosers(self) -> dict[str, Chooser | None]:
         """Return the streams of training batches, and how each chooses its cases; None: any cases."""
-        settings = self.job.settings
-        if settings.sampling == "cases":
+        settings = self.settings
+        if settings.sampling == "uniform":
             return {"train": None}
         return dict(streams(self.cases["train"], self.job.classes, settings.sampling, settings.favor, self.batch_size))
 
@@ -64,9 +69,7 @@ class Adapter(nnUNetTrainer):
         )
         self.network = self.new_network()
         if self.job.init_from:
-            start_from(
-                bare(self.network), self.job.init_from, self.job.classes, self.job.settings.new_class_bias or 0.0
-            )
+            start_from(bare(self.network), self.job.init_from, self.job.classes, self.settings.new_class_bias or 0.0)
         self.add_networks()
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.loss = self._build_loss()
@@ -103,7 +106,7 @@ class Adapter(nnUNetTrainer):
         return not self.deterministic and super()._do_i_compile()
 
     def configure_optimizers(self):
-        settings = self.job.settings
+        settings = self.settings
         optimizer = torch.optim.SGD(
             [parameter for network in self.trained for parameter in network.parameters()],
             settings.learning_rate,
@@ -117,7 +120,7 @@ class Adapter(nnUNetTrainer):
         loss = super()._build_loss()
         if not self.enable_deep_supervision:
             loss = DeepSupervisionWrapper(loss, (1.0,))
-        elif self.job.settings.deep_supervision == "all_outputs":
+        elif self.settings.deep_supervision == "all_outputs":
             weights = [0.5**level for level in range(len(loss.weight_factors))]
             loss.weight_factors = tuple(weight / sum(weights) for weight in weights)
         loss.loss.ce.weight = self._class_weights()
@@ -130,7 +133,7 @@ class Adapter(nnUNetTrainer):
         return loss
 
     def _class_weights(self) -> Tensor | None:
-        weights = self.job.settings.class_weights
+        weights = self.settings.class_weights
         if not weights:
             return None
         self._known(weights, "class_weights")
@@ -143,7 +146,7 @@ class Adapter(nnUNetTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
         rotation, dummy_2d, initial_patch, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        return rotation, dummy_2d, initial_patch, tuple(AXES.index(axis) for axis in self.job.settings.mirror_axes)
+        return rotation, dummy_2d, initial_patch, tuple(AXES.index(axis) for axis in self.settings.mirror_axes)
 
     def get_dataloaders(self) -> dict[str, Loader]:
         """Return the loader of each training stream, and of validation if it has cases and iterations."""
@@ -151,7 +154,7 @@ class Adapter(nnUNetTrainer):
         rotation, dummy_2d, initial_patch, mirror = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         augment = plain = self.get_validation_transforms(scales)
         first_patch = patch = list(self.job.plan.patch)
-        if self.job.settings.augmentation == "nnunet":
+        if self.settings.augmentation == "nnunet":
             first_patch = initial_patch
             augment = self.get_training_transforms(patch, rotation, scales, mirror, dummy_2d)
             _do_not_time_blurs(augment)
@@ -160,29 +163,29 @@ class Adapter(nnUNetTrainer):
             stream: self._loader("train", first_patch, augment, choose=choose, **self.loader_options())
             for stream, choose in self.streams.items()
         }
-        if self.cases["validation"] and self.job.settings.validation_iterations:
+        if self.cases["validation"] and self.settings.validation_iterations:
             loaders["validation"] = self._loader("validation", patch, plain)
         return loaders
 
     def _with_other_intensities(self, transforms: Any) -> Any:
         """Add the transform of ``random_intensity``: behind a spatial one, so that it sees the patch alone."""
-        settings = self.job.settings.random_intensity
+        settings = self.settings.random_intensity
         if not settings:
             return transforms
-        first = transforms.transforms[:1] if self.job.settings.augmentation == "nnunet" else []
+        first = transforms.transforms[:1] if self.settings.augmentation == "nnunet" else []
         rest = transforms.transforms[len(first) :]
         return ComposeTransforms([*first, RandomIntensityTransform(settings), *rest])
 
     def loader_options(self) -> dict[str, Any]:
         """Return what the loaders of training batches are told besides."""
-        favor = self.job.settings.favor
+        favor = self.settings.favor
         if not favor:
             return {"favored": None}
         self._known([favor.name], "favor.name")
         return {"favored": (self.job.classes.index(favor.name) + 1, favor.drop_others)}
 
     def _loader(self, split: str, first_patch: list[int], transforms: Any, **options) -> Loader:
-        crop = self.job.settings.crop_z_mm
+        crop = self.settings.crop_z_mm
         margin = None if crop is None else math.ceil(crop / self.job.plan.spacing_mm[0])
         channels = {c.case: self.channels_of(c.states) for c in self.cases[split]}
         return Loader(

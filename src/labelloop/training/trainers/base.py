@@ -106,8 +106,8 @@ class Trainer(Adapter):
 
     def stream_of(self, epoch: int, iteration: int) -> str:
         """Return the stream that a training batch comes from."""
-        sampling = self.job.settings.sampling
-        alone = 0.0 if sampling == "cases" else sampling.truth_alone * self.num_epochs
+        sampling = self.settings.sampling
+        alone = 0.0 if sampling == "uniform" else sampling.truth_alone * self.num_epochs
         return "truth" if epoch < alone and "truth" in self.streams else "train"
 
     def description(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Trainer(Adapter):
         trainer.ignored = len(job.classes) + 1 if _some_are_ignored(job, cases) else None
         trainer.precision = precision_of(job)
         trainer.losses = []
-        settings = job.settings
+        settings = trainer.settings
         trainer.initial_lr, trainer.weight_decay = settings.learning_rate, settings.weight_decay
         trainer.num_epochs = settings.epochs
         trainer.oversample_foreground_percent = settings.foreground_fraction
@@ -208,7 +208,7 @@ class Trainer(Adapter):
         loaders = self.get_dataloaders()
         draws = list(self._draws(loaders))
         pinned = self.device.type == "cuda"
-        stream = iterate(loaders, draws, self.job.settings.seed, self.job.workers, pinned)
+        stream = iterate(loaders, draws, self.settings.seed, self.job.workers, pinned)
         seconds, before = None, len(self.progress.epochs)
         with (
             stoppable(lambda: self._save(work), self.team.largest) as self._pause,
@@ -222,7 +222,7 @@ class Trainer(Adapter):
                 now = time.perf_counter() - began
                 seconds = now if seconds is None else 0.7 * seconds + 0.3 * now
                 log.info("%s: %s", self.job.name, self.winner.progress.line(self.num_epochs, seconds))
-                if (epoch + 1) % self.job.settings.save_every == 0 or epoch + 1 == self.num_epochs:
+                if (epoch + 1) % self.settings.save_every == 0 or epoch + 1 == self.num_epochs:
                     self._save(work)
         return self.winner.progress
 
@@ -238,7 +238,7 @@ class Trainer(Adapter):
         def dice(contender: Contender) -> float:
             progress = contender.progress
             last = progress.epochs[-1]["dice_average"] if progress.epochs else None
-            value = progress.best_average if self.job.settings.export == "best" else last
+            value = progress.best_average if self.settings.export == "best" else last
             return -1.0 if value is None else value
 
         return max(self.contenders, key=dice)
@@ -274,7 +274,7 @@ class Trainer(Adapter):
 
     def exported_weights(self) -> dict[str, Tensor]:
         """Return the weights that the settings ask to export, on the CPU."""
-        best = self.winner.best_weights if self.job.settings.export == "best" else None
+        best = self.winner.best_weights if self.settings.export == "best" else None
         weights = best or bare(self.winner.network).state_dict()
         return {name: value.detach().cpu() for name, value in weights.items()}
 
@@ -295,7 +295,7 @@ class Trainer(Adapter):
         rate = self.optimizer.param_groups[0]["lr"]
         for contender, (losses, scores) in zip(self.contenders, results, strict=True):
             better = contender.progress.add(rate, train, losses, scores)
-            if better and self.job.settings.export == "best":
+            if better and self.settings.export == "best":
                 weights = bare(contender.network).state_dict()
                 contender.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self.losses = []
@@ -349,7 +349,7 @@ class Trainer(Adapter):
                 yield from (Draw("validation", 0, i) for i in range(self._iterations("validation")))
 
     def _iterations(self, split: str) -> int:
-        settings = self.job.settings
+        settings = self.settings
         return settings.iterations_per_epoch if split == "train" else settings.validation_iterations
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from labelloop.training.job import TrainingCase
 from labelloop.training.loading import seed_of, set_random_state
 from labelloop.training.progress import Progress
-from labelloop.training.settings import CrossPseudo
+from labelloop.training.settings import CrossPseudoSettings, settings_of
 from labelloop.training.trainers.adapter import bare
 from labelloop.training.trainers.base import Contender
 from labelloop.training.trainers.semi import SemiSupervisedTrainer
@@ -26,12 +26,12 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
     """
 
     def is_labeled(self, case: TrainingCase) -> bool:
-        if self.job.settings.own(CrossPseudo).partly_labeled == "unlabeled":
+        if settings_of(self.job.settings, CrossPseudoSettings).partly_labeled == "unlabeled":
             return not case.unknown(self.job.classes)
         return super().is_labeled(case)
 
     def add_networks(self) -> None:
-        set_random_state(seed_of(self.job.settings.seed, "second network"))
+        set_random_state(seed_of(self.settings.seed, "second network"))
         self.second = self.new_network()
         self.trained = [self.network, self.second]
         self.contenders = [Contender(network) for network in self.trained]
@@ -39,8 +39,8 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
     def training_loss(
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings = self.job.settings.own(CrossPseudo)
-        weight = self.weight_now(settings.weight, settings.ramp)
+        settings = settings_of(self.job.settings, CrossPseudoSettings)
+        weight = self.weight_now(settings.cross_weight, settings.cross_ramp)
         seen = self.learned_from(data, self.labeled, self.update)
         logits = [self.logits_of(network, seen) for network in self.trained]
         told = [[output.detach() for output in outputs] for outputs in logits]
@@ -58,7 +58,7 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
 
     def _crossed(self, own: list[Tensor], other: list[Tensor]) -> Tensor:
         """Return the loss of a network's logits against what the other one predicts, where that is sure enough."""
-        first = 0 if self.job.settings.own(CrossPseudo).samples == "all" else self.labeled
+        first = 0 if settings_of(self.job.settings, CrossPseudoSettings).cross_on == "all" else self.labeled
         if first >= len(own[0]):
             return torch.zeros((), device=self.device)
         told = [output[first:] for output in other]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from labelloop.training.loading import seed_of
-from labelloop.training.settings import MeanTeacher
+from labelloop.training.settings import MeanTeacherSettings, settings_of
 from labelloop.training.trainers.adapter import bare
 from labelloop.training.trainers.base import Contender
 from labelloop.training.trainers.semi import SemiSupervisedTrainer
@@ -29,9 +29,9 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
     def training_loss(
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings = self.job.settings.own(MeanTeacher)
-        weight = self.weight_now(settings.weight, settings.ramp)
-        first = self.labeled if settings.on == "unlabeled" else 0
+        settings = settings_of(self.job.settings, MeanTeacherSettings)
+        weight = self.weight_now(settings.consistency_weight, settings.consistency_ramp)
+        first = self.labeled if settings.consistency_on == "unlabeled" else 0
         logits = self.logits_of(self.network, self.learned_from(data, first, self.step))
         loss, terms = self.supervised_loss(logits, targets, unknown)
         compared = data[first:]
@@ -48,7 +48,7 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take one optimizer step and let the teacher follow: by 1 - min(1 - 1 / (t + 1), decay) of the way."""
         losses = super().train_step(batch)
-        past = min(1 - 1 / (self.step + 1), self.job.settings.own(MeanTeacher).decay)
+        past = min(1 - 1 / (self.step + 1), settings_of(self.job.settings, MeanTeacherSettings).ema_decay)
         with torch.no_grad():
             ours: list[Tensor] = list(bare(self.teacher).parameters())
             students: list[Tensor] = list(bare(self.network).parameters())
@@ -69,7 +69,7 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
 
     def _noise(self, data: Tensor) -> Tensor:
         """Return the noise of this step; it follows from the seed and the step's number alone."""
-        settings = self.job.settings.own(MeanTeacher)
-        generator = torch.Generator(self.device).manual_seed(seed_of(self.job.settings.seed, "noise", self.step))
+        settings = settings_of(self.job.settings, MeanTeacherSettings)
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.settings.seed, "noise", self.step))
         noise = torch.randn(data.shape, generator=generator, device=self.device)
         return (settings.noise * noise).clamp(-settings.noise_limit, settings.noise_limit)

@@ -13,7 +13,7 @@ from labelloop.training.cutmix import Paster, Stored, split_regions
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.losses import PartialLabelLoss
 from labelloop.training.sampling import Chooser, one_type
-from labelloop.training.settings import CutMix
+from labelloop.training.settings import BatchTypes, CutMix, MergingSettings, PartialSettings, cutmix_of, settings_of
 from labelloop.training.trainers.base import Trainer
 
 log = logging.getLogger(__name__)
@@ -31,19 +31,26 @@ class PartialTrainer(Trainer):
 
     def initialize(self) -> None:
         """Build network, optimizer and loss, and find the objects to paste."""
-        self._paster = self._new_paster(self.job.settings.cutmix) if self.job.settings.cutmix else None
+        cutmix = cutmix_of(self.job.settings)
+        self._paster = self._new_paster(cutmix) if cutmix else None
         super().initialize()
 
     def loss_of(self, loss: torch.nn.Module) -> torch.nn.Module:
-        return PartialLabelLoss(loss, self.job.settings.merge, self.compiled, self.ignored)
+        return PartialLabelLoss(
+            loss, settings_of(self.job.settings, MergingSettings).merge, self.compiled, self.ignored
+        )
 
     def compute_loss(self, logits: list[Tensor], targets: list[Tensor], unknown: list[Tensor]) -> Tensor:
         return self.loss(logits, targets, unknown)
 
     # --- batches of one type
 
+    @property
+    def _batches(self) -> BatchTypes | None:
+        return self.job.settings.batches if isinstance(self.job.settings, PartialSettings) else None
+
     def choosers(self) -> dict[str, Chooser | None]:
-        settings = self.job.settings.batches
+        settings = self._batches
         if not settings:
             return super().choosers()
         types: dict[tuple[str, ...], list[str]] = {}
@@ -60,7 +67,7 @@ class PartialTrainer(Trainer):
         return streams | ({"full": one_type([full], self.batch_size)} if full else {})
 
     def stream_of(self, epoch: int, iteration: int) -> str:
-        settings = self.job.settings.batches
+        settings = self._batches
         if not settings or not settings.full:
             return "train" if settings else super().stream_of(epoch, iteration)
         turn = settings.alternate and iteration % 2 == 0

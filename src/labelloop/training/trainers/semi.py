@@ -11,7 +11,7 @@ from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import seed_of
 from labelloop.training.losses import ramp_up
 from labelloop.training.sampling import Chooser, evenly, streams, two_parts
-from labelloop.training.settings import Unlabeled
+from labelloop.training.settings import SemiSupervisedSettings, Unlabeled, settings_of
 from labelloop.training.trainers.partial import PartialTrainer
 from labelloop.training.unlabeled import Trust, strong_view
 
@@ -44,9 +44,9 @@ class SemiSupervisedTrainer(PartialTrainer):
         unknown = self._cases_of(labeled=False)
         log.info("%s: %d labeled and %d unlabeled cases", name, len(known), len(unknown))
         if not known:
-            raise UserError(f"model {name}: {self.job.settings.kind} needs cases with at least one known class")
+            raise UserError(f"model {name}: {self.settings.kind} needs cases with at least one known class")
         if not unknown:
-            log.warning("%s: no unlabeled case, so %s learns from labeled ones only", name, self.job.settings.kind)
+            log.warning("%s: no unlabeled case, so %s learns from labeled ones only", name, self.settings.kind)
         elif self.job.plan.batch_size < 2:
             raise UserError(f"model {name}: batch_size 1 has no room for labeled and unlabeled; set 2 or more")
         number = max(1, int(self.unlabeled.share * self.job.plan.batch_size)) if unknown else 0
@@ -56,10 +56,10 @@ class SemiSupervisedTrainer(PartialTrainer):
         super().initialize()
 
     def choosers(self) -> dict[str, Chooser | None]:
-        settings, unlabeled = self.job.settings, self._cases_of(labeled=False)
+        settings, unlabeled = self.settings, self._cases_of(labeled=False)
         labeled = [case for case in self.cases["train"] if self.is_labeled(case)]
         drawn = {"train": evenly([case.case for case in labeled], self.labeled)}
-        if settings.sampling != "cases":
+        if settings.sampling != "uniform":
             drawn = streams(labeled, self.job.classes, settings.sampling, settings.favor, self.labeled)
         rest = evenly(unlabeled, self.batch_size - self.labeled)
         return {name: two_parts(choose, rest) if unlabeled else choose for name, choose in drawn.items()}
@@ -73,13 +73,13 @@ class SemiSupervisedTrainer(PartialTrainer):
 
     @property
     def unlabeled(self) -> Unlabeled:
-        """What is set for unlabeled samples, or the defaults."""
-        return self.job.settings.unlabeled or Unlabeled()
+        """What is set for unlabeled samples."""
+        return settings_of(self.job.settings, SemiSupervisedSettings).unlabeled
 
     @property
     def update(self) -> int:
         """The number of the update at hand."""
-        return self.epoch * self.job.settings.iterations_per_epoch + len(self.losses)
+        return self.epoch * self.settings.iterations_per_epoch + len(self.losses)
 
     def weight_now(self, weight: float, ramp: float) -> float:
         """Return the weight of unlabeled samples in this epoch, which grows to ``weight`` over a share ``ramp``."""
@@ -92,7 +92,7 @@ class SemiSupervisedTrainer(PartialTrainer):
         """
         if not self.unlabeled.strong_view or first >= len(data):
             return data
-        generator = torch.Generator(self.device).manual_seed(seed_of(self.job.settings.seed, "view", step))
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.settings.seed, "view", step))
         return torch.cat([data[:first], strong_view(data[first:], generator)])
 
     def state(self) -> dict[str, Any]:

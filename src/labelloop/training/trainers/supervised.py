@@ -1,6 +1,7 @@
 """Training on cases in which every class of the model is annotated."""
 
 from labelloop.training.job import TrainingCase, TrainingJob
+from labelloop.training.settings import SupervisedSettings
 from labelloop.training.trainers.base import Trainer
 
 
@@ -9,6 +10,6 @@ class SupervisedTrainer(Trainer):
 
     @classmethod
     def why_not(cls, case: TrainingCase, job: TrainingJob) -> str | None:
-        if job.settings.unknown == "exclude" and case.unknown(job.classes):
-            return "a class of the model is unknown"
-        return None
+        if isinstance(job.settings, SupervisedSettings) and job.settings.unknown == "background":
+            return None
+        return "a class of the model is unknown" if case.unknown(job.classes) else None

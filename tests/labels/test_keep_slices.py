@@ -1,4 +1,4 @@
-"""Cleaning by the levels of other organs (He, section 2.6): what lies above or below them goes and is counted."""
+"""Cleaning by the slices of other organs (He, section 2.6): what lies above or below them goes and is counted."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from test_clean import run
 from labelloop.errors import UserError
 from labelloop.labels.clean import clean
 
-AROUND_LIVER = {"step": "keep_levels", "of": ["liver"], "above_mm": 24, "below_mm": 24, "from_mm": 240}
+AROUND_LIVER = {"of": ["liver"], "above_mm": 24, "below_mm": 24, "taller_than_mm": 240}
 HE = (
-    AROUND_LIVER | {"classes": ["liver", "stomach", "gallbladder", "pancreas"]},
-    AROUND_LIVER | {"step": "keep_largest", "classes": ["aorta"]},
-    {"step": "keep_levels", "classes": ["duodenum", "pancreas"], "of": ["liver"], "above_mm": 0},
-    {"step": "keep_levels", "classes": ["spleen"], "of": ["left_kidney", "right_kidney"], "below_mm": 0},
+    AROUND_LIVER | {"keep_slices": ["liver", "stomach", "gallbladder", "pancreas"]},
+    AROUND_LIVER | {"keep_largest": ["aorta"]},
+    {"keep_slices": ["duodenum", "pancreas"], "of": ["liver"], "above_mm": 0},
+    {"keep_slices": ["spleen"], "of": ["left_kidney", "right_kidney"], "below_mm": 0},
 )
 
 
@@ -47,15 +47,16 @@ def test_levels_are_those_of_the_largest_liver(anatomy, scheme):
 
 
 @pytest.mark.parametrize(("height", "removed"), [(80, 0), (81, 4)])
-def test_small_images_stay(anatomy, scheme, height, removed):
-    """He: only where there are more than 80 slices of 3 mm."""
+@pytest.mark.parametrize("step", [HE[0], {"keep_largest": "stomach", "taller_than_mm": 240}], ids=["slices", "largest"])
+def test_small_images_stay(anatomy, scheme, step, height, removed):
+    """He: only where there are more than 80 slices of 3 mm, whatever the step."""
     anatomy.labels = anatomy.labels[19 : 19 + height]
     anatomy.geometry = type(anatomy.geometry)(
         anatomy.labels.shape[::-1], anatomy.geometry.spacing, direction=anatomy.geometry.direction
     )
     anatomy.labels[2, 5:7, 5:7] = scheme.ids["stomach"]  # the liver begins at level 23 of this part
     assert levels(anatomy, scheme, "liver")[0] > 2 + 8
-    _, rows = run(anatomy, scheme, HE[0])
+    _, rows = run(anatomy, scheme, step)
     assert sum(row["voxels_changed"] for row in rows) == removed
 
 
@@ -66,7 +67,7 @@ def test_the_aorta_is_the_part_at_the_level_of_the_liver(anatomy, scheme):
     anatomy.labels[:20, 90:96, 10:16] = aorta  # large, far below
     cleaned, _ = run(anatomy, scheme, HE[1])
     assert np.flatnonzero((cleaned == aorta).any((1, 2))).tolist() == list(range(low, low + 4))
-    cleaned, _ = run(anatomy, scheme, {"step": "keep_largest", "classes": ["aorta"]})
+    cleaned, _ = run(anatomy, scheme, {"keep_largest": ["aorta"]})
     assert (cleaned == aorta).sum() == 20 * 36
 
 
@@ -85,6 +86,6 @@ def test_without_the_organ_nothing_is_known(anatomy, scheme):
 
 
 def test_a_step_that_cuts_nowhere_is_refused(anatomy, scheme):
-    step = {"step": "keep_levels", "classes": ["spleen"], "of": ["liver"]}
+    step = {"keep_slices": ["spleen"], "of": ["liver"]}
     with pytest.raises(UserError, match="above_mm, below_mm or both"):
         clean(anatomy.labels, anatomy.geometry, [step], scheme)

@@ -1,0 +1,164 @@
+"""How recipes inherit: ``extends`` between files, ``like`` between the named things of one recipe."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from labelloop.classes import Strict
+from labelloop.documents import read_yaml, short
+from labelloop.errors import UserError, nearest
+from labelloop.inference.settings import SKIPS
+from labelloop.lookup import find
+from labelloop.training.settings import TRAINER_SETTINGS
+from labelloop.unions import keys_of
+
+NAMED = ("plans", "trainers", "models", "labels")
+"""Sections whose entries may be ``like`` one another."""
+KINDS: dict[str, type[Strict]] = {**TRAINER_SETTINGS, **SKIPS}
+"""All that is told by its ``kind``."""
+LIST = "clean"
+"""Holds a list, also where its only entry stands alone; as other lists, it is replaced as a whole."""
+Raw = dict[str, Any]
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Raw:
+    """Return ``base`` overridden key by key.
+
+    What is ``like`` something else is made from that, not from what stands in ``base``. Where the ``kind`` changes,
+    keys that only the former kind has are left behind.
+    """
+    kind = over.get("kind", base.get("kind"))
+    left = set(base)
+    if isinstance(kind, str) and kind != base.get("kind", kind) and kind in KINDS:
+        left &= {"like", *keys_of(KINDS[kind])}
+    result = {key: value for key, value in base.items() if key in left}
+    for key, value in over.items():
+        before = _mapping(result.get(key)) if key == "trainer" else result.get(key)
+        anew = key == LIST or (isinstance(value, Mapping) and "like" in value)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and not anew:
+            result[key] = merged(before, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _mapping(trainer: Any) -> Any:
+    return {"like": trainer} if isinstance(trainer, str) else trainer
+
+
+def with_extended(path: Path, seen: tuple[Path, ...] = ()) -> Raw:
+    """Return the content of a recipe with that of the recipes that it extends.
+
+    Raises:
+        UserError: when a file is no recipe, or recipes extend each other.
+    """
+    if path in seen:
+        raise UserError(f"{path}: extends: a circle of recipes that extend each other")
+    content = read_yaml(path) or {}
+    for key, found in {"recipe": content, **{s: _get(content, s) for s in NAMED}}.items():
+        if found and not isinstance(found, dict):
+            raise UserError(f"{path}: {key}: found a {type(found).__name__}, expected names with a value each")
+    for key in ("extends", "classes"):
+        if key in content and not isinstance(content[key], str):
+            raise UserError(f"{path}: {key}: found {short(content[key], 80)}, expected a name or a file")
+        if key in content:
+            content[key] = _beside(path, content[key])
+    parent = content.pop("extends", None)
+    if parent is None:
+        return content
+    base = with_extended(find("recipes", parent, asked_by=path), (*seen, path))
+    base.pop("name", None)
+    return merged(base, content)
+
+
+def _get(content: Any, section: str) -> Any:
+    return content.get(section) if isinstance(content, dict) else None
+
+
+def _beside(recipe: Path, named: Any) -> Any:
+    """Return the path of a YAML file that a recipe names, if it lies beside the recipe; else what is named."""
+    beside = recipe.parent / str(named)
+    return str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else named
+
+
+def written_out(raw: Raw) -> Raw:
+    """Return a recipe with nothing left that is ``like`` something, or named to stand for something else.
+
+    What is null, of a recipe that this one extends, is left out.
+
+    Raises:
+        UserError: when what is named does not exist, or leads back to where it came from.
+    """
+    result = dict(raw)
+    for section in NAMED:
+        if section in raw:
+            result[section] = {name: value for name, value in (raw[section] or {}).items() if value is not None}
+    result["trainers"] = trainers = _section("trainers", result.get("trainers") or {}, _as_it_is)
+
+    def with_trainer(place: str, spec: Raw) -> Raw:
+        return (
+            spec | {"trainer": _trainer(f"{place}.trainer", spec["trainer"], trainers)} if "trainer" in spec else spec
+        )
+
+    for section in ("plans", "models", "labels"):
+        if section in result:
+            prepared = with_trainer if section == "models" else _as_it_is
+            result[section] = _section(section, result[section], prepared)
+    if isinstance(result.get("inference"), list):
+        result["inference"] = [_cleaned(step, result.get("labels") or {}) for step in result["inference"]]
+    return result
+
+
+def _as_it_is(place: str, spec: Raw) -> Raw:
+    return spec
+
+
+def _section(section: str, entries: Mapping[str, Any], prepared: Callable[[str, Raw], Raw]) -> Raw:
+    """Return the entries of a section with those that they are ``like`` merged in."""
+
+    def resolve(name: str, seen: tuple[str, ...]) -> Raw:
+        place = f"{section}.{name}"
+        if not isinstance(entries[name], Mapping):
+            raise UserError(f"{place}: found {short(entries[name], 80)}, expected keys with a value each")
+        spec = dict(entries[name])
+        base = spec.pop("like", None)
+        spec = prepared(place, spec)
+        if base is None:
+            return spec
+        if not isinstance(base, str):
+            raise UserError(f"{place}.like: found {short(base, 80)}, expected a name under {section}")
+        if section == "trainers" and base in TRAINER_SETTINGS and base not in entries:
+            return merged({"kind": base}, spec)
+        if base in (name, *seen) or base not in entries:
+            known = "a circle" if base in entries else f"no such name {base!r} under {section}{nearest(base, entries)}"
+            raise UserError(f"{place}.like: {known}")
+        return merged(resolve(base, (*seen, name)), spec)
+
+    return {name: resolve(name, ()) for name in entries}
+
+
+def _trainer(place: str, value: Any, trainers: Mapping[str, Raw]) -> Any:
+    """Return the settings of a trainer that a model names, or is ``like``: a named one, or a kind."""
+    if isinstance(value, Mapping):
+        own = dict(value)
+        base = own.pop("like", None)
+    else:
+        own, base = {}, value
+    if base is None:
+        return own
+    if isinstance(base, str) and base in trainers:
+        return merged(trainers[base], own)
+    if isinstance(base, str) and base in TRAINER_SETTINGS:
+        return merged({"kind": base}, own)
+    hint = nearest(str(base), [*trainers, *TRAINER_SETTINGS])
+    raise UserError(f"{place}: no such name {short(base, 80)!r} under trainers, and no such kind{hint}")
+
+
+def _cleaned(step: Any, labels: Mapping[str, Any]) -> Any:
+    """Return an inference step with the cleaning of the label set that it names."""
+    named = step.get("clean") if isinstance(step, Mapping) else None
+    if not isinstance(named, str):
+        return step
+    if named not in labels:
+        raise UserError(f"inference: clean: no label set {named!r}{nearest(named, labels)}")
+    return {**step, "clean": labels[named].get("clean") or ()}
