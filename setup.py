@@ -1,6 +1,6 @@
 """Put into a wheel what a run needs and what stands at the project's root; all else is in pyproject.toml.
 
-``labelloop.lookup`` finds it there, and at the root of a checkout.
+``labelloop.base.lookup`` finds it there, and at the root of a checkout.
 """
 
 import shutil

@@ -17,7 +17,7 @@ from labelloop.phantom import write_phantom
 
 SLOW = ("slow", "training", "workflow", "slurm")
 PLACES = {
-    "adapt/test_registration.py": "slow",
+    "labels/test_registration.py": "slow",
     "inference/test_cli_infer.py": "slow",
     "inference/test_shortage.py": "slow",
     "labels/test_errors.py": "slow",

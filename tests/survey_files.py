@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labelloop.cases import Case
-from labelloop.classes import ClassScheme
-from labelloop.paths import Paths, manifest_of
-from labelloop.shards import Ledger
+from labelloop.base.classes import ClassScheme
+from labelloop.base.paths import Paths, manifest_of
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import write_table
+from labelloop.cases.survey import merge_survey, survey_shard
+from labelloop.cases.table import Case
 from labelloop.steps.cases import survey
 from labelloop.steps.common import SurveyTables
-from labelloop.survey import merge_survey, survey_shard
-from labelloop.tables import write_table
 
 KINDS = ("geometry", "annotation", "quarantine", "profiles")
 

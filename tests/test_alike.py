@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter, zoom
 
-from labelloop.alike import find_alike, profile, voxel_fingerprint
-from labelloop.volume import Geometry, Volume, canonical, geometry_of, to_image
+from labelloop.cases.alike import find_alike, profile, voxel_fingerprint
+from labelloop.images.volume import Geometry, Volume, canonical, geometry_of, to_image
 
 GRID = Geometry((80, 60, 40), (4.5, 4.5, 5.0), direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
 

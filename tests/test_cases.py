@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from labelloop.cases import COLUMNS, REASONS, Case, load_cases, write_cases
-from labelloop.errors import UserError
-from labelloop.tables import CASES, read_table
+from labelloop.base.errors import UserError
+from labelloop.base.tables import CASES, read_table
+from labelloop.cases.table import COLUMNS, REASONS, Case, load_cases, write_cases
 
 
 @pytest.fixture

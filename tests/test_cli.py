@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from labelloop import lookup, phantom
-from labelloop.cli import main
-from labelloop.lookup import known
+from labelloop import phantom
+from labelloop.base import lookup
+from labelloop.base.lookup import known
+from labelloop.cli.main import main
 
 
 @pytest.mark.parametrize(

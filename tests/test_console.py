@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from labelloop.console import Work, ending, how_far, without_noise, work_of
+from labelloop.run.console import Work, ending, how_far, without_noise, work_of
 
 
 def test_trainings_count_by_their_updates():

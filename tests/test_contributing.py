@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.datasets import load_dataset
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.images.datasets import load_dataset
+from labelloop.images.volume import Geometry
 from labelloop.labels.check import check
 from labelloop.recipe import load_recipe
-from labelloop.volume import Geometry
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = r"\b(SLICE_CLASSIFIER|TRANSLATOR)\b"

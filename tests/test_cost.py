@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from labelloop.cli import main
-from labelloop.cost import LIVER_EPOCH_S, Setting, assumptions, cost_of, lines, measure, wall_hours
-from labelloop.errors import UserError
-from labelloop.lookup import CONFIG
-from labelloop.network import build_network, count_macs, count_parameters
-from labelloop.plans import Plan
+from labelloop.base.errors import UserError
+from labelloop.base.lookup import CONFIG
+from labelloop.cli.main import main
+from labelloop.networks.network import build_network, count_macs, count_parameters
+from labelloop.networks.plans import Plan
 from labelloop.recipe import load_recipe
+from labelloop.run.cost import LIVER_EPOCH_S, Setting, assumptions, cost_of, lines, measure, wall_hours
 
 SETTING = Setting(cases=400, cards=2)
 

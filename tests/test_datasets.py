@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from labelloop.classes import IGNORED, ClassScheme, load_classes
-from labelloop.datasets import label_counts, load_dataset, read_dataset
-from labelloop.errors import CaseError, UserError
-from labelloop.lookup import known
+from labelloop.base.classes import IGNORED, ClassScheme, load_classes
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.lookup import known
+from labelloop.images.datasets import label_counts, load_dataset, read_dataset
 
 SCHEME = load_classes("flare")
 ORGANS = SCHEME.sets["organs"]
@@ -100,7 +100,7 @@ def test_values_that_are_no_ids_are_refused(values, code):
 
 
 def test_voxels_are_counted_across_blocks(monkeypatch):
-    monkeypatch.setattr("labelloop.datasets.BLOCK", 7)
+    monkeypatch.setattr("labelloop.images.datasets.BLOCK", 7)
     array = np.random.default_rng(1).integers(-2, 5, (4, 5, 6)).astype(np.int8)
     ids, counts = np.unique(array, return_counts=True)
     assert label_counts(array) == dict(zip(ids.tolist(), counts.tolist(), strict=True))

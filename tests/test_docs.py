@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from labelloop.classes import load_classes
-from labelloop.datasets import load_dataset
+from labelloop.base.classes import load_classes
+from labelloop.images.datasets import load_dataset
 from labelloop.recipe import load_recipe
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

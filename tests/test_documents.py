@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.cli import main
-from labelloop.datasets import read_dataset
-from labelloop.documents import MOST_VALUES, load_tensors, read_json, read_yaml, validated
-from labelloop.errors import UserError
-from labelloop.network import build_network, load_network
-from labelloop.plans import Plan
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.documents import MOST_VALUES, load_tensors, read_json, read_yaml, validated
+from labelloop.base.errors import UserError
+from labelloop.cli.main import main
+from labelloop.images.datasets import read_dataset
+from labelloop.networks.network import build_network, load_network
+from labelloop.networks.plans import Plan
 from labelloop.recipe import load_recipe
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from labelloop.errors import UserError
-from labelloop.files import ABANDONED_S, atomic, digest, link, sha256, write_text
+from labelloop.base.errors import UserError
+from labelloop.base.files import ABANDONED_S, atomic, digest, link, sha256, write_text
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
@@ -56,7 +56,7 @@ def test_what_another_process_is_writing_stays(tmp_path, owner):
 
 WRITE = """
 import sys
-from labelloop.files import write_text
+from labelloop.base.files import write_text
 for number in range(150):
     write_text(sys.argv[1], sys.argv[2] * 1000)
 """

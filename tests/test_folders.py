@@ -2,9 +2,9 @@
 
 import pytest
 
-from labelloop.cases import load_cases
-from labelloop.errors import UserError
-from labelloop.folders import pair_folders, table_from_folders
+from labelloop.base.errors import UserError
+from labelloop.cases.folders import pair_folders, table_from_folders
+from labelloop.cases.table import load_cases
 
 
 def touch(folder, *names: str):

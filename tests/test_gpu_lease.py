@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from labelloop import gpu_lease
-from labelloop.errors import UserError
-from labelloop.gpu_lease import lease_gpus, usable_gpus
+from labelloop.base import gpu_lease
+from labelloop.base.errors import UserError
+from labelloop.base.gpu_lease import lease_gpus, usable_gpus
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from labelloop.gpu_lease import lease_gpus
+from labelloop.base.gpu_lease import lease_gpus
 
 folder = Path(sys.argv[1])
 number = int(sys.argv[2])
@@ -34,7 +34,7 @@ with lease_gpus("cuda", number, folder / "locks", ["0", "1", "2"], poll_s=0.01) 
 HOLD_FOREVER = """
 import os, sys, time
 from pathlib import Path
-from labelloop.gpu_lease import lease_gpus
+from labelloop.base.gpu_lease import lease_gpus
 
 with lease_gpus("cuda", 1, Path(sys.argv[1]), ["0"]):
     if not os.fork():  # like a data loader's worker, which may outlive its parent

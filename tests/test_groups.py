@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table, to_table
-from labelloop.cases import Case
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.errors import UserError
-from labelloop.groups import BUILT_IN_GROUPS, Group, canonical_name, check_groups, group_cases, members, type_name
-from labelloop.tables import read_table, write_table
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.tables import read_table, write_table
+from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table, to_table
+from labelloop.cases.groups import BUILT_IN_GROUPS, Group, canonical_name, check_groups, group_cases, members, type_name
+from labelloop.cases.table import Case
 
 SCHEME = load_classes("flare")
 PARTIAL = (1, 2, 3, 4, 13)

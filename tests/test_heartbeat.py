@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from labelloop import heartbeat
-from labelloop.heartbeat import counted, duration, finished, speaking, status
+from labelloop.base import heartbeat
+from labelloop.base.heartbeat import counted, duration, finished, speaking, status
 
 
 def test_the_whole_comes_before_its_parts():

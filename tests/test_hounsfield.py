@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from labelloop.hounsfield import cut_off, not_hu
+from labelloop.images.hounsfield import cut_off, not_hu
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CTS = ["btcv/btcv_14", "btcv/btcv_00", "crlm/crlm_1006", "totalseg/ts_ct"]

@@ -7,12 +7,12 @@ from urllib.parse import unquote, urlparse
 import pytest
 import yaml
 
-from labelloop.cases import load_cases
-from labelloop.cli import main
-from labelloop.init import write_project
-from labelloop.lookup import CONFIG, PROJECT
+from labelloop.base.lookup import CONFIG, PROJECT
+from labelloop.cases.table import load_cases
+from labelloop.cli.init import write_project
+from labelloop.cli.main import main
 from labelloop.recipe import load_recipe
-from labelloop.run import RunConfig
+from labelloop.run.run import RunConfig
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from snakemake.cli import parse_config
 
-from labelloop import launch
-from labelloop.cli import main
-from labelloop.lookup import CONFIG, PROJECT
+from labelloop.base.lookup import CONFIG, PROJECT
+from labelloop.cli.main import main
+from labelloop.run import launch
 
 ODD = 'My Drive, O\'Neil "Prüfung" = {1} 🙂'
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_run_ends_in_a_line(tmp_path, monkeypatch, capsys, argume
 
 
 def test_the_exit_code_and_the_process_are_those_of_what_was_launched():
-    code = "import os; from labelloop.launch import launch; print(os.getpid(), end=' '); launch([{!r}, '-c', {!r}])"
+    code = "import os; from labelloop.run.launch import launch; print(os.getpid(), end=' '); launch([{!r}, '-c', {!r}])"
     command = code.format(sys.executable, "import os, sys; print(os.getpid()); sys.exit(7)")
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     first, second = done.stdout.split()

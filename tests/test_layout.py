@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bad_inputs import ct_values, save
-from labelloop.errors import CaseError
-from labelloop.scan import LARGE, ScanFile, read_scan
+from labelloop.base.errors import CaseError
+from labelloop.images.scan import LARGE, ScanFile, read_scan
 
 VOXELS = ct_values().T.astype("<i2")
 RAW, PACKED = VOXELS.tobytes(), zlib.compress(VOXELS.tobytes())

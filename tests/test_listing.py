@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from labelloop import cli
-from labelloop.errors import CaseError, UserError
-from labelloop.folders import pair_folders, table_from_folders
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.tables import read_table
+from labelloop.cases.folders import pair_folders, table_from_folders
+from labelloop.cli import main as cli
+from labelloop.images.listing import CAPITALS, EXTENSIONS, image_cases, list_folder, list_labels
+from labelloop.images.scan import read_image, read_label
+from labelloop.images.volume import Geometry, read_geometry, write
 from labelloop.inference.finding import find_cases
 from labelloop.labels.folder import check_folder
-from labelloop.listing import CAPITALS, EXTENSIONS, image_cases, list_folder, list_labels
 from labelloop.metrics.evaluate import evaluate_folders
-from labelloop.scan import read_image, read_label
-from labelloop.tables import read_table
-from labelloop.volume import Geometry, read_geometry, write
 
 GRID = Geometry((8, 8, 6), (4.0, 4.0, 5.0))
 BAD_NAME = os.fsdecode(b"bad\xff_0000.nii.gz")
@@ -251,7 +251,7 @@ def test_images_of_other_cases_are_no_images(tmp_path, caplog):
 
 
 def test_a_name_that_is_not_utf8_is_no_end_of_the_process(tmp_path):
-    from labelloop.volume import read
+    from labelloop.images.volume import read
 
     file = touch(tmp_path, BAD_NAME) / BAD_NAME
     for call in (read, read_geometry):

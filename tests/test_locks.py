@@ -11,13 +11,13 @@ import sys
 
 import pytest
 
-from labelloop import locks
-from labelloop.errors import UserError
-from labelloop.locks import TakenError, hold
+from labelloop.base import locks
+from labelloop.base.errors import UserError
+from labelloop.base.locks import TakenError, hold
 
 HOLD = """
 import os, sys, time
-from labelloop.locks import hold
+from labelloop.base.locks import hold
 
 lock = hold(sys.argv[1], "a folder")
 child = os.fork()  # like a data loader's worker

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from labelloop import lookup
-from labelloop.cases import load_cases
-from labelloop.classes import load_classes
-from labelloop.datasets import load_dataset
-from labelloop.errors import UserError
-from labelloop.lookup import CONFIG, PROJECT, find, known, taken
+from labelloop.base import lookup
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.lookup import CONFIG, PROJECT, find, known, taken
+from labelloop.cases.table import load_cases
+from labelloop.images.datasets import load_dataset
 from labelloop.recipe import load_recipe
 
 
@@ -51,7 +51,7 @@ def test_an_edited_copy_is_used_and_said_once(own, caplog):
     lines = list(taken())
     assert [line.partition(":")[0] for line in lines] == ["recipe 'default'", "class scheme 'flare'", "data set 'btcv'"]
     assert all("differs from the one that labelloop brings" in line for line in lines) and all(taken().values())
-    assert [record.getMessage() for record in caplog.records if record.name == "labelloop.lookup"] == lines
+    assert [record.getMessage() for record in caplog.records if record.name == "labelloop.base.lookup"] == lines
 
 
 def test_a_copy_with_other_comments_does_not_differ(own):

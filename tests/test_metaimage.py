@@ -5,8 +5,8 @@ import pytest
 import SimpleITK as sitk
 
 from bad_inputs import ct_values
-from labelloop.errors import CaseError
-from labelloop.scan import read_scan
+from labelloop.base.errors import CaseError
+from labelloop.images.scan import read_scan
 
 CHANGES = {
     b"NDims = 3": (b"NDims = 8472e48 3", b"NDims = 2000", b"NDims = 2", b"NDims = ", b"NDims = nan"),

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from labelloop import cost
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.base.lookup import find
 from labelloop.inference.engine import Predictor
 from labelloop.inference.postprocess import Chain
 from labelloop.inference.slices import SliceClassifier
-from labelloop.lookup import find
-from labelloop.network import build_network
+from labelloop.networks.network import build_network
 from labelloop.recipe import load_recipe
 from labelloop.recipe.inheritance import with_extended
-from labelloop.run import Run
+from labelloop.run import cost
+from labelloop.run.run import Run
 from labelloop.training.settings import cutmix_of
 from mistakes import Mistake, alternatives, changed
 from strategies import few

@@ -6,8 +6,8 @@ from torch import nn
 
 from labelloop.inference.cpu import channels_last
 from labelloop.inference.stages import Counted, collected
-from labelloop.network import build_network, count_macs, count_parameters
-from labelloop.plans import Plan
+from labelloop.networks.network import build_network, count_macs, count_parameters
+from labelloop.networks.plans import Plan
 
 
 def test_shared_parameters_count_once():

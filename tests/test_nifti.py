@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from bad_inputs import AFFINE, ct_values, patched, save
-from labelloop import nifti
-from labelloop.errors import CaseError
-from labelloop.nifti import RefusedError, begin, read_header, voxels
-from labelloop.scan import read_image, read_scan
-from labelloop.volume import read, write
+from labelloop.base.errors import CaseError
+from labelloop.images import nifti
+from labelloop.images.nifti import RefusedError, begin, read_header, voxels
+from labelloop.images.scan import read_image, read_scan
+from labelloop.images.volume import read, write
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import SimpleITK as sitk
 
 from bad_inputs import ct_values
-from labelloop.errors import CaseError
-from labelloop.scan import read_scan
+from labelloop.base.errors import CaseError
+from labelloop.images.scan import read_scan
 
 CHANGES = {
     b"kinds: domain domain domain": (b"kinds: dom" + b"x" * 3000, b"kinds: domain\0 domain domain"),

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from labelloop import cli
-from labelloop.errors import UserError
-from labelloop.files import sha256
-from labelloop.outputs import claim, claims, is_table, refuse_folder_of_inputs, refuse_overwriting, release
-from labelloop.tables import write_table
-from labelloop.volume import Geometry, write
+from labelloop.base.errors import UserError
+from labelloop.base.files import sha256
+from labelloop.base.outputs import claim, claims, is_table, refuse_folder_of_inputs, refuse_overwriting, release
+from labelloop.base.tables import write_table
+from labelloop.cli import main as cli
+from labelloop.images.volume import Geometry, write
 
 GRID = Geometry((8, 8, 6), (4.0, 4.0, 5.0))
 

@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from labelloop.paths import WRITTEN, Paths, folder_of, manifest_of, shard_of
+from labelloop.base.paths import WRITTEN, Paths, folder_of, manifest_of, shard_of
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("cases", "annotation", "geometry", "quarantine", "groups", "upright")

@@ -10,17 +10,17 @@ import pytest
 import yaml
 from scipy.ndimage import distance_transform_edt
 
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
-from labelloop.files import sha256
-from labelloop.lookup import CONFIG
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.files import sha256
+from labelloop.base.lookup import CONFIG
+from labelloop.base.tables import read_table
+from labelloop.images.volume import Geometry, Volume, canonical, read, read_geometry
 from labelloop.phantom import collection as collection_module
 from labelloop.phantom import draw_patient, field_of_view, render, tissue_map, write_phantom
 from labelloop.phantom.collection import plan_cases
 from labelloop.phantom.patient import ORIENTATIONS
 from labelloop.phantom.tissues import CODE, class_ids
-from labelloop.tables import read_table
-from labelloop.volume import Geometry, Volume, canonical, read, read_geometry
 
 CLASSES = load_classes("flare")
 IDS = CLASSES.ids

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.classes import load_classes
-from labelloop.files import sha256
+from labelloop.base.classes import load_classes
+from labelloop.base.files import sha256
+from labelloop.base.tables import read_table
+from labelloop.images.volume import Volume, canonical, read
 from labelloop.phantom.mr import COLUMNS, LIKE, OTHER_PATIENTS, SEQUENCES, SIGNALS, Motion, MrPatient, write_mr
 from labelloop.phantom.tissues import TISSUES
-from labelloop.tables import read_table
-from labelloop.volume import Volume, canonical, read
 
 IDS = load_classes("flare").ids
 SPACING_MM = 7.0

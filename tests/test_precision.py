@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from labelloop import precision
-from labelloop.precision import choose_precision, has_units
+from labelloop.base import precision
+from labelloop.base.precision import choose_precision, has_units
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

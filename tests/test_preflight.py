@@ -5,13 +5,13 @@ import json
 import pytest
 import yaml
 
-from labelloop import preflight, problems
-from labelloop.cases import Case, load_cases
-from labelloop.classes import load_classes
-from labelloop.expected import Expected
-from labelloop.lookup import CONFIG
+from labelloop.base.classes import load_classes
+from labelloop.base.lookup import CONFIG
+from labelloop.base.tables import TABLES
+from labelloop.cases.table import Case, load_cases
 from labelloop.recipe import Recipe, load_recipe, unroll
-from labelloop.tables import TABLES
+from labelloop.run import preflight, problems
+from labelloop.run.expected import Expected
 from labelloop.training.settings import cutmix_of
 
 FLARE = load_classes("flare")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from labelloop.errors import UserError
-from labelloop.profiles import check_profiles
+from labelloop.base.errors import UserError
+from labelloop.run.profiles import check_profiles
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
-from labelloop.chain import bank_of, describe, images_of, mermaid, needed, ordered, updates
-from labelloop.errors import UserError
-from labelloop.lookup import CONFIG
+from labelloop.base.errors import UserError
+from labelloop.base.lookup import CONFIG
 from labelloop.recipe import load_recipe, parents, round_before, unroll
+from labelloop.run.chain import bank_of, describe, images_of, mermaid, needed, ordered, updates
 
 SMALL = {
     "plans": {"p": {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8]}},

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.repair import Repair
-from labelloop.run import Run
-from labelloop.seals import put_seal_of_files
-from labelloop.shards import Ledger
+from labelloop.base.seals import put_seal_of_files
+from labelloop.base.shards import Ledger
+from labelloop.run.repair import Repair
+from labelloop.run.run import Run
 
 
 @pytest.fixture(params=["results", "./results", "my results/"])
@@ -65,8 +65,8 @@ def test_to_look_imports_nothing_heavy(run):
     finish(Path(run.results) / "predictions")
     code = """
 import sys
-from labelloop.repair import Repair
-from labelloop.run import Run
+from labelloop.run.repair import Repair
+from labelloop.run.run import Run
 Repair(Run({"cases": "cases.csv", "results": sys.argv[1]}))
 print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy") if m in sys.modules])
 """

@@ -2,9 +2,9 @@
 
 import pytest
 
-from labelloop.plans import Plan
-from labelloop.resources import CACHE_MB, LEAST_MB, cache_mb, loader_workers, training_mb, training_threads
-from labelloop.run import Run
+from labelloop.networks.plans import Plan
+from labelloop.run.resources import CACHE_MB, LEAST_MB, cache_mb, loader_workers, training_mb, training_threads
+from labelloop.run.run import Run
 from labelloop.training.settings import SupervisedSettings, trainer_settings
 
 FINE = Plan(spacing_mm=(2.5, 1.5, 1.5), patch=(48, 128, 160))
@@ -80,7 +80,7 @@ def test_a_training_that_cannot_be_shared_out_has_one_card(run_of):
 def test_a_model_of_the_truth_is_sized_by_labeled_cases(run_of, monkeypatch, recipe, counted, cards):
     run = run_of(recipe=recipe, gpus_per_training=cards)
     seen = []
-    monkeypatch.setattr("labelloop.run.training_mb", lambda plan, trainer, *numbers: seen.append(numbers) or 1)
+    monkeypatch.setattr("labelloop.run.run.training_mb", lambda plan, trainer, *numbers: seen.append(numbers) or 1)
     for model, number in counted.items():
         run.training_mb(model, 12 * cards)
         assert seen.pop() == (number, 11, True, cards)

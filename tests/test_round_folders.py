@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.round_folders import move_rounds
-from labelloop.run import Run
+from labelloop.run.round_folders import move_rounds
+from labelloop.run.run import Run
 
 PLACES = ("models/{}/model.json", "labels/{}/a.nii.gz", "prepared/{}/labels/{}/a.b2nd", "prepared/{}/objects/{}/a.npz",
           "evaluation/cases/shards/.{}.jsonl")  # fmt: skip

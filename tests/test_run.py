@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from labelloop.errors import UserError
-from labelloop.outputs import refuse_inputs_among
-from labelloop.paths import WRITTEN
-from labelloop.run import Run, load_config
+from labelloop.base.errors import UserError
+from labelloop.base.outputs import refuse_inputs_among
+from labelloop.base.paths import WRITTEN
+from labelloop.run.run import Run, load_config
 
 CONFIG = Path(__file__).parents[1] / "config"
 HEADER = "case,image,label,dataset,role,annotated"
@@ -62,7 +62,7 @@ def test_what_every_job_starts_with_imports_nothing_heavy(tmp_path):
     make(tmp_path, *rows(1))
     code = f"""
 import sys
-from labelloop.run import Run
+from labelloop.run.run import Run
 Run({{"cases": {str(tmp_path / "cases.csv")!r}}})
 print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy", "cc3d", "edt") if m in sys.modules])
 """
@@ -105,7 +105,7 @@ def test_a_killed_run_leaves_nothing_to_unlock(tmp_path):
     run = make(tmp_path, *rows(1))
     claim_and_die = f"""
 import os, signal
-from labelloop.run import Run
+from labelloop.run.run import Run
 run = Run({{"cases": {run.config.cases!r}, "results": {run.results!r}}})
 run.claim()
 os.kill(os.getpid(), signal.SIGKILL)

@@ -7,10 +7,10 @@ import jsonschema
 import pytest
 import yaml
 
-from labelloop.classes import Strict
+from labelloop.base.classes import Strict
+from labelloop.cli.schemas import generated
 from labelloop.recipe import Recipe
-from labelloop.run import RunConfig
-from labelloop.schemas import generated
+from labelloop.run.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = {

@@ -27,7 +27,7 @@ rule train:
         "workflow/scripts/step.py"
 """
 SCRIPT = """
-from labelloop.scripting import job
+from labelloop.base.scripting import job
 
 snakemake = job(globals())
 
@@ -36,8 +36,8 @@ print(snakemake.input[0], snakemake.output[0], snakemake.params.epochs, snakemak
 PREAMBLE = """
 import logging, os, signal, sys, threading, time, warnings
 from types import SimpleNamespace
-from labelloop.errors import UserError
-from labelloop.scripting import job
+from labelloop.base.errors import UserError
+from labelloop.base.scripting import job
 
 snakemake = SimpleNamespace(log=[sys.argv[1]], rule="train", wildcards={"model": "coarse"}, params={"number": 3},
                             resources={"device": "cpu"})
@@ -87,7 +87,7 @@ def test_the_machine_stands_beside_the_log(tmp_path):
 
 
 def test_signs_of_life_reach_the_terminal(tmp_path):
-    result = run(tmp_path, "logging.getLogger('labelloop.heartbeat').info('case 2 of 3'); log.info('a detail')")
+    result = run(tmp_path, "logging.getLogger('labelloop.base.heartbeat').info('case 2 of 3'); log.info('a detail')")
     assert "case 2 of 3" in result.terminal and "a detail" not in result.terminal
     assert "case 2 of 3" in result.log and "a detail" in result.log
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from labelloop import seals
-from labelloop.errors import CaseError, NotTriedError, UserError
-from labelloop.seals import seal_of
-from labelloop.shards import Ledger, assign_shards, look_at_manifests, read_manifests
+from labelloop.base import seals
+from labelloop.base.errors import CaseError, NotTriedError, UserError
+from labelloop.base.seals import seal_of
+from labelloop.base.shards import Ledger, assign_shards, look_at_manifests, read_manifests
 
 
 def writer(folder, case, text="content"):
@@ -379,7 +379,7 @@ def test_a_copy_is_read_once_and_is_not_broken(tmp_path, monkeypatch):
 JOB = """
 import sys, time
 from pathlib import Path
-from labelloop.shards import Ledger
+from labelloop.base.shards import Ledger
 
 folder = Path(sys.argv[1])
 ledger = Ledger(folder, "train-000")

@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from labelloop import slurm
-from labelloop.slurm import PLUGIN, be_patient, jobs_in_queue, told
+from labelloop.run import slurm
+from labelloop.run.slurm import PLUGIN, be_patient, jobs_in_queue, told
 
 QUEUE = """\
 12|RUNNING|{folder}|rule_train_wildcards_teacher

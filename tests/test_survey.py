@@ -7,19 +7,19 @@ import pytest
 import SimpleITK as sitk
 
 from bad_inputs import AFFINE, BadInputs, ct_values, label_values, make_bad_inputs, patched, save
-from labelloop import scan as scan_module
-from labelloop import survey as survey_module
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, from_table
-from labelloop.cases import Case, load_cases
-from labelloop.classes import IGNORED, load_classes
-from labelloop.datasets import load_dataset
-from labelloop.errors import CaseError, UserError
-from labelloop.folders import pair_folders
-from labelloop.scan import read_scan
+from labelloop.base.classes import IGNORED, load_classes
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.tables import read_table
+from labelloop.cases import survey as survey_module
+from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, from_table
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.survey import REASONS, read_truth, survey_case
+from labelloop.cases.table import Case, load_cases
+from labelloop.images import scan as scan_module
+from labelloop.images.datasets import load_dataset
+from labelloop.images.scan import read_scan
+from labelloop.images.volume import read, write
 from labelloop.steps import cases as case_steps
-from labelloop.survey import REASONS, read_truth, survey_case
-from labelloop.tables import read_table
-from labelloop.volume import read, write
 from survey_files import do_survey, merge_to, survey_to
 from test_alike import scan
 from test_hounsfield import body

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelloop.errors import UserError
-from labelloop.tables import NUMBERS, TABLES, read_table, write_table
+from labelloop.base.errors import UserError
+from labelloop.base.tables import NUMBERS, TABLES, read_table, write_table
 from strategies import few
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=8)

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelloop.volume import (
+from labelloop.images.volume import (
     Geometry,
     Volume,
     canonical,

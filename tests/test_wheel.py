@@ -26,7 +26,7 @@ RECIPE = {
 HELP = """
 import contextlib, io, sys
 import labelloop
-from labelloop.cli import main
+from labelloop.cli.main import main
 print(labelloop.__file__)
 for words in [line.split() for line in sys.argv[1:]]:
     said = io.StringIO()

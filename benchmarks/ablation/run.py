@@ -25,14 +25,14 @@ import pandas as pd
 import torch
 from recipes import BTCV_PAIR, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
 
-from labelloop.cases import Case, load_cases, write_cases
-from labelloop.classes import load_classes
-from labelloop.datasets import load_dataset
-from labelloop.files import write_text
-from labelloop.folders import pair_folders
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_text
+from labelloop.base.tables import read_table
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.table import Case, load_cases, write_cases
+from labelloop.images.datasets import load_dataset
 from labelloop.metrics.compare import compare_scores
 from labelloop.phantom import write_phantom
-from labelloop.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -23,17 +23,17 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from labelloop.adapt.body import body_mask, judge_upright
-from labelloop.adapt.grey import to_grey
-from labelloop.adapt.registration import Transform
-from labelloop.adapt.settings import UPRIGHT_BY
-from labelloop.adapt.transfer import Transferred, transfer
-from labelloop.classes import load_classes
-from labelloop.files import write_text
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_text
+from labelloop.cases.body import body_mask, judge_upright
+from labelloop.images.volume import RAS, Volume, read
+from labelloop.labels.registration import Transform
+from labelloop.labels.transfer import Transferred, transfer
 from labelloop.metrics.surface import dice
+from labelloop.networks.grey import to_grey
+from labelloop.networks.settings import UPRIGHT_BY
 from labelloop.phantom.mr import Motion, MrPatient
 from labelloop.phantom.shapes import turn
-from labelloop.volume import RAS, Volume, read
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "adaptation.md"
 SEED, SPACING_MM = 5, 4.0

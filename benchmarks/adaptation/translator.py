@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labelloop.adapt.generator import Generator
-from labelloop.adapt.translate import translate
-from labelloop.files import write_text
+from labelloop.base.files import write_text
+from labelloop.inference.translate import translate
 from labelloop.inference.windows import window_starts
+from labelloop.networks.generator import Generator
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "translator.md"
 SHAPE = (96, 192, 224)

@@ -9,8 +9,8 @@ not in the table, so that nothing in the workflow can see them.
 import sys
 from pathlib import Path
 
-from labelloop.cases import Case, write_cases
-from labelloop.folders import pair_folders
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.table import Case, write_cases
 
 LABELED, TEST = 0, 2
 

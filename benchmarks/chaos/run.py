@@ -18,15 +18,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from labelloop.annotation import PRESENT
-from labelloop.cases import Case, write_cases
-from labelloop.files import atomic, write_json, write_text
-from labelloop.folders import pair_folders
+from labelloop.base.files import atomic, write_json, write_text
+from labelloop.cases.annotation import PRESENT
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.survey import read_truth
+from labelloop.cases.table import Case, write_cases
+from labelloop.images.pictures import case_picture
+from labelloop.images.volume import read
 from labelloop.metrics.flare import score_case
 from labelloop.recipe import load_recipe, unroll
-from labelloop.report.pictures import case_picture
-from labelloop.survey import read_truth
-from labelloop.volume import read
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).with_name("recipe.yaml")

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from labelloop.classes import load_classes
-from labelloop.files import write_text
-from labelloop.volume import Geometry, Volume, canonical
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_text
+from labelloop.images.volume import Geometry, Volume, canonical
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE.parent / "results" / "checks.md"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from labelloop.cost import BANDWIDTH_TBS, Setting
 from labelloop.inference.resample import target_shape
 from labelloop.inference.windows import padding, window_starts
-from labelloop.network import build_network, count_parameters, counting_macs
-from labelloop.plans import Plan
+from labelloop.networks.network import build_network, count_parameters, counting_macs
+from labelloop.networks.plans import Plan
+from labelloop.run.cost import BANDWIDTH_TBS, Setting
 
 SIZE, SPACING_MM = (400, 512, 512), (2.0, 0.8, 0.8)
 """The scan of the goal: voxels and their size (z, y, x)."""

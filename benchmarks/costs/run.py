@@ -12,9 +12,9 @@ from pathlib import Path
 
 import floor
 
-from labelloop.cost import Cost, Setting, assumptions, cost_of, measure, wall_hours
-from labelloop.files import write_text
+from labelloop.base.files import write_text
 from labelloop.recipe import load_recipe
+from labelloop.run.cost import Cost, Setting, assumptions, cost_of, measure, wall_hours
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "costs.md"

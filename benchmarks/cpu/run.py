@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
-from labelloop.files import write_text
-from labelloop.machine import processor
-from labelloop.plans import Plan
+from labelloop.base.files import write_text
+from labelloop.base.machine import processor
+from labelloop.networks.plans import Plan
 from labelloop.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,8 +113,8 @@ def one(batch: int, precision: str, convolutions: str, wall: bool, recipe: str) 
     import torch
     from torch.nn import functional
 
-    from labelloop.network import build_network
-    from labelloop.precision import DTYPES
+    from labelloop.base.precision import DTYPES
+    from labelloop.networks.network import build_network
     from labelloop.training.cpu import by_onednn
 
     plan, last = plan_of(recipe), torch.channels_last_3d

@@ -16,18 +16,18 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from labelloop.classes import load_classes
-from labelloop.files import atomic
+from labelloop.base.classes import load_classes
+from labelloop.base.files import atomic
+from labelloop.images.volume import Volume
 from labelloop.inference.prepare import Frame, prepare_image, prepare_label
 from labelloop.labels.tumors import cut_tumors, write_objects
+from labelloop.networks.plans import Plan
 from labelloop.phantom import draw_patient, field_of_view, render
 from labelloop.phantom.patient import EASY
-from labelloop.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank
 from labelloop.training.prepared import write_image_array, write_label_array
 from labelloop.training.settings import CutMix, PartialSettings
 from labelloop.training.trainers import TRAINERS
-from labelloop.volume import Volume
 
 EXAMPLES, COLUMNS = 20, 4
 PLAN = Plan(spacing_mm=(2.5, 2, 2), patch=(48, 112, 128), features=(4, 8))

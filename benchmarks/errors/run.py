@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from errors import ERRORS, Draft
 
 from labelloop import phantom as phantom_package
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.files import atomic, digest, sha256, write_text
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.files import atomic, digest, sha256, write_text
+from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN
+from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
 from labelloop.phantom import draw_patient, field_of_view, render
-from labelloop.volume import Geometry, Volume, canonical
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "errors.md"
 PHANTOM = Path(phantom_package.__file__).parent

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from labelloop.files import write_text
+from labelloop.base.files import write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

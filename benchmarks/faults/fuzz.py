@@ -25,20 +25,20 @@ import SimpleITK as sitk
 import torch
 from command_line import parser, show
 
-from labelloop.cases import load_cases
-from labelloop.classes import load_classes
-from labelloop.datasets import load_dataset, read_dataset
-from labelloop.errors import CaseError, UserError
-from labelloop.files import sha256, write_json, write_text
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import sha256, write_json, write_text
+from labelloop.base.lookup import CONFIG
+from labelloop.base.shards import Ledger, look_at_manifests, read_manifests
+from labelloop.cases.table import load_cases
+from labelloop.images.datasets import load_dataset, read_dataset
+from labelloop.images.scan import read_label
 from labelloop.inference.engine import Predictor
 from labelloop.inference.finding import find_cases
 from labelloop.inference.reading import Image
-from labelloop.lookup import CONFIG
-from labelloop.network import build_network
-from labelloop.plans import Plan
+from labelloop.networks.network import build_network
+from labelloop.networks.plans import Plan
 from labelloop.recipe import load_recipe
-from labelloop.scan import read_label
-from labelloop.shards import Ledger, look_at_manifests, read_manifests
 from labelloop.training.work import Work
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "inference"))

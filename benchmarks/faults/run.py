@@ -29,9 +29,9 @@ from pathlib import Path
 import psutil
 from command_line import parser, show
 
-from labelloop.files import write_json
-from labelloop.slurm import jobs_in_queue
-from labelloop.wording import count
+from labelloop.base.files import write_json
+from labelloop.base.wording import count
+from labelloop.run.slurm import jobs_in_queue
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "workflow")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from inputs import FULL, TOY, Phantom, Sizes, model_folder, plans, prepare
 
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from context import Context
 from device import exact_fp32, forget
 from record import Step
 
+from labelloop.images.volume import Volume
 from labelloop.inference.engine import Predictor
 from labelloop.inference.settings import Settings
-from labelloop.volume import Volume
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from labelloop.classes import load_classes
-from labelloop.files import atomic
+from labelloop.base.classes import load_classes
+from labelloop.base.files import atomic
+from labelloop.images.volume import RAS, Geometry, Volume
 from labelloop.inference.prepare import prepare_image, prepare_label
-from labelloop.network import build_network
+from labelloop.networks.network import build_network
+from labelloop.networks.plans import Plan
 from labelloop.phantom import draw_patient, field_of_view, render
-from labelloop.plans import Plan
 from labelloop.recipe import load_recipe
-from labelloop.volume import RAS, Geometry, Volume
 
 LOW_HU, HU_A_STEP = -200.0, 2.0
 """HU of the byte 0, and HU between two bytes: what networks see of a CT."""

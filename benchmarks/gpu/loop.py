@@ -23,8 +23,8 @@ import SimpleITK as sitk
 from context import Context
 from record import Step
 
-from labelloop.files import atomic
-from labelloop.folders import pair_folders
+from labelloop.base.files import atomic
+from labelloop.cases.folders import pair_folders
 
 LOOP = Path(__file__).resolve().parents[1] / "loop"
 ARMS = ("labels_only", "control", "default", "oracle")

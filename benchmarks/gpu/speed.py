@@ -21,14 +21,14 @@ from equality import agreement
 from inputs import architecture, engine_builds, network_of
 from record import Step
 
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
+from labelloop.base.shards import Ledger
+from labelloop.images.volume import Volume, write
 from labelloop.inference.engine import Predictor
 from labelloop.inference.reading import Case
 from labelloop.inference.running import run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.stages import collected
-from labelloop.shards import Ledger
-from labelloop.volume import Volume, write
 
 MODES = {"exact": {}, "fast": {"mode": "fast"}}
 """Settings of the engine that are timed; all else is the default."""

@@ -25,9 +25,9 @@ from device import forget, peak_mb, synchronize
 from inputs import TOY_PLAN
 from record import Step
 
-from labelloop.adapt.settings import TranslatorSettings
-from labelloop.classes import load_classes
-from labelloop.plans import Plan
+from labelloop.base.classes import load_classes
+from labelloop.networks.plans import Plan
+from labelloop.networks.settings import TranslatorSettings
 from labelloop.recipe import load_recipe
 from labelloop.training.job import TrainingJob
 from labelloop.training.loading import Draw, iterate

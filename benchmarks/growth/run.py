@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-from labelloop.files import sha256, write_text
-from labelloop.machine import processor
-from labelloop.run import Run
-from labelloop.seals import put_seal
-from labelloop.tables import TABLES
+from labelloop.base.files import sha256, write_text
+from labelloop.base.machine import processor
+from labelloop.base.seals import put_seal
+from labelloop.base.tables import TABLES
+from labelloop.run.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "benchmarks" / "results" / "growth.md"
@@ -34,7 +34,7 @@ with open(sys.argv[1], "w") as out:
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 """
-CLI = "import sys; from labelloop.cli import main; sys.exit(main(sys.argv[1:]))"
+CLI = "import sys; from labelloop.cli.main import main; sys.exit(main(sys.argv[1:]))"
 MISSING = "Missing output files: "
 """What a dry run without results says of every job, before its outputs."""
 HEADER = ["| cases | jobs | command | processor time (s) | memory (MB) |", "|---:|---:|---|---:|---:|"]

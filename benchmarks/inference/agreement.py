@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from scans import BUILD, RESULTS, ROOT, machine, scan, stock_models
 
-from labelloop.files import write_text
+from labelloop.base.files import write_text
+from labelloop.images.volume import read
 from labelloop.inference.engine import Predictor
 from labelloop.inference.prepare import Prepared
-from labelloop.volume import read
 
 PATCHES = 1.5
 """Size of the part that is looked at, in patches: two windows along each axis."""

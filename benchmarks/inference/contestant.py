@@ -19,11 +19,11 @@ STOCK = {  # mirroring, resampling as nnU-Net's planner chooses it (else with to
 
 
 def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
+    from labelloop.base.shards import Ledger
     from labelloop.inference.finding import case_name
     from labelloop.inference.reading import Case
     from labelloop.inference.running import Options, run_cases
     from labelloop.inference.settings import Settings
-    from labelloop.shards import Ledger
 
     def load():
         from labelloop.inference.engine import Predictor

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from labelloop.files import link
+from labelloop.base.files import link
+from labelloop.images.volume import Geometry, Volume, read, write
 from labelloop.inference.finding import case_name
-from labelloop.volume import Geometry, Volume, read, write
 
 PLANES = 1000
 LIMITS_MB = (None, 3000, 2500)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from labelloop.classes import load_classes
-from labelloop.files import atomic, sha256, write_json
+from labelloop.base.classes import load_classes
+from labelloop.base.files import atomic, sha256, write_json
 from labelloop.inference.prepare import scaling
-from labelloop.network import build_network
+from labelloop.networks.network import build_network
+from labelloop.networks.plans import Plan
 from labelloop.phantom import draw_patient, field_of_view, render
-from labelloop.plans import Plan
 from labelloop.training.stock import dataset_json, plans_json
 
 PLAN = Plan(spacing_mm=(2.5, 1.5, 1.5), patch=(48, 128, 160), features=(16, 32, 64, 128, 256))

@@ -32,11 +32,11 @@ from contestant import STOCK
 from model import trained_model
 from scans import BUILD, REAL, RESULTS, ROOT, SIZES, machine, scan, stock_models
 
-from labelloop.files import link, write_text
+from labelloop.base.files import link, write_text
+from labelloop.images.volume import read, read_geometry
 from labelloop.inference.finding import case_name
 from labelloop.metrics.efficiency import Meter
-from labelloop.network import build_network, count_macs, count_parameters
-from labelloop.volume import read, read_geometry
+from labelloop.networks.network import build_network, count_macs, count_parameters
 
 HERE = Path(__file__).resolve()
 MEASURED = ("cold_s", "warm_s", "cold_cpu_s", "warm_cpu_s")
@@ -124,7 +124,7 @@ def agreement(first: np.ndarray, second: np.ndarray, voxel_ml: float) -> tuple[f
 
 def floor(image: Path, network_s: float) -> str:
     """Return the floor in words: decompressing the file, and the network alone."""
-    from labelloop.nifti import begin, read_header, voxels
+    from labelloop.images.nifti import begin, read_header, voxels
 
     content = image.read_bytes()
     start = time.perf_counter()

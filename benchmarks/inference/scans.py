@@ -6,9 +6,9 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from labelloop.files import write_json
+from labelloop.base.files import write_json
+from labelloop.images.volume import write
 from labelloop.phantom import draw_patient, field_of_view, render
-from labelloop.volume import write
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "benchmark_inference"

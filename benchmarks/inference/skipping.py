@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from model import PLAN
 
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
 from labelloop.inference.settings import CenterFirst, ProbeFirst
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.windows import Window, slide_blocks

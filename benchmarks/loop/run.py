@@ -26,17 +26,17 @@ import pandas as pd
 import torch
 from arms import ARMS, CONTROL, GROUPS, ORACLE, ORGANS, SIZES, Size, named, oracle_recipe, recipe
 
-from labelloop.cases import Case, load_cases, write_cases
-from labelloop.classes import load_classes
-from labelloop.files import write_text
-from labelloop.folders import pair_folders
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_text
+from labelloop.base.machine import processor
+from labelloop.base.tables import read_table
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.survey import read_truth
+from labelloop.cases.table import Case, load_cases, write_cases
+from labelloop.images.volume import canonical, read
 from labelloop.labels.agree import disagreement
-from labelloop.machine import processor
 from labelloop.metrics.compare import compare_scores, share_of_gap
 from labelloop.phantom import write_phantom
-from labelloop.survey import read_truth
-from labelloop.tables import read_table
-from labelloop.volume import canonical, read
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

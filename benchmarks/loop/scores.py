@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from labelloop.classes import load_classes
-from labelloop.files import write_text
-from labelloop.machine import processor
-from labelloop.tables import read_table
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_text
+from labelloop.base.machine import processor
+from labelloop.base.tables import read_table
 
 FINAL = "final"
 FIVE = ("liver", "spleen", "right_kidney", "left_kidney", "aorta")

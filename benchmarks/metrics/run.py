@@ -22,11 +22,11 @@ from pathlib import Path
 import edt
 import numpy as np
 
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.files import write_text
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.files import write_text
+from labelloop.images.volume import Geometry, Volume
 from labelloop.metrics.flare import score_case
 from labelloop.metrics.surface import CORNERS, surfel_areas
-from labelloop.volume import Geometry, Volume
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "metrics.md"
 SPACING_ZYX = (2.5, 0.8, 0.8)

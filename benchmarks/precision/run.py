@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from labelloop.classes import load_classes
-from labelloop.files import write_json, write_text
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_json, write_text
+from labelloop.base.precision import has_units
+from labelloop.base.tables import read_table
 from labelloop.phantom import write_phantom
-from labelloop.precision import has_units
-from labelloop.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "precision.md"

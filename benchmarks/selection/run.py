@@ -27,17 +27,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from labelloop.cases import Case, write_cases
-from labelloop.classes import ClassScheme
-from labelloop.files import write_text
+from labelloop.base.classes import ClassScheme
+from labelloop.base.files import write_text
+from labelloop.base.tables import read_table
+from labelloop.cases.table import Case, write_cases
+from labelloop.images.volume import canonical, read
 from labelloop.labels.agree import disagreement
 from labelloop.labels.calibrate import SCORE, calibrate_held_out, threshold
 from labelloop.labels.select import select
 from labelloop.labels.settings import SelectSettings
 from labelloop.phantom import write_phantom
 from labelloop.recipe import load_recipe
-from labelloop.tables import read_table
-from labelloop.volume import canonical, read
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE.parent / "results" / "selection.md"

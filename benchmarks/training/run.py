@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from contestants import KINDS, PEER, SMALL, Contestant, contestant, write_data
 
-from labelloop.files import write_text
-from labelloop.plans import Plan
+from labelloop.base.files import write_text
+from labelloop.networks.plans import Plan
 from labelloop.recipe import load_recipe
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "training.md"

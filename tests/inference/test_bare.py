@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from labelloop.images.volume import Geometry, Volume
 from labelloop.inference.engine import Predictor
-from labelloop.volume import Geometry, Volume
 
 ALLOWED = (
     "labelloop", "torch", "numpy", "scipy", "pydantic", "yaml", "dynamic_network_architectures",
@@ -40,7 +40,7 @@ import numpy as np
 import labelloop.inference.running
 import labelloop.phantom
 from labelloop.inference.engine import Predictor
-from labelloop.volume import Geometry, Volume
+from labelloop.images.volume import Geometry, Volume
 
 volume = Volume(np.load(sys.argv[3]), Geometry((24, 20, 12), (3, 3, 3)))
 np.save(sys.argv[4], Predictor(sys.argv[2], "cpu").predict(volume, "CT").labels)

@@ -8,14 +8,14 @@ import pytest
 from test_prepare import random_volume
 from tiny_models import save_model, tiny_plan
 
-from labelloop.errors import CaseError, UserError
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.tables import read_table
+from labelloop.images.volume import Geometry, write
 from labelloop.inference.budget import PROGRAM_MB, SMALLEST_SLAB, Budget, Choice, Sizes, choices, gpu_mb, ram_mb
 from labelloop.inference.engine import Predictor
 from labelloop.inference.infer import infer
 from labelloop.inference.settings import Settings
-from labelloop.plans import Plan
-from labelloop.tables import read_table
-from labelloop.volume import Geometry, write
+from labelloop.networks.plans import Plan
 
 PLAN = Plan(spacing_mm=(2.5, 1.5, 1.5), patch=(48, 128, 160), features=(16, 32, 64, 128, 256))
 LARGE = Sizes(512 * 512 * 1000, 2, (400, 273, 273), 15, PLAN)  # 0.8 x 0.8 x 1 mm

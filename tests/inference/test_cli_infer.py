@@ -16,14 +16,15 @@ import torch
 from test_prepare import random_volume
 from tiny_models import save_model
 
-from labelloop import cli, volume
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
+from labelloop.base.tables import read_table
+from labelloop.cli import main as cli
+from labelloop.images import volume
+from labelloop.images.volume import read, write
 from labelloop.inference import infer as module
 from labelloop.inference.postprocess import Chain, load_model
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import FinishedInference
-from labelloop.tables import read_table
-from labelloop.volume import read, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,7 +149,7 @@ class Absent:
         if name.partition(".")[0] in sys.argv[1].split(","):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
-from labelloop.cli import main
+from labelloop.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -227,7 +228,7 @@ def test_a_label_map_that_the_disk_cut_short_is_not_taken_for_done(command, tmp_
 
 WAIT = """
 import sys, time
-from labelloop.cli import main
+from labelloop.cli.main import main
 from labelloop.inference import running
 compute = running._compute
 def slowly(*arguments):

@@ -7,7 +7,7 @@ from torch import nn
 
 from labelloop.inference.cpu import OneDnnConv, SampleNorm, channels_last, mean_and_variance
 from labelloop.inference.engine import cast_weights
-from labelloop.network import build_network
+from labelloop.networks.network import build_network
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from tiny_dicom import SHAPE, body_hu, write_series, write_slice
 
-from labelloop import cli
-from labelloop.errors import CaseError, UserError
-from labelloop.folders import pair_folders
+from labelloop.base.errors import CaseError, UserError
+from labelloop.cases.folders import pair_folders
+from labelloop.cli import main as cli
+from labelloop.images.volume import read
 from labelloop.inference.dicom import LEAST_SLICES, REASONS, read_dicom, read_series
 from labelloop.inference.dicom_elements import is_whole
 from labelloop.inference.finding import find_cases
 from labelloop.inference.reading import Image
-from labelloop.volume import read
 
 
 def names(folder, **options):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from test_prepare import random_volume, turned
 from tiny_models import CLASSES, IDS, save_model, tiny_plan
 
-from labelloop.errors import CaseError, UserError
-from labelloop.files import sha256
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import sha256
+from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.settings import Settings
-from labelloop.volume import Geometry, Volume, canonical
 from strategies import millimeters, orientations, seeds
 
 
@@ -151,7 +151,7 @@ def test_inference_imports_neither_training_nor_nnunetv2_and_torchvision_only_fo
     code = (
         "import sys, labelloop.inference.infer; assert 'torch' not in sys.modules; "  # so that reading does not wait
         "import labelloop.inference.postprocess; "
-        "from labelloop.network import build_network; from labelloop.plans import Plan; "
+        "from labelloop.networks.network import build_network; from labelloop.networks.plans import Plan; "
         "build_network(Plan(spacing_mm=(1,1,1), patch=(16,16,16), features=(4,8)), 2); "
         "unwanted = ('nnunetv2', 'monai', 'torchvision', 'labelloop.training'); "
         "print([m for m in sys.modules if f'{m}.'.startswith(tuple(f'{u}.' for u in unwanted))])"

@@ -9,12 +9,12 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 from scipy.ndimage import gaussian_filter
 from test_prepare import RAS, grids, turned
 
-from labelloop.errors import CaseError
+from labelloop.base.errors import CaseError
+from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.inference import export
 from labelloop.inference.export import Tally, export_labels, to_prediction
 from labelloop.inference.prepare import Frame
 from labelloop.inference.resample import Resampling, target_shape
-from labelloop.volume import Geometry, Volume, canonical
 from strategies import orientations, seeds
 
 IDS = [0, 5, 2, 200]

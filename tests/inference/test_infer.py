@@ -15,8 +15,11 @@ from test_prepare import random_volume
 from tiny_dicom import body_hu, write_series
 from tiny_models import IDS, save_model
 
-from labelloop.classes import load_classes
-from labelloop.errors import CaseError, UserError
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import read_table
+from labelloop.images.volume import Geometry, canonical, read, read_geometry, restore, write
 from labelloop.inference import infer as infer_module
 from labelloop.inference import running as module
 from labelloop.inference.engine import Predictor
@@ -26,9 +29,6 @@ from labelloop.inference.infer import infer
 from labelloop.inference.reading import Case
 from labelloop.inference.running import Options, efficiency, predict_cases, run_cases
 from labelloop.metrics import efficiency as efficiency_module
-from labelloop.shards import Ledger
-from labelloop.tables import read_table
-from labelloop.volume import Geometry, canonical, read, read_geometry, restore, write
 
 
 @pytest.fixture

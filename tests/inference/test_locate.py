@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from test_prepare import RAS, random_volume, turned
 from tiny_models import IDS, save_model, tiny_plan
 
+from labelloop.images.volume import Geometry, Volume, canonical, to_image
 from labelloop.inference.engine import Predictor
 from labelloop.inference.locate import box_of_mask, box_of_slices, grown, height_mm, part_of, span
 from labelloop.inference.postprocess import Chain
 from labelloop.inference.prepare import Frame
 from labelloop.inference.slices import SliceClassifier
 from labelloop.inference.steps import Locate
-from labelloop.volume import Geometry, Volume, canonical, to_image
 from strategies import ORIENTATIONS, millimeters, orientations
 
 SPACING = (4.0, 2.0, 2.0)

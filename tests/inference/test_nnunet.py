@@ -12,15 +12,15 @@ import torch
 from tiny_models import save_model
 from tiny_nnunet import LABELS, as_nnunet_predicts, configuration, save_nnunet
 
-from labelloop.cli import main
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.base.tables import read_table
+from labelloop.cli.main import main
+from labelloop.images.volume import Geometry, read, write
 from labelloop.inference import nnunet
 from labelloop.inference.engine import Predictor
 from labelloop.inference.nnunet import import_nnunet, is_nnunet
 from labelloop.inference.splines import spline_resampled
-from labelloop.network import count_parameters
-from labelloop.tables import read_table
-from labelloop.volume import Geometry, read, write
+from labelloop.networks.network import count_parameters
 
 LPS = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 SAGITTAL = (0, 0, 1, 1, 0, 0, 0, -1, 0)

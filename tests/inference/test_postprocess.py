@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from test_prepare import random_volume
 from tiny_models import IDS, save_model, tiny_plan
 
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.images.volume import Volume, canonical
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.labelmaps import compose, merge_union, merge_votes
 from labelloop.inference.postprocess import Chain, State, load_chain, segment
 from labelloop.labels.clean import clean
-from labelloop.volume import Volume, canonical
 from strategies import seeds
 
 

@@ -11,13 +11,13 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 from scipy.ndimage import gaussian_filter
 from tiny_models import tiny_plan
 
-from labelloop.adapt.grey import to_grey
-from labelloop.adapt.settings import GreySettings
-from labelloop.classes import IGNORED
-from labelloop.errors import CaseError
+from labelloop.base.classes import IGNORED
+from labelloop.base.errors import CaseError
+from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.inference.prepare import Frame, nonzero_box, prepare_image, prepare_label
 from labelloop.inference.resample import Resampling, resample_labels
-from labelloop.volume import Geometry, Volume, canonical
+from labelloop.networks.grey import to_grey
+from labelloop.networks.settings import GreySettings
 from strategies import few, millimeters, orientations, seeds, spacings
 
 GRIDS = [  # spacing of the image (z, y, x), spacing of the network

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_prepare import random_volume, turned
 
-from labelloop import nifti, scan
-from labelloop.errors import CaseError
+from labelloop.base.errors import CaseError
+from labelloop.images import nifti, scan
+from labelloop.images.scan import read_image, read_label, read_surveyed
+from labelloop.images.volume import read, write
 from labelloop.inference.reading import Case, Image
-from labelloop.scan import read_image, read_label, read_surveyed
-from labelloop.volume import read, write
 from strategies import orientations, seeds, spacings
 
 

@@ -10,13 +10,13 @@ from test_budget import LARGE
 from test_prepare import random_volume
 from tiny_models import tiny_plan
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.inference.budget import CUDA_MB, LARGEST_BATCH, Budget, Choice, best_batch, choices, gpu_mb
 from labelloop.inference.engine import Predictor, cast_weights, choose_device
 from labelloop.inference.shortage import first_that_fits, free_mb
 from labelloop.inference.windows import _chunks
-from labelloop.network import build_network
-from labelloop.plans import Plan
+from labelloop.networks.network import build_network
+from labelloop.networks.plans import Plan
 
 FULL = torch.cuda.OutOfMemoryError("CUDA out of memory")
 

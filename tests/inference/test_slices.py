@@ -8,8 +8,8 @@ import torch
 from test_prepare import random_volume
 from tiny_models import tiny_plan
 
-from labelloop.errors import CaseError, UserError
-from labelloop.files import sha256, write_json
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import sha256, write_json
 from labelloop.inference.postprocess import load_chain, load_model
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import SliceClassifier, build_classifier, classify, slice_inputs

@@ -14,7 +14,7 @@ from tiny_models import tiny_plan
 
 from labelloop.inference.settings import ManyWindows
 from labelloop.inference.windows import Window, gaussian_weights, slide_blocks, step_for, window_starts
-from labelloop.network import build_network
+from labelloop.networks.network import build_network
 from strategies import few, seeds
 
 PATCH = (16, 8, 16)

@@ -2,9 +2,9 @@
 
 import torch
 
-from labelloop.files import sha256, write_json
-from labelloop.network import build_network
-from labelloop.plans import Plan
+from labelloop.base.files import sha256, write_json
+from labelloop.networks.network import build_network
+from labelloop.networks.plans import Plan
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they give
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from labelloop.classes import load_classes
-from labelloop.volume import Geometry
+from labelloop.base.classes import load_classes
+from labelloop.images.volume import Geometry
 
 SHAPE = (100, 100, 130)
 # Canonical axes: z up, y to the front, x to the patient's right (ITK's LPS runs the other way in x and y).

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.labels.calibrate import (
     aurc,
     calibrate,
@@ -13,7 +14,6 @@ from labelloop.labels.calibrate import (
     risk_coverage,
     threshold,
 )
-from labelloop.tables import TABLES, read_table, write_table
 
 
 def simulated(number, seed):

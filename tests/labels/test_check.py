@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelloop.classes import IGNORED
-from labelloop.errors import UserError
+from labelloop.base.classes import IGNORED
+from labelloop.base.errors import UserError
+from labelloop.base.tables import TABLES, write_table
+from labelloop.images.volume import Geometry, Volume, canonical, read
 from labelloop.labels.check import KINDS, check, load_rules
 from labelloop.labels.fit import measure
-from labelloop.tables import TABLES, write_table
-from labelloop.volume import Geometry, Volume, canonical, read
 from strategies import few, orientations
 
 BTCV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "btcv"

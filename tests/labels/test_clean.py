@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.images.volume import Geometry
 from labelloop.labels.clean import clean
-from labelloop.volume import Geometry
 from strategies import seeds
 
 

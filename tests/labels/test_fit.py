@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.base.tables import read_table
+from labelloop.images.volume import write
 from labelloop.labels.check import check, load_rules
 from labelloop.labels.fit import fit, load_fitted, measure, tolerance_bounds, with_fitted, write_fitted
 from labelloop.labels.folder import check_folder, fit_folder
-from labelloop.tables import read_table
-from labelloop.volume import write
 
 
 def simulated(number, seed=0):

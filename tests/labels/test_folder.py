@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.tables import read_table
+from labelloop.images.volume import write
 from labelloop.labels.fit import LEAST_CASES
 from labelloop.labels.folder import check_folder, fit_folder
-from labelloop.tables import read_table
-from labelloop.volume import write
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from labelloop.classes import IGNORED
+from labelloop.base.classes import IGNORED
 from labelloop.labels.fuse import fuse, give_tumor_to_organs, leave_ignored, tumor_as_organs, vote
 from strategies import seeds
 

@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from labelloop.annotation import to_table
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
-from labelloop.paths import manifest_of
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.paths import manifest_of
+from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.cases.annotation import to_table
+from labelloop.images.volume import Geometry, read, write
 from labelloop.recipe import ancestors, load_recipe, unroll
 from labelloop.steps.held_out import held_out
 from labelloop.steps.labels import agree
-from labelloop.tables import TABLES, read_table, write_table
 from labelloop.training.split import order_by, validation_cases
-from labelloop.volume import Geometry, read, write
 from survey_files import tables_of
 
 SCHEME = load_classes("flare")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_clean import run
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.labels.clean import clean
 
 AROUND_LIVER = {"of": ["liver"], "above_mm": 24, "below_mm": 24, "taller_than_mm": 240}

@@ -3,12 +3,12 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from labelloop.annotation import from_table, to_table
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.base.tables import TABLES, write_table
+from labelloop.cases.annotation import from_table, to_table
 from labelloop.labels.agree import ALL
 from labelloop.labels.select import select
 from labelloop.labels.settings import SelectSettings
-from labelloop.tables import TABLES, write_table
 
 CLASSES = ("liver", "spleen", "tumor")
 

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
 from labelloop.metrics.compare import compare_scores, hierarchical_bootstrap, share_of_gap
 
 FLARE = load_classes("flare")

@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.tables import read_table, write_table
+from labelloop.images.volume import Geometry, read, write
 from labelloop.metrics.evaluate import class_means, evaluate_folders, summary
-from labelloop.tables import read_table, write_table
-from labelloop.volume import Geometry, read, write
 
 GRID = Geometry((10, 12, 8), (1.0, 1.0, 2.0))
 

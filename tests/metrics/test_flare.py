@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.classes import IGNORED, ClassScheme, load_classes
-from labelloop.errors import CaseError, UserError
+from labelloop.base.classes import IGNORED, ClassScheme, load_classes
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.tables import TABLES
+from labelloop.images.volume import Geometry, Volume, read
 from labelloop.metrics import flare
 from labelloop.metrics.flare import RULES, score_case
-from labelloop.tables import TABLES
-from labelloop.volume import Geometry, Volume, read
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "flare_metrics"
 FLARE = load_classes("flare")

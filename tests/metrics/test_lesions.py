@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.classes import IGNORED, load_classes
+from labelloop.base.classes import IGNORED, load_classes
+from labelloop.images.volume import Geometry, Volume
 from labelloop.metrics.lesions import detection, in_words, lesion_rows, match_lesions
-from labelloop.volume import Geometry, Volume
 
 SPACING = (5.0, 1.0, 2.0)  # one voxel is 0.01 ml
 GRID = Geometry((30, 30, 30), SPACING[::-1])

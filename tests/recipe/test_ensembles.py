@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from labelloop.chain import describe, needed
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.recipe import load_recipe, unroll
+from labelloop.run.chain import describe, needed
 
 SMALL = {
     "plans": {"p": {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8]}},

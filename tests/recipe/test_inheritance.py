@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.recipe import load_recipe
 from labelloop.recipe.inheritance import merged
 

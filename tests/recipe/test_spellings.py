@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.recipe import load_recipe
 from labelloop.recipe.spellings import SPELLINGS
 

@@ -5,15 +5,15 @@ import json
 import pandas as pd
 import pytest
 
-from labelloop.classes import load_classes
-from labelloop.paths import Paths
+from labelloop.base.classes import load_classes
+from labelloop.base.paths import Paths
+from labelloop.base.tables import TABLES, write_table
 from labelloop.report.attention import attention
 from labelloop.report.facts import run_facts
 from labelloop.report.intake import intake
 from labelloop.report.label_sets import label_set
 from labelloop.report.results import Results
 from labelloop.report.scores import Scored, scores
-from labelloop.tables import TABLES, write_table
 
 SCHEME = load_classes("flare")
 INTAKE = {"set_aside": 0, "total": 4, "train": 3, "states": [], "aside": []}

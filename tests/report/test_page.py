@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
+from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.images.volume import Geometry, Volume, write
 from labelloop.report import gallery
 from labelloop.report.calibration import calibration_of
 from labelloop.report.chain import draw_chain
@@ -25,8 +27,6 @@ from labelloop.report.page import write_report
 from labelloop.report.results import Results
 from labelloop.report.review import CaseFiles, queue, write_review
 from labelloop.report.scores import Scored, chosen_cases
-from labelloop.tables import TABLES, read_table, write_table
-from labelloop.volume import Geometry, Volume, write
 
 SCHEME = load_classes("flare")
 GRID = Geometry((24, 20, 8), (3.0, 3.0, 5.0))

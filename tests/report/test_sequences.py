@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
+from labelloop.base.tables import TABLES, write_table
+from labelloop.images.volume import Geometry, write
 from labelloop.report.page import write_report
 from labelloop.report.results import Results
 from labelloop.report.scores import Scored
 from labelloop.report.sequences import about_cases, scores_by_sequence, transfers
-from labelloop.tables import TABLES, write_table
-from labelloop.volume import Geometry, write
 
 SCHEME = load_classes("flare")
 GRID = Geometry((20, 16, 6), (4.0, 4.0, 6.0))
@@ -48,8 +48,8 @@ def results(tmp_path_factory):
 
 
 def test_each_sequence_has_its_row_and_its_reasons(results):
+    from labelloop.base.tables import read_table
     from labelloop.report.gallery import Atlas
-    from labelloop.tables import read_table
 
     atlas = Atlas.of(Results(results), read_table(results / "cases.csv", "cases"), SCHEME, None)
     found = transfers(Results(results), atlas, "carried")

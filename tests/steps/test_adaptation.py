@@ -9,21 +9,21 @@ import pandas as pd
 import pytest
 import torch
 
-from labelloop.adapt import registration
-from labelloop.adapt.generator import Generator
-from labelloop.adapt.settings import TranslatorSettings
-from labelloop.errors import UserError
-from labelloop.files import sha256, write_json
-from labelloop.paths import manifest_of
-from labelloop.plans import Plan
+from labelloop.base.errors import UserError
+from labelloop.base.files import sha256, write_json
+from labelloop.base.paths import manifest_of
+from labelloop.base.tables import read_table, write_table
+from labelloop.images.volume import canonical, read, write
+from labelloop.labels import registration
+from labelloop.networks.generator import Generator
+from labelloop.networks.plans import Plan
+from labelloop.networks.settings import TranslatorSettings
 from labelloop.steps import adapt
 from labelloop.steps.adapt import aligned, judge, structure, upright
 from labelloop.steps.cases import prepare
 from labelloop.steps.common import Files
 from labelloop.steps.labels import prepare_labels
-from labelloop.tables import read_table, write_table
 from labelloop.training.prepared import open_image, open_label
-from labelloop.volume import canonical, read, write
 from survey_files import do_survey, merge_to, tables_of
 
 SHARD = "train-000"

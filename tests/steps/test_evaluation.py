@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelloop.cases import Case
-from labelloop.classes import load_classes
-from labelloop.errors import CaseError
-from labelloop.paths import Paths, manifest_of
-from labelloop.shards import Ledger
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import CaseError
+from labelloop.base.paths import Paths, manifest_of
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import read_table, write_table
+from labelloop.cases.survey import read_truth
+from labelloop.cases.table import Case
+from labelloop.images.volume import write
 from labelloop.steps.inference import check_final, evaluate, summarize
-from labelloop.survey import read_truth
-from labelloop.tables import read_table, write_table
-from labelloop.volume import write
 from survey_files import do_survey
 
 SHARD, SCHEME = "test-000", load_classes("flare")

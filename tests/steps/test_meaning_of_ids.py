@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import yaml
 
-from labelloop.cases import Case
-from labelloop.classes import IGNORED, load_classes
-from labelloop.files import sha256
-from labelloop.paths import manifest_of
-from labelloop.shards import Ledger
+from labelloop.base.classes import IGNORED, load_classes
+from labelloop.base.files import sha256
+from labelloop.base.paths import manifest_of
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import read_table
+from labelloop.cases.table import Case
+from labelloop.images.volume import Geometry, read, restore, write
 from labelloop.steps.common import Files, Surveyed
 from labelloop.steps.inference import evaluate
 from labelloop.steps.labels import fuse, fused_map
-from labelloop.tables import read_table
-from labelloop.volume import Geometry, read, restore, write
 from survey_files import do_survey, tables_of
 
 SHARD = "test-000"

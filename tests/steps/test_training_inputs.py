@@ -10,25 +10,25 @@ import pytest
 import yaml
 from scipy import ndimage
 
-from labelloop.annotation import from_table
-from labelloop.chain import arrays_of
-from labelloop.classes import IGNORED, load_classes
-from labelloop.errors import CaseError
+from labelloop.base.classes import IGNORED, load_classes
+from labelloop.base.errors import CaseError
+from labelloop.base.paths import manifest_of
+from labelloop.base.shards import Ledger, read_manifests
+from labelloop.base.tables import read_table, write_table
+from labelloop.cases.annotation import from_table
+from labelloop.images.volume import read, write
 from labelloop.labels.tumors import read_contents, read_object
-from labelloop.paths import manifest_of
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
 from labelloop.recipe import ModelSpec, load_recipe, unroll
-from labelloop.shards import Ledger, read_manifests
+from labelloop.run.chain import arrays_of
 from labelloop.steps.cases import prepare
 from labelloop.steps.common import SurveyTables
 from labelloop.steps.labels import cut_objects, fuse, prepare_labels, selection
 from labelloop.steps.models import train
-from labelloop.tables import read_table, write_table
 from labelloop.training import nnunet
 from labelloop.training.prepared import open_label
 from labelloop.training.settings import CutMix
 from labelloop.training.trainers import TRAINERS
-from labelloop.volume import read, write
 from survey_files import do_survey, tables_of
 
 SHARD = "train-000"

@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.annotation import UNKNOWN
-from labelloop.cases import Case, write_cases
-from labelloop.classes import load_classes
-from labelloop.files import sha256
-from labelloop.paths import manifest_of
+from labelloop.base.classes import load_classes
+from labelloop.base.files import sha256
+from labelloop.base.paths import manifest_of
+from labelloop.base.shards import Ledger, read_manifests
+from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.cases.annotation import UNKNOWN
+from labelloop.cases.table import Case, write_cases
+from labelloop.images.volume import Volume, canonical, read, write
 from labelloop.phantom.mr import MrPatient
-from labelloop.run import Run
-from labelloop.shards import Ledger, read_manifests
+from labelloop.run.run import Run
 from labelloop.steps.transfer import transfer
-from labelloop.tables import TABLES, read_table, write_table
-from labelloop.volume import Volume, canonical, read, write
 from survey_files import tables_of
 
 SHARDS = ("train-000", "train-001")

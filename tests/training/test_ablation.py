@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.cases import load_cases
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
+from labelloop.cases.table import load_cases
 from labelloop.recipe import load_recipe
 
 SEEDS = range(2)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny_training import CLASSES, IDS, PRESENT, make_job
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.labels.settings import CutSettings
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.training.cutmix import Paster, Stored, split_regions

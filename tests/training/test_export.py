@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_models import save_model, tiny_plan
 
-from labelloop.cli import main
+from labelloop.cli.main import main
+from labelloop.images.volume import Geometry, read, write
 from labelloop.inference.engine import Predictor
-from labelloop.volume import Geometry, read, write
 
 GEOMETRY = Geometry((25, 30, 20), (2.0, 2.5, 4.0), (-20.0, 30.0, 5.0))
 CLASSES = {"liver": 1, "spleen": 2, "tumor": 3}

@@ -7,7 +7,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from tiny_training import CASES, CLASSES, IDS, PLAN, PRESENT, make_job
 
-from labelloop.classes import IGNORED
+from labelloop.base.classes import IGNORED
 from labelloop.labels.settings import CutSettings
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.training.job import TumorBank

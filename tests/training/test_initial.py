@@ -7,10 +7,10 @@ from tiny_models import tiny_plan
 from tiny_nnunet import configuration, save_nnunet
 from tiny_training import CLASSES, PLAN, PRESENT, make_job
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.inference.nnunet import import_nnunet
-from labelloop.network import build_network
-from labelloop.plans import Plan
+from labelloop.networks.network import build_network
+from labelloop.networks.plans import Plan
 from labelloop.training.export import export_nnunet
 from labelloop.training.initial import start_from
 from labelloop.training.trainers import TRAINERS

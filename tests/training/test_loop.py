@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labelloop.chain import updates
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
+from labelloop.base.tables import TABLES, write_table
+from labelloop.images.volume import Geometry, write
 from labelloop.recipe import load_recipe
-from labelloop.tables import TABLES, write_table
-from labelloop.volume import Geometry, write
+from labelloop.run.chain import updates
 
 SEEDS = range(2)
 

@@ -13,8 +13,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_training import CLASSES, PLAN, make_job
 
 import labelloop
-from labelloop.errors import UserError
-from labelloop.network import build_network
+from labelloop.base.errors import UserError
+from labelloop.networks.network import build_network
 from labelloop.training.export import export_nnunet
 from labelloop.training.nnunet import train
 from labelloop.training.stock import plans_json
@@ -127,9 +127,9 @@ def test_stock_predictor_loads_the_export(data, tmp_path):
 def test_stock_preprocessing_of_the_export_is_ours(tmp_path):
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from labelloop.images.volume import Geometry, read, write
     from labelloop.inference.prepare import prepare_image
     from labelloop.training.stock import CONFIGURATION, dataset_json
-    from labelloop.volume import Geometry, read, write
 
     hounsfield = np.random.default_rng(0).integers(-1000, 1000, (20, 30, 25)).astype(np.int16)
     file = tmp_path / "case_0000.nii.gz"

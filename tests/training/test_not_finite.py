@@ -5,7 +5,7 @@ import torch
 from test_compiled import NoWork
 from tiny_training import make_job
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.training import loading
 from labelloop.training.loop import means
 from labelloop.training.trainers import TRAINERS, base

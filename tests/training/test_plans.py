@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-from labelloop.plans import SMALLEST_FEATURE_MAP, Plan
+from labelloop.networks.plans import SMALLEST_FEATURE_MAP, Plan
 
 SPACINGS = [(z, y, y) for z, y in product((0.8, 1.2, 1.5, 2.5, 3, 5, 7.5), (0.7, 0.8, 1.2, 1.5, 2.5))]
 SPACINGS += [(1.5, 3, 1.5), (0.8, 2.5, 5), (2, 1, 3)]

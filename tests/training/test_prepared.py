@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from labelloop.classes import IGNORED
-from labelloop.errors import UserError
+from labelloop.base.classes import IGNORED
+from labelloop.base.errors import UserError
 from labelloop.training import prepared
 from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
 

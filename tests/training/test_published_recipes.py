@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from labelloop.files import sha256, write_json
-from labelloop.network import build_network
+from labelloop.base.files import sha256, write_json
+from labelloop.networks.network import build_network
 from labelloop.recipe import load_recipe
 from labelloop.training.initial import start_from
 

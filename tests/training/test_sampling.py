@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_training import PLAN, make_job
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.training.job import TrainingCase
 from labelloop.training.loading import PreparedDataset
 from labelloop.training.nnunet import train

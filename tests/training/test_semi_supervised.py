@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_training import contents, make_job
 
-from labelloop.errors import UserError
-from labelloop.plans import Plan
+from labelloop.base.errors import UserError
+from labelloop.networks.plans import Plan
 from labelloop.training.losses import ramp_up
 from labelloop.training.nnunet import train
 from labelloop.training.trainers import TRAINERS

@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 from tiny_training import IDS, PLAN, make_job
 
+from labelloop.base.paths import SLICE_OUTPUTS
+from labelloop.base.tables import read_table
 from labelloop.inference.slices import SliceClassifier, classify
-from labelloop.paths import SLICE_OUTPUTS
-from labelloop.tables import read_table
 from labelloop.training import slices as module
 from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.training.settings import SliceClassifierSettings, trainer_settings

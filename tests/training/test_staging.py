@@ -137,9 +137,8 @@ def test_a_file_that_is_missing_is_left_to_whoever_reads_it(files, disk, copied)
 def test_another_training_is_waited_for_while_it_copies(files, disk, caplog):
     with staged(files, str(disk)):
         (root,) = disk.glob("*/stage")
-    code = (
-        f"from labelloop.locks import hold; lock = hold({str(root / 'copying.lock')!r}, ''); print(flush=True); input()"
-    )
+    held = str(root / "copying.lock")
+    code = f"from labelloop.base.locks import hold; lock = hold({held!r}, ''); print(flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
         other.stdout.readline()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_training import CLASSES, PRESENT, contents, make_job
 
-from labelloop.errors import UserError
-from labelloop.tables import read_table
+from labelloop.base.errors import UserError
+from labelloop.base.tables import read_table
 from labelloop.training.nnunet import train
 from labelloop.training.trainers import TRAINERS
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from labelloop.adapt.settings import TranslatorSettings
-from labelloop.adapt.translate import load_generator, translate
-from labelloop.errors import UserError
-from labelloop.files import sha256
-from labelloop.paths import TRANSLATOR_OUTPUTS
-from labelloop.plans import Plan
+from labelloop.base.errors import UserError
+from labelloop.base.files import sha256
+from labelloop.base.paths import TRANSLATOR_OUTPUTS
+from labelloop.inference.translate import load_generator, translate
+from labelloop.networks.plans import Plan
+from labelloop.networks.settings import TranslatorSettings
 from labelloop.training import translator
 from labelloop.training.loading import Draw
 from labelloop.training.prepared import open_image, write_image_array

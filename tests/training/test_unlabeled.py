@@ -7,8 +7,8 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from tiny_training import make_job
 
-from labelloop.errors import UserError
-from labelloop.plans import Plan
+from labelloop.base.errors import UserError
+from labelloop.networks.plans import Plan
 from labelloop.training.losses import PartialLabelLoss, ramp_up
 from labelloop.training.settings import Unlabeled, trainer_settings
 from labelloop.training.trainers import TRAINERS

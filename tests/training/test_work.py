@@ -13,8 +13,8 @@ import tiny_training
 import torch
 from tiny_training import LONG, contents, make_job
 
-from labelloop.errors import UserError
-from labelloop.seals import look
+from labelloop.base.errors import UserError
+from labelloop.base.seals import look
 from labelloop.training.nnunet import OUTPUTS, train
 from labelloop.training.setup import precision_of
 from labelloop.training.trainers import TRAINERS
@@ -170,7 +170,7 @@ def test_altered_weights_of_a_finished_training_are_an_error(copied, data):
 JOB = """
 import sys
 from pathlib import Path
-from labelloop.files import sha256, write_json, write_text
+from labelloop.base.files import sha256, write_json, write_text
 from labelloop.training.work import Work
 
 folder, outputs = Path(sys.argv[1]), ("weights.pt", "model.json")

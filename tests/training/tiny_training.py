@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labelloop.paths import OUTPUTS
-from labelloop.plans import Plan
+from labelloop.base.paths import OUTPUTS
+from labelloop.networks.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.prepared import write_image_array, write_label_array
 from labelloop.training.settings import TrainingSettings, settings_of, trainer_settings

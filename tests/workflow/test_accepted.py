@@ -8,10 +8,10 @@ import pytest
 import yaml
 from tiny_project import RECIPE, Project
 
-from labelloop.chain import updates
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.recipe import TRUTH, load_recipe
-from labelloop.run import Run
+from labelloop.run.chain import updates
+from labelloop.run.run import Run
 from mistakes import Mistake, alternatives, changed
 
 DRAWN, TRIED = 2, 100

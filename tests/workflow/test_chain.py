@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.files import sha256
-from labelloop.paths import OUTPUTS
-from labelloop.tables import read_table
+from labelloop.base.files import sha256
+from labelloop.base.paths import OUTPUTS
+from labelloop.base.tables import read_table
 
 TABLES = ["cases.csv", "annotation.csv", "geometry.csv", "quarantine.csv", "groups.csv"]
 MODELS = ["teacher", "teacher_b", "student"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tiny_project import ROOT
 
-from labelloop import cost
 from labelloop.recipe import load_recipe, unroll
+from labelloop.run import cost
 
 CASES = 4000
 SECONDS, GIGABYTES, JOBS = 20, 1, 1500

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tiny_project import Project
 
-from labelloop.paths import MANIFESTS, Paths, folder_of, kept_beside
-from labelloop.seals import seal_of
-from labelloop.tables import read_table
+from labelloop.base.paths import MANIFESTS, Paths, folder_of, kept_beside
+from labelloop.base.seals import seal_of
+from labelloop.base.tables import read_table
 
 NOTED = {"report": ("logs/*", "benchmarks/*")}
 """What jobs note of themselves; the page tells it, and waits for none of it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_project import PLAN, ROOT, Collection, Project
 
-from labelloop.locks import hold
+from labelloop.base.locks import hold
 
 MANIFEST = "results/prepared/fine/labels/truth/shards/train-000.csv"
 IMAGES = "results/prepared/fine/shards/train-000.csv"

@@ -14,7 +14,7 @@ from one_machine_slurm import FLAGS, Slurm, one_machine_slurm, why_not
 from test_kill import wait_for
 from tiny_project import RECIPE, ROOT, Project
 
-from labelloop.slurm import AWAY, BACK
+from labelloop.run.slurm import AWAY, BACK
 
 SNAKEFILE = """
 rule all:

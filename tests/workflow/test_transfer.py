@@ -10,13 +10,13 @@ import pytest
 from test_kill import wait_for
 from tiny_project import PLAN, TRAINER, Project
 
-from labelloop.adapt.registration import Transform
-from labelloop.classes import load_classes
-from labelloop.files import write_text
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_text
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import read_table, write_table
+from labelloop.images.volume import read, write
+from labelloop.labels.registration import Transform
 from labelloop.phantom.mr import MrPatient
-from labelloop.shards import Ledger
-from labelloop.tables import read_table, write_table
-from labelloop.volume import read, write
 
 IDS = load_classes("flare").ids
 RECIPE = {

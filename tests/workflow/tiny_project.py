@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bad_inputs import BadInputs, make_bad_inputs
-from labelloop.files import sha256
+from labelloop.base.files import sha256
 from labelloop.phantom import write_phantom
 
 ROOT = Path(__file__).parents[2]

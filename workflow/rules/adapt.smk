@@ -4,7 +4,7 @@ REQUIRED INPUTS: survey tables, prepared images.
 OUTPUTS: upright.csv, models/<translator>, prepared/<plan>/structure.csv and looks.png
 """
 
-from labelloop.paths import TRANSLATOR_OUTPUTS
+from labelloop.base.paths import TRANSLATOR_OUTPUTS
 from labelloop.training.settings import TRANSLATOR_VERSION
 
 if run.upright:

@@ -2,19 +2,19 @@
 
 import time
 
-from labelloop import console
-from labelloop.errors import UserError
-from labelloop.files import digest
-from labelloop.gpu_lease import usable_gpus
-from labelloop.lookup import taken
-from labelloop.paths import manifest_of, shard_table
-from labelloop.profiles import check_profiles
-from labelloop.repair import Repair
-from labelloop.round_folders import move_rounds
-from labelloop.run import Run
-from labelloop.scripting import quote_interpreter
-from labelloop.slurm import be_patient, jobs_in_queue, told
-from labelloop.stopping import pass_on_to_children
+from labelloop.run import console
+from labelloop.base.errors import UserError
+from labelloop.base.files import digest
+from labelloop.base.gpu_lease import usable_gpus
+from labelloop.base.lookup import taken
+from labelloop.base.paths import manifest_of, shard_table
+from labelloop.run.profiles import check_profiles
+from labelloop.run.repair import Repair
+from labelloop.run.round_folders import move_rounds
+from labelloop.run.run import Run
+from labelloop.base.scripting import quote_interpreter
+from labelloop.run.slurm import be_patient, jobs_in_queue, told
+from labelloop.base.stopping import pass_on_to_children
 
 quote_interpreter()
 try:

@@ -1,6 +1,6 @@
 """Input functions of the rules: which files a step reads, from the recipe's chain and the shards alone."""
 
-from labelloop.paths import WEIGHTS
+from labelloop.base.paths import WEIGHTS
 
 
 def upright_table(w):

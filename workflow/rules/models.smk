@@ -5,7 +5,7 @@ OUTPUTS: models/<model>, models/<model>/predictions
 """
 
 from labelloop.inference.settings import ENGINE_VERSION
-from labelloop.paths import OUTPUTS, SLICE_OUTPUTS
+from labelloop.base.paths import OUTPUTS, SLICE_OUTPUTS
 from labelloop.training.settings import TRAINING_VERSION
 
 

@@ -4,7 +4,7 @@ REQUIRED INPUTS: every table that the chain leaves.
 OUTPUTS: review, report/index.html
 """
 
-from labelloop.chain import describe, graph
+from labelloop.run.chain import describe, graph
 
 SHOWN = (
     *("selected", "verdicts", "provenance"),

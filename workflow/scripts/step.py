@@ -3,7 +3,7 @@
 By hand, e.g. in a debugger: ``python workflow/scripts/step.py RULE [WILDCARD=VALUE ...] [configfile=FILE]``.
 """
 
-from labelloop.scripting import job
+from labelloop.base.scripting import job
 
 snakemake = job(globals())
 

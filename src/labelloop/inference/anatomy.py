@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import CaseError
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import write_table
+from labelloop.images.volume import Volume, canonical, read
 from labelloop.inference.reading import Case, Image
 from labelloop.inference.running import Segmenter, standing
 from labelloop.labels.check import check
 from labelloop.labels.folder import tell_verdicts
-from labelloop.shards import Ledger
-from labelloop.tables import write_table
-from labelloop.volume import Volume, canonical, read
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labelloop.errors import CaseError, UserError
-from labelloop.nnunet_plan import NnunetPlan
-from labelloop.plans import Plan
+from labelloop.base.errors import CaseError, UserError
+from labelloop.networks.nnunet_plan import NnunetPlan
+from labelloop.networks.plans import Plan
 
 log = logging.getLogger(__name__)
 MIB = 2**20

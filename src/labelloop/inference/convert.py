@@ -3,13 +3,13 @@
 import logging
 from pathlib import Path
 
-from labelloop.errors import CaseError, UserError
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.outputs import refuse_folder_of_inputs, refuse_overwriting
+from labelloop.base.wording import count, named, shown
+from labelloop.images.listing import CHANNEL, LeftOut
+from labelloop.images.volume import write
 from labelloop.inference.dicom import read_dicom
 from labelloop.inference.finding import find_cases
-from labelloop.listing import CHANNEL, LeftOut
-from labelloop.outputs import refuse_folder_of_inputs, refuse_overwriting
-from labelloop.volume import write
-from labelloop.wording import count, named, shown
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from labelloop.errors import CaseError
-from labelloop.files import digest, sha256
+from labelloop.base.errors import CaseError
+from labelloop.base.files import digest, sha256
+from labelloop.base.wording import count, named, shown
+from labelloop.images.listing import extension, is_dicom, is_utf8
+from labelloop.images.volume import Volume, geometry_of
 from labelloop.inference.dicom_elements import is_whole
-from labelloop.listing import extension, is_dicom, is_utf8
-from labelloop.volume import Volume, geometry_of
-from labelloop.wording import count, named, shown
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from labelloop.images.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
 from labelloop.inference.dicom import SUFFIXES, candidates, first_image, is_localizer, looks_like_dicom, read_series
-from labelloop.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
 
 SPLIT = "a part of a DICOM series whose other slices lie in another folder: put them into one"
 AMONG_SLICES = "a volume among the slices of a DICOM series: give it alone"

@@ -10,11 +10,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from labelloop.classes import BACKGROUND, IGNORED
-from labelloop.documents import read_json, validated
-from labelloop.errors import CaseError, UserError
-from labelloop.files import digest
-from labelloop.heartbeat import counted
+from labelloop.base.classes import BACKGROUND, IGNORED
+from labelloop.base.documents import read_json, validated
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import digest
+from labelloop.base.heartbeat import counted
+from labelloop.base.precision import DTYPES, choose_precision
+from labelloop.images.volume import Volume
 from labelloop.inference.budget import Budget, Choice, Sizes, best_batch, choices
 from labelloop.inference.cpu import OneDnnConv, channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
@@ -24,11 +26,9 @@ from labelloop.inference.shortage import first_that_fits, free_mb
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
 from labelloop.inference.windows import Window, padding, slide_blocks, step_for
-from labelloop.network import build_network, check_weights, load_network
-from labelloop.nnunet_plan import parse_plan
-from labelloop.plans import Plan
-from labelloop.precision import DTYPES, choose_precision
-from labelloop.volume import Volume
+from labelloop.networks.network import build_network, check_weights, load_network
+from labelloop.networks.nnunet_plan import parse_plan
+from labelloop.networks.plans import Plan
 
 log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=torch.nn.Module)

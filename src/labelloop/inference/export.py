@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from labelloop.errors import CaseError
+from labelloop.base.errors import CaseError
 from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.prepare import Frame
 from labelloop.inference.resample import AxisMap, Range, Resampling

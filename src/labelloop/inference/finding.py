@@ -5,11 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from labelloop.errors import UserError
-from labelloop.inference import dicom
-from labelloop.inference.dicom_folders import folders_with_images
-from labelloop.inference.reading import Case
-from labelloop.listing import (
+from labelloop.base.errors import UserError
+from labelloop.base.wording import count, named, shown
+from labelloop.images.listing import (
     CHANNEL,
     FORMAT,
     LABEL,
@@ -25,7 +23,9 @@ from labelloop.listing import (
     stem,
     tell_left_out,
 )
-from labelloop.wording import count, named, shown
+from labelloop.inference import dicom
+from labelloop.inference.dicom_folders import folders_with_images
+from labelloop.inference.reading import Case
 
 log = logging.getLogger(__name__)
 

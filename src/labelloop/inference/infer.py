@@ -8,10 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelloop.classes import ClassScheme
-from labelloop.datasets import Dataset, load_dataset
-from labelloop.errors import UserError
-from labelloop.heartbeat import counted
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import UserError
+from labelloop.base.heartbeat import counted
+from labelloop.base.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import write_table
+from labelloop.base.wording import count, shown
+from labelloop.images.datasets import Dataset, load_dataset
+from labelloop.images.listing import NAME, LeftOut, is_utf8
+from labelloop.images.volume import Volume
 from labelloop.inference.budget import Budget
 from labelloop.inference.finding import find_cases
 from labelloop.inference.masks import write_masks
@@ -20,13 +26,7 @@ from labelloop.inference.reading import Case
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
-from labelloop.listing import NAME, LeftOut, is_utf8
-from labelloop.nnunet_plan import NnunetPlan
-from labelloop.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
-from labelloop.shards import Ledger
-from labelloop.tables import write_table
-from labelloop.volume import Volume
-from labelloop.wording import count, shown
+from labelloop.networks.nnunet_plan import NnunetPlan
 
 if TYPE_CHECKING:
     from labelloop.inference.postprocess import Model
@@ -157,7 +157,7 @@ def _claim(inputs: Path, cases: Sequence[Case], out: Path) -> None:
     """Check that nothing is written over what is read or what others wrote, and note the names to be written as ours.
 
     Raises:
-        UserError: see :mod:`labelloop.outputs`.
+        UserError: see :mod:`labelloop.base.outputs`.
     """
     read = [case.image for case in cases]
     folders = {path if path.is_dir() else path.parent for path in read}
@@ -242,7 +242,7 @@ def _check_classes(known: Sequence[str], scheme: ClassScheme) -> None:
 
 
 def _picture(scheme: ClassScheme, case: Case, image: Volume, labels: Volume) -> bytes:
-    from labelloop.report.pictures import CT_WINDOW, case_picture
+    from labelloop.images.pictures import CT_WINDOW, case_picture
 
     return case_picture(image, labels, scheme, window=CT_WINDOW if case.modality == "CT" else None, legend=True)
 

@@ -1,7 +1,7 @@
 """Where in an image to segment: boxes around what was found, in mm, and parts of a volume.
 
-Boxes are ``(start, stop)`` per axis z, y, x of the canonical orientation (see :mod:`labelloop.volume`), so that a
-margin above is above in the patient, however the image is stored.
+Boxes are ``(start, stop)`` per axis z, y, x of the canonical orientation (see :mod:`labelloop.images.volume`), so that
+a margin above is above in the patient, however the image is stored.
 """
 
 import math
@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from labelloop.images.volume import Volume, canonical
 from labelloop.inference.prepare import Frame
 from labelloop.inference.steps import Locate
-from labelloop.volume import Volume, canonical
 
 Range = tuple[int, int]
 Box = tuple[Range, Range, Range]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from labelloop.errors import UserError
-from labelloop.outputs import claim, claims, refuse_overwriting, release
-from labelloop.volume import read, write
+from labelloop.base.errors import UserError
+from labelloop.base.outputs import claim, claims, refuse_overwriting, release
+from labelloop.images.volume import read, write
 
 FOLDER = "masks"
 

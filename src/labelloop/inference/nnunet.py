@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelloop.documents import LARGEST_BYTES, load_tensors, read_json, short, validated
-from labelloop.errors import UserError
-from labelloop.files import atomic, digest, sha256, write_json
+from labelloop.base.documents import LARGEST_BYTES, load_tensors, read_json, short, validated
+from labelloop.base.errors import UserError
+from labelloop.base.files import atomic, digest, sha256, write_json
+from labelloop.base.wording import named
 from labelloop.inference.nnunet_files import INSTEAD, Checkpoint, DatasetFile, dataset_of, model_name, model_plan
-from labelloop.network import build_network
-from labelloop.wording import named
+from labelloop.networks.network import build_network
 
 if TYPE_CHECKING:
     from torch import Tensor

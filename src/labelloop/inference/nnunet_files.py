@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from labelloop.classes import BACKGROUND, IGNORE, Strict
-from labelloop.documents import validated
-from labelloop.errors import UserError
-from labelloop.nnunet_plan import PLAIN, RESIDUAL, NnunetPlan
-from labelloop.plans import Triple
-from labelloop.wording import named
+from labelloop.base.classes import BACKGROUND, IGNORE, Strict
+from labelloop.base.documents import validated
+from labelloop.base.errors import UserError
+from labelloop.base.wording import named
+from labelloop.networks.nnunet_plan import PLAIN, RESIDUAL, NnunetPlan
+from labelloop.networks.plans import Triple
 
 INSTEAD = "Run it with nnUNetv2_predict instead"
 ORIENTATIONS = {

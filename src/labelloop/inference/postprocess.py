@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from labelloop.classes import ClassInfo, ClassScheme
-from labelloop.documents import place_of
-from labelloop.errors import UserError
-from labelloop.files import digest
+from labelloop.base.classes import ClassInfo, ClassScheme
+from labelloop.base.documents import place_of
+from labelloop.base.errors import UserError
+from labelloop.base.files import digest
+from labelloop.images.volume import Volume, canonical, restore
 from labelloop.inference.budget import Budget
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
@@ -41,7 +42,6 @@ from labelloop.inference.shortage import first_that_fits
 from labelloop.inference.slices import SliceClassifier, is_slice_classifier
 from labelloop.inference.steps import Clean, Compose, InferenceStep, Locate, Segment, Step, read_step
 from labelloop.labels.clean import clean
-from labelloop.volume import Volume, canonical, restore
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from labelloop.adapt.grey import black_and_white
-from labelloop.errors import CaseError
+from labelloop.base.errors import CaseError
+from labelloop.images.volume import Geometry, Turn, Volume, axes_to_ras, canonical, turned, whole_numbers
 from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.resample import Resampling, Shape, resample_labels, separate_axis, target_shape
 from labelloop.inference.splines import spline_resampled
-from labelloop.nnunet_plan import NnunetPlan, Normalization
-from labelloop.plans import Plan
-from labelloop.volume import Geometry, Turn, Volume, axes_to_ras, canonical, turned, whole_numbers
+from labelloop.networks.grey import black_and_white
+from labelloop.networks.nnunet_plan import NnunetPlan, Normalization
+from labelloop.networks.plans import Plan
 
 SMALLEST_STD = 1e-8
 LARGEST_PREPARED = 1 << 29
@@ -225,7 +225,7 @@ class Scaling:
 def scaling(array: np.ndarray, plan: Plan, modality: str) -> Scaling:
     """Return nnU-Net's CTNormalization, or its ZScoreNormalization of ``array`` (without a mask).
 
-    With ``plan.grey``: the grey scale of :mod:`labelloop.adapt.grey`, from -1 to 1.
+    With ``plan.grey``: the grey scale of :mod:`labelloop.networks.grey`, from -1 to 1.
 
     Raises:
         ValueError: for a modality other than CT and MR.

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelloop.errors import CaseError
+from labelloop.base.errors import CaseError
+from labelloop.images.scan import ScanFile, check_values, checked_image
+from labelloop.images.volume import Volume, blame_machine
 from labelloop.inference.dicom import fingerprint, read_dicom
-from labelloop.scan import ScanFile, check_values, checked_image
-from labelloop.volume import Volume, blame_machine
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Image:
 
     Args:
         series: see :class:`Case`.
-        surveyed: see :class:`~labelloop.scan.ScanFile`.
+        surveyed: see :class:`~labelloop.images.scan.ScanFile`.
     """
 
     def __init__(self, path: str | Path, series: str = "", surveyed: bool = False):

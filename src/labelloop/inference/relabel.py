@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
-from labelloop.datasets import Dataset
-from labelloop.errors import UserError
-from labelloop.files import digest
+from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.base.errors import UserError
+from labelloop.base.files import digest
+from labelloop.base.wording import named
+from labelloop.images.datasets import Dataset
+from labelloop.images.volume import Volume
 from labelloop.inference.export import Prediction
 from labelloop.inference.postprocess import Chain
-from labelloop.volume import Volume
-from labelloop.wording import named
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,8 @@ class Relabeled:
     """Segments as another segmenter does, in the ids of a class scheme.
 
     What the data set file lists as no class (null) becomes background, as in label maps of that data set. What it does
-    not list at all becomes :data:`~labelloop.classes.IGNORED`: nobody said what it is, and background would be a claim.
-    Classes of the scheme that the models do not know have no row: they were not looked for.
+    not list at all becomes :data:`~labelloop.base.classes.IGNORED`: nobody said what it is, and background would be a
+    claim. Classes of the scheme that the models do not know have no row: they were not looked for.
 
     Args:
         segmenter: whose ids are those of ``dataset``.

@@ -1,7 +1,7 @@
 """Many cases: read ahead, compute, write behind, resume.
 
 While one case is computed the next is read and the one before is written, each in a thread of its own; the first image
-is read while the model loads. Every case is finished, failed or untouched: see :mod:`labelloop.shards`.
+is read while the model loads. Every case is finished, failed or untouched: see :mod:`labelloop.base.shards`.
 """
 
 import gc
@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from labelloop.adapt.settings import UPRIGHT_BY
-from labelloop.errors import CaseError, NotTriedError, may_pass
-from labelloop.files import atomic, digest
+from labelloop.base.errors import CaseError, NotTriedError, may_pass
+from labelloop.base.files import atomic, digest
+from labelloop.base.shards import Ledger
+from labelloop.base.wording import count
+from labelloop.images.volume import Geometry, Volume, on_its_feet, read, write
 from labelloop.inference.reading import Case, Image
 from labelloop.inference.stages import STAGES, collected
-from labelloop.shards import Ledger
-from labelloop.volume import Geometry, Volume, on_its_feet, read, write
-from labelloop.wording import count
+from labelloop.networks.settings import UPRIGHT_BY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -345,7 +345,7 @@ def standing(case: Case, volume: Volume, segmenter: Segmenter) -> Volume:
     turned = case.upside_down
     if turned is None and segmenter.upright:
         if case.modality == "CT" or case.sequence in UPRIGHT_BY:
-            from labelloop.adapt.body import stored_upside_down
+            from labelloop.cases.body import stored_upside_down
 
             turned = stored_upside_down(volume, case.modality)
             log.info("%s: stored %s", case.case, "upside down" if turned else "upright")

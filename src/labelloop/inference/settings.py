@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from labelloop.classes import Names, Strict
-from labelloop.unions import by_kind, tag
+from labelloop.base.classes import Names, Strict
+from labelloop.base.unions import by_kind, tag
 
 Mode = Literal["exact", "fast"]
 Device = Literal["auto", "cpu", "cuda"]

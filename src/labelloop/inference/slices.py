@@ -16,16 +16,16 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labelloop.documents import read_json, validated
-from labelloop.errors import CaseError
-from labelloop.files import digest
+from labelloop.base.documents import read_json, validated
+from labelloop.base.errors import CaseError
+from labelloop.base.files import digest
+from labelloop.images.volume import Volume
 from labelloop.inference.engine import choose_device
 from labelloop.inference.prepare import Prepared, prepare_image
 from labelloop.inference.settings import ENGINE_VERSION, SliceInput
 from labelloop.inference.stages import Counted, stage
-from labelloop.network import check_weights, load_network
-from labelloop.plans import CtNormalization, Plan
-from labelloop.volume import Volume
+from labelloop.networks.network import check_weights, load_network
+from labelloop.networks.plans import CtNormalization, Plan
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
-from labelloop.network import count_parameters, counting_macs
+from labelloop.networks.network import count_parameters, counting_macs
 
 if TYPE_CHECKING:
     import torch

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from labelloop.classes import ClassScheme, Names, Strict
-from labelloop.documents import read_json, validated
-from labelloop.errors import UserError
-from labelloop.files import write_text
+from labelloop.base.classes import ClassScheme, Names, Strict
+from labelloop.base.documents import read_json, validated
+from labelloop.base.errors import UserError
+from labelloop.base.files import write_text
+from labelloop.base.paths import Paths
+from labelloop.base.unions import Verb, by_verb, tag
 from labelloop.inference.settings import Settings
 from labelloop.labels.settings import CleanSteps
-from labelloop.paths import Paths
-from labelloop.unions import Verb, by_verb, tag
 
 
 class Step(Verb):

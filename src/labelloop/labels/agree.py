@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.classes import ClassScheme
+from labelloop.base.classes import ClassScheme
 
 ALL = "all"
 """Row of the whole case: FLARE22's u over the organs of ``classes`` together, and the mean pairwise Dice of all."""

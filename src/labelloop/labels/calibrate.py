@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
-from labelloop.outputs import is_table, refuse_overwriting
-from labelloop.tables import TABLES, read_table, write_table
-from labelloop.wording import named
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.base.wording import named
 
 SCORE = "pairwise_dice"
 BETS = np.linspace(0.05, 0.95, 19)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from labelloop.annotation import ABSENT, UNKNOWN, States
-from labelloop.classes import ClassScheme
-from labelloop.errors import UserError
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import UserError
+from labelloop.cases.annotation import ABSENT, UNKNOWN, States
+from labelloop.images.volume import Geometry
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules import KINDS, Case, Rule, Skip
 from labelloop.labels.rules.image import HU_KINDS, air_around
-from labelloop.volume import Geometry
 
 PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not_applicable"
 HOLD_FOR_PARTS = (*HU_KINDS, "extent", "volume")

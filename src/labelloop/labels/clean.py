@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from labelloop.annotation import UNKNOWN, States
-from labelloop.classes import BACKGROUND, ClassScheme
-from labelloop.documents import place_of
-from labelloop.errors import UserError
+from labelloop.base.classes import BACKGROUND, ClassScheme
+from labelloop.base.documents import place_of
+from labelloop.base.errors import UserError
+from labelloop.cases.annotation import UNKNOWN, States
+from labelloop.images.volume import Geometry
 from labelloop.labels.facts import LabelFacts, outside
 from labelloop.labels.settings import (
     CleanStep,
@@ -25,7 +26,6 @@ from labelloop.labels.settings import (
     RemoveIslands,
     RemoveOutsideAbdomen,
 )
-from labelloop.volume import Geometry
 
 
 def load_steps(steps: Sequence[Any], scheme: ClassScheme) -> tuple[CleanStep, ...]:

@@ -9,8 +9,8 @@ import cc3d
 import edt
 import numpy as np
 
-from labelloop.classes import IGNORED, ClassScheme
-from labelloop.volume import Geometry
+from labelloop.base.classes import IGNORED, ClassScheme
+from labelloop.images.volume import Geometry
 
 Box = tuple[slice, slice, slice]
 Connectivity = Literal[6, 18, 26]

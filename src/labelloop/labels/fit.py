@@ -16,14 +16,14 @@ import yaml
 from pydantic import Field
 from scipy import stats
 
-from labelloop.classes import ClassScheme, Strict
-from labelloop.documents import read_yaml, validated
-from labelloop.errors import UserError
-from labelloop.files import write_text
+from labelloop.base.classes import ClassScheme, Strict
+from labelloop.base.documents import read_yaml, validated
+from labelloop.base.errors import UserError
+from labelloop.base.files import write_text
+from labelloop.images.volume import Geometry
 from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules import Limit, Range, Rule
-from labelloop.volume import Geometry
 
 COVERAGE, CONFIDENCE = 0.99, 0.95
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.datasets import Dataset, load_dataset
-from labelloop.errors import CaseError, UserError
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.lookup import find
+from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.tables import write_table
+from labelloop.base.wording import count, shown
+from labelloop.images.datasets import Dataset, load_dataset
+from labelloop.images.listing import Listing, image_cases, list_folder, list_labels, tell
+from labelloop.images.scan import check_same_grid, read_classes, read_image
+from labelloop.images.volume import Volume, canonical
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import (
     LEAST_CASES,
@@ -25,13 +32,6 @@ from labelloop.labels.fit import (
     write_fitted,
 )
 from labelloop.labels.rules import Rule
-from labelloop.listing import Listing, image_cases, list_folder, list_labels, tell
-from labelloop.lookup import find
-from labelloop.outputs import is_table, refuse_overwriting
-from labelloop.scan import check_same_grid, read_classes, read_image
-from labelloop.tables import write_table
-from labelloop.volume import Volume, canonical
-from labelloop.wording import count, shown
 
 log = logging.getLogger(__name__)
 

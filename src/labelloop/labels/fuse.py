@@ -12,8 +12,8 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, States
-from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, States
 from labelloop.labels.settings import TumorVoxels
 
 Row = dict[str, Any]

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.base.tables import TABLES
+from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table
 from labelloop.labels.agree import ALL
 from labelloop.labels.settings import SelectSettings
-from labelloop.tables import TABLES
 
 
 class Reason(NamedTuple):
@@ -76,7 +76,7 @@ def select(
       pseudo-labels.
 
     Args:
-        annotation, provenance, verdicts, disagreement: tables of those kinds (``labelloop.tables``).
+        annotation, provenance, verdicts, disagreement: tables of those kinds (``labelloop.base.tables``).
         classes: the classes that training knows.
         calibration: thresholds, made for ``settings.target_dsc`` and ``confidence``; required with the former.
 

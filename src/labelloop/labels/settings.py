@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from labelloop.classes import Names, Strict
-from labelloop.unions import Verb, by_verb, tag
+from labelloop.base.classes import Names, Strict
+from labelloop.base.unions import Verb, by_verb, tag
 
 TumorVoxels = Literal["predicted_organ", "nearest_organ"]
 """Which organ a voxel of a true tumor belongs to: see :func:`labelloop.labels.fuse.give_tumor_to_organs`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import cc3d
 import numpy as np
 
-from labelloop.files import atomic
+from labelloop.base.files import atomic
 from labelloop.labels.settings import CutSettings
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import ClassScheme
-from labelloop.errors import UserError
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import UserError
 
 METRICS = ("dsc", "nsd")
 ORGANS = "organs"

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.annotation import PRESENT, STATES, States, from_table
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.datasets import Dataset, load_dataset
-from labelloop.errors import CaseError, UserError, nearest
-from labelloop.listing import Listing, list_labels, tell
-from labelloop.lookup import find
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.errors import CaseError, UserError, nearest
+from labelloop.base.lookup import find
+from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.tables import read_table, write_table
+from labelloop.base.wording import NAMED, NOTHING, count, shown
+from labelloop.cases.annotation import PRESENT, STATES, States, from_table
+from labelloop.images.datasets import Dataset, load_dataset
+from labelloop.images.listing import Listing, list_labels, tell
+from labelloop.images.scan import read_classes
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
-from labelloop.outputs import is_table, refuse_overwriting
-from labelloop.scan import read_classes
-from labelloop.tables import read_table, write_table
-from labelloop.wording import NAMED, NOTHING, count, shown
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from labelloop.annotation import ABSENT, UNKNOWN, States
-from labelloop.classes import BACKGROUND, IGNORED, ClassInfo, ClassScheme
-from labelloop.errors import CaseError, UserError
+from labelloop.base.classes import BACKGROUND, IGNORED, ClassInfo, ClassScheme
+from labelloop.base.errors import CaseError, UserError
+from labelloop.cases.annotation import ABSENT, UNKNOWN, States
+from labelloop.images.volume import Volume, canonical, whole_numbers
 from labelloop.metrics.surface import Box, dice, surface_dice, volume_ml
-from labelloop.volume import Volume, canonical, whole_numbers
 
 Spacing = tuple[float, float, float]
 Masks = tuple[ClassInfo, np.ndarray, np.ndarray, Spacing, np.ndarray | None]

@@ -13,10 +13,10 @@ import pandas as pd
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from labelloop.annotation import States
-from labelloop.classes import ClassScheme
+from labelloop.base.classes import ClassScheme
+from labelloop.cases.annotation import States
+from labelloop.images.volume import Volume
 from labelloop.metrics.flare import Spacing, annotated_classes, class_masks
-from labelloop.volume import Volume
 
 TUMORS = "tumor"
 """The set of a class scheme whose classes are scored lesion by lesion."""

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.errors import UserError
-from labelloop.files import atomic
-from labelloop.outputs import has_columns, refuse_overwriting
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.files import atomic
+from labelloop.base.outputs import has_columns, refuse_overwriting
+from labelloop.base.tables import write_table
+from labelloop.images.volume import Geometry, write
 from labelloop.phantom.mr import write_mr
 from labelloop.phantom.patient import EASY, HARD, ORIENTATIONS, draw_patient, field_of_view, render
-from labelloop.tables import write_table
-from labelloop.volume import Geometry, write
 
 log = logging.getLogger(__name__)
 

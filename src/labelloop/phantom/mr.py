@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from labelloop.classes import load_classes
-from labelloop.files import atomic
+from labelloop.base.classes import load_classes
+from labelloop.base.files import atomic
+from labelloop.images.volume import RAS, Geometry, Volume, canonical, restore, write
 from labelloop.phantom.patient import EASY, HARD, ORIENTATIONS, Patient, draw_patient, field_of_view, tissue_map
 from labelloop.phantom.shapes import Field, Points, turn
 from labelloop.phantom.tissues import TISSUES, class_ids
-from labelloop.volume import RAS, Geometry, Volume, canonical, restore, write
 
 log = logging.getLogger(__name__)
 

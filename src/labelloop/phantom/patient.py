@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
+from labelloop.images.volume import RAS, Geometry, Volume, canonical, restore
 from labelloop.phantom import anatomy
 from labelloop.phantom.anatomy import Structure, Wall
 from labelloop.phantom.shapes import Ellipsoid, Field, Points, Shape, Union
 from labelloop.phantom.tissues import CODE, TEXTURE, class_ids, hounsfield
-from labelloop.volume import RAS, Geometry, Volume, canonical, restore
 
 EASY, HARD = "easy", "hard"
 ORIENTATIONS = {"LPS": (1, 1, 1), "RAS": (-1, -1, 1), "LAS": (1, -1, 1)}

@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from labelloop.adapt.settings import KIDNEYS
-from labelloop.classes import ClassScheme, Strict
-from labelloop.documents import short
-from labelloop.errors import nearest
-from labelloop.groups import built_in, check_groups, name_problem
+from labelloop.base.classes import ClassScheme, Strict
+from labelloop.base.documents import short
+from labelloop.base.errors import nearest
+from labelloop.cases.groups import built_in, check_groups, name_problem
 from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import CleanStep
+from labelloop.networks.settings import KIDNEYS
 from labelloop.recipe.inference_checks import inference_errors
 from labelloop.recipe.rounds import ROUND, ancestors, looped, unroll
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labelloop.classes import Strict
-from labelloop.documents import read_yaml, short
-from labelloop.errors import UserError, nearest
+from labelloop.base.classes import Strict
+from labelloop.base.documents import read_yaml, short
+from labelloop.base.errors import UserError, nearest
+from labelloop.base.lookup import find
+from labelloop.base.unions import keys_of
 from labelloop.inference.settings import SKIPS
-from labelloop.lookup import find
 from labelloop.training.settings import TRAINER_SETTINGS
-from labelloop.unions import keys_of
 
 NAMED = ("plans", "trainers", "models", "labels")
 """Sections whose entries may be ``like`` one another."""

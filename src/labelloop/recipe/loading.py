@@ -6,27 +6,27 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from labelloop.classes import Strict
-from labelloop.documents import found_in, place_of
-from labelloop.errors import UserError, nearest
+from labelloop.base.classes import Strict
+from labelloop.base.documents import found_in, place_of
+from labelloop.base.errors import UserError, nearest
+from labelloop.base.lookup import find
+from labelloop.base.unions import Family, kind_at, why_unknown
 from labelloop.inference.settings import SKIPS
 from labelloop.inference.steps import INFERENCE_STEPS
 from labelloop.labels.settings import CLEANING
-from labelloop.lookup import find
 from labelloop.recipe.checks import meaning_errors
 from labelloop.recipe.ensembles import ensemble_errors, same_for_all, with_members
 from labelloop.recipe.inheritance import merged, with_extended, written_out
 from labelloop.recipe.spec import Recipe
 from labelloop.recipe.spellings import old_spellings
 from labelloop.training.settings import TRAINER_SETTINGS
-from labelloop.unions import Family, kind_at, why_unknown
 
 FAMILIES: tuple[Family, ...] = (TRAINER_SETTINGS, INFERENCE_STEPS, CLEANING, SKIPS)
 """All settings of which there are several kinds."""
 
 
 def load_recipe(name: str | Path, **overrides: Any) -> Recipe:
-    """Load a recipe by name (:func:`labelloop.lookup.find`) or path, and check its form and its meaning.
+    """Load a recipe by name (:func:`labelloop.base.lookup.find`) or path, and check its form and its meaning.
 
     ``extends: NAME`` takes another recipe and overrides it key by key; ``like: NAME`` does so for a plan, a trainer, a
     model or a label set. Ensembles are written out as their members.

@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from labelloop.adapt.settings import TransferSettings
-from labelloop.classes import ClassScheme, Names, Strict, load_classes
-from labelloop.groups import Group
+from labelloop.base.classes import ClassScheme, Names, Strict, load_classes
+from labelloop.cases.groups import Group
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.labels.settings import CleanSteps, SelectSettings, TumorVoxels
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
+from labelloop.networks.settings import TransferSettings
 from labelloop.training.settings import SupervisedSettings, TrainerSettings
 
 TRUTH = "truth"

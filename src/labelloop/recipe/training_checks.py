@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
 from labelloop.recipe.rounds import ancestors
 from labelloop.recipe.spec import ModelSpec, Recipe
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, SegmenterSettings

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from labelloop.base.wording import count, named, percent, plain, points
 from labelloop.report.scores import Scored, organs_of
-from labelloop.wording import count, named, percent, plain, points
 
 FEW = 0.1
 """Share of accepted labels, DSC and validation Dice below which they are told."""

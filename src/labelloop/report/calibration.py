@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import ClassScheme
+from labelloop.base.classes import ClassScheme
+from labelloop.base.wording import plain
 from labelloop.labels.calibrate import SCORE, aurc, risk_coverage
 from labelloop.report.charts import AXIS, TEXT, Chart, Line, curves
-from labelloop.wording import plain
 
 FEWEST = 10
 """Of fewer held-out labels no curve is drawn: a bad one more would turn it over."""

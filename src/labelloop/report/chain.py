@@ -22,7 +22,7 @@ ARROW = Markup('<path d="{}" fill="none" stroke="{}" stroke-width="1.4"/><path d
 
 
 def draw_chain(boxes: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Draw the boxes of :func:`labelloop.chain.graph` as SVG; None without any."""
+    """Draw the boxes of :func:`labelloop.run.chain.graph` as SVG; None without any."""
     if not boxes:
         return None
     place, width, height = _layout(boxes)

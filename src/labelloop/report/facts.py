@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from labelloop import __version__
-from labelloop.heartbeat import duration
-from labelloop.machine import SUFFIX
-from labelloop.paths import Paths
-from labelloop.wording import count, named
+from labelloop.base.heartbeat import duration
+from labelloop.base.machine import SUFFIX
+from labelloop.base.paths import Paths
+from labelloop.base.wording import count, named
 
 KINDS = {"train": "training", "train_translator": "training", "predict": "predicting", "infer": "predicting"}
 """What the time of a rule goes by; that of all others is one."""

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError, UserError
-from labelloop.report.pictures import AXES, CT_WINDOW, HATCHED, SHADE, case_picture, for_page
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.tables import upside_down
+from labelloop.base.wording import count, percent, plain
+from labelloop.images.pictures import AXES, CT_WINDOW, HATCHED, SHADE, case_picture, for_page
+from labelloop.images.scan import read_surveyed
+from labelloop.images.volume import Volume, on_its_feet, read
 from labelloop.report.results import Results
 from labelloop.report.scores import Chosen, Scored, chosen_cases
-from labelloop.scan import read_surveyed
-from labelloop.tables import upside_down
-from labelloop.volume import Volume, on_its_feet, read
-from labelloop.wording import count, percent, plain
 
 log = logging.getLogger(__name__)
 Truth = Callable[[str], Volume | None]

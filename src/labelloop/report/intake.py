@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from labelloop.annotation import ABSENT, PRESENT, UNKNOWN
-from labelloop.classes import ClassScheme
+from labelloop.base.classes import ClassScheme
+from labelloop.base.wording import number
+from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN
 from labelloop.report.results import Results
-from labelloop.wording import number
 
 
 def intake(results: Results, cases: pd.DataFrame, scheme: ClassScheme) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from labelloop.classes import ClassScheme
+from labelloop.base.classes import ClassScheme
 from labelloop.report.calibration import calibration_of
 from labelloop.report.intake import counts
 from labelloop.report.results import Results

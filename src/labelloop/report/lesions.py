@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labelloop.classes import ClassScheme
+from labelloop.base.classes import ClassScheme
 from labelloop.metrics.lesions import MIN_IOU, TUMORS, detection
 from labelloop.report.results import Results
 

@@ -10,10 +10,11 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from labelloop import __version__, wording
-from labelloop.classes import ClassScheme
-from labelloop.files import write_text
-from labelloop.paths import Paths
+from labelloop import __version__
+from labelloop.base import wording
+from labelloop.base.classes import ClassScheme
+from labelloop.base.files import write_text
+from labelloop.base.paths import Paths
 from labelloop.report.attention import attention
 from labelloop.report.chain import draw_chain
 from labelloop.report.facts import run_facts
@@ -54,7 +55,7 @@ def write_report(
     Args:
         results: results folder of the run.
         out: the page, usually ``<results>/report/index.html``; links to files are relative to it.
-        graph: the chain of the recipe (:func:`labelloop.chain.graph`).
+        graph: the chain of the recipe (:func:`labelloop.run.chain.graph`).
         scheme: classes of every label map and table.
         evaluated: (title, scores table) of what is compared, the teacher first and the student (the final label
             maps in ``predictions``) last; tables are absolute or relative to ``results``.

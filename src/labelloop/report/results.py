@@ -9,10 +9,10 @@ from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
-from labelloop.errors import UserError
-from labelloop.files import sha256
-from labelloop.paths import Paths
-from labelloop.tables import TABLES, read_table
+from labelloop.base.errors import UserError
+from labelloop.base.files import sha256
+from labelloop.base.paths import Paths
+from labelloop.base.tables import TABLES, read_table
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Results:
     """Where its files lie, relative to the root."""
 
     def table(self, relative: str | Path, kind: str) -> pd.DataFrame:
-        """Return a table of :data:`labelloop.tables.TABLES`; empty when it is missing or unreadable."""
+        """Return a table of :data:`labelloop.base.tables.TABLES`; empty when it is missing or unreadable."""
         table = self._read(relative, lambda path: read_table(path, kind))
         return pd.DataFrame(columns=list(TABLES[kind])) if table is None else table
 

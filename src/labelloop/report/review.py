@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError, UserError
-from labelloop.files import atomic
-from labelloop.report.pictures import CT_WINDOW, case_picture
-from labelloop.scan import read_surveyed
-from labelloop.seals import put_seal_of_files
-from labelloop.tables import TABLES, write_table
-from labelloop.volume import on_its_feet, read
-from labelloop.wording import plain
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import atomic
+from labelloop.base.seals import put_seal_of_files
+from labelloop.base.tables import TABLES, write_table
+from labelloop.base.wording import plain
+from labelloop.images.pictures import CT_WINDOW, case_picture
+from labelloop.images.scan import read_surveyed
+from labelloop.images.volume import on_its_feet, read
 
 log = logging.getLogger(__name__)
 DISAGREE = 0.8
@@ -35,7 +35,7 @@ def queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataF
     annotator drew; such a label is listed only when it fails a rule.
 
     Args:
-        selected, verdicts, disagreement: tables of those kinds (:mod:`labelloop.tables`).
+        selected, verdicts, disagreement: tables of those kinds (:mod:`labelloop.base.tables`).
     """
     failed = verdicts[verdicts["verdict"] == "fail"]
     fails = {key: part.to_dict("records") for key, part in failed.groupby(KEYS, sort=True)}

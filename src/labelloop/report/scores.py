@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.classes import ClassScheme
-from labelloop.errors import UserError
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import UserError
+from labelloop.base.wording import plain
 from labelloop.metrics.compare import compare_scores
 from labelloop.metrics.evaluate import both_empty, class_means
 from labelloop.report.charts import Chart, strips
 from labelloop.report.results import Results
-from labelloop.wording import plain
 
 METRICS = ("dsc", "nsd")
 NAN = float("nan")

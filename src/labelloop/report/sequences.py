@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError, UserError
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import CaseError, UserError
+from labelloop.images.pictures import contact_sheet
 from labelloop.report.gallery import Atlas, data_uri
-from labelloop.report.pictures import contact_sheet
 from labelloop.report.results import Results
 from labelloop.report.scores import Scored, organs_of
 

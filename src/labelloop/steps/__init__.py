@@ -39,7 +39,7 @@ def step_of(rule: str) -> Callable[..., None]:
 
 def run_step(snakemake: "Snakemake") -> None:
     """Run the step of a rule, with as many GPUs as the rule asks for."""
-    from labelloop.gpu_lease import lease_gpus
+    from labelloop.base.gpu_lease import lease_gpus
 
     function, resources = step_of(snakemake.rule), dict(snakemake.resources.items())
     cards = resources.get("gpu", 0)

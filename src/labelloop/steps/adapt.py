@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.adapt.settings import UPRIGHT_BY, TranslatorSettings
-from labelloop.cases import Case
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.files import atomic, digest
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.files import atomic, digest
+from labelloop.base.paths import ALIGNED, folder_of, model_of
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import read_table, write_table
+from labelloop.cases.table import Case
+from labelloop.images.scan import read_surveyed
+from labelloop.images.volume import RAS, Geometry, Volume
 from labelloop.inference.settings import Device
-from labelloop.paths import ALIGNED, folder_of, model_of
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
+from labelloop.networks.settings import UPRIGHT_BY, TranslatorSettings
 from labelloop.recipe import ModelSpec
-from labelloop.resources import Workers, loader_workers
-from labelloop.scan import read_surveyed
-from labelloop.shards import Ledger
+from labelloop.run.resources import Workers, loader_workers
 from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_cases, read_many, table_of
-from labelloop.tables import read_table, write_table
 from labelloop.training.settings import Determinism, settings_of
-from labelloop.volume import RAS, Geometry, Volume
 
 log = logging.getLogger(__name__)
 ALIGNMENT_VERSION = 1
@@ -36,8 +36,8 @@ BLACK, WHITE = -1.0, 1.0
 
 def judge(survey: SurveyTables, table: Path, manifest: Path, version: int) -> None:
     """Write which images of one shard are stored upside down, of those that can tell: CT, and some MR sequences."""
-    from labelloop.adapt.body import judge_upright
-    from labelloop.adapt.grey import to_grey
+    from labelloop.cases.body import judge_upright
+    from labelloop.networks.grey import to_grey
 
     ledger = Ledger.of(manifest)
     for item in survey.usable():
@@ -156,7 +156,7 @@ def aligned(
     Raises:
         UserError: when the reference is none of the cases.
     """
-    from labelloop.adapt.registration import check_reference, part_within, register
+    from labelloop.labels.registration import check_reference, part_within, register
 
     cases = sorted(cases)
     fixed = _body(files.path(check_reference(reference, cases)), plan)
@@ -177,8 +177,8 @@ def aligned(
 
 def _body(path: Path, plan: Plan) -> Volume:
     """Return the mask of the body in a prepared image."""
-    from labelloop.adapt.body import body_mask
-    from labelloop.adapt.grey import from_network
+    from labelloop.cases.body import body_mask
+    from labelloop.networks.grey import from_network
 
     seen = _prepared(path, plan)
     return Volume(body_mask(Volume(from_network(seen.array), seen.geometry)), seen.geometry)
@@ -241,7 +241,7 @@ def structure(
 
 
 def _fit(case: str, fakes: Files, labels: Files, plan: Plan) -> tuple[None, dict]:
-    from labelloop.adapt.structure import structure_fit
+    from labelloop.inference.structure import structure_fit
 
     label = _label(case, labels, plan)
     if not label.array.any():
@@ -275,7 +275,7 @@ def _panels(
     scheme: ClassScheme,
 ) -> bytes:
     """Return a PNG: in each row a CT, its translation with the outlines of the same labels, and a real MR."""
-    from labelloop.report.pictures import case_picture, contact_sheet
+    from labelloop.images.pictures import case_picture, contact_sheet
 
     def drawn(look: str, case: str) -> tuple[str, bytes]:
         image = _prepared(files[look].path(case), plan)

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
-from labelloop.files import digest
-from labelloop.groups import Group, group_cases
-from labelloop.paths import model_of
-from labelloop.plans import Plan
-from labelloop.shards import Ledger
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.files import digest
+from labelloop.base.paths import model_of
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.cases.groups import Group, group_cases
+from labelloop.cases.survey import merge_survey, survey_shard
+from labelloop.networks.plans import Plan
 from labelloop.steps.common import SurveyTables, as_cases, read_cases, read_many
-from labelloop.survey import merge_survey, survey_shard
-from labelloop.tables import TABLES, read_table, write_table
 
 log = logging.getLogger(__name__)
 
@@ -148,14 +148,14 @@ class _Look:
 
     @cached_property
     def _loaded(self):
-        from labelloop.adapt.translate import load_generator
         from labelloop.inference.engine import choose_device
+        from labelloop.inference.translate import load_generator
 
         return load_generator(self._folder, choose_device(self._device))
 
     def of_mr(self, array: np.ndarray) -> np.ndarray:
         """Return a prepared CT with the look of MR."""
-        from labelloop.adapt.translate import translate
+        from labelloop.inference.translate import translate
 
         network, settings = self._loaded
         return translate(network, array, settings.patch, settings.overlap)

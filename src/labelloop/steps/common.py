@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from labelloop.annotation import from_table
-from labelloop.cases import Case
-from labelloop.classes import ClassScheme
-from labelloop.errors import CaseError
-from labelloop.files import digest
-from labelloop.groups import Group, members
-from labelloop.scan import read_surveyed
-from labelloop.shards import read_manifests
-from labelloop.survey import read_truth
-from labelloop.tables import read_table, upside_down
-from labelloop.volume import Volume, on_its_feet, read
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import CaseError
+from labelloop.base.files import digest
+from labelloop.base.shards import read_manifests
+from labelloop.base.tables import read_table, upside_down
+from labelloop.cases.annotation import from_table
+from labelloop.cases.groups import Group, members
+from labelloop.cases.survey import read_truth
+from labelloop.cases.table import Case
+from labelloop.images.scan import read_surveyed
+from labelloop.images.volume import Volume, on_its_feet, read
 
 
 @dataclass(frozen=True)

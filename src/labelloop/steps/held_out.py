@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.annotation import UNKNOWN, annotated, to_table
-from labelloop.classes import BACKGROUND, IGNORED, ClassScheme
-from labelloop.errors import CaseError
-from labelloop.files import digest
+from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.base.errors import CaseError
+from labelloop.base.files import digest
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.cases.annotation import UNKNOWN, annotated, to_table
+from labelloop.images.volume import Volume, canonical
 from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import SCORE
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.select import select as select_classes
-from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Surveyed, SurveyTables, read_cases, read_many, table_of
 from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection
-from labelloop.tables import TABLES, read_table, write_table
-from labelloop.volume import Volume, canonical
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.annotation import UNKNOWN, States, annotated
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.errors import CaseError
-from labelloop.files import digest
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.errors import CaseError
+from labelloop.base.files import digest
+from labelloop.base.paths import models_of, shard_of
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import read_table, write_table
+from labelloop.base.wording import count
+from labelloop.cases.annotation import UNKNOWN, States, annotated
+from labelloop.cases.survey import read_truth
+from labelloop.images.volume import Volume, read
 from labelloop.inference.infer import tell_found_nowhere
 from labelloop.inference.steps import FinishedInference
 from labelloop.labels.folder import tell_verdicts
 from labelloop.metrics.evaluate import both_empty, tell_apart
 from labelloop.metrics.flare import score_case
 from labelloop.metrics.lesions import lesion_rows
-from labelloop.paths import models_of, shard_of
-from labelloop.shards import Ledger
 from labelloop.steps.common import Files, Surveyed, SurveyTables, engine_case, read_many, table_of
-from labelloop.survey import read_truth
-from labelloop.tables import read_table, write_table
-from labelloop.volume import Volume, read
-from labelloop.wording import count
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.annotation import PRESENT, UNKNOWN, States, annotated
-from labelloop.chain import Arrays
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.errors import CaseError
-from labelloop.files import digest
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.errors import CaseError
+from labelloop.base.files import digest
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated
+from labelloop.images.volume import Geometry, Volume, canonical, read, restore, write
 from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import calibrate_held_out
 from labelloop.labels.check import check as check_labels
@@ -24,10 +26,8 @@ from labelloop.labels.fuse import give_tumor_to_organs, leave_ignored, tumor_as_
 from labelloop.labels.select import select as select_classes
 from labelloop.labels.settings import CutSettings, SelectSettings, TumorVoxels
 from labelloop.labels.tumors import cut_tumors, write_objects
-from labelloop.shards import Ledger
+from labelloop.run.chain import Arrays
 from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_many, table_of, trusted
-from labelloop.tables import TABLES, read_table, write_table
-from labelloop.volume import Geometry, Volume, canonical, read, restore, write
 
 log = logging.getLogger(__name__)
 

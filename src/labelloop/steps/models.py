@@ -5,18 +5,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelloop.annotation import UNKNOWN, annotated
-from labelloop.classes import load_classes
-from labelloop.errors import UserError
-from labelloop.files import digest
+from labelloop.base.classes import load_classes
+from labelloop.base.errors import UserError
+from labelloop.base.files import digest
+from labelloop.base.paths import folder_of, model_of
+from labelloop.base.shards import Ledger, read_manifests
+from labelloop.base.tables import read_table, write_table
+from labelloop.cases.annotation import UNKNOWN, annotated
 from labelloop.inference.settings import Device
-from labelloop.paths import folder_of, model_of
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
-from labelloop.resources import Workers, loader_workers
-from labelloop.shards import Ledger, read_manifests
+from labelloop.run.resources import Workers, loader_workers
 from labelloop.steps.common import Files, Surveyed, SurveyTables, engine_case, in_groups, read_cases, trusted
-from labelloop.tables import read_table, write_table
 from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,

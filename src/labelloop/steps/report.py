@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelloop.cases import Case
-from labelloop.classes import load_classes
-from labelloop.files import write_text
-from labelloop.paths import Paths, results_of
+from labelloop.base.classes import load_classes
+from labelloop.base.files import write_text
+from labelloop.base.paths import Paths, results_of
+from labelloop.base.shards import read_manifests
+from labelloop.base.tables import read_table, upside_down
+from labelloop.cases.survey import read_truth
+from labelloop.cases.table import Case
+from labelloop.images.volume import Volume
 from labelloop.report.page import write_report
 from labelloop.report.review import CaseFiles, queue, write_review
-from labelloop.shards import read_manifests
 from labelloop.steps.common import Files, read_cases
-from labelloop.survey import read_truth
-from labelloop.tables import read_table, upside_down
-from labelloop.volume import Volume
 
 
 def report(

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.adapt.settings import TransferSettings
-from labelloop.cases import Case
-from labelloop.classes import ClassScheme, load_classes
-from labelloop.files import digest
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.files import digest
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import write_table
+from labelloop.cases.table import Case
+from labelloop.images.volume import Volume, canonical, restore, write
 from labelloop.labels.clean import clean
-from labelloop.shards import Ledger
+from labelloop.networks.settings import TransferSettings
 from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_cases, table_of
-from labelloop.tables import write_table
-from labelloop.volume import Volume, canonical, restore, write
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _carry(
     settings: TransferSettings,
     out: Path,
 ) -> tuple[Path | None, dict]:
-    from labelloop.adapt.transfer import transfer as carry
+    from labelloop.labels.transfer import transfer as carry
 
     label = _cleaned(source.label(predictions.path(source.id)), steps, scheme)
     volumes = {name: one.image() for name, one in images.items()}

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from labelloop.base.wording import count
 from labelloop.training.job import TrainingJob
-from labelloop.wording import count
 
 log = logging.getLogger(__name__)
 

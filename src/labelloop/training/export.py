@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from labelloop.documents import load_tensors
-from labelloop.errors import UserError
-from labelloop.files import atomic, write_json
+from labelloop.base.documents import load_tensors
+from labelloop.base.errors import UserError
+from labelloop.base.files import atomic, write_json
+from labelloop.base.outputs import refuse_overwriting
 from labelloop.inference.engine import ModelFile, read_model
-from labelloop.nnunet_plan import NnunetPlan
-from labelloop.outputs import refuse_overwriting
-from labelloop.plans import ADAPTATION
+from labelloop.networks.nnunet_plan import NnunetPlan
+from labelloop.networks.plans import ADAPTATION
 from labelloop.training.stock import CONFIGURATION, PLANS, dataset_json, plans_json
 
 CHECKPOINT = "checkpoint_final.pth"

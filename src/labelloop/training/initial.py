@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from labelloop.errors import UserError
-from labelloop.network import build_network, check_weights, load_network
-from labelloop.nnunet_plan import parse_plan
+from labelloop.base.errors import UserError
+from labelloop.networks.network import build_network, check_weights, load_network
+from labelloop.networks.nnunet_plan import parse_plan
 from labelloop.training.job import described
 from labelloop.training.loading import isolated_random_state
 

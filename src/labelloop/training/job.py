@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from labelloop.annotation import UNKNOWN
-from labelloop.documents import read_json
-from labelloop.errors import UserError
-from labelloop.files import digest
+from labelloop.base.documents import read_json
+from labelloop.base.errors import UserError
+from labelloop.base.files import digest
+from labelloop.cases.annotation import UNKNOWN
 from labelloop.inference.settings import Device
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
 from labelloop.training.settings import (
     TRAINING_VERSION,
     Determinism,

@@ -18,7 +18,7 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from labelloop.classes import IGNORED
+from labelloop.base.classes import IGNORED
 from labelloop.training.prepared import SUFFIX, open_image, open_label
 
 

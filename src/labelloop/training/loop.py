@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from labelloop import stopping
-from labelloop.heartbeat import counted
+from labelloop.base import stopping
+from labelloop.base.heartbeat import counted
 
 Losses = dict[str, Tensor]
 """Loss of an update and its terms, by name."""

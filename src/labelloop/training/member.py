@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 
 if TYPE_CHECKING:
     from labelloop.training.distributed import Seat
@@ -53,7 +53,7 @@ def _train(seat: "Seat") -> None:
 
 
 def _log_to(seat: "Seat") -> None:
-    from labelloop.scripting import FORMAT
+    from labelloop.base.scripting import FORMAT
 
     handlers: list[logging.Handler] = [logging.StreamHandler(), *map(logging.FileHandler, seat.logs)]
     logging.basicConfig(format=FORMAT, handlers=handlers, level=logging.ERROR)

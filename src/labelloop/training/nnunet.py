@@ -10,9 +10,9 @@ import logging
 from importlib.metadata import version
 from typing import Any
 
-from labelloop.files import atomic, sha256, write_json
-from labelloop.paths import OUTPUTS
-from labelloop.tables import write_table
+from labelloop.base.files import atomic, sha256, write_json
+from labelloop.base.paths import OUTPUTS
+from labelloop.base.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described
 from labelloop.training.progress import Progress, draw_curve
 from labelloop.training.settings import AXES, TRAINING_VERSION

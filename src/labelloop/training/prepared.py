@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.classes import BACKGROUND, IGNORED
-from labelloop.errors import UserError
-from labelloop.files import atomic
+from labelloop.base.classes import BACKGROUND, IGNORED
+from labelloop.base.errors import UserError
+from labelloop.base.files import atomic
 
 SUFFIX = ".b2nd"
 CHUNK, BLOCK = (32, 64, 64), (8, 32, 32)
@@ -74,7 +74,7 @@ def write_label_array(path: str | Path, array: np.ndarray) -> None:
     """Write a prepared label map of class ids [z, y, x], atomically to ``path`` (``<folder>/<case>.b2nd``).
 
     Raises:
-        ValueError: when an id is not in 0..255, of which 255 is :data:`~labelloop.classes.IGNORED`.
+        ValueError: when an id is not in 0..255, of which 255 is :data:`~labelloop.base.classes.IGNORED`.
     """
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if low < BACKGROUND or high > IGNORED:

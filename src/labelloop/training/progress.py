@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labelloop.files import atomic, write_text
-from labelloop.heartbeat import duration
+from labelloop.base.files import atomic, write_text
+from labelloop.base.heartbeat import duration
 
 SMOOTHING = 0.9
 """Weight of the past in the moving average of the validation Dice (nnU-Net)."""

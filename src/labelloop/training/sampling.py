@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from labelloop.annotation import PRESENT
+from labelloop.cases.annotation import PRESENT
 from labelloop.training.cutmix import Paster
 from labelloop.training.job import TrainingCase
 from labelloop.training.loading import KNOWN, set_random_state

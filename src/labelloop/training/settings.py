@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
-from labelloop.adapt.settings import TranslatorSettings
-from labelloop.classes import Names, Strict
+from labelloop.base.classes import Names, Strict
+from labelloop.base.unions import by_kind, tag
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
-from labelloop.unions import by_kind, tag
+from labelloop.networks.settings import TranslatorSettings
 
 Wanted = TypeVar("Wanted", bound=Strict)
 TRAINING_VERSION, TRANSLATOR_VERSION = 6, 2

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from labelloop.errors import UserError
-from labelloop.precision import Precision, choose_precision
+from labelloop.base.errors import UserError
+from labelloop.base.precision import Precision, choose_precision
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.settings import Determinism, SegmenterSettings
 

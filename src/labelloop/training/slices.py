@@ -18,13 +18,13 @@ import torch
 from scipy.stats import rankdata
 from torch.nn import functional
 
-from labelloop.classes import IGNORED
-from labelloop.files import atomic, sha256, write_json
-from labelloop.heartbeat import counted
+from labelloop.base.classes import IGNORED
+from labelloop.base.files import atomic, sha256, write_json
+from labelloop.base.heartbeat import counted
+from labelloop.base.paths import SLICE_OUTPUTS
+from labelloop.base.tables import write_table
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
-from labelloop.paths import SLICE_OUTPUTS
-from labelloop.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def train(job: TrainingJob) -> None:
-    """Train the slice classifier of ``job`` and write the files of :data:`~labelloop.paths.SLICE_OUTPUTS`.
+    """Train the slice classifier of ``job`` and write the files of :data:`~labelloop.base.paths.SLICE_OUTPUTS`.
 
     ``scores.csv`` says how well it tells all slices of the held-out cases.
 

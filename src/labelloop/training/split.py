@@ -6,7 +6,7 @@ Imports nothing heavy: the Snakefile asks it, too.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
-from labelloop.files import digest
+from labelloop.base.files import digest
 
 
 def held_out_cases(

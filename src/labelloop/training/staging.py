@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from labelloop.errors import UserError
-from labelloop.files import atomic, digest, stamp
-from labelloop.heartbeat import counted
-from labelloop.locks import TakenError, hold, private_folder
+from labelloop.base.errors import UserError
+from labelloop.base.files import atomic, digest, stamp
+from labelloop.base.heartbeat import counted
+from labelloop.base.locks import TakenError, hold, private_folder
 from labelloop.training.job import TrainingJob
 from labelloop.training.prepared import SUFFIX
 

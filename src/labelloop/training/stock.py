@@ -6,7 +6,7 @@ properties are the plan's pinned ones.
 
 from typing import Any
 
-from labelloop.plans import Plan
+from labelloop.networks.plans import Plan
 
 CONFIGURATION = "3d_fullres"
 PLANS = "labelloop"

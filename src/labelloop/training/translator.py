@@ -19,17 +19,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from labelloop.adapt.generator import Discriminator, Generator, initialize
-from labelloop.adapt.settings import TranslatorSettings
-from labelloop.adapt.translate import BLACK
-from labelloop.errors import UserError
-from labelloop.files import atomic, digest, sha256, write_json, write_text
-from labelloop.heartbeat import counted
+from labelloop.base.errors import UserError
+from labelloop.base.files import atomic, digest, sha256, write_json, write_text
+from labelloop.base.heartbeat import counted
+from labelloop.base.paths import TRANSLATOR_OUTPUTS
+from labelloop.base.precision import DTYPES, Precision, has_units
+from labelloop.base.tables import write_table
 from labelloop.inference.settings import Device
-from labelloop.paths import TRANSLATOR_OUTPUTS
-from labelloop.plans import Plan
-from labelloop.precision import DTYPES, Precision, has_units
-from labelloop.tables import write_table
+from labelloop.inference.translate import BLACK
+from labelloop.networks.generator import Discriminator, Generator, initialize
+from labelloop.networks.plans import Plan
+from labelloop.networks.settings import TranslatorSettings
 from labelloop.training.cpu import by_onednn
 from labelloop.training.loading import Draw, ahead, isolated_random_state, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable

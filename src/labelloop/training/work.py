@@ -11,12 +11,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from labelloop.documents import load_tensors, read_json
-from labelloop.errors import UserError
-from labelloop.files import atomic, link, sha256, write_json
-from labelloop.locks import Lock, hold
-from labelloop.paths import OUTPUTS
-from labelloop.seals import put_seal_of_files
+from labelloop.base.documents import load_tensors, read_json
+from labelloop.base.errors import UserError
+from labelloop.base.files import atomic, link, sha256, write_json
+from labelloop.base.locks import Lock, hold
+from labelloop.base.paths import OUTPUTS
+from labelloop.base.seals import put_seal_of_files
 
 log = logging.getLogger(__name__)
 NAMED = {"model.json": "name", "plans.json": "dataset_name"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labelloop import files
+from labelloop.base import files
 
 atomic = files.atomic
 

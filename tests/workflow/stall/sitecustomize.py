@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labelloop import files
+from labelloop.base import files
 
 LONGEST_S = 600
 atomic, written = files.atomic, Counter()

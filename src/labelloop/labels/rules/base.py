@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import field_validator
 
-from labelloop.annotation import States
-from labelloop.classes import Strict
-from labelloop.hounsfield import cut_off
+from labelloop.base.classes import Strict
+from labelloop.cases.annotation import States
+from labelloop.images.hounsfield import cut_off
 from labelloop.labels.facts import LabelFacts
 
 Exceptions = tuple[Literal["absent", "models", "surgery", "cut"], ...]

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from labelloop.classes import Strict
+from labelloop.base.classes import Strict
 from labelloop.labels.facts import Box, LabelFacts, outside
 from labelloop.labels.rules.base import Case, Finding, Limit, Skip, kind
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from labelloop.annotation import ABSENT, UNKNOWN
+from labelloop.cases.annotation import ABSENT, UNKNOWN
 from labelloop.labels.facts import AXES
 from labelloop.labels.rules.base import Case, Finding, Limit, Range, Rule, Skip, kind
 

@@ -14,10 +14,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor
 
-from labelloop.annotation import PRESENT, UNKNOWN, States, annotated
-from labelloop.classes import IGNORED
-from labelloop.errors import UserError
-from labelloop.precision import DTYPES, Precision
+from labelloop.base.classes import IGNORED
+from labelloop.base.errors import UserError
+from labelloop.base.precision import DTYPES, Precision
+from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated
 from labelloop.training.cpu import by_onednn
 from labelloop.training.distributed import Team
 from labelloop.training.initial import start_from

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from labelloop.errors import UserError
-from labelloop.heartbeat import counted
+from labelloop.base.errors import UserError
+from labelloop.base.heartbeat import counted
 from labelloop.training.distributed import ALONE
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import (

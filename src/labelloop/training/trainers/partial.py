@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labelloop.annotation import PRESENT
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
+from labelloop.cases.annotation import PRESENT
 from labelloop.labels.tumors import read_contents
 from labelloop.training.cutmix import Paster, Stored, split_regions
 from labelloop.training.job import TrainingCase, TrainingJob

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labelloop.errors import UserError
+from labelloop.base.errors import UserError
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import seed_of
 from labelloop.training.losses import ramp_up

@@ -1,0 +1,228 @@
+"""Cases: the rows of a case table, read, checked and written.
+
+This module is read at every start of the workflow, so it imports neither SimpleITK nor pandas nor torch and opens no
+image. What only the image can tell is found by :mod:`labelloop.cases.survey`.
+"""
+
+import csv
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from labelloop.base.classes import Strict
+from labelloop.base.errors import UserError, nearest
+from labelloop.base.files import atomic
+from labelloop.base.lookup import SUFFIXES, known
+from labelloop.images.datasets import read_dataset
+
+log = logging.getLogger(__name__)
+
+ROLES = ("train", "test")
+MODALITIES = ("CT", "MR")
+REQUIRED = ("case", "image", "dataset")
+NONE = "none"
+"""What ``annotated`` says of a case in whose label nobody annotated a class; empty means: as the data set file says."""
+SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+REASONS = {
+    "case_id_unsafe": "Give the case an id of letters, digits, '.', '_' and '-' that starts with none of '.' and '-'.",
+    "case_duplicate": "Give every case an id of its own; all rows with this id are set aside.",
+    "row_malformed": "Write as many fields as the header has; put quotes around fields with commas.",
+    "image_not_named": "Fill in the column image.",
+    "role_unknown": "Write train or test, or leave the field empty for train.",
+    "modality_unknown": "Write CT or MR, or leave the field empty for the data set's own.",
+    "dataset_unknown": "Give the name of a data set (`labelloop dataset list`), or the path of a data set file.",
+    "patient_straddles": "Cases of one patient must not be trained on and tested on; the train cases are set aside. "
+    "Change role or patient.",
+    "image_straddles": "The same image must not be trained on and tested on; the train cases are set aside. Remove one "
+    "of the two rows, or change role.",
+    "image_repeated": "Two cases name the same image; remove one unless this is meant.",
+}
+"""What to do about each reason code of a case table's rows."""
+
+
+class Case(Strict):
+    """A row of the case table (``tables.CASES``), all text; paths are absolute, defaults are filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    case: str
+    image: str
+    label: str = ""
+    dataset: str
+    modality: str = ""
+    sequence: str = ""
+    patient: str = ""
+    role: str = "train"
+    annotated: str = ""
+    surgery: str = ""
+
+    def annotated_names(self, default: Sequence[str]) -> tuple[str, ...]:
+        """Classes or class sets that are annotated: those of this row, none if it says so, else ``default``."""
+        if self.annotated.lower() == NONE:
+            return ()
+        return names(self.annotated) or tuple(default)
+
+    @property
+    def surgery_names(self) -> tuple[str, ...]:
+        """Classes removed by surgery."""
+        return names(self.surgery)
+
+
+COLUMNS = tuple(Case.model_fields)
+
+
+def names(field: str) -> tuple[str, ...]:
+    """Return the entries of a field whose entries are separated by ``;``."""
+    return tuple(part.strip() for part in field.split(";") if part.strip())
+
+
+def quarantine(case: str, file: str | Path, code: str, found: str, action: str, severity: str = "error") -> dict:
+    """Return a row of the quarantine table."""
+    return {
+        "case": case, "file": str(file), "code": code, "severity": severity, "found": found, "action": action,
+    }  # fmt: skip
+
+
+def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
+    """Read a case table; return its usable cases in order, and quarantine rows for the others.
+
+    Image and label paths are resolved against the table's folder, and so is a ``dataset`` that is a path. A train
+    case whose patient (or image file) is also tested on is set aside, whether or not the test row is usable: what
+    has been trained on can no longer be tested on.
+
+    Raises:
+        UserError: when there is no such table, it is not UTF-8 CSV, it has no rows, or its columns are wrong.
+    """
+    path = Path(path)
+    rows = _read_rows(path)
+    modalities: dict[str, str | None] = {}
+    ids = Counter(row["case"] for row, _, _ in rows)
+    cases: list[tuple[Case, int]] = []
+    rejected: list[dict] = []
+    for row, line, malformed in rows:
+        case = _complete(row, path.parent, modalities)
+        problems = _problems(row, case, malformed, ids[row["case"]], modalities[case.dataset] is not None)
+        rejected += [quarantine(row["case"], path, c, f"line {line}: {f}", REASONS[c]) for c, f in problems]
+        cases.append((case, line if not problems else 0))
+    usable = [case for case, line in cases if line]
+    everyone = [case for case, _ in cases]
+    aside: set[str] = set()
+    for column in ("patient", "image"):
+        leaks = _straddling(usable, everyone, column)
+        rejected += [
+            quarantine(c.case, path, f"{column}_straddles", f"{column} {getattr(c, column)} is also tested on, in "
+                       f"{tested}", REASONS[f"{column}_straddles"])
+            for c, tested in leaks if c.case not in aside
+        ]  # fmt: skip
+        aside |= {c.case for c, _ in leaks}
+    usable = [case for case in usable if case.case not in aside]
+    return usable, rejected + _repeated(usable, path)
+
+
+def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
+    """Return (row with all columns, line number, what is wrong with the number of fields) of each row.
+
+    What spreadsheets add is passed over: a line ``sep=,``, capitals in column names, columns without name and entry.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such case table; `labelloop cases` makes one from folders of images")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            if header and header[0].startswith("sep="):
+                header = [name.strip().lower() for name in next(reader, [])]
+            rows = [(fields, reader.line_num) for fields in reader if any(f.strip() for f in fields)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV table in UTF-8: {error}") from error
+    filled = {i for fields, _ in rows for i, field in enumerate(fields) if field.strip()}
+    _check_header(path, [name for i, name in enumerate(header) if name or i in filled])
+    if not rows:
+        raise UserError(f"{path}: the case table has no rows")
+    result = []
+    for fields, line in rows:
+        row = dict.fromkeys(COLUMNS, "") | {c: f.strip() for c, f in zip(header, fields, strict=False) if c}
+        wrong = "" if len(fields) == len(header) else f"{len(fields)} fields under {len(header)} columns"
+        result.append((row, line, wrong))
+    return result
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    lines = [f"column {c!r} is missing" for c in REQUIRED if c not in header]
+    lines += [f"column {c!r} is unknown{nearest(c, COLUMNS)}" for c in header if c and c not in COLUMNS]
+    lines += [f"column {n} has entries, but no name" for n, c in enumerate(header, start=1) if not c]
+    lines += [f"column {c!r} stands {n} times" for c, n in Counter(header).items() if n > 1 and c in COLUMNS]
+    if lines and len(header) == 1 and re.search(r"[;\t]", header[0]):
+        lines = ["columns are separated by ';' or tabs; save the table with commas"]
+    if lines:
+        raise UserError("\n".join(f"{path}: {line}" for line in lines))
+
+
+def _complete(row: dict[str, str], folder: Path, modalities: dict[str, str | None]) -> Case:
+    """Fill in the defaults of a row and make its paths absolute; ``modalities`` remembers each data set's."""
+    name = str(folder / row["dataset"]) if row["dataset"].endswith(SUFFIXES) else row["dataset"]
+    if name not in modalities:
+        exists = Path(name).is_file() if name.endswith(SUFFIXES) else name in known("datasets")
+        modalities[name] = read_dataset(name).modality if exists else None
+    paths = {c: os.path.abspath(folder / row[c]) if row[c] else "" for c in ("image", "label")}  # noqa: PTH100
+    filled = {
+        "dataset": name,
+        "modality": row["modality"].upper() or modalities[name] or "",
+        "patient": row["patient"] or row["case"],
+        "role": row["role"].lower() or "train",
+    }
+    return Case.model_construct(None, **row | paths | filled)
+
+
+def _problems(
+    row: dict[str, str], case: Case, malformed: str, copies: int, known_dataset: bool
+) -> list[tuple[str, str]]:
+    """Return (reason code, what was found) of everything that is wrong with one row."""
+    checks = [
+        ("row_malformed", malformed, malformed),
+        ("case_id_unsafe", not SAFE_ID.fullmatch(case.case), f"case id {case.case!r}"),
+        ("case_duplicate", copies > 1, f"case id {case.case!r} stands in {copies} rows"),
+        ("image_not_named", not case.image, "no image"),
+        ("role_unknown", case.role not in ROLES, f"role {row['role']!r}"),
+        ("modality_unknown", case.modality and case.modality not in MODALITIES, f"modality {row['modality']!r}"),
+    ]
+    problems = [(code, found) for code, wrong, found in checks if wrong]
+    if not known_dataset:
+        found = f"data set {row['dataset']!r}{nearest(row['dataset'], known('datasets'))}"
+        problems.append(("dataset_unknown", found))
+    return problems
+
+
+def _straddling(usable: Sequence[Case], everyone: Sequence[Case], column: str) -> list[tuple[Case, str]]:
+    """Return train cases that share ``column`` with a test case, and a test case that they share it with."""
+    tested = {getattr(c, column): c.case for c in everyone if c.role == "test" and getattr(c, column)}
+    return [(c, tested[getattr(c, column)]) for c in usable if c.role == "train" and getattr(c, column) in tested]
+
+
+def _repeated(cases: Sequence[Case], path: Path) -> list[dict]:
+    """Return warnings for cases that name the image of an earlier case."""
+    first: dict[str, str] = {}
+    rows = []
+    for case in cases:
+        other = first.setdefault(case.image, case.case)
+        if other != case.case:
+            found = f"image {case.image} is also that of {other}"
+            rows.append(quarantine(case.case, path, "image_repeated", found, REASONS["image_repeated"], "warning"))
+    return rows
+
+
+def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
+    """Write a case table atomically; paths below its folder become relative, so that the folder can be moved."""
+    folder = f"{Path(path).absolute().parent}{os.sep}"
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for case in cases:
+            paths = {c: getattr(case, c).removeprefix(folder) for c in ("image", "label", "dataset")}
+            writer.writerow(case.model_dump() | paths)

@@ -1,0 +1,321 @@
+"""What lies in a folder of images or label maps: the volumes that are used, and all that is left out, with the reason.
+
+Every command that is given a folder lists it here, so that all of them read the same formats, take the same file for
+the image of the same case, and leave nothing out without a word.
+"""
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelloop.base.errors import UserError
+from labelloop.base.wording import count, named, shown
+from labelloop.images.detached import HEADERS, known_parts
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Formats of images and label maps: one volume a file (``.nhdr`` and ``.mhd`` with their voxels beside)."""
+CHANNEL = "_0000"
+"""nnU-Net's and FLARE's suffix of an image's name."""
+MOST_CHANNELS = 8
+"""Examinations do not have more channels; more files that are alike but for a number are numbered scans."""
+OF_THE_SYSTEM = re.compile(r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX", re.I)
+"""What operating systems and version control leave behind; the one thing that is passed over in silence."""
+
+DEAD_LINK = "a dead link: fetch its file (datalad get, git annex get) or mount its disk"
+FOLDER = "a folder that is named like a file: move the file out of it"
+NAME = "a name that is not UTF-8: rename it"
+SPECIAL = "no regular file"
+CAPITALS = "an extension in capital letters, which ITK does not read: write it in small ones"
+HIDDEN = "a hidden file: rename it if it is meant"
+FORMAT = f"no format that is read ({', '.join(EXTENSIONS)})"
+SUBFOLDER = "a folder in the folder: give it alone, or move its files up"
+LABEL = f"taken for the label of the image {CHANNEL} that stands beside it"
+IMAGE = f"taken for the image of the label map without {CHANNEL} that stands beside it"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is not used. ``lost``: it is named like a volume, so it was meant, but nothing in it can be read."""
+
+    path: Path
+    reason: str
+    lost: bool = False
+
+    @property
+    def case(self) -> str:
+        """Name without extension and channel."""
+        return stem(self.path).removesuffix(CHANNEL)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Volumes of a folder by file name without extension, sorted; and what was left out."""
+
+    folder: Path
+    volumes: dict[str, Path]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def lost(self) -> tuple[LeftOut, ...]:
+        """What was meant to be used and cannot be."""
+        return tuple(entry for entry in self.left_out if entry.lost)
+
+    def without(self, stems: Iterable[str], reason: str) -> "Listing":
+        """Return the listing with some volumes left out for ``reason``."""
+        gone = set(stems)
+        more = tuple(LeftOut(path, reason) for name, path in self.volumes.items() if name in gone)
+        return Listing(self.folder, {n: p for n, p in self.volumes.items() if n not in gone}, (*self.left_out, *more))
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without the extension of a volume."""
+    return path.name[: len(path.name) - len(extension(path.name) or "")]
+
+
+def extension(name: str) -> str | None:
+    """Return which of :data:`EXTENSIONS` a name ends in, in whatever case; None for others."""
+    return next((e for e in EXTENSIONS if name.lower().endswith(e)), None)
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Say whether a path can be handed to ITK, which ends the process at a name that is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def list_folder(folder: str | Path) -> Listing:
+    """List a folder, its subfolders aside.
+
+    Raises:
+        UserError: when there is no such folder, its name is not UTF-8, or two volumes differ in their extension alone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{shown(folder)}: no such folder")
+    if not is_utf8(folder.absolute()):
+        raise UserError(f"{shown(folder.absolute())}: {NAME}")
+    volumes: dict[str, Path] = {}
+    left_out: list[LeftOut] = []
+    twice: list[str] = []
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not OF_THE_SYSTEM.fullmatch(entry.name)), key=lambda e: e.name)
+    for entry in found:
+        path = folder / entry.name
+        why = _why_not(entry)
+        if why:
+            left_out.append(why)
+            continue
+        name = stem(path)
+        if name in volumes:
+            twice.append(f"{path}: stands beside {volumes[name].name}; keep one")
+        volumes[name] = path
+    if twice:
+        raise UserError("\n".join(twice))
+    headers = [path for path in volumes.values() if path.suffix in HEADERS]
+    voxels = {part for header in headers for part in known_parts(header)}
+    return Listing(folder, volumes, tuple(entry for entry in left_out if entry.path not in voxels))
+
+
+def _why_not(entry: os.DirEntry) -> LeftOut | None:
+    """Say why an entry of a folder is no volume; None when it is one."""
+    like_a_volume = extension(entry.name) is not None
+    reason, lost = "", like_a_volume
+    try:
+        file, folder = entry.is_file(), entry.is_dir()
+    except OSError as error:
+        return LeftOut(Path(entry.path), f"cannot be looked at: {error.strerror}", lost)
+    if not file and not folder:
+        reason = DEAD_LINK if entry.is_symlink() else SPECIAL
+    elif not is_utf8(entry.name):
+        reason = NAME
+    elif entry.name.startswith("."):
+        reason, lost = HIDDEN, False
+    elif folder:
+        reason = FOLDER if like_a_volume else SUBFOLDER
+    elif not like_a_volume:
+        reason = FORMAT
+    elif not entry.name.endswith(EXTENSIONS):
+        reason = CAPITALS
+    return LeftOut(Path(entry.path), reason, lost) if reason else None
+
+
+def list_labels(folder: str | Path) -> Listing:
+    """List the label maps of a folder by case. ``X_0000`` is passed over as an image only where ``X`` stands beside it.
+
+    Raises:
+        UserError: when there is no such folder or no label map in it; see :func:`list_folder`.
+    """
+    listing = list_folder(folder)
+    images = [
+        name for name in listing.volumes if name.endswith(CHANNEL) and name.removesuffix(CHANNEL) in listing.volumes
+    ]
+    listing = listing.without(images, IMAGE)
+    if not listing.volumes:
+        raise UserError(nothing_in(listing, "label map"))
+    return listing
+
+
+def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, Path]:
+    """Return the images of a listing by case: ``<case>_0000`` (nnU-Net, FLARE) or ``<case>``.
+
+    Files that are alike but for a number, ``scan_0000``, ``scan_0001``, ..., are cases of their own, with their whole
+    name, when ``labels``, ids of cases, says so; or when all that is numbered is alike, and grids differ or there are
+    too many for channels. Where several names are numbered, these are rather examinations.
+
+    Raises:
+        UserError: when they can be channels of one examination, or two files are images of one case.
+    """
+    cases: dict[str, Path] = {}
+    families = _families(listing.volumes)
+    several = [prefix for prefix, names in families.items() if f"{prefix}_0001" in names]
+    numbered = {
+        prefix
+        for prefix, names in families.items()
+        if _are_numbered(names, listing.volumes, labels, alone=several == [prefix])
+    }
+    channels = sorted(set(several) - numbered)
+    if channels:
+        raise UserError(
+            f"{listing.folder}: {count(len(channels), 'case')} with several channels (_0000, _0001), e.g. "
+            f"{channels[0]}; one image a case is read. Keep the channel to use; sequences of MR that stand for "
+            "themselves are cases of one patient. If _0000 and _0001 are numbers of cases, rename the files"
+        )
+    for name, path in listing.volumes.items():
+        prefix = name.removesuffix(CHANNEL)
+        case = name if prefix in numbered or not prefix else prefix
+        if case in cases:
+            raise UserError(f"{listing.folder}: several inputs for {case}; rename them or move them apart")
+        cases[case] = path
+    return cases
+
+
+def _families(volumes: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Return the names that are alike but for a number of four digits, where one of them is 0000."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for name in volumes:
+        if re.search(r"._\d{4}$", name):
+            families[name[:-5]].append(name)
+    return {prefix: names for prefix, names in families.items() if prefix + CHANNEL in names}
+
+
+def _are_numbered(names: list[str], volumes: Mapping[str, Path], labels: Container[str], alone: bool) -> bool:
+    """Say whether files that are alike but for a number are scans of their own, not channels of one examination.
+
+    Args:
+        alone: whether no other files are.
+    """
+    prefix = names[0][:-5]
+    if prefix in volumes or prefix in labels:  # the label of one examination
+        return False
+    if any(name in labels for name in names):
+        return True
+    if len(names) == 1 or f"{prefix}_0001" not in names:
+        return len(names) > 1
+    if not alone or len(names) > MOST_CHANNELS:
+        return alone
+    from labelloop.images.volume import read_geometry  # numpy is slow to import
+
+    try:
+        first, *others = (read_geometry(volumes[name]) for name in names)
+    except RuntimeError:  # no image: whoever reads it says so
+        return False
+    return any(first.difference(other) for other in others)
+
+
+def tell(listing: Listing, used: int, what: str) -> None:
+    """Say in the log how many volumes of a folder are used, and what is not and why."""
+    log.info("%s: %s", shown(listing.folder), count(used, what))
+    tell_left_out(listing.left_out, listing.folder)
+
+
+def tell_left_out(left_out: Iterable[LeftOut], folder: Path) -> None:
+    """Say in the log what is left out and why, a line a reason."""
+    for entries, line in _lines(left_out, folder):
+        level = logging.WARNING if any(entry.lost for entry in entries) else logging.INFO
+        log.log(level, "%s: %s", shown(folder), line)
+
+
+def _lines(left_out: Iterable[LeftOut], folder: Path) -> Iterator[tuple[list[LeftOut], str]]:
+    """Yield what is left out for one reason, and the line that says so."""
+    for reason, entries in _by_reason(left_out).items():
+        names = named([shown(_below(entry.path, folder)) for entry in entries])
+        yield entries, f"{len(entries)} left out, {reason}: {names}"
+
+
+def _by_reason(left_out: Iterable[LeftOut]) -> dict[str, list[LeftOut]]:
+    groups: dict[str, list[LeftOut]] = defaultdict(list)
+    for entry in left_out:
+        groups[entry.reason].append(entry)
+    return groups
+
+
+def _below(path: Path, folder: Path) -> Path:
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
+def nothing_in(listing: Listing, what: str) -> str:
+    """Return the message for a folder in which nothing was found: what lies there instead, and what to do."""
+    first = f"{shown(listing.folder)}: no {what} <case>{', <case>'.join(EXTENSIONS)}"
+    lines = [f"  {line}" for _, line in _lines(listing.left_out, listing.folder)]
+    return "\n".join([first, *lines, *_layout(listing.folder, what)])
+
+
+def _layout(folder: Path, what: str) -> Iterator[str]:
+    """Yield what to do about a folder whose volumes lie deeper, or are DICOM files."""
+    deeper = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())[:5]
+    inside = {place: _volumes_in(place) for place in (*deeper, *(p / "segmentations" for p in deeper))}
+    masks = [volumes[0] for place, volumes in inside.items() if _are_masks(place, volumes)]
+    if masks and what == "label map":
+        yield (
+            f"  It holds a folder a case with a file an organ ({shown(masks[0].relative_to(folder))}), as "
+            "TotalSegmentator's data set does. Join the files of a case into one label map, <case>.nii.gz, with an id "
+            "an organ"
+        )
+        return
+    holding = [inside[place] for place in deeper if inside[place]]
+    if holding:
+        example = shown(holding[0][0].relative_to(folder))
+        if all(len(volumes) == 1 for volumes in holding):
+            yield f"  It holds a folder a case ({example}). Copy or link the files into one folder, as <case>.nii.gz"
+        else:
+            yield f"  {count(len(holding), 'folder')} in it with volumes ({example}): give the one that is meant"
+        return
+    for place in (folder, *deeper):
+        if any(is_dicom(p) for p in sorted(place.iterdir())[:5]):
+            yield (
+                f"  {shown(place)} holds DICOM files. Convert them first: labelloop convert {shown(folder)} --out "
+                "images"
+            )
+            return
+
+
+def _volumes_in(place: Path) -> list[Path]:
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    return [path for path in files if path.is_file() and extension(path.name)]
+
+
+def _are_masks(place: Path, volumes: Sequence[Path]) -> bool:
+    """Say whether the volumes of a folder are of one case, one an organ: by the folder's name, or by theirs."""
+    from labelloop.images.datasets import all_class_names  # numpy
+
+    return bool(volumes) and (
+        place.name == "segmentations" or len(all_class_names() & {stem(path) for path in volumes}) > 1
+    )
+
+
+def is_dicom(path: Path) -> bool:
+    """Say whether a file begins as DICOM files do."""
+    try:
+        with path.open("rb") as handle:
+            return path.is_file() and handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""What a network is: its plan, how it is built, and how an image looks to it."""

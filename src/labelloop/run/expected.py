@@ -1,0 +1,145 @@
+"""What each model is expected to learn from, by case table and recipe alone, before any image is opened.
+
+Of a label set that models make, all is expected that may become known: every class that they predict, in every case
+that they are asked for. So what is not expected will not come.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import UserError
+from labelloop.cases.annotation import PRESENT, States
+from labelloop.cases.groups import canonical_name, memberships
+from labelloop.cases.table import Case
+from labelloop.images.datasets import load_dataset
+from labelloop.recipe import TRUTH, Recipe
+from labelloop.run.chain import lineage
+from labelloop.training.settings import (
+    SEMI_SUPERVISED,
+    SLICE_CLASSIFIER,
+    TRANSLATOR,
+    SupervisedSettings,
+    TrainerSettings,
+)
+from labelloop.training.split import held_out_cases
+
+Known = dict[str, frozenset[str]]
+"""Classes that are known, or may become so, of each case."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases that a training learns from, and those that it is validated on."""
+
+    train: frozenset[str]
+    validation: frozenset[str]
+
+
+def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, States]:
+    """Return the classes that are said to be annotated in each case; ``present`` stands for either.
+
+    Cases whose row names unknown classes are left out: the survey will set them aside.
+
+    Raises:
+        UserError: when a data set file cannot be used.
+    """
+    by_default = {name: load_dataset(name, scheme).annotated for name in {case.dataset for case in cases}}
+    states: dict[str, States] = {}
+    for case in cases:
+        try:
+            scheme.select(case.surgery_names)
+            named = scheme.select(case.annotated_names(by_default[case.dataset]))
+        except UserError:
+            continue
+        states[case.case] = dict.fromkeys(named if case.label else (), PRESENT)
+    return states
+
+
+def needs_all_classes(trainer: TrainerSettings) -> bool:
+    """Say whether a training leaves out cases in which a class of its model is unknown."""
+    excludes = isinstance(trainer, SupervisedSettings) and trainer.unknown == "exclude"
+    return excludes or trainer.kind == SLICE_CLASSIFIER
+
+
+class Expected:
+    """The train cases of a table, as a chain will see them.
+
+    Args:
+        cases: usable rows of the case table.
+        chain: a recipe with its rounds written out. A model may be exchanged for one of the same name, as long as
+            nothing was asked of what is made from it.
+    """
+
+    def __init__(self, cases: Sequence[Case], chain: Recipe):
+        self.chain, self.scheme = chain, chain.scheme
+        self.cases = {case.case: case for case in cases if case.role == "train"}
+        states = expected_states([*self.cases.values()], self.scheme)
+        self.groups = memberships(states, self.cases, self.scheme, chain.groups)
+        self.annotated: Known = {case: frozenset(known) for case, known in states.items()}
+        self._members: dict[frozenset[str], list[str]] = {}
+        self._labels: dict[str, Known] = {}
+        self._splits: dict[str, Split] = {}
+
+    def members(self, groups: Iterable[str]) -> list[str]:
+        """Return the cases in any of ``groups``."""
+        wanted = frozenset(map(canonical_name, groups))
+        if wanted not in self._members:
+            self._members[wanted] = [case for case, names in self.groups.items() if names & wanted]
+        return self._members[wanted]
+
+    def outputs(self, model: str) -> frozenset[str]:
+        """Return the classes of a model."""
+        return frozenset(self.scheme.select(self.chain.models[model].classes))
+
+    def known(self, model: str) -> Known:
+        """Return what may be known of the classes of a model in the cases of its groups; not those with nothing."""
+        spec, outputs = self.chain.models[model], self.outputs(model)
+        given = self.annotated if spec.labels == TRUTH else self.labels(spec.labels)
+        mine = {case: given.get(case, frozenset()) & outputs for case in self.members(spec.cases)}
+        return {case: names for case, names in mine.items() if names}
+
+    def labels(self, name: str) -> Known:
+        """Return what may be known in the cases of a label set."""
+        if name not in self._labels:
+            self._labels[name] = self._labels_of(name)
+        return self._labels[name]
+
+    def _labels_of(self, name: str) -> Known:
+        spec = self.chain.labels[name]
+        covered = frozenset(self.scheme.select(spec.classes))
+        predicted = covered.intersection(*[frozenset().union(*map(self.outputs, spec.predict))])
+        asked = set(self.members(spec.predict_for or ("all",)))
+        found: Known = {}
+        for case in self.members(spec.cases):
+            known = self.annotated[case] & covered if spec.fuse == "truth_first" else frozenset()
+            found[case] = known | predicted if case in asked else known
+        return found
+
+    def split(self, model: str) -> Split:
+        """Return what a model is expected to be trained and validated on, chosen as the training will choose."""
+        if model not in self._splits:
+            self._splits[model] = self._split(model)
+        return self._splits[model]
+
+    def _split(self, model: str) -> Split:
+        spec, outputs = self.chain.models[model], self.outputs(model)
+        members = self.members(spec.cases)
+        if spec.trainer.kind == TRANSLATOR:
+            return Split(frozenset(members), frozenset())
+        known, patients = self.known(model), {case: row.patient for case, row in self.cases.items()}
+        drawn = {case: self.annotated[case] & outputs for case in known}
+        judged = known if spec.validate_on == "labels" else {case: names for case, names in drawn.items() if names}
+        seen = self.learned_from(lineage(self.chain, model))
+        held_out = held_out_cases(known, judged, patients, seen, spec.validation_fraction, spec.validation_seed)
+        away = {patients[case] for case in held_out}
+        learning = members if spec.trainer.kind in SEMI_SUPERVISED else known
+        train = [case for case in learning if patients[case] not in away]
+        if needs_all_classes(spec.trainer):
+            train = [case for case in train if known[case] == outputs]
+            held_out = {case for case in held_out if judged[case] == outputs}
+        return Split(frozenset(train), frozenset(held_out))
+
+    def learned_from(self, models: Iterable[str]) -> set[str]:
+        """Return the patients that any of ``models`` is expected to learn from."""
+        return {self.cases[case].patient for model in models for case in self.split(model).train}

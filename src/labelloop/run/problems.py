@@ -1,0 +1,161 @@
+"""What of a chain cannot be done: with the cases of a table, or with the files that the recipe names.
+
+What the survey and the selection leave of the cases can only be less than is expected here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import UserError, nearest
+from labelloop.base.wording import count
+from labelloop.labels.settings import SelectSettings
+from labelloop.networks.settings import TranslatorSettings
+from labelloop.recipe import TRUTH, ModelSpec, Recipe, ancestors
+from labelloop.recipe.training_checks import exports_best
+from labelloop.run.chain import needed, ordered
+from labelloop.run.expected import Expected, Known, needs_all_classes
+from labelloop.training.settings import TRANSLATOR, PartialSettings, settings_of
+
+
+def of_cases(expected: Expected) -> Iterator[str]:
+    """Yield a line for each model and label set of a chain that will find nothing to learn from, or to be judged by."""
+    recipe, used = expected.chain, needed(expected.chain)
+    for model in (name for name in ordered(recipe) if name in used & recipe.models.keys()):
+        spec, key = recipe.models[model], f"models.{model}"
+        if spec.trainer.kind == TRANSLATOR:
+            yield from _translator_problems(key, spec, expected)
+        elif not expected.known(model):
+            yield _nothing(key, spec, expected, sorted(expected.outputs(model)))
+        else:
+            yield from _training_problems(key, model, expected)
+    for name in (name for name in recipe.labels if name in used):
+        yield from _label_set_problems(f"labels.{name}", name, expected)
+
+
+def _nothing(key: str, spec: ModelSpec, expected: Expected, outputs: Sequence[str]) -> str:
+    members, total = expected.members(spec.cases), len(expected.cases)
+    groups = " or ".join(spec.cases)
+    found = f"none of {total} train cases is in {groups}"
+    if members and spec.labels == TRUTH:
+        found = f"in none of the {len(members)} train cases in {groups} is one of its classes annotated"
+    elif members:
+        found = f"none of the {len(members)} train cases in {groups} gets a label of its classes in {spec.labels}"
+    everywhere = frozenset().union(*set(expected.annotated.values()))
+    missing = [name for name in expected.scheme.names if name in outputs and name not in everywhere]
+    found += f"; in no case is annotated: {', '.join(missing)}" if missing else ""
+    return (
+        f"{key}.cases: {found}. Choose another group or fewer classes (as the recipe btcv does), or correct what the "
+        "case table or the data set file says is annotated"
+    )
+
+
+def _training_problems(key: str, model: str, expected: Expected) -> Iterator[str]:
+    """Yield a line for what a trainer asks of its cases and none of them has."""
+    spec, known = expected.chain.models[model], expected.known(model)
+    trainer, outputs = spec.trainer, expected.outputs(model)
+    whole = [case for case, names in known.items() if names == outputs]
+    if needs_all_classes(trainer) and not whole:
+        nowhere = sorted(name for name in outputs if not any(name in names for names in known.values()))
+        unknown = f"{', '.join(nowhere)} is unknown in all" if nowhere else "in each, one is unknown"
+        yield (
+            f"{key}.trainer.kind: {trainer.kind} learns from cases in which all classes of the model are known, and "
+            f"of {count(len(known), 'case')} with labels {spec.labels} {unknown}. Take kind: partial, or fewer classes"
+        )
+    elif exports_best(spec) and not expected.split(model).validation:
+        yield (
+            f"{key}.trainer.export: best needs a validation case, and none of {len(known)} can be one: an annotated "
+            "case whose patient neither this model nor one that it starts from learns from. Set export: final, or "
+            "validation_fraction above 0 for all of these models"
+        )
+    if isinstance(trainer, PartialSettings):
+        yield from _partial_problems(f"{key}.trainer", trainer, spec, expected, known)
+
+
+def _partial_problems(
+    key: str, trainer: PartialSettings, spec: ModelSpec, expected: Expected, known: Known
+) -> Iterator[str]:
+    if trainer.batches:
+        types = Counter(known.values())
+        if spec.labels == TRUTH and max(types.values()) < trainer.batches.fewest_cases:
+            yield (
+                f"{key}.batches.fewest_cases: {trainer.batches.fewest_cases} cases annotated alike, and the "
+                f"most frequent type has {max(types.values())}"
+            )
+        full = trainer.batches.full
+        if full and known.keys().isdisjoint(expected.members(full)):
+            yield f"{key}.batches.full: none of {count(len(known), 'case')} is in {' or '.join(full)}"
+    if trainer.cutmix and trainer.cutmix.source == "truth":
+        name = trainer.cutmix.name
+        if not any(name in expected.annotated[case] for case in known):
+            cases = count(len(known), "case")
+            yield f"{key}.cutmix: {name} is annotated in none of its {cases}; write from: labels"
+
+
+def _translator_problems(key: str, spec: ModelSpec, expected: Expected) -> Iterator[str]:
+    members = expected.members(spec.cases)
+    for modality in ("CT", "MR"):
+        if not any(expected.cases[case].modality == modality for case in members):
+            yield f"{key}.cases: a translator learns from CT and MR, and no train case in them is {modality}"
+    reference = settings_of(spec.trainer, TranslatorSettings).reference
+    if reference and reference not in members:
+        found = f"no train case {reference!r} in {' or '.join(spec.cases)}{nearest(reference, members)}"
+        yield f"{key}.trainer.reference: {found}"
+
+
+def _label_set_problems(key: str, name: str, expected: Expected) -> Iterator[str]:
+    spec = expected.chain.labels[name]
+    if spec.transfer:
+        sequences = {case.sequence for case in expected.cases.values() if case.modality == "MR"}
+        if spec.transfer.source not in sequences:
+            found = nearest(spec.transfer.source, sequences - {""})
+            yield f"{key}.transfer.source: no train case is of the sequence {spec.transfer.source!r}{found}"
+    if spec.select.target_dsc is not None and not spec.select.calibration:
+        behind = [model for model in expected.chain.models if model in ancestors(expected.chain, name)]
+        seen = expected.learned_from(behind)
+        if all(expected.cases[case].patient in seen for case, known in expected.annotated.items() if known):
+            yield (
+                f"{key}.select.target_dsc: asks labeled patients that no model behind the label set learned from, and "
+                f"there are none. Set validation_fraction above 0 for {', '.join(behind)}, or leave patients out"
+            )
+
+
+def of_files(recipe: Recipe) -> Iterator[str]:
+    """Yield a line for each file that a recipe names and that is not what it is named for.
+
+    Snakemake tells which are not there. What reads them is slow to import, so it is imported for those that are named.
+    """
+    used = needed(recipe)
+    checks: dict[str, Callable[[], object]] = {}
+    if recipe.classes.endswith((".yaml", ".yml")):  # our own are tested
+        checks["classes"] = partial(_read_rules, recipe.scheme)
+    for name, spec in recipe.labels.items():
+        if name in used and spec.thresholds and Path(spec.thresholds).is_file():
+            checks[f"labels.{name}.thresholds"] = partial(_read_rules, recipe.scheme, spec.thresholds)
+        if name in used and spec.select.calibration and Path(spec.select.calibration).is_file():
+            checks[f"labels.{name}.select.calibration"] = partial(_read_calibration, spec.select)
+    for key, check in checks.items():
+        try:
+            check()
+        except UserError as error:
+            yield from (f"{key}: {line}" for line in str(error).splitlines())
+
+
+def _read_rules(scheme: ClassScheme, thresholds: str | None = None) -> None:
+    if thresholds is None:
+        from labelloop.labels.check import load_rules
+
+        load_rules(scheme)
+    else:
+        from labelloop.labels.fit import load_fitted, with_fitted
+
+        with_fitted(scheme, load_fitted(thresholds))
+
+
+def _read_calibration(settings: SelectSettings) -> None:
+    from labelloop.base.tables import read_table
+    from labelloop.labels.select import check_calibration
+
+    check_calibration(read_table(settings.calibration or "", "calibration"), settings)

@@ -1,0 +1,79 @@
+"""What a training job asks for: threads and memory, from its plan and the number of its cases. No image is opened."""
+
+import math
+from typing import Literal
+
+from labelloop.inference.budget import MIB
+from labelloop.networks.plans import Plan
+from labelloop.training.settings import TRANSLATOR, TrainerSettings
+
+Workers = Literal["auto"] | int
+THREADS, THREADS_WITH_GPU = 8, 12
+"""Of a training; beside a GPU, as many as nnU-Net loads with by default (``get_allowed_n_proc_DA``)."""
+LEAST_MB, TRANSLATOR_MB = 8000, 16000
+"""Memory asked for, at least, of any training and of a translator's."""
+PROGRAM_MB, GPU_PROGRAM_MB, WORKER_MB = 1500, 4000, 250
+"""Python with torch and nnU-Net; the same with a CUDA context and pinned batches; what a loader has of its own."""
+PREFETCHED, SAMPLE_BYTES, AUGMENTED_BYTES = 4, 8, 60
+"""Batches that a loader holds; bytes a voxel of a sample that is ready, and of one that is being augmented."""
+ACTIVATIONS = 16
+"""Tensors of a stage's size that a step on a CPU holds, forwards and backwards."""
+WEIGHT_BYTES = 16
+"""Of a weight: value, gradient, momentum, and a copy while a checkpoint is written."""
+SCAN_MM = (450.0, 400.0, 400.0)
+"""Size (z, y, x) of a large abdominal scan."""
+IMAGE_BYTES = 1.5
+"""Bytes a voxel of a prepared image takes on a disk (float32, LZ4HC); ``recipe cost --scans`` measures them."""
+LABEL_MB = 0.25
+"""Of a label map of organs, as prepared and as written (gzip)."""
+CACHE_MB = 32000
+"""Page cache asked for, at most. Slurm counts it as memory of the job: without it, arrays are read anew each epoch."""
+
+
+def loader_workers(workers: Workers, threads: int) -> int:
+    """Return how many processes load batches; ``auto``: one less than the job's threads, but at least one."""
+    return max(1, threads - 1) if workers == "auto" else workers
+
+
+def training_threads(gpu: bool, cards: int = 1) -> int:
+    """Return the threads of a training job on so many ``cards``."""
+    return cards * THREADS_WITH_GPU if gpu else THREADS
+
+
+def training_mb(plan: Plan, settings: TrainerSettings, cases: int, workers: int, gpu: bool, cards: int = 1) -> int:
+    """Return the memory of a training job in MiB: what it allocates, and page cache for its prepared arrays.
+
+    Args:
+        cases: that it learns from, at most.
+        workers: processes that load, for each card.
+        gpu: whether the network is trained on a GPU.
+        cards: on how many, each with a process of its own.
+    """
+    own = (GPU_PROGRAM_MB if gpu else PROGRAM_MB) + workers * _loader_mb(plan)
+    if settings.kind == TRANSLATOR:
+        own = max(own, TRANSLATOR_MB)
+    else:
+        own += (2 if settings.kind == "cross_pseudo" else 1) * _network_mb(plan, gpu)
+    return max(LEAST_MB, math.ceil(cards * own + cache_mb(plan, cases)))
+
+
+def cache_mb(plan: Plan, cases: int) -> float:
+    """Return the page cache in MiB that holds the prepared arrays of ``cases``, or as many of them as is sensible."""
+    voxels = math.prod(SCAN_MM) / math.prod(plan.spacing_mm)
+    return min(CACHE_MB, cases * (voxels * IMAGE_BYTES / MIB + LABEL_MB))
+
+
+def _loader_mb(plan: Plan) -> float:
+    voxels = math.prod(plan.patch)
+    return WORKER_MB + voxels * (PREFETCHED * plan.batch_size * SAMPLE_BYTES + AUGMENTED_BYTES) / MIB
+
+
+def _network_mb(plan: Plan, gpu: bool) -> float:
+    """Return what a network takes of RAM: its weights and, where it is trained there, its activations."""
+    pairs = zip((1, *plan.features), plan.features, strict=False)
+    total = WEIGHT_BYTES * sum(27 * (a * b + 3 * b * b) for a, b in pairs)
+    voxels = math.prod(plan.patch)
+    for features, stride in zip(plan.features, plan.stage_strides, strict=True):
+        voxels //= math.prod(stride)
+        total += 0 if gpu else 4 * ACTIVATIONS * plan.batch_size * voxels * features
+    return total / MIB

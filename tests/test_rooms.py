@@ -1,0 +1,52 @@
+"""The rooms of the package: lower floors know nothing of higher ones, as the design page draws them."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "labelloop"
+ROOMS = sorted(folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file())
+MOST_FLOORS = 9
+
+
+def imported(file: Path) -> set[str]:
+    """Return the rooms that a module imports from, at its top or within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module == "labelloop":
+            names = [f"labelloop.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        found |= {name.split(".")[1] for name in names if name.startswith("labelloop.")}
+    return found & set(ROOMS)
+
+
+@pytest.fixture(scope="module")
+def below() -> dict[str, set[str]]:
+    """The rooms that each room imports from."""
+    files = {room: (PACKAGE / room).rglob("*.py") for room in ROOMS}
+    return {room: set().union(*map(imported, some)) - {room} for room, some in files.items()}
+
+
+def test_no_module_lies_beside_the_rooms():
+    assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py"}
+
+
+def test_no_room_imports_from_one_above(below):
+    floors: dict[str, int] = {}
+    for room in TopologicalSorter(below).static_order():  # raises CycleError
+        floors[room] = 1 + max((floors[lower] for lower in below[room]), default=0)
+    assert max(floors.values()) <= MOST_FLOORS
+
+
+def test_the_design_page_draws_the_floors(below):
+    drawn = re.search(r"## Rooms\n.*?```\n(.*?)```", (ROOT / "docs" / "design.md").read_text(), re.DOTALL)
+    floors = [re.split(r"\s{2,}", line)[0].split(", ") for line in drawn[1].splitlines()]
+    order = {room: number for number, floor in enumerate(floors) for room in floor}
+    assert sorted(order) == ROOMS
+    assert not [(room, lower) for room in ROOMS for lower in below[room] if order[lower] >= order[room]]
