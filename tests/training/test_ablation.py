@@ -47,7 +47,7 @@ def test_pairs_differ_in_what_they_ask_about(ablation, tmp_path, size):
     recipe = load(tmp_path, ablation.partial_recipe(ablation.SIZES[size], SEEDS))
     expected = {
         ("background", "max"): {".trainer.kind", ".trainer.unknown", ".trainer.merge"},
-        ("background", "marginal"): {".trainer.kind", ".trainer.unknown"},
+        ("background", "marginal"): {".trainer.kind", ".trainer.unknown", ".trainer.merge"},
         ("max", "marginal"): {".trainer.merge"},
         ("pseudo_alone", "ungated"): {".labels.fuse"},
         ("ungated", "gated"): {".labels.check"},
