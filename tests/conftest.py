@@ -28,6 +28,7 @@ PLACES = {
     "test_fuzz.py": "slow",
     "test_mistakes.py": "slow",
     "test_phantom.py": "slow",
+    "test_phantom_mr.py": "slow",
     "training/test_compiled.py": "training",
     "training/test_not_finite.py": "training",
     "training/test_slice_classifier.py": "training",
@@ -45,6 +46,9 @@ OF_CHANGES = (
     "test_targets.py",
 )  # fmt: skip
 """The files of the workflow's tests that run in one process; the others run in a second one."""
+
+OF_THE_PHANTOM = ("steps/test_evaluation.py", "steps/test_training_inputs.py", "training/test_ablation.py")
+"""The quick tests of the `phantom`, which one process makes for them all."""
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("quick", max_examples=20, derandomize=True, **COMMON)
@@ -73,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Keep a file's tests in one process, and each half of those of the workflow, which share one finished run.
+    """Keep in one process: tests of a file, of the phantom, of each half of the workflow, which share a finished run.
 
     Those of Slurm wait most of the time, so `make test` has a third worker for them.
     """
@@ -82,6 +86,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
+            if file.removeprefix("tests/") in OF_THE_PHANTOM:
+                return "of the phantom"
             folder, _, name = file.rpartition("/")
             if folder != "tests/workflow" or name == "test_slurm.py":
                 return file

@@ -46,6 +46,7 @@ log = logging.getLogger("labelloop.training")
 """
 
 
+@pytest.mark.slow
 def test_script_runs_alone_from_any_folder(tmp_path):
     scripts = tmp_path / "workflow" / "scripts"
     scripts.mkdir(parents=True)
