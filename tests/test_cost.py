@@ -12,6 +12,7 @@ from labelloop.networks.network import build_network, count_macs, count_paramete
 from labelloop.networks.plans import Plan
 from labelloop.recipe import load_recipe
 from labelloop.run.cost import LIVER_EPOCH_S, Setting, assumptions, cost_of, lines, measure, wall_hours
+from labelloop.training.settings import trainer_settings
 
 SETTING = Setting(cases=400, cards=2)
 
@@ -63,10 +64,8 @@ def test_the_slower_of_card_and_batches_sets_the_pace(demo, cost):
 
 
 def test_two_networks_cost_twice_one(demo):
-    pair = demo.models["teacher"].model_copy(
-        update={"trainer": demo.models["teacher"].trainer.model_validate({"kind": "cross_pseudo"})}
-    )
-    one = pair.model_copy(update={"trainer": pair.trainer.model_validate({"kind": "partial"})})
+    kinds = ("cross_pseudo", "partial")
+    pair, one = (demo.models["teacher"].model_copy(update={"trainer": trainer_settings({"kind": k})}) for k in kinds)
     costs = [
         cost_of(demo.model_copy(update={"models": demo.models | {"teacher": m}}), SETTING).trainings
         for m in (pair, one)

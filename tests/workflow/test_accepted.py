@@ -14,7 +14,7 @@ from labelloop.run.chain import updates
 from labelloop.run.run import Run
 from mistakes import Mistake, alternatives, changed
 
-DRAWN, TRIED = 2, 100
+DRAWN, TRIED = 1, 100
 MOST_UPDATES, MOST_VOXELS = 40, 30_000
 """Of all models together, and of a batch: a recipe may well ask for a million epochs."""
 
