@@ -70,8 +70,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: Slurm, then the workflow."""
-    longest = {"test_slurm.py": 0, "workflow": 1}
+    """Begin with what takes longest: Slurm, then the workflow, also that of a wheel."""
+    longest = {"test_slurm.py": 0, "workflow": 1, "test_wheel.py": 1}
     items.sort(key=lambda item: longest.get(item.path.name, longest.get(item.path.parent.name, 2)))
 
 
