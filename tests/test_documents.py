@@ -180,7 +180,8 @@ def test_a_name_that_stands_twice_in_json_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "read"), [("010: liver", 8), ("ids: {1: liver, 1:30: spleen}", 90), ("a: [no]", False)]
+    ("text", "read"),
+    [("010: liver", 8), ("ids: {1: liver, 1:30: spleen}", 90), ("a: 1:30.5", 90.5), ("a: [no]", False)],
 )
 def test_what_yaml_reads_as_something_else_is_asked_about(tmp_path, text, read):
     (tmp_path / "a.yaml").write_text(text)

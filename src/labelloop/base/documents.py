@@ -20,6 +20,7 @@ DEEPEST = 32
 ANYTHING = re.compile(r"(?s:.*)")
 PLAIN = {
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),
+    "tag:yaml.org,2002:float": re.compile(r"[^:_]*"),
     "tag:yaml.org,2002:bool": re.compile(r"(?i:true|false)"),
 }
 """Numbers and switches that everybody reads alike. YAML 1.1 reads 010 as 8, 1:30 as 90, and no as false."""

@@ -90,42 +90,57 @@ def infer(
     lost: list[LeftOut] = []
     cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality, series, lost)]
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
-    if scheme is None and (preview or check or dataset):
-        raise UserError("previews, checks and data set files need a class scheme for names, colors and rules")
-    named_by = load_dataset(dataset, scheme) if dataset and scheme else None
+    named_by = _named_by(dataset, scheme, needed=preview or check)
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
-    options = Options(
+    models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, modality)
+    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check))
+    try:
+        with counted("case", len(cases)):
+            run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter))
+    finally:
+        release(out)
+    done = _tell_done(ledger, cases)
+    if masks and done:
+        write_masks(out, [case.case for case in done], load.segmenter.class_ids)
+    if scheme is not None and check and done:
+        _check(done, ledger, load.segmenter, scheme)
+    return _outcome(len(done), len(cases) - len(done), len(lost), ledger)
+
+
+def _named_by(dataset: str | Path | None, scheme: ClassScheme | None, needed: bool) -> Dataset | None:
+    """Return the data set by which ids are told; refuse what cannot be done without a class scheme."""
+    if scheme is None and (needed or dataset):
+        raise UserError("previews, checks and data set files need a class scheme for names, colors and rules")
+    return load_dataset(dataset, scheme) if dataset and scheme else None
+
+
+def _options(
+    out: Path, budget: Budget, scheme: ClassScheme | None, preview: bool, progress: bool, meter: bool
+) -> Options:
+    return Options(
         read_ahead=budget.max_ram_mb is None,
         previews=out / "previews" if preview else None,
         draw=partial(_picture, scheme) if scheme else None,
         progress=progress and sys.stderr.isatty(),
         meter=meter,
     )
-    models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, modality)
-    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check))
-    try:
-        with counted("case", len(cases)):
-            run_cases(cases, load, ledger, options)
-    finally:
-        release(out)
-    done = ledger.extras()
-    _tell_found(ledger, len(cases))
-    if masks:
-        write_masks(out, [case.case for case in cases if case.case in done], load.segmenter.class_ids)
-    if scheme is not None and check and done:
-        from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
-
-        check_label_maps([case for case in cases if case.case in done], ledger, load.segmenter, scheme)
-    return _outcome(len(done), len(cases) - len(done), len(lost), ledger)
 
 
-def _tell_found(ledger: Ledger, number: int) -> None:
-    """Write the tables of what was found, and tell how many of ``number`` cases are done."""
-    write_table(ledger.folder / "summary.csv", rows(ledger), "summary")
+def _tell_done(ledger: Ledger, cases: Sequence[Case]) -> list[Case]:
+    """Write the tables of what was found, and tell it; return the cases that are done."""
+    extras, summary = ledger.extras(), rows(ledger)
+    write_table(ledger.folder / "summary.csv", summary, "summary")
     write_table(ledger.folder / "efficiency.csv", efficiency(ledger), "efficiency")
-    log.info("%d of %s done, results in %s", len(ledger.extras()), count(number, "case"), ledger.folder)
-    tell_found_nowhere(rows(ledger))
+    log.info("%d of %s done, results in %s", len(extras), count(len(cases), "case"), ledger.folder)
+    tell_found_nowhere(summary)
+    return [case for case in cases if case.case in extras]
+
+
+def _check(done: Sequence[Case], ledger: Ledger, segmenter: Segmenter, scheme: ClassScheme) -> None:
+    from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
+
+    check_label_maps(done, ledger, segmenter, scheme)
 
 
 def _outcome(done: int, failed: int, lost: int, ledger: Ledger) -> int:

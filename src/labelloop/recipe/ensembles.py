@@ -120,8 +120,9 @@ def _composed(recipe: Recipe, groups: Members) -> Iterable[str]:
     for number, step in enumerate(recipe.inference):
         if isinstance(step, Segment):
             segmented |= set(step.segment)
-        for name in set(step.compose.values()) & groups.keys() - segmented if isinstance(step, Compose) else ():
-            yield f"inference.{number}.compose: no step before segments the ensemble {name!r}"
+        if isinstance(step, Compose):
+            for name in sorted(set(step.compose.values()) & (groups.keys() - segmented)):
+                yield f"inference.{number}.compose: no step before segments the ensemble {name!r}"
 
 
 def same_for_all(line: str) -> str:

@@ -69,8 +69,7 @@ def write_report(
         title: name of the run.
         handed: files, and folders with their files, that may be read of ``results``; None: all.
     """
-    page = Path(out)
-    source = Results(Path(results), None if handed is None else frozenset(handed))
+    page, source = Path(out), Results(Path(results), None if handed is None else frozenset(handed))
     paths = source.paths
     table = source.table(paths.table("cases"), "cases")
     scored = read_scores(source, evaluated, scheme)
