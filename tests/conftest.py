@@ -17,25 +17,25 @@ from labelloop.phantom import write_phantom
 
 SLOW = ("slow", "training", "workflow", "slurm")
 PLACES = {
-    "labels/test_registration.py": "slow",
+    "benchmarks/test_errors.py": "slow",
+    "benchmarks/test_fuzz.py": "slow",
     "inference/test_cli_infer.py": "slow",
     "inference/test_shortage.py": "slow",
-    "labels/test_errors.py": "slow",
     "labels/test_fit.py": "slow",
+    "labels/test_registration.py": "slow",
+    "phantom/test_collection.py": "slow",
+    "phantom/test_mr.py": "slow",
     "report/test_page.py": "slow",
+    "run/test_cost.py": "slow",
     "steps/test_adaptation.py": "slow",
-    "test_cost.py": "slow",
-    "test_fuzz.py": "slow",
     "test_mistakes.py": "slow",
-    "test_phantom.py": "slow",
-    "test_phantom_mr.py": "slow",
+    "test_wheel.py": "workflow",
     "training/test_compiled.py": "training",
     "training/test_not_finite.py": "training",
     "training/test_slice_classifier.py": "training",
     "training/test_train.py": "training",
     "training/test_translator.py": "training",
     "training/test_work.py": "training",
-    "test_wheel.py": "workflow",
     "workflow/test_slurm.py": "slurm",
     "workflow": "workflow",
 }
@@ -47,7 +47,7 @@ OF_CHANGES = (
 )  # fmt: skip
 """The files of the workflow's tests that run in one process; the others run in a second one."""
 
-OF_THE_PHANTOM = ("steps/test_evaluation.py", "steps/test_training_inputs.py", "training/test_ablation.py")
+OF_THE_PHANTOM = ("steps/test_evaluation.py", "steps/test_training_inputs.py", "benchmarks/test_ablation.py")
 """The quick tests of the `phantom`, which one process makes for them all."""
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -71,8 +71,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest: Slurm, then the workflow, also that of a wheel."""
-    longest = {"test_slurm.py": 0, "workflow": 1, "test_wheel.py": 1}
-    items.sort(key=lambda item: longest.get(item.path.name, longest.get(item.path.parent.name, 2)))
+
+    def turn(item: pytest.Item) -> int:
+        if item.get_closest_marker("slurm"):
+            return 0
+        return 1 if item.get_closest_marker("workflow") else 2
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True)

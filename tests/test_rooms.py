@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "labelloop"
 ROOMS = sorted(folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file())
 MOST_FLOORS = 9
+OTHER_TESTS = {"benchmarks", "workflow"}
+"""Folders of tests that are not named as a room."""
 
 
 def imported(file: Path) -> set[str]:
@@ -35,6 +37,11 @@ def below() -> dict[str, set[str]]:
 
 def test_no_module_lies_beside_the_rooms():
     assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py"}
+
+
+def test_the_tests_of_a_room_lie_in_a_folder_of_its_name():
+    folders = {file.parent.name for file in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders - OTHER_TESTS <= set(ROOMS)
 
 
 def test_no_room_imports_from_one_above(below):

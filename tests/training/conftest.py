@@ -1,31 +1,4 @@
-import importlib.util
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
-
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="session")
-def load_benchmark() -> Callable[[str], ModuleType]:
-    """Return a function that imports ``benchmarks/<name>/run.py``, which finds the modules beside it."""
-
-    def load(name: str) -> ModuleType:
-        folder = BENCHMARKS / name
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(folder))
-            spec = importlib.util.spec_from_file_location(f"{name}_benchmark", folder / "run.py")
-            benchmark = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, spec.name, benchmark)
-            spec.loader.exec_module(benchmark)
-            for file in folder.glob("*.py"):
-                sys.modules.pop(file.stem, None)
-        return benchmark
-
-    return load
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from labelloop.base.paths import WRITTEN, Paths, folder_of, manifest_of, shard_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLES = ("cases", "annotation", "geometry", "quarantine", "groups", "upright")
 
 

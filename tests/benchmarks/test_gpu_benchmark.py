@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-GPU = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
+GPU = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
 NEIGHBORS = (GPU.with_name("inference"), GPU.with_name("training"))
 PARTS = ["equality", "speed", "training", "loop"]
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "faults"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "faults"))
 
 from fuzz import fuzz
 

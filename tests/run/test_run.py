@@ -13,7 +13,7 @@ from labelloop.base.outputs import refuse_inputs_among
 from labelloop.base.paths import WRITTEN
 from labelloop.run.run import Run, load_config
 
-CONFIG = Path(__file__).parents[1] / "config"
+CONFIG = Path(__file__).parents[2] / "config"
 HEADER = "case,image,label,dataset,role,annotated"
 
 

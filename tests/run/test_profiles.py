@@ -8,7 +8,7 @@ import yaml
 from labelloop.base.errors import UserError
 from labelloop.run.profiles import check_profiles
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from labelloop.cli.schemas import generated
 from labelloop.recipe import Recipe
 from labelloop.run.run import RunConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = {
     "config": sorted((ROOT / "config").glob("*.yaml")),
     "recipe": sorted((ROOT / "config" / "recipes").glob("*.yaml")),

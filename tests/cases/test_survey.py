@@ -21,11 +21,10 @@ from labelloop.images.scan import read_scan
 from labelloop.images.volume import read, write
 from labelloop.steps import cases as case_steps
 from survey_files import do_survey, merge_to, survey_to
-from test_alike import scan
-from test_hounsfield import body
+from tiny_ct import body, scan
 
 SCHEME = load_classes("flare")
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")

@@ -7,22 +7,10 @@ import pytest
 import SimpleITK as sitk
 
 from labelloop.images.hounsfield import cut_off, not_hu
+from tiny_ct import body
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CTS = ["btcv/btcv_14", "btcv/btcv_00", "crlm/crlm_1006", "totalseg/ts_ct"]
-
-
-def body(noise: float = 9.0) -> np.ndarray:
-    """Return a body of muscle with fat, a liver, bone and a lung in air."""
-    z, y, x = np.ogrid[:30, :64, :92]
-    hu = np.full((30, 64, 92), -1000.0)
-    inside = ((x - 46) / 40) ** 2 + ((y - 32) / 26) ** 2 < 1
-    hu[np.broadcast_to(inside, hu.shape)] = -100
-    hu[np.broadcast_to(((x - 46) / 36) ** 2 + ((y - 32) / 22) ** 2 < 1, hu.shape)] = 50
-    hu[((x - 28) / 14) ** 2 + ((y - 28) / 14) ** 2 + ((z - 18) / 10) ** 2 < 1] = 110
-    hu[np.broadcast_to(((x - 46) / 5) ** 2 + ((y - 50) / 4) ** 2 < 1, hu.shape)] = 400
-    hu[((x - 64) / 12) ** 2 + ((y - 28) / 12) ** 2 + ((z - 26) / 8) ** 2 < 1] = -850
-    return np.rint(hu + np.random.default_rng(0).normal(0, noise, hu.shape)).astype(np.int32)
 
 
 def padded(hu: np.ndarray, value: int) -> np.ndarray:

@@ -5,23 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 from labelloop.cases.alike import find_alike, profile, voxel_fingerprint
-from labelloop.images.volume import Geometry, Volume, canonical, geometry_of, to_image
-
-GRID = Geometry((80, 60, 40), (4.5, 4.5, 5.0), direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
-
-
-def scan(seed: int) -> Volume:
-    """Return a body with organs of its own: blobs of tissue, the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    blobs = zoom(rng.normal(0, 1, (10, 15, 20)), 4, order=1)
-    z, y, x = np.ogrid[: GRID.size[2], : GRID.size[1], : GRID.size[0]]
-    wide, deep = 34 + 2 * rng.random() + np.sin(z / 7 + seed), 24 + 2 * rng.random() + np.cos(z / 9 + seed)
-    inside = ((x - 40) / wide) ** 2 + ((y - 30) / deep) ** 2 < 1
-    hu = np.where(inside, 40 + 120 * gaussian_filter(blobs, 1.5), -1000)
-    return Volume(np.rint(hu + rng.normal(0, 8, hu.shape)).astype(np.int16), GRID)
+from labelloop.images.volume import Volume, canonical, geometry_of, to_image
+from tiny_ct import GRID, scan
 
 
 def resampled(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
