@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from labelloop.base.errors import UserError
+from labelloop.base.sequences import flat
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_BYTES = 32 * 2**20
@@ -87,7 +88,7 @@ def _wrong(root: yaml.Node | None) -> tuple[yaml.Node, str] | None:
             doubled = _doubled(node)
             if doubled is not None:
                 return doubled, "stands twice; keep one"
-            children = [child for pair in children for child in pair]
+            children = flat(children)
         waiting += reversed(children)
     return None
 

@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from labelloop.base.locks import Lock, TakenError, hold, private_folder
+from labelloop.base.sequences import flat
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def usable_gpus() -> list[str]:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return [unit for card in _cards() for unit in card.units]
+        return flat(card.units for card in _cards())
     named = list(takewhile(lambda gpu: gpu not in NO_GPU, (gpu.strip() for gpu in visible.split(","))))
     cards = _cards() if named else []
     found: list[str] = []

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from labelloop.base.errors import UserError, nearest
+from labelloop.base.sequences import flat
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def files(kind: str) -> list[Path]:
     folders = [folder / kind for folder in (OWN, CONFIG)]
     if folders[0].is_dir() and folders[0].samefile(folders[1]):
         del folders[0]
-    return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
+    return flat(sorted(folder.glob("*.yaml")) for folder in folders)
 
 
 def known(kind: str) -> list[str]:

@@ -6,6 +6,7 @@ Grouping, losses, fusion, selection and scoring read these states, never "which 
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported by what makes a table: every start of the workflow reads this module
@@ -34,5 +35,5 @@ def to_table(states: Mapping[str, States], classes: Iterable[str]) -> "pd.DataFr
     import pandas as pd
 
     names = list(classes)
-    rows = [(case, name, known.get(name, UNKNOWN)) for case, known in states.items() for name in names]
+    rows = [(case, name, states[case].get(name, UNKNOWN)) for case, name in product(states, names)]
     return pd.DataFrame(rows, columns=["case", "class", "state"])

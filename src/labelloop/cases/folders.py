@@ -8,6 +8,7 @@ from pathlib import Path
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.lookup import SUFFIXES, find
 from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named
 from labelloop.cases.table import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, Case, write_cases
 from labelloop.images.datasets import label_counts, read_dataset
@@ -60,7 +61,7 @@ def pair_folders(
             f"{without[0]}_0000 or {without[0]}, but the images are of cases such as {min(found)}"
         )
     gone = [*pictures.lost, *(targets.lost if targets else ())]
-    unread = {name for entry in gone for name in (stem(entry.path), entry.case)}
+    unread = set(flat((stem(entry.path), entry.case) for entry in gone))
     pairs = {case: (image, maps.get(case)) for case, image in sorted(found.items()) if case not in unread}
     tell(pictures, len(pairs), "image")
     if targets:
@@ -152,7 +153,7 @@ def table_from_folders(
     pairs = [(role, case, *files) for case, files in pair_folders(images, labels, lost).items()]
     if test_images is not None:
         pairs += [("test", case, *files) for case, files in pair_folders(test_images, test_labels, lost).items()]
-    inputs = [find("datasets", dataset), *(file for _, _, *files in pairs for file in files if file)]
+    inputs = [find("datasets", dataset), *filter(None, flat(files for _, _, *files in pairs))]
     refuse_overwriting([out], inputs, is_table("cases"))
     _check_ids([case for _, case, _, _ in pairs])
     annotated = {case: _occurring(label, dataset) for _, case, _, label in pairs if annotated_from_ids and label}

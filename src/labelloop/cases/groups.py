@@ -205,8 +205,8 @@ def group_cases(
     import pandas as pd
 
     found = memberships(from_table(annotation), cases, scheme, extra or {})
-    rows = [(case, name) for case, names in found.items() for name in sorted(names)]
-    return pd.DataFrame(rows, columns=["case", "group"])
+    rows = pd.Series({case: sorted(names) for case, names in found.items()}, dtype=object).explode().dropna()
+    return rows.rename_axis("case").reset_index(name="group")
 
 
 def members(

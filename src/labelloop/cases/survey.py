@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from labelloop.base.classes import IGNORED, ClassScheme
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import digest
+from labelloop.base.sequences import flat
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import TABLES, read_table
 from labelloop.cases import table as case_table
@@ -240,7 +241,7 @@ def survey_shard(
     return {
         "geometry": [row | {"label_ids": ids[case]} for case, row in geometries.items()],
         "annotation": to_table(states, scheme.names),
-        "quarantine": [q for r in results for q in r.quarantine],
+        "quarantine": flat(r.quarantine for r in results),
         "profiles": [{"case": r.case, "profile": r.profile} for r in results if r.usable],
     }
 

@@ -215,7 +215,8 @@ def _infer(options) -> int:
 
     if options.step is not None and not 0 < options.step <= 1:
         raise UserError(f"--step {options.step:g}: above 0 and at most 1")
-    given = {k: v for k in ("mode", "step", "precision") if (v := getattr(options, k)) is not None}
+    named = {key: getattr(options, key) for key in ("mode", "step", "precision")}
+    given = {key: value for key, value in named.items() if value is not None}
     finished = FinishedInference.read(options.results) if options.results else None
     if finished and (options.dataset or options.folds or options.mirror is not None):
         raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")

@@ -13,6 +13,7 @@ from labelloop.base.documents import read_yaml, validated
 from labelloop.base.errors import CaseError, UserError, nearest
 from labelloop.base.files import digest
 from labelloop.base.lookup import files, find
+from labelloop.base.sequences import flat
 from labelloop.images.volume import whole_numbers
 
 REASONS = {
@@ -168,7 +169,7 @@ def all_class_names() -> frozenset[str]:
 
 @cache
 def _class_names(schemes: tuple[Path, ...]) -> frozenset[str]:
-    return frozenset(name for path in schemes for name in load_classes(path).names)
+    return frozenset(flat(load_classes(path).names for path in schemes))
 
 
 def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
@@ -183,11 +184,11 @@ def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
     dataset = read_dataset(name)
     path, known = find("datasets", name), all_class_names() | set(scheme.names)
     used = {"labels": dataset.named.values(), "annotated": dataset.annotated}
-    lines = [
-        f"{path}: {key}: no class {wrong!r}{nearest(wrong, known)}; null: a structure that is no class"
-        for key, names in used.items()
-        for wrong in dict.fromkeys(n for n in names if n not in known)
-    ]
+    lines = []
+    for key, names in used.items():
+        wrong = dict.fromkeys(name for name in names if name not in known)
+        not_named = [f"no class {name!r}{nearest(name, known)}" for name in wrong]
+        lines += [f"{path}: {key}: {problem}; null: a structure that is no class" for problem in not_named]
     if lines:
         raise UserError("\n".join(lines))
     bound = dataset.model_copy(update={"annotated": tuple(n for n in dataset.annotated if n in scheme.ids)})

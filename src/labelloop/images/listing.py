@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labelloop.base.errors import UserError
+from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named, shown
 from labelloop.images.detached import HEADERS, known_parts
 
@@ -121,7 +122,7 @@ def list_folder(folder: str | Path) -> Listing:
     if twice:
         raise UserError("\n".join(twice))
     headers = [path for path in volumes.values() if path.suffix in HEADERS]
-    voxels = {part for header in headers for part in known_parts(header)}
+    voxels = set(flat(map(known_parts, headers)))
     return Listing(folder, volumes, tuple(entry for entry in left_out if entry.path not in voxels))
 
 

@@ -26,6 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.base.sequences import flat
 from labelloop.images.volume import Volume, canonical
 
 AXES = {"axial": 0, "coronal": 1}
@@ -121,7 +122,7 @@ def case_picture(
     if faint_others:
         panels = [replace(panel, strong=frozenset(ids)) for panel in panels]
     picture = _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
-    drawn = {number for panel in panels for number in _ids(panel.solid)}
+    drawn = set(flat(_ids(panel.solid) for panel in panels))
     named = [(c.name, c.color) for c in scheme.classes if c.id in drawn]
     named += [(HATCHED, SHADE)] if any(map(_is_hatched, panels)) else []
     facts = {CLASSES: ";".join(name for name, _ in named), HEIGHT: str(picture.height)}
@@ -147,11 +148,9 @@ def _with_note(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
     """Return ``picture`` with lines of text on a band beneath it, the first one larger."""
     size = max(14, picture.width // 50)
     fonts = [ImageFont.truetype(str(FONT), round(1.15 * size))] + [ImageFont.truetype(str(FONT), size)] * len(lines)
-    wrapped = [
-        (part, font)
-        for line, font in zip(lines, fonts, strict=False)
-        for part in _wrapped(line, font, picture.width - 2 * size)
-    ]
+    wrapped = []
+    for line, font in zip(lines, fonts, strict=False):
+        wrapped += [(part, font) for part in _wrapped(line, font, picture.width - 2 * size)]
     step = round(1.5 * size)
     sheet = Image.new("RGB", (picture.width, picture.height + step * len(wrapped) + size), INK)
     sheet.paste(picture, (0, 0))

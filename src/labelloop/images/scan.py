@@ -67,7 +67,8 @@ _FILE_REASONS = {
     "NRRD, no space), so left cannot be told from right: check the scan once and write it.",
 }
 REASONS = {
-    **{f"{kind}_{code}": action for kind in ("image", "label") for code, action in _FILE_REASONS.items()},
+    **{f"image_{code}": action for code, action in _FILE_REASONS.items()},
+    **{f"label_{code}": action for code, action in _FILE_REASONS.items()},
     **LABEL_REASONS,
     "image_not_finite": "Replace NaN and infinite values, e.g. by the value of air, in the tool the scan came from.",
     "image_constant": "Every voxel has the same value: export the scan again.",

@@ -7,6 +7,7 @@ activations; a test holds them against the true peak.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from labelloop.base.errors import CaseError, UserError
 from labelloop.networks.nnunet_plan import NnunetPlan
@@ -134,7 +135,8 @@ def _all_choices(gpu: bool, batch: int) -> list[Choice]:
     while slabs[-1] > SMALLEST_SLAB:
         slabs.append(slabs[-1] // 4)
     batches = [batch] + [1 << i for i in range(batch.bit_length() - 1, -1, -1) if 1 << i < batch]
-    return [Choice(b, on, s) for on in ((True, False) if gpu else (False,)) for b in batches for s in slabs]
+    on_gpu = (True, False) if gpu else (False,)
+    return [Choice(windows, on, slab) for on, windows, slab in product(on_gpu, batches, slabs)]
 
 
 def _falling(sizes: Sizes, choices: Sequence[Choice]) -> list[Choice]:

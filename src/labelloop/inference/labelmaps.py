@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from labelloop.base.sequences import flat
+
 
 def class_boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
     """Return the bounding box of each value above zero that occurs."""
@@ -36,7 +38,7 @@ def merge_votes(maps: Sequence[np.ndarray], known: Sequence[Sequence[int]]) -> n
     """
     best = np.zeros(maps[0].shape, np.float32)
     result = np.zeros_like(maps[0])
-    for value in dict.fromkeys(v for ids in known for v in ids):
+    for value in dict.fromkeys(flat(known)):
         voters = [labels for labels, ids in zip(maps, known, strict=True) if value in ids]
         votes = np.zeros(best.shape, np.uint8)
         for labels in voters:

@@ -8,6 +8,7 @@ import numpy as np
 
 from labelloop.base.errors import UserError
 from labelloop.base.outputs import claim, claims, refuse_overwriting, release
+from labelloop.base.sequences import flat
 from labelloop.images.volume import read, write
 
 FOLDER = "masks"
@@ -26,7 +27,7 @@ def write_masks(out: Path, cases: Iterable[str], class_ids: Mapping[str, int]) -
     if len(files) < len(class_ids):
         raise UserError(f"--masks: names of classes that are alike as names of files: {', '.join(sorted(class_ids))}")
     wanted = {case: {f"{FOLDER}/{case}/{file}": value for file, value in files.items()} for case in cases}
-    names = [name for masks in wanted.values() for name in masks]
+    names = flat(wanted.values())
     refuse_overwriting([out / name for name in names], [], claims(out).__contains__)
     claim(out, names)
     try:

@@ -30,6 +30,7 @@ from labelloop.base.classes import ClassInfo, ClassScheme
 from labelloop.base.documents import place_of
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
+from labelloop.base.sequences import flat
 from labelloop.images.volume import Volume, canonical, restore
 from labelloop.inference.budget import Budget
 from labelloop.inference.engine import Predictor, softmax_
@@ -210,7 +211,7 @@ def load_chain(
 ) -> Chain:
     """Return the chain of ``steps`` with the models that they name, from the folders ``<models>/<name>``."""
     parsed = [_parsed(number, step) for number, step in enumerate(steps, start=1)]
-    names = dict.fromkeys(name for step in parsed for name in step.models)
+    names = dict.fromkeys(flat(step.models for step in parsed))
     loaded = {name: load_model(Path(models) / name, device, settings, None, deterministic) for name in names}
     return Chain(parsed, loaded, scheme)
 
@@ -270,7 +271,7 @@ def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources:
 
 
 def _segment_step(chain: Chain, state: State, step: Segment) -> None:
-    union_ids = [value for name in step.merge for value in chain.ids(name)]
+    union_ids = flat(chain.ids(name) for name in step.merge)
     found = segment([_with_options(chain.predictor(n), step) for n in step.models], state, union_ids)
     state.last = state.on_whole(found)
     state.results |= dict.fromkeys(step.results, state.last)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from labelloop.base.sequences import flat
 from labelloop.inference.resample import Shape
 from labelloop.inference.settings import CenterFirst, ProbeFirst
 from labelloop.inference.windows import Position, Step, Walk, every_window, window_starts
@@ -74,7 +75,8 @@ def _entered(view: torch.Tensor, y_starts: Sequence[int], center: tuple[int, int
     y, x = center
     before, behind = [s for s in y_starts if s < y], [s for s in y_starts if s > y]
     edges = ((before[-1:], view[:, 0]), (behind[:1], view[:, -1]))
-    return {(start, x) for some, edge in edges for start in some if int((edge > 0).sum()) >= faces}
+    reached = [starts for starts, edge in edges if int((edge > 0).sum()) >= faces]
+    return {(start, x) for start in flat(reached)}
 
 
 def _around_center(size: int, patch: int) -> list[int]:

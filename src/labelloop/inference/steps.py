@@ -11,6 +11,7 @@ from labelloop.base.documents import read_json, validated
 from labelloop.base.errors import UserError
 from labelloop.base.files import write_text
 from labelloop.base.paths import Paths
+from labelloop.base.sequences import flat
 from labelloop.base.unions import Verb, by_verb, tag
 from labelloop.inference.settings import Settings
 from labelloop.labels.settings import CleanSteps
@@ -131,4 +132,5 @@ class FinishedInference(Strict):
     def folders(self, results: Path) -> dict[str, Path]:
         """Return the folder of each model that the steps name."""
         paths = Paths(str(results))
-        return {name: Path(paths.model_folder(name)) for step in self.steps for name in step.models}
+        names = flat(step.models for step in self.steps)
+        return {name: Path(paths.model_folder(name)) for name in names}

@@ -1,6 +1,7 @@
 """Do the labels of a CT still fit its translation? A translator that invents anatomy is noticed here."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -50,11 +51,8 @@ def structure_fit(image: Volume, label: Volume) -> StructureFit:
         for found, step in zip(np.nonzero(labels), spacing, strict=True)
     )
     grey, inner = _levels(array[box]), labels[box]
-    moves = [
-        np.roll(inner, sign * max(1, round(SHIFT_MM / step)), axis)
-        for axis, step in enumerate(spacing)
-        for sign in (-1, 1)
-    ]
+    steps = [max(1, round(SHIFT_MM / step)) for step in spacing]
+    moves = [np.roll(inner, sign * steps[axis], axis) for axis, sign in product(range(len(steps)), (-1, 1))]
     return StructureFit(explained(grey, inner), max(explained(grey, moved) for moved in moves))
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from labelloop.base.documents import read_json, validated
 from labelloop.base.errors import UserError
+from labelloop.base.sequences import flat
 from labelloop.inference.shortage import first_that_fits
 from labelloop.inference.windows import Window, padding, slide_blocks
 from labelloop.networks.generator import Generator
@@ -51,7 +52,7 @@ def translate(network: nn.Module, image: np.ndarray, patch: tuple[int, int, int]
     first = next(network.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
     pad = padding(image.shape, patch)
-    padded = functional.pad(torch.from_numpy(image), [n for part in reversed(pad) for n in part], value=BLACK)
+    padded = functional.pad(torch.from_numpy(image), flat(reversed(pad)), value=BLACK)
     window = Window(patch, outputs=1, step=1 - overlap, device=device)
     network.eval()
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from labelloop.base.sequences import flat
 from labelloop.inference.resample import Shape
 from labelloop.inference.settings import ManyWindows
 
@@ -115,7 +116,7 @@ def slide_blocks(
             are background: channel 0 is 1, the others 0.
     """
     pad = padding(image.shape, window.patch)
-    padded = functional.pad(image, [n for part in reversed(pad) for n in part])
+    padded = functional.pad(image, flat(reversed(pad)))
     walk = walk or every_window(window_starts(padded.shape, window.patch, window.step))
     planes = _Planes(padded.shape, window, image.device)
     inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))
@@ -210,7 +211,8 @@ def _logits(
 
 def _mirrored(network: Network, windows: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
     logits = network(windows)
-    flips = [tuple(a + 2 for a in some) for n in range(len(axes)) for some in itertools.combinations(axes, n + 1)]
+    some = flat(itertools.combinations(axes, n + 1) for n in range(len(axes)))
+    flips = [tuple(axis + 2 for axis in chosen) for chosen in some]
     for flip in flips:
         logits = logits + network(windows.flip(flip)).flip(flip)
     return logits / (len(flips) + 1) if flips else logits

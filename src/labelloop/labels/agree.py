@@ -1,7 +1,7 @@
 """Disagreement of several predictions of one case: from label maps alone, no probability volume is ever stored."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,8 @@ def disagreement(
         raise ValueError(f"predictions differ in shape (z, y, x): {[p.shape for p in predictions]}")
     codes = _codes(predictions, scheme, classes)
     number = len(codes)
-    tables = {(i, j): _joint(codes[i], codes[j], len(classes) + 1) for i in range(number) for j in range(i)}
+    pairs = sorted((j, i) for i, j in combinations(range(number), 2))
+    tables = {(i, j): _joint(codes[i], codes[j], len(classes) + 1) for i, j in pairs}
     dice = np.array([_dice(table) for table in tables.values()]).reshape(-1, len(classes))
     steps = [tables[later, earlier] for earlier, later in pairwise(range(number))]
     organs = [name not in scheme.sets.get("tumor", ()) for name in classes]

@@ -89,7 +89,8 @@ def fuse(
             }
         )
     taken = {row["class"]: int(overlap[scheme.ids[row["class"]]]) for row in rows if row["class"] not in known}
-    rows += [{**row, "step": "overlap", "voxels_changed": n} for row in rows if (n := taken.get(row["class"]))]
+    covered = [row for row in rows if taken.get(row["class"])]
+    rows += [{**row, "step": "overlap", "voxels_changed": taken[row["class"]]} for row in covered]
     return fused, rows
 
 

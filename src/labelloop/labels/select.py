@@ -11,6 +11,7 @@ Truth is never judged here. The published schemes are settings:
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 import pandas as pd
@@ -85,12 +86,8 @@ def select(
     """
     states = from_table(annotation)
     sources, volumes = _provenance(provenance)
-    pseudo = {
-        (case, name)
-        for case, known in states.items()
-        for name in classes
-        if known.get(name, UNKNOWN) == UNKNOWN and sources.get((case, name), "none") != "none"
-    }
+    unknown = [(case, name) for case, name in product(states, classes) if states[case].get(name, UNKNOWN) == UNKNOWN]
+    pseudo = {pair for pair in unknown if sources.get(pair, "none") != "none"}
     cases = {case for case, _ in pseudo if settings.rank == "all" or not annotated(states[case])}
     found = {key for key in pseudo if volumes.get(key, 0.0) > 0}
     judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration)

@@ -1,6 +1,7 @@
 """Is one model better than another: paired differences with an interval over test cases and over trainings."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -44,11 +45,10 @@ def compare_scores(
     groups = [(name, joined[joined["class"] == name]) for name in scheme.names]
     organs = joined[joined["class"].isin(scheme.sets.get(ORGANS, ()))]
     groups.append(("organ mean", organs.groupby("case").mean(numeric_only=True)))
+    found = [(name, group) for name, group in groups if len(group)]
     rows = [
         {"class": name, "metric": metric, **_paired(group, metric, len(first), seed)}
-        for name, group in groups
-        if len(group)
-        for metric in METRICS
+        for (name, group), metric in product(found, METRICS)
     ]
     return pd.DataFrame(rows)
 

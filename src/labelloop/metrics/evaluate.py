@@ -16,6 +16,7 @@ from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.errors import CaseError, UserError, nearest
 from labelloop.base.lookup import find
 from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.sequences import flat
 from labelloop.base.tables import read_table, write_table
 from labelloop.base.wording import NAMED, NOTHING, count, shown
 from labelloop.cases.annotation import PRESENT, STATES, States, from_table
@@ -118,7 +119,7 @@ def _listed(listings: Sequence[Listing], used: Container[str]) -> list[str]:
     """Say what of the folders is used and what is not; return a line for each file that should be read and cannot."""
     for listing in listings:
         tell(listing, sum(case in used for case in listing.volumes), "label map")
-    return [f"{shown(entry.path)}: {entry.reason}" for listing in listings for entry in listing.lost]
+    return [f"{shown(entry.path)}: {entry.reason}" for entry in flat(listing.lost for listing in listings)]
 
 
 def _states(case: str, states: Mapping[str, States] | None, dataset: Dataset | None) -> States | None:

@@ -214,7 +214,9 @@ def _groups(corners: set[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
 
 def _polygon(group: list[tuple[int, ...]]) -> np.ndarray:
     """Return the middles of the edges that leave a group, in order around it: neighbors share a face of the cube."""
-    left = [(np.array(a) + b) / 2 for a in group for b in _adjacent(a) if b not in group]
+    left = []
+    for inside in group:
+        left += [(np.array(inside) + outside) / 2 for outside in _adjacent(inside) if outside not in group]
     polygon = [left.pop()]
     while left:
         on_same_face = [((p == polygon[-1]) & (p != 0.5)).any() for p in left]

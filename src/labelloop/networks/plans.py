@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from labelloop.base.classes import Strict
+from labelloop.base.sequences import flat
 from labelloop.networks.settings import GreySettings
 
 Triple = tuple[int, int, int]
@@ -97,11 +98,11 @@ class Plan(Strict):
 
     def _check_stages(self) -> None:
         strides, kernels = self.strides or (), self.kernels or ()
-        if any(step < 1 for stride in strides for step in stride):
+        if any(step < 1 for step in flat(strides)):
             raise ValueError("strides: every step must be 1 or more")
         if strides and strides[0] != (1, 1, 1):
             raise ValueError(f"strides: the first stage has {strides[0]}, expected (1, 1, 1): labels lie on its voxels")
-        if any(side < 1 or side % 2 == 0 for kernel in kernels for side in kernel):
+        if any(side < 1 or side % 2 == 0 for side in flat(kernels)):
             raise ValueError("kernels: every side must be odd; even ones shift what they see by half a voxel")
 
     @model_serializer(mode="wrap")

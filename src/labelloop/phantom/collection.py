@@ -88,7 +88,10 @@ def plan_cases(cases: int) -> list[CasePlan]:
         raise UserError(f"the phantom needs at least {SMALLEST} cases to hold one of each kind; {cases} were asked for")
     counts = {TEST: cases // 4, ORGANS: cases // 4, PARTIAL: cases // 5, TUMOR: cases // 4}
     counts[UNLABELED] = cases - sum(counts.values())
-    dealt = sorted(((rank + 0.5) / count, kind, rank) for kind, count in counts.items() for rank in range(count))
+    dealt: list[tuple[float, str, int]] = []
+    for kind, count in counts.items():
+        dealt += [((rank + 0.5) / count, kind, rank) for rank in range(count)]
+    dealt.sort()
     return [CasePlan(index, kind, rank) for index, (_, kind, rank) in enumerate(dealt)]
 
 

@@ -56,7 +56,8 @@ LIKE = {
     "aorta": "artery", "inferior_vena_cava": "vein", "esophagus": "bowel_wall", "stomach_wall": "bowel_wall",
     "stomach_gas": "gas", "duodenum_wall": "bowel_wall", "duodenum_fluid": "bowel_fluid",
     "right_adrenal_gland": "adrenal", "left_adrenal_gland": "adrenal",
-    **{f"{side}_kidney_{part}": f"kidney_{part}" for side in ("right", "left") for part in ("cortex", "medulla")},
+    "right_kidney_cortex": "kidney_cortex", "right_kidney_medulla": "kidney_medulla",
+    "left_kidney_cortex": "kidney_cortex", "left_kidney_medulla": "kidney_medulla",
     **{f"tumor_in_{host}": "tumor_elsewhere" for host in ("right_kidney", "left_kidney", "pancreas", "fat")},
 }  # fmt: skip
 
@@ -258,5 +259,7 @@ def _told(patient: MrPatient, sequence: str) -> dict[str, float]:
     motion = patient.motions[sequence]
     parts = (("turn_{}_degrees", motion.degrees), ("shift_{}_mm", motion.shift_mm),
              ("center_{}_mm", patient.patient.offset))  # fmt: skip
-    told = {name.format(axis): value for name, values in parts for axis, value in zip("xyz", values, strict=True)}
+    told: dict[str, float] = {}
+    for name, values in parts:
+        told |= {name.format(axis): value for axis, value in zip("xyz", values, strict=True)}
     return told | {"breath_mm": round(motion.breath_mm, 2)}

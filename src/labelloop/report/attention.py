@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named, percent, plain, points
 from labelloop.report.scores import Scored, organs_of
 
@@ -20,7 +21,7 @@ def attention(content: Mapping[str, Any], scored: Sequence[Scored]) -> list[dict
         *((text, "in") for text in _of_cases(content["intake"])),
         *((text, "results") for text in _of_scores(content, scored)),
         *((text, "results") for text in _of_volumes(content["volumes"])),
-        *((text, "labels") for entry in content["label_sets"] for text in _of_labels(entry)),
+        *((text, "labels") for text in flat(map(_of_labels, content["label_sets"]))),
         *((text, "models") for text in _of_models(content)),
         *((text, "files") for text in _of_files(content["missing"])),
     ]

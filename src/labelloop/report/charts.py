@@ -14,6 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from labelloop.base.sequences import flat
+
 GRID, AXIS, TEXT = "#e4e8ec", "#7b8794", "#3e4c59"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "labelloop", "font.size": 9.5,
@@ -85,8 +87,8 @@ def strips(rows: Sequence[tuple[str, str, Mapping[str, Mapping[str, float]]]], l
         label: heading.
         unit: unit of the values.
     """
-    lanes = [(row, lane) for row in range(len(rows)) for lane in range(len(rows[row][2]))]
-    dots = sum(len(cases) for _, _, models in rows for cases in models.values())
+    lanes = flat([(number, lane) for lane in range(len(models))] for number, (_, _, models) in enumerate(rows))
+    dots = sum(len(cases) for cases in flat(models.values() for _, _, models in rows))
     if not dots:
         return None
     high = max(len(models) for _, _, models in rows)

@@ -11,6 +11,7 @@ from labelloop import __version__
 from labelloop.base.heartbeat import duration
 from labelloop.base.machine import SUFFIX
 from labelloop.base.paths import Paths
+from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named
 
 KINDS = {"train": "training", "train_translator": "training", "predict": "predicting", "infer": "predicting"}
@@ -30,7 +31,7 @@ def run_facts(paths: Paths, recipe: str, models: Sequence[Mapping[str, Any]]) ->
         "date": max((machine["began"] for machine in machines), default="")[:16].replace("T", " "),
         "computing time": _time(computing_seconds(Path(paths.benchmarks))),
         "machine": "; ".join(_distinct(f"{m['cpu']}, {count(m['cores'], 'core')} ({m['node']})" for m in machines)),
-        "GPU": ", ".join(_distinct(gpu for machine in machines for gpu in machine["gpus"])),
+        "GPU": ", ".join(_distinct(flat(machine["gpus"] for machine in machines))),
         "versions": _versions(models),
     }
     if machines and not facts["GPU"]:

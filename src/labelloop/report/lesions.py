@@ -1,6 +1,7 @@
 """Report section on tumors, lesion by lesion: found, missed, and findings that are none."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ def lesion_results(
     """Return one row for each tumor class and (title, lesions table) that scored it; None when none did."""
     tables = [(title, results.table(path, "lesions")) for title, path in evaluated]
     classes = scheme.sets.get(TUMORS, ())
-    rows = [
-        {"name": name, "color": scheme[name].color, "title": title, **detection(mine)}
-        for name in classes
-        for title, table in tables
-        if len(mine := table[table["class"] == name])
-    ]
+    rows = []
+    for name, (title, table) in product(classes, tables):
+        mine = table[table["class"] == name]
+        if len(mine):
+            rows.append({"name": name, "color": scheme[name].color, "title": title, **detection(mine)})
     return {"rows": rows, "min_iou": MIN_IOU, "several": len(classes) > 1} if rows else None

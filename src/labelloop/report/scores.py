@@ -17,6 +17,7 @@ import pandas as pd
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
+from labelloop.base.sequences import flat
 from labelloop.base.wording import plain
 from labelloop.metrics.compare import compare_scores
 from labelloop.metrics.evaluate import both_empty, class_means
@@ -151,7 +152,7 @@ def _case_rows(scored: Sequence[Scored], organs: Sequence[str], tumors: Sequence
     if not scored:
         return []
     columns = [(s.per_case(organs, "dsc"), s.per_case(organs, "nsd"), s.per_case(tumors, "dsc")) for s in scored]
-    names = sorted({case for s in scored for case in s.table["case"]})
+    names = sorted(set(flat(s.table["case"] for s in scored)))
     rows = [
         {"case": case, "models": [[float(series.get(case, NAN)) for series in model] for model in columns]}
         for case in names

@@ -7,6 +7,7 @@ import pandas as pd
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError, UserError
+from labelloop.base.sequences import flat
 from labelloop.images.pictures import contact_sheet
 from labelloop.report.gallery import Atlas, data_uri
 from labelloop.report.results import Results
@@ -27,7 +28,7 @@ def about_cases(cases: pd.DataFrame) -> dict[str, str]:
 def scores_by_sequence(scored: Sequence[Scored], cases: pd.DataFrame, scheme: ClassScheme) -> list[dict] | None:
     """Return the mean organ DSC of each evaluated model by modality and sequence; None where no MR was scored."""
     means = [one.per_case(organs_of(scheme)) for one in scored]
-    tested = {case for values in means for case in values.index}
+    tested = set(flat(values.index for values in means))
     rows = zip(cases["case"], cases["modality"], cases["sequence"], strict=True)
     kinds = {case: _kind(modality, sequence) for case, modality, sequence in rows if case in tested}
     names = sorted({*kinds.values()}, key=lambda kind: (kind == "CT", kind))

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from labelloop.base.sequences import flat
 from labelloop.base.wording import count
 from labelloop.training.job import TrainingJob
 
@@ -90,7 +91,7 @@ class Team:
             return list(own)
         lists: list[Any] = [None] * self.size
         distributed.all_gather_object(lists, list(own))
-        return [item for part in lists for item in part]
+        return flat(lists)
 
     def add_gradients(self, networks: Sequence[nn.Module]) -> None:
         """Let every process have the sum of all processes' gradients."""

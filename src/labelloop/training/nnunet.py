@@ -12,6 +12,7 @@ from typing import Any
 
 from labelloop.base.files import atomic, sha256, write_json
 from labelloop.base.paths import OUTPUTS
+from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described
 from labelloop.training.progress import Progress, draw_curve
@@ -75,7 +76,8 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
     write_json(folder / "dataset.json", dataset_json(job.classes, cases["train"]))
     progress.write(folder / "training.jsonl")
     draw_curve(folder / "curve.png", progress.epochs)
-    rows = [{"case": c.case, "split": c.split, "key": c.key} for split in trainer.SPLITS for c in trainer.cases[split]]
+    learned = flat(trainer.cases[split] for split in trainer.SPLITS)
+    rows = [{"case": case.case, "split": case.split, "key": case.key} for case in learned]
     write_table(folder / "cases.csv", rows, "training_cases")
     description = (
         _describe(job, work.precision, progress, cases)

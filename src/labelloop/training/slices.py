@@ -125,8 +125,9 @@ class SliceTraining:
         with atomic(folder / "weights.pt") as temporary:
             torch.save({"weights": {k: v.cpu() for k, v in self.network.state_dict().items()}}, temporary)
         self.progress.write(folder / "training.jsonl")
-        pairs = [(c.case, split) for split, cases in self.cases.items() for c in cases]
-        rows = [{"case": c.case, "split": split, "key": c.key} for c, split in pairs]
+        rows = []
+        for split, cases in self.cases.items():
+            rows += [{"case": c.case.case, "split": split, "key": c.case.key} for c in cases]
         write_table(folder / "cases.csv", rows, "training_cases")
         scores = self.held_out_scores()
         write_table(folder / "scores.csv", scores, "slice_scores")
@@ -241,7 +242,9 @@ class SliceLoader:
 
     def __init__(self, job: TrainingJob, cases: Sequence[SlicedCase], view: SliceClassifierSettings, augment: bool):
         self._folder, self._ct, self._view, self._augment = job.images, job.plan.ct, view, augment
-        self._slices = [(c.case.case, z, bool(c.positive[z])) for c in cases for z in np.flatnonzero(c.known)]
+        self._slices: list[tuple[str, int, bool]] = []
+        for c in cases:
+            self._slices += [(c.case.case, int(z), bool(c.positive[z])) for z in np.flatnonzero(c.known)]
 
     def generate_train_batch(self) -> dict[str, Any]:
         """Return what the network sees [batch, 3, size, size], whether each shows a class, and their cases."""

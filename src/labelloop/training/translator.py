@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from labelloop.base.files import atomic, digest, sha256, write_json, write_text
 from labelloop.base.heartbeat import counted
 from labelloop.base.paths import TRANSLATOR_OUTPUTS
 from labelloop.base.precision import DTYPES, Precision, has_units
+from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
 from labelloop.inference.settings import Device
 from labelloop.inference.translate import BLACK
@@ -109,7 +111,7 @@ def train_translator(job: TranslatorJob) -> None:
     if work.begin():
         log.info("%s: nothing changed, reusing the finished training", job.name)
     else:
-        files = [case.path for cases in job.cases.values() for case in cases]
+        files = [case.path for case in flat(job.cases.values())]
         with staged(files, job.stage) as place:
             training = TranslatorTraining(replace(job, ct=_near(job.ct, place), mr=_near(job.mr, place)))
             training.fit(work)
@@ -196,7 +198,7 @@ class TranslatorTraining:
         by_onednn(self.networks)
         self.optimizers = {
             kind: torch.optim.Adam(
-                [p for look in LOOKS for p in self.networks[f"{kind}_{look}"].parameters()], s.learning_rate, s.betas
+                flat(self.networks[f"{kind}_{look}"].parameters() for look in LOOKS), s.learning_rate, s.betas
             )
             for kind in ("to", "is")
         }
@@ -216,7 +218,8 @@ class TranslatorTraining:
         def save() -> None:
             work.save(len(self.epochs), self._state())
 
-        draws = [Draw("translator", e, i) for e in range(before, s.epochs) for i in range(s.iterations_per_epoch)]
+        updates = product(range(before, s.epochs), range(s.iterations_per_epoch))
+        draws = [Draw("translator", epoch, number) for epoch, number in updates]
         stream = ahead(Patches(self.job), draws[len(self.losses) :], self.job.workers, self.device.type == "cuda")
         with (
             stoppable(save) as pause,
@@ -236,7 +239,8 @@ class TranslatorTraining:
         with atomic(folder / "weights.pt") as temporary:
             torch.save({"weights": weights}, temporary)
         write_text(folder / "training.jsonl", "".join(json.dumps(e, sort_keys=True) + "\n" for e in self.epochs))
-        rows = [{"case": c.case, "split": "train", "key": c.key} for look in LOOKS for c in job.cases[look]]
+        cases = flat(job.cases[look] for look in LOOKS)
+        rows = [{"case": case.case, "split": "train", "key": case.key} for case in cases]
         write_table(folder / "cases.csv", rows, "training_cases")
         description = {
             "name": job.name,
@@ -257,7 +261,7 @@ class TranslatorTraining:
     def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], pause: Pause) -> None:
         s = self.settings
         rate = s.learning_rate * rate_factor(epoch, s)
-        for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
+        for group in flat(optimizer.param_groups for optimizer in self.optimizers.values()):
             group["lr"] = rate
         self.networks.train()
         losses = means(run_updates(self.losses, s.iterations_per_epoch, lambda _: self._learn(next(batches)), pause))

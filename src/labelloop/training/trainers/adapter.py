@@ -17,6 +17,7 @@ from torch import Tensor
 from labelloop.base.classes import IGNORED
 from labelloop.base.errors import UserError
 from labelloop.base.precision import DTYPES, Precision
+from labelloop.base.sequences import flat
 from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated
 from labelloop.training.cpu import by_onednn
 from labelloop.training.distributed import Team
@@ -73,7 +74,7 @@ class Adapter(nnUNetTrainer):
         self.add_networks()
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.loss = self._build_loss()
-        self._unknown = {c.case: self._unknown_channels(c.states) for cases in self.cases.values() for c in cases}
+        self._unknown = {c.case: self._unknown_channels(c.states) for c in flat(self.cases.values())}
         self.was_initialized = True
 
     def new_network(self) -> torch.nn.Module:
@@ -108,7 +109,7 @@ class Adapter(nnUNetTrainer):
     def configure_optimizers(self):
         settings = self.settings
         optimizer = torch.optim.SGD(
-            [parameter for network in self.trained for parameter in network.parameters()],
+            flat(network.parameters() for network in self.trained),
             settings.learning_rate,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from labelloop.base.errors import UserError
 from labelloop.base.heartbeat import counted
+from labelloop.base.sequences import flat
 from labelloop.training.distributed import ALONE
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import (
@@ -355,6 +356,6 @@ class Trainer(Adapter):
 
 def _some_are_ignored(job: TrainingJob, cases: Mapping[str, Sequence[TrainingCase]]) -> bool:
     """Say whether a label map that is learned from has voxels of which nobody knows the class."""
-    labeled = (case for split in cases.values() for case in split if case.known(job.classes))
+    labeled = (case for case in flat(cases.values()) if case.known(job.classes))
     files = (job.labels / f"{case.case}{SUFFIX}" for case in labeled)
     return any(open_label(file).ignores for file in files if file.is_file())
