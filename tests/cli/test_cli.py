@@ -94,6 +94,33 @@ def test_an_installed_package_writes_no_schemas(tmp_path, monkeypatch, capsys):
 
 
 def test_the_version_is_that_of_the_package(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert (ended.value.code, capsys.readouterr().out) == (0, f"labelloop {version('labelloop')}\n")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"labelloop {version('labelloop')}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["infr"], "Did you mean 'infer'"),
+        (["infer", "scans", "--modle", "m"], "--model"),
+        (["infer", "scans", "--out", "o"], "--model or --results"),
+        (["infer", "scans", "--out", "o", "--model", "m", "--results", "r"], "--model or --results"),
+        (["check", "--labels", "maps"], "--out or --fit"),
+        (["cases", "--images", "scans"], "Missing option '--dataset'"),
+        (["recipe", "cost", "best", "--cases", "0"], "--cases"),
+    ],
+)
+def test_what_is_typed_wrong_is_told_in_a_line(capsys, typed, said):
+    assert main(typed) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("labelloop: ") and said in told and told.count("\n") == 1
+
+
+def test_every_command_says_what_it_does_and_shows_an_example(capsys):
+    commands = [[name] for name in ("init", "phantom", "convert", "cases", "run", "infer", "export")]
+    commands += [["evaluate"], ["check"], ["calibrate"], ["recipe", "show"], ["recipe", "check"], ["recipe", "cost"]]
+    for command in commands:
+        assert main([*command, "--help"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"Usage: labelloop {' '.join(command)}" in said
+        assert f"Example: labelloop {' '.join(command)}" in said

@@ -60,8 +60,9 @@ def test_a_config_file_comes_from_the_folder_or_the_command_line(said):
     assert "--configfile" not in said() and "--config" not in said()
     Path("other.yaml").write_text("cases: other.csv")
     command = said("other.yaml", "--config", "device=cpu", "rounds=2", "--config", "workers=0")
-    assert between(command, "--config", "--configfile") == ["device=cpu", "rounds=2", "workers=0"]
+    assert sorted(between(command, "--config", "--configfile")) == ["device=cpu", "rounds=2", "workers=0"]
     assert between(command, "--configfile", "--snakefile") == ["other.yaml"]
+    assert said("device=cpu", "other.yaml") == said("other.yaml", "--config", "device=cpu")
 
 
 def test_what_follows_two_dashes_goes_to_snakemake(said):
@@ -101,6 +102,7 @@ def test_a_profile_elsewhere_is_left_to_snakemake(said):
         ([], "what shall be run"),
         (["--recipe", "best"], "what shall be run"),
         (["nowhere.yaml"], "nowhere.yaml: no such config file"),
+        (["a.yaml", "b.yaml"], "a.yaml, b.yaml: name one config file"),
         (["--cases", "cases.csv", "--", "--config", "rounds=2"], "--config stands after `--`"),
         (["--cases", "cases.csv", "--", "-s", "Snakefile"], "-s stands after `--`"),
     ],

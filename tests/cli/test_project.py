@@ -9,8 +9,8 @@ import yaml
 
 from labelloop.base.lookup import CONFIG, PROJECT
 from labelloop.cases.table import load_cases
-from labelloop.cli.init import write_project
 from labelloop.cli.main import main
+from labelloop.cli.project import write_project
 from labelloop.recipe import load_recipe
 from labelloop.run.run import RunConfig
 

@@ -1,0 +1,79 @@
+"""``labelloop phantom``, ``convert`` and ``cases``: scans, and the table that names them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option, Typer
+
+from labelloop.base.wording import count
+
+app = Typer()
+
+
+@app.command(epilog="Example: labelloop phantom scans --cases 24 --mr 2")
+def phantom(
+    out: Annotated[Path, Argument(help="folder to write to")],
+    cases: Annotated[int, Option(min=1, help="CT cases")] = 24,
+    seed: Annotated[int, Option(help="another seed, other patients")] = 1,
+    mr: Annotated[int, Option(min=0, metavar="PATIENTS", help="other patients to write MR sequences of")] = 0,
+) -> None:
+    """Write a synthetic abdomen collection to try things on."""
+    from labelloop.phantom import write_phantom
+
+    print(write_phantom(out, cases, seed, mr_patients=mr))
+
+
+@app.command(epilog="Example: labelloop convert pacs --out scans")
+def convert(
+    images: Annotated[Path, Argument(help="folder with a DICOM series, or with folders of them at any depth")],
+    out: Annotated[Path, Option(help="folder to write <case>_0000.nii.gz to")],
+    series: Annotated[str, Option(help="DICOM series to take of a folder: its number or UID")] = "",
+) -> int:
+    """Write DICOM series as NIfTI files for a case table."""
+    from labelloop.inference.convert import convert as convert_series
+
+    return convert_series(images, out, series)
+
+
+@app.command(epilog="Example: labelloop cases --images scans --labels labels --dataset flare22 --out cases.csv")
+def cases(
+    images: Annotated[Path, Option(help="folder of images")],
+    dataset: Annotated[str, Option(help="name of a data set, or a data set file")],
+    out: Annotated[Path, Option(help="the table to write")],
+    labels: Annotated[Path | None, Option(help="folder of labels; may be the same folder; omit for none")] = None,
+    modality: Annotated[str, Option(help="CT or MR; default: the data set's")] = "",
+    sequence: Annotated[str, Option(help="MR sequence or CT phase of all cases")] = "",
+    role: Annotated[Literal["train", "test"], Option(help="of the cases in --images")] = "train",
+    test_images: Annotated[Path | None, Option(help="folder of test images")] = None,
+    test_labels: Annotated[Path | None, Option(help="folder of their labels")] = None,
+    test_fraction: Annotated[float, Option(help="share of labeled cases to test on")] = 0.0,
+    seed: Annotated[int, Option(help="of the draw of --test-fraction")] = 0,
+    annotated_from_ids: Annotated[
+        bool, Option("--annotated-from-ids", help="take the ids in a label as annotated")
+    ] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="replace the table")] = False,
+) -> int:
+    """Write a case table from folders in nnU-Net or FLARE naming."""
+    from labelloop.cases.folders import table_from_folders
+
+    lost: list = []
+    found = table_from_folders(
+        images,
+        labels,
+        dataset,
+        out,
+        role=role,
+        modality=modality,
+        sequence=sequence,
+        test_images=test_images,
+        test_labels=test_labels,
+        test_fraction=test_fraction,
+        seed=seed,
+        annotated_from_ids=annotated_from_ids,
+        overwrite=overwrite,
+        lost=lost,
+    )
+    labeled = sum(bool(case.label) for case in found)
+    tested = sum(case.role == "test" for case in found)
+    print(f"{out}: {count(len(found), 'case')}, {labeled} with a label, {tested} for testing")
+    return int(bool(lost))

@@ -1,0 +1,106 @@
+"""``labelloop infer`` and ``export``: what trained models are for."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option, Typer
+
+from labelloop.base.errors import UserError
+
+Modality = Literal["CT", "MR"]
+app = Typer()
+
+
+@app.command(epilog="Example: labelloop infer scans --model results/mine/models/student --out labels --preview")
+def infer(
+    images: Annotated[Path, Argument(help="a file, a folder of files, or a DICOM series folder")],
+    out: Annotated[Path, Option(help="folder to write <case>.nii.gz to")],
+    model: Annotated[
+        list[Path] | None,
+        Option(help="model folder, also of nnU-Net's, or nnU-Net's zip; given several times: their mean"),
+    ] = None,
+    results: Annotated[Path | None, Option(help="results of a run, whose whole inference chain is used")] = None,
+    modality: Annotated[Modality, Option(help="of all images")] = "CT",
+    sequence: Annotated[str, Option(help="MR sequence, e.g. t1w; tells some models which end is up")] = "",
+    device: Annotated[str, Option(help="auto, cpu, cuda, or cuda:1 for the second GPU")] = "auto",
+    mode: Annotated[
+        Literal["exact", "fast"] | None, Option(help="as nnU-Net decides, or faster; default: exact, or the run's")
+    ] = None,
+    step: Annotated[
+        float | None, Option(help="window step as a share of the patch; default: 0.5, or the run's")
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"] | None, Option(help="default: auto, or the run's")
+    ] = None,
+    max_ram_mb: Annotated[float | None, Option(help="RAM that must be enough")] = None,
+    max_gpu_mb: Annotated[float | None, Option(help="GPU memory that must be enough")] = None,
+    meter: Annotated[bool, Option("--meter", help="measure the GPU's memory over time, and its energy")] = False,
+    series: Annotated[str, Option(help="DICOM series to take of a folder: its number or UID")] = "",
+    masks: Annotated[bool, Option("--masks", help="also write masks/<case>/<class>.nii.gz")] = False,
+    preview: Annotated[bool, Option("--preview", help="draw a picture of each case, finished ones too")] = False,
+    check: Annotated[bool, Option("--check", help="hold the label maps against the rules of anatomy")] = False,
+    classes: Annotated[str, Option(help="class scheme with the colors of pictures and the rules")] = "flare",
+    dataset: Annotated[
+        str | None, Option(help="data set file that says which class of --classes each id of the model is")
+    ] = None,
+    folds: Annotated[str, Option(help="of nnU-Net's models, e.g. 0,1 or all; default: all numbered ones")] = "",
+    mirror: Annotated[bool | None, Option(help="average over mirrored images; default: nnU-Net's do")] = None,
+    again: Annotated[bool, Option("--again", help="do finished cases again")] = False,
+) -> int:
+    """Segment images with a trained model; exit 0 all, 1 some failed, 2 none."""
+    from labelloop.base.classes import load_classes
+    from labelloop.inference.budget import Budget
+    from labelloop.inference.infer import infer as infer_images
+    from labelloop.inference.settings import Settings
+    from labelloop.inference.steps import FinishedInference
+
+    if bool(model) == bool(results):
+        raise UserError("--model or --results: name one of them")
+    if step is not None and not 0 < step <= 1:
+        raise UserError(f"--step {step:g}: above 0 and at most 1")
+    chosen = {"mode": mode, "step": step, "precision": precision}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    finished = FinishedInference.read(results) if results else None
+    if finished and (dataset or folds or mirror is not None):
+        raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")
+    shown = load_classes(classes) if preview or check or dataset else None
+    return infer_images(
+        images,
+        finished.folders(results) if results and finished else model or [],
+        out,
+        steps=finished.steps if finished else None,
+        scheme=finished.classes if finished else shown,
+        settings=Settings.model_validate((finished.engine.model_dump() if finished else {}) | given),
+        device=device,
+        modality=modality,
+        sequence=sequence,
+        resume=not again,
+        budget=Budget(max_ram_mb, max_gpu_mb),
+        meter=meter,
+        preview=preview,
+        check=check,
+        series=series,
+        progress=True,
+        dataset=dataset,
+        folds=[fold for fold in folds.split(",") if fold],
+        mirror=mirror,
+        masks=masks,
+    )
+
+
+@app.command(epilog="Example: labelloop export results/mine/models/student --to nnunet --out student.zip")
+def export(
+    model: Annotated[Path, Argument(help="model folder, e.g. results/mine/models/student")],
+    to: Annotated[Literal["nnunet"], Option(help="the other tool")],
+    out: Annotated[Path, Option(help="a .zip to install, or nnU-Net's results folder")],
+    modality: Annotated[Modality, Option(help="of the images it is for")] = "CT",
+    dataset_id: Annotated[int, Option(min=1, max=999, help="number that nnU-Net is to know it by")] = 900,
+) -> None:
+    """Write a trained model for another tool."""
+    from labelloop.training.export import export_tree
+    from labelloop.training.stock import CONFIGURATION, PLANS
+
+    export_tree(model, out, modality, dataset_id)
+    if out.suffix == ".zip":
+        print(f"nnUNetv2_install_pretrained_model_from_zip {out}")
+    print(f"nnUNetv2_predict -d {dataset_id} -c {CONFIGURATION} -p {PLANS} -f 0 -i IMAGES -o LABELS")
