@@ -60,6 +60,8 @@ ReturnToService=2
 # squeue must remember finished jobs
 MinJobAge=3600
 KillWait=30
+# a node whose jobs end late, as on a busy machine, is not taken out of service
+UnkillableStepTimeout=600
 MailProg=/bin/true
 GresTypes=gpu
 NodeName=cpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs=8 RealMemory=64000 State=UNKNOWN
