@@ -1,11 +1,15 @@
 """The rooms of the package: lower floors know nothing of higher ones, as the design page draws them."""
 
-import ast
 import re
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "structure"))
+
+from imports import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "labelloop"
@@ -15,24 +19,11 @@ OTHER_TESTS = {"benchmarks", "workflow"}
 """Folders of tests that are not named as a room."""
 
 
-def imported(file: Path) -> set[str]:
-    """Return the rooms that a module imports from, at its top or within functions."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module == "labelloop":
-            names = [f"labelloop.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-        found |= {name.split(".")[1] for name in names if name.startswith("labelloop.")}
-    return found & set(ROOMS)
-
-
 @pytest.fixture(scope="module")
 def below() -> dict[str, set[str]]:
     """The rooms that each room imports from."""
     files = {room: (PACKAGE / room).rglob("*.py") for room in ROOMS}
-    return {room: set().union(*map(imported, some)) - {room} for room, some in files.items()}
+    return {room: set().union(*map(imported, some)) & set(ROOMS) - {room} for room, some in files.items()}
 
 
 def test_no_module_lies_beside_the_rooms():

@@ -8,7 +8,6 @@ its step's arguments); those of input functions are not counted. What jobs reall
 (tests/workflow/test_opened.py).
 """
 
-import ast
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import networkx
+from imports import imported
 
 CASES = 4000
 FILES = ("case_{number:04d}_0000.nii.gz", "case_{number:04d}.nii.gz")
@@ -37,10 +37,7 @@ def rooms(checkout: Path) -> networkx.DiGraph:
     package, graph = checkout / "src/labelloop", networkx.DiGraph()
     for file in package.rglob("*.py"):
         room = file.relative_to(package).with_suffix("").parts[0]
-        for node in ast.walk(ast.parse(file.read_text())):
-            found = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            names = [f"{found}.{alias.name}" for alias in node.names] if found == "labelloop" else [found]
-            graph.add_edges_from((room, name.split(".")[1]) for name in names if name.startswith("labelloop."))
+        graph.add_edges_from((room, other) for other in imported(file))
     graph.remove_nodes_from([node for node in graph if not list(package.glob(f"{node}*"))])
     return graph
 
