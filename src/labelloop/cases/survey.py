@@ -58,10 +58,6 @@ REASONS: dict[str, str] = {
 """What to do about each reason code: the stable vocabulary of ``quarantine.csv``."""
 
 
-def _error(code: str, file: str | Path, found: str) -> CaseError:
-    return CaseError(code, str(file), found, REASONS[code])
-
-
 @dataclass(frozen=True)
 class SurveyResult:
     """What the survey found of one case; ``geometry`` and ``states`` are None when the case is set aside."""
@@ -154,7 +150,8 @@ def annotated_classes(case: Case, dataset: Dataset, scheme: ClassScheme) -> tupl
         scheme.select(case.surgery_names)
         return scheme.select(case.annotated_names(dataset.annotated))
     except UserError as error:
-        raise _error("class_unknown", case.label or case.image, str(error)) from error
+        code = "class_unknown"
+        raise CaseError(code, case.label or case.image, str(error), REASONS[code]) from error
 
 
 def _states(
