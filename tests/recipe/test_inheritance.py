@@ -99,6 +99,7 @@ def test_a_changed_kind_leaves_the_keys_of_the_former_behind():
     ("changes", "message"),
     [
         ({"plans": {"q": {"like": "r"}}}, r"plans\.q\.like: no such name 'r' under plans; .*known: p"),
+        ({"plans": {1: {}, None: {}, "q": {"like": "r"}}}, r"plans\.q\.like: no such name 'r'.*known: 1, None, p"),
         ({"plans": {"q": {"like": "q"}}}, r"plans\.q\.like: a circle"),
         ({"trainers": {"a": {"like": "b"}, "b": {"like": "a"}}}, r"trainers\..\.like: a circle"),
         ({"models": {"teacher": {"like": ["student"]}}}, r"models\.teacher\.like: found \['student'\]"),

@@ -47,6 +47,6 @@ def may_pass(error: Exception) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the known name most like ``name``, or ``; known: ...`` when none is."""
-    names = sorted(known)
+    names = sorted(map(str, known))  # of a file that is not checked yet, a name may be a number
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
