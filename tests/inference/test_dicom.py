@@ -151,6 +151,25 @@ def test_a_localizer_beside_the_series_is_told_and_left_out(tmp_path, caplog):
     assert reason(tmp_path / "q" / "scout").code == "dicom_localizer"
 
 
+@pytest.mark.parametrize(
+    "told", [{"kind": "DERIVED\\SECONDARY\\AXIAL\\CSA MIP"}, {"more": {(8, 0x9207): ("CS", "MIN_IP")}}]
+)
+def test_a_projection_is_no_volume(tmp_path, caplog, told):
+    """Slabs of the brightest voxels lie as slices do; organs in them are no organs."""
+    write_series(tmp_path / "p", series="1.2.3.8")
+    write_series(tmp_path / "p", body_hu() + 10, series="1.2.3.7", **told)
+    write_series(tmp_path / "q", series="1.2.3.9", **told)
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path) == ["p"]
+    assert any("1 left out, a projection of DICOM" in line for line in caplog.messages)
+    np.testing.assert_array_equal(read_dicom(tmp_path / "p").array, body_hu())
+    assert reason(tmp_path / "p", "1.2.3.7").code == reason(tmp_path / "q").code == "dicom_projection"
+
+
+def test_reformatted_slices_are_a_volume(tmp_path):
+    assert read_dicom(write_series(tmp_path, kind="DERIVED\\SECONDARY\\MPR\\CSA MPR")).array.shape == SHAPE
+
+
 def test_folders_are_walked_to_any_depth_beside_other_inputs(tmp_path):
     (tmp_path / "scan.nii.gz").write_bytes(b"x")
     for place in ("flat", "P1/STUDY/SER1", "P1/STUDY/SER2", "P2/STUDY/SER1"):

@@ -9,6 +9,7 @@ at least a few slices.
 import logging
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,14 @@ MOST_LISTED = 30
 OVERLAP = 1.5
 """Slices so many times as thick as their distance come from more than one acquisition, or overlap on purpose."""
 SOFT_TISSUE_HU = (-200, 300)
-LOCALIZERS = ("LOCALIZER", "SCOUT", "TOPOGRAM")
+NO_VOLUMES = {
+    "localizer": re.compile("LOCALIZER|SCOUT|TOPOGRAM"),
+    "projection": re.compile(
+        "(?<![A-Z])(M(AX|IN)?_?IP|MNIP|PROJECTION IMAGE|CURVED(_MPR)?|(VOLUME|SURFACE)_RENDER|VRT)(?![A-Z])"
+    ),
+}
+"""Series that are no volume of the patient, by words of ImageType and VolumeBasedCalculationTechnique (PS3.3,
+C.8.16.2.1.3). The brightest or darkest voxel along a ray lies at any depth."""
 PARTS = {
     "0020|0012": "AcquisitionNumber",
     "0020|0100": "TemporalPositionIdentifier",
@@ -63,11 +71,14 @@ PLACE = {
 ALIKE = {"0010|0020": "PatientID", "0020|0052": "FrameOfReferenceUID", "0028|0004": "PhotometricInterpretation"}
 GRAY = "MONOCHROME2"
 """The only kind of pixels that is read; ITK inverts the values of MONOCHROME1, and makes gray of colors."""
+KIND = ("0008|0008", "0008|9207")
 RESCALE = "0028|1052"
 NO_MODALITY = ("", "OT")
 REASONS = {
     "dicom_series": "Say which with --series and its number or UID.",
     "dicom_localizer": "A localizer (scout) is there for planning; export or give the series that was planned.",
+    "dicom_projection": "A projection or rendering (MIP, MinIP) is there to be looked at; give the series that it was "
+    "made from.",
     "dicom_few_slices": f"Give the whole series: at least {LEAST_SLICES} slices.",
     "dicom_orientation": "A localizer, or another view? Export the series alone.",
     "dicom_pixels": "These are several reconstructions; export one of them.",
@@ -110,9 +121,9 @@ class Slice:
         return self.size[2] if len(self.size) > 2 else 1
 
     @property
-    def localizer(self) -> bool:
-        """Whether it is a scout for planning the scan."""
-        return any(word in self.kind.upper() for word in LOCALIZERS)
+    def no_volume(self) -> str:
+        """Which of :data:`NO_VOLUMES` it is; empty for a slice of a volume."""
+        return next((what for what, words in NO_VOLUMES.items() if words.search(self.kind.upper())), "")
 
     @property
     def normal(self) -> np.ndarray:
@@ -153,7 +164,7 @@ def read_header(file: Path) -> Slice | None:
         return reader.GetMetaData(key).strip().strip("\0") if key in keys else ""
 
     return Slice(
-        file, tag("0020|000e"), tag("0008|103e"), tag("0008|0008"), tag("0008|0060"), reader.GetSize(),
+        file, tag("0020|000e"), tag("0008|103e"), "\\".join(map(tag, KIND)), tag("0008|0060"), reader.GetSize(),
         reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin(), tag("0020|0013"),
         _number(tag("0018|0050")), tag("0008|0016"), _lacking(tag),
         {name: tag(key) for key, name in PARTS.items() if tag(key)},
@@ -225,13 +236,14 @@ def describe(series: dict[str, list[Slice]]) -> str:
     return "; ".join([*lines[:MOST_LISTED], *more])
 
 
-def is_localizer(slices: Sequence[Slice]) -> bool:
-    return all(s.localizer for s in slices)
+def no_volume(slices: Sequence[Slice]) -> str:
+    """Return which of :data:`NO_VOLUMES` all slices of a series are; empty when one is none."""
+    return slices[0].no_volume if all(s.no_volume for s in slices) else ""
 
 
 def _what(slices: Sequence[Slice]) -> str:
     words = [f'"{slices[0].description}"' if slices[0].description else "without a description"]
-    words += [count(sum(s.frames for s in slices), "slice"), *(["localizer"] if is_localizer(slices) else [])]
+    words += [count(sum(s.frames for s in slices), "slice"), *filter(None, [no_volume(slices)])]
     return ", ".join(words)
 
 
@@ -244,17 +256,18 @@ def number_of(folder: Path, wanted: str) -> int | None:
 
 
 def choose(folder: Path, wanted: str = "", strange: list[Path] | None = None) -> list[Slice]:
-    """Return the slices of the series of a folder that is wanted, or of the only one that is no localizer.
+    """Return the slices of the series of a folder that is wanted, or of the only one that is a volume.
 
     Args:
         wanted: the UID of a series, its number in :func:`describe`, or empty for the only one.
         strange: see :func:`read_series`.
 
     Raises:
-        CaseError: ``dicom_series`` when there is no or more than one that can be meant, ``dicom_localizer``.
+        CaseError: ``dicom_series`` when there is no or more than one that can be meant, ``dicom_localizer`` and
+            ``dicom_projection`` when there are only such.
     """
     series = read_series(folder, strange)
-    volumes = [slices for slices in series.values() if not is_localizer(slices)]
+    volumes = [slices for slices in series.values() if not no_volume(slices)]
     if wanted:
         numbers = {str(number): uid for number, uid in enumerate(series, start=1)}
         uid = wanted if wanted in series else numbers.get(wanted)
@@ -262,7 +275,7 @@ def choose(folder: Path, wanted: str = "", strange: list[Path] | None = None) ->
             raise _error("dicom_series", folder, f"no series {wanted} among {describe(series)}")
         return series[uid]
     if series and not volumes:
-        raise _error("dicom_localizer", folder, describe(series))
+        raise _error(f"dicom_{no_volume(next(iter(series.values())))}", folder, describe(series))
     if len(volumes) != 1:
         raise _error("dicom_series", folder, f"{len(series)} DICOM series: {describe(series)}")
     return volumes[0]
@@ -345,10 +358,10 @@ def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     Raises:
         CaseError: see :func:`read_dicom`.
     """
-    scouts = [s for s in slices if s.localizer]
-    if scouts:
-        names = named([shown(s.file.name) for s in scouts])
-        raise _error("dicom_localizer", folder, f"{len(scouts)} of {len(slices)} slices are a localizer: {names}")
+    strange = [s for s in slices if s.no_volume]
+    if strange:
+        what, names = strange[0].no_volume, named([shown(s.file.name) for s in strange])
+        raise _error(f"dicom_{what}", folder, f"{len(strange)} of {len(slices)} slices are a {what}: {names}")
     frames = sum(s.frames for s in slices)
     if frames < LEAST_SLICES:
         raise _error("dicom_few_slices", folder, count(frames, "slice"))

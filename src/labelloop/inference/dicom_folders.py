@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labelloop.images.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
-from labelloop.inference.dicom import SUFFIXES, candidates, first_image, is_localizer, looks_like_dicom, read_series
+from labelloop.inference.dicom import SUFFIXES, candidates, first_image, looks_like_dicom, no_volume, read_series
 
 SPLIT = "a part of a DICOM series whose other slices lie in another folder: put them into one"
 AMONG_SLICES = "a volume among the slices of a DICOM series: give it alone"
@@ -16,7 +16,7 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
     """Yield the folders below ``root``, itself included, that hold DICOM images, whatever their depth.
 
     Args:
-        left_out: gets folders that hold a localizer alone or whose names cannot be read, and files beside the slices.
+        left_out: gets folders that hold no volume or whose names cannot be read, and files beside the slices.
     """
     seen: set[str] = set()
     found: list[tuple[str, Path]] = []
@@ -34,8 +34,8 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
         left_out += _strangers(folder, files, first is not None, folder == root)
         if first is None:
             continue
-        if first.localizer and all(is_localizer(slices) for slices in read_series(folder).values()):
-            left_out.append(LeftOut(folder, "a localizer (scout) of DICOM, which is no volume"))
+        if first.no_volume and all(no_volume(slices) for slices in read_series(folder).values()):
+            left_out.append(LeftOut(folder, f"a {first.no_volume} of DICOM, which is no volume"))
         else:
             found.append((first.series, folder))
     split = _split(found)
