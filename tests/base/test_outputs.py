@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from labelloop.base import outputs
 from labelloop.base.errors import UserError
 from labelloop.base.files import sha256
 from labelloop.base.outputs import claim, claims, is_table, refuse_folder_of_inputs, refuse_overwriting, release
@@ -41,6 +42,16 @@ def test_outputs_are_no_inputs_under_whatever_name(tmp_path):
 def touched(path):
     path.touch()
     return path
+
+
+def test_names_that_differ_in_capitals_alone_are_one_on_some_disks(tmp_path, monkeypatch):
+    files = [tmp_path / "new" / name for name in ("P1.nii.gz", "p2.nii.gz", "p1.nii.gz")]
+    refuse_overwriting(files, [])
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "_ignores_capitals", lambda folder: True)
+        with pytest.raises(UserError, match=r"p1.nii.gz: differs from \S*P1.nii.gz in capitals alone"):
+            refuse_overwriting(files, [])
+    assert not outputs._ignores_capitals(tmp_path / "new") and not list(tmp_path.iterdir())
 
 
 def test_what_stands_in_the_way_is_named(tmp_path):

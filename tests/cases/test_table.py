@@ -139,6 +139,12 @@ def test_the_train_cases_of_a_tested_patient_are_set_aside(table):
     }
 
 
+def test_ids_that_differ_in_capitals_alone_are_told(table):
+    cases, rejected = load_cases(table("P1,a.nii.gz,,btcv,,,,", "p2,b.nii.gz,,btcv,,,,", "p1,c.nii.gz,,btcv,,,,"))
+    assert [c.case for c in cases] == ["P1", "p2", "p1"]
+    assert codes(rejected) == [("p1", "case_id_capitals", "warning")] and "case P1" in rejected[0]["found"]
+
+
 def test_four_thousand_rows_are_read_quickly(table):
     path = table(*(f"case_{i:04d},images/{i}.nii.gz,,{('flare23', 'btcv')[i % 2]},,,," for i in range(4000)))
     start = time.perf_counter()

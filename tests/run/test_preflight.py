@@ -91,7 +91,8 @@ def test_rows_that_will_be_set_aside_are_told(tmp_path):
     assert "1 row set aside: dataset_unknown, as elsewhere: " in told
     assert "no such image: gone; first: " in told and "no such label: unlabeled; first: " in told
     assert "annotated or surgery names no class: misspelt; known: liver, " in told
-    assert "fine" not in told
+    assert "2 rows doubtful: image_repeated, as unlabeled: " in told
+    assert ": fine" not in told and "as fine" not in told
 
 
 def test_a_type_may_be_written_in_any_notation():

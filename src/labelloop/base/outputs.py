@@ -5,6 +5,7 @@ Every command that writes asks here first, with all that it reads and all that i
 
 import csv
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
@@ -30,12 +31,13 @@ def refuse_overwriting(
         ours: says of a file that exists whether labelloop wrote it, and may write it anew.
 
     Raises:
-        UserError: when an output is an input, a folder, in a place where there can be none, named twice, or a file that
-            labelloop did not write.
+        UserError: when an output is an input, a folder, in a place where there can be none, named twice (also but for
+            capitals, where the disk does not tell them apart), or a file that labelloop did not write.
     """
     read = set().union(*map(_names, inputs))
     files = [Path(path) for path in outputs]
     problems = [f"{shown(path)}: named twice as a file to write" for path in _twice(files)]
+    problems += one_on_this_disk(map(str, files), lambda name: Path(name).parent)
     for path in files:
         blocking = _blocking(path.parent)
         if not read.isdisjoint(_names(path)):
@@ -52,6 +54,34 @@ def refuse_overwriting(
     if problems:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise UserError("\n".join([*problems[:NAMED], *more]))
+
+
+def alike_but_for_capitals(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the names that differ from an earlier one in capitals alone, after that one."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(name.casefold(), name), name) for name in names]
+    return [(earlier, name) for earlier, name in pairs if earlier != name]
+
+
+def one_on_this_disk(names: Iterable[str], folder_of: Callable[[str], Path]) -> list[str]:
+    """Return a line for each two names of files that are one file where they are to be written.
+
+    So it is on disks of macOS and Windows, and on many shares.
+    """
+    return [
+        f"{shown(name)}: differs from {shown(earlier)} in capitals alone, which the disk of {shown(folder_of(name))} "
+        "does not tell apart; rename one of them, or write to another disk"
+        for earlier, name in alike_but_for_capitals(names)
+        if _ignores_capitals(folder_of(name))
+    ]
+
+
+@cache
+def _ignores_capitals(folder: Path) -> bool:
+    """Say whether the disk of a folder (or of that above which is there) takes A and a for one. Writes there to see."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    with tempfile.NamedTemporaryFile(dir=there, prefix=".capitals-") as probe:
+        return Path(probe.name).with_name(Path(probe.name).name.swapcase()).exists()
 
 
 def refuse_folder_of_inputs(out: Path, folders: Iterable[Path]) -> None:

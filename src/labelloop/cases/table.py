@@ -18,6 +18,7 @@ from labelloop.base.classes import Strict
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.files import atomic
 from labelloop.base.lookup import SUFFIXES, known
+from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.images.datasets import read_dataset
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 REASONS = {
     "case_id_unsafe": "Give the case an id of letters, digits, '.', '_' and '-' that starts with none of '.' and '-'.",
     "case_duplicate": "Give every case an id of its own; all rows with this id are set aside.",
+    "case_id_capitals": "Disks of macOS and Windows, and many shares, take the files of two such cases for one: rename "
+    "one of them, unless the results stay on disks that tell capitals apart.",
     "row_malformed": "Write as many fields as the header has; put quotes around fields with commas.",
     "image_not_named": "Fill in the column image.",
     "role_unknown": "Write train or test, or leave the field empty for train.",
@@ -122,7 +125,7 @@ def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
         ]  # fmt: skip
         aside |= {c.case for c, _ in leaks}
     usable = [case for case in usable if case.case not in aside]
-    return usable, rejected + _repeated(usable, path)
+    return usable, [*rejected, *_repeated(usable, path), *_in_capitals(usable, path)]
 
 
 def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
@@ -215,6 +218,15 @@ def _repeated(cases: Sequence[Case], path: Path) -> list[dict]:
             found = f"image {case.image} is also that of {other}"
             rows.append(quarantine(case.case, path, "image_repeated", found, REASONS["image_repeated"], "warning"))
     return rows
+
+
+def _in_capitals(cases: Sequence[Case], path: Path) -> list[dict]:
+    """Return warnings for cases whose ids differ from that of an earlier case in capitals alone."""
+    code = "case_id_capitals"
+    return [
+        quarantine(case, path, code, f"differs from case {other} in capitals alone", REASONS[code], "warning")
+        for other, case in alike_but_for_capitals(case.case for case in cases)
+    ]
 
 
 def write_cases(path: str | Path, cases: Iterable[Case]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from labelloop.base.classes import ClassScheme, Strict
 from labelloop.base.documents import short
 from labelloop.base.errors import nearest
+from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.cases.groups import built_in, check_groups, name_problem
 from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import CleanStep
@@ -182,6 +183,9 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{short(name, 80)!r}: names are at most {LONGEST_NAME} letters, digits and '_', without '_round'"
         if name in RESERVED:
             yield f"{name!r}: this name is taken by a folder or score of every run; take another"
+    alike = alike_but_for_capitals([*recipe.models, *recipe.labels, *RESERVED])
+    for earlier, name in (*alike, *alike_but_for_capitals(recipe.plans)):
+        yield f"{name!r}: differs from {earlier!r} in capitals alone, which not all disks tell apart; rename it"
 
 
 def _transfer_errors(recipe: Recipe, scheme: ClassScheme) -> Iterable[str]:

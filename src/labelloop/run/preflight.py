@@ -23,11 +23,12 @@ NAMED = 3
 
 
 def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], scheme: ClassScheme) -> Iterable[str]:
-    """Yield a line for each kind of rows that are set aside, or will be."""
-    codes = Counter(row["code"] for row in rejected if row["severity"] == "error")
+    """Yield a line for each kind of rows that are set aside, or will be, and of those that are kept and doubtful."""
+    codes = Counter(row["code"] for row in rejected)
     for code, number in codes.items():
         first = next(row for row in rejected if row["code"] == code)
-        yield f"{count(number, 'row')} set aside: {code}, as {first['case']}: {first['found']}. {first['action']}"
+        what = "set aside" if first["severity"] == "error" else "doubtful"
+        yield f"{count(number, 'row')} {what}: {code}, as {first['case']}: {first['found']}. {first['action']}"
     for column in ("image", "label"):
         missing = [case for case in cases if getattr(case, column) and not Path(getattr(case, column)).is_file()]
         if missing:

@@ -13,7 +13,7 @@ from labelloop.base.classes import Strict
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest, stamp
 from labelloop.base.locks import TakenError, hold
-from labelloop.base.outputs import refuse_inputs_among
+from labelloop.base.outputs import one_on_this_disk, refuse_inputs_among
 from labelloop.base.paths import WRITTEN, Paths
 from labelloop.base.shards import assign_shards
 from labelloop.base.tables import read_table
@@ -379,7 +379,7 @@ class Run:
         Unlike Snakemake's own lock, which the profiles switch off, it leaves nothing to unlock after a kill.
 
         Raises:
-            UserError: when another run works here, or the folder cannot be written.
+            UserError: when another run works here, the folder cannot be written, or its disk takes cases for one.
         """
         try:
             self._lock = hold(Path(self.paths.lock), f"results {self.results}", wait=False)
@@ -387,3 +387,6 @@ class Run:
             raise UserError(
                 f"{self.results}: another run, {taken.holder}, works here. Wait for it or end it, or change results."
             ) from None
+        one = one_on_this_disk((case.case for case in self.cases), lambda _: Path(self.results))
+        if one:
+            raise UserError("\n".join(one))
