@@ -16,7 +16,7 @@ from labelloop.base.errors import UserError
 from labelloop.base.tables import read_table
 from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
-from labelloop.inference import nnunet
+from labelloop.inference import nnunet, running
 from labelloop.inference.engine import Predictor
 from labelloop.inference.nnunet import import_nnunet, is_nnunet
 from labelloop.inference.splines import spline_resampled
@@ -272,13 +272,15 @@ def test_a_data_set_file_gives_the_ids_of_a_class_scheme(tmp_path, caplog):
     assert rows["volume_ml"].tolist() == [before.loc["liver", "volume_ml"]]
 
 
-def test_a_mask_of_each_class_is_its_part_of_the_label_map(tmp_path, capsys):
+def test_a_mask_of_each_class_is_its_part_of_the_label_map(tmp_path, capsys, monkeypatch):
     """Names of classes are a stranger's: they lead to no other folder."""
     labels = {"background": 0, "liver": 1, "../../left kidney": 2, "tumor": 3}
     folder, out = save_nnunet(tmp_path, labels=labels), tmp_path / "out"
     asked = ["infer", scan(tmp_path), "--model", folder, "--out", out, "--no-mirror", "--modality", "MR", "--masks"]
     command = [str(option) for option in asked]
-    assert main(command) == 0
+    with monkeypatch.context() as patch:
+        patch.delattr(running, "read")  # the label map that was just made is at hand
+        assert main(command) == 0
     whole = read(out / "a.nii.gz")
     names = {"liver": 1, "_left_kidney": 2, "tumor": 3}
     files = {path.name: path for path in (out / "masks" / "a").iterdir()}
@@ -292,8 +294,10 @@ def test_a_mask_of_each_class_is_its_part_of_the_label_map(tmp_path, capsys):
     assert main(command) == 0
     assert files["tumor.nii.gz"].is_file() and files["liver.nii.gz"].stat().st_mtime_ns == written
     (out / "shards" / ".infer.names").write_text("a.nii.gz\nsummary.csv\nefficiency.csv\n")
+    (out / "a.nii.gz").unlink()
     assert main(command) == 2
     assert "liver.nii.gz: exists, and labelloop did not write it" in capsys.readouterr().err
+    assert not (out / "a.nii.gz").exists()
 
 
 @pytest.mark.slow

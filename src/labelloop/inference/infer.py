@@ -20,7 +20,7 @@ from labelloop.images.listing import NAME, LeftOut, is_utf8
 from labelloop.images.volume import Volume
 from labelloop.inference.budget import Budget
 from labelloop.inference.finding import find_cases
-from labelloop.inference.masks import write_masks
+from labelloop.inference.masks import Masks
 from labelloop.inference.nnunet_files import model_name
 from labelloop.inference.reading import Case
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
@@ -94,15 +94,14 @@ def infer(
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
     models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, modality)
-    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check))
+    split = Masks(out) if masks else None
+    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, split)
     try:
         with counted("case", len(cases)):
-            run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter))
+            run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter, split))
     finally:
         release(out)
     done = _tell_done(ledger, cases)
-    if masks and done:
-        write_masks(out, [case.case for case in done], load.segmenter.class_ids)
     if scheme is not None and check and done:
         _check(done, ledger, load.segmenter, scheme)
     return _outcome(len(done), len(cases) - len(done), len(lost), ledger)
@@ -116,12 +115,19 @@ def _named_by(dataset: str | Path | None, scheme: ClassScheme | None, needed: bo
 
 
 def _options(
-    out: Path, budget: Budget, scheme: ClassScheme | None, preview: bool, progress: bool, meter: bool
+    out: Path,
+    budget: Budget,
+    scheme: ClassScheme | None,
+    preview: bool,
+    progress: bool,
+    meter: bool,
+    masks: Masks | None,
 ) -> Options:
     return Options(
         read_ahead=budget.max_ram_mb is None,
         previews=out / "previews" if preview else None,
         draw=partial(_picture, scheme) if scheme else None,
+        masks=masks,
         progress=progress and sys.stderr.isatty(),
         meter=meter,
     )
@@ -187,13 +193,15 @@ def _claim(inputs: Path, cases: Sequence[Case], out: Path) -> None:
 
 
 class _Loader:
-    """Loads what segments when it is called, and keeps it as ``segmenter``."""
+    """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``masks``."""
 
-    def __init__(self, load: Callable[[], Segmenter]):
-        self._load = load
+    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[Case], masks: Masks | None):
+        self._load, self._cases, self._masks = load, cases, masks
 
     def __call__(self) -> Segmenter:
         self.segmenter = self._load()
+        if self._masks:
+            self._masks.begin([case.case for case in self._cases], self.segmenter.class_ids)
         return self.segmenter
 
 

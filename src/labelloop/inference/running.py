@@ -22,6 +22,7 @@ from labelloop.base.files import atomic, digest
 from labelloop.base.shards import Ledger
 from labelloop.base.wording import count
 from labelloop.images.volume import Geometry, Volume, on_its_feet, read, write
+from labelloop.inference.masks import Masks
 from labelloop.inference.reading import Case, Image
 from labelloop.inference.stages import STAGES, collected
 from labelloop.networks.settings import UPRIGHT_BY
@@ -88,6 +89,7 @@ class Options:
     Args:
         read_ahead: read the next image while one is computed; costs the memory of an image.
         previews: folder for a PNG of each case, drawn by ``draw``; or None.
+        masks: writes a mask of each class of a case; or None.
         progress: show a bar on the terminal.
         meter: measure the GPU's memory over time and its energy while a case is computed.
     """
@@ -95,6 +97,7 @@ class Options:
     read_ahead: bool = True
     previews: Path | None = None
     draw: Callable[[Case, Volume, Volume], bytes] | None = None
+    masks: Masks | None = None
     progress: bool = False
     meter: bool = False
 
@@ -126,7 +129,7 @@ def run_cases(
         with _progress_bar(len(cases), options.progress) as advance:
             for item in reader:
                 if item.finished:
-                    _draw_missing(ledger, item.case, reader.segmenter.result(), options)
+                    _add_missing(ledger, item.case, reader.segmenter.result(), options)
                 else:
                     result = _compute(item, reader.segmenter.result(), options.meter)
                     while written:  # at most one label map waits to be written; a bug in writing surfaces here
@@ -366,6 +369,8 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
         write(path, prediction.labels, stored)
         seconds = result.seconds | {"write": time.perf_counter() - start}
         _draw(case, volume, prediction.labels, options)
+        if options.masks:
+            options.masks.write(case.case, Volume(prediction.labels, stored))
         log.info("%s: %s", case.case, ", ".join(f"{s} {seconds[s]:.1f} s" for s in STAGES if s in seconds))
         return path, {
             "rows": prediction.rows,
@@ -384,11 +389,17 @@ def _draw(case: Case, volume: Volume, labels: "np.ndarray", options: Options) ->
             temporary.write_bytes(options.draw(case, volume, Volume(labels, volume.geometry)))
 
 
-def _draw_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:
-    """Draw a case that was finished without a picture."""
-    if options.previews and not (options.previews / f"{case.case}.png").is_file():
-        volume = standing(case, Image.of(case).volume(case.modality), segmenter)
-        _draw(case, volume, read(ledger.folder / f"{case.case}.nii.gz").array, options)
+def _add_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:
+    """Draw a case that was finished without a picture, and write its masks where it was finished without them."""
+    undrawn = options.previews and not (options.previews / f"{case.case}.png").is_file()
+    unsplit = options.masks and options.masks.missing(case.case)
+    if not undrawn and not unsplit:
+        return
+    labels = read(ledger.folder / f"{case.case}.nii.gz")
+    if options.masks:
+        options.masks.write(case.case, labels)
+    if undrawn:
+        _draw(case, standing(case, Image.of(case).volume(case.modality), segmenter), labels.array, options)
 
 
 @contextmanager
