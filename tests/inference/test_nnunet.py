@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import save_model
-from tiny_nnunet import LABELS, as_nnunet_predicts, configuration, save_nnunet
+from tiny_nnunet import INTENSITIES, LABELS, as_nnunet_predicts, configuration, save_nnunet
 
 from labelloop.base.errors import UserError
 from labelloop.base.tables import read_table
@@ -147,7 +147,7 @@ def test_a_zip_that_is_no_model_or_too_large_or_damaged_is_refused(tmp_path, mon
         import_nnunet(file, tmp_path / "home")
     file.write_bytes(content)
     with monkeypatch.context() as patch:
-        patch.setattr(nnunet, "LARGEST_CHECKPOINT", 1000)
+        patch.setattr(nnunet, "LARGEST_CHECKPOINTS", 1000)
         with pytest.raises(UserError, match=r"checkpoint_final.pth has [0-9]+ bytes unzipped, expected at most 1000"):
             import_nnunet(file, tmp_path / "home")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
@@ -208,6 +208,58 @@ def test_what_only_nnunet_can_do_is_refused_and_says_so(tmp_path, model, found):
         (folder / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match=rf"{found}.*Run it with nnUNetv2_predict instead"):
         import_nnunet(folder, tmp_path / "home")
+
+
+def intensities(**changes):
+    return {"foreground_intensity_properties_per_channel": {"0": INTENSITIES | changes}}
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "found"),
+    [
+        ("plans", {"configurations": changed(norm_op_kwargs={"gamma": 1.0})}, r"norm\.gamma.*Input should be 'eps'"),
+        ("plans", {"configurations": changed(norm_op_kwargs={"eps": float("nan")})}, r"norm\.eps.*finite"),
+        ("plans", {"configurations": changed(nonlin_kwargs={"slope": 0.1})}, r"nonlinearity\.slope.*negative_slope"),
+        ("plans", {"configurations": configuration(patch_size=16)}, r"patch_size: Input should be a valid tuple"),
+        ("plans", {"configurations": configuration(patch_size=[1024] * 3)}, r"voxels, expected at most 134217728"),
+        ("plans", intensities(std=-1), r"normalization\.std: .*greater than or equal to 0"),
+        ("dataset", {"labels": {"background": 1, "liver": 0, "a": 2, "b": 3}}, r"expected background: 0, and 1, 2, 3"),
+        ("dataset", {"labels": {"liver": 1, "a": 2, "b": 3}}, r"expected background: 0, and 1, 2, 3"),
+        ("dataset", {"labels": {"background": 0, "other": 0, "liver": 1, "a": 2}}, r"expected background: 0, and 1"),
+        ("dataset", {"labels": {"background": 0, "": 1, "a": 2, "b": 3}}, r"labels.*at least 1 character"),
+    ],
+)
+def test_files_that_make_no_sense_are_refused_by_their_key(tmp_path, file, changes, found):
+    folder = save_nnunet(tmp_path)
+    content = json.loads((folder / f"{file}.json").read_text())
+    if "configurations" in changes:
+        changes = {"configurations": {"3d_fullres": changes["configurations"]}}
+    (folder / f"{file}.json").write_text(json.dumps(content | changes))
+    with pytest.raises(UserError, match=found) as error:
+        import_nnunet(folder, tmp_path / "home")
+    assert str(folder) in str(error.value) and not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [lambda w: torch.full_like(w, torch.nan), lambda w: w.to("meta")],
+    ids=["not finite", "without values"],
+)
+def test_weights_that_are_no_numbers_are_refused_by_their_file(tmp_path, spoiled):
+    """A training that lost itself goes on to its end with nothing but NaN."""
+    folder = save_nnunet(tmp_path)
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    torch.save(content | {"network_weights": {k: spoiled(w) for k, w in content["network_weights"].items()}}, file)
+    with pytest.raises(UserError, match=r"fold_0/checkpoint_final.pth: its network_weights are not all finite numbers"):
+        import_nnunet(folder, tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_an_axis_is_mirrored_once(tmp_path):
+    folder = save_nnunet(tmp_path, mirror=(0, 2, 0))
+    with pytest.raises(UserError, match=r"inference_allowed_mirroring_axes: .*an axis stands twice"):
+        import_nnunet(folder, tmp_path / "home", ["0", "0"])
 
 
 def test_plans_of_the_first_releases(tmp_path):

@@ -126,6 +126,8 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             {"inference": [{"segment": "student"}, {"clean": [{"keep_largest": "livr"}]}]},
             r"inference\.1",
         ),
+        ({"engine": {"mirror_axes": [0, 0]}}, r"engine\.mirror_axes: .*an axis stands twice"),
+        ({"plans__p__patch": [1024, 1024, 1024]}, r"plans\.p: .*voxels, expected at most"),
         ({"rounds": 2}, r"rounds: more than one needs `feedback"),
         (
             {"rounds": 2, "feedback": {"student": "teacher"}},

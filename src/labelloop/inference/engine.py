@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
@@ -21,7 +21,7 @@ from labelloop.inference.budget import Budget, Choice, Sizes, best_batch, choice
 from labelloop.inference.cpu import OneDnnConv, channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.prepare import Frame, Prepared, prepare_image
-from labelloop.inference.settings import ENGINE_VERSION, Settings
+from labelloop.inference.settings import ENGINE_VERSION, MirrorAxes, Settings
 from labelloop.inference.shortage import first_that_fits, free_mb
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
@@ -44,7 +44,7 @@ class ModelFile(BaseModel):
     class_ids: dict[str, int]
     plan: Plan
     weights_sha256: str
-    mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
+    mirror_axes: MirrorAxes = ()
 
     @field_validator("plan", mode="before")
     @classmethod

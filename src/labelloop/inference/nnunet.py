@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint_final.pth"
 FOLD = re.compile(r"fold_(\d{1,3}|all)")
-LARGEST_CHECKPOINT = 8 << 30
-"""Bytes of a checkpoint in a zip, at most: far more than nnU-Net's largest networks take."""
+LARGEST_CHECKPOINTS = 16 << 30
+"""Bytes of all checkpoints in a zip, at most: more than five folds of nnU-Net's largest networks take."""
 WEIGHTS = "network_weights"
 REFUSED = (
     "Only tensors, numbers and texts are taken from a checkpoint. If you trust it, load it with torch, and save anew "
@@ -120,7 +120,7 @@ def _folds(model: Path, path: Path, wanted: Sequence[str]) -> list[str]:
     """Return the folders of the folds to take."""
     there = [fold for fold in _fold_folders(model) if (model / fold / CHECKPOINT).is_file()]
     numbered = [fold for fold in there if fold != "fold_all"]
-    chosen = [f"fold_{name}" for name in wanted] or numbered or there
+    chosen = [f"fold_{name}" for name in dict.fromkeys(wanted)] or numbered or there
     missing = [fold for fold in chosen if fold not in there]
     if missing or not chosen:
         lacking = f"{missing[0] if missing else 'fold'} with a {CHECKPOINT}"
@@ -137,10 +137,11 @@ def _unzip(path: Path, place: Path, folds: Sequence[str]) -> None:
             model = _only(path, [p for p in plans if any(_is_checkpoint(name, p) for name in members)])
             for name in ("plans.json", "dataset.json"):
                 _copy(archive, members.get(model / name), place / name, LARGEST_BYTES)
+            left = LARGEST_CHECKPOINTS
             for checkpoint in [name for name in members if _is_checkpoint(name, model)]:
                 fold = checkpoint.parent.name
                 if not folds or fold.removeprefix("fold_") in folds:
-                    _copy(archive, members[checkpoint], place / fold / CHECKPOINT, LARGEST_CHECKPOINT)
+                    left -= _copy(archive, members[checkpoint], place / fold / CHECKPOINT, left)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: cannot be unzipped ({short(error)}). Copy or export it again.") from error
 
@@ -149,7 +150,8 @@ def _is_checkpoint(name: PurePosixPath, model: PurePosixPath) -> bool:
     return name.name == CHECKPOINT and name.parent.parent == model and bool(FOLD.fullmatch(name.parent.name))
 
 
-def _copy(archive: zipfile.ZipFile, member: str | None, target: Path, largest: int) -> None:
+def _copy(archive: zipfile.ZipFile, member: str | None, target: Path, largest: int) -> int:
+    """Copy a file of a zip, which may have ``largest`` bytes; return how many it has."""
     if member is None:
         raise UserError(f"{archive.filename}: no {target.name} beside plans.json. Export the model again.")
     size = archive.getinfo(member).file_size
@@ -161,6 +163,7 @@ def _copy(archive: zipfile.ZipFile, member: str | None, target: Path, largest: i
         while left and (block := source.read(min(left, 1 << 20))):
             sink.write(block)
             left -= len(block)
+    return size
 
 
 def _write(model: Path, path: Path, folder: Path, folds: Sequence[str]) -> None:
@@ -212,6 +215,9 @@ def _checkpoint(file: Path) -> "tuple[Checkpoint, dict[str, Tensor]]":
     weights = content.get(WEIGHTS)
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise UserError(f"{file}: found no {WEIGHTS}, which nnU-Net's checkpoints have. Copy the file again.")
+    plain = all(value.layout == torch.strided and value.device.type == "cpu" for value in weights.values())
+    if not plain or not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise UserError(f"{file}: its {WEIGHTS} are not all finite numbers. Train it again, or give another fold.")
     return described, weights
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from labelloop.base.classes import BACKGROUND, IGNORE, Strict
+from labelloop.base.classes import IGNORE, Strict
 from labelloop.base.documents import validated
 from labelloop.base.errors import UserError
 from labelloop.base.wording import named
+from labelloop.inference.settings import MirrorAxes
 from labelloop.networks.nnunet_plan import PLAIN, RESIDUAL, NnunetPlan
 from labelloop.networks.plans import Triple
 
@@ -52,7 +53,7 @@ class DatasetFile(Loose):
     """What is read of ``dataset.json``."""
 
     channel_names: dict[str, str] = Field(validation_alias=AliasChoices("modality", "channel_names"))
-    labels: dict[str, int | list[int]]
+    labels: dict[Annotated[str, Field(min_length=1)], int | list[int]]
 
 
 class InitArgs(Loose):
@@ -66,7 +67,7 @@ class Checkpoint(Loose):
 
     trainer: str = Field(validation_alias="trainer_name")
     init_args: InitArgs
-    mirror_axes: tuple[Literal[0, 1, 2], ...] | None = Field(None, validation_alias="inference_allowed_mirroring_axes")
+    mirror_axes: MirrorAxes | None = Field(None, validation_alias="inference_allowed_mirroring_axes")
 
 
 class Network(Strict):
@@ -171,7 +172,7 @@ def dataset_of(dataset: DatasetFile, path: Path) -> dict[str, int]:
     """Return the id of each class, in the order of the network's channels.
 
     Raises:
-        UserError: for several input channels, for regions, and for ids that are not 1, 2, 3, ...
+        UserError: for several input channels, for regions, and for ids that are not 0 (background), 1, 2, 3, ...
     """
     if len(dataset.channel_names) != 1:
         channels = ", ".join(dataset.channel_names.values())
@@ -180,11 +181,12 @@ def dataset_of(dataset: DatasetFile, path: Path) -> dict[str, int]:
     regions = [name for name, values in listed.items() if len(values) != 1]
     if regions:
         raise UserError(f"{path}: its labels are regions, which overlap: {named(regions)}. {INSTEAD}")
-    ids = {name: values[0] for name, values in listed.items() if values[0] != BACKGROUND}
-    ids.pop(IGNORE, None)  # no channel of the network
+    ids = {name: values[0] for name, values in listed.items() if name != IGNORE}  # which is no channel of the network
     ids = dict(sorted(ids.items(), key=lambda item: item[1]))
-    if list(ids.values()) != list(range(1, len(ids) + 1)):
-        raise UserError(f"{path}: dataset.json: labels {ids}; expected ids 1, 2, 3, ... of channels of the network")
+    if list(ids.values()) != list(range(len(ids))) or next(iter(ids), "") != "background":
+        expected = "background: 0, and 1, 2, 3, ... of channels of the network"
+        raise UserError(f"{path}: dataset.json: labels {ids}; expected {expected}")
+    del ids["background"]
     return ids
 
 
@@ -200,7 +202,7 @@ def model_plan(content: Mapping[str, Any], name: str, folds: int, path: Path) ->
     file = path / "plans.json"
     plans = validated(PlansFile, content, file)
     given = _inherited(plans, name, file)
-    if len(given.get("patch_size", ())) == 2:
+    if isinstance(given.get("patch_size"), list) and len(given["patch_size"]) == 2:
         raise UserError(f"{path}: {name} segments slices (2d); give a model of 3d_fullres or 3d_lowres. {INSTEAD}")
     given["use_mask_for_norm"] = _as_list(given.get("use_mask_for_norm"))
     one = validated(Configuration, given, file)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from labelloop.base.classes import Names, Strict
 from labelloop.base.unions import by_kind, tag
@@ -53,6 +53,16 @@ Skip = Annotated[
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(axes)) < len(axes):
+        raise ValueError("an axis stands twice")
+    return axes
+
+
+MirrorAxes = Annotated[tuple[Literal[0, 1, 2], ...], AfterValidator(_each_once)]
+"""Axes along which images are mirrored; 0: z, 1: y, 2: x."""
+
+
 class ManyWindows(Strict):
     """Another distance of windows for large images (He, section 2.5: more than 20 windows)."""
 
@@ -75,7 +85,7 @@ class Settings(Strict):
     )
     many_windows: ManyWindows | None = Field(None, description="another step for images that need many windows")
     gaussian: bool = Field(True, description="windows count less at their borders (nnU-Net: use_gaussian)")
-    mirror_axes: tuple[Literal[0, 1, 2], ...] = Field(
+    mirror_axes: MirrorAxes = Field(
         (), description="axes (0: z, 1: y, 2: x) along which images are mirrored; all combinations are averaged"
     )
     window_batch: int | None = Field(

@@ -13,6 +13,11 @@ RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet
 SOURCE: Literal["nnunet"] = "nnunet"
 Counts = tuple[Annotated[int, Field(ge=1, le=64)], ...]
 """Convolutions, or residual blocks, of each stage."""
+NormArguments = dict[
+    Literal["eps", "momentum", "affine", "track_running_stats"],
+    Annotated[float, Field(ge=0, allow_inf_nan=False)] | bool,
+]
+NonlinearityArguments = dict[Literal["negative_slope", "inplace"], Finite | bool]
 
 
 class Normalization(Strict):
@@ -25,7 +30,7 @@ class Normalization(Strict):
     kind: Literal["ct", "zscore", "zscore_inside", "range", "none"]
     clip: tuple[Finite, Finite] | None = None
     mean: Finite = 0.0
-    std: Finite = 1.0
+    std: Finite = Field(1.0, ge=0)
 
     @model_validator(mode="after")
     def _clipped(self) -> "Normalization":
@@ -56,8 +61,8 @@ class NnunetPlan(Plan):
     convs: Counts
     convs_decoder: Counts
     conv_bias: bool = True
-    norm: dict[str, float | bool]
-    nonlinearity: dict[str, float | bool]
+    norm: NormArguments
+    nonlinearity: NonlinearityArguments
     normalization: Normalization
     orientation: Literal["stored", "canonical"] = "stored"
     transpose: Triple = (0, 1, 2)

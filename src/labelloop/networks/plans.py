@@ -4,6 +4,7 @@ A plan is the part of an nnU-Net configuration that decides a result. Spacing, p
 (z, y, x) of the canonical orientation (see :mod:`labelloop.images.volume`).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,8 @@ ANISOTROPY = 2.0
 """An axis is pooled and convolved while its voxel is less than this many times the finest one (nnU-Net)."""
 LARGEST_VOXEL_MM = 100.0
 """Larger voxels show no organ."""
+LARGEST_PATCH = 1 << 27
+"""Voxels of a patch: 512 x 512 x 512. A network of 32 features would hold 16 GiB of them in its first stage."""
 SMALLEST_FEATURE_MAP = 4
 SMALLEST_ALONE = 3 * SMALLEST_FEATURE_MAP
 """Side of a feature map from which an axis is pooled while no other is (nnU-Net)."""
@@ -74,6 +77,8 @@ class Plan(Strict):
             raise ValueError(f"spacing_mm must be above 0 and at most {LARGEST_VOXEL_MM:g} on every axis")
         if any(side < self.smallest_side for side in self.patch):
             raise ValueError(f"every side of the patch must be at least {self.smallest_side} voxels")
+        if math.prod(self.patch) > LARGEST_PATCH:
+            raise ValueError(f"patch {self.patch}: {math.prod(self.patch)} voxels, expected at most {LARGEST_PATCH}")
         for name, given in (("strides", self.strides), ("kernels", self.kernels)):
             if given is not None and len(given) != len(self.features):
                 raise ValueError(f"{name} has {len(given)} entries for {len(self.features)} stages (features)")
