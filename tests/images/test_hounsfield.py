@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from labelloop.images.hounsfield import cut_off, not_hu
+from labelloop.images.hounsfield import cut_off, misplaced_fat, not_hu
 from tiny_ct import body
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -47,6 +47,13 @@ WRONG = {
     "eight_bit": lambda hu: (np.clip(hu, -160, 240) + 160) * 255 // 400,
     "z_score": lambda hu: (hu - hu.mean()) / hu.std(),
 }
+DOUBTFUL = {
+    "halved": lambda hu: hu * 0.5,
+    "plus_100": lambda hu: hu + 100,
+    "minus_100": lambda hu: hu - 100,
+    "halved_saturated": lambda hu: np.clip(hu, -125, 275) * 0.5,
+    "plus_100_padded": lambda hu: padded(hu + 100, -2000),
+}
 
 
 def judged(values: np.ndarray) -> str | None:
@@ -62,13 +69,24 @@ def test_what_is_in_hu_passes_and_what_is_not_does_not(noise):
         assert judged(hu.transpose(turn)) is None and judged(WRONG["inverted_padded"](hu).transpose(turn))
 
 
+@pytest.mark.parametrize("noise", [9.0, 30.0])
+def test_values_that_are_shifted_or_halved_are_noticed_by_their_fat(noise):
+    hu = body(noise)
+    assert {name: misplaced_fat(made(hu)) for name, made in RIGHT.items()} == dict.fromkeys(RIGHT)
+    assert [name for name, made in DOUBTFUL.items() if misplaced_fat(made(hu)) is None] == []
+    assert misplaced_fat(hu[:2] + 100) is None  # too few voxels to tell
+    assert misplaced_fat(np.where(hu < 0, -1000, hu + 20)) is None  # no fat
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans of ../shared/data are not here")
 @pytest.mark.parametrize("name", CTS)
 def test_real_scans_in_right_and_wrong_units(name):
     hu = sitk.GetArrayFromImage(sitk.ReadImage(str(SHARED / f"{name}_0000.nii.gz"))).astype(np.int32)
     saturated = hu.min() == -125
     for right in ("plain", "padded", "saturated", "cropped"):
-        assert judged(RIGHT[right](hu)) is None, right
+        assert judged(RIGHT[right](hu)) is misplaced_fat(RIGHT[right](hu)) is None, right
+    for doubtful in ("halved", "plus_100", "minus_100"):
+        assert misplaced_fat(DOUBTFUL[doubtful](hu)), doubtful
     for wrong in ("raw", "raw_padded", "inverted", "times_ten", "times_ten_padded"):
         assert judged(WRONG[wrong](hu)), wrong
     assert (cut_off(hu, float(hu.min()), float(hu.max())) == (-125.0, 275.0)) is bool(saturated)

@@ -32,7 +32,7 @@ from labelloop.images.hounsfield import cut_off
 from labelloop.images.scan import Scan, ScanFile, check_same_grid, check_values, read_scan
 from labelloop.images.volume import Volume
 
-VERSION = 3
+VERSION = 4
 """Raise it when the survey finds something else in the same files: every case is then looked at again."""
 
 REASONS: dict[str, str] = {
@@ -104,7 +104,8 @@ def survey_case(case: Case, dataset: Dataset, scheme: ClassScheme) -> SurveyResu
         annotated = annotated_classes(case, dataset, scheme)
     with findings.errors():
         image = _Surveyed.read(case.image, "image")
-        check_values(image.volume.array, case.modality, case.image)
+        for code, found in check_values(image.volume.array, case.modality, case.image):
+            findings.warn(code, case.image, found)
     with findings.errors():
         label = _Surveyed.read(case.label, "label") if case.label else None
     with findings.errors():

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from labelloop.images import metaimage, nifti, nrrd
 from labelloop.images.datasets import REASONS as LABEL_REASONS
 from labelloop.images.datasets import Dataset, whole_ids
 from labelloop.images.detached import LARGEST_HEADER, parts
-from labelloop.images.hounsfield import not_hu
+from labelloop.images.hounsfield import misplaced_fat, not_hu
 from labelloop.images.listing import CAPITALS, DEAD_LINK, EXTENSIONS, extension
 from labelloop.images.nifti import RefusedError
 from labelloop.images.volume import RAS, Geometry, Volume, blame_machine, geometry_of, itk_name, read_geometry
@@ -74,6 +74,8 @@ REASONS = {
     "image_constant": "Every voxel has the same value: export the scan again.",
     "image_not_hu": "A CT must be in Hounsfield units: export it with rescale slope and intercept, unwindowed; or, if "
     "it is an MR, set the modality.",
+    "image_hu_doubtful": "Its Hounsfield units may be shifted or scaled: look at the values of air (-1000) and fat "
+    "(-100) in a viewer, and at rescale slope and intercept in the headers.",
     "label_size_differs": "Write the label on the image's grid.",
     "label_spacing_differs": "Write the label on the image's grid.",
     "label_direction_differs": "Write the label on the image's grid; a flipped axis swaps left and right.",
@@ -241,15 +243,20 @@ def read_surveyed(path: str | Path) -> Volume:
 
 def checked_image(scan: Scan, modality: str) -> Volume:
     """Return a scan's volume once its values are checked (:func:`check_values`); tell its warnings in the log."""
-    for code, found in scan.warnings:
-        log.warning("%s: %s: %s. %s", scan.file, code, found, REASONS[code])
+    tell_warnings(scan.file, scan.warnings)
     volume = scan.volume()
-    check_values(volume.array, modality, scan.file)
+    tell_warnings(scan.file, check_values(volume.array, modality, scan.file))
     return volume
 
 
-def check_values(values: np.ndarray, modality: str, file: str | Path) -> tuple[float, float]:
-    """Refuse intensities that cannot be used; return the smallest and the largest.
+def tell_warnings(file: str | Path, warnings: Iterable[tuple[str, str]]) -> None:
+    """Tell in the log what is doubtful but usable of a file: reason codes, and what was found."""
+    for code, found in warnings:
+        log.warning("%s: %s: %s. %s", file, code, found, REASONS[code])
+
+
+def check_values(values: np.ndarray, modality: str, file: str | Path) -> list[tuple[str, str]]:
+    """Refuse intensities that cannot be used; return warnings, as :class:`Scan` has them.
 
     Raises:
         CaseError: ``image_not_finite``, ``image_constant`` or, of CT, ``image_not_hu``.
@@ -262,7 +269,8 @@ def check_values(values: np.ndarray, modality: str, file: str | Path) -> tuple[f
     found = not_hu(values, low, high) if modality == "CT" else None
     if found:
         raise _error("image_not_hu", file, found)
-    return low, high
+    doubtful = misplaced_fat(values) if modality == "CT" else None
+    return [("image_hu_doubtful", doubtful)] if doubtful else []
 
 
 def read_label(path: str | Path) -> Volume:
@@ -273,8 +281,7 @@ def read_label(path: str | Path) -> Volume:
         OSError, MemoryError: when the disk or memory is at fault.
     """
     scan = read_scan(path, "label")
-    for code, found in scan.warnings:
-        log.warning("%s: %s: %s. %s", scan.file, code, found, REASONS[code])
+    tell_warnings(scan.file, scan.warnings)
     return Volume(whole_ids(scan.values(), scan.file), scan.geometry)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labelloop.base.errors import CaseError
-from labelloop.images.scan import ScanFile, check_values, checked_image
+from labelloop.images.scan import ScanFile, check_values, checked_image, tell_warnings
 from labelloop.images.volume import Volume, blame_machine
 from labelloop.inference.dicom import fingerprint, read_dicom
 
@@ -66,5 +66,5 @@ class Image:
             blame_machine(self.path, error)
             found = str(error).strip().splitlines()[-1]
             raise CaseError("image_unreadable", str(self.path), found, "Copy or export it again.") from error
-        check_values(volume.array, modality, self.path)
+        tell_warnings(self.path, check_values(volume.array, modality, self.path))
         return volume
