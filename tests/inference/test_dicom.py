@@ -99,6 +99,14 @@ def test_acquisitions_one_after_the_other_are_one_volume(tmp_path):
     assert read_dicom(tmp_path).array.shape == SHAPE
 
 
+def test_a_slice_that_is_unlike_all_around_it_is_refused(tmp_path):
+    """Seen: damaged bytes in a slice of JPEG 2000 are unpacked to something else, without an error."""
+    hu = body_hu()
+    hu[12] = np.random.default_rng(0).integers(-1000, 1000, hu.shape[1:])
+    found = reason(write_series(tmp_path, hu))
+    assert found.code == "dicom_damaged" and "1 of 30 slices are unlike" in found.found and "012.dcm" in found.found
+
+
 def test_missing_slices_are_refused(tmp_path):
     next(iter(sorted(write_series(tmp_path).glob("*_012.dcm")))).unlink()
     assert reason(tmp_path).code == "dicom_slices"

@@ -41,6 +41,9 @@ DRIFT_PIXELS = 0.5
 PHASES_DIFFER = 1.1
 """Two phases take turns when neighbors differ by so many times what every second slice does: in anatomy by less than 1
 time, in noise by 1."""
+SLICE_STANDS_OUT = 1.3
+"""A slice is damaged, or of another scan, when it differs from both neighbors by so many times what these differ by.
+Met in 28 real scans: at most 0.8."""
 MOST_LISTED = 30
 """Series that a message lists."""
 OVERLAP = 1.5
@@ -320,7 +323,7 @@ def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
             image = reader.Execute()
     volume = Volume(sitk.GetArrayFromImage(image), geometry_of(image))
     if slices[0].modality in ("", "CT"):
-        _check_in_turn(folder, volume.array)
+        _check_neighbors(folder, volume.array, [s.file.name for s in slices])
     return volume
 
 
@@ -471,10 +474,11 @@ def _overlap(ordered: Sequence[Slice]) -> float:
     return ordered[0].thickness / distance if ordered[0].thickness > 0 else 1.0
 
 
-def _check_in_turn(folder: Path, array: np.ndarray) -> None:
-    """Refuse CT in which every second slice is of another phase: it is more like the slice after the next.
+def _check_neighbors(folder: Path, array: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse CT in which every second slice is of another phase, or in which one slice is unlike all around it.
 
-    Asked of soft tissue, which contrast medium changes.
+    In a body, a slice is more like the next one than like that behind it. Asked of soft tissue, which contrast medium
+    changes. Bytes of DICOM have no checksum: damaged ones inside a compressed slice are unpacked to something else.
     """
     thin = np.clip(array[:, ::2, ::2], *SOFT_TISSUE_HU).astype(np.float32)
     if len(thin) < LEAST_SLICES:
@@ -484,3 +488,9 @@ def _check_in_turn(folder: Path, array: np.ndarray) -> None:
     if np.median(near) > PHASES_DIFFER * np.median(next_but_one):
         medians = f"{np.median(near):.1f} HU) than from the next but one ({np.median(next_but_one):.1f} HU)"
         raise _error("dicom_phases", folder, f"slices differ more from their neighbors ({medians}: two take turns")
+    alone = np.minimum(near[:-1], near[1:])
+    strange = [int(i) + 1 for i in np.flatnonzero((alone > SLICE_STANDS_OUT * next_but_one) & (alone > 1))]
+    if strange:
+        files = [shown(names[i]) if len(names) == len(array) else f"number {i + 1}" for i in strange]
+        found = f"{len(files)} of {len(array)} slices are unlike the slices on both sides of them: {named(files)}"
+        raise _error("dicom_damaged", folder, found)
