@@ -5,7 +5,7 @@ import yaml
 
 from labelloop.base.errors import UserError
 from labelloop.recipe import load_recipe, unroll
-from labelloop.run.chain import describe, needed
+from labelloop.run.chain import describe, needed, ordered
 
 SMALL = {
     "plans": {"p": {"spacing_mm": [5, 5, 5], "patch": [32, 32, 32], "features": [4, 8]}},
@@ -59,6 +59,12 @@ def test_the_rounds_are_those_of_each_member(load):
     assert {"student_seed4_round1", "teacher_seed7"} <= needed(chain) and "seed 7" in describe(load())
 
 
+def test_many_rounds_of_ensembles_are_written_out_at_once(load):
+    """Each round doubled the ways that lead to the next one; all of them were walked."""
+    names = ordered(unroll(load(rounds=60)))
+    assert names.index("pseudo_round30") < names.index("student_seed4_round30") < names.index("pseudo_round31")
+
+
 def test_all_members_may_start_from_one_model(load):
     recipe = load(models__student__init_from="small", rounds=1, models__small__labels="truth")
     assert [recipe.models[f"student_seed{seed}"].init_from for seed in (4, 7)] == ["small", "small"]
@@ -96,6 +102,7 @@ def test_a_translator_and_a_finder_are_one_model_each(load):
             {"inference": [{"segment": "student_seed4"}, {"compose": {"organs": "student"}}]},
             r"inference\.1\.compose: no step before segments the ensemble 'student'",
         ),
+        ({"evaluate": {"models": ["teacher", "teacher_seed4"]}}, r"evaluate\.models: names 'teacher_seed4' twice"),
         (
             {"labels__pseudo__predict": ["teacher", "teacher_seed4"]},
             r"labels\.pseudo\.predict: names 'teacher_seed4' twice",

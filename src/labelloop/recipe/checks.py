@@ -171,9 +171,10 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{key}: no such name {name!r}{nearest(name, known)}"
     lists = {f"labels.{name}.predict": labels.predict for name, labels in recipe.labels.items()}
     lists |= {f"inference.{number}.segment": _segmented(step) for number, step in enumerate(recipe.inference)}
+    lists |= {"evaluate.models": recipe.evaluate.models}
     for key, names in lists.items():
         for name in {name for name in names if names.count(name) > 1}:
-            yield f"{key}: names {name!r} twice; a model always agrees with itself"
+            yield f"{key}: names {name!r} twice; keep one"
     for name in set(recipe.models) & set(recipe.labels):
         yield f"labels.{name}: a model has the same name"
     for name in recipe.trainers.keys() & TRAINER_SETTINGS.keys():

@@ -15,17 +15,18 @@ MERMAID = {"truth": '[("{}")]', "model": '(["{}"])', "labels": '[/"{}"/]', "pred
 
 def ordered(recipe: Recipe) -> list[str]:
     """Return all models and label sets, each after what it is made from, else in the order of the file."""
-    result: list[str] = []
+    result: dict[str, None] = {}
 
     def visit(name: str) -> None:
+        if name in result:  # else the ways through ensembles double with each round
+            return
         for parent in parents(recipe, name):
             visit(parent)
-        if name not in result:
-            result.append(name)
+        result[name] = None
 
     for name in [*recipe.models, *recipe.labels]:
         visit(name)
-    return result
+    return list(result)
 
 
 def images_of(recipe: Recipe, plan: str) -> str:
