@@ -4,6 +4,8 @@ REQUIRED INPUTS: the case table and the files that it names.
 OUTPUTS: cases.csv annotation.csv geometry.csv quarantine.csv groups.csv, survey, prepared/<plan>
 """
 
+from labelloop.cases.table import SURVEY_VERSION
+
 
 rule survey:
     """Read every image and label of a shard once: geometry, annotation states, cases set aside with reasons."""
@@ -29,7 +31,10 @@ rule survey:
         rows=lambda w: run.rows(w.shard),
         classes=run.chain.classes,
         trigger=lambda w: trigger(
-            1, run.scheme.fingerprint(), run.datasets(w.shard), run.stamps(w.shard)
+            SURVEY_VERSION,
+            run.scheme.fingerprint(),
+            run.datasets(w.shard),
+            run.stamps(w.shard),
         ),
     message:
         "survey: {params.number} cases of shard {wildcards.shard}"

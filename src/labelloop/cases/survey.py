@@ -24,16 +24,13 @@ from labelloop.base.tables import TABLES, read_table
 from labelloop.cases import table as case_table
 from labelloop.cases.alike import find_alike, profile, voxel_fingerprint
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, to_table
-from labelloop.cases.table import Case, quarantine
+from labelloop.cases.table import SURVEY_VERSION, Case, quarantine
 from labelloop.images import scan
 from labelloop.images.datasets import Dataset, label_counts, load_dataset
 from labelloop.images.detached import stamps as stamps_of
 from labelloop.images.hounsfield import cut_off
 from labelloop.images.scan import Scan, ScanFile, check_same_grid, check_values, read_scan
 from labelloop.images.volume import Volume
-
-VERSION = 4
-"""Raise it when the survey finds something else in the same files: every case is then looked at again."""
 
 REASONS: dict[str, str] = {
     **case_table.REASONS,
@@ -247,7 +244,7 @@ def survey_shard(
 def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
     row = case.model_dump(exclude={"role", "patient", "sequence"})
     stamps = [stamps_of(file) if file else None for file in (case.image, case.label)]
-    return digest([VERSION, row, dataset.model_dump(), scheme.ids, scheme.sets, *stamps])
+    return digest([SURVEY_VERSION, row, dataset.model_dump(), scheme.ids, scheme.sets, *stamps])
 
 
 def _failed(case: Case, reason: str) -> SurveyResult:

@@ -23,6 +23,8 @@ from labelloop.images.datasets import read_dataset
 
 log = logging.getLogger(__name__)
 
+SURVEY_VERSION = 4
+"""Raise it when the survey finds something else in the same files: every case is then looked at again."""
 ROLES = ("train", "test")
 MODALITIES = ("CT", "MR")
 REQUIRED = ("case", "image", "dataset")
