@@ -149,6 +149,19 @@ BTCV_AS_FLARE = {"truth": (6, 2, 1), "prediction": (1, 2, 3)}
 """Liver, right kidney and spleen: all ids are valid in both, and the right kidney's is even right."""
 
 
+def test_predictions_that_are_the_files_of_the_truth_are_told(tmp_path, caplog, capsys):
+    """The same folder typed twice, or links to it: 100 % whatever the model does."""
+    truth = write_map(tmp_path / "truth", "a", (1,))
+    prediction = write_map(tmp_path / "prediction", "b", (1,))
+    (file,) = truth.iterdir()
+    (prediction / file.name).symlink_to(file)
+    write_map(truth, "b", (1,))
+    for folder, found in ((truth, "2 predictions scored"), (prediction, "1 prediction scored")):
+        caplog.clear()
+        assert evaluate_folders(truth, folder, "flare", "corrected", tmp_path / "scores.csv") == 0
+        assert found in caplog.text
+
+
 def test_ids_of_another_scheme_that_are_all_valid_are_told(tmp_path, caplog, capsys):
     folders = [write_map(tmp_path / side, "a", ids) for side, ids in BTCV_AS_FLARE.items()]
     write_map(folders[0], "b", ())

@@ -255,7 +255,8 @@ def read_model(folder: Path) -> ModelFile:
     """Read ``model.json``. Raises UserError when it is missing or cannot be understood."""
     path = Path(folder) / "model.json"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; a trained model folder holds model.json and weights.pt")
+        theirs = "one of nnU-Net's plans.json, dataset.json and its folds"
+        raise UserError(f"{path}: no such file; a trained model folder holds model.json and weights.pt, {theirs}")
     return validated(ModelFile, read_json(path), path)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labelloop.base.errors import UserError
+from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.base.wording import count, named, shown
 from labelloop.images.listing import (
     CHANNEL,
@@ -65,6 +66,8 @@ def find_cases(inputs: Path, modality: str = "CT", series: str = "", lost: list[
     doubled = sorted(name for name, number in Counter(case.case for case in cases).items() if number > 1)
     if doubled:
         raise UserError(f"{inputs}: several inputs for {named(doubled)}; rename them or move them apart")
+    for earlier, name in alike_but_for_capitals(case.case for case in cases):
+        log.warning("%s and %s: names that differ in capitals alone, which not all disks tell apart", earlier, name)
     return cases
 
 

@@ -18,7 +18,7 @@ from labelloop.base.lookup import find
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.tables import read_table, write_table
-from labelloop.base.wording import NAMED, NOTHING, count, shown
+from labelloop.base.wording import NAMED, NOTHING, count, named, shown
 from labelloop.cases.annotation import PRESENT, STATES, States, from_table
 from labelloop.images.datasets import Dataset, load_dataset
 from labelloop.images.listing import Listing, list_labels, tell
@@ -79,6 +79,7 @@ def evaluate_folders(
     problems += [f"{case}: no prediction in {prediction_dir}" for case in sorted(truths.keys() - predictions.keys())]
     problems += [f"{case}: no truth in {truth_dir}" for case in sorted(predictions.keys() - truths.keys())]
     both = truths.keys() & predictions.keys()
+    _tell_same_files([case for case in sorted(both) if truths[case].samefile(predictions[case])])
     problems += [
         f"{case}: not in {annotation}, so nothing is scored" for case in sorted(both - (states or truths).keys())
     ]
@@ -100,6 +101,12 @@ def evaluate_folders(
     print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
     tell_apart(tables["scores"])
     return len(problems)
+
+
+def _tell_same_files(cases: Sequence[str]) -> None:
+    if cases:
+        what = count(len(cases), "prediction")
+        log.warning("%s scored as perfect, being the very file of the truth: %s", what, named(cases))
 
 
 def _read_states(path: str | Path, scheme: ClassScheme) -> dict[str, dict[str, str]]:
