@@ -133,6 +133,11 @@ def test_folders_of_which_nothing_can_be_used_fail_with_what_lies_there(tmp_path
                 call(folder)
 
 
+def test_images_whose_names_differ_in_capitals_alone_are_told(tmp_path, caplog):
+    assert len(find_cases(touch(tmp_path, "P1_0000.nii.gz", "p1.nii.gz", "p2.nii.gz"))) == 3
+    assert "P1 and p1: names that differ in capitals alone" in caplog.text and "p2" not in caplog.text
+
+
 def test_a_case_whose_label_cannot_be_read_is_no_unlabeled_case(tmp_path, caplog):
     images = touch(tmp_path / "i", "a_0000.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz")
     labels = spoil(touch(tmp_path / "l", "a.nii.gz"), "b.nii.gz")

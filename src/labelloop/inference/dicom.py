@@ -2,8 +2,8 @@
 
 SimpleITK stacks the slices of a series along their normal, at one distance, with the orientation and pixel size of the
 first, whatever the other headers say. So all slices are looked at before: one orientation, one pixel size, one
-acquisition, even steps along the normal (a tilted gantry moves the patient along the table instead), no localizer, and
-at least a few slices.
+acquisition, even steps along the normal (a tilted gantry moves the patient along the table instead), no localizer or
+projection, and at least a few slices.
 """
 
 import logging
