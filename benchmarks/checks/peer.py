@@ -144,8 +144,12 @@ def position(rule, m, name):
         first, second = (m.center(n, (z, *box[1:]))[axis] for n, box in ((name, a), (of, b)))
     else:
         first, second = along(m, name, rule.point, axis, turned), along(m, of, rule.of_point, axis, turned)
-    value = sign * turned * (first - second)
-    return value, value < rule.limit(name)
+    value, ends = sign * turned * (first - second), False
+    if rule.at_end_mm is not None:
+        box, (end_axis, side) = m.box(name), ENDS[rule.point]
+        left = m.labels.shape[end_axis] - box[end_axis].stop if side > 0 else box[end_axis].start
+        ends = left * m.spacing[end_axis] <= rule.at_end_mm
+    return value, value < rule.limit(name) and not ends
 
 
 def along(m, names, point, axis, turned):

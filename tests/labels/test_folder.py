@@ -124,3 +124,26 @@ def test_ignored_voxels_of_a_data_set_are_no_reason_to_refuse_a_label_map(folder
     )
     assert failed.get("some", set()) <= failed.get("good", set())
     assert (table.loc[table["case"] == "some", "reason"].str.contains("ignored")).any()
+
+
+def test_a_missing_organ_fails_where_it_was_asked_for(folder, tmp_path):
+    add(folder, "good", array=np.where(folder.array == 3, 0, folder.array))  # no spleen
+
+    def failing(**arguments):
+        check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images, **arguments)
+        table = read_table(tmp_path / "v.csv", "verdicts")
+        return set(table[(table["class"] == "spleen") & (table["verdict"] == "fail")]["rule"])
+
+    assert failing() == set()
+    assert failing(asked=["liver"]) == set()
+    assert failing(asked=["organs"]) == {"volume", "expected"}
+    assert failing(dataset="phantom") == {"expected"}
+    with pytest.raises(UserError, match="no class or set named spleeen"):
+        failing(asked=["spleeen"])
+
+
+def test_a_data_set_does_not_ask_for_what_is_removed_often(folder, tmp_path):
+    add(folder, "good", array=np.where(folder.array == 9, 0, folder.array))  # no gallbladder
+    check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images, dataset="phantom")
+    table = read_table(tmp_path / "v.csv", "verdicts")
+    assert "fail" not in set(table[table["class"] == "gallbladder"]["verdict"])

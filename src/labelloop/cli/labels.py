@@ -42,6 +42,13 @@ def check(
     ] = None,
     modality: Annotated[Literal["CT", "MR"], Option(help="of all images")] = "CT",
     rules: Annotated[Path | None, Option(help="thresholds that --fit wrote; default: those of --classes")] = None,
+    asked: Annotated[
+        str | None,
+        Option(
+            metavar="A,B,C",
+            help="classes (or sets) that were asked for: a map without them fails; default: what --dataset annotates",
+        ),
+    ] = None,
     out: Annotated[Path | None, Option(help="table of verdicts to write")] = None,
     fit: Annotated[Path | None, Option(help="file of thresholds to write, fitted to these fully labeled maps")] = None,
 ) -> int:
@@ -51,7 +58,8 @@ def check(
     if fit and not out:
         return int(bool(fit_folder(labels, classes, fit, images, dataset, modality)))
     if out and not fit:
-        return int(bool(check_folder(labels, classes, out, images, dataset, modality, rules)))
+        names = [name.strip() for name in asked.split(",")] if asked else None
+        return int(bool(check_folder(labels, classes, out, images, dataset, modality, rules, names)))
     raise UserError("--out or --fit: name one of them")
 
 

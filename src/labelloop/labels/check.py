@@ -106,9 +106,7 @@ def check(
     facts = LabelFacts(labels, geometry, scheme)
     asked = set(scheme.select(list(classes))) if classes is not None else set()
     circumstances = _Circumstances(facts, states, modality, set(surgery), set(models_absent), asked)
-    case = Case(
-        facts, states, image if modality == "CT" else None, _once(lambda: _body(facts, image, modality)), overlap
-    )
+    case = Case(facts, states, image, _once(lambda: _body(facts, image, modality)), overlap, modality)
     rows = []
     for rule in load_rules(scheme):
         for name in rule.classes:
@@ -156,7 +154,7 @@ class _Circumstances:
             raise Skip("absent in every model")
         if empty and state == UNKNOWN and name not in self.asked:
             raise Skip("nobody labeled it")
-        if empty and rule.kind != "volume":
+        if empty and rule.kind not in ("volume", "expected"):
             raise Skip("it has no voxel")
         if empty and self.facts.ignores:
             raise Skip("it may lie under ignored voxels")

@@ -30,7 +30,9 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LEAST_CASES = 10
 LEAST_NEAR_MM = 10.0
 """No fitted distance is below two slices of 5 mm: a rule may not depend on the voxels of those it was fitted to."""
-SIDES = {"volume": "both", "intensity": "both", "near": "upper", "extent": "upper", "position": "lower"}
+SIDES = {"volume": "both", "intensity": "both", "near": "upper", "extent": "upper", "position": "lower",
+         "contrast": "lower", "goes_on": "upper", "cut_flat": "upper", "leak": "upper", "holes": "upper",
+         "uneven": "upper"}  # fmt: skip
 """Kinds of rules that are fitted, and on which side their threshold lies."""
 HEAD = "# Thresholds fitted by `labelloop check --fit`; see docs/labels.md. `default` is what each stands in for.\n"
 LOGARITHMIC = ("volume", "extent")

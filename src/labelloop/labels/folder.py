@@ -44,6 +44,7 @@ def check_folder(
     dataset: str | None = None,
     modality: str = "CT",
     rules: Path | None = None,
+    asked: Sequence[str] | None = None,
 ) -> int:
     """Write the verdicts table of all label maps in a folder and log what fails.
 
@@ -51,27 +52,43 @@ def check_folder(
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, for the rules that look at intensities.
         dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
         rules: thresholds fitted by ``labelloop check --fit``; default: those of ``classes``.
+        asked: classes, or sets, that the label maps were to show: one that is missing fails. Default: those that
+            ``dataset`` annotates and that are seldom removed; without a data set, none.
 
     Returns:
         How many label maps could not be checked, or images not be read; each is named in the log.
 
     Raises:
-        UserError: when there is nothing to check, ``rules`` do not fit ``classes``, no image is that of a label map, or
-            ``out`` is a file that is read or no table of verdicts.
+        UserError: when there is nothing to check, ``rules`` do not fit ``classes``, ``asked`` names no class of
+            theirs, no image is that of a label map, or ``out`` is a file that is read or no table of verdicts.
     """
     scheme = load_classes(classes)
     if rules:
         scheme = with_fitted(scheme, load_fitted(rules))
+    wanted = asked_classes(scheme, asked, dataset)
+    doubted = () if asked else wanted  # what a data set annotates may lie outside of a scan, or have been removed
     files = _files(labels, images)
     refuse_overwriting([out], [*_inputs(files, dataset), *([rules] if rules else [])], is_table("verdicts"))
     rows: list[dict[str, Any]] = []
     problems = list(files.lost)
     for case, volume, image in _maps(files, scheme, dataset, modality, problems):
-        rows += [{"case": case, **row} for row in check(volume.array, volume.geometry, {}, scheme, image, modality)]
+        found = check(volume.array, volume.geometry, {}, scheme, image, modality, (), doubted, wanted)
+        rows += [{"case": case, **row} for row in found]
     table = pd.DataFrame(rows)
     write_table(out, table, "verdicts")
     tell_verdicts(table)
     return len(problems)
+
+
+def asked_classes(scheme: ClassScheme, asked: Sequence[str] | None, dataset: str | None) -> tuple[str, ...]:
+    """Return the classes that a label map is to show: those ``asked`` for, by default those of a data set.
+
+    Of what a data set annotates, what is often removed (no rule of kind "expected" speaks of it) may be missing.
+    """
+    if asked is not None or dataset is None:
+        return scheme.select(list(asked or ()))
+    expected = {name for rule in load_rules(scheme) if rule.kind == "expected" for name in rule.classes}
+    return tuple(name for name in load_dataset(dataset, scheme).annotated if name in expected)
 
 
 def tell_verdicts(table: pd.DataFrame, level: int = logging.WARNING) -> None:

@@ -13,6 +13,7 @@ from labelloop.base.classes import Strict
 from labelloop.cases.annotation import States
 from labelloop.images.hounsfield import cut_off
 from labelloop.labels.facts import LabelFacts
+from labelloop.labels.surface import Surfaces
 
 Exceptions = tuple[Literal["absent", "models", "surgery", "cut"], ...]
 
@@ -88,7 +89,7 @@ class Case:
     """What a rule may look at.
 
     ``body`` gives the air around the patient on a coarse grid, ``overlap`` the voxels of each class that fusion gave
-    to another organ; both None where not known.
+    to another organ; both None where not known. ``image`` is in HU for CT; rules on HU are never asked on MR.
     """
 
     facts: LabelFacts
@@ -96,6 +97,12 @@ class Case:
     image: np.ndarray | None
     body: Callable[[], "np.ndarray | None"]
     overlap: Mapping[str, int] | None = None
+    modality: str = "CT"
+
+    @cached_property
+    def surfaces(self) -> Surfaces | None:
+        """The surfaces of the classes on the image; None without an image."""
+        return None if self.image is None else Surfaces(self.facts, self.image)
 
     @cached_property
     def cut_off(self) -> tuple[float, ...]:

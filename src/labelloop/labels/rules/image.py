@@ -9,7 +9,7 @@ from pydantic import field_validator
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules.base import Case, Finding, Limit, Range, Skip, kind
 
-HU_KINDS = ("inside_body", "intensity", "tissue", "inclusion")
+HU_KINDS = ("inside_body", "intensity", "tissue", "inclusion", "beside", "uneven")
 """Kinds of rules that measure HU."""
 AIR_HU = -300
 BODY_MM = 4.0

@@ -27,7 +27,8 @@ class Position(Limit):
 
     A negative threshold allows that much of the opposite. ``oriented_by: [a, b]``: "right" is the direction from b to
     a, so that mirrored patients and headers are judged by their own liver and spleen. ``shared_slices``: centers are
-    taken in the slices where both are.
+    taken in the slices where both are. ``at_end_mm``: a ``point`` so near to where the volume ends in its
+    direction passes: what lies beyond is not known.
     """
 
     direction: Literal["above", "below", "in_front", "behind", "right", "left"]
@@ -36,6 +37,7 @@ class Position(Limit):
     of_point: Point = "center"
     oriented_by: tuple[str, str] | None = None
     shared_slices: bool = False
+    at_end_mm: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _meaningful(self) -> "Position":
@@ -43,6 +45,8 @@ class Position(Limit):
         odd = sorted(end for end in ends if ENDS[end][0] != DIRECTIONS[self.direction][0])
         if odd:
             raise ValueError(f"{' and '.join(odd)} cannot be compared by {self.direction}")
+        if self.at_end_mm is not None and self.point == "center":
+            raise ValueError("at_end_mm speaks of an end, not of the center")
         if self.shared_slices and (ends or self.direction in ("above", "below")):
             raise ValueError("shared_slices compares centers side by side")
         return self
@@ -74,7 +78,10 @@ def _position(rule: Position, case: Case, name: str) -> Finding:
     of_it = " of" if place.split()[-1] in ("right", "left", "front") else ""
     bound = "at least" if limit >= 0 else "at most"
     said = f"its {point} is {place}{of_it} the {of_point} of {names.replace('_', ' ')}; {bound} {asked} expected"
-    return Finding(value, limit, value < limit, said)
+    if rule.at_end_mm is not None:
+        said += f", or the volume ends within {rule.at_end_mm:g} mm"
+    hidden = rule.at_end_mm is not None and _to_end_mm(facts, name, rule.point) <= rule.at_end_mm
+    return Finding(value, limit, value < limit and not hidden, said)
 
 
 def _in_words(value: float, direction: str) -> str:
@@ -86,6 +93,13 @@ def _in_words(value: float, direction: str) -> str:
 def _censored(facts: LabelFacts, name: str, point: str) -> bool:
     """The field of view hides where the point is. A hidden top or bottom is at worst where the volume ends: known."""
     return point == "center" and bool(facts.sides(facts.box(name)) & {"z-", "z+"})
+
+
+def _to_end_mm(facts: LabelFacts, name: str, point: str) -> float:
+    """Return how far (mm) an end of a class is from the end of the volume on its side."""
+    axis, side = ENDS[point]
+    box = facts.box(name)[axis]
+    return float((facts.labels.shape[axis] - box.stop if side > 0 else box.start) * facts.spacing[axis])
 
 
 def _along(facts: LabelFacts, names: Sequence[str], point: str, axis: int, turned: int) -> float:
@@ -194,3 +208,28 @@ def _inside_abdomen(rule: InsideAbdomen, case: Case, name: str) -> Finding:
     value = float(outside(facts.mask(name, box), box, abdomen).sum() * facts.voxel_ml)
     limit = rule.limit(name)
     return Finding(value, limit, value > limit, f"{value:.2f} ml outside of the abdomen; at most {limit:g} ml expected")
+
+
+class Expected(Limit):
+    """The class has more than ``threshold`` ml where ``least`` of the classes ``beside`` lie whole in the scan."""
+
+    beside: tuple[str, ...] = Field(min_length=1)
+    least: int = Field(1, ge=1)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        return self.beside
+
+
+@kind("expected", Expected)
+def _expected(rule: Expected, case: Case, name: str) -> Finding:
+    """Volume, in ml, of a class that must be in the field of view, since its neighbors are, from end to end."""
+    facts, value, limit = case.facts, case.facts.ml(name), rule.limit(name)
+    whole = [n for n in facts.found(rule.beside) if n != name and not facts.sides(facts.box(n)) & {"z-", "z+"}]
+    if value <= limit and len(whole) < rule.least:
+        raise Skip(f"only {len(whole)} of its {rule.least} neighbors lie whole in the field of view")
+    if value > limit:
+        return Finding(value, limit, False, f"{value:.1f} ml; more than {limit:g} ml expected")
+    seen = " and ".join(whole[: rule.least]).replace("_", " ")
+    said = f"it was not found, though {seen} lie whole in the field of view; was it removed (`surgery`)?"
+    return Finding(value, limit, True, said)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import cc3d
 import numpy as np
 
 from labelloop.cases.annotation import ABSENT, UNKNOWN
@@ -148,6 +149,19 @@ def _extent(rule: Limit, case: Case, name: str) -> Finding:
     axis = max(sides, key=sides.__getitem__)
     value, limit = float(sides[axis]), rule.limit(name)
     return Finding(value, limit, value > limit, f"{value:.0f} mm long along {axis}; at most {limit:g} mm expected")
+
+
+@kind("holes", Limit)
+def _holes(rule: Limit, case: Case, name: str) -> Finding:
+    """Share, in %, of a class and what it encloses that carries no label."""
+    facts, box = case.facts, case.facts.box(name)
+    mask = np.pad(facts.mask(name, box), 1)
+    parts = cc3d.connected_components(~mask, connectivity=6)
+    enclosed = (~mask & (parts != parts[0, 0, 0]))[1:-1, 1:-1, 1:-1] & (facts.labels[box] == 0)
+    missing = int(np.count_nonzero(enclosed))
+    value, limit = 100.0 * missing / (missing + facts.voxels(name)), rule.limit(name)
+    said = f"{value:.1f} % of what it encloses carry no label ({missing * facts.voxel_ml:.1f} ml); at most {limit:g} %"
+    return Finding(value, limit, value > limit, f"{said} expected")
 
 
 @kind("overlap", Limit)

@@ -1,0 +1,197 @@
+"""Rules that hold the surface of a label against the image: what lies just inside of it, and just outside.
+
+A border that is drawn where an organ ends has a step in intensity across it. Where there is none, and both sides look
+like the inside, a part was left out; where both look unlike the inside, the label has leaked. On CT a step is given in
+HU, on MR, which has no scale of its own, as a share of the organ's own median intensity.
+"""
+
+import edt
+import numpy as np
+from pydantic import Field
+
+from labelloop.labels.rules.base import Case, Finding, Limit, Skip, kind
+from labelloop.labels.surface import Surface, Surfaces
+
+COARSEST_MM = 4.0
+LEAST_FREE = 15.0
+"""Least share of a surface, in %, by which the whole is judged."""
+
+
+class Border(Limit):
+    """``step_hu``: the least difference in HU that is a border (CT); ``step_share``: the same on MR, in medians."""
+
+    step_hu: float = Field(20.0, gt=0)
+    step_share: float = Field(0.2, gt=0)
+
+
+def _surface(rule: Border, case: Case, name: str) -> tuple[Surface, float]:
+    """Return the surface of a class and the least difference in intensity that is a border.
+
+    Raises:
+        Skip: where there is no image, no inside to compare with, or nothing but saturated voxels.
+    """
+    surfaces = _surfaces(case)
+    surface = surfaces.of(name)
+    if surface is None or not len(surface.inner):
+        raise Skip("too small to tell its inside from its border")
+    if surface.middle in case.cut_off:
+        raise Skip("the image is cut off throughout: there is no intensity to judge by")
+    step = rule.step_hu if case.modality == "CT" else rule.step_share * abs(surface.middle)
+    if step <= 0:
+        raise Skip("its median intensity is 0: there is no scale to judge by")
+    return surface, step
+
+
+def _surfaces(case: Case) -> Surfaces:
+    if case.surfaces is None:
+        raise Skip("no image")
+    size = float(case.surfaces.spacing[1:].max())
+    if size > COARSEST_MM:
+        raise Skip(f"voxels of {size:.1f} mm in the plane: all that touch a surface hold partial volume")
+    return case.surfaces
+
+
+class Contrast(Border):
+    """``labeled``: the surface towards other labels counts, too. Two organs may well be alike."""
+
+    labeled: bool = False
+
+
+@kind("contrast", Contrast)
+def _contrast(rule: Contrast, case: Case, name: str) -> Finding:
+    """Share, in %, of the surface (where no label lies beyond) at which the two sides differ by a step in intensity."""
+    surface, step = _surface(rule, case, name)
+    counted = np.ones_like(surface.free, bool) if rule.labeled else surface.free > 0.5
+    all_of_it = surface.share(counted)
+    if all_of_it < LEAST_FREE:
+        raise Skip(f"{all_of_it:.0f} % of its surface are free of other labels, too little to judge by")
+    found = surface.share(counted & (np.abs(surface.inner - surface.outer) > step))
+    value, limit = 100 * found / all_of_it, rule.limit(name)
+    said = f"{value:.0f} % of its surface show a border in the image; at least {limit:g} % expected"
+    return Finding(value, limit, value < limit, said)
+
+
+class Outside(Border):
+    """``unlike_hu``: where the organ's median lies in this range, as that of muscle, the rule does not apply (CT)."""
+
+    unlike_hu: tuple[float, float] | None = None
+
+
+def _outside(rule: Outside, case: Case, name: str) -> tuple[Surface, np.ndarray]:
+    """Return the surface of a class, and where unlabeled tissue goes on beyond it. Raises Skip, as ``_surface``."""
+    surface, step = _surface(rule, case, name)
+    if case.modality == "CT" and rule.unlike_hu and rule.unlike_hu[0] <= surface.middle <= rule.unlike_hu[1]:
+        raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
+    return surface, _goes_on(surface, step)
+
+
+def _goes_on(surface: Surface, step: float) -> np.ndarray:
+    """Say where, beyond the surface, what carries no label looks like the inside, without a step in between."""
+    alike = np.abs(surface.beside - surface.middle) <= max(step, 2 * surface.spread)
+    return (surface.free > 0.5) & alike & (np.abs(surface.beside - surface.inner) <= step)
+
+
+@kind("goes_on", Outside)
+def _goes_on_outside(rule: Outside, case: Case, name: str) -> Finding:
+    """Area, in cm2, of the largest patch of surface beyond which unlabeled tissue looks like the inside."""
+    surface, going_on = _outside(rule, case, name)
+    value, limit = surface.largest_patch(going_on), rule.limit(name)
+    said = f"beyond {value:.1f} cm2 of its surface the same tissue goes on unlabeled; at most {limit:g} cm2 expected"
+    return Finding(value, limit, value > limit, said)
+
+
+@kind("cut_flat", Outside)
+def _cut_flat(rule: Outside, case: Case, name: str) -> Finding:
+    """The same in one plane of voxels: a label that was cut, by a window, a slice, or a hand."""
+    surface, going_on = _outside(rule, case, name)
+    value, limit = surface.largest_patch(going_on, flat=True), rule.limit(name)
+    said = f"it ends flat, on {value:.1f} cm2, in tissue that goes on without a label; at most {limit:g} cm2 expected"
+    return Finding(value, limit, value > limit, said)
+
+
+@kind("leak", Border)
+def _leak(rule: Border, case: Case, name: str) -> Finding:
+    """Area, in cm2, of the largest patch of surface at which the inside looks like the outside, not like the organ."""
+    surface, step = _surface(rule, case, name)
+    unlike = np.abs(surface.inner - surface.middle) > max(1.5 * step, 3 * surface.spread)
+    value = surface.largest_patch(unlike & (np.abs(surface.inner - surface.outer) < step))
+    limit = rule.limit(name)
+    said = f"at {value:.1f} cm2 of its surface it holds what lies outside of it, too; at most {limit:g} cm2 expected"
+    return Finding(value, limit, value > limit, said)
+
+
+@kind("uneven", Limit)
+def _uneven(rule: Limit, case: Case, name: str) -> Finding:
+    """Standard deviation, in HU, of the intensity deep inside, by quantiles of local means: noise counts little."""
+    surface = _surfaces(case).of(name)
+    if surface is None:
+        raise Skip("too small to tell its inside from its border")
+    value, limit = surface.spread, rule.limit(name)
+    said = f"from {surface.low:.0f} to {surface.high:.0f} HU deep inside, a standard deviation of {value:.0f} HU"
+    return Finding(value, limit, value > limit, f"{said}; at most {limit:g} HU expected")
+
+
+class Beside(Limit):
+    """``hu``: lowest and highest intensity of what should not lie without a label beside the class."""
+
+    hu: tuple[float, float]
+
+
+@kind("beside", Beside)
+def _beside(rule: Beside, case: Case, name: str) -> Finding:
+    """Area, in cm2, of the largest patch of surface that unlabeled gas (or another tissue) touches."""
+    surface = _surfaces(case).of(name)
+    if surface is None:
+        raise Skip("too small to have a surface")
+    low, high = rule.hu
+    if any(high < end < 0 for end in case.cut_off):
+        raise Skip(f"the image is cut off above {high:g} HU")
+    chosen = (surface.free > 0.5) & (surface.beside >= low) & (surface.beside <= high)
+    value, limit = surface.largest_patch(chosen), rule.limit(name)
+    said = (
+        f"{value:.1f} cm2 of its surface touch what has {low:.0f} to {high:.0f} HU and no label; at most {limit:g} cm2"
+    )
+    return Finding(value, limit, value > limit, f"{said} expected")
+
+
+class Foreign(Border):
+    """``of``: organs whose intensity, as it is in this image, must not fill lumps of more than ``threshold`` ml.
+
+    Only what is at least ``thick_mm`` thick counts: vessels are thinner.
+    """
+
+    of: tuple[str, ...] = Field(min_length=1)
+    thick_mm: float = Field(16.0, gt=0)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        return self.of
+
+
+@kind("foreign", Foreign)
+def _foreign(rule: Foreign, case: Case, name: str) -> Finding:
+    """Volume, in ml, of the lumps inside a class that look like another organ of this patient."""
+    own, step = _surface(rule, case, name)
+    surfaces = _surfaces(case)
+    others = {n: surfaces.of(n) for n in case.facts.found(n for n in rule.of if n != name)}
+    apart = {n: o.middle for n, o in others.items() if o is not None and abs(o.middle - own.middle) > 2 * step}
+    if not apart:
+        raise Skip(f"none of {', '.join(rule.of)} is there whose intensity differs from its own")
+    value, other = max((_lumps_ml(surfaces, name, own.middle, middle, rule.thick_mm), n) for n, middle in apart.items())
+    limit = rule.limit(name)
+    said = f"{value:.1f} ml in lumps inside of it look like the {other}; at most {limit:g} ml expected".replace(
+        "_", " "
+    )
+    return Finding(value, limit, value > limit, said)
+
+
+def _lumps_ml(surfaces: Surfaces, name: str, own: float, other: float, thick_mm: float) -> float:
+    """Return the ml of thick lumps that are nearer to ``other`` than to ``own`` in intensity."""
+    mask, image = surfaces.crop(name)
+    lumps = mask & (np.abs(image - other) < np.abs(image - own))
+    depth = edt.edt(lumps, anisotropy=tuple(surfaces.spacing), black_border=True, parallel=1)
+    core = depth >= thick_mm / 2
+    if not core.any():
+        return 0.0
+    near = edt.edt(~core, anisotropy=tuple(surfaces.spacing), black_border=False, parallel=1) <= thick_mm / 2
+    return float(np.count_nonzero(near & lumps) * surfaces.spacing.prod() / 1000)

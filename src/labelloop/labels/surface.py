@@ -1,0 +1,180 @@
+"""What an image shows on the two sides of a label's surface, voxel by voxel, measured once for each class.
+
+Labels and image are looked at on a grid of about ``GRID_MM``, on which the image is the mean of the voxels that each
+one takes in. At each voxel of the surface stand the mean intensity just inside and just outside, within ``REACH_MM``.
+The voxels that touch the surface hardly count: they hold partial volume, and what is left to the annotator's taste.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import cc3d
+import edt
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from labelloop.labels.facts import Box, LabelFacts
+
+GRID_MM = 2.0
+REACH_MM = 4.0
+TOUCHING = 0.02
+"""Weight of the voxels that touch the surface: they count where there are no others, as in thin structures."""
+LEAST_VOXELS = 30
+"""Fewer voxels of the grid (0.24 ml at 2 mm) have no inside to compare with."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The surface of a class, one entry a voxel of the grid.
+
+    Args:
+        places: index [n, 3] (z, y, x) in the grid.
+        areas: area in cm2 of the voxel's faces that look outside [n, 6]: down, up, back, front, left, right.
+        inner, outer: mean intensity just inside and just outside, [n].
+        beside: mean intensity of the unlabeled voxels just outside, [n]; NaN where there are none.
+        free: share of the voxels just outside that are unlabeled, [n].
+        middle, low, high: median, 10 % and 90 % quantile of the intensity deep inside.
+    """
+
+    places: np.ndarray
+    areas: np.ndarray
+    inner: np.ndarray
+    outer: np.ndarray
+    beside: np.ndarray
+    free: np.ndarray
+    middle: float
+    low: float
+    high: float
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the intensity inside, by its quantiles (those of a normal distribution: 2.563)."""
+        return (self.high - self.low) / 2.563
+
+    def share(self, chosen: np.ndarray) -> float:
+        """Return the share of the surface, in %, that the ``chosen`` voxels [n] take."""
+        area = self.areas.sum(axis=1)
+        return 100.0 * float(area[chosen].sum() / area.sum())
+
+    def largest_patch(self, chosen: np.ndarray, flat: bool = False) -> float:
+        """Return the area (cm2) of the largest connected patch of ``chosen`` voxels.
+
+        With ``flat``, only patches in one plane of the grid count, by the faces that look in its direction: a surface
+        that was cut, or a label that ends where a window ended.
+        """
+        if not chosen.any():
+            return 0.0
+        if not flat:
+            return self._patch(chosen, self.areas.sum(axis=1))
+        return max(self._patch(chosen & (self.areas[:, side] > 0), self.areas[:, side], side // 2) for side in range(6))
+
+    def _patch(self, chosen: np.ndarray, areas: np.ndarray, axis: int | None = None) -> float:
+        places = self.places[chosen]
+        if not len(places):
+            return 0.0
+        places = places - places.min(axis=0)
+        marked = np.zeros(places.max(axis=0) + 1, np.uint8)
+        # Planes side by side get different marks: cc3d joins equal ones only.
+        marked[tuple(places.T)] = 1 if axis is None else 1 + places[:, axis] % 2
+        parts = cc3d.connected_components(marked, connectivity=26)
+        return float(np.bincount(parts[tuple(places.T)], weights=areas[chosen]).max())
+
+
+class Surfaces:
+    """The surfaces of the classes of a label map on its image.
+
+    Args:
+        image: canonical intensities [z, y, x] on the grid of the labels.
+    """
+
+    def __init__(self, facts: LabelFacts, image: np.ndarray):
+        self.steps = [max(1, round(GRID_MM / s)) for s in facts.spacing]
+        self.spacing = facts.spacing * self.steps
+        self.ids = facts.scheme.ids
+        middles = tuple(slice((k - 1) // 2, n // k * k, k) for n, k in zip(image.shape, self.steps, strict=True))
+        self.labels = np.ascontiguousarray(facts.labels[middles])
+        self.image = _block_means(image, self.steps)
+        self._boxes = {name: self._box(facts, name) for name in facts.found(facts.scheme.names)}
+        self.of = cache(self._of)  # bound to this object, so that the measurements go when it goes
+
+    def _box(self, facts: LabelFacts, name: str) -> Box:
+        pads = np.ceil((2 * REACH_MM + 2) / self.spacing).astype(int)
+        z, y, x = (
+            slice(max(0, b.start // k - int(p)), min(n, b.stop // k + 1 + int(p)))
+            for b, k, p, n in zip(facts.box(name), self.steps, pads, self.labels.shape, strict=True)
+        )
+        return z, y, x
+
+    def crop(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mask of a class and the image in a box around it, on the grid."""
+        box = self._boxes[name]
+        return self.labels[box] == self.ids[name], self.image[box]
+
+    def _of(self, name: str) -> Surface | None:
+        """Return the surface of a class; None where the class has too few voxels on the grid to have an inside."""
+        mask, image = self.crop(name)
+        labels = self.labels[self._boxes[name]]
+        if np.count_nonzero(mask) < LEAST_VOXELS:
+            return None
+        depth = self._depth(mask)
+        inside, outside = self._weights(depth), self._weights(self._depth(~mask))
+        areas = self._areas(mask)
+        places = np.argwhere(areas.any(axis=-1))
+        at = tuple(places.T)
+        (inner, near), (outer, far), (beside, free) = (
+            self._means(image, weights, at) for weights in (inside, outside, outside * (labels == 0))
+        )
+        seen = (near > 0) & (far > 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = free / far
+        low, middle, high = self._quantiles(image, mask, depth)
+        return Surface(
+            places[seen], areas[at][seen], inner[seen], outer[seen], beside[seen], shares[seen], middle, low, high
+        )
+
+    def _depth(self, mask: np.ndarray) -> np.ndarray:
+        """Return the distance (mm) of each voxel of ``mask`` to what is not in it."""
+        return edt.edt(mask, anisotropy=tuple(self.spacing), black_border=False, parallel=1)
+
+    def _weights(self, depth: np.ndarray) -> np.ndarray:
+        """Return the weights of voxels by their depth below the surface: none beyond its reach."""
+        weights = np.where(depth > 1.45 * self.spacing[1], np.float32(1), np.float32(TOUCHING))
+        weights[(depth == 0) | (depth > REACH_MM + 1)] = 0
+        return weights
+
+    def _areas(self, mask: np.ndarray) -> np.ndarray:
+        padded = np.pad(mask, 1, mode="edge")  # where the volume ends, nothing looks outside
+        areas = np.zeros((*mask.shape, 6), np.float32)
+        for axis in range(3):
+            face = np.float32(self.spacing.prod() / self.spacing[axis] / 100)
+            for side, shift in enumerate((1, -1)):
+                beyond = np.roll(padded, shift, axis)[1:-1, 1:-1, 1:-1]
+                areas[..., 2 * axis + side] = (mask & ~beyond) * face
+        return areas
+
+    def _means(self, image: np.ndarray, weights: np.ndarray, at: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weighted mean of the image around the voxels ``at``, NaN without weight, and the weight."""
+        size = self._window()
+        weight = uniform_filter(weights, size, mode="constant")[at]
+        total = uniform_filter(weights * image, size, mode="constant")[at]
+        weight[weight < 1e-5] = 0  # what uniform_filter's running sums leave of nothing
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(weight > 0, total / weight, np.nan), weight
+
+    def _window(self) -> tuple[int, ...]:
+        return tuple(2 * int(REACH_MM / s) + 1 for s in self.spacing)
+
+    def _quantiles(self, image: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        deep = mask & (depth >= min(5.0, float(np.quantile(depth[mask], 0.6))))
+        means, _ = self._means(image, mask.astype(np.float32), np.nonzero(deep))
+        return np.quantile(means, [0.1, 0.5, 0.9])
+
+
+def _block_means(image: np.ndarray, steps: list[int]) -> np.ndarray:
+    """Return the mean of each block of ``steps`` voxels (float32); what does not fill a block is left out."""
+    shape = tuple(n // k for n, k in zip(image.shape, steps, strict=True))
+    total = np.zeros(shape, np.float32)
+    for start in np.ndindex(*steps):
+        total += image[tuple(slice(s, n * k, k) for s, n, k in zip(start, shape, steps, strict=True))]
+    return total / math.prod(steps)
