@@ -25,6 +25,8 @@ class Draft:
     spacing: np.ndarray
     ids: dict[str, int]
     random: np.random.Generator
+    other: np.ndarray | None = None
+    """Canonical labels of another patient."""
 
     def mask(self, name: str) -> np.ndarray:
         return self.labels == self.ids[name]

@@ -2,6 +2,7 @@
 
     python benchmarks/errors/run.py                 # 10 maps with an error, 10 without
     python benchmarks/errors/run.py --maps 100 --write
+    python benchmarks/errors/run.py --real ../shared/data/btcv --write    # expert labels of real scans (real.py)
 
 An error counts as found when a rule fails for a class whose voxels it changed. A false alarm is a row (case, class) of
 a map without an error for which a rule fails. Clean maps are not all ordinary: some patients have no spleen or no
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import real
 from errors import ERRORS, Draft
 
 from labelloop import phantom as phantom_package
@@ -31,9 +33,11 @@ from labelloop.base.files import atomic, digest, sha256, write_text
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN
 from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
+from labelloop.labels.folder import asked_classes
 from labelloop.phantom import draw_patient, field_of_view, render
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "errors.md"
+REAL_RESULT = RESULT.with_name("errors_real.md")
 PHANTOM = Path(phantom_package.__file__).parent
 CACHE = Path(tempfile.gettempdir()) / "labelloop-phantoms"
 SEED = 7
@@ -156,19 +160,59 @@ def report(tally: Tally, maps: int) -> Iterator[str]:
     yield from (["", *(f"- {line}" for line in tally.alarm_reasons)] if tally.alarm_reasons else [])
 
 
+def real_report(folder: Path, dataset: str, patients: int | None, fitted: bool, phantoms: int) -> str:
+    """Return the text on errors in expert labels of real scans, and in phantoms with voxels of 3 mm."""
+    scheme, halves = load_classes("flare"), real.drawn_halves(folder)
+    half = halves[0 if fitted else 1]
+    chosen, others = half[:patients], dict(zip(half, half[-1:] + half[:-1], strict=True))
+    asked = asked_classes(scheme, None, dataset)
+    scans, kinds = real.real_scan(folder, dataset, scheme), real.NAMED | real.OWN
+    found = real.outcomes(folder.name, half, others, scans, asked, {})
+    found = [o for o in found if o.kind == real.UNALTERED]
+    found += [o for o in real.outcomes(folder.name, chosen, others, scans, asked, kinds) if o.kind != real.UNALTERED]
+    drawn = [str(20_000 + number) for number in range(phantoms)]
+    mistaken = {number: str(int(number) - 1) for number in drawn}
+
+    def read(number: str) -> real.Scan:
+        labels, image, geometry = phantom(int(number), 3.0)
+        return labels, image, geometry
+
+    beside = real.outcomes("phantoms", drawn, mistaken, read, asked_classes(scheme, None, "phantom"), kinds)
+    by = "that limits were chosen by" if fitted else "that no limit was chosen by"
+    head = f"One error in each label map, of patients {by}, drawn once of {sum(map(len, halves))}: {', '.join(chosen)}."
+    head += f" Unaltered maps: all {len(half)} of that half."
+    said = "Caught: a rule fails that does not fail in the unaltered map. Right class: for a class that was altered."
+    return "\n".join([head, said, "", *real.lines(found, beside)]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=10, help="maps with an error, and as many without")
     parser.add_argument("--first", type=int, default=0, help="number of the first patient")
-    parser.add_argument("--write", action="store_true", help=f"write the table to {RESULT.parent.name}/{RESULT.name}")
+    parser.add_argument(
+        "--real", type=Path, metavar="DIR", help="scans and expert labels, <case>_0000 and <case>.nii.gz"
+    )
+    parser.add_argument("--dataset", default="btcv", help="with --real: whose ids the labels carry")
+    parser.add_argument("--patients", type=int, help="with --real: the first so many of the half; default: all")
+    parser.add_argument("--fitted", action="store_true", help="with --real: the half that limits were chosen by")
+    parser.add_argument("--phantoms", type=int, default=4, help="with --real: phantoms beside them")
+    parser.add_argument("--write", action="store_true", help=f"write the table to {RESULT.parent.name}/")
     options = parser.parse_args()
-    text = "\n".join(report(run(options.maps, first=options.first), options.maps)) + "\n"
+    if options.real:
+        title, result = "Errors in expert labels of real scans", REAL_RESULT
+        asked = options.real, options.dataset, options.patients, options.fitted, options.phantoms
+        text = real_report(*asked)
+        some = f" --patients {options.patients}" if options.patients else ""
+        command = f"--real ../shared/data/{options.real.name}{some} --phantoms {options.phantoms} --write"
+    else:
+        title, result = "Errors that the anatomy rules find", RESULT
+        text = "\n".join(report(run(options.maps, first=options.first), options.maps)) + "\n"
+        command = f"--maps {options.maps} --first {options.first} --write"
     print(text)
     if options.write:
-        command = f"python benchmarks/errors/run.py --maps {options.maps} --first {options.first} --write"
         where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}, NumPy {np.__version__}"
-        head = f"# Errors that the anatomy rules find\n\nWritten by `{command}` on {date.today()}: {where}."
-        write_text(RESULT, f"{head}\n\n{text}")
+        head = f"# {title}\n\nWritten by `python benchmarks/errors/run.py {command}` on {date.today()}: {where}."
+        write_text(result, f"{head}\n\n{text}")
 
 
 if __name__ == "__main__":
