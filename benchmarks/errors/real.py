@@ -9,7 +9,7 @@ import json
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from errors import Draft
 from kinds import NAMED, OWN, Impossible, Kind
 
 from labelloop import labels as labels_package
-from labelloop.annotation import UNKNOWN
-from labelloop.classes import CONFIG, ClassScheme, load_classes
-from labelloop.datasets import load_dataset
-from labelloop.files import digest, sha256
-from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
-from labelloop.scan import read_classes, read_image
-from labelloop.volume import Geometry, canonical
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.files import digest, sha256
+from labelloop.base.lookup import CONFIG
+from labelloop.cases.annotation import UNKNOWN
+from labelloop.images.datasets import load_dataset
+from labelloop.images.scan import read_classes, read_image
+from labelloop.images.volume import Geometry, canonical
+from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, check
+from labelloop.labels.folder import asked_classes
 
 SEED = 17
 HERE = Path(__file__).resolve().parent
@@ -40,22 +42,65 @@ Scan = tuple[np.ndarray, np.ndarray, Geometry]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the rules say of one label map: rows (class, rule) that fail, and classes to which any rule applied."""
+    """What the rules say of one label map: rows (class, rule) that fail or are doubted, and classes they applied to."""
 
     patient: str
     kind: str
     altered: list[str]
     failed: list[list[str]]
+    doubted: list[list[str]]
     judged: list[str]
     impossible: str = ""
 
 
+@dataclass(frozen=True)
+class Collection:
+    """Patients whose label maps are spoiled.
+
+    Args:
+        read: a patient's scan; others: of each patient, another one's labels, to be mistaken for theirs.
+        asked: classes that a label map is to show.
+        spoiled: the patients whose maps get errors; of the others only the unaltered map is judged.
+    """
+
+    name: str
+    patients: Sequence[str]
+    read: Callable[[str], Scan]
+    others: Mapping[str, Callable[[], np.ndarray]]
+    asked: Sequence[str]
+    spoiled: Sequence[str]
+    modality: str = "CT"
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the cases of a folder that have both image and labels."""
+    names = sorted(p.name.removesuffix("_0000.nii.gz") for p in folder.glob("*_0000.nii.gz"))
+    return [name for name in names if (folder / f"{name}.nii.gz").is_file()]
+
+
 def drawn_halves(folder: Path) -> tuple[list[str], list[str]]:
     """Return the patients of a folder to choose limits by, and those to judge on."""
-    names = sorted(p.name.removesuffix("_0000.nii.gz") for p in folder.glob("*_0000.nii.gz"))
-    names = [name for name in names if (folder / f"{name}.nii.gz").is_file()]
-    order = [str(name) for name in np.random.default_rng(SEED).permutation(names)]
+    order = [str(name) for name in np.random.default_rng(SEED).permutation(names_in(folder))]
     return order[: len(order) // 2], order[len(order) // 2 :]
+
+
+def half_of(folder: Path, dataset: str, number: int, spoiled: int | None, scheme: ClassScheme) -> Collection:
+    """Return half of a folder's patients (0: limits were chosen by it, 1: to judge on), the first few ``spoiled``."""
+    names, read = drawn_halves(folder)[number], real_scan(folder, dataset, scheme)
+    before = zip(names, names[-1:] + names[:-1], strict=True)
+    others = {name: (lambda other=other: read(other)[0]) for name, other in before}
+    asked = asked_classes(scheme, None, dataset)
+    return Collection(folder.name, names, read, others, asked, names[:spoiled])
+
+
+def whole_folder(
+    folder: Path, dataset: str, cases: Sequence[str], other: Callable[[], np.ndarray], scheme: ClassScheme
+) -> Collection:
+    """Return the ``cases`` of a folder (default: all), none of them kept from the choice of limits."""
+    names, modality = list(cases) or names_in(folder), load_dataset(dataset, scheme).modality
+    asked, read = asked_classes(scheme, None, dataset), real_scan(folder, dataset, scheme)
+    spoiled = names if modality == "CT" else []
+    return Collection(folder.name, names, read, dict.fromkeys(names, other), asked, spoiled, modality)
 
 
 def real_scan(folder: Path, dataset: str, scheme: ClassScheme) -> Callable[[str], Scan]:
@@ -70,44 +115,33 @@ def real_scan(folder: Path, dataset: str, scheme: ClassScheme) -> Callable[[str]
     return read
 
 
-def judged(patient: str, kind: str, draft: Draft, before: np.ndarray, geometry, scheme, asked) -> Outcome:
-    """Hold a draft against the rules, as a label map of which only the classes asked for are known."""
+def judged(patient: str, kind: str, draft: Draft, before: np.ndarray, geometry, scheme, of: Collection) -> Outcome:
+    """Hold a draft against the rules as ``labelloop check --dataset`` does: only classes asked for are expected."""
     changed = before != draft.labels
     touched = {*np.unique(before[changed]).tolist(), *np.unique(draft.labels[changed]).tolist()}
     altered = [name for name, number in scheme.ids.items() if number in touched]
     states = dict.fromkeys(scheme.names, UNKNOWN)
-    rows = check(draft.labels, geometry, states, scheme, draft.image, classes=asked, overlap={})
-    failed = [[row["class"], row["rule"]] for row in rows if row["verdict"] == FAIL]
+    rows = check(draft.labels, geometry, states, scheme, draft.image, of.modality, (), of.asked, of.asked, {})
+    failed, doubted = ([[row["class"], row["rule"]] for row in rows if row["verdict"] == v] for v in (FAIL, DOUBT))
     applied = sorted({row["class"] for row in rows if row["verdict"] != NOT_APPLICABLE})
-    return Outcome(patient, kind, altered, failed, applied)
+    return Outcome(patient, kind, altered, failed, doubted, applied)
 
 
-def outcomes_of(
-    patient: str,
-    other: str,
-    read: Callable[[str], Scan],
-    kinds: dict[str, Kind],
-    scheme: ClassScheme,
-    asked: Sequence[str],
-) -> Iterator[Outcome]:
-    """Yield the outcomes of a patient: unaltered, and with an error of each kind."""
-    labels, image, geometry = read(patient)
-    others = read(other)[0] if kinds else None
+def outcomes_of(patient: str, of: Collection, kinds: dict[str, Kind | None], scheme: ClassScheme) -> Iterator[Outcome]:
+    """Yield the outcomes of a patient with an error of each kind; a kind that is None alters nothing."""
+    labels, image, geometry = of.read(patient)
+    others = of.others[patient]() if any(kinds.values()) else None
     ids = {n: i for n, i in scheme.ids.items() if (labels == i).any()}
-
-    def draft(kind: str) -> Draft:
+    for kind, inject in kinds.items():
         random = np.random.default_rng([SEED, zlib.crc32(patient.encode()), zlib.crc32(kind.encode())])
-        return Draft(labels.copy(), image, np.array(geometry.spacing_zyx), ids, random, others)
-
-    for kind, inject in {UNALTERED: None, **kinds}.items():
-        spoiled = draft(kind)
+        draft = Draft(labels.copy(), image, np.array(geometry.spacing_zyx), ids, random, others)
         try:
             if inject:
-                inject(spoiled)
+                inject(draft)
         except Impossible as reason:
-            yield Outcome(patient, kind, [], [], [], str(reason))
+            yield Outcome(patient, kind, [], [], [], [], str(reason))
         else:
-            yield judged(patient, kind, spoiled, labels, geometry, scheme, asked)
+            yield judged(patient, kind, draft, labels, geometry, scheme, of)
 
 
 def journal(name: str) -> Path:
@@ -116,105 +150,104 @@ def journal(name: str) -> Path:
     return Path(tempfile.gettempdir()) / "labelloop-errors" / f"{key}.jsonl"
 
 
-def outcomes(
-    name: str,
-    patients: Sequence[str],
-    others: dict[str, str],
-    read: Callable[[str], Scan],
-    asked: Sequence[str],
-    kinds: dict[str, Kind],
-) -> list[Outcome]:
-    """Return the outcomes of the patients; what the journal has is not done again.
-
-    Args:
-        name: of the collection; others: of each patient, the one whose labels are mistaken for theirs.
-        asked: classes that a label map is to show; kinds: of errors, beside the unaltered map.
-    """
-    scheme, path = load_classes("flare"), journal(name)
+def outcomes(of: Collection, kinds: dict[str, Kind]) -> list[Outcome]:
+    """Return the outcomes of a collection, unaltered and with errors; what the journal has is not done again."""
+    scheme, path = load_classes("flare"), journal(of.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     known = [Outcome(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
     done = {(o.patient, o.kind) for o in known}
-    for patient in patients:
-        left = {kind: inject for kind, inject in kinds.items() if (patient, kind) not in done}
-        if not left and (patient, UNALTERED) in done:
-            continue
-        for outcome in outcomes_of(patient, others[patient], read, left, scheme, asked):
-            if (outcome.patient, outcome.kind) not in done:
-                known.append(outcome)
-                with path.open("a") as file:
-                    file.write(json.dumps(asdict(outcome)) + "\n")
-    return [o for o in known if o.patient in patients]
+    for patient in of.patients:
+        wanted = {UNALTERED: None, **(kinds if patient in of.spoiled else {})}
+        left = {kind: inject for kind, inject in wanted.items() if (patient, kind) not in done}
+        for outcome in outcomes_of(patient, of, left, scheme) if left else ():
+            known.append(outcome)
+            with path.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+    return [o for o in known if o.patient in of.patients and (o.patient in of.spoiled or o.kind == UNALTERED)]
 
 
 @dataclass
 class Count:
-    """Of one kind: label maps with the error, caught, and with a right class blamed; rules that failed."""
+    """Of one kind: label maps with the error, refused, refused or doubted, and with a right class named; the rules."""
 
     maps: int
-    caught: int
+    refused: int
+    noticed: int
     right: int
     rules: Counter
 
 
 def counted(found: Sequence[Outcome], kind: str) -> Count:
-    """Count what was caught: a row fails that does not in the unaltered map. Right: of a class that was altered."""
-    clean = {o.patient: {tuple(row) for row in o.failed} for o in found if o.kind == UNALTERED}
-    count = Count(0, 0, 0, Counter())
+    """Count what was noticed: a row fails, or is doubted, that does not in the unaltered map.
+
+    Right: it is the row of a class that was altered.
+    """
+    clean = {o.patient: {tuple(row) for row in o.failed + o.doubted} for o in found if o.kind == UNALTERED}
+    count = Count(0, 0, 0, 0, Counter())
     for outcome in found:
         if outcome.kind == kind and not outcome.impossible:
-            new = {(n, rule) for n, rule in outcome.failed} - clean[outcome.patient]
+            failed, doubted = (
+                {tuple(r) for r in rows} - clean[outcome.patient] for rows in (outcome.failed, outcome.doubted)
+            )
             count.maps += 1
-            count.caught += bool(new)
-            count.right += any(n in outcome.altered for n, _ in new)
-            count.rules.update({rule for n, rule in new if n in outcome.altered})
+            count.refused += bool(failed)
+            count.noticed += bool(failed | doubted)
+            count.right += any(n in outcome.altered for n, _ in failed | doubted)
+            count.rules.update({rule for n, rule in failed | doubted if n in outcome.altered})
     return count
 
 
-def unaltered_rows(found: Sequence[Outcome]) -> tuple[int, int, list[str]]:
-    """Return how many rows (case, class) of unaltered maps are refused, of how many, and which."""
-    clean = [o for o in found if o.kind == UNALTERED]
-    said = [f"{o.patient}: {rule} of {n}" for o in clean for n, rule in o.failed]
-    return sum(len({n for n, _ in o.failed}) for o in clean), sum(len(o.judged) for o in clean), said
+def unaltered_rows(found: Sequence[Outcome], verdict: str) -> tuple[int, int, list[str]]:
+    """Return how many rows (case, class) of unaltered maps are "failed" or "doubted", of how many, and which."""
+    clean = [(o, getattr(o, verdict)) for o in found if o.kind == UNALTERED]
+    said = [f"{o.patient}: {rule} of {n}" for o, rows in clean for n, rule in rows]
+    return sum(len({n for n, _ in rows}) for _, rows in clean), sum(len(o.judged) for o, _ in clean), said
 
 
-def lines(real: Sequence[Outcome], phantoms: Sequence[Outcome]) -> Iterator[str]:
-    """Yield the lines of the result."""
-    heads = (
-        "error",
-        "real: maps",
-        "caught",
-        "right class",
-        "phantoms: maps",
-        "caught",
-        "right class",
-        "rules on real scans",
-    )
-    both = {"real scans": real, "phantoms": phantoms}
-    for name, found in both.items():
-        refused, rows, said = unaltered_rows(found)
-        patients = len({o.patient for o in found})
-        yield f"- {name}: of {rows} unaltered rows of {patients} patients {refused} refused" + (
-            f" ({'; '.join(said)})" if said else ""
-        )
+def lines(collections: Mapping[str, Sequence[Outcome]], beside: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the lines of the result: of real scans, by collection and together, and of phantoms ``beside`` them."""
+    yield "| unaltered maps | patients | rows | refused | doubted |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    notes = []
+    for name, found in {**collections, "phantoms": beside}.items():
+        (refused, rows, said), (doubted, _, odd) = (unaltered_rows(found, v) for v in ("failed", "doubted"))
+        yield f"| {name} | {len({o.patient for o in found})} | {rows} | {refused} | {doubted} |"
+        notes += [
+            f"- {name}, {word}: {'; '.join(which)}" for word, which in (("refused", said), ("doubted", odd)) if which
+        ]
+    yield from ["", *notes, ""] if notes else [""]
+    real = [outcome for found in collections.values() for outcome in found]
+    yield from _recall(real, beside)
+    yield from _table(real, beside)
+
+
+def _recall(real: Sequence[Outcome], beside: Sequence[Outcome]) -> Iterator[str]:
+    yield "| mean over kinds | refused | refused or doubted | right class named, of those |"
+    yield "| --- | ---: | ---: | ---: |"
+    for where, found in (("real scans", real), ("phantoms", beside)):
         for title, kinds in (("all kinds", NAMED | OWN), ("asked for", NAMED), ("own", OWN)):
-            counts = [counted(found, kind) for kind in kinds]
-            yield f"  - {title} ({len(kinds)}): {macro(counts)}"
+            yield f"| {where}, {title} ({len(kinds)}) | {macro([counted(found, kind) for kind in kinds])} |"
     yield ""
-    yield f"| {' | '.join(heads)} |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
-    for title, kinds in (("asked for", NAMED), ("own", OWN)):
-        yield f"| **{title}** | | | | | | | |"
-        for kind in kinds:
-            a, b = counted(real, kind), counted(phantoms, kind)
-            rules = ", ".join(f"{rule} {n}" for rule, n in a.rules.most_common(4))
-            yield f"| {kind} | {a.maps} | {a.caught} | {a.right} | {b.maps} | {b.caught} | {b.right} | {rules} |"
 
 
 def macro(counts: Sequence[Count]) -> str:
-    """Return the mean recall over kinds, and of what was caught the share in which a right class is blamed."""
+    """Return the mean over kinds of what was refused, and noticed; and of that the share with a right class."""
     tried = [c for c in counts if c.maps]
     if not tried:
-        return "nothing was tried"
-    recall = np.mean([c.caught / c.maps for c in tried])
-    caught, right = (sum(getattr(c, key) for c in tried) for key in ("caught", "right"))
-    return f"macro recall {recall:.2f}; right class blamed in {right / max(caught, 1):.2f} of what was caught"
+        return " | ".join("–" * 3)
+    refused, noticed = (np.mean([getattr(c, key) / c.maps for c in tried]) for key in ("refused", "noticed"))
+    caught, right = (sum(getattr(c, key) for c in tried) for key in ("noticed", "right"))
+    return f"{refused:.2f} | {noticed:.2f} | {right / max(caught, 1):.2f}"
+
+
+def _table(real: Sequence[Outcome], beside: Sequence[Outcome]) -> Iterator[str]:
+    heads = ("maps", "refused", "or doubted", "right class")
+    yield f"| error | {' | '.join(heads)} | phantoms: {' | '.join(heads)} | rules on real scans |"
+    yield "| --- |" + " ---: |" * 8 + " --- |"
+    for title, kinds in (("asked for", NAMED), ("own", OWN)):
+        yield f"| **{title}** |" + " |" * 9
+        for kind in kinds:
+            both = [counted(found, kind) for found in (real, beside)]
+            numbers = [f"{c.maps} | {c.refused} | {c.noticed} | {c.right}" for c in both]
+            rules = ", ".join(f"{rule} {n}" for rule, n in both[0].rules.most_common(4))
+            yield f"| {kind} | {' | '.join(numbers)} | {rules} |"

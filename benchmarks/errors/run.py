@@ -160,29 +160,26 @@ def report(tally: Tally, maps: int) -> Iterator[str]:
     yield from (["", *(f"- {line}" for line in tally.alarm_reasons)] if tally.alarm_reasons else [])
 
 
-def real_report(folder: Path, dataset: str, patients: int | None, fitted: bool, phantoms: int) -> str:
+def real_report(options: argparse.Namespace) -> str:
     """Return the text on errors in expert labels of real scans, and in phantoms with voxels of 3 mm."""
-    scheme, halves = load_classes("flare"), real.drawn_halves(folder)
-    half = halves[0 if fitted else 1]
-    chosen, others = half[:patients], dict(zip(half, half[-1:] + half[:-1], strict=True))
-    asked = asked_classes(scheme, None, dataset)
-    scans, kinds = real.real_scan(folder, dataset, scheme), real.NAMED | real.OWN
-    found = real.outcomes(folder.name, half, others, scans, asked, {})
-    found = [o for o in found if o.kind == real.UNALTERED]
-    found += [o for o in real.outcomes(folder.name, chosen, others, scans, asked, kinds) if o.kind != real.UNALTERED]
-    drawn = [str(20_000 + number) for number in range(phantoms)]
-    mistaken = {number: str(int(number) - 1) for number in drawn}
-
-    def read(number: str) -> real.Scan:
-        labels, image, geometry = phantom(int(number), 3.0)
-        return labels, image, geometry
-
-    beside = real.outcomes("phantoms", drawn, mistaken, read, asked_classes(scheme, None, "phantom"), kinds)
-    by = "that limits were chosen by" if fitted else "that no limit was chosen by"
-    head = f"One error in each label map, of patients {by}, drawn once of {sum(map(len, halves))}: {', '.join(chosen)}."
-    head += f" Unaltered maps: all {len(half)} of that half."
-    said = "Caught: a rule fails that does not fail in the unaltered map. Right class: for a class that was altered."
-    return "\n".join([head, said, "", *real.lines(found, beside)]) + "\n"
+    scheme, kinds = load_classes("flare"), real.NAMED | real.OWN
+    half = real.half_of(options.real, options.dataset, 0 if options.fitted else 1, options.patients, scheme)
+    collections = [half]
+    for dataset, folder, *cases in options.also or ():
+        collections.append(real.whole_folder(Path(folder), dataset, cases, half.others[half.patients[0]], scheme))
+    drawn = [str(20_000 + number) for number in range(options.phantoms)]
+    mistaken = {number: (lambda other=int(number) - 1: phantom(other, 3.0)[0]) for number in drawn}
+    asked = asked_classes(scheme, None, "phantom")
+    phantoms = real.Collection("phantoms", drawn, lambda n: phantom(int(n), 3.0), mistaken, asked, drawn)
+    found = {of.name: real.outcomes(of, kinds) for of in collections}
+    by = "that limits were chosen by" if options.fitted else "that no limit was chosen by"
+    spoiled = ", ".join(name for of in collections for name in of.spoiled)
+    text = [
+        f"One error in each label map, of patients {by} ({half.name}: drawn once, half of all): {spoiled}.",
+        "Refused: a rule fails that is kept in the unaltered map; doubted: a rule doubts it, which refuses nothing.",
+        "Right class: named is a class that was altered.",
+    ]
+    return "\n".join([*text, "", *real.lines(found, real.outcomes(phantoms, kinds))]) + "\n"
 
 
 def main() -> None:
@@ -193,17 +190,18 @@ def main() -> None:
         "--real", type=Path, metavar="DIR", help="scans and expert labels, <case>_0000 and <case>.nii.gz"
     )
     parser.add_argument("--dataset", default="btcv", help="with --real: whose ids the labels carry")
-    parser.add_argument("--patients", type=int, help="with --real: the first so many of the half; default: all")
+    parser.add_argument("--patients", type=int, help="with --real: spoil the first so many of the half; default: all")
+    parser.add_argument(
+        "--also", nargs="+", action="append", metavar="X", help="with --real: DATASET DIR [CASE ...], more such scans"
+    )
     parser.add_argument("--fitted", action="store_true", help="with --real: the half that limits were chosen by")
     parser.add_argument("--phantoms", type=int, default=4, help="with --real: phantoms beside them")
     parser.add_argument("--write", action="store_true", help=f"write the table to {RESULT.parent.name}/")
     options = parser.parse_args()
     if options.real:
         title, result = "Errors in expert labels of real scans", REAL_RESULT
-        asked = options.real, options.dataset, options.patients, options.fitted, options.phantoms
-        text = real_report(*asked)
-        some = f" --patients {options.patients}" if options.patients else ""
-        command = f"--real ../shared/data/{options.real.name}{some} --phantoms {options.phantoms} --write"
+        text = real_report(options)
+        command = " ".join(sys.argv[1:])
     else:
         title, result = "Errors that the anatomy rules find", RESULT
         text = "\n".join(report(run(options.maps, first=options.first), options.maps)) + "\n"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from labelloop.classes import load_classes
+from labelloop.base.classes import load_classes
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "errors" / "run.py"
 
@@ -46,7 +46,9 @@ def test_every_kind_of_error_for_real_scans_alters_the_map_and_is_drawn_alike_ag
     monkeypatch.setattr(real, "check", lambda *arguments, **named: [])  # what the rules say does not matter here
     scans = {name: benchmark.phantom(number, 3.0) for name, number in (("a", 506), ("b", 507))}
     before = scans["a"][0].copy()
-    found = [list(real.outcomes_of("a", "b", scans.get, real.NAMED | real.OWN, scheme, ["organs"])) for _ in range(2)]
+    of = real.Collection("phantoms", ["a"], scans.get, {"a": lambda: scans["b"][0]}, ["organs"], ["a"])
+    kinds = {real.UNALTERED: None} | real.NAMED | real.OWN
+    found = [list(real.outcomes_of("a", of, kinds, scheme)) for _ in range(2)]
     assert found[0] == found[1]
     assert np.array_equal(scans["a"][0], before)
     assert [o.kind for o in found[0] if not o.altered and not o.impossible] == [real.UNALTERED]
@@ -54,18 +56,23 @@ def test_every_kind_of_error_for_real_scans_alters_the_map_and_is_drawn_alike_ag
     assert sum(bool(o.impossible) for o in found[0]) <= 4
 
 
-def test_a_row_that_failed_before_the_error_is_not_caught(benchmark):
+def test_a_row_that_was_broken_before_the_error_is_not_caught(benchmark):
     real = benchmark.real
     row = SimpleNamespace(liver=["liver", "fat"], spleen=["spleen", "holes"])
     kind = next(iter(real.NAMED))
     outcomes = [
-        real.Outcome("a", real.UNALTERED, [], [row.liver], ["liver", "spleen"]),
-        real.Outcome("a", kind, ["spleen"], [row.liver], ["liver"]),
-        real.Outcome("b", real.UNALTERED, [], [], ["liver"]),
-        real.Outcome("b", kind, ["spleen"], [row.liver], ["liver"]),
-        real.Outcome("c", real.UNALTERED, [], [], ["liver"]),
-        real.Outcome("c", kind, ["spleen"], [row.liver, row.spleen], ["liver"]),
+        real.Outcome("a", real.UNALTERED, [], [row.liver], [], ["liver", "spleen"]),
+        real.Outcome("a", kind, ["spleen"], [row.liver], [], ["liver"]),
+        real.Outcome("b", real.UNALTERED, [], [], [], ["liver"]),
+        real.Outcome("b", kind, ["spleen"], [row.liver], [], ["liver"]),
+        real.Outcome("c", real.UNALTERED, [], [], [], ["liver"]),
+        real.Outcome("c", kind, ["spleen"], [row.liver, row.spleen], [], ["liver"]),
+        real.Outcome("d", real.UNALTERED, [], [], [row.liver], ["liver"]),
+        real.Outcome("d", kind, ["spleen"], [], [row.liver, row.spleen], ["liver"]),
     ]
     count = real.counted(outcomes, kind)
-    assert (count.maps, count.caught, count.right, dict(count.rules)) == (3, 2, 1, {"holes": 1})
-    assert real.unaltered_rows(outcomes)[:2] == (1, 4)
+    assert (count.maps, count.refused, count.noticed, count.right) == (4, 2, 3, 2)
+    assert dict(count.rules) == {"holes": 2}
+    assert real.unaltered_rows(outcomes, "failed")[:2] == (1, 5)
+    assert real.unaltered_rows(outcomes, "doubted")[:2] == (1, 5)
+    assert real.macro([count]) == "0.50 | 0.75 | 0.67"

@@ -26,6 +26,11 @@ def failing(rows):
     return {(row["class"], row["rule"]) for row in rows if row["verdict"] == "fail"}
 
 
+def broken(rows):
+    """Return the classes and rules that fail or are doubted."""
+    return {(row["class"], row["rule"]) for row in rows if row["verdict"] in ("fail", "doubt")}
+
+
 def verdict(rows, name, rule):
     return next(row for row in rows if (row["class"], row["rule"]) == (name, rule))
 
@@ -37,7 +42,7 @@ def verdicts(anatomy, scheme, states=None, **arguments):
 
 def test_clean_anatomy_passes_every_rule(anatomy, scheme, tmp_path):
     rows = verdicts(anatomy, scheme, dict.fromkeys(scheme.names, "present"), overlap={"liver": 3})
-    assert failing(rows) == set()
+    assert broken(rows) == set()
     skipped = {(r["class"], r["rule"], r["reason"]) for r in rows if r["verdict"] == "not_applicable"}
     assert {(name, rule) for name, rule, reason in skipped if reason != "not for CT"} == set()
     assert {rule.kind for rule in load_rules(scheme)} == set(KINDS)
@@ -208,10 +213,10 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_injected_error_fails(anatomy, scheme, error):
+def test_injected_error_breaks_its_rules(anatomy, scheme, error):
     inject, expected = ERRORS[error]
     inject(anatomy)
-    found = failing(verdicts(anatomy, scheme))
+    found = broken(verdicts(anatomy, scheme))
     assert expected <= found, found
 
 
@@ -219,6 +224,16 @@ def test_every_kind_of_rule_is_failed_by_some_error(scheme):
     kinds = {rule.name: rule.kind for rule in load_rules(scheme)}
     failed = {kinds[rule] for _, expected in ERRORS.values() for _, rule in expected}
     assert set(KINDS) - failed == {"annotation", "overlap", "expected"}  # see the next tests
+
+
+def test_a_rule_that_doubts_refuses_nothing(anatomy, scheme):
+    swap(anatomy, RIGHT, LEFT)
+    refused = failing(verdicts(anatomy, scheme))
+    assert refused
+    rules = tuple({**rule, "verdict": "doubt"} for rule in scheme.rules)
+    mild = verdicts(anatomy, scheme.model_copy(update={"rules": rules}))
+    assert failing(mild) == set()
+    assert refused <= broken(mild)
 
 
 def test_annotation_is_held_against_the_map(anatomy, scheme):
@@ -381,7 +396,7 @@ def stored(array, permutation, flips):
 
 
 @pytest.fixture
-def broken(anatomy):
+def swapped(anatomy):
     swap(anatomy, RIGHT, LEFT)
     erase(anatomy, "aorta", np.s_[50:56])
     return anatomy
@@ -389,9 +404,9 @@ def broken(anatomy):
 
 @few()
 @given(orientation=orientations)
-def test_verdicts_do_not_change_with_orientation(broken, scheme, orientation):
-    expected = verdicts(broken, scheme)
-    labels, image = (canonical(stored(array, *orientation)) for array in (broken.labels, broken.image))
+def test_verdicts_do_not_change_with_orientation(swapped, scheme, orientation):
+    expected = verdicts(swapped, scheme)
+    labels, image = (canonical(stored(array, *orientation)) for array in (swapped.labels, swapped.image))
     rows = check(labels.array, labels.geometry, {}, scheme, image.array)
     assert len(rows) == len(expected)
     assert {row["verdict"] for row in rows} >= {"pass", "fail"}

@@ -32,6 +32,9 @@ class World:
         ]
         verdicts = [(case, name, rule, "fail", 1.0, 2.0, "ml", self.said) for case, name, rule in self.failed]
         verdicts.append(("a", "liver", "volume", "pass", 1.0, 2.0, "ml", "fine"))
+        verdicts += [
+            (case, "liver", "leak", "doubt", 3.0, 2.0, "cm2", "odd") for case in self.states
+        ]  # refuses nothing
         disagreement = [(*key, value, self.unsure[key], 2, None) for key, value in self.dice.items()]
         columns = ["case", "class", "rule", "verdict", "value", "threshold", "unit", "reason"]
         return select(

@@ -468,6 +468,19 @@ def test_queue_puts_more_failed_rules_first_then_less_agreement():
     assert pd.isna(table["pairwise_dice"][0])  # what models say of a truth is not asked
 
 
+def test_queue_lists_accepted_labels_that_a_rule_doubts_behind_those_that_fail():
+    """A doubt refuses nothing; truth that is doubted is left alone."""
+    selected = [(case, "liver", "present", "accepted", "", "") for case in "abc"]
+    selected += [("d", "liver", "present", "truth", "", "annotated")]
+    given = [("a", "contrast", "doubt"), ("b", "volume", "fail"), ("b", "leak", "doubt"), ("d", "leak", "doubt")]
+    verdicts = [(case, "liver", rule, verdict, 1.0, 2.0, "ml", "odd") for case, rule, verdict in given]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("c", "liver", 0.5, 0.1, 2, None)])
+    assert list(table["case"]) == ["b", "a", "c"]
+    assert list(table["failed"]) == ["volume", "", ""]
+    assert list(table["doubted"]) == ["leak", "contrast", ""]
+    assert list(table["reasons"])[:2] == ["volume: odd\nleak: odd", "contrast: odd"]
+
+
 def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
     selected = [(case, "aorta", "unknown", "demoted", "volume", "volume: too small") for case in "abcde"]
     selected += [("a", "liver", "unknown", "demoted", "agreement", "pairwise_dice 0.6 below 0.7")]

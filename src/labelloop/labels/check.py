@@ -3,6 +3,7 @@
 A verdict says for one class and one rule what was measured, what it was held against, in which unit, and why. A rule
 that cannot be applied says so (``not_applicable``) instead of guessing: an organ may be cut by the field of view or by
 ignored voxels, annotated absent, absent in every model, or removed by surgery. All measures are in mm, ml, HU or %.
+A rule of which a scheme says `verdict: doubt` refuses nothing: what breaks it is worth a look (the review queue).
 """
 
 import math
@@ -21,7 +22,7 @@ from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules import KINDS, Case, Rule, Skip
 from labelloop.labels.rules.image import HU_KINDS, air_around
 
-PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not_applicable"
+PASS, DOUBT, FAIL, NOT_APPLICABLE = "pass", "doubt", "fail", "not_applicable"
 HOLD_FOR_PARTS = (*HU_KINDS, "extent", "volume")
 """Kinds of rules that what is known of a structure can break, though other voxels of it may be ignored."""
 
@@ -122,7 +123,7 @@ def _verdict(rule: Rule, case: Case, name: str, circumstances: "_Circumstances")
         value, threshold, failed, reason = KINDS[rule.kind][1](rule, case, name)
     except Skip as skip:
         return {"verdict": NOT_APPLICABLE, "value": math.nan, "threshold": math.nan, "reason": str(skip)}
-    return {"verdict": FAIL if failed else PASS, "value": value, "threshold": threshold, "reason": reason}
+    return {"verdict": rule.verdict if failed else PASS, "value": value, "threshold": threshold, "reason": reason}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from labelloop.images.datasets import Dataset, load_dataset
 from labelloop.images.listing import Listing, image_cases, list_folder, list_labels, tell
 from labelloop.images.scan import check_same_grid, read_classes, read_image
 from labelloop.images.volume import Volume, canonical
-from labelloop.labels.check import FAIL, NOT_APPLICABLE, check, load_rules
+from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import (
     LEAST_CASES,
     SIDES,
@@ -92,11 +92,12 @@ def asked_classes(scheme: ClassScheme, asked: Sequence[str] | None, dataset: str
 
 
 def tell_verdicts(table: pd.DataFrame, level: int = logging.WARNING) -> None:
-    """Log what fails of a "verdicts" table, and how much: case, class, rule and reason of each (at ``level``)."""
+    """Log what fails of a "verdicts" table (at ``level``), what is doubted, and how much: case, class, rule, reason."""
     if table.empty:
         return
-    for row in table[table["verdict"] == FAIL].to_dict("records"):
-        log.log(level, "%s: %s, %s: %s", row["case"], row["class"], row["rule"], row["reason"])
+    for verdict, loud, word in ((DOUBT, logging.INFO, "doubted, "), (FAIL, level, "")):
+        for row in table[table["verdict"] == verdict].to_dict("records"):
+            log.log(loud, "%s: %s, %s%s: %s", row["case"], row["class"], word, row["rule"], row["reason"])
     verdicts = ", ".join(f"{number} {verdict}" for verdict, number in table["verdict"].value_counts().items())
     log.info("verdicts: %s; %d of %d case-class rows fail a rule (%.1f %%)", verdicts, *failing(table))
 

@@ -57,16 +57,16 @@ class Surface:
         area = self.areas.sum(axis=1)
         return 100.0 * float(area[chosen].sum() / area.sum())
 
-    def largest_patch(self, chosen: np.ndarray, flat: bool = False) -> float:
+    def largest_patch(self, chosen: np.ndarray, flat: bool = False, areas: np.ndarray | None = None) -> float:
         """Return the area (cm2) of the largest connected patch of ``chosen`` voxels.
 
         With ``flat``, only patches in one plane of the grid count, by the faces that look in its direction: a surface
-        that was cut, or a label that ends where a window ended.
+        that was cut, or a label that ends where a window ended. ``areas``: what of the voxels' areas counts [n].
         """
         if not chosen.any():
             return 0.0
         if not flat:
-            return self._patch(chosen, self.areas.sum(axis=1))
+            return self._patch(chosen, self.areas.sum(axis=1) if areas is None else areas)
         return max(self._patch(chosen & (self.areas[:, side] > 0), self.areas[:, side], side // 2) for side in range(6))
 
     def _patch(self, chosen: np.ndarray, areas: np.ndarray, axis: int | None = None) -> float:
@@ -110,6 +110,21 @@ class Surfaces:
         """Return the mask of a class and the image in a box around it, on the grid."""
         box = self._boxes[name]
         return self.labels[box] == self.ids[name], self.image[box]
+
+    def touched(self, name: str, low: float, high: float) -> np.ndarray:
+        """Return the area (cm2) of each voxel of a class's surface that unlabeled voxels from low to high HU touch."""
+        surface, box = self.of(name), self._boxes[name]
+        if surface is None:
+            return np.zeros(0)
+        image = self.image[box]
+        chosen = np.pad((self.labels[box] == 0) & (image >= low) & (image <= high), 1)
+        area = np.zeros(len(surface.places))
+        for axis in range(3):
+            for side, step in enumerate((-1, 1)):
+                beyond = surface.places + 1
+                beyond[:, axis] += step
+                area += surface.areas[:, 2 * axis + side] * chosen[tuple(beyond.T)]
+        return area
 
     def _of(self, name: str) -> Surface | None:
         """Return the surface of a class; None where the class has too few voxels on the grid to have an inside."""

@@ -60,18 +60,19 @@ def _reasons(selected: pd.DataFrame) -> list[dict[str, Any]]:
 def _rules(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for rule, part in verdicts.groupby("rule", sort=True):
-        failed = part[part["verdict"] == "fail"]
-        classes = failed["class"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        broken = part[part["verdict"].isin(["fail", "doubt"])]
+        classes = broken["class"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
         rows.append(
             {
                 "rule": rule,
-                "tested": int(part["verdict"].isin(["pass", "fail"]).sum()),
-                "failed": len(failed),
+                "tested": int((part["verdict"] != "not_applicable").sum()),
+                "failed": int((part["verdict"] == "fail").sum()),
+                "doubted": int((part["verdict"] == "doubt").sum()),
                 "not_applicable": int((part["verdict"] == "not_applicable").sum()),
                 "classes": classes.to_dict(),
             }
         )
-    return sorted(rows, key=lambda row: -row["failed"])
+    return sorted(rows, key=lambda row: (-row["failed"], -row["doubted"]))
 
 
 def _label_sources(provenance: pd.DataFrame) -> dict[str, int]:

@@ -30,15 +30,14 @@ KEYS = ["case", "class"]
 def queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataFrame) -> pd.DataFrame:
     """Return the doubtful labels of a label set as a "review" table that names no files yet.
 
-    Most failed rules first, then the lowest mean pairwise Dice of the predictions. Classes take turns, ``ALIKE`` labels
-    each: what a model does wrong in every case shall not hide the rest. Agreement says nothing about a label that an
-    annotator drew; such a label is listed only when it fails a rule.
+    Most failed rules first, then most rules that doubt it, then the lowest mean pairwise Dice of the predictions.
+    Classes take turns, ``ALIKE`` labels each: what a model does wrong in every case shall not hide the rest. Agreement
+    says nothing about a label that an annotator drew; such a label is listed only when it fails a rule.
 
     Args:
         selected, verdicts, disagreement: tables of those kinds (:mod:`labelloop.base.tables`).
     """
-    failed = verdicts[verdicts["verdict"] == "fail"]
-    fails = {key: part.to_dict("records") for key, part in failed.groupby(KEYS, sort=True)}
+    fails, doubts = (_by_label(verdicts, verdict) for verdict in ("fail", "doubt"))
     agreement = disagreement.set_index(KEYS)["pairwise_dice"].to_dict()
     chosen = {(row["case"], row["class"]): row for row in selected.to_dict("records")}
     rows = []
@@ -46,8 +45,8 @@ def queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataF
         row = chosen.get(key, {"decision": "", "criterion": "", "reason": ""})
         dice = float("nan") if row["decision"] == "truth" else agreement.get(key, float("nan"))
         refused = row["decision"] in ("demoted", "dropped")
-        if key in fails or refused or (row["decision"] == "accepted" and dice < DISAGREE):
-            rows.append(_row(key, row, fails.get(key, []), dice))
+        if key in fails or refused or (row["decision"] == "accepted" and (key in doubts or dice < DISAGREE)):
+            rows.append(_row(key, row, fails.get(key, []), doubts.get(key, []), dice))
     rows.sort(key=_doubt)
     table = pd.DataFrame(rows, columns=list(TABLES["review"]))
     turn = table.groupby("class").cumcount() // ALIKE
@@ -55,19 +54,30 @@ def queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataF
     return table.assign(rank=range(1, len(table) + 1))
 
 
-def _doubt(row: Mapping[str, Any]) -> tuple[int, float, str, str]:
-    dice, number = row["pairwise_dice"], len(row["failed"].split(";")) if row["failed"] else 0
-    return -number, dice if dice == dice else 2.0, row["case"], row["class"]
+def _by_label(verdicts: pd.DataFrame, verdict: str) -> dict[Any, list[dict[Hashable, Any]]]:
+    """Return the rows of a verdict by case and class."""
+    parts = verdicts[verdicts["verdict"] == verdict].groupby(KEYS, sort=True)
+    return {key: part.to_dict("records") for key, part in parts}
+
+
+def _doubt(row: Mapping[str, Any]) -> tuple[int, int, float, str, str]:
+    dice = row["pairwise_dice"]
+    failed, doubted = (len(list(filter(None, row[column].split(";")))) for column in ("failed", "doubted"))
+    return -failed, -doubted, dice if dice == dice else 2.0, row["case"], row["class"]
 
 
 def _row(
-    key: tuple[str, str], chosen: Mapping[Hashable, Any], fails: list[dict[Hashable, Any]], dice: float
+    key: tuple[str, str],
+    chosen: Mapping[Hashable, Any],
+    fails: list[dict[Hashable, Any]],
+    doubts: list[dict[Hashable, Any]],
+    dice: float,
 ) -> dict[str, Any]:
-    """Return a row of the table; ``reasons`` has a failed rule a line, then what else selection said."""
+    """Return a row of the table; ``reasons`` has a rule a line, failed ones first, then what else selection said."""
     rules = {fail["rule"] for fail in fails}
     refused = chosen["decision"] in ("demoted", "dropped")
     said = list(zip(chosen["criterion"].split(";"), chosen["reason"].split("; "), strict=True)) if refused else []
-    lines = [f"{fail['rule']}: {fail['reason']}" for fail in fails]
+    lines = [f"{broken['rule']}: {broken['reason']}" for broken in (*fails, *doubts)]
     lines += [words for criterion, words in said if criterion not in rules]
     if dice < DISAGREE and "agreement" not in dict(said):
         lines.append(f"pairwise_dice {dice:.4g} below {DISAGREE:g}")
@@ -77,6 +87,7 @@ def _row(
         "decision": chosen["decision"],
         "pairwise_dice": dice,
         "failed": ";".join(fail["rule"] for fail in fails),
+        "doubted": ";".join(doubt["rule"] for doubt in doubts),
         "reasons": "\n".join(lines),
     }
 

@@ -24,6 +24,7 @@ class Rule(Strict):
     ``classes`` may name sets; where ``threshold`` is given per class, they default to its keys. ``exceptions`` are
     the circumstances in which the rule steps back: ``absent`` (annotated absent), ``models`` (absent in every model),
     ``surgery`` (the class, or one it is compared with, was operated on) and ``cut`` (by the field of view).
+    ``verdict``: what it means to break the rule: ``fail``, or ``doubt``, which is a reason to look and none to refuse.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Rule(Strict):
     unit: str
     source: str
     modality: tuple[Literal["CT", "MR"], ...] = ("CT", "MR")
+    verdict: Literal["fail", "doubt"] = "fail"
     exceptions: Exceptions = ("absent", "models", "surgery", "cut")
 
     @property
@@ -72,7 +74,7 @@ class Range(Rule):
 
 
 class Finding(NamedTuple):
-    """What a rule found: ``failed`` with the measured value, the threshold it was held against, and the reason."""
+    """What a rule found: whether it is broken, with the measured value, its threshold, and the reason."""
 
     value: float
     threshold: float

@@ -7,28 +7,34 @@ HU, on MR, which has no scale of its own, as a share of the organ's own median i
 
 import edt
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from labelloop.labels.rules.base import Case, Finding, Limit, Skip, kind
 from labelloop.labels.surface import Surface, Surfaces
 
 COARSEST_MM = 4.0
+SATURATED_HU = 4.0
+"""Voxels of the grid so near to where an image was cut off hold nothing else."""
 LEAST_FREE = 15.0
 """Least share of a surface, in %, by which the whole is judged."""
 
 
 class Border(Limit):
-    """``step_hu``: the least difference in HU that is a border (CT); ``step_share``: the same on MR, in medians."""
+    """``step_hu``: the least difference in HU that is a border (CT); ``step_share``: the same on MR, in medians.
+
+    ``unlike_hu``: where the organ's median lies in this range, as that of muscle, the rule does not apply (CT).
+    """
 
     step_hu: float = Field(20.0, gt=0)
     step_share: float = Field(0.2, gt=0)
+    unlike_hu: tuple[float, float] | None = None
 
 
 def _surface(rule: Border, case: Case, name: str) -> tuple[Surface, float]:
     """Return the surface of a class and the least difference in intensity that is a border.
 
     Raises:
-        Skip: where there is no image, no inside to compare with, or nothing but saturated voxels.
+        Skip: where there is no image, no inside to compare with, nothing but saturated voxels, or the same beside it.
     """
     surfaces = _surfaces(case)
     surface = surfaces.of(name)
@@ -36,6 +42,8 @@ def _surface(rule: Border, case: Case, name: str) -> tuple[Surface, float]:
         raise Skip("too small to tell its inside from its border")
     if surface.middle in case.cut_off:
         raise Skip("the image is cut off throughout: there is no intensity to judge by")
+    if case.modality == "CT" and rule.unlike_hu and rule.unlike_hu[0] <= surface.middle <= rule.unlike_hu[1]:
+        raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
     step = rule.step_hu if case.modality == "CT" else rule.step_share * abs(surface.middle)
     if step <= 0:
         raise Skip("its median intensity is 0: there is no scale to judge by")
@@ -71,39 +79,29 @@ def _contrast(rule: Contrast, case: Case, name: str) -> Finding:
     return Finding(value, limit, value < limit, said)
 
 
-class Outside(Border):
-    """``unlike_hu``: where the organ's median lies in this range, as that of muscle, the rule does not apply (CT)."""
+def _going_on(rule: Border, case: Case, name: str) -> tuple[Surface, np.ndarray]:
+    """Return the surface of a class, and where what lies beyond it without a label looks like the inside.
 
-    unlike_hu: tuple[float, float] | None = None
-
-
-def _outside(rule: Outside, case: Case, name: str) -> tuple[Surface, np.ndarray]:
-    """Return the surface of a class, and where unlabeled tissue goes on beyond it. Raises Skip, as ``_surface``."""
+    There is no step in between. Raises Skip, as ``_surface``.
+    """
     surface, step = _surface(rule, case, name)
-    if case.modality == "CT" and rule.unlike_hu and rule.unlike_hu[0] <= surface.middle <= rule.unlike_hu[1]:
-        raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
-    return surface, _goes_on(surface, step)
-
-
-def _goes_on(surface: Surface, step: float) -> np.ndarray:
-    """Say where, beyond the surface, what carries no label looks like the inside, without a step in between."""
     alike = np.abs(surface.beside - surface.middle) <= max(step, 2 * surface.spread)
-    return (surface.free > 0.5) & alike & (np.abs(surface.beside - surface.inner) <= step)
+    return surface, (surface.free > 0.5) & alike & (np.abs(surface.beside - surface.inner) <= step)
 
 
-@kind("goes_on", Outside)
-def _goes_on_outside(rule: Outside, case: Case, name: str) -> Finding:
+@kind("goes_on", Border)
+def _goes_on(rule: Border, case: Case, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface beyond which unlabeled tissue looks like the inside."""
-    surface, going_on = _outside(rule, case, name)
+    surface, going_on = _going_on(rule, case, name)
     value, limit = surface.largest_patch(going_on), rule.limit(name)
     said = f"beyond {value:.1f} cm2 of its surface the same tissue goes on unlabeled; at most {limit:g} cm2 expected"
     return Finding(value, limit, value > limit, said)
 
 
-@kind("cut_flat", Outside)
-def _cut_flat(rule: Outside, case: Case, name: str) -> Finding:
+@kind("cut_flat", Border)
+def _cut_flat(rule: Border, case: Case, name: str) -> Finding:
     """The same in one plane of voxels: a label that was cut, by a window, a slice, or a hand."""
-    surface, going_on = _outside(rule, case, name)
+    surface, going_on = _going_on(rule, case, name)
     value, limit = surface.largest_patch(going_on, flat=True), rule.limit(name)
     said = f"it ends flat, on {value:.1f} cm2, in tissue that goes on without a label; at most {limit:g} cm2 expected"
     return Finding(value, limit, value > limit, said)
@@ -139,29 +137,38 @@ class Beside(Limit):
 
 @kind("beside", Beside)
 def _beside(rule: Beside, case: Case, name: str) -> Finding:
-    """Area, in cm2, of the largest patch of surface that unlabeled gas (or another tissue) touches."""
-    surface = _surfaces(case).of(name)
+    """Area, in cm2, of the largest patch of surface that unlabeled gas (or another tissue) touches.
+
+    Where an image is cut off above gas, gas is what has the lowest value that there is.
+    """
+    surfaces = _surfaces(case)
+    surface = surfaces.of(name)
     if surface is None:
         raise Skip("too small to have a surface")
     low, high = rule.hu
-    if any(high < end < 0 for end in case.cut_off):
-        raise Skip(f"the image is cut off above {high:g} HU")
-    chosen = (surface.free > 0.5) & (surface.beside >= low) & (surface.beside <= high)
-    value, limit = surface.largest_patch(chosen), rule.limit(name)
-    said = (
-        f"{value:.1f} cm2 of its surface touch what has {low:.0f} to {high:.0f} HU and no label; at most {limit:g} cm2"
-    )
-    return Finding(value, limit, value > limit, f"{said} expected")
+    high = max([high, *(end + SATURATED_HU for end in case.cut_off if high < end < 0)])
+    touched = surfaces.touched(name, low, high)
+    value, limit = surface.largest_patch(touched > 0, areas=touched), rule.limit(name)
+    said = f"{value:.1f} cm2 of its surface touch what has {low:.0f} to {high:.0f} HU and no label"
+    return Finding(value, limit, value > limit, f"{said}; at most {limit:g} cm2 expected")
 
 
 class Foreign(Border):
     """``of``: organs whose intensity, as it is in this image, must not fill lumps of more than ``threshold`` ml.
 
-    Only what is at least ``thick_mm`` thick counts: vessels are thinner.
+    ``hu``: the same for what is no class, or may have no voxel, by its name. Only what is at least ``thick_mm`` thick
+    counts: vessels are thinner.
     """
 
-    of: tuple[str, ...] = Field(min_length=1)
+    of: tuple[str, ...] = ()
+    hu: dict[str, float] = Field(default_factory=dict)
     thick_mm: float = Field(16.0, gt=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> "Foreign":
+        if not (self.of or self.hu):
+            raise ValueError("neither of nor hu: nothing to look for")
+        return self
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -174,21 +181,20 @@ def _foreign(rule: Foreign, case: Case, name: str) -> Finding:
     own, step = _surface(rule, case, name)
     surfaces = _surfaces(case)
     others = {n: surfaces.of(n) for n in case.facts.found(n for n in rule.of if n != name)}
-    apart = {n: o.middle for n, o in others.items() if o is not None and abs(o.middle - own.middle) > 2 * step}
+    middles = {n: o.middle for n, o in others.items() if o is not None} | rule.hu
+    apart = {n: middle for n, middle in middles.items() if abs(middle - own.middle) > 2 * step}
     if not apart:
-        raise Skip(f"none of {', '.join(rule.of)} is there whose intensity differs from its own")
+        raise Skip(f"none of {', '.join((*rule.of, *rule.hu))} is there whose intensity differs from its own")
     value, other = max((_lumps_ml(surfaces, name, own.middle, middle, rule.thick_mm), n) for n, middle in apart.items())
-    limit = rule.limit(name)
-    said = f"{value:.1f} ml in lumps inside of it look like the {other}; at most {limit:g} ml expected".replace(
-        "_", " "
-    )
+    limit, other = rule.limit(name), other.replace("_", " ")
+    said = f"{value:.1f} ml in lumps inside of it look like {other}; at most {limit:g} ml expected"
     return Finding(value, limit, value > limit, said)
 
 
 def _lumps_ml(surfaces: Surfaces, name: str, own: float, other: float, thick_mm: float) -> float:
-    """Return the ml of thick lumps that are nearer to ``other`` than to ``own`` in intensity."""
+    """Return the ml of thick lumps whose intensity is that of ``other``, up to half of how far ``own`` is from it."""
     mask, image = surfaces.crop(name)
-    lumps = mask & (np.abs(image - other) < np.abs(image - own))
+    lumps = mask & (np.abs(image - other) < abs(other - own) / 2)
     depth = edt.edt(lumps, anisotropy=tuple(surfaces.spacing), black_border=True, parallel=1)
     core = depth >= thick_mm / 2
     if not core.any():
