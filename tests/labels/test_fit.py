@@ -57,6 +57,13 @@ def test_what_it_was_fitted_to_passes(scheme):
     assert "simulated" in next(r for r in load_rules(fitted) if r.name == "volume").source
 
 
+def test_rules_that_doubt_keep_their_thresholds(scheme):
+    rules = tuple({**rule, "verdict": "doubt"} if rule["name"] == "volume" else rule for rule in scheme.rules)
+    doubting = scheme.model_copy(update={"rules": rules})
+    assert set(fit(simulated(16), doubting, "simulated").thresholds) == {"intensity"}
+    assert set(fit(simulated(16), scheme, "simulated").thresholds) == {"intensity", "volume"}
+
+
 def test_too_few_cases_fit_nothing(scheme):
     with pytest.raises(UserError, match="at most 9 cases"):
         fit(simulated(9), scheme, "few")

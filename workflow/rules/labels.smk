@@ -135,7 +135,7 @@ rule check:
         number=lambda w: len(run.shards[w.shard]),
         rules=run.scheme.model_dump(mode="json"),
         classes=lambda w: list(run.label_set(w.labels).classes),
-        version=2,
+        version=3,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

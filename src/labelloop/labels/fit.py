@@ -30,10 +30,10 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LEAST_CASES = 10
 LEAST_NEAR_MM = 10.0
 """No fitted distance is below two slices of 5 mm: a rule may not depend on the voxels of those it was fitted to."""
-SIDES = {"volume": "both", "intensity": "both", "near": "upper", "extent": "upper", "position": "lower",
-         "contrast": "lower", "goes_on": "upper", "cut_flat": "upper", "leak": "upper", "holes": "upper",
-         "uneven": "upper"}  # fmt: skip
-"""Kinds of rules that are fitted, and on which side their threshold lies."""
+SIDES = {"volume": "both", "intensity": "both", "near": "upper", "extent": "upper", "position": "lower"}
+"""Kinds of rules that are fitted, and on which side their threshold lies.
+
+What is measured at a surface has a long tail, which a normal distribution does not bound."""
 HEAD = "# Thresholds fitted by `labelloop check --fit`; see docs/labels.md. `default` is what each stands in for.\n"
 LOGARITHMIC = ("volume", "extent")
 
@@ -73,17 +73,22 @@ def measure(
         labels: canonical uint8 class ids [z, y, x], on the canonical ``geometry`` (mm).
         image: canonical intensities of the same shape.
     """
-    kinds = {rule.name: rule.kind for rule in load_rules(scheme)}
+    kinds = {rule.name: rule.kind for rule in load_rules(scheme) if may_be_fitted(rule)}
     facts = LabelFacts(labels, geometry, scheme)
     return {
         (row["rule"], row["class"]): row["value"]
         for row in check(labels, geometry, {}, scheme, image, modality)
-        if kinds[row["rule"]] in SIDES
+        if row["rule"] in kinds
         and row["verdict"] != NOT_APPLICABLE
         and np.isfinite(row["value"])
         and not (kinds[row["rule"]] == "volume" and facts.cut(row["class"]))
         and not (kinds[row["rule"]] in LOGARITHMIC and facts.beside_ignored([row["class"]]))
     }
+
+
+def may_be_fitted(rule: Rule) -> bool:
+    """Say whether thresholds of a rule are fitted: rules that doubt keep theirs, or they would repeat what fails."""
+    return rule.kind in SIDES and rule.verdict == "fail"
 
 
 def fit(measured: Iterable[Mapping[tuple[str, str], float]], scheme: ClassScheme, source: str) -> FittedRules:
@@ -100,7 +105,7 @@ def fit(measured: Iterable[Mapping[tuple[str, str], float]], scheme: ClassScheme
             values[key].append(value)
     thresholds: dict[str, dict[str, Fitted]] = defaultdict(dict)
     for rule in load_rules(scheme):
-        for name in rule.classes if rule.kind in SIDES else ():
+        for name in rule.classes if may_be_fitted(rule) else ():
             found = np.array(values.get((rule.name, name), ()))
             if len(found) >= LEAST_CASES:
                 thresholds[rule.name][name] = _fitted(_with_threshold(rule), name, found)

@@ -22,11 +22,11 @@ from labelloop.images.volume import Volume, canonical
 from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import (
     LEAST_CASES,
-    SIDES,
     FittedRules,
     fit,
     is_fitted,
     load_fitted,
+    may_be_fitted,
     measure,
     with_fitted,
     write_fitted,
@@ -133,7 +133,7 @@ def fit_folder(
 
 def _say_fitted(fitted: FittedRules, rules: Sequence[Rule]) -> None:
     for rule in rules:
-        for name in rule.classes if rule.kind in SIDES else ():
+        for name in rule.classes if may_be_fitted(rule) else ():
             found = fitted.thresholds.get(rule.name, {}).get(name)
             if found is None:
                 log.warning("%s of %s: fewer than %d cases, the default stays", rule.name, name, LEAST_CASES)
