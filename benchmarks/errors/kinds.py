@@ -243,10 +243,11 @@ def round_holes(draft: Draft) -> None:
     while left > 0:
         center, radius = places[draft.random.integers(len(places))], draft.random.uniform(4, 8)
         reach = np.ceil(radius / draft.spacing).astype(int)
-        box = tuple(slice(int(c - r), int(c + r) + 1) for c, r in zip(center, reach, strict=True))
-        grid = np.ogrid[tuple(slice(-int(r), int(r) + 1) for r in reach)]
-        ball = sum((g * s) ** 2 for g, s in zip(grid, draft.spacing, strict=True)) <= radius**2
-        ball &= draft.labels[box] == draft.ids["liver"]  # as deep as that, the box lies in the volume
+        low, high = np.maximum(center - reach, 0), np.minimum(center + reach + 1, mask.shape)
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        grid = np.ogrid[box]
+        squares = (((g - c) * s) ** 2 for g, c, s in zip(grid, center, draft.spacing, strict=True))
+        ball = (sum(squares) <= radius**2) & (draft.labels[box] == draft.ids["liver"])
         draft.labels[box][ball] = 0
         left -= int(ball.sum())
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from errors import Draft
-from kinds import NAMED, OWN, Impossible, Kind
+from kinds import NAMED, ORGANS, OWN, Impossible, Kind
 
 from labelloop import labels as labels_package
 from labelloop.base.classes import ClassScheme, load_classes
@@ -96,11 +96,11 @@ def half_of(folder: Path, dataset: str, number: int, spoiled: int | None, scheme
 def whole_folder(
     folder: Path, dataset: str, cases: Sequence[str], other: Callable[[], np.ndarray], scheme: ClassScheme
 ) -> Collection:
-    """Return the ``cases`` of a folder (default: all), none of them kept from the choice of limits."""
-    names, modality = list(cases) or names_in(folder), load_dataset(dataset, scheme).modality
+    """Return the ``cases`` of a folder (default: all); they are spoiled if they are CT and show all organs."""
+    names, own = list(cases) or names_in(folder), load_dataset(dataset, scheme)
     asked, read = asked_classes(scheme, None, dataset), real_scan(folder, dataset, scheme)
-    spoiled = names if modality == "CT" else []
-    return Collection(folder.name, names, read, dict.fromkeys(names, other), asked, spoiled, modality)
+    spoiled = names if own.modality == "CT" and set(ORGANS) <= set(own.annotated) else []
+    return Collection(dataset, names, read, dict.fromkeys(names, other), asked, spoiled, own.modality)
 
 
 def real_scan(folder: Path, dataset: str, scheme: ClassScheme) -> Callable[[str], Scan]:

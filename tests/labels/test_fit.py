@@ -109,7 +109,7 @@ def test_a_folder_is_fitted_and_then_passes(anatomy, scheme, tmp_path):
     fitted = with_fitted(scheme, load_fitted(out))
     assert threshold(fitted, "intensity", "liver")[0] > threshold(scheme, "intensity", "liver")[0]
     assert check_folder(tmp_path / "labels", "flare", tmp_path / "v.csv", tmp_path / "images", rules=out) == 1
-    assert set(read_table(tmp_path / "v.csv", "verdicts")["verdict"]) <= {"pass", "not_applicable"}
+    assert "fail" not in set(read_table(tmp_path / "v.csv", "verdicts")["verdict"])
     big = type(anatomy.geometry)(anatomy.geometry.size, (5.0,) * 3, direction=anatomy.geometry.direction)
     failed = {
         (row["class"], row["rule"])

@@ -291,7 +291,7 @@ def test_annotation_and_acceptance_are_counted(page):
     assert ["liver", "", "1", "1", "·", "·", "·", ""] in _rows(page, "liver")
     assert ["pancreas", "", "·", "·", "2", "·", "·", "agreement 2"] in _rows(page, "pancreas")
     assert ["2", "demoted", "pairwise dice 0.31 below 0.7", "pancreas 2"] in _rows(page, "2")
-    assert ["volume", "2", "1", "50.0", "0", "liver 1"] in _rows(page, "volume")
+    assert ["volume", "2", "1", "50.0", "0", "0", "liver 1"] in _rows(page, "volume")
 
 
 def test_the_review_queue_is_on_the_page_as_in_its_table(results, page):
