@@ -49,6 +49,39 @@ def test_no_promise_is_made_where_none_holds():
     assert certified <= 0.1 * 200
 
 
+def test_on_average_forty_cases_are_enough_and_the_target_is_met():
+    """Over runs of 40 cases each, most have a threshold, and what they accept meets the target on average."""
+    agreement, dsc = simulated(200_000, 10_000)
+    shares, losses = [], []
+    for seed in range(200):
+        found = threshold(*simulated(40, seed), target_dsc=0.85, confidence=None)
+        accepted = agreement > found["threshold"]  # NaN: none
+        shares.append(accepted.mean())
+        losses.append(1 - dsc[accepted].mean() if accepted.any() else 0.0)
+    assert dsc.mean() < 0.85
+    assert np.mean(losses) <= 0.15
+    assert np.mean(np.array(shares) > 0) >= 0.8
+    assert np.median(shares) > 0.5
+
+
+def test_on_average_a_score_that_tells_nothing_promises_nothing():
+    """Half of the labels are worthless: what is accepted by chance is, over runs, within what is allowed."""
+    random, losses = np.random.default_rng(0), []
+    for _ in range(300):
+        dsc = (random.random(40) < 0.5).astype(float)
+        losses.append(0.0 if np.isnan(threshold(random.random(40), dsc, 0.8, None)["threshold"]) else 0.5)
+    assert np.mean(losses) <= 0.2
+
+
+def test_on_average_one_more_label_that_is_wrong_must_be_affordable():
+    """Losses of 0: (0 + 1) of n + 1 must be within 15 %, so it takes 6 labels."""
+    for number in (5, 6):
+        found = threshold(np.linspace(0.8, 0.9, number), np.ones(number), 0.85, None)
+        assert found["accepted"] == (number if number == 6 else 0)
+    assert "fewer than 6 none can be" in threshold(np.linspace(0.8, 0.9, 5), np.ones(5), 0.85, None)["reason"]
+    assert threshold(np.zeros(0), np.zeros(0), 0.85, None)["reason"] == "no held-out label to judge by"
+
+
 def test_evidence_is_at_most_one_in_expectation():
     random = np.random.default_rng(1)
     values = [e_value((random.random(30) < 0.2).astype(float), 0.2) for _ in range(20_000)]

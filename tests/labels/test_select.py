@@ -166,6 +166,10 @@ def test_calibrated_thresholds(world):
     assert decision(chosen, "b", "spleen")[2] == "DSC 0.9 cannot be promised: 12 of 40 cases prove nothing"
     assert "not in the calibration table" in decision(world.select(table[:2], **asked), "b", "tumor")[2]
     assert decision(chosen, "a", "liver")[1] == "truth"
+    on_average = table.assign(confidence=float("nan"))
+    assert decision(world.select(on_average, **{**asked, "confidence": None}), "b", "liver")[1] == "accepted"
+    with pytest.raises(UserError, match=r"\(0.9, None\).*not for \(0.9, 0.8\)"):
+        world.select(on_average, **asked)
     with pytest.raises(UserError, match=r"not for \(0.95, 0.8\)"):
         world.select(table, **{**asked, "target_dsc": 0.95})
     with pytest.raises(UserError, match="no calibration table"):

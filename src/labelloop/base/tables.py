@@ -132,7 +132,7 @@ TABLES: dict[str, dict[str, str]] = {
     "calibration": {
         "class": "class name",
         "target_dsc": "mean DSC that accepted labels are to reach",
-        "confidence": "probability with which they do",
+        "confidence": "probability with which they do; empty: on average over such runs",
         "threshold": "labels with a pairwise_dice above it are accepted; empty: none can be",
         "cases": "held-out cases with truth",
         "accepted": "of these, cases that the threshold accepts",

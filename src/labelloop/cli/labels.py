@@ -70,10 +70,14 @@ def calibrate(
     target_dsc: Annotated[float, Option(help="mean DSC that accepted labels are to reach")],
     out: Annotated[Path, Option(help="table of thresholds to write")],
     confidence: Annotated[float, Option(help="probability with which they do")] = 0.9,
+    on_average: Annotated[
+        bool, Option("--on-average", help="they do on average over runs, instead; takes fewer labels")
+    ] = False,
     classes: Classes = "flare",
 ) -> None:
     """From which agreement on do labels reach a DSC? Asks held-out truth."""
     from labelloop.labels.calibrate import calibrate_files
 
-    table = calibrate_files(scores, disagreement, out, classes, target_dsc, confidence)
+    promise = None if on_average else confidence
+    table = calibrate_files(scores, disagreement, out, classes, target_dsc, promise)
     print(table[["class", "threshold", "cases", "coverage", "mean_dsc", "aurc", "reason"]].to_string(index=False))

@@ -14,7 +14,16 @@ next case's agreement. Each test is exact; the sequence is so up to the step bet
 sets follow from the agreements.
 
 The promise is about people and scanners like the held-out ones. With few cases nothing can be certified: the table says
-how many it takes. Risk-coverage curves and AURC: Geifman et al., "Bias-reduced uncertainty estimation", ICLR 2019.
+how many it takes.
+
+Without a confidence the promise is one on average: over runs like this one, each with held-out cases of its own, the
+mean loss of the labels accepted (none: no loss) is as allowed. Then the largest set counts whose losses, and one more
+that is 1, have a mean of at most what is allowed: so conformal risk control counts the next case (Angelopoulos et al.,
+ICLR 2024), here among the selected, as for a false discovery rate (Jin and Candes, "Selection by prediction with
+conformal p-values", JMLR 2023). Single runs may miss the target, and the sets follow from the losses: that the promise
+holds is simulated (``benchmarks/calibration``), not proven.
+
+Risk-coverage curves and AURC: Geifman et al., "Bias-reduced uncertainty estimation", ICLR 2019.
 """
 
 import math
@@ -40,13 +49,17 @@ STEPS = 20
 
 
 def calibrate(
-    scores: pd.DataFrame, disagreement: pd.DataFrame, target_dsc: float, confidence: float, classes: Sequence[str]
+    scores: pd.DataFrame,
+    disagreement: pd.DataFrame,
+    target_dsc: float,
+    confidence: float | None,
+    classes: Sequence[str],
 ) -> pd.DataFrame:
     """Return the "calibration" table: per class the pairwise Dice from which labels may be accepted.
 
-    A threshold means: with probability ``confidence`` over the choice of held-out cases, labels of new cases whose
-    pairwise Dice is above it have a mean DSC of at least ``target_dsc``. Each class is a statement of its own. Where no
-    threshold can be certified it is NaN, and ``reason`` says why.
+    A threshold means: with probability ``confidence`` over the choice of held-out cases (None: on average), labels of
+    new cases whose pairwise Dice is above it have a mean DSC of at least ``target_dsc``. Each class is a statement of
+    its own. Where no threshold can be certified it is NaN, and ``reason`` says why.
 
     Args:
         scores: table of kind "scores" of labels that the models did not learn from.
@@ -55,7 +68,7 @@ def calibrate(
     Raises:
         ValueError: when target or confidence do not lie between 0 and 1.
     """
-    if not (0 < target_dsc < 1 and 0 < confidence < 1):
+    if not (0 < target_dsc < 1 and (confidence is None or 0 < confidence < 1)):
         raise ValueError(f"target DSC {target_dsc} and confidence {confidence} must lie between 0 and 1")
     both = scores.merge(disagreement, on=["case", "class"], validate="one_to_one").dropna(subset=["dsc", SCORE])
     rows = []
@@ -68,7 +81,7 @@ def calibrate(
 
 
 def calibrate_held_out(
-    held_out: pd.DataFrame, target_dsc: float, confidence: float, classes: Sequence[str]
+    held_out: pd.DataFrame, target_dsc: float, confidence: float | None, classes: Sequence[str]
 ) -> pd.DataFrame:
     """Return the "calibration" table from a table of kind "held_out": from its labels that pass all other criteria."""
     passed = held_out[held_out["decision"] == "accepted"]
@@ -77,18 +90,17 @@ def calibrate_held_out(
     )
 
 
-def threshold(agreement: np.ndarray, dsc: np.ndarray, target_dsc: float, confidence: float) -> dict[str, float | str]:
+def threshold(
+    agreement: np.ndarray, dsc: np.ndarray, target_dsc: float, confidence: float | None
+) -> dict[str, float | str]:
     """Return threshold, cases, accepted, coverage, mean_dsc of the accepted, aurc and reason for one class."""
     order = np.argsort(-agreement, kind="stable")
     ranked, loss = agreement[order], 1.0 - dsc[order]
     number, allowed = len(loss), 1.0 - target_dsc
-    least = fewest_cases(allowed, confidence)
-    accepted, tried = 0, _sizes(ranked, least)
-    for sequence in (tried, tried[-1:]):
-        for size in sequence:
-            if e_value(loss[:size], allowed) < _enough(confidence):
-                break
-            accepted = max(accepted, size)
+    if confidence is None:
+        accepted, reason = _on_average(ranked, loss, allowed)
+    else:
+        accepted, reason = _with_confidence(ranked, loss, allowed, confidence)
     below = ranked[accepted] if 0 < accepted < number else -math.inf
     lowest = below if below > -math.inf else 0.0
     return {
@@ -98,8 +110,35 @@ def threshold(agreement: np.ndarray, dsc: np.ndarray, target_dsc: float, confide
         "coverage": accepted / number if number else math.nan,
         "mean_dsc": float(1 - loss[:accepted].mean()) if accepted else math.nan,
         "aurc": aurc(agreement, dsc),
-        "reason": _reason(accepted, number, least, loss, tried, allowed),
+        "reason": reason,
     }
+
+
+def _with_confidence(ranked: np.ndarray, loss: np.ndarray, allowed: float, confidence: float) -> tuple[int, str]:
+    """Return how many of the ranked cases are accepted, and why."""
+    least = fewest_cases(allowed, confidence)
+    accepted, tried = 0, _sizes(ranked, least)
+    for sequence in (tried, tried[-1:]):
+        for size in sequence:
+            if e_value(loss[:size], allowed) < _enough(confidence):
+                break
+            accepted = max(accepted, size)
+    return accepted, _reason(accepted, len(loss), least, loss, tried, allowed)
+
+
+def _on_average(ranked: np.ndarray, loss: np.ndarray, allowed: float) -> tuple[int, str]:
+    """Return the most of the ranked cases whose losses, and a 1, have the mean allowed, and how that is said."""
+    sizes = _tops(ranked)
+    enough = sizes[np.cumsum(loss)[sizes - 1] + 1 <= allowed * (sizes + 1)]
+    accepted = int(enough.max()) if len(enough) else 0
+    if accepted or not len(loss):
+        return accepted, _accepted(accepted, len(loss))
+    least = math.ceil((1 - allowed) / allowed)
+    few = f"; with fewer than {least} none can be" if len(loss) < least else ""
+    return (
+        0,
+        f"no set of the {len(loss)} held-out cases that agree most has a mean DSC of {1 - allowed:g} to spare{few}",
+    )
 
 
 def _sizes(ranked: np.ndarray, least: int) -> list[int]:
@@ -108,15 +147,22 @@ def _sizes(ranked: np.ndarray, least: int) -> list[int]:
     if not number:
         return []
     wanted = np.unique(np.linspace(min(least, number), number, STEPS).round().astype(int))
-    tops = np.append(np.flatnonzero(ranked[:-1] > ranked[1:]) + 1, number)
+    tops = _tops(ranked)
     return sorted({int(tops[np.searchsorted(tops, size)]) for size in wanted})
 
 
+def _tops(ranked: np.ndarray) -> np.ndarray:
+    """Return the sizes of sets of the first cases that part no two cases that agree equally."""
+    return np.append(np.flatnonzero(ranked[:-1] > ranked[1:]) + 1, len(ranked)) if len(ranked) else np.zeros(0, int)
+
+
+def _accepted(accepted: int, number: int) -> str:
+    return f"{accepted} of {number} held-out cases are accepted" if number else "no held-out label to judge by"
+
+
 def _reason(accepted: int, number: int, least: int, loss: np.ndarray, tried: Sequence[int], allowed: float) -> str:
-    if accepted:
-        return f"{accepted} of {number} held-out cases are accepted"
-    if not number:
-        return "no held-out label to judge by"
+    if accepted or not number:
+        return _accepted(accepted, number)
     first, few = tried[0], f"; with fewer than {least} only far better ones will do" if number < least else ""
     mean = f"mean DSC {1 - loss[:first].mean():.3f}"
     return f"the {first} of {number} held-out cases that agree most ({mean}) do not prove {1 - allowed:g}{few}"
@@ -156,7 +202,7 @@ def risk_coverage(agreement: np.ndarray, dsc: np.ndarray) -> tuple[np.ndarray, n
     """
     order = np.argsort(-agreement, kind="stable")
     ranked, loss = agreement[order], 1.0 - dsc[order]
-    ends = np.append(np.flatnonzero(ranked[:-1] > ranked[1:]) + 1, len(ranked)) if len(ranked) else np.zeros(0, int)
+    ends = _tops(ranked)
     return ends / max(len(ranked), 1), np.cumsum(loss)[ends - 1] / np.maximum(ends, 1)
 
 
@@ -176,7 +222,7 @@ def _check_shares(path: Path, table: pd.DataFrame, column: str) -> None:
 
 
 def calibrate_files(
-    scores: Path, disagreement: Path, out: Path, classes: str, target_dsc: float, confidence: float
+    scores: Path, disagreement: Path, out: Path, classes: str, target_dsc: float, confidence: float | None
 ) -> pd.DataFrame:
     """Read the two tables, write the calibration table of the classes that were scored, and return it.
 

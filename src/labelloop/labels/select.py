@@ -167,10 +167,11 @@ def _judge_calibrated(
 def check_calibration(calibration: pd.DataFrame, settings: SelectSettings) -> None:
     """Raise UserError unless a calibration table was made for what is asked of labels."""
     asked = (settings.target_dsc, settings.confidence)
-    made = set(zip(calibration["target_dsc"].astype(float), calibration["confidence"].astype(float), strict=True))
+    confidences = [None if pd.isna(value) else float(value) for value in calibration["confidence"]]
+    made = set(zip(calibration["target_dsc"].astype(float), confidences, strict=True))
     if made != {asked}:
         source = settings.calibration or "calibration"
-        raise UserError(f"{source}: made for (target_dsc, confidence) {sorted(made)}, not for {asked}")
+        raise UserError(f"{source}: made for (target_dsc, confidence) {sorted(made, key=str)}, not for {asked}")
 
 
 def _judge_verdicts(judgment: _Judgment, pseudo: set, verdicts: pd.DataFrame, settings: SelectSettings) -> None:

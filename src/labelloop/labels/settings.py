@@ -153,7 +153,9 @@ class SelectSettings(Strict):
     target_dsc: float | None = Field(
         None, gt=0, lt=1, description="mean DSC that accepted labels of a class must reach"
     )
-    confidence: float = Field(0.9, gt=0, lt=1, description="probability with which `target_dsc` is reached")
+    confidence: float | None = Field(
+        0.9, gt=0, lt=1, description="probability with which `target_dsc` is reached; null: on average over such runs"
+    )
     calibration: str | None = Field(
         None, description="calibration table made elsewhere for `target_dsc`; default: the run makes its own"
     )
