@@ -21,6 +21,7 @@ from labelloop import labels as labels_package
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.files import digest, sha256
 from labelloop.base.lookup import CONFIG
+from labelloop.base.sequences import flat
 from labelloop.cases.annotation import UNKNOWN
 from labelloop.images.datasets import load_dataset
 from labelloop.images.scan import read_classes, read_image
@@ -200,7 +201,7 @@ def counted(found: Sequence[Outcome], kind: str) -> Count:
 def unaltered_rows(found: Sequence[Outcome], verdict: str) -> tuple[int, int, list[str]]:
     """Return how many rows (case, class) of unaltered maps are "failed" or "doubted", of how many, and which."""
     clean = [(o, getattr(o, verdict)) for o in found if o.kind == UNALTERED]
-    said = [f"{o.patient}: {rule} of {n}" for o, rows in clean for n, rule in rows]
+    said = flat([f"{o.patient}: {rule} of {n}" for n, rule in rows] for o, rows in clean)
     return sum(len({n for n, _ in rows}) for _, rows in clean), sum(len(o.judged) for o, _ in clean), said
 
 
@@ -216,7 +217,7 @@ def lines(collections: Mapping[str, Sequence[Outcome]], beside: Sequence[Outcome
             f"- {name}, {word}: {'; '.join(which)}" for word, which in (("refused", said), ("doubted", odd)) if which
         ]
     yield from ["", *notes, ""] if notes else [""]
-    real = [outcome for found in collections.values() for outcome in found]
+    real = flat(collections.values())
     yield from _recall(real, beside)
     yield from _table(real, beside)
 

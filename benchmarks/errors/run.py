@@ -30,6 +30,7 @@ from errors import ERRORS, Draft
 from labelloop import phantom as phantom_package
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.files import atomic, digest, sha256, write_text
+from labelloop.base.sequences import flat
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN
 from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
@@ -173,7 +174,7 @@ def real_report(options: argparse.Namespace) -> str:
     phantoms = real.Collection("phantoms", drawn, lambda n: phantom(int(n), 3.0), mistaken, asked, drawn)
     found = {of.name: real.outcomes(of, kinds) for of in collections}
     by = "that limits were chosen by" if options.fitted else "that no limit was chosen by"
-    spoiled = ", ".join(name for of in collections for name in of.spoiled)
+    spoiled = ", ".join(flat(of.spoiled for of in collections))
     text = [
         f"One error in each label map, of patients {by} ({half.name}: drawn once, half of all): {spoiled}.",
         "Refused: a rule fails that is kept in the unaltered map; doubted: a rule doubts it, which refuses nothing.",

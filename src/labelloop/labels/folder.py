@@ -13,6 +13,7 @@ from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.lookup import find
 from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
 from labelloop.base.wording import count, shown
 from labelloop.images.datasets import Dataset, load_dataset
@@ -87,7 +88,7 @@ def asked_classes(scheme: ClassScheme, asked: Sequence[str] | None, dataset: str
     """
     if asked is not None or dataset is None:
         return scheme.select(list(asked or ()))
-    expected = {name for rule in load_rules(scheme) if rule.kind == "expected" for name in rule.classes}
+    expected = flat(rule.classes for rule in load_rules(scheme) if rule.kind == "expected")
     return tuple(name for name in load_dataset(dataset, scheme).annotated if name in expected)
 
 
