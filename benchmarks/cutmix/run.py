@@ -20,12 +20,12 @@ from labelloop.base.classes import load_classes
 from labelloop.base.files import atomic
 from labelloop.images.volume import Volume
 from labelloop.inference.prepare import Frame, prepare_image, prepare_label
+from labelloop.inference.prepared import write_image_array, write_label_array
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.networks.plans import Plan
 from labelloop.phantom import draw_patient, field_of_view, render
 from labelloop.phantom.patient import EASY
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank
-from labelloop.training.prepared import write_image_array, write_label_array
 from labelloop.training.settings import CutMix, PartialSettings
 from labelloop.training.trainers import TRAINERS
 

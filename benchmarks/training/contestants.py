@@ -10,10 +10,10 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from labelloop.base.files import sha256
+from labelloop.inference.prepared import write_image_array, write_label_array
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.networks.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob, TumorBank
-from labelloop.training.prepared import write_image_array, write_label_array
 from labelloop.training.settings import CutMix, SegmenterSettings, TrainingSettings, settings_of, trainer_settings
 from labelloop.training.trainers import TRAINERS
 from labelloop.training.trainers.base import Trainer

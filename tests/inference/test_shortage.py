@@ -88,7 +88,7 @@ def test_a_case_is_done_with_less_and_gets_the_same_labels(model_folder, rng, mo
     volume = random_volume(rng, (30, 50, 50))
     predictor, network = Predictor(model_folder, "cpu"), Predictor(model_folder, "cpu").network
     prepared = predictor.prepare(volume, "CT")
-    expected = predictor.predict_prepared(prepared)
+    expected = predictor.finish(prepared)
     logits = predictor.logits(prepared)
     used = []
 
@@ -111,7 +111,7 @@ def test_a_case_is_done_with_less_and_gets_the_same_labels(model_folder, rng, mo
     if breaks == "ensemble":
         torch.testing.assert_close(predictor.logits(prepared), logits)
     else:
-        np.testing.assert_array_equal(predictor.predict_prepared(prepared).labels, expected.labels)
+        np.testing.assert_array_equal(predictor.finish(prepared).labels, expected.labels)
     assert set(used) == set(settings[: 2 if breaks == "batch" else 3])
     assert sum("out of GPU memory" in line for line in caplog.messages) == len(set(used)) - 1
 

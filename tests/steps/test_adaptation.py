@@ -14,6 +14,7 @@ from labelloop.base.files import sha256, write_json
 from labelloop.base.paths import manifest_of
 from labelloop.base.tables import read_table, write_table
 from labelloop.images.volume import canonical, read, write
+from labelloop.inference.prepared import open_image, open_label
 from labelloop.labels import registration
 from labelloop.networks.generator import Generator
 from labelloop.networks.plans import Plan
@@ -23,7 +24,6 @@ from labelloop.steps.adapt import aligned, judge, structure, upright
 from labelloop.steps.cases import prepare
 from labelloop.steps.common import Files
 from labelloop.steps.labels import prepare_labels
-from labelloop.training.prepared import open_image, open_label
 from survey_files import do_survey, merge_to, tables_of
 
 SHARD = "train-000"

@@ -17,6 +17,7 @@ from labelloop.base.shards import Ledger, read_manifests
 from labelloop.base.tables import read_table, write_table
 from labelloop.cases.annotation import from_table
 from labelloop.images.volume import read, write
+from labelloop.inference.prepared import open_label
 from labelloop.labels.tumors import read_contents, read_object
 from labelloop.networks.plans import Plan
 from labelloop.recipe import ModelSpec, load_recipe, unroll
@@ -26,7 +27,6 @@ from labelloop.steps.common import SurveyTables
 from labelloop.steps.labels import cut_objects, fuse, prepare_labels, selection
 from labelloop.steps.models import train
 from labelloop.training import nnunet
-from labelloop.training.prepared import open_label
 from labelloop.training.settings import CutMix
 from labelloop.training.trainers import TRAINERS
 from survey_files import do_survey, tables_of

@@ -4,12 +4,12 @@ import torch
 from tiny_training import CLASSES, IDS, PRESENT, make_job
 
 from labelloop.base.errors import UserError
+from labelloop.inference.prepared import open_image, open_label
 from labelloop.labels.settings import CutSettings
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.training.cutmix import Paster, Stored, split_regions
 from labelloop.training.job import TumorBank
 from labelloop.training.nnunet import train
-from labelloop.training.prepared import open_image, open_label
 from labelloop.training.sampling import Pick
 from labelloop.training.settings import CutMix
 from labelloop.training.trainers import TRAINERS

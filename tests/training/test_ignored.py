@@ -8,11 +8,11 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from tiny_training import CASES, CLASSES, IDS, PLAN, PRESENT, make_job
 
 from labelloop.base.classes import IGNORED
+from labelloop.inference.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.labels.settings import CutSettings
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.training.job import TumorBank
 from labelloop.training.losses import PartialLabelLoss
-from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.training.sampling import Pick
 from labelloop.training.slices import SliceLoader, SliceTraining
 from labelloop.training.trainers import TRAINERS

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tiny_training import CLASSES, IDS, make_job
 
+from labelloop.inference.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.training.loading import PreparedDataset
-from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.training.trainers import TRAINERS
 
 CHANNELS = {IDS["liver"]: 1, IDS["spleen"]: 2}

@@ -12,9 +12,9 @@ from tiny_training import IDS, PLAN, make_job
 
 from labelloop.base.paths import SLICE_OUTPUTS
 from labelloop.base.tables import read_table
+from labelloop.inference.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.inference.slices import SliceClassifier, classify
 from labelloop.training import slices as module
-from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
 from labelloop.training.settings import SliceClassifierSettings, trainer_settings
 from labelloop.training.slices import SliceTraining, slice_scores, train
 

@@ -10,12 +10,12 @@ import torch
 from labelloop.base.errors import UserError
 from labelloop.base.files import sha256
 from labelloop.base.paths import TRANSLATOR_OUTPUTS
+from labelloop.inference.prepared import open_image, write_image_array
 from labelloop.inference.translate import load_generator, translate
 from labelloop.networks.plans import Plan
 from labelloop.networks.settings import TranslatorSettings
 from labelloop.training import translator
 from labelloop.training.loading import Draw
-from labelloop.training.prepared import open_image, write_image_array
 from labelloop.training.translator import (
     GreyCase,
     Pool,

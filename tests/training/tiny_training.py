@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from labelloop.base.paths import OUTPUTS
+from labelloop.inference.prepared import write_image_array, write_label_array
 from labelloop.networks.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob
-from labelloop.training.prepared import write_image_array, write_label_array
 from labelloop.training.settings import TrainingSettings, settings_of, trainer_settings
 
 torch.set_num_threads(1)  # equal bytes need equal numbers of threads, in this process and in the one that is killed

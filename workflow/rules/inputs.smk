@@ -36,6 +36,13 @@ def prepared_images(plan):
     return expand(manifest_of(paths.prepared(plan)), shard=run.train_shards)
 
 
+def prepared_for(w):
+    """Images of a shard as a model's plan prepares them; those that models do not learn from are not prepared."""
+    if w.shard not in run.train_shards:
+        return []
+    return manifest_of(paths.prepared(run.images(w.model)), w.shard)
+
+
 def model_files(model):
     """What whoever uses a model reads of it; nothing without one."""
     return [paths.model(file, model) for file in WEIGHTS] if model else []

@@ -69,6 +69,7 @@ rule predict:
     input:
         unpack(surveyed),
         model=lambda w: model_files(w.model),
+        prepared=prepared_for,
     output:
         manifest=manifest_of(paths.predictions()),
         confidence=shard_table(paths.predictions(), "confidence"),

@@ -196,24 +196,17 @@ class Predictor:
         """
         return self.finish(self.begin(volume, modality))
 
-    def begin(self, volume: Volume, modality: str) -> tuple[Prepared, int]:
-        """Return the prepared image, and the size of a voxel as stored; needs the CPU alone."""
-        return self.prepare(volume, modality), volume.array.itemsize
+    def begin(self, volume: Volume, modality: str) -> Prepared:
+        """Return the prepared image; needs the CPU alone."""
+        return self.prepare(volume, modality)
 
-    def finish(self, begun: tuple[Prepared, int]) -> Prediction:
-        """Return the prediction of what was begun."""
-        return self.predict_prepared(*begun)
-
-    def predict_prepared(self, prepared: Prepared, stored_bytes: int = 2) -> Prediction:
+    def finish(self, begun: Prepared) -> Prediction:
         """Return what :meth:`predict` does, of an image that is prepared already; all logits are never held at once.
-
-        Args:
-            stored_bytes: size of a voxel of the image as stored, which counts in the memory budget.
 
         Raises:
             ValueError: when the memory budget does not allow it.
         """
-        return first_that_fits(self.choices(prepared.frame, stored_bytes), partial(self._predict, prepared))
+        return first_that_fits(self.choices(begun.frame, begun.stored_bytes), partial(self._predict, begun))
 
     def _predict(self, prepared: Prepared, choice: Choice) -> Prediction:
         blocks = self.logit_blocks(prepared, choice)

@@ -237,7 +237,7 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
     """
     first = predictors[0]
     if len(predictors) == 1:
-        return first.predict_prepared(_prepared(state, first), state.volume.array.itemsize)
+        return first.finish(_prepared(state, first))
     alike = all(p.plan == first.plan and p.class_ids == first.class_ids for p in predictors)
     singles: list[Prediction] = []
     total: torch.Tensor | None = None

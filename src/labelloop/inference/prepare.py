@@ -79,10 +79,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float32 array [z, y, x] on the network grid, and where it came from."""
+    """A float32 array [z, y, x] on the network grid, and where it came from.
+
+    ``stored_bytes`` is the size of a voxel of the image as stored, which counts in a memory budget.
+    """
 
     array: np.ndarray
     frame: Frame
+    stored_bytes: int = 2
 
 
 def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
@@ -110,8 +114,9 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
     if np.issubdtype(cropped.dtype, np.floating) and (bad := sum(int((~np.isfinite(p)).sum()) for p in cropped)):
         raise CaseError("image_not_finite", "", f"{bad} voxels are not finite", "Write numbers there.")
     if isinstance(plan, NnunetPlan):
-        return Prepared(_as_nnunet(cropped, frame, plan), frame)
-    return Prepared(_network_grid(cropped, frame, scaling(cropped, plan, modality)), frame)
+        return Prepared(_as_nnunet(cropped, frame, plan), frame, volume.array.itemsize)
+    array = _network_grid(cropped, frame, scaling(cropped, plan, modality))
+    return Prepared(array, frame, volume.array.itemsize)
 
 
 def nnunet_turn(stored: Geometry, plan: NnunetPlan) -> Turn:

@@ -10,12 +10,22 @@ from labelloop.inference.dicom import fingerprint, read_dicom
 
 
 @dataclass(frozen=True)
+class PreparedFile:
+    """A prepared image (:mod:`labelloop.inference.prepared`) and its content hash."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Case:
     """An image to segment. ``image`` is a file, or a folder with a DICOM series.
 
     ``series``: number or UID of the series to take of a folder; empty: the only one.
     ``upside_down``: whether it is stored so; None: nobody knows, and models that want upright images let CT, and MR
     of a ``sequence`` that can tell, be judged.
+    ``prepared``: the image as the plan of the one model that segments it prepares it; ``image`` itself is not read
+    then, and no preview drawn.
     """
 
     case: str
@@ -25,6 +35,7 @@ class Case:
     upside_down: bool | None = None
     sequence: str = ""
     series: str = ""
+    prepared: PreparedFile | None = None
 
 
 class Image:

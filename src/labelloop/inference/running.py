@@ -23,7 +23,7 @@ from labelloop.base.shards import Ledger
 from labelloop.base.wording import count
 from labelloop.images.volume import Geometry, Volume, on_its_feet, read, write
 from labelloop.inference.masks import Masks
-from labelloop.inference.reading import Case, Image
+from labelloop.inference.reading import Case, Image, PreparedFile
 from labelloop.inference.stages import STAGES, collected
 from labelloop.networks.settings import UPRIGHT_BY
 
@@ -169,7 +169,8 @@ def _loaded(load: Callable[[], Segmenter]) -> Segmenter:
 class _Item:
     """A case as it comes from the reader: finished before, or with its volume or what went wrong.
 
-    ``begun`` is what its segmenter has begun already, ``seconds`` what was spent on each stage.
+    ``begun`` is what its segmenter has begun already, or what was prepared for it, ``seconds`` what was spent on each
+    stage.
     """
 
     case: Case
@@ -220,6 +221,8 @@ class _Reader:
         return self._pool.submit(self._load, self._cases[number]) if number < len(self._cases) else None
 
     def _load(self, case: Case) -> _Item:
+        if case.prepared is not None:
+            return self._load_prepared(case, case.prepared)
         start = time.perf_counter()
         image = Image.of(case)
         content = _content(case, image)
@@ -235,6 +238,22 @@ class _Reader:
         segmenter = self.segmenter.result()
         if volume is not None and self._ahead and segmenter.device.type == "cuda":
             _begin(item, volume, segmenter)  # the CPU has time while the GPU computes the case before
+        return item
+
+    def _load_prepared(self, case: Case, prepared: PreparedFile) -> _Item:
+        """Return a case whose segmenter finds done what it would begin with."""
+        from labelloop.inference.prepared import read_image
+
+        key, start = self._key(case, prepared.sha256), time.perf_counter()
+        if self._ledger.keep(case.case, key):
+            return _Item(case, key, finished=True)
+        item = _Item(case, key)
+        try:
+            image = read_image(prepared.path)
+            item.begun, item.stored = image, image.frame.stored
+        except Exception as error:  # the ledger says whose fault it is
+            item.error = error
+        item.seconds["read"] = time.perf_counter() - start
         return item
 
     def _key(self, case: Case, content: str) -> str:
@@ -269,7 +288,7 @@ def _begin(item: _Item, volume: Volume, segmenter: Segmenter) -> None:
 
 def _compute(item: _Item, segmenter: Segmenter, metered: bool = False) -> _Result:
     result = _Result(None, item.volume, item.error, item.seconds, stored=item.stored)
-    if item.volume is None or item.error is not None:
+    if item.error is not None:
         return result
     device = segmenter.device
     if lost := _lost_gpu(device):
@@ -278,11 +297,11 @@ def _compute(item: _Item, segmenter: Segmenter, metered: bool = False) -> _Resul
     with _gpu_meter(device, metered) as meter, collected(device) as work:
         try:
             peak_mb = _peak_gpu_mb(device, reset=True)
-            if item.begun is None:
+            if item.begun is not None:
+                result.prediction = segmenter.finish(item.begun)
+            elif item.volume is not None:
                 result.volume = standing(item.case, item.volume, segmenter)
                 result.prediction = segmenter.predict(result.volume, item.case.modality)
-            else:
-                result.prediction = segmenter.finish(item.begun)
             peak_mb = _peak_gpu_mb(device)
         except Exception as problem:  # the ledger says whose fault it is
             result.error = _light(problem)
@@ -361,14 +380,15 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
     def work() -> tuple[Path, dict]:
         if result.error is not None:
             raise result.error
-        prediction, volume, stored = result.prediction, result.volume, result.stored
-        if prediction is None or volume is None or stored is None:
+        prediction, stored = result.prediction, result.stored
+        if prediction is None or stored is None:
             raise RuntimeError(f"{case.case}: neither a label map nor an error")
         start = time.perf_counter()
         path = ledger.folder / f"{case.case}.nii.gz"
         write(path, prediction.labels, stored)
         seconds = result.seconds | {"write": time.perf_counter() - start}
-        _draw(case, volume, prediction.labels, options)
+        if result.volume is not None:
+            _draw(case, result.volume, prediction.labels, options)
         if options.masks:
             options.masks.write(case.case, Volume(prediction.labels, stored))
         log.info("%s: %s", case.case, ", ".join(f"{s} {seconds[s]:.1f} s" for s in STAGES if s in seconds))

@@ -401,7 +401,7 @@ def measure(recipe: Recipe, scans: Iterable[Path]) -> Iterator[Stored]:
     """
     from labelloop.images.scan import read_image
     from labelloop.inference.prepare import prepare_image
-    from labelloop.training.prepared import SUFFIX, write_image_array
+    from labelloop.inference.prepared import SUFFIX, write_image_array
 
     plans = {name: recipe.plans[name] for name in dict.fromkeys(images_of(recipe, name) for name in recipe.plans)}
     with tempfile.TemporaryDirectory() as folder:

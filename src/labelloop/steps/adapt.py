@@ -186,7 +186,7 @@ def _body(path: Path, plan: Plan) -> Volume:
 
 def _prepared(path: Path, plan: Plan) -> Volume:
     """Return a prepared image as a canonical volume whose first voxel lies at the origin."""
-    from labelloop.training.prepared import open_image
+    from labelloop.inference.prepared import open_image
 
     array = open_image(path).array[0]
     return Volume(array, _grid(array, plan))
@@ -251,7 +251,7 @@ def _fit(case: str, fakes: Files, labels: Files, plan: Plan) -> tuple[None, dict
 
 
 def _label(case: str, labels: Files, plan: Plan) -> Volume:
-    from labelloop.training.prepared import open_label
+    from labelloop.inference.prepared import open_label
 
     array = open_label(labels.path(case)).array[0]
     return Volume(array, _grid(array, plan))

@@ -118,7 +118,7 @@ def prepare(
         translator: files of the model that CT goes through, of plans that translate.
     """
     from labelloop.inference.prepare import prepare_image
-    from labelloop.training.prepared import write_image_array
+    from labelloop.inference.prepared import write_image_array
 
     settings = Plan.model_validate(plan)
     translating = _Look(model_of(translator[0]), device) if translator else None

@@ -180,8 +180,17 @@ class Files:
         return self._rows[case]["sha256"] if case in self else ""
 
 
-def engine_case(item: Surveyed):
-    """Return a case as the inference engine takes it."""
-    from labelloop.inference.reading import Case as EngineCase
+def engine_case(item: Surveyed, prepared: Files | None = None):
+    """Return a case as the inference engine takes it.
 
-    return EngineCase(item.id, Path(item.case.image), item.case.modality, item.image_sha256, item.upside_down)
+    Args:
+        prepared: images as the plan of the model prepares them. The file is read of a case that has none, and of one
+            that is stored upside down: the header of its label map is that of the file.
+    """
+    from labelloop.inference.reading import Case as EngineCase
+    from labelloop.inference.reading import PreparedFile
+
+    ready = prepared is not None and item.id in prepared and not item.upside_down
+    array = PreparedFile(prepared.path(item.id), prepared.key(item.id)) if prepared is not None and ready else None
+    image = Path(item.case.image)
+    return EngineCase(item.id, image, item.case.modality, item.image_sha256, item.upside_down, prepared=array)

@@ -358,7 +358,7 @@ def prepare_labels(
         maps: manifest of the label maps of a set; None for the truth.
     """
     from labelloop.inference.prepare import Frame, prepare_label
-    from labelloop.training.prepared import open_image, write_label_array
+    from labelloop.inference.prepared import open_image, write_label_array
 
     scheme, prepared = load_classes(classes), Files([images], "prepared_image")
     files = Files([maps], "label_map") if maps else None
@@ -425,7 +425,7 @@ def _cut_case(
     settings: CutSettings,
     bank: Path,
 ) -> tuple[Path | None, dict]:
-    from labelloop.training.prepared import open_image, open_label
+    from labelloop.inference.prepared import open_image, open_label
 
     image, label = open_image(arrays[0]).array[0], open_label(arrays[1]).array[0]
     objects = cut_tumors(case, image, label, spacing_mm, class_id, settings)

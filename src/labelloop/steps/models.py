@@ -196,6 +196,7 @@ def predict(
     confidence: Path,
     device: str,
     deterministic: int = 0,
+    prepared: Path | None = None,
 ) -> None:
     """Let a model label the cases of one shard; write label maps, manifest and confidence.
 
@@ -203,6 +204,8 @@ def predict(
 
     Args:
         model: its files.
+        prepared: manifest of the shard's images as the model's plan prepares them; cases that are not in it are read
+            from their files.
     """
     from labelloop.inference.engine import Predictor
     from labelloop.inference.running import predict_cases
@@ -211,5 +214,6 @@ def predict(
     ledger, settings = Ledger.of(manifest), Settings.model_validate(engine)
     predictor = Predictor(model_of(model[0]), device, settings, deterministic=bool(deterministic))
     items = [item for item in survey.usable() if item.case.modality in predictor.modalities]
-    found = predict_cases([engine_case(item) for item in items], predictor, ledger)
+    files = Files([prepared] if prepared else [], "prepared_image")
+    found = predict_cases([engine_case(item, files) for item in items], predictor, ledger)
     write_table(confidence, found, "confidence")

@@ -19,7 +19,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from labelloop.base.classes import IGNORED
-from labelloop.training.prepared import SUFFIX, open_image, open_label
+from labelloop.inference.prepared import SUFFIX, open_image, open_label
 
 
 class Draw(NamedTuple):
@@ -116,8 +116,8 @@ class PreparedDataset(nnUNetBaseDataset):
 
     @staticmethod
     def save_case(*_args, **_kwargs) -> None:
-        """Refuse: prepared arrays are written by ``labelloop.training.prepared``."""
-        raise NotImplementedError("prepared arrays are written by labelloop.training.prepared")
+        """Refuse: prepared arrays are written by ``labelloop.inference.prepared``."""
+        raise NotImplementedError("prepared arrays are written by labelloop.inference.prepared")
 
 
 class NumberedBatches(torch.utils.data.Dataset):

@@ -23,12 +23,12 @@ from labelloop.base.files import atomic, sha256, write_json
 from labelloop.base.heartbeat import counted
 from labelloop.base.paths import SLICE_OUTPUTS
 from labelloop.base.tables import write_table
+from labelloop.inference.prepared import SUFFIX, open_image, open_label
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
-from labelloop.training.prepared import SUFFIX, open_image, open_label
 from labelloop.training.progress import Progress
 from labelloop.training.settings import TRAINING_VERSION, SliceClassifierSettings, settings_of
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases

@@ -18,8 +18,8 @@ from labelloop.base.errors import UserError
 from labelloop.base.files import atomic, digest, stamp
 from labelloop.base.heartbeat import counted
 from labelloop.base.locks import TakenError, hold, private_folder
+from labelloop.inference.prepared import SUFFIX
 from labelloop.training.job import TrainingJob
-from labelloop.training.prepared import SUFFIX
 
 log = logging.getLogger(__name__)
 

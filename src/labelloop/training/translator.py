@@ -27,6 +27,7 @@ from labelloop.base.paths import TRANSLATOR_OUTPUTS
 from labelloop.base.precision import DTYPES, Precision, has_units
 from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
+from labelloop.inference.prepared import open_image
 from labelloop.inference.settings import Device
 from labelloop.inference.translate import BLACK
 from labelloop.networks.generator import Discriminator, Generator, initialize
@@ -35,7 +36,6 @@ from labelloop.networks.settings import TranslatorSettings
 from labelloop.training.cpu import by_onednn
 from labelloop.training.loading import Draw, ahead, isolated_random_state, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
-from labelloop.training.prepared import open_image
 from labelloop.training.settings import TRANSLATOR_VERSION, Determinism
 from labelloop.training.setup import resolve_device, set_determinism
 from labelloop.training.staging import Place, staged

@@ -20,6 +20,7 @@ from torch import Tensor
 from labelloop.base.errors import UserError
 from labelloop.base.heartbeat import counted
 from labelloop.base.sequences import flat
+from labelloop.inference.prepared import SUFFIX, open_label
 from labelloop.training.distributed import ALONE
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import (
@@ -32,7 +33,6 @@ from labelloop.training.loading import (
 )
 from labelloop.training.loop import Pause, means, run_updates, stoppable
 from labelloop.training.losses import PartialLabelLoss, drop_unknown
-from labelloop.training.prepared import SUFFIX, open_label
 from labelloop.training.progress import Progress, dice_scores, draw_curve
 from labelloop.training.sampling import Loader
 from labelloop.training.setup import (

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.base.errors import UserError
 from labelloop.base.files import atomic
+
+if TYPE_CHECKING:
+    from labelloop.inference.prepare import Prepared
 
 SUFFIX = ".b2nd"
 CHUNK, BLOCK = (32, 64, 64), (8, 32, 32)
@@ -90,6 +93,18 @@ def open_image(path: str | Path) -> PreparedImage:
     """Open a prepared image without reading it. Raises UserError when it is not there."""
     array = _open(path)
     return PreparedImage(array, array.schunk.vlmeta["frame"])
+
+
+def read_image(path: str | Path) -> "Prepared":
+    """Read a prepared image whole, as :func:`~labelloop.inference.prepare.prepare_image` made it, bit by bit.
+
+    Raises:
+        UserError: when it is not there.
+    """
+    from labelloop.inference.prepare import Frame, Prepared
+
+    image = open_image(path)
+    return Prepared(np.ascontiguousarray(image.array[0]), Frame.from_dict(image.frame))
 
 
 def open_label(path: str | Path) -> PreparedLabel:

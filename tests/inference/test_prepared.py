@@ -3,8 +3,8 @@ import pytest
 
 from labelloop.base.classes import IGNORED
 from labelloop.base.errors import UserError
-from labelloop.training import prepared
-from labelloop.training.prepared import open_image, open_label, write_image_array, write_label_array
+from labelloop.inference import prepared
+from labelloop.inference.prepared import open_image, open_label, write_image_array, write_label_array
 
 
 def test_image_round_trip(tmp_path):
