@@ -25,7 +25,7 @@ from labelloop.base.classes import load_classes
 from labelloop.base.shards import Ledger
 from labelloop.images.volume import Volume, write
 from labelloop.inference.engine import Predictor
-from labelloop.inference.reading import Case
+from labelloop.inference.reading import InputImage
 from labelloop.inference.running import run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.stages import collected
@@ -153,7 +153,7 @@ def files(context: Context, slices: int) -> dict[str, Any]:
     folder = context.model("small")
     names = [f"case{number}" for number in range(1 + context.sizes.warm)]
     ledger = Ledger(context.work / "files" / "out", "benchmark", resume=False)
-    run_cases([Case(name, image) for name in names], lambda: Predictor(folder, str(context.device)), ledger)
+    run_cases([InputImage(name, image) for name in names], lambda: Predictor(folder, str(context.device)), ledger)
     costs = [ledger.extras()[name] for name in names]
     stages = {key: statistics.median(c["seconds"].get(key, 0.0) for c in costs[1:]) for key in costs[0]["seconds"]}
     return {"stages": stages, "bytes": image.stat().st_size, "peak_ram_mb": costs[-1]["peak_ram_mb"]}

@@ -21,7 +21,7 @@ STOCK = {  # mirroring, resampling as nnU-Net's planner chooses it (else with to
 def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
     from labelloop.base.shards import Ledger
     from labelloop.inference.finding import case_name
-    from labelloop.inference.reading import Case
+    from labelloop.inference.reading import InputImage
     from labelloop.inference.running import Options, run_cases
     from labelloop.inference.settings import Settings
 
@@ -33,7 +33,7 @@ def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
         return Predictor(model, "cpu", Settings.model_validate({"mode": kind} | changed))
 
     ledger = Ledger(out, "benchmark")
-    run_cases([Case(case_name(image), image) for image in images], load, ledger, Options())
+    run_cases([InputImage(case_name(image), image) for image in images], load, ledger, Options())
     return {case: extra["seconds"] for case, extra in ledger.extras().items()}
 
 

@@ -26,7 +26,7 @@ from labelloop.inference.engine import Predictor
 from labelloop.inference.export import Prediction
 from labelloop.inference.finding import case_name, find_cases
 from labelloop.inference.infer import infer
-from labelloop.inference.reading import Case
+from labelloop.inference.reading import InputImage
 from labelloop.inference.running import Options, efficiency, predict_cases, run_cases
 from labelloop.metrics import efficiency as efficiency_module
 
@@ -121,7 +121,7 @@ class Fragile:
 
 
 def cases_of(folder):
-    return [Case(f"case_{i}", folder / f"case_{i}_0000.nii.gz") for i in range(3)]
+    return [InputImage(f"case_{i}", folder / f"case_{i}_0000.nii.gz") for i in range(3)]
 
 
 def test_in_the_workflow_a_full_gpu_fails_the_job_after_all_other_cases(folder, tmp_path, counted):
@@ -277,7 +277,7 @@ def test_kill_keeps_what_is_finished(folder, model_folder, tmp_path, counted):
 
 def test_cases_of_a_shard(folder, model_folder, tmp_path, counted):
     predictor = Predictor(model_folder, "cpu")
-    cases = [Case(f"p{i}", folder / f"case_{i}_0000.nii.gz", "CT", f"hash {i}") for i in range(2)]
+    cases = [InputImage(f"p{i}", folder / f"case_{i}_0000.nii.gz", "CT", f"hash {i}") for i in range(2)]
     for _ in range(2):
         rows = predict_cases(cases, predictor, Ledger(tmp_path / "out", "train-000"))
         assert set(rows[0]) == {"case", "class", "volume_ml", "confidence"} and len(rows) == 6
@@ -307,7 +307,7 @@ def test_a_patient_stored_upside_down_is_labeled_upright_in_the_order_of_the_fil
     grid = Geometry((40, 32, 24), (8.0, 8.0, 8.0))  # z goes up
     for name, array in (("good", body), ("wrong", body[::-1])):
         write(tmp_path / f"{name}.nii.gz", array.astype(np.int16), grid)
-        case = Case(name, tmp_path / f"{name}.nii.gz", "MR", upside_down=told, sequence=sequence)
+        case = InputImage(name, tmp_path / f"{name}.nii.gz", "MR", upside_down=told, sequence=sequence)
         predict_cases([case], Upper(), Ledger(tmp_path / f"{name}_{told}", "s"))
         labels = read(tmp_path / f"{name}_{told}" / f"{name}.nii.gz")
         assert labels.geometry.difference(grid) is None

@@ -15,7 +15,7 @@ from labelloop.base.errors import CaseError
 from labelloop.images import nifti, scan
 from labelloop.images.scan import read_image, read_label, read_surveyed
 from labelloop.images.volume import read, write
-from labelloop.inference.reading import Case, Image
+from labelloop.inference.reading import Image, InputImage
 from strategies import orientations, seeds, spacings
 
 
@@ -102,7 +102,7 @@ def test_a_surveyed_file_that_is_gone_or_memory_that_is_full_says_nothing_of_the
     """It may be back at the next try, and the case is not set aside for it."""
     gone = tmp_path / "gone.nrrd"
     with pytest.raises(FileNotFoundError):
-        Image.of(Case("gone", gone, image_sha256="known")).volume("CT")
+        Image.of(InputImage("gone", gone, image_sha256="known")).volume("CT")
     with pytest.raises(FileNotFoundError):
         read_surveyed(gone)
     path = tmp_path / "scan.nii.gz"

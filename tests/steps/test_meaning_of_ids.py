@@ -13,8 +13,9 @@ from labelloop.base.paths import manifest_of
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import read_table
 from labelloop.cases.table import Case
+from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, read, restore, write
-from labelloop.steps.common import Files, Surveyed
+from labelloop.steps.common import Files
 from labelloop.steps.inference import evaluate
 from labelloop.steps.labels import fuse, fused_map
 from survey_files import do_survey, tables_of
@@ -80,7 +81,7 @@ class Edited:
         """Return the fingerprint of the truth that the last survey gives."""
         return self.surveyed().truth_key
 
-    def surveyed(self) -> Surveyed:
+    def surveyed(self) -> UsableCase:
         """Return the case as the last survey found it."""
         return tables_of(self.folder / "results", SHARD).usable()[0]
 

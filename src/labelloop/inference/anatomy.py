@@ -11,7 +11,7 @@ from labelloop.base.errors import CaseError
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import write_table
 from labelloop.images.volume import Volume, canonical, read
-from labelloop.inference.reading import Case, Image
+from labelloop.inference.reading import Image, InputImage
 from labelloop.inference.running import Segmenter, standing
 from labelloop.labels.check import check
 from labelloop.labels.folder import tell_verdicts
@@ -19,7 +19,7 @@ from labelloop.labels.folder import tell_verdicts
 log = logging.getLogger(__name__)
 
 
-def check_label_maps(cases: Sequence[Case], ledger: Ledger, segmenter: Segmenter, scheme: ClassScheme) -> None:
+def check_label_maps(cases: Sequence[InputImage], ledger: Ledger, segmenter: Segmenter, scheme: ClassScheme) -> None:
     """Write ``verdicts.csv`` beside the label maps of cases that are done, and log what fails.
 
     A class that the models know and that has no voxel fails its rule on volume.

@@ -26,12 +26,14 @@ from labelloop.images.listing import (
 )
 from labelloop.inference import dicom
 from labelloop.inference.dicom_folders import folders_with_images
-from labelloop.inference.reading import Case
+from labelloop.inference.reading import InputImage
 
 log = logging.getLogger(__name__)
 
 
-def find_cases(inputs: Path, modality: str = "CT", series: str = "", lost: list[LeftOut] | None = None) -> list[Case]:
+def find_cases(
+    inputs: Path, modality: str = "CT", series: str = "", lost: list[LeftOut] | None = None
+) -> list[InputImage]:
     """Return the cases of a file, or of a folder: its files, and DICOM folders at any depth; say what is left out.
 
     Where a folder holds both ``NAME`` and ``NAME_0000``, the latter is the image (nnU-Net's and FLARE's naming) and
@@ -46,7 +48,7 @@ def find_cases(inputs: Path, modality: str = "CT", series: str = "", lost: list[
     """
     inputs = Path(inputs)
     if inputs.is_file():
-        return [Case(case_name(inputs), _checked(inputs), modality)]
+        return [InputImage(case_name(inputs), _checked(inputs), modality)]
     if not inputs.is_dir():
         link = ", but a dead link" if inputs.is_symlink() else ""
         raise UserError(f"{shown(inputs)}: no such file or folder{link}")
@@ -56,9 +58,9 @@ def find_cases(inputs: Path, modality: str = "CT", series: str = "", lost: list[
         raise UserError(nothing_in(listing, "image, and no DICOM series at any depth; looked for"))
     chosen = _with_series(folders, inputs, series) if series else dict.fromkeys(folders, "")
     left_out += [LeftOut(folder, f"no DICOM series {series} in it") for folder in folders if folder not in chosen]
-    cases = [Case(case, path, modality) for case, path in files.items()]
+    cases = [InputImage(case, path, modality) for case, path in files.items()]
     for folder, suffix in chosen.items():
-        cases.append(Case(_folder_name(folder, inputs) + suffix, folder, modality, series=series))
+        cases.append(InputImage(_folder_name(folder, inputs) + suffix, folder, modality, series=series))
     log.info("%s: %s", shown(inputs), count(len(cases), "image"))
     tell_left_out(left_out, inputs)
     if lost is not None:

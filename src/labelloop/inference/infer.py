@@ -22,7 +22,7 @@ from labelloop.inference.budget import Budget
 from labelloop.inference.finding import find_cases
 from labelloop.inference.masks import Masks
 from labelloop.inference.nnunet_files import model_name
-from labelloop.inference.reading import Case
+from labelloop.inference.reading import InputImage
 from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
@@ -133,7 +133,7 @@ def _options(
     )
 
 
-def _tell_done(ledger: Ledger, cases: Sequence[Case]) -> list[Case]:
+def _tell_done(ledger: Ledger, cases: Sequence[InputImage]) -> list[InputImage]:
     """Write the tables of what was found, and tell it; return the cases that are done."""
     extras, summary = ledger.extras(), rows(ledger)
     write_table(ledger.folder / "summary.csv", summary, "summary")
@@ -143,7 +143,7 @@ def _tell_done(ledger: Ledger, cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if case.case in extras]
 
 
-def _check(done: Sequence[Case], ledger: Ledger, segmenter: Segmenter, scheme: ClassScheme) -> None:
+def _check(done: Sequence[InputImage], ledger: Ledger, segmenter: Segmenter, scheme: ClassScheme) -> None:
     from labelloop.inference.anatomy import check_label_maps  # pandas, and the rules
 
     check_label_maps(done, ledger, segmenter, scheme)
@@ -174,7 +174,7 @@ def tell_found_nowhere(summary: Sequence[Mapping]) -> None:
         log.warning("found in no case: %s (%d of %s)", ", ".join(nowhere), len(nowhere), count(len(found), "class"))
 
 
-def _claim(inputs: Path, cases: Sequence[Case], out: Path) -> None:
+def _claim(inputs: Path, cases: Sequence[InputImage], out: Path) -> None:
     """Check that nothing is written over what is read or what others wrote, and note the names to be written as ours.
 
     Raises:
@@ -195,7 +195,7 @@ def _claim(inputs: Path, cases: Sequence[Case], out: Path) -> None:
 class _Loader:
     """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``masks``."""
 
-    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[Case], masks: Masks | None):
+    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[InputImage], masks: Masks | None):
         self._load, self._cases, self._masks = load, cases, masks
 
     def __call__(self) -> Segmenter:
@@ -264,7 +264,7 @@ def _check_classes(known: Sequence[str], scheme: ClassScheme) -> None:
         raise UserError(f"--check: classes {scheme.name} lack {', '.join(unknown)}; name the models' with --classes")
 
 
-def _picture(scheme: ClassScheme, case: Case, image: Volume, labels: Volume) -> bytes:
+def _picture(scheme: ClassScheme, case: InputImage, image: Volume, labels: Volume) -> bytes:
     from labelloop.images.pictures import CT_WINDOW, case_picture
 
     return case_picture(image, labels, scheme, window=CT_WINDOW if case.modality == "CT" else None, legend=True)

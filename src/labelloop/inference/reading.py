@@ -18,7 +18,7 @@ class PreparedFile:
 
 
 @dataclass(frozen=True)
-class Case:
+class InputImage:
     """An image to segment. ``image`` is a file, or a folder with a DICOM series.
 
     ``series``: number or UID of the series to take of a folder; empty: the only one.
@@ -42,7 +42,7 @@ class Image:
     """An image file, or a folder with a DICOM series. A file is read from disk once.
 
     Args:
-        series: see :class:`Case`.
+        series: see :class:`InputImage`.
         surveyed: see :class:`~labelloop.images.scan.ScanFile`.
     """
 
@@ -52,7 +52,7 @@ class Image:
         self._file = None if self.path.is_dir() else ScanFile(self.path, "image", surveyed)
 
     @classmethod
-    def of(cls, case: Case) -> "Image":
+    def of(cls, case: InputImage) -> "Image":
         """Return the image of a case; the survey noted the hash of those that it found good."""
         return cls(case.image, case.series, bool(case.image_sha256))
 

@@ -23,7 +23,7 @@ from labelloop.base.shards import Ledger
 from labelloop.base.wording import count
 from labelloop.images.volume import Geometry, Volume, on_its_feet, read, write
 from labelloop.inference.masks import Masks
-from labelloop.inference.reading import Case, Image, PreparedFile
+from labelloop.inference.reading import Image, InputImage, PreparedFile
 from labelloop.inference.stages import STAGES, collected
 from labelloop.networks.settings import UPRIGHT_BY
 
@@ -66,7 +66,7 @@ class Segmenter(Protocol):
         """Begin and finish at once."""
 
 
-def predict_cases(cases: Sequence[Case], segmenter: Segmenter, ledger: Ledger) -> list[dict]:
+def predict_cases(cases: Sequence[InputImage], segmenter: Segmenter, ledger: Ledger) -> list[dict]:
     """Segment cases as :func:`run_cases` does; return ``{case, class, volume_ml, confidence}`` of those done."""
     run_cases(cases, segmenter, ledger)
     return rows(ledger)
@@ -96,14 +96,14 @@ class Options:
 
     read_ahead: bool = True
     previews: Path | None = None
-    draw: Callable[[Case, Volume, Volume], bytes] | None = None
+    draw: Callable[[InputImage, Volume, Volume], bytes] | None = None
     masks: Masks | None = None
     progress: bool = False
     meter: bool = False
 
 
 def run_cases(
-    cases: Sequence[Case],
+    cases: Sequence[InputImage],
     segmenter: Segmenter | Callable[[], Segmenter],
     ledger: Ledger,
     options: Options | None = None,
@@ -173,7 +173,7 @@ class _Item:
     stage.
     """
 
-    case: Case
+    case: InputImage
     key: str
     finished: bool = False
     volume: Volume | None = None
@@ -196,7 +196,7 @@ class _Result:
 class _Reader:
     """Iterates over cases as items. A thread reads one case ahead, the first while ``segmenter`` is still loading."""
 
-    def __init__(self, cases: Sequence[Case], ledger: Ledger, ahead: bool):
+    def __init__(self, cases: Sequence[InputImage], ledger: Ledger, ahead: bool):
         self._cases, self._ledger, self._ahead = cases, ledger, ahead
         self._pool = ThreadPoolExecutor(1, "read")
         self.segmenter: Future[Segmenter] = Future()
@@ -220,7 +220,7 @@ class _Reader:
     def _submit(self, number: int) -> "Future[_Item] | None":
         return self._pool.submit(self._load, self._cases[number]) if number < len(self._cases) else None
 
-    def _load(self, case: Case) -> _Item:
+    def _load(self, case: InputImage) -> _Item:
         if case.prepared is not None:
             return self._load_prepared(case, case.prepared)
         start = time.perf_counter()
@@ -240,7 +240,7 @@ class _Reader:
             _begin(item, volume, segmenter)  # the CPU has time while the GPU computes the case before
         return item
 
-    def _load_prepared(self, case: Case, prepared: PreparedFile) -> _Item:
+    def _load_prepared(self, case: InputImage, prepared: PreparedFile) -> _Item:
         """Return a case whose segmenter finds done what it would begin with."""
         from labelloop.inference.prepared import read_image
 
@@ -256,12 +256,12 @@ class _Reader:
         item.seconds["read"] = time.perf_counter() - start
         return item
 
-    def _key(self, case: Case, content: str) -> str:
+    def _key(self, case: InputImage, content: str) -> str:
         known = [fact for fact in ("upside down" if case.upside_down else "", case.sequence) if fact]
         return digest([self.segmenter.result().fingerprint, content, case.modality, *known])
 
 
-def _content(case: Case, image: Image) -> str:
+def _content(case: InputImage, image: Image) -> str:
     try:
         return case.image_sha256 or image.sha256()
     except (CaseError, OSError) as error:  # the case will fail when it is read; the others go on
@@ -362,7 +362,7 @@ def _gpu_meter(device: "torch.device", wanted: bool) -> AbstractContextManager:
         return nullcontext()
 
 
-def standing(case: Case, volume: Volume, segmenter: Segmenter) -> Volume:
+def standing(case: InputImage, volume: Volume, segmenter: Segmenter) -> Volume:
     """Return the volume, on its feet if it is, or seems to be, stored upside down."""
     turned = case.upside_down
     if turned is None and segmenter.upright:
@@ -376,7 +376,7 @@ def standing(case: Case, volume: Volume, segmenter: Segmenter) -> Volume:
     return on_its_feet(volume) if turned else volume
 
 
-def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Options) -> None:
+def _record(ledger: Ledger, case: InputImage, key: str, result: _Result, options: Options) -> None:
     def work() -> tuple[Path, dict]:
         if result.error is not None:
             raise result.error
@@ -403,13 +403,13 @@ def _record(ledger: Ledger, case: Case, key: str, result: _Result, options: Opti
     ledger.run(case.case, key, work)
 
 
-def _draw(case: Case, volume: Volume, labels: "np.ndarray", options: Options) -> None:
+def _draw(case: InputImage, volume: Volume, labels: "np.ndarray", options: Options) -> None:
     if options.previews and options.draw:
         with atomic(options.previews / f"{case.case}.png") as temporary:
             temporary.write_bytes(options.draw(case, volume, Volume(labels, volume.geometry)))
 
 
-def _add_missing(ledger: Ledger, case: Case, segmenter: Segmenter, options: Options) -> None:
+def _add_missing(ledger: Ledger, case: InputImage, segmenter: Segmenter, options: Options) -> None:
     """Draw a case that was finished without a picture, and write its masks where it was finished without them."""
     undrawn = options.previews and not (options.previews / f"{case.case}.png").is_file()
     unsplit = options.masks and options.masks.missing(case.case)

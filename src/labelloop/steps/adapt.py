@@ -16,6 +16,7 @@ from labelloop.base.paths import ALIGNED, folder_of, model_of
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import read_table, write_table
 from labelloop.cases.table import Case
+from labelloop.cases.usable import UsableCase
 from labelloop.images.scan import read_surveyed
 from labelloop.images.volume import RAS, Geometry, Volume
 from labelloop.inference.settings import Device
@@ -23,7 +24,7 @@ from labelloop.networks.plans import Plan
 from labelloop.networks.settings import UPRIGHT_BY, TranslatorSettings
 from labelloop.recipe import ModelSpec
 from labelloop.run.resources import Workers, loader_workers
-from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_cases, read_many, table_of
+from labelloop.steps.common import Files, SurveyTables, in_groups, read_cases, read_many, table_of
 from labelloop.training.settings import Determinism, settings_of
 
 log = logging.getLogger(__name__)
@@ -257,7 +258,7 @@ def _label(case: str, labels: Files, plan: Plan) -> Volume:
     return Volume(array, _grid(array, plan))
 
 
-def _telling(table: pd.DataFrame, ct: Sequence[Surveyed]) -> list[str]:
+def _telling(table: pd.DataFrame, ct: Sequence[UsableCase]) -> list[str]:
     """Return the CTs to show: those whose labels fit worst, middling and best; any, when no CT has labels."""
     if table.empty:
         return sorted(item.id for item in ct)[:SHOWN]

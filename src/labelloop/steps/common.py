@@ -3,73 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError
-from labelloop.base.files import digest
 from labelloop.base.shards import read_manifests
 from labelloop.base.tables import read_table, upside_down
 from labelloop.cases.annotation import from_table
 from labelloop.cases.groups import Group, members
-from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case
-from labelloop.images.scan import read_surveyed
-from labelloop.images.volume import Volume, on_its_feet, read
+from labelloop.cases.usable import UsableCase
 
-
-@dataclass(frozen=True)
-class Surveyed:
-    """A usable case: its row of the case table and what the survey found."""
-
-    case: Case
-    states: dict[str, str]
-    image_sha256: str
-    label_sha256: str
-    label_ids: str
-    upside_down: bool = False
-
-    @property
-    def id(self) -> str:
-        """Case id."""
-        return self.case.case
-
-    @property
-    def truth_key(self) -> str:
-        """Fingerprint of the annotators' label as the classes see it."""
-        return digest([self.label_sha256, self.label_ids, self.states, *self.turned])
-
-    @property
-    def image_key(self) -> str:
-        """Fingerprint of the image as it is read."""
-        return digest([self.image_sha256, *self.turned]) if self.turned else self.image_sha256
-
-    @property
-    def turned(self) -> list[str]:
-        """What a fingerprint says of a case that is stored upside down; nothing of others."""
-        return ["upside down"] if self.upside_down else []
-
-    def image(self) -> Volume:
-        """Read the image; put it on its feet if it is stored upside down."""
-        return self._standing(read_surveyed(self.case.image))
-
-    def label(self, path: str | Path) -> Volume:
-        """Read a label map that is stored as the image is."""
-        return self._standing(read(path))
-
-    def truth(self, scheme: ClassScheme) -> Volume | None:
-        """Read the annotators' label map in class ids; None without one."""
-        found = read_truth(self.case, scheme)
-        return None if found is None else self._standing(found)
-
-    def as_stored(self, volume: Volume) -> Volume:
-        """Give a volume that :meth:`image` or :meth:`label` put on its feet the header of the stored files again."""
-        return self._standing(volume)  # what turns it once turns it back
-
-    def _standing(self, volume: Volume) -> Volume:
-        return on_its_feet(volume) if self.upside_down else volume
+if TYPE_CHECKING:
+    from labelloop.inference.reading import InputImage
 
 
 def as_cases(rows: Iterable[Mapping[Any, Any]]) -> list[Case]:
@@ -100,20 +48,20 @@ class SurveyTables:
     annotation: Sequence[Path]
     upright: Path | None = None
 
-    def usable(self) -> list[Surveyed]:
+    def usable(self) -> list[UsableCase]:
         """Return the usable cases: those that the survey of their shard did not set aside."""
         turned = upside_down(self.upright) if self.upright else set()
         geometry = read_many(self.geometry, "geometry").set_index("case")
         states = from_table(read_many(self.annotation, "annotation"))
         images, labels, ids = (geometry[column] for column in ("image_sha256", "label_sha256", "label_ids"))
         return [
-            Surveyed(case, states[name], images[name], labels[name], ids[name], upside_down=name in turned)
+            UsableCase(case, states[name], images[name], labels[name], ids[name], upside_down=name in turned)
             for name, case in ((case.case, case) for case in read_cases(self.cases))
             if name in geometry.index
         ]
 
 
-def trusted(selected: Path | None, cases: Sequence[Surveyed]) -> dict[str, dict[str, str]]:
+def trusted(selected: Path | None, cases: Sequence[UsableCase]) -> dict[str, dict[str, str]]:
     """Return the states that training uses: what annotators gave, or what selection trusts of a label set.
 
     Cases that are not part of the label set are left out.
@@ -129,8 +77,8 @@ def trusted(selected: Path | None, cases: Sequence[Surveyed]) -> dict[str, dict[
 
 
 def in_groups(
-    cases: Sequence[Surveyed], groups: Sequence[str], scheme: ClassScheme, extra: Mapping[str, Mapping[str, Any]]
-) -> list[Surveyed]:
+    cases: Sequence[UsableCase], groups: Sequence[str], scheme: ClassScheme, extra: Mapping[str, Mapping[str, Any]]
+) -> list[UsableCase]:
     """Return the cases that belong to any of ``groups``, built-in or the recipe's own (``extra``)."""
     own = {name: Group.model_validate(dict(group)) for name, group in extra.items()}
     states = {c.id: c.states for c in cases}
@@ -180,17 +128,16 @@ class Files:
         return self._rows[case]["sha256"] if case in self else ""
 
 
-def engine_case(item: Surveyed, prepared: Files | None = None):
-    """Return a case as the inference engine takes it.
+def input_image(item: UsableCase, prepared: Files | None = None) -> "InputImage":
+    """Return the image of a case, to be segmented.
 
     Args:
         prepared: images as the plan of the model prepares them. The file is read of a case that has none, and of one
             that is stored upside down: the header of its label map is that of the file.
     """
-    from labelloop.inference.reading import Case as EngineCase
-    from labelloop.inference.reading import PreparedFile
+    from labelloop.inference.reading import InputImage, PreparedFile
 
     ready = prepared is not None and item.id in prepared and not item.upside_down
     array = PreparedFile(prepared.path(item.id), prepared.key(item.id)) if prepared is not None and ready else None
     image = Path(item.case.image)
-    return EngineCase(item.id, image, item.case.modality, item.image_sha256, item.upside_down, prepared=array)
+    return InputImage(item.id, image, item.case.modality, item.image_sha256, item.upside_down, prepared=array)

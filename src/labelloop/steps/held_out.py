@@ -20,13 +20,14 @@ from labelloop.base.files import digest
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.cases.annotation import UNKNOWN, annotated, to_table
+from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Volume, canonical
 from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import SCORE
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.select import select as select_classes
-from labelloop.steps.common import Files, Surveyed, SurveyTables, read_cases, read_many, table_of
+from labelloop.steps.common import Files, SurveyTables, read_cases, read_many, table_of
 from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection
 
 
@@ -96,7 +97,7 @@ def held_out(
     write_table(table, table_of(ledger.extras(), "rows"), "held_out")
 
 
-def _judge(item: Surveyed, way: _Way, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
+def _judge(item: UsableCase, way: _Way, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
     """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC."""
     label, _, provenance = fused_map(item, way.spec, way.known, way.scheme, way.predictions)
     nobody_looked = dict.fromkeys(way.classes, UNKNOWN)
@@ -115,7 +116,7 @@ def _judge(item: Surveyed, way: _Way, found: dict[str, float], pairs: pd.DataFra
 
 
 def _verdicts(
-    item: Surveyed, way: _Way, label: Volume, found: dict[str, float], provenance: Sequence[dict]
+    item: UsableCase, way: _Way, label: Volume, found: dict[str, float], provenance: Sequence[dict]
 ) -> pd.DataFrame:
     image = canonical(item.image()).array
     asked = [name for name in way.classes if name in found]
@@ -126,7 +127,7 @@ def _verdicts(
     return pd.DataFrame([{"case": item.id, **row} for row in rows], columns=list(TABLES["verdicts"]))
 
 
-def _true_dsc(item: Surveyed, way: _Way, label: Volume) -> dict[str, float]:
+def _true_dsc(item: UsableCase, way: _Way, label: Volume) -> dict[str, float]:
     """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent.
 
     Ignored voxels are left out.

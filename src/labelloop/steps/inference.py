@@ -17,6 +17,7 @@ from labelloop.base.tables import read_table, write_table
 from labelloop.base.wording import count
 from labelloop.cases.annotation import UNKNOWN, States, annotated
 from labelloop.cases.survey import read_truth
+from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Volume, read
 from labelloop.inference.infer import tell_found_nowhere
 from labelloop.inference.steps import FinishedInference
@@ -24,7 +25,7 @@ from labelloop.labels.folder import tell_verdicts
 from labelloop.metrics.evaluate import both_empty, tell_apart
 from labelloop.metrics.flare import score_case
 from labelloop.metrics.lesions import lesion_rows
-from labelloop.steps.common import Files, Surveyed, SurveyTables, engine_case, read_many, table_of
+from labelloop.steps.common import Files, SurveyTables, input_image, read_many, table_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def infer(
     ledger, items = Ledger.of(manifest), survey.usable()
     settings, scheme = Settings.model_validate(dict(engine)), load_classes(classes)
     chain = load_chain(steps, models_of(models[0]), scheme, device, settings, bool(deterministic))
-    run_cases([engine_case(item) for item in items], chain, ledger, Options(meter=bool(meter)))
+    run_cases([input_image(item) for item in items], chain, ledger, Options(meter=bool(meter)))
     write_table(summary, summary_rows(ledger), "summary")
     write_table(efficiency, costs(ledger), "efficiency")
 
@@ -105,7 +106,7 @@ def check_final(
     for item in survey.usable():
         if item.id in files:
 
-            def work(item: Surveyed = item) -> tuple[None, dict]:
+            def work(item: UsableCase = item) -> tuple[None, dict]:
                 labels, image = item.label(files.path(item.id)), item.image()
                 surgery = scheme.select(item.case.surgery_names)
                 return None, {"rows": verdicts(labels, image, item.case.modality, scheme, classes, surgery)}
@@ -164,7 +165,7 @@ def evaluate(
         log.info(words, name, *means.mean(), count(len(means), "class"))
 
 
-def _score(item: Surveyed, states: States, scheme: ClassScheme, rules: str, files: Files) -> tuple[None, dict]:
+def _score(item: UsableCase, states: States, scheme: ClassScheme, rules: str, files: Files) -> tuple[None, dict]:
     truth = read_truth(item.case, scheme)
     if truth is None:
         raise CaseError("label_missing", item.case.label, "no label to score against", "Give one, or none.")

@@ -15,6 +15,7 @@ from labelloop.base.files import digest
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated
+from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, Volume, canonical, read, restore, write
 from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import calibrate_held_out
@@ -27,7 +28,7 @@ from labelloop.labels.select import select as select_classes
 from labelloop.labels.settings import CutSettings, SelectSettings, TumorVoxels
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.run.chain import Arrays
-from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_many, table_of, trusted
+from labelloop.steps.common import Files, SurveyTables, in_groups, read_many, table_of, trusted
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def predictions_of(
 
 
 def _fuse_case(
-    item: Surveyed,
+    item: UsableCase,
     spec: dict[str, Any],
     known: dict[str, list[str]],
     scheme: ClassScheme,
@@ -108,7 +109,7 @@ def _fuse_case(
 
 
 def fused_map(
-    item: Surveyed,
+    item: UsableCase,
     spec: dict[str, Any],
     known: dict[str, list[str]],
     scheme: ClassScheme,
@@ -148,7 +149,7 @@ def fused_map(
     return Volume(cleaned, geometry), grid, [*provenance, *counted]
 
 
-def _canonical_truth(item: Surveyed, truth: Volume, geometry: Geometry) -> np.ndarray:
+def _canonical_truth(item: UsableCase, truth: Volume, geometry: Geometry) -> np.ndarray:
     if difference := truth.geometry.difference(geometry):
         raise CaseError("label_grid", item.case.label, f"label and prediction differ in {difference}", "Predict anew.")
     return canonical(truth).array
@@ -250,7 +251,7 @@ def _predicted_volumes(volumes: Sequence[Path], carried: Path | None) -> pd.Seri
 
 
 def _check_case(
-    item: Surveyed, scheme: ClassScheme, files: Files, asked: list[str], nowhere: list[str], overlap: dict[str, int]
+    item: UsableCase, scheme: ClassScheme, files: Files, asked: list[str], nowhere: list[str], overlap: dict[str, int]
 ) -> tuple[None, dict]:
     labels, image = canonical(item.label(files.path(item.id))), canonical(item.image())
     found = check_labels(

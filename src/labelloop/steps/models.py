@@ -12,11 +12,12 @@ from labelloop.base.paths import folder_of, model_of
 from labelloop.base.shards import Ledger, read_manifests
 from labelloop.base.tables import read_table, write_table
 from labelloop.cases.annotation import UNKNOWN, annotated
+from labelloop.cases.usable import UsableCase
 from labelloop.inference.settings import Device
 from labelloop.networks.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.run.resources import Workers, loader_workers
-from labelloop.steps.common import Files, Surveyed, SurveyTables, engine_case, in_groups, read_cases, trusted
+from labelloop.steps.common import Files, SurveyTables, in_groups, input_image, read_cases, trusted
 from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,
@@ -120,7 +121,7 @@ def _learned(tables: Iterable[str | Path]) -> list[str]:
 
 
 def _training_cases(
-    usable: Sequence[Surveyed],
+    usable: Sequence[UsableCase],
     patients: Mapping[str, str],
     seen: Collection[str],
     full: set[str],
@@ -215,5 +216,5 @@ def predict(
     predictor = Predictor(model_of(model[0]), device, settings, deterministic=bool(deterministic))
     items = [item for item in survey.usable() if item.case.modality in predictor.modalities]
     files = Files([prepared] if prepared else [], "prepared_image")
-    found = predict_cases([engine_case(item, files) for item in items], predictor, ledger)
+    found = predict_cases([input_image(item, files) for item in items], predictor, ledger)
     write_table(confidence, found, "confidence")

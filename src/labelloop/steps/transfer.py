@@ -19,10 +19,11 @@ from labelloop.base.files import digest
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import write_table
 from labelloop.cases.table import Case
+from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Volume, canonical, restore, write
 from labelloop.labels.clean import clean
 from labelloop.networks.settings import TransferSettings
-from labelloop.steps.common import Files, Surveyed, SurveyTables, in_groups, read_cases, table_of
+from labelloop.steps.common import Files, SurveyTables, in_groups, read_cases, table_of
 
 log = logging.getLogger(__name__)
 
@@ -82,22 +83,22 @@ def transfer(
     write_table(carried, table_of(ledger.extras(), "volumes"), "confidence")
 
 
-def _families(items: Sequence[Surveyed]) -> dict[str, dict[str, list[Surveyed]]]:
+def _families(items: Sequence[UsableCase]) -> dict[str, dict[str, list[UsableCase]]]:
     """Return the MR cases of each patient by sequence."""
-    families: dict[str, dict[str, list[Surveyed]]] = defaultdict(lambda: defaultdict(list))
+    families: dict[str, dict[str, list[UsableCase]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
         if item.case.modality == "MR":
             families[item.case.patient][item.case.sequence].append(item)
     return families
 
 
-def _one(patient: Mapping[str, list[Surveyed]], sequence: str) -> Surveyed | None:
+def _one(patient: Mapping[str, list[UsableCase]], sequence: str) -> UsableCase | None:
     """Return a patient's image of a sequence; None without, and of several: nobody knows which belongs to which."""
     found = patient.get(sequence, ())
     return found[0] if len(found) == 1 else None
 
 
-def _refuse(item: Surveyed, sources: int, settings: TransferSettings) -> tuple[None, dict]:
+def _refuse(item: UsableCase, sources: int, settings: TransferSettings) -> tuple[None, dict]:
     found = f"{sources} {settings.source} images, one is needed" if sources else f"no {settings.source} image"
     row: dict[str, Any] = {"source": "", "sequence": item.case.sequence, "decision": "refused"}
     measured = ("right_kidney_dsc", "left_kidney_dsc", "turned_degrees", "moved_mm")
@@ -107,9 +108,9 @@ def _refuse(item: Surveyed, sources: int, settings: TransferSettings) -> tuple[N
 
 
 def _carry(
-    item: Surveyed,
-    source: Surveyed,
-    images: Mapping[str, Surveyed],
+    item: UsableCase,
+    source: UsableCase,
+    images: Mapping[str, UsableCase],
     predictions: Files,
     steps: Sequence[Any],
     known: Sequence[str],
