@@ -49,7 +49,7 @@ class Stand(Predictor):
     """A model of which the inference chain asks its classes only."""
 
     def __init__(self, run: Run, name: str):
-        self._names = run.scheme.select(run.model(name).classes)
+        self._names = run.scheme.select(run.wiring.model(name).classes)
         self._ids = run.scheme.ids
 
     @property
@@ -63,13 +63,13 @@ class Stand(Predictor):
 
 def works(run: Run) -> None:
     """Ask of a run what its jobs would ask, as far as that needs neither images nor a training."""
-    for name in run.used_models:
-        spec, plan = run.model(name), run.chain.plans[run.model(name).plan]
-        assert set(run.lineage(name)) <= set(run.used_models)
-        assert run.images(name) and run.arrays(name) and run.training_mb(name, 1) > 0
+    for name in run.wiring.used_models:
+        spec, plan = run.wiring.model(name), run.chain.plans[run.wiring.model(name).plan]
+        assert set(run.wiring.lineage(name)) <= set(run.wiring.used_models)
+        assert run.wiring.images(name) and run.wiring.arrays(name) and run.trainings.mb(name, 1) > 0
         if cutmix_of(spec.trainer):
-            assert run.bank(name) in run.used_models
-        if name in run.segmenters:
+            assert run.wiring.bank(name) in run.wiring.used_models
+        if name in run.wiring.segmenters:
             with torch.device("meta"):
                 network = build_network(plan, 3, deep_supervision=bool(spec.trainer.deep_supervision)).train()
                 first = network(torch.empty((plan.batch_size, 1, *plan.patch)))
@@ -79,21 +79,21 @@ def works(run: Run) -> None:
         if spec.init_from:
             body = [_body(run, each) for each in (name, spec.init_from)]
             assert body[0] == body[1]
-    for name in run.used_labels:
-        assert run.behind(name) and set(run.label_set(name).predict) <= set(run.segmenters)
+    for name in run.wiring.used_label_sets:
+        assert run.wiring.models_behind(name) and set(run.wiring.label_set(name).predict) <= set(run.wiring.segmenters)
     models = {
-        name: object.__new__(SliceClassifier) if name in run.slice_classifiers else Stand(run, name)
-        for name in run.inference_models()
+        name: object.__new__(SliceClassifier) if name in run.wiring.slice_classifiers else Stand(run, name)
+        for name in run.wiring.inference_models
     }
     Chain([json.loads(step.model_dump_json(by_alias=True)) for step in run.chain.inference], models, run.scheme)
-    assert run.known("final")
-    assert cost.jobs(run.chain, len(run.train_shards), len(run.test_shards))["train"] > 0
+    assert run.wiring.scored_classes("final")
+    assert cost.jobs(run.chain, len(run.shards.train), len(run.shards.test))["train"] > 0
     assert run.updates() and run.summary()
 
 
 def _body(run: Run, model: str) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        network = build_network(run.chain.plans[run.model(model).plan], 2)
+        network = build_network(run.chain.plans[run.wiring.model(model).plan], 2)
     return {name: value.shape for name, value in network.named_parameters() if "seg_layers" not in name}
 
 

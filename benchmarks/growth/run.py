@@ -116,8 +116,8 @@ def finish(folder: Path, outputs: list[str]) -> None:
         else:
             output.mkdir(parents=True, exist_ok=True)
         os.utime(output, (now, now))
-        if output.parent.name == "shards" and output.stem in run.shards:
-            seal(output, [case.case for case in run.shards[output.stem]])
+        if output.parent.name == "shards" and output.stem in run.shards.cases:
+            seal(output, [case.case for case in run.shards.cases[output.stem]])
 
 
 def seal(manifest: Path, cases: list[str]) -> None:

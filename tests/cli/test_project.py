@@ -12,7 +12,7 @@ from labelloop.cases.table import load_cases
 from labelloop.cli.main import main
 from labelloop.cli.project import write_project
 from labelloop.recipe import load_recipe
-from labelloop.run.run import RunConfig
+from labelloop.run.config import RunConfig
 
 
 @pytest.fixture

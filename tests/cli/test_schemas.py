@@ -10,7 +10,7 @@ import yaml
 from labelloop.base.classes import Strict
 from labelloop.cli.schemas import generated
 from labelloop.recipe import Recipe
-from labelloop.run.run import RunConfig
+from labelloop.run.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {

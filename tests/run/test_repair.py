@@ -35,7 +35,7 @@ FOLDERS = ["prepared/{plan}", "prepared/{plan}/labels/truth", "prepared/{plan}/l
 
 
 def test_every_kind_of_manifest_is_looked_at(run):
-    plan = run.images("teacher")
+    plan = run.wiring.images("teacher")
     manifests = [finish(Path(run.results) / folder.format(plan=plan)) for folder in FOLDERS]
     assert Repair(run).broken == {}
     for manifest in manifests:

@@ -61,18 +61,20 @@ def run_of(tmp_path):
 @pytest.mark.parametrize(("asked", "cards"), [(1, 1), (2, 2), (8, 2)])
 def test_a_training_has_as_many_cards_as_asked_and_as_a_batch_has_samples(run_of, asked, cards):
     run = run_of(gpus_per_training=asked)
-    assert run.chain.plans[run.model("student").plan].batch_size == 2
-    assert (run.cards("student"), run.training_threads("student")) == (cards, 12 * cards)
-    told = run.fewer_cards()
+    assert run.chain.plans[run.wiring.model("student").plan].batch_size == 2
+    assert (run.trainings.cards("student"), run.trainings.threads("student")) == (cards, 12 * cards)
+    told = run.trainings.fewer_cards()
     assert ("model student: trained on 2 cards, not on 8: a batch has no more samples" in told) == (asked > cards)
     assert asked > cards or not told
 
 
 def test_a_training_that_cannot_be_shared_out_has_one_card(run_of):
     run = run_of(recipe="two_stage", gpus_per_training=2)
-    (name,) = run.slice_classifiers
-    assert (run.cards(name), run.training_threads(name)) == (1, 12)
-    assert run.fewer_cards() == [f"model {name}: trained on 1 card, not on 2: its kind of training is not shared out"]
+    (name,) = run.wiring.slice_classifiers
+    assert (run.trainings.cards(name), run.trainings.threads(name)) == (1, 12)
+    assert run.trainings.fewer_cards() == [
+        f"model {name}: trained on 1 card, not on 2: its kind of training is not shared out"
+    ]
 
 
 @pytest.mark.parametrize(("recipe", "counted"), [("default", {"teacher": 3, "student": 7})])
@@ -80,7 +82,9 @@ def test_a_training_that_cannot_be_shared_out_has_one_card(run_of):
 def test_a_model_of_the_truth_is_sized_by_labeled_cases(run_of, monkeypatch, recipe, counted, cards):
     run = run_of(recipe=recipe, gpus_per_training=cards)
     seen = []
-    monkeypatch.setattr("labelloop.run.run.training_mb", lambda plan, trainer, *numbers: seen.append(numbers) or 1)
+    monkeypatch.setattr(
+        "labelloop.run.resources.training_mb", lambda plan, trainer, *numbers: seen.append(numbers) or 1
+    )
     for model, number in counted.items():
-        run.training_mb(model, 12 * cards)
+        run.trainings.mb(model, 12 * cards)
         assert seen.pop() == (number, 11, True, cards)

@@ -11,7 +11,9 @@ import yaml
 from labelloop.base.errors import UserError
 from labelloop.base.outputs import refuse_inputs_among
 from labelloop.base.paths import WRITTEN
-from labelloop.run.run import Run, load_config
+from labelloop.run.claim import claim
+from labelloop.run.config import load_config
+from labelloop.run.run import Run
 
 CONFIG = Path(__file__).parents[2] / "config"
 HEADER = "case,image,label,dataset,role,annotated"
@@ -49,13 +51,13 @@ def test_a_run_without_usable_case_says_why(tmp_path):
 
 def test_final_label_maps_are_for_test_cases_or_else_for_all(tmp_path):
     both = make(tmp_path, *rows(5), *rows(2, "test"), shard_size=4)
-    assert both.test_shards == both.infer_shards == ["test-000"]
-    assert both.train_shards == ["train-000", "train-001"]
+    assert both.shards.test == both.shards.final == ["test-000"]
+    assert both.shards.train == ["train-000", "train-001"]
     assert both.evaluated() == ["teacher", "final"]
     alone = make(tmp_path, *rows(5), shard_size=4)
-    assert alone.infer_shards == alone.train_shards and alone.evaluated() == []
+    assert alone.shards.final == alone.shards.train and alone.evaluated() == []
     everything = make(tmp_path, *rows(5), *rows(2, "test"), shard_size=4, infer_roles=["train", "test"])
-    assert everything.infer_shards == ["test-000", "train-000", "train-001"]
+    assert everything.shards.final == ["test-000", "train-000", "train-001"]
 
 
 def test_what_every_job_starts_with_imports_nothing_heavy(tmp_path):
@@ -73,46 +75,49 @@ print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy", "cc3d", "
 def test_rounds_of_the_configuration_win(tmp_path):
     run = make(tmp_path, *rows(1), rounds=2)
     assert run.recipe.rounds == 2
-    assert run.model("student").labels == "pseudo" and run.model("student_round1").labels == "pseudo_round1"
-    assert run.inference_models() == ["student"] and run.leading_before("pseudo") == ["teacher"]
+    assert (
+        run.wiring.model("student").labels == "pseudo" and run.wiring.model("student_round1").labels == "pseudo_round1"
+    )
+    assert run.wiring.inference_models == ["student"] and run.wiring.leading_model_before("pseudo") == ["teacher"]
 
 
 @pytest.mark.parametrize(("recipe", "tumor"), [("ct_to_mr_demo", False), ("two_stage_demo", True), ("default", True)])
 def test_final_label_maps_are_scored_on_classes_that_they_can_hold(tmp_path, recipe, tumor):
     run = make(tmp_path, "a,a.nii.gz,a_label.nii.gz,flare22,train,all", recipe=recipe)
-    known = run.scheme.select(run.known("final"))
+    known = run.scheme.select(run.wiring.scored_classes("final"))
     assert ("tumor" in known) is tumor and set(run.scheme.select(("organs",))) <= set(known)
 
 
 def test_models_that_only_locate_are_trained_and_loaded_too(tmp_path):
     two_stage, coarse_to_fine = (make(tmp_path, *rows(1), recipe=name) for name in ("two_stage", "coarse_to_fine"))
-    assert two_stage.inference_models() == ["abdomen", "student"]
-    assert (two_stage.slice_classifiers, coarse_to_fine.slice_classifiers) == (["abdomen"], [])
-    assert {"abdomen", "organs_small", "teacher", "student"} == set(two_stage.used_models)
-    assert coarse_to_fine.inference_models() == ["coarse", "tumors_seed1", "tumors_seed2", "organs_fine"]
+    assert two_stage.wiring.inference_models == ["abdomen", "student"]
+    assert (two_stage.wiring.slice_classifiers, coarse_to_fine.wiring.slice_classifiers) == (["abdomen"], [])
+    assert {"abdomen", "organs_small", "teacher", "student"} == set(two_stage.wiring.used_models)
+    assert coarse_to_fine.wiring.inference_models == ["coarse", "tumors_seed1", "tumors_seed2", "organs_fine"]
     assert "abdomen" not in {model for model, _ in two_stage.predictions()}
 
 
 def test_only_one_run_at_a_time_works_in_a_results_folder(tmp_path):
     first, second = (make(tmp_path, *rows(1)) for _ in range(2))
-    first.claim()
+    claim(first)
     with pytest.raises(UserError, match=f"another run, process {os.getpid()} on .*, works here"):
-        second.claim()
-    make(tmp_path, *rows(1), results=str(tmp_path / "elsewhere")).claim()
+        claim(second)
+    claim(make(tmp_path, *rows(1), results=str(tmp_path / "elsewhere")))
 
 
 def test_a_killed_run_leaves_nothing_to_unlock(tmp_path):
     run = make(tmp_path, *rows(1))
     claim_and_die = f"""
 import os, signal
+from labelloop.run.claim import claim
 from labelloop.run.run import Run
 run = Run({{"cases": {run.config.cases!r}, "results": {run.results!r}}})
-run.claim()
+claim(run)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", claim_and_die]).returncode == -9
     assert (Path(run.results) / ".lock").read_text() != ""
-    run.claim()
+    claim(run)
 
 
 @pytest.mark.parametrize("results", ["my {sample} results", "a/{x}", "", "/"])
@@ -133,7 +138,7 @@ def test_results_that_cannot_be_made_are_told_in_a_line(tmp_path):
     (tmp_path / "file").touch()
     run = make(tmp_path, *rows(1), results=str(tmp_path / "file" / "results"))
     with pytest.raises(UserError, match=r"results.*: cannot be written: .*type the same command again"):
-        run.claim()
+        claim(run)
 
 
 def test_a_run_does_not_write_over_its_inputs(tmp_path):
@@ -153,8 +158,10 @@ def test_a_run_does_not_write_over_its_inputs(tmp_path):
 
 def test_final_label_maps_are_checked_where_the_recipe_says_so(tmp_path):
     (tmp_path / "own.yaml").write_text("extends: default\nname: own\nevaluate: {check: true}\n")
-    assert make(tmp_path, *rows(5), *rows(2, "test"), recipe=str(tmp_path / "own.yaml")).checked_final() == ["test-000"]
-    assert make(tmp_path, *rows(5), *rows(2, "test")).checked_final() == []
+    assert make(tmp_path, *rows(5), *rows(2, "test"), recipe=str(tmp_path / "own.yaml")).checked_shards() == [
+        "test-000"
+    ]
+    assert make(tmp_path, *rows(5), *rows(2, "test")).checked_shards() == []
 
 
 @pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda file: file.name)

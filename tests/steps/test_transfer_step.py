@@ -136,10 +136,11 @@ def test_a_shard_asks_only_those_that_hold_its_patients(tmp_path):
         {"cases": str(tmp_path / "cases.csv"), "recipe": "default", "shard_size": 2, "results": str(tmp_path / "run")}
     )
     smaller = 0
-    for shard, own in run.shards.items():
-        relatives = run.relatives(shard)
+    for shard, own in run.shards.cases.items():
+        homes = run.shards.of_same_patients(shard)
         patients = {case.patient for case in own}
-        assert {c.case for c in cases if c.patient in patients} == {c.case for some in relatives.values() for c in some}
-        assert all(case in run.shards[home] for home, some in relatives.items() for case in some)
-        smaller += len(relatives) < len(run.shards)
+        wanted = {case.case for case in cases if case.patient in patients}
+        held = [{case.case for case in run.shards.cases[home]} for home in homes]
+        assert wanted <= set().union(*held) and all(wanted & some for some in held)
+        smaller += len(homes) < len(run.shards.all)
     assert smaller

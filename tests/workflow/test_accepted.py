@@ -44,7 +44,9 @@ def _runs_otherwise(mistake: Mistake, plain: dict, project: Project, path: Path)
     # Whether anything is known completely of a case whose labels models made, no dry run can tell.
     guesses = any(m.trainer.kind == "supervised" and m.labels != TRUTH for m in run.chain.models.values())
     voxels = [plan.batch_size * plan.patch[0] * plan.patch[1] * plan.patch[2] for plan in run.chain.plans.values()]
-    short = sum(updates(run.chain, name) for name in run.used_models) <= MOST_UPDATES and max(voxels) <= MOST_VOXELS
+    short = (
+        sum(updates(run.chain, name) for name in run.wiring.used_models) <= MOST_UPDATES and max(voxels) <= MOST_VOXELS
+    )
     return short and not same and not guesses and not run.problems()
 
 

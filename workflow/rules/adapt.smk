@@ -7,7 +7,7 @@ OUTPUTS: upright.csv, models/<translator>, prepared/<plan>/structure.csv and loo
 from labelloop.base.paths import TRANSLATOR_OUTPUTS
 from labelloop.training.settings import TRANSLATOR_VERSION
 
-if run.upright:
+if wiring.upright:
 
     rule judge:
         """Look which images of a shard are stored upside down, of those that can tell."""
@@ -24,7 +24,7 @@ if run.upright:
             mem_mb=memory(8000),
             runtime=minutes(60),
         params:
-            number=lambda w: len(run.shards[w.shard]),
+            number=lambda w: shards.size(w.shard),
             version=1,
         message:
             "judge: which of {params.number} images of shard {wildcards.shard} are upside down"
@@ -36,7 +36,7 @@ if run.upright:
         input:
             cases=paths.table("cases"),
             geometry=paths.table("geometry"),
-            judged=expand(shard_table(paths.judged), shard=sorted(run.shards)),
+            judged=expand(shard_table(paths.judged), shard=shards.all),
         output:
             table=paths.table("upright"),
         log:
@@ -54,7 +54,7 @@ if run.upright:
             "../scripts/step.py"
 
 
-if run.translators:
+if wiring.translators:
 
     rule train_translator:
         """Train a translator from CT to MR, or go on with a training that was interrupted."""
@@ -68,8 +68,8 @@ if run.translators:
         benchmark:
             paths.benchmark("train_translator", "{model}")
         wildcard_constraints:
-            model="|".join(run.translators),
-        threads: lambda w: run.training_threads(w.model)
+            model="|".join(wiring.translators),
+        threads: lambda w: trainings.threads(w.model)
         resources:
             gpu=GPUS,
             mem_mb=training_memory,
@@ -79,12 +79,14 @@ if run.translators:
             stage=run.config.stage,
         params:
             name=lambda w: w.model,
-            spec=lambda w: run.model(w.model).model_dump(mode="json", exclude_none=True),
-            plan=lambda w: run.chain.plans[run.model(w.model).plan].model_dump(
+            spec=lambda w: wiring.model(w.model).model_dump(
+                mode="json", exclude_none=True
+            ),
+            plan=lambda w: run.chain.plans[wiring.model(w.model).plan].model_dump(
                 mode="json"
             ),
             classes=run.chain.classes,
-            groups=run.groups(),
+            groups=wiring.groups(),
             deterministic=run.config.deterministic,
             trigger=trigger(TRANSLATOR_VERSION, run.scheme.fingerprint()),
         message:
@@ -93,7 +95,7 @@ if run.translators:
             "../scripts/step.py"
 
 
-if run.translations:
+if wiring.translations:
 
     rule structure:
         """Ask whether labels of CT still fit their translations; draw CT, translations and real MR side by side."""
@@ -113,7 +115,7 @@ if run.translations:
         benchmark:
             paths.benchmark("structure", "{plan}")
         wildcard_constraints:
-            plan="|".join(run.translations),
+            plan="|".join(wiring.translations),
         resources:
             mem_mb=memory(6000),
             runtime=minutes(60),

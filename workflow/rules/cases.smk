@@ -10,7 +10,7 @@ from labelloop.cases.table import SURVEY_VERSION
 rule survey:
     """Read every image and label of a shard once: geometry, annotation states, cases set aside with reasons."""
     input:
-        lambda w: run.files(w.shard),
+        lambda w: shards.files(w.shard),
         tested=tested_images,
     output:
         cases=paths.survey("cases"),
@@ -27,14 +27,14 @@ rule survey:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
-        number=lambda w: len(run.shards[w.shard]),
-        rows=lambda w: run.rows(w.shard),
+        number=lambda w: shards.size(w.shard),
+        rows=lambda w: shards.rows(w.shard),
         classes=run.chain.classes,
         trigger=lambda w: trigger(
             SURVEY_VERSION,
             run.scheme.fingerprint(),
-            run.datasets(w.shard),
-            run.stamps(w.shard),
+            shards.datasets(w.shard),
+            shards.stamps(w.shard),
         ),
     message:
         "survey: {params.number} cases of shard {wildcards.shard}"
@@ -42,12 +42,12 @@ rule survey:
         "../scripts/step.py"
 
 
-if run.test_shards:
+if shards.test:
 
     rule tested:
         """List the voxels of all images that are tested on, so that no train shard learns from them."""
         input:
-            surveys=expand(paths.survey("geometry"), shard=run.test_shards),
+            surveys=expand(paths.survey("geometry"), shard=shards.test),
         output:
             table=paths.tested,
         log:
@@ -66,11 +66,11 @@ if run.test_shards:
 rule collect:
     """Join the shards' survey tables."""
     input:
-        shard_cases=expand(paths.survey("cases"), shard=sorted(run.shards)),
-        shard_geometry=expand(paths.survey("geometry"), shard=sorted(run.shards)),
-        shard_annotation=expand(paths.survey("annotation"), shard=sorted(run.shards)),
-        shard_quarantine=expand(paths.survey("quarantine"), shard=sorted(run.shards)),
-        shard_profiles=expand(paths.survey("profiles"), shard=sorted(run.shards)),
+        shard_cases=expand(paths.survey("cases"), shard=shards.all),
+        shard_geometry=expand(paths.survey("geometry"), shard=shards.all),
+        shard_annotation=expand(paths.survey("annotation"), shard=shards.all),
+        shard_quarantine=expand(paths.survey("quarantine"), shard=shards.all),
+        shard_profiles=expand(paths.survey("profiles"), shard=shards.all),
     output:
         cases=paths.table("cases"),
         geometry=paths.table("geometry"),
@@ -112,7 +112,7 @@ rule group:
         runtime=minutes(10),
     params:
         classes=run.chain.classes,
-        groups=run.groups(),
+        groups=wiring.groups(),
         trigger=trigger(1, run.scheme.fingerprint()),
     message:
         "group: cases by what is annotated"
@@ -138,7 +138,7 @@ rule prepare:
         runtime=minutes(120),
         device=run.config.device,
     params:
-        number=lambda w: len(run.shards[w.shard]),
+        number=lambda w: shards.size(w.shard),
         plan=lambda w: run.chain.plans[w.plan].model_dump(mode="json"),
         version=1,
     message:

@@ -3,6 +3,7 @@
 import time
 
 from labelloop.run import console
+from labelloop.run.claim import claim
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.gpu_lease import usable_gpus
@@ -23,7 +24,8 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-paths = run.paths
+paths, shards = run.paths, run.shards
+wiring, trainings = run.wiring, run.trainings
 BEGAN = time.monotonic()
 GPUS = 0 if run.config.device == "cpu" else 1  # per job that runs a network
 
@@ -44,7 +46,7 @@ if workflow.is_main_process:
         (logger.warning if differs else logger.info)(line)
     for warning in run.warnings():
         logger.warning(f"{run.config.cases}: {warning}")
-    for line in run.fewer_cards():
+    for line in trainings.fewer_cards():
         logger.warning(line)
     try:
         run.refuse_problems()
@@ -82,7 +84,7 @@ def memory(megabytes):
 
 def training_memory(wildcards, threads, attempt):
     """Memory in MB of a training, by the size of its data, raised at each retry."""
-    return attempt * run.training_mb(wildcards.model, threads)
+    return attempt * trainings.mb(wildcards.model, threads)
 
 
 def minutes(first):
@@ -99,7 +101,7 @@ def work_to_do():
 
 onstart:
     try:
-        run.claim()
+        claim(run)
         repair.begin()
         for moved in move_rounds(run):
             logger.info(f"labelloop: {moved}")

@@ -17,7 +17,9 @@ rule infer:
     """Run the inference chain over the cases of a shard; the models are loaded once."""
     input:
         unpack(surveyed),
-        models=expand(paths.model("{file}"), model=run.inference_models(), file=WEIGHTS),
+        models=expand(
+            paths.model("{file}"), model=wiring.inference_models, file=WEIGHTS
+        ),
     output:
         manifest=manifest_of(paths.final),
         summary=shard_table(paths.final, "summary"),
@@ -35,7 +37,7 @@ rule infer:
         deterministic=int(run.config.deterministic is True),
         meter=int(run.config.meter),
     params:
-        number=lambda w: len(run.shards[w.shard]),
+        number=lambda w: shards.size(w.shard),
         steps=INFERENCE_STEPS,
         engine=ENGINE,
         classes=run.chain.classes,
@@ -49,11 +51,9 @@ rule infer:
 rule summarize:
     """Join volumes, confidence and run times of the final label maps; write down the chain that made them."""
     input:
-        shard_summary=expand(
-            shard_table(paths.final, "summary"), shard=run.infer_shards
-        ),
+        shard_summary=expand(shard_table(paths.final, "summary"), shard=shards.final),
         shard_efficiency=expand(
-            shard_table(paths.final, "efficiency"), shard=run.infer_shards
+            shard_table(paths.final, "efficiency"), shard=shards.final
         ),
     output:
         summary=report(
@@ -104,7 +104,7 @@ rule check_final:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
-        number=lambda w: len(run.shards[w.shard]),
+        number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
         version=2,
     message:
@@ -116,7 +116,7 @@ rule check_final:
 rule evaluate:
     """Score label maps of the test cases: DSC, NSD and lesions per case and class, annotated classes only."""
     input:
-        unpack(lambda w: survey_of(run.test_shards)),
+        unpack(lambda w: survey_of(shards.test)),
         maps=evaluated_maps,
     output:
         manifest=manifest_of(paths.scored, "{name}"),
@@ -141,7 +141,7 @@ rule evaluate:
         runtime=minutes(240),
     params:
         rules=run.chain.evaluate.protocol,
-        known=lambda w: run.known(w.name),
+        known=lambda w: wiring.scored_classes(w.name),
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint("tolerance_mm", "tube")),
         version=3,

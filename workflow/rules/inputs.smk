@@ -5,13 +5,13 @@ from labelloop.base.paths import WEIGHTS
 
 def upright_table(w):
     """What says which cases are stored upside down, in runs that ask; every rule that reads images needs it."""
-    return paths.table("upright") if run.upright else []
+    return paths.table("upright") if wiring.upright else []
 
 
-def survey_of(shards):
+def survey_of(some):
     """The cases of some shards, and what the survey found: what most steps begin with."""
     kinds = ("cases", "geometry", "annotation")
-    tables = {kind: expand(paths.survey(kind), shard=shards) for kind in kinds}
+    tables = {kind: expand(paths.survey(kind), shard=some) for kind in kinds}
     return tables | {"upright": upright_table(None)}
 
 
@@ -27,20 +27,20 @@ def surveyed_as_stored(w):
 
 def tested_images(w):
     """The images that are tested on: a train shard may hold one of them, which must not be learned from."""
-    needed = run.test_shards and w.shard not in run.test_shards
+    needed = shards.test and w.shard not in shards.test
     return paths.tested if needed else []
 
 
 def prepared_images(plan):
     """Manifests of all images that were prepared for a plan and that models learn from."""
-    return expand(manifest_of(paths.prepared(plan)), shard=run.train_shards)
+    return expand(manifest_of(paths.prepared(plan)), shard=shards.train)
 
 
 def prepared_for(w):
     """Images of a shard as a model's plan prepares them; those that models do not learn from are not prepared."""
-    if w.shard not in run.train_shards:
+    if w.shard not in shards.train:
         return []
-    return manifest_of(paths.prepared(run.images(w.model)), w.shard)
+    return manifest_of(paths.prepared(wiring.images(w.model)), w.shard)
 
 
 def model_files(model):
@@ -55,44 +55,44 @@ def translator_of(w):
 
 def training_inputs(w):
     """Tables that tell which cases and classes a model learns from."""
-    spec, plan = run.model(w.model), run.images(w.model)
-    labels = paths.arrays(plan, run.arrays(w.model), spec.labels)
-    inputs = survey_of(run.train_shards) | {
+    spec, plan = wiring.model(w.model), wiring.images(w.model)
+    labels = paths.arrays(plan, wiring.arrays(w.model), spec.labels)
+    inputs = survey_of(shards.train) | {
         "images": prepared_images(plan),
-        "labels": expand(manifest_of(labels), shard=run.train_shards),
+        "labels": expand(manifest_of(labels), shard=shards.train),
     }
     if spec.init_from:
         inputs["init_from"] = model_files(spec.init_from)
-        inputs["learned"] = [paths.model("cases.csv", m) for m in run.lineage(w.model)]
+        inputs["learned"] = [
+            paths.model("cases.csv", m) for m in wiring.lineage(w.model)
+        ]
     if spec.labels != "truth":
         inputs["selected"] = paths.label_table("selected", spec.labels)
-    if run.cutmix(w.model):
-        bank = paths.objects(plan, run.bank(w.model))
-        inputs["objects"] = expand(manifest_of(bank), shard=run.train_shards)
+    if wiring.cutmix(w.model):
+        bank = paths.objects(plan, wiring.bank(w.model))
+        inputs["objects"] = expand(manifest_of(bank), shard=shards.train)
     return inputs
 
 
 def translator_inputs(w):
     """Images that a translator learns from, and what the survey found of them."""
-    return survey_of(run.train_shards) | {
-        "images": prepared_images(run.images(w.model))
-    }
+    return survey_of(shards.train) | {"images": prepared_images(wiring.images(w.model))}
 
 
 def structure_inputs(w):
     """Translated images, the same as they were, and their labels."""
     truth = paths.arrays(w.plan, "labels", "truth")
-    return survey_of(run.train_shards) | {
+    return survey_of(shards.train) | {
         "learned": paths.model("cases.csv", run.chain.plans[w.plan].translate),
         "images": prepared_images(w.plan),
-        "source": prepared_images(run.translations[w.plan]),
-        "labels": expand(manifest_of(truth), shard=run.train_shards),
+        "source": prepared_images(wiring.translations[w.plan]),
+        "labels": expand(manifest_of(truth), shard=shards.train),
     }
 
 
 def objects_inputs(w):
     """What the tumor objects of a bank are cut from: images and labels, where the labels are trusted."""
-    labels = run.model(w.bank).labels
+    labels = wiring.model(w.bank).labels
     inputs = surveyed(w) | {
         "images": manifest_of(paths.prepared(w.plan), w.shard),
         "labels": manifest_of(paths.arrays(w.plan, "labels", labels), w.shard),
@@ -104,28 +104,28 @@ def objects_inputs(w):
 
 def volumes_of(w):
     """Tables of the volumes that each model of a label set predicted: a class that none found may be absent."""
-    models = run.label_set(w.labels).predict
+    models = wiring.label_set(w.labels).predict
     return [shard_table(paths.predictions(m), "confidence", w.shard) for m in models]
 
 
 def learned_by(w):
     """Tables of the cases that the models behind a label set, and those they descend from, were trained with."""
-    return [paths.model("cases.csv", model) for model in run.behind(w.labels)]
+    return [paths.model("cases.csv", model) for model in wiring.models_behind(w.labels)]
 
 
 def relatives_of(w):
     """The cases of all shards that hold images of this shard's patients."""
-    return expand(paths.survey("cases"), shard=list(run.relatives(w.shard)))
+    return expand(paths.survey("cases"), shard=shards.of_same_patients(w.shard))
 
 
 def thresholds_of(w):
     """The file of fitted thresholds, if the label set names one."""
-    return run.label_set(w.labels).thresholds or []
+    return wiring.label_set(w.labels).thresholds or []
 
 
 def label_set_tables(w):
     """Tables of a label set that selection reads, over all shards."""
-    spec = run.label_set(w.labels)
+    spec = wiring.label_set(w.labels)
     tables = (
         ["provenance"]
         + (["verdicts"] if spec.check else [])
@@ -134,10 +134,9 @@ def label_set_tables(w):
     )
     folder = paths.labels(w.labels)
     inputs = {
-        f"shard_{t}": expand(shard_table(folder, t), shard=run.train_shards)
-        for t in tables
+        f"shard_{t}": expand(shard_table(folder, t), shard=shards.train) for t in tables
     }
-    inputs["annotation"] = expand(paths.survey("annotation"), shard=run.train_shards)
+    inputs["annotation"] = expand(paths.survey("annotation"), shard=shards.train)
     if spec.select.calibration:
         inputs["calibrated"] = spec.select.calibration
     return inputs
@@ -151,7 +150,7 @@ def label_maps(w):
 def evaluated_maps(w):
     """Manifests of the label maps that are scored under a name."""
     folder = paths.final if w.name == "final" else paths.predictions(w.name)
-    return expand(manifest_of(folder), shard=run.test_shards)
+    return expand(manifest_of(folder), shard=shards.test)
 
 
 def predictions_by(models, shard):
@@ -161,35 +160,33 @@ def predictions_by(models, shard):
 
 def predictions_of(w):
     """Manifests of the predictions that a label set is made from."""
-    return predictions_by(run.label_set(w.labels).predict, w.shard)
+    return predictions_by(wiring.label_set(w.labels).predict, w.shard)
 
 
 def transfer_inputs(w):
     """Predictions and survey tables of all shards that hold images of this shard's patients."""
-    shards = list(run.relatives(w.shard))
-    lead = run.label_set(w.labels).predict[:1]
-    return survey_of(shards) | {
+    some = shards.of_same_patients(w.shard)
+    lead = wiring.label_set(w.labels).predict[:1]
+    return survey_of(some) | {
         "own": paths.survey("cases", w.shard),
-        "predictions": expand(
-            manifest_of(paths.predictions()), model=lead, shard=shards
-        ),
+        "predictions": expand(manifest_of(paths.predictions()), model=lead, shard=some),
     }
 
 
 def transferred_to(w):
     """Manifest of what a shard was given of other sequences' labels, if the label set transfers any."""
-    if not run.label_set(w.labels).transfer:
+    if not wiring.label_set(w.labels).transfer:
         return []
     return manifest_of(paths.transferred(w.labels), w.shard)
 
 
 def carried_to(w):
     """The volumes of that."""
-    if not run.label_set(w.labels).transfer:
+    if not wiring.label_set(w.labels).transfer:
         return []
     return shard_table(paths.transferred(w.labels), "confidence", w.shard)
 
 
 def predictions_before(w):
     """Manifest of the leading predictions of the round before, to compare with; none in round 1."""
-    return predictions_by(run.leading_before(w.labels), w.shard)
+    return predictions_by(wiring.leading_model_before(w.labels), w.shard)

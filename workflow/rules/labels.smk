@@ -21,15 +21,17 @@ rule transfer:
         mem_mb=memory(6000),
         runtime=minutes(240),
     params:
-        number=lambda w: len(run.shards[w.shard]),
-        spec=lambda w: run.label_set(w.labels).model_dump(
+        number=lambda w: shards.size(w.shard),
+        spec=lambda w: wiring.label_set(w.labels).model_dump(
             mode="json",
             include={"predict", "predict_for", "cases", "clean", "transfer"},
             exclude_none=True,
         ),
-        known=lambda w: list(run.model(run.label_set(w.labels).predict[0]).classes),
+        known=lambda w: list(
+            wiring.model(wiring.label_set(w.labels).predict[0]).classes
+        ),
         classes=run.chain.classes,
-        groups=run.groups(),
+        groups=wiring.groups(),
         trigger=trigger(run.scheme.fingerprint()),
         version=2,
     message:
@@ -55,8 +57,8 @@ rule fuse:
         mem_mb=memory(6000),
         runtime=minutes(120),
     params:
-        number=lambda w: len(run.shards[w.shard]),
-        spec=lambda w: run.label_set(w.labels).model_dump(
+        number=lambda w: shards.size(w.shard),
+        spec=lambda w: wiring.label_set(w.labels).model_dump(
             mode="json",
             include={
                 *("predict", "predict_for", "cases", "classes"),
@@ -65,10 +67,11 @@ rule fuse:
             exclude_none=True,
         ),
         known=lambda w: {
-            m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
+            m: list(wiring.model(m).classes)
+            for m in wiring.label_set(w.labels).predict
         },
         classes=run.chain.classes,
-        groups=run.groups(),
+        groups=wiring.groups(),
         trigger=trigger(run.scheme.fingerprint()),
         version=3,
     message:
@@ -93,14 +96,14 @@ rule agree:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
-        number=lambda w: len(run.shards[w.shard]),
-        models=lambda w: list(run.label_set(w.labels).predict),
-        before=lambda w: run.leading_before(w.labels),
+        number=lambda w: shards.size(w.shard),
+        models=lambda w: list(wiring.label_set(w.labels).predict),
+        before=lambda w: wiring.leading_model_before(w.labels),
         known=lambda w: {
-            m: list(run.model(m).classes)
+            m: list(wiring.model(m).classes)
             for m in (
-                *run.label_set(w.labels).predict,
-                *run.leading_before(w.labels),
+                *wiring.label_set(w.labels).predict,
+                *wiring.leading_model_before(w.labels),
             )
         },
         classes=run.chain.classes,
@@ -132,9 +135,9 @@ rule check:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
-        number=lambda w: len(run.shards[w.shard]),
+        number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
-        classes=lambda w: list(run.label_set(w.labels).classes),
+        classes=lambda w: list(wiring.label_set(w.labels).classes),
         version=3,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
@@ -163,13 +166,14 @@ rule held_out:
         mem_mb=memory(6000),
         runtime=minutes(120),
     params:
-        number=lambda w: len(run.shards[w.shard]),
-        spec=lambda w: run.label_set(w.labels).model_dump(
+        number=lambda w: shards.size(w.shard),
+        spec=lambda w: wiring.label_set(w.labels).model_dump(
             mode="json",
             include={"predict", "classes", "clean", "check", "select"},
         ),
         known=lambda w: {
-            m: list(run.model(m).classes) for m in run.label_set(w.labels).predict
+            m: list(wiring.model(m).classes)
+            for m in wiring.label_set(w.labels).predict
         },
         rules=run.scheme.model_dump(mode="json"),
         version=1,
@@ -209,7 +213,7 @@ rule select:
         mem_mb=memory(4000),
         runtime=minutes(30),
     params:
-        spec=lambda w: run.label_set(w.labels).model_dump(
+        spec=lambda w: wiring.label_set(w.labels).model_dump(
             mode="json", include={"classes", "select"}
         ),
         classes=run.chain.classes,
@@ -236,7 +240,7 @@ rule prepare_labels:
         mem_mb=memory(6000),
         runtime=minutes(120),
     params:
-        number=lambda w: len(run.shards[w.shard]),
+        number=lambda w: shards.size(w.shard),
         classes=run.chain.classes,
         arrays=lambda w: w.arrays,
         trigger=trigger(run.scheme.fingerprint()),
@@ -262,10 +266,10 @@ rule cut_objects:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
-        number=lambda w: len(run.shards[w.shard]),
+        number=lambda w: shards.size(w.shard),
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint()),
-        settings=lambda w: run.cutmix(w.bank).cut.model_dump(mode="json"),
+        settings=lambda w: wiring.cutmix(w.bank).cut.model_dump(mode="json"),
         spacing_mm=lambda w: run.chain.plans[w.plan].spacing_mm,
         version=1,
     message:

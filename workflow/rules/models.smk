@@ -27,10 +27,10 @@ rule train:
     benchmark:
         paths.benchmark("train", "{model}")
     wildcard_constraints:
-        model="|".join(run.segmenters),
-    threads: lambda w: run.training_threads(w.model)
+        model="|".join(wiring.segmenters),
+    threads: lambda w: trainings.threads(w.model)
     resources:
-        gpu=lambda w: GPUS * run.cards(w.model),
+        gpu=lambda w: GPUS * trainings.cards(w.model),
         nodes=1,
         mem_mb=training_memory,
         runtime=minutes(2880),
@@ -39,10 +39,12 @@ rule train:
         stage=run.config.stage,
     params:
         name=lambda w: w.model,
-        spec=lambda w: run.model(w.model).model_dump(mode="json", exclude_none=True),
-        plan=lambda w: run.chain.plans[run.model(w.model).plan].model_dump(mode="json"),
+        spec=lambda w: wiring.model(w.model).model_dump(mode="json", exclude_none=True),
+        plan=lambda w: run.chain.plans[wiring.model(w.model).plan].model_dump(
+            mode="json"
+        ),
         classes=run.chain.classes,
-        groups=run.groups(),
+        groups=wiring.groups(),
         deterministic=run.config.deterministic,
         trigger=trigger(TRAINING_VERSION, run.scheme.fingerprint()),
     message:
@@ -51,7 +53,7 @@ rule train:
         "../scripts/step.py"
 
 
-if run.slice_classifiers:
+if wiring.slice_classifiers:
 
     # A model that finds slices leaves other files than one that segments.
     use rule train as train_slices with:
@@ -59,7 +61,7 @@ if run.slice_classifiers:
             [paths.model(file) for file in SLICE_OUTPUTS[1:]],
             model=paths.model(SLICE_OUTPUTS[0]),
         wildcard_constraints:
-            model="|".join(run.slice_classifiers),
+            model="|".join(wiring.slice_classifiers),
         message:
             "train: slice classifier {wildcards.model}"
 
@@ -85,7 +87,7 @@ rule predict:
         device=run.config.device,
         deterministic=int(run.config.deterministic is True),
     params:
-        number=lambda w: len(run.shards[w.shard]),
+        number=lambda w: shards.size(w.shard),
         engine=run.chain.engine.model_dump(mode="json"),
         trigger=trigger(ENGINE_VERSION),
     message:

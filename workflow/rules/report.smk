@@ -17,11 +17,9 @@ SHOWN_OF_MODELS = ("model.json", "cases.csv", "training.jsonl")
 rule review:
     """Queue the most suspicious labels of a set for a radiologist, with reasons and a picture of each."""
     input:
-        cases=expand(paths.survey("cases"), shard=run.train_shards),
+        cases=expand(paths.survey("cases"), shard=shards.train),
         upright=upright_table,
-        maps=lambda w: expand(
-            manifest_of(paths.labels(w.labels)), shard=run.train_shards
-        ),
+        maps=lambda w: expand(manifest_of(paths.labels(w.labels)), shard=shards.train),
         selected=paths.label_table("selected"),
         verdicts=paths.label_table("verdicts"),
         disagreement=paths.label_table("disagreement"),
@@ -55,23 +53,29 @@ rule report:
                 for t in ("geometry", "annotation", "quarantine", "groups")
             ],
             upright_table(None),
-            expand(paths.model("{file}"), model=run.used_models, file=SHOWN_OF_MODELS),
-            expand(paths.label_table("{table}"), labels=run.used_labels, table=SHOWN),
-            expand(rules.review.output, labels=run.used_labels),
+            expand(
+                paths.model("{file}"), model=wiring.used_models, file=SHOWN_OF_MODELS
+            ),
+            expand(
+                paths.label_table("{table}"),
+                labels=wiring.used_label_sets,
+                table=SHOWN,
+            ),
+            expand(rules.review.output, labels=wiring.used_label_sets),
             expand(
                 paths.structure("{file}"),
-                plan=run.translations,
+                plan=wiring.translations,
                 file=["structure.csv", "looks.png"],
             ),
             expand([paths.scores(), paths.lesions()], name=run.evaluated()),
             [paths.final_table(table) for table in ("summary", "efficiency")],
         ],
         maps=[
-            expand(manifest_of(paths.final), shard=run.infer_shards),
+            expand(manifest_of(paths.final), shard=shards.final),
             expand(
                 manifest_of(paths.labels()),
-                labels=run.transferring(),
-                shard=run.train_shards,
+                labels=wiring.label_sets_transferred,
+                shard=shards.train,
             ),
         ],
     output:
@@ -95,9 +99,9 @@ rule report:
         graph=graph(run.recipe),
         classes=run.chain.classes,
         evaluated=run.updates(),
-        models=run.used_models,
-        labels=run.used_labels,
-        translations=list(run.translations),
+        models=wiring.used_models,
+        labels=wiring.used_label_sets,
+        translations=list(wiring.translations),
         trigger=trigger(6, run.scheme.fingerprint("color", "tolerance_mm")),
     message:
         "report: {output.page}"

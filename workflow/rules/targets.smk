@@ -16,10 +16,10 @@ localrules:
 rule cases:
     """Read every scan once: the tables of cases, what is annotated, groups, and what was set aside with its reason."""
     input:
-        expand(rules.survey.output, shard=run.shards),
+        expand(rules.survey.output, shard=shards.all),
         rules.collect.output,
         rules.group.output,
-        rules.upright.output if run.upright else [],
+        rules.upright.output if wiring.upright else [],
     message:
         "cases: every scan is known"
 
@@ -28,45 +28,45 @@ rule models:
     """Train all models of the recipe, and make the label sets that they learn from."""
     input:
         [
-            expand(rules.prepare.output, plan=run.images(m), shard=run.train_shards)
-            for m in run.used_models
+            expand(rules.prepare.output, plan=wiring.images(m), shard=shards.train)
+            for m in wiring.used_models
         ],
         [
             expand(
                 rules.prepare_labels.output,
-                plan=run.images(m),
-                arrays=run.arrays(m),
-                labels=run.model(m).labels,
-                shard=run.train_shards,
+                plan=wiring.images(m),
+                arrays=wiring.arrays(m),
+                labels=wiring.model(m).labels,
+                shard=shards.train,
             )
-            for m in run.used_models
-            if m not in run.translators
+            for m in wiring.used_models
+            if m not in wiring.translators
         ],
         [
             expand(
                 rules.cut_objects.output,
-                plan=run.images(m),
-                bank=run.bank(m),
-                shard=run.train_shards,
+                plan=wiring.images(m),
+                bank=wiring.bank(m),
+                shard=shards.train,
             )
-            for m in run.used_models
-            if run.cutmix(m)
+            for m in wiring.used_models
+            if wiring.cutmix(m)
         ],
         expand(
             rules.train.output,
-            model=[m for m in run.used_models if m in run.segmenters],
+            model=[m for m in wiring.used_models if m in wiring.segmenters],
         ),
         [
             expand(rules.train_slices.output, model=m)
-            for m in run.used_models
-            if m in run.slice_classifiers
+            for m in wiring.used_models
+            if m in wiring.slice_classifiers
         ],
         [
             expand(rules.train_translator.output, model=m)
-            for m in run.used_models
-            if m in run.translators
+            for m in wiring.used_models
+            if m in wiring.translators
         ],
-        [expand(rules.structure.output, plan=plan) for plan in run.translations],
+        [expand(rules.structure.output, plan=plan) for plan in wiring.translations],
     message:
         "models: all are trained"
 
@@ -75,13 +75,25 @@ rule labels:
     """Make all label sets, fused, checked and selected, with the models that they need; queue what is doubtful for review."""
     input:
         [expand(rules.predict.output, model=m, shard=s) for m, s in run.predictions()],
-        expand(rules.transfer.output, labels=run.transferring(), shard=run.train_shards),
-        expand(rules.fuse.output, labels=run.used_labels, shard=run.train_shards),
-        expand(rules.agree.output, labels=run.compared(), shard=run.train_shards),
-        expand(rules.check.output, labels=run.checked(), shard=run.train_shards),
-        expand(rules.held_out.output, labels=run.compared(), shard=run.train_shards),
-        expand(rules.select.output, labels=run.used_labels),
-        expand(rules.review.output, labels=run.used_labels),
+        expand(
+            rules.transfer.output,
+            labels=wiring.label_sets_transferred,
+            shard=shards.train,
+        ),
+        expand(rules.fuse.output, labels=wiring.used_label_sets, shard=shards.train),
+        expand(
+            rules.agree.output,
+            labels=wiring.label_sets_of_several_models,
+            shard=shards.train,
+        ),
+        expand(rules.check.output, labels=wiring.label_sets_checked, shard=shards.train),
+        expand(
+            rules.held_out.output,
+            labels=wiring.label_sets_of_several_models,
+            shard=shards.train,
+        ),
+        expand(rules.select.output, labels=wiring.used_label_sets),
+        expand(rules.review.output, labels=wiring.used_label_sets),
     message:
         "labels: all label sets are selected"
 
@@ -89,9 +101,9 @@ rule labels:
 rule predictions:
     """Make the final label maps, with their volumes and run times, and all that they need."""
     input:
-        expand(rules.infer.output, shard=run.infer_shards),
+        expand(rules.infer.output, shard=shards.final),
         rules.summarize.output,
-        expand(rules.check_final.output, shard=run.checked_final()),
+        expand(rules.check_final.output, shard=run.checked_shards()),
     message:
         "predictions: the final label maps are there"
 

@@ -9,7 +9,7 @@ from labelloop.base.errors import UserError
 from labelloop.base.files import write_text
 from labelloop.base.lookup import OWN, PROJECT, SUFFIXES, find
 from labelloop.base.tables import CASES
-from labelloop.run.run import RunConfig
+from labelloop.run.config import RunConfig
 
 EDITED = {"cases": "cases.csv", "recipe": "default", "results": "results/run"}
 """Keys of the configuration that stand in a new ``config.yaml`` as they are; the others are shown behind a ``#``."""

@@ -12,7 +12,7 @@ from labelloop.cases.table import Case
 from labelloop.images.datasets import Dataset
 from labelloop.recipe import Recipe
 from labelloop.recipe.inheritance import NAMED
-from labelloop.run.run import RunConfig
+from labelloop.run.config import RunConfig
 from labelloop.training.settings import TRAINER_SETTINGS
 
 MODELS: dict[str, type[BaseModel]] = {

@@ -1,11 +1,22 @@
-"""What a training job asks for: threads and memory, from its plan and the number of its cases. No image is opened."""
+"""What a training job asks for: cards, threads and memory, from its plan and the number of its cases.
+
+No image is opened here.
+"""
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from labelloop.base.sequences import flat
+from labelloop.base.wording import count
 from labelloop.inference.budget import MIB
 from labelloop.networks.plans import Plan
-from labelloop.training.settings import TRANSLATOR, TrainerSettings
+from labelloop.recipe import TRUTH, Recipe
+from labelloop.training.settings import SEMI_SUPERVISED, TRANSLATOR, TrainerSettings
+
+if TYPE_CHECKING:
+    from labelloop.run.config import RunConfig
+    from labelloop.run.shards import Shards
+    from labelloop.run.wiring import Wiring
 
 Workers = Literal["auto"] | int
 THREADS, THREADS_WITH_GPU = 8, 12
@@ -77,3 +88,44 @@ def _network_mb(plan: Plan, gpu: bool) -> float:
         voxels //= math.prod(stride)
         total += 0 if gpu else 4 * ACTIVATIONS * plan.batch_size * voxels * features
     return total / MIB
+
+
+class TrainingResources:
+    """What each training of a run asks for."""
+
+    def __init__(self, config: "RunConfig", chain: Recipe, wiring: "Wiring", shards: "Shards"):
+        self._config, self._chain, self._wiring, self._shards = config, chain, wiring, shards
+        self._gpu = config.device != "cpu"
+
+    def cards(self, model: str) -> int:
+        """Cards that train a model: as many as the configuration says, if a batch has so many samples."""
+        if model not in self._wiring.segmenters or not self._gpu:
+            return 1
+        return min(self._config.gpus_per_training, self._plan(model).batch_size)
+
+    def fewer_cards(self) -> list[str]:
+        """Return which models are trained on fewer cards than the configuration says, and why, a line each."""
+        asked = self._config.gpus_per_training if self._gpu else 1
+        few = {model: self.cards(model) for model in self._wiring.used_models if self.cards(model) < asked}
+        samples, kind = "a batch has no more samples", "its kind of training is not shared out"
+        return [
+            f"model {model}: trained on {count(cards, 'card')}, not on {asked}: "
+            + (samples if model in self._wiring.segmenters else kind)
+            for model, cards in few.items()
+        ]
+
+    def threads(self, model: str) -> int:
+        """Threads of the training of a model, where the machine has so many."""
+        return training_threads(self._gpu, self.cards(model))
+
+    def mb(self, model: str, threads: int) -> int:
+        """Memory in MiB of the training of a model on ``threads``."""
+        spec, cards = self._wiring.model(model), self.cards(model)
+        labeled_only = spec.labels == TRUTH and spec.trainer.kind not in (*SEMI_SUPERVISED, TRANSLATOR)
+        train = flat(self._shards.cases[shard] for shard in self._shards.train)
+        cases = sum(bool(case.label) or not labeled_only for case in train)
+        workers = loader_workers(self._config.workers, threads // cards)
+        return training_mb(self._plan(model), spec.trainer, cases, workers, self._gpu, cards)
+
+    def _plan(self, model: str) -> Plan:
+        return self._chain.plans[self._wiring.model(model).plan]
