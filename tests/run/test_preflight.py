@@ -10,7 +10,7 @@ from labelloop.base.lookup import CONFIG
 from labelloop.base.tables import TABLES
 from labelloop.cases.table import Case, load_cases
 from labelloop.recipe import Recipe, load_recipe, unroll
-from labelloop.run import preflight, problems
+from labelloop.run import checks, preflight
 from labelloop.run.expected import Expected
 from labelloop.training.settings import cutmix_of
 
@@ -31,7 +31,7 @@ def fitted(cases: list[Case], recipe: Recipe) -> tuple[Recipe, list[str], list[s
     """Return the chain, what was taken from models, and what cannot be done."""
     expected = Expected(cases, unroll(recipe))
     notes = preflight.fit(expected)
-    return expected.chain, notes, list(problems.of_cases(expected))
+    return expected.chain, notes, list(checks.of_cases(expected))
 
 
 def fit(recipe: str, *annotated: str):
@@ -126,7 +126,7 @@ def problems_of(tmp_path, cases, **changes) -> list[str]:
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(SMALL | changes))  # JSON is YAML
     chain, _, found = fitted(cases, load_recipe(path))
-    return [*found, *problems.of_files(chain)]
+    return [*found, *checks.of_files(chain)]
 
 
 def supervised(**spec):

@@ -1,8 +1,11 @@
-"""A step opens nothing below the results but what its rule declares, and all that its rule declares."""
+"""A step opens nothing below the results but what its rule declares, and all that its rule declares.
+
+How often images are opened is counted here, too.
+"""
 
 import base64
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
@@ -14,6 +17,8 @@ from tiny_project import Project
 from labelloop.base.paths import MANIFESTS, Paths, folder_of, kept_beside
 from labelloop.base.seals import seal_of
 from labelloop.base.tables import read_table
+from labelloop.recipe import load_recipe, unroll
+from labelloop.run.wiring import Wiring
 
 NOTED = {"report": ("logs/*", "benchmarks/*")}
 """What jobs note of themselves; the page tells it, and waits for none of it."""
@@ -29,6 +34,7 @@ class Job:
     inputs: set[Path] = field(default_factory=set)
     outputs: set[Path] = field(default_factory=set)
     opened: set[Path] = field(default_factory=set)
+    images: Counter[str] = field(default_factory=Counter)
 
     @cached_property
     def listed(self) -> set[Path]:
@@ -80,9 +86,11 @@ def jobs_of(project: Project) -> list[Job]:
         job.outputs.add(output)
         job.inputs |= {project.folder / file for file in note["input"] if not Path(file).is_absolute()}
     for notes in project.opened.iterdir():
-        below = {Path(line) for line in set(notes.read_text().splitlines()) if line.startswith(f"{project.results}/")}
+        lines = notes.read_text().splitlines()
+        below = {Path(line) for line in set(lines) if line.startswith(f"{project.results}/")}
         (log,) = below & jobs.keys()
         jobs[log].opened |= {made(path) for path in below if not path.is_dir()}
+        jobs[log].images.update(line for line in lines if line.endswith("_0000.nii.gz"))
     return list(jobs.values())
 
 
@@ -138,3 +146,21 @@ def test_what_says_which_cases_there_are_is_no_param(reference):
     holding = {note["rule"] for note in notes if case in json.dumps(note["params"])}
     assert holding == {"survey"}
     assert Path(Paths(str(reference.results)).survey("cases", "train-000")).is_file()
+
+
+def test_the_image_that_a_model_learns_from_is_read_at_most_five_times_in_best(jobs, collection):
+    """By the survey, for each way of preparing images, and for each label set that is checked; `predict` reads none.
+
+    Beside that, images are read of cases of which no model has learned (`held_out`), and for pictures.
+    """
+    trained = {row["image"] for row in collection.phantom.values() if row["role"] == "train"}
+    read: dict[str, Counter[str]] = defaultdict(Counter)
+    for job in jobs:
+        read[job.rule].update({image: times for image, times in job.images.items() if image in trained})
+    most = {rule: max(times.values()) for rule, times in read.items() if times}
+    assert {rule: most.pop(rule) for rule in ("survey", "prepare", "check")} == {"survey": 1, "prepare": 1, "check": 1}
+    assert most.keys() <= {"held_out", "review", "report"}
+    best = unroll(load_recipe("best"))
+    wiring = Wiring(best, best)
+    prepared = {wiring.images(model) for model in wiring.used_models}
+    assert 1 + len(prepared) + len(wiring.label_sets_checked) <= 5

@@ -14,7 +14,7 @@ from labelloop.base.tables import read_table
 from labelloop.base.wording import count
 from labelloop.cases.table import load_cases
 from labelloop.recipe import Recipe, load_recipe, unroll
-from labelloop.run import preflight, problems
+from labelloop.run import checks, preflight
 from labelloop.run.chain import own_updates, updates
 from labelloop.run.config import load_config
 from labelloop.run.expected import Expected
@@ -68,7 +68,7 @@ class Run:
 
     def problems(self) -> list[str]:
         """Return what of the recipe cannot be done with these cases, or with the files that it names, a line each."""
-        found = [*problems.of_cases(self._expected), *problems.of_files(self.chain)]
+        found = [*checks.of_cases(self._expected), *checks.of_files(self.chain)]
         return [f"recipe {self.recipe.name}: {problem}" for problem in found]
 
     def refuse_problems(self) -> None:
