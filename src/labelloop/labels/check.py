@@ -19,7 +19,7 @@ from labelloop.base.errors import UserError
 from labelloop.cases.annotation import ABSENT, UNKNOWN, States
 from labelloop.images.volume import Geometry
 from labelloop.labels.facts import LabelFacts
-from labelloop.labels.rules import KINDS, Case, Rule, Skip
+from labelloop.labels.rules import KINDS, Evidence, Rule, Skip
 from labelloop.labels.rules.image import HU_KINDS, air_around
 
 PASS, DOUBT, FAIL, NOT_APPLICABLE = "pass", "doubt", "fail", "not_applicable"
@@ -107,7 +107,7 @@ def check(
     facts = LabelFacts(labels, geometry, scheme)
     asked = set(scheme.select(list(classes))) if classes is not None else set()
     circumstances = _Circumstances(facts, states, modality, set(surgery), set(models_absent), asked)
-    case = Case(facts, states, image, _once(lambda: _body(facts, image, modality)), overlap, modality)
+    case = Evidence(facts, states, image, _once(lambda: _body(facts, image, modality)), overlap, modality)
     rows = []
     for rule in load_rules(scheme):
         for name in rule.classes:
@@ -117,7 +117,7 @@ def check(
     return rows
 
 
-def _verdict(rule: Rule, case: Case, name: str, circumstances: "_Circumstances") -> dict[str, Any]:
+def _verdict(rule: Rule, case: Evidence, name: str, circumstances: "_Circumstances") -> dict[str, Any]:
     try:
         circumstances.step_back(rule, name)
         value, threshold, failed, reason = KINDS[rule.kind][1](rule, case, name)

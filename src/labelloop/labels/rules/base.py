@@ -87,7 +87,7 @@ class Skip(Exception):  # noqa: N818 - not an error: the rule does not apply, an
 
 
 @dataclass(frozen=True)
-class Case:
+class Evidence:
     """What a rule may look at.
 
     ``body`` gives the air around the patient on a coarse grid, ``overlap`` the voxels of each class that fusion gave
@@ -115,14 +115,14 @@ class Case:
         return tuple(end for end in ends if end is not None)
 
 
-KINDS: dict[str, tuple[type[Rule], Callable[[Any, Case, str], Finding]]] = {}
+KINDS: dict[str, tuple[type[Rule], Callable[[Any, Evidence, str], Finding]]] = {}
 """Rule kinds by name: the model of their parameters and the function (rule, case, class) -> Finding."""
 
 
 def kind(name: str, model: type[Rule]) -> Callable:
     """Register a function (rule, case, class) -> Finding as a kind of rules with the parameters ``model``."""
 
-    def register(function: Callable[[Any, Case, str], Finding]) -> Callable:
+    def register(function: Callable[[Any, Evidence, str], Finding]) -> Callable:
         KINDS[name] = (model, function)
         return function
 

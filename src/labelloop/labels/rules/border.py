@@ -9,7 +9,7 @@ import edt
 import numpy as np
 from pydantic import Field, model_validator
 
-from labelloop.labels.rules.base import Case, Finding, Limit, Skip, kind
+from labelloop.labels.rules.base import Evidence, Finding, Limit, Skip, kind
 from labelloop.labels.surface import Surface, Surfaces
 
 COARSEST_MM = 4.0
@@ -30,7 +30,7 @@ class Border(Limit):
     unlike_hu: tuple[float, float] | None = None
 
 
-def _surface(rule: Border, case: Case, name: str) -> tuple[Surface, float]:
+def _surface(rule: Border, case: Evidence, name: str) -> tuple[Surface, float]:
     """Return the surface of a class and the least difference in intensity that is a border.
 
     Raises:
@@ -50,7 +50,7 @@ def _surface(rule: Border, case: Case, name: str) -> tuple[Surface, float]:
     return surface, step
 
 
-def _surfaces(case: Case) -> Surfaces:
+def _surfaces(case: Evidence) -> Surfaces:
     if case.surfaces is None:
         raise Skip("no image")
     size = float(case.surfaces.spacing[1:].max())
@@ -66,7 +66,7 @@ class Contrast(Border):
 
 
 @kind("contrast", Contrast)
-def _contrast(rule: Contrast, case: Case, name: str) -> Finding:
+def _contrast(rule: Contrast, case: Evidence, name: str) -> Finding:
     """Share, in %, of the surface (where no label lies beyond) at which the two sides differ by a step in intensity."""
     surface, step = _surface(rule, case, name)
     counted = np.ones_like(surface.free, bool) if rule.labeled else surface.free > 0.5
@@ -79,7 +79,7 @@ def _contrast(rule: Contrast, case: Case, name: str) -> Finding:
     return Finding(value, limit, value < limit, said)
 
 
-def _going_on(rule: Border, case: Case, name: str) -> tuple[Surface, np.ndarray]:
+def _going_on(rule: Border, case: Evidence, name: str) -> tuple[Surface, np.ndarray]:
     """Return the surface of a class, and where what lies beyond it without a label looks like the inside.
 
     There is no step in between. Raises Skip, as ``_surface``.
@@ -90,7 +90,7 @@ def _going_on(rule: Border, case: Case, name: str) -> tuple[Surface, np.ndarray]
 
 
 @kind("goes_on", Border)
-def _goes_on(rule: Border, case: Case, name: str) -> Finding:
+def _goes_on(rule: Border, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface beyond which unlabeled tissue looks like the inside."""
     surface, going_on = _going_on(rule, case, name)
     value, limit = surface.largest_patch(going_on), rule.limit(name)
@@ -99,7 +99,7 @@ def _goes_on(rule: Border, case: Case, name: str) -> Finding:
 
 
 @kind("cut_flat", Border)
-def _cut_flat(rule: Border, case: Case, name: str) -> Finding:
+def _cut_flat(rule: Border, case: Evidence, name: str) -> Finding:
     """The same in one plane of voxels: a label that was cut, by a window, a slice, or a hand."""
     surface, going_on = _going_on(rule, case, name)
     value, limit = surface.largest_patch(going_on, flat=True), rule.limit(name)
@@ -108,7 +108,7 @@ def _cut_flat(rule: Border, case: Case, name: str) -> Finding:
 
 
 @kind("leak", Border)
-def _leak(rule: Border, case: Case, name: str) -> Finding:
+def _leak(rule: Border, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface at which the inside looks like the outside, not like the organ."""
     surface, step = _surface(rule, case, name)
     unlike = np.abs(surface.inner - surface.middle) > max(1.5 * step, 3 * surface.spread)
@@ -119,7 +119,7 @@ def _leak(rule: Border, case: Case, name: str) -> Finding:
 
 
 @kind("uneven", Limit)
-def _uneven(rule: Limit, case: Case, name: str) -> Finding:
+def _uneven(rule: Limit, case: Evidence, name: str) -> Finding:
     """Standard deviation, in HU, of the intensity deep inside, by quantiles of local means: noise counts little."""
     surface = _surfaces(case).of(name)
     if surface is None:
@@ -136,7 +136,7 @@ class Beside(Limit):
 
 
 @kind("beside", Beside)
-def _beside(rule: Beside, case: Case, name: str) -> Finding:
+def _beside(rule: Beside, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface that unlabeled gas (or another tissue) touches.
 
     Where an image is cut off above gas, gas is what has the lowest value that there is.
@@ -176,7 +176,7 @@ class Foreign(Border):
 
 
 @kind("foreign", Foreign)
-def _foreign(rule: Foreign, case: Case, name: str) -> Finding:
+def _foreign(rule: Foreign, case: Evidence, name: str) -> Finding:
     """Volume, in ml, of the lumps inside a class that look like another organ of this patient."""
     own, step = _surface(rule, case, name)
     surfaces = _surfaces(case)

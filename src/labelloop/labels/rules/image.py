@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import field_validator
 
 from labelloop.labels.facts import LabelFacts
-from labelloop.labels.rules.base import Case, Finding, Limit, Range, Skip, kind
+from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Skip, kind
 
 HU_KINDS = ("inside_body", "intensity", "tissue", "inclusion", "beside", "uneven")
 """Kinds of rules that measure HU."""
@@ -17,7 +17,7 @@ BODY_MM = 4.0
 
 
 @kind("inside_body", Limit)
-def _inside_body(rule: Limit, case: Case, name: str) -> Finding:
+def _inside_body(rule: Limit, case: Evidence, name: str) -> Finding:
     """Share of a class in the air around the patient, in %."""
     around = case.body()
     if around is None:
@@ -52,7 +52,7 @@ SAMPLES = 200_000
 
 
 @kind("intensity", Range)
-def _intensity(rule: Range, case: Case, name: str) -> Finding:
+def _intensity(rule: Range, case: Evidence, name: str) -> Finding:
     """Median HU within a plausible range (CT only)."""
     value = float(np.median(_values(case, name)))
     low, high = rule.threshold[name]
@@ -74,7 +74,7 @@ class Tissue(Limit):
 
 
 @kind("tissue", Tissue)
-def _tissue(rule: Tissue, case: Case, name: str) -> Finding:
+def _tissue(rule: Tissue, case: Evidence, name: str) -> Finding:
     """Share, in %, of a class whose intensity is that of fat, air or another tissue it does not consist of."""
     values, (low, high) = _values(case, name), rule.hu
     value, limit = 100.0 * float(((values >= low) & (values <= high)).mean()), rule.limit(name)
@@ -83,7 +83,7 @@ def _tissue(rule: Tissue, case: Case, name: str) -> Finding:
 
 
 @kind("inclusion", Tissue)
-def _inclusion(rule: Tissue, case: Case, name: str) -> Finding:
+def _inclusion(rule: Tissue, case: Evidence, name: str) -> Finding:
     """Volume, in ml, of another tissue in a class, without the rim that partial volume makes (on the body's grid).
 
     A leak into fat is a lump of it; a border is a sheet as thin as the voxels.
@@ -112,7 +112,7 @@ def _without_rim(mask: np.ndarray) -> np.ndarray:
     return inner
 
 
-def _values(case: Case, name: str) -> np.ndarray:
+def _values(case: Evidence, name: str) -> np.ndarray:
     """Return up to ``SAMPLES`` intensities inside a class, evenly spread.
 
     Voxels at which the image is cut off are left out: where it is saturated to -125 HU, as BTCV, gas reads as fat.

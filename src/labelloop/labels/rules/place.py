@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from labelloop.base.classes import Strict
 from labelloop.labels.facts import Box, LabelFacts, outside
-from labelloop.labels.rules.base import Case, Finding, Limit, Skip, kind
+from labelloop.labels.rules.base import Evidence, Finding, Limit, Skip, kind
 
 DIRECTIONS = {
     "above": (0, 1), "below": (0, -1), "in_front": (1, 1), "behind": (1, -1), "right": (2, 1), "left": (2, -1),
@@ -57,7 +57,7 @@ class Position(Limit):
 
 
 @kind("position", Position)
-def _position(rule: Position, case: Case, name: str) -> Finding:
+def _position(rule: Position, case: Evidence, name: str) -> Finding:
     facts = case.facts
     of = facts.found(rule.of)
     if not of:
@@ -149,7 +149,7 @@ class Near(Limit):
 
 
 @kind("near", Near)
-def _near(rule: Near, case: Case, name: str) -> Finding:
+def _near(rule: Near, case: Evidence, name: str) -> Finding:
     facts = case.facts
     of = facts.found(n for n in rule.of if n != name)
     if len(of) < rule.least:
@@ -197,7 +197,7 @@ class InsideAbdomen(Limit):
 
 
 @kind("inside_abdomen", InsideAbdomen)
-def _inside_abdomen(rule: InsideAbdomen, case: Case, name: str) -> Finding:
+def _inside_abdomen(rule: InsideAbdomen, case: Evidence, name: str) -> Finding:
     """Volume in ml outside of the organs' box with a margin (Zhou: tumor outside the box of organs is removed)."""
     facts = case.facts
     of = facts.found(rule.of)
@@ -222,7 +222,7 @@ class Expected(Limit):
 
 
 @kind("expected", Expected)
-def _expected(rule: Expected, case: Case, name: str) -> Finding:
+def _expected(rule: Expected, case: Evidence, name: str) -> Finding:
     """Volume, in ml, of a class that must be in the field of view, since its neighbors are, from end to end."""
     facts, value, limit = case.facts, case.facts.ml(name), rule.limit(name)
     whole = [n for n in facts.found(rule.beside) if n != name and not facts.sides(facts.box(n)) & {"z-", "z+"}]

@@ -7,11 +7,11 @@ import numpy as np
 
 from labelloop.cases.annotation import ABSENT, UNKNOWN
 from labelloop.labels.facts import AXES
-from labelloop.labels.rules.base import Case, Finding, Limit, Range, Rule, Skip, kind
+from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Rule, Skip, kind
 
 
 @kind("annotation", Limit)
-def _annotation(rule: Limit, case: Case, name: str) -> Finding:
+def _annotation(rule: Limit, case: Evidence, name: str) -> Finding:
     """The map agrees with the annotation: present has voxels, absent has none."""
     state, value, limit = case.states.get(name, UNKNOWN), case.facts.ml(name), rule.limit(name)
     if state == UNKNOWN:
@@ -21,7 +21,7 @@ def _annotation(rule: Limit, case: Case, name: str) -> Finding:
 
 
 @kind("volume", Range)
-def _volume(rule: Range, case: Case, name: str) -> Finding:
+def _volume(rule: Range, case: Evidence, name: str) -> Finding:
     """Volume in ml within a range; the lower bound is not held against an organ that is cut.
 
     It may be so by the field of view, or by ignored voxels.
@@ -43,7 +43,7 @@ class OneComponent(Limit):
 
 
 @kind("one_component", OneComponent)
-def _one_component(rule: OneComponent, case: Case, name: str) -> Finding:
+def _one_component(rule: OneComponent, case: Evidence, name: str) -> Finding:
     """The second component is smaller than a volume in ml."""
     parts = case.facts.components(name, rule.connectivity)
     value = max((int(parts.voxels[i - 1]) for i in _detached(case, parts, rule)), default=0) * case.facts.voxel_ml
@@ -54,7 +54,7 @@ def _one_component(rule: OneComponent, case: Case, name: str) -> Finding:
 RESOLVED_VOXELS = 8
 
 
-def _resolved(limit_ml: float, case: Case) -> float:
+def _resolved(limit_ml: float, case: Evidence) -> float:
     """Return the limit, or the volume of 2 x 2 x 2 voxels where that is more: smaller parts are noise of the grid.
 
     He's 0.276 ml are 64 voxels on his grid, but not even two of 5.5 mm, where a thin bridge breaks by rounding alone.
@@ -62,7 +62,7 @@ def _resolved(limit_ml: float, case: Case) -> float:
     return max(limit_ml, RESOLVED_VOXELS * case.facts.voxel_ml)
 
 
-def _detached(case: Case, parts, rule: Rule) -> list[int]:
+def _detached(case: Evidence, parts, rule: Rule) -> list[int]:
     """Components beside the largest; not those that may be joined to it outside of the field of view."""
     main, *others = parts.by_size
     if "cut" not in rule.exceptions or not case.facts.sides(parts.boxes[main - 1]):
@@ -81,7 +81,7 @@ class Joined(OneComponent):
 
 
 @kind("joined", Joined)
-def _joined(rule: Joined, case: Case, name: str) -> Finding:
+def _joined(rule: Joined, case: Evidence, name: str) -> Finding:
     """Classes form one component together: what a class has in a detached component stays below a volume in ml."""
     members = case.facts.found(rule.classes)
     if rule.through not in members:
@@ -97,7 +97,7 @@ def _joined(rule: Joined, case: Case, name: str) -> Finding:
 
 
 @kind("continuous", Limit)
-def _continuous(rule: Limit, case: Case, name: str) -> Finding:
+def _continuous(rule: Limit, case: Evidence, name: str) -> Finding:
     """No stretch of slices is missing between the lowest and the highest slice."""
     filled = np.flatnonzero(case.facts.mask(name).any(axis=(1, 2)))
     value = float((np.diff(filled).max(initial=1) - 1) * case.facts.spacing[0])
@@ -109,7 +109,7 @@ SECTIONS = 4
 
 
 @kind("flat_end", Limit)
-def _flat_end(rule: Limit, case: Case, name: str) -> Finding:
+def _flat_end(rule: Limit, case: Evidence, name: str) -> Finding:
     """Section at an end of the structure in % of its largest section on that axis; the worst of the six ends.
 
     Organs end rounded or tapered; what ends with (nearly) a full section was cut off by a missing block of slices or a
@@ -142,7 +142,7 @@ ENDS = {"z-": "lower", "z+": "upper", "y-": "rear", "y+": "front", "x-": "left",
 
 
 @kind("extent", Limit)
-def _extent(rule: Limit, case: Case, name: str) -> Finding:
+def _extent(rule: Limit, case: Evidence, name: str) -> Finding:
     """Longest side, in mm, of the box around all that carries the class."""
     box = case.facts.box(name)
     sides = {axis: (box[number].stop - box[number].start) * case.facts.spacing[number] for axis, number in AXES.items()}
@@ -152,7 +152,7 @@ def _extent(rule: Limit, case: Case, name: str) -> Finding:
 
 
 @kind("holes", Limit)
-def _holes(rule: Limit, case: Case, name: str) -> Finding:
+def _holes(rule: Limit, case: Evidence, name: str) -> Finding:
     """Share, in %, of a class and what it encloses that carries no label."""
     facts, box = case.facts, case.facts.box(name)
     mask = np.pad(facts.mask(name, box), 1)
@@ -165,7 +165,7 @@ def _holes(rule: Limit, case: Case, name: str) -> Finding:
 
 
 @kind("overlap", Limit)
-def _overlap(rule: Limit, case: Case, name: str) -> Finding:
+def _overlap(rule: Limit, case: Evidence, name: str) -> Finding:
     """Share, in %, of the voxels predicted for a class that fusion gave to another organ (truth, or other models).
 
     What is left of an organ that two sources drew over each other is no whole organ (AbdomenAtlas looks at overlap for
