@@ -86,7 +86,7 @@ def works(run: Run) -> None:
         for name in run.wiring.inference_models
     }
     Chain([json.loads(step.model_dump_json(by_alias=True)) for step in run.chain.inference], models, run.scheme)
-    assert run.wiring.scored_classes("final")
+    assert run.wiring.classes("final")
     assert cost.jobs(run.chain, len(run.shards.train), len(run.shards.test))["train"] > 0
     assert run.updates() and run.summary()
 

@@ -84,7 +84,7 @@ def test_rounds_of_the_configuration_win(tmp_path):
 @pytest.mark.parametrize(("recipe", "tumor"), [("ct_to_mr_demo", False), ("two_stage_demo", True), ("default", True)])
 def test_final_label_maps_are_scored_on_classes_that_they_can_hold(tmp_path, recipe, tumor):
     run = make(tmp_path, "a,a.nii.gz,a_label.nii.gz,flare22,train,all", recipe=recipe)
-    known = run.scheme.select(run.wiring.scored_classes("final"))
+    known = run.scheme.select(run.wiring.classes("final"))
     assert ("tumor" in known) is tumor and set(run.scheme.select(("organs",))) <= set(known)
 
 

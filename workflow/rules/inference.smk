@@ -141,7 +141,7 @@ rule evaluate:
         runtime=minutes(240),
     params:
         rules=run.chain.evaluate.protocol,
-        known=lambda w: wiring.scored_classes(w.name),
+        known=lambda w: wiring.classes(w.name),
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint("tolerance_mm", "tube")),
         version=3,

@@ -122,8 +122,8 @@ class Wiring:
         used = {self.images(name): self._chain.plans[self.model(name).plan].translate for name in self.used_models}
         return {images: self.images(translator) for images, translator in used.items() if translator}
 
-    def scored_classes(self, name: str) -> list[str]:
-        """Return the classes (or class sets) that scored label maps can hold: a model's, or those of the final ones.
+    def classes(self, name: str) -> list[str]:
+        """Return the classes (or class sets) that label maps can hold: those of a model, or the `final` ones.
 
         What is composed holds the composed classes; otherwise what was segmented counts, not what was only located.
         """
