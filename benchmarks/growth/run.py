@@ -6,7 +6,7 @@ For each number of cases, in OUT/<number> (must not be there): ``labelloop cases
 of them with a label; a dry run of the recipe ``default``; and the start of a run whose results are all there and
 sealed: as they were, or copied, so that each file is read. Snakemake has no records of its own of such results.
 Processor time and memory are those of the command and its children. Takes half an hour and a million small files for
-100,000 cases.
+100,000 cases; with ``--dry``, which ends after the dry run, some minutes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from labelloop.base.tables import TABLES
 from labelloop.run.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = ROOT / "benchmarks" / "results" / "growth.md"
+RESULTS = ROOT / "benchmarks" / "results"
 # From a small process: the kernel counts what a process used before it became another program.
 MEASURE = """
 import resource, subprocess, sys
@@ -44,19 +44,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the empty files")
     parser.add_argument("--cases", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
+    parser.add_argument("--dry", action="store_true", help="end after the dry run")
+    parser.add_argument("--write", action="store_true", help=f"write the table to {RESULTS.name}")
     options = parser.parse_args()
+    written = RESULTS / ("growth_dry.md" if options.dry else "growth.md")
     about = f"`benchmarks/growth/run.py`, {date.today()}, {processor()}, {os.cpu_count()} cores."
     lines = ["# Growth", "", about, "", *HEADER]
     for number in options.cases:
-        for line in measure(options.out.resolve() / str(number), number):
+        for line in measure(options.out.resolve() / str(number), number, options.dry):
             lines.append(line)
             if options.write:  # the next one may take half an hour
-                write_text(TABLE, "\n".join([*lines, ""]))
+                write_text(written, "\n".join([*lines, ""]))
     print("\n".join(lines))
 
 
-def measure(folder: Path, number: int) -> Iterator[str]:
+def measure(folder: Path, number: int, only_dry: bool) -> Iterator[str]:
     """Yield the rows of the table for one number of cases."""
     make_scans(folder / "scans", number)
     cases = ["--images", "scans", "--labels", "scans", "--dataset", "flare22", "--test-fraction", "0.05"]
@@ -74,6 +76,8 @@ def measure(folder: Path, number: int) -> Iterator[str]:
 
     yield row("`labelloop cases`", table)
     yield row("dry run", dry)
+    if only_dry:
+        return
     finish(folder, [name for names in missing for name in names.split(", ")])
     start = timed(folder, snakemake)
     assert "Nothing to be done" in (folder / "log").read_text()

@@ -15,7 +15,7 @@ import pytest
 from labelloop.base import seals
 from labelloop.base.errors import CaseError, NotTriedError, UserError
 from labelloop.base.seals import seal_of
-from labelloop.base.shards import Ledger, assign_shards, look_at_manifests, read_manifests
+from labelloop.base.shards import MOST_SHARDS, Ledger, assign_shards, look_at_manifests, read_manifests
 
 
 def writer(folder, case, text="content"):
@@ -46,6 +46,13 @@ def test_shards_hold_about_the_size_asked_for():
         counts[shard] = counts.get(shard, 0) + 1
     assert len(counts) == 64
     assert max(counts.values()) < 110
+
+
+def test_shards_of_a_huge_collection_grow_and_a_new_case_moves_no_other():
+    cases = [(f"case_{i}", "train") for i in range(100_000)]
+    before, after = assign_shards(cases[:60_000], 64), assign_shards(cases, 64)
+    assert len(set(before.values())) == len(set(after.values())) == MOST_SHARDS
+    assert before.items() <= after.items()
 
 
 def test_a_finished_case_is_not_done_again(tmp_path):

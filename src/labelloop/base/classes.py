@@ -80,9 +80,23 @@ class ClassScheme(Strict):
         return next(c for c in self.classes if c.name == name)
 
     def select(self, names: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-        """Return class names for a class, a set, "all", or a list of these, in the order of the scheme."""
+        """Return class names for a class, a set, "all", or a list of these, in the order of the scheme.
+
+        Raises:
+            UserError: for names that the scheme does not have.
+        """
+        key = (names,) if isinstance(names, str) else tuple(names)
+        if key not in self._selected:  # the same few are asked for of each of many cases
+            self._selected[key] = self._select(key)
+        return self._selected[key]
+
+    @cached_property
+    def _selected(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        return {}
+
+    def _select(self, names: tuple[str, ...]) -> tuple[str, ...]:
         wanted: set[str] = set()
-        for name in [names] if isinstance(names, str) else names:
+        for name in names:
             wanted |= set(self.names if name == "all" else self.sets.get(name, (name,)))
         unknown = wanted - set(self.names)
         if unknown:

@@ -41,6 +41,8 @@ is rather the machine that is at fault.
 """
 MANY = 4
 """Of so many cases or more, most do not fail by themselves: they are not set aside."""
+MOST_SHARDS = 512
+"""Of a role. Each is a job of every step, and Snakemake takes some milliseconds for each job before the first one."""
 OURS = "a fault of labelloop, not of the case"
 
 
@@ -48,12 +50,14 @@ def assign_shards(cases: Sequence[tuple[str, str]], size: int) -> dict[str, str]
     """Assign (case, role) pairs to shards named ``<role>-<number>``; return ``{case: shard}``.
 
     A case's shard follows from its id and the number of shards alone. That number is a power of two, so that adding
-    a case leaves every other case where it is, except when the collection outgrows it.
+    a case leaves every other case where it is, except when the collection outgrows it. Beyond :data:`MOST_SHARDS` of a
+    role, shards grow instead.
     """
     counts: dict[str, int] = {}
     for _, role in cases:
         counts[role] = counts.get(role, 0) + 1
-    shards = {role: 1 << max(0, (-(-count // size) - 1).bit_length()) for role, count in counts.items()}
+    needed = {role: 1 << max(0, (-(-count // size) - 1).bit_length()) for role, count in counts.items()}
+    shards = {role: min(MOST_SHARDS, number) for role, number in needed.items()}
     return {case: f"{role}-{zlib.crc32(case.encode()) % shards[role]:03d}" for case, role in cases}
 
 

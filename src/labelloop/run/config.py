@@ -21,7 +21,9 @@ class RunConfig(Strict):
     results: str = Field("results/run", description="folder for everything produced")
     rounds: int | None = Field(None, ge=1, description="overrides the recipe's number of rounds")
     device: Device = Field("auto", description="auto: a GPU where there is one")
-    shard_size: int = Field(64, ge=1, description="cases handled by one job, at most")
+    shard_size: int = Field(
+        64, ge=1, description="cases handled by one job, at most; more, where there would be above 512 jobs of a step"
+    )
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="processes that load training batches; auto: one less than the threads of the training"
     )
