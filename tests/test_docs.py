@@ -6,6 +6,7 @@ from pathlib import Path
 from labelloop.base.classes import load_classes
 from labelloop.images.datasets import load_dataset
 from labelloop.recipe import load_recipe
+from labelloop.run.chain import needed
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -27,3 +28,11 @@ def test_files_of_ones_own(tmp_path):
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert recipe.scheme.select("tumor") == ("nodule",)
     assert [recipe.models[name].trainer.kind for name in ("teacher", "teacher_b", "student")] == ["partial"] * 3
+
+
+def test_models_from_outside(tmp_path):
+    (tmp_path / "mine.yaml").write_text(shown("recipes.md", "Models from outside"), encoding="utf-8")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert recipe.outside.keys() < needed(recipe)
+    assert recipe.classes_of("blackbean") == ("liver", "spleen")
+    assert set(recipe.scheme.sets["organs"]) == set(recipe.classes_of("totalseg"))

@@ -64,8 +64,8 @@ class Loop:
             entry = {"case": case, "status": "done", "file": f"{case}.nii.gz", "sha256": "", "key": "", "reason": ""}
             self.predictions[model].append(entry | {"sha256": f"{model}{array.sum()}{case}"})
 
-    def table(self, settings: dict) -> pd.DataFrame:
-        """Run the steps; return the table of held-out labels."""
+    def table(self, settings: dict, **more) -> pd.DataFrame:
+        """Run the steps, with ``more`` for the last; return the table of held-out labels."""
         self._survey()
         self.spec = {"predict": ["m", "n"], "classes": list(CLASSES), "fuse": "truth_first", "clean": []}
         self.spec |= {"check": "anatomy", "select": settings}
@@ -76,7 +76,7 @@ class Loop:
         manifests = [Path(manifest_of(table.parent, SHARD)) for table in (agreement, out)]
         agree(predictions, ["m", "n"], [], known, "flare", agreement, manifests[0], 1)
         given = {"learned": [self._learned(model) for model in ("m", "n")], "relatives": [self._relatives()]}
-        given |= {"predictions": predictions, "disagreement": agreement, "volumes": volumes}
+        given |= {"predictions": predictions, "disagreement": agreement, "volumes": volumes} | more
         survey = tables_of(self.results, SHARD, rows=self.rows)
         held_out(survey, spec=self.spec, known=known, rules=RULES, table=out, manifest=manifests[1], version=1, **given)
         return read_table(out, "held_out").set_index(["case", "class"])
@@ -129,6 +129,12 @@ def loop(tmp_path):
 
 def test_only_labeled_cases_that_no_model_learned_from_are_asked(loop):
     assert set(loop.table({}).index.get_level_values("case")) == {"fair"}
+
+
+def test_data_sets_that_a_model_from_outside_may_have_seen_are_not_asked(loop):
+    assert set(loop.table({}, saw=["amos"]).index.get_level_values("case")) == {"fair"}
+    assert not len(loop.table({}, saw=["phantom"]))
+    assert set(loop.table({}, learned=[]).index.get_level_values("case")) == {"fair", "seen", "seen_by_one"}
 
 
 def test_other_scans_of_patients_that_a_model_learned_from_are_not_asked(loop):

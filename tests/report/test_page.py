@@ -92,6 +92,7 @@ def _models(root: Path) -> None:
         ]
         (folder / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs) + '{"epoch": 6, "tr')
         about = {"classes": list(SCHEME.names), "versions": {"torch": "2.0"}, "fingerprint": "f00d" * 4, "epoch": 5}
+        about["licenses"] = {"datasets": {"btcv": "", "kits": "CC BY-NC-SA 4.0"}, "models": {"zoo": "Apache-2.0"}}
         (folder / "model.json").write_text(json.dumps(about | {"settings": {"kind": "partial", "seed": 7}}))
 
 
@@ -328,6 +329,7 @@ def test_models_chain_volumes_and_speed_are_there(page):
     assert ["spleen", "0 of 1", "–", "–", "–", "–"] in _rows(page, "spleen")
     assert ["run time per case, s", "7.5", "7.5", "1"] in _rows(page, "run time per case, s")
     assert "f00df00df00df00d" in text
+    assert "kits (CC BY-NC-SA 4.0)" in text and "btcv (not stated)" in text and "zoo (Apache-2.0)" in text
     assert page.count("<dt>trainer</dt><dd>partial</dd>") == 2
 
 

@@ -104,6 +104,15 @@ def test_finished_training_is_published_again_without_training(copied, data, cap
     assert all((copied / name).stat().st_mtime >= started for name in OUTPUTS)
 
 
+def test_licenses_are_told_and_may_be_stated_anew_without_training(copied, data, monkeypatch):
+    monkeypatch.setattr(TRAINERS["supervised"], "of", lambda job: pytest.fail("trained again"))
+    before, licenses = contents(copied), {"datasets": {"btcv": "own"}, "models": {"zoo": "Apache-2.0"}}
+    train(make_job(data, copied, licenses=licenses))
+    after = contents(copied)
+    assert json.loads(after["model.json"])["licenses"] == licenses
+    assert {name for name in before if after[name] != before[name]} == {"model.json"}
+
+
 def test_other_settings_train_anew_and_keep_the_former_work(copied, data, caplog):
     before = (copied / "weights.pt").read_bytes()
     train(make_job(data, copied, settings={"learning_rate": 0.02}))
@@ -184,7 +193,7 @@ else:
     write_text(work.finished / "weights.pt", "weights")
     write_json(work.finished / "model.json", {"weights_sha256": sha256(work.finished / "weights.pt")})
     work.finish(7)
-work.publish(folder, "m")
+work.publish(folder, "m", {})
 """
 
 

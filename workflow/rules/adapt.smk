@@ -87,6 +87,7 @@ if wiring.translators:
             ),
             classes=run.chain.classes,
             groups=wiring.groups(),
+            licenses=lambda w: run.licenses(w.model),
             deterministic=run.config.deterministic,
             trigger=trigger(TRANSLATOR_VERSION, run.scheme.fingerprint()),
         message:

@@ -108,6 +108,13 @@ def volumes_of(w):
     return [shard_table(paths.predictions(m), "confidence", w.shard) for m in models]
 
 
+def outside_inputs(w):
+    """What a model from outside labels a shard with, and what the survey found of the shard."""
+    if w.model in run.outside.of_nnunet:
+        return surveyed(w) | {"model": model_files(w.model)}
+    return surveyed(w) | {"files": run.outside.files(w.model, w.shard)}
+
+
 def learned_by(w):
     """Tables of the cases that the models behind a label set, and those they descend from, were trained with."""
     return [paths.model("cases.csv", model) for model in wiring.models_behind(w.labels)]

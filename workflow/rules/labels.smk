@@ -27,9 +27,7 @@ rule transfer:
             include={"predict", "predict_for", "cases", "clean", "transfer"},
             exclude_none=True,
         ),
-        known=lambda w: list(
-            wiring.model(wiring.label_set(w.labels).predict[0]).classes
-        ),
+        known=lambda w: wiring.classes(wiring.label_set(w.labels).predict[0]),
         classes=run.chain.classes,
         groups=wiring.groups(),
         trigger=trigger(run.scheme.fingerprint()),
@@ -67,8 +65,7 @@ rule fuse:
             exclude_none=True,
         ),
         known=lambda w: {
-            m: list(wiring.model(m).classes)
-            for m in wiring.label_set(w.labels).predict
+            m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
         },
         classes=run.chain.classes,
         groups=wiring.groups(),
@@ -100,7 +97,7 @@ rule agree:
         models=lambda w: list(wiring.label_set(w.labels).predict),
         before=lambda w: wiring.leading_model_before(w.labels),
         known=lambda w: {
-            m: list(wiring.model(m).classes)
+            m: wiring.classes(m)
             for m in (
                 *wiring.label_set(w.labels).predict,
                 *wiring.leading_model_before(w.labels),
@@ -172,9 +169,9 @@ rule held_out:
             include={"predict", "classes", "clean", "check", "select"},
         ),
         known=lambda w: {
-            m: list(wiring.model(m).classes)
-            for m in wiring.label_set(w.labels).predict
+            m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
         },
+        saw=lambda w: run.outside.saw(w.labels),
         rules=run.scheme.model_dump(mode="json"),
         version=1,
     message:

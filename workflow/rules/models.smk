@@ -4,8 +4,10 @@ REQUIRED INPUTS: prepared images, a label set (or the truth), survey tables, tum
 OUTPUTS: models/<model>, models/<model>/predictions
 """
 
+from labelloop.inference.nnunet import IMPORT_VERSION
+from labelloop.inference.outside import OUTSIDE_VERSION
 from labelloop.inference.settings import ENGINE_VERSION
-from labelloop.base.paths import OUTPUTS, SLICE_OUTPUTS
+from labelloop.base.paths import OUTPUTS, SLICE_OUTPUTS, WEIGHTS
 from labelloop.training.settings import TRAINING_VERSION
 
 
@@ -45,6 +47,7 @@ rule train:
         ),
         classes=run.chain.classes,
         groups=wiring.groups(),
+        licenses=lambda w: run.licenses(w.model),
         deterministic=run.config.deterministic,
         trigger=trigger(TRAINING_VERSION, run.scheme.fingerprint()),
     message:
@@ -79,6 +82,8 @@ rule predict:
         paths.log("predict", "{model}/{shard}"),
     benchmark:
         paths.benchmark("predict", "{model}/{shard}")
+    wildcard_constraints:
+        model="|".join(wiring.segmenters),
     threads: 4
     resources:
         gpu=GPUS,
@@ -94,3 +99,79 @@ rule predict:
         "predict: {params.number} cases of shard {wildcards.shard} by model {wildcards.model}"
     script:
         "../scripts/step.py"
+
+
+if run.outside.of_nnunet:
+
+    rule import_nnunet:
+        """Write a model that nnU-Net trained as a model of ours; nothing in its checkpoints is executed."""
+        input:
+            files=lambda w: run.outside.files(w.model),
+        output:
+            model=paths.model(WEIGHTS[0]),
+            weights=paths.model(WEIGHTS[1]),
+        log:
+            paths.log("import_nnunet", "{model}"),
+        benchmark:
+            paths.benchmark("import_nnunet", "{model}")
+        wildcard_constraints:
+            model="|".join(run.outside.of_nnunet),
+        resources:
+            mem_mb=memory(8000),
+            runtime=minutes(30),
+        params:
+            spec=lambda w: run.outside.spec(w.model).model_dump(
+                mode="json", include={"nnunet", "folds", "dataset"}
+            ),
+            trigger=lambda w: trigger(IMPORT_VERSION, run.outside.stamps(w.model)),
+        message:
+            "import: model {wildcards.model}"
+        script:
+            "../scripts/step.py"
+
+
+if run.outside.names:
+
+    rule predict_outside:
+        """Let a model that is not trained here label the cases of a shard, or take the label maps that it has made."""
+        input:
+            unpack(outside_inputs),
+        output:
+            manifest=manifest_of(paths.predictions()),
+            confidence=shard_table(paths.predictions(), "confidence"),
+        log:
+            paths.log("predict_outside", "{model}/{shard}"),
+        benchmark:
+            paths.benchmark("predict_outside", "{model}/{shard}")
+        wildcard_constraints:
+            model="|".join(run.outside.names),
+        threads: 4
+        resources:
+            gpu=lambda w: 0 if run.outside.spec(w.model).verb == "files" else GPUS,
+            mem_mb=memory(12000),
+            runtime=minutes(1440),
+            device=run.config.device,
+            deterministic=int(run.config.deterministic is True),
+        params:
+            number=lambda w: shards.size(w.shard),
+            spec=lambda w: run.outside.spec(w.model).model_dump(
+                mode="json", exclude={"license", "saw"}
+            ),
+            answer=lambda w: run.outside.version(w.model),
+            classes=run.chain.classes,
+            engine=lambda w: (
+                run.chain.engine.model_dump(mode="json")
+                if w.model in run.outside.of_nnunet
+                else {}
+            ),
+            trigger=lambda w: trigger(
+                OUTSIDE_VERSION,
+                ENGINE_VERSION,
+                run.scheme.fingerprint(),
+                run.outside.meaning(w.model),
+                run.outside.stamps(w.model, w.shard),
+            ),
+        message:
+            "predict: {params.number} cases of shard {wildcards.shard} by model {wildcards.model}, not trained here"
+        script:
+            "../scripts/step.py"

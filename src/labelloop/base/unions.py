@@ -20,6 +20,8 @@ class Verb(Strict):
     """Settings that are told by one of their keys, which stands first."""
 
     verb: ClassVar[str]
+    what: ClassVar[str] = "step"
+    """What settings of this family are called in messages."""
 
 
 def tag(name: str) -> Tag:
@@ -37,8 +39,12 @@ def by_kind(kinds: Sequence[str], default: str | None = None) -> Discriminator:
     return _told(kind_of, f"expected kind: {_or(kinds)}")
 
 
-def by_verb(verbs: Sequence[str]) -> Discriminator:
-    """Tell the members of a union by the first of ``verbs`` among their keys."""
+def by_verb(verbs: Sequence[str], what: str = "a step") -> Discriminator:
+    """Tell the members of a union by the first of ``verbs`` among their keys.
+
+    Args:
+        what: what a member is called in messages.
+    """
 
     def verb_of(value: Any) -> str | None:
         if isinstance(value, Verb):
@@ -46,7 +52,7 @@ def by_verb(verbs: Sequence[str]) -> Discriminator:
         found = [key for key in value if key in verbs] if isinstance(value, Mapping) else []
         return MARK + str(found[0]) if found else None
 
-    return _told(verb_of, f"expected a step with one of the keys {_or(verbs)}")
+    return _told(verb_of, f"expected {what} with one of the keys {_or(verbs)}")
 
 
 def _told(by: Callable[[Any], str | None], otherwise: str) -> Discriminator:
@@ -66,7 +72,8 @@ def kind_at(place: Sequence[Any]) -> str | None:
 def why_unknown(key: str, kind: str, family: Family) -> str:
     """Say why ``kind`` has no such key: which kinds of the ``family`` have it, or which key may be meant."""
     if key in family:
-        return f"a step does one thing, and this one is {kind!r}. Make {key!r} a step of its own"
+        what = getattr(family[kind], "what", "step")
+        return f"a {what} does one thing, and this one is {kind!r}. Make {key!r} a {what} of its own"
     others = [name for name, settings in family.items() if key in keys_of(settings)]
     if others:
         return f"belongs to {_or(others) if len(others) > 1 else others[0]}, and this is {kind}"

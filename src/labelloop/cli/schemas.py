@@ -10,6 +10,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.tables import TABLES
 from labelloop.cases.table import Case
 from labelloop.images.datasets import Dataset
+from labelloop.inference.outside import OUTSIDE
 from labelloop.recipe import Recipe
 from labelloop.recipe.inheritance import NAMED
 from labelloop.run.config import RunConfig
@@ -52,6 +53,7 @@ def _add_inheritance(schema: dict[str, Any]) -> None:
         entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
     what = {"Plan": "plan", "ModelSpec": "model", "LabelSetSpec": "label set"}
     what |= {settings.__name__: "trainer, or kind of trainer," for settings in TRAINER_SETTINGS.values()}
+    what |= {settings.__name__: "model" for settings in OUTSIDE.values()}
     for part, named in what.items():
         like = {"type": "string", "description": f"{named} to start from, overridden key by key"}
         parts[part]["properties"]["like"] = like

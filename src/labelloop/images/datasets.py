@@ -35,12 +35,14 @@ class Dataset(Strict):
     ``labels`` maps the data set's own ids to class names; null stands for a known structure that is no class of
     ours, ``ignore`` for voxels whose class nobody knows, as nnU-Net's ignore label: they are left out of losses and
     scores. ``annotated`` names the classes that somebody looked for in every labeled case (a case table can say
-    otherwise for a case); by default the classes that ``labels`` maps to.
+    otherwise for a case); by default the classes that ``labels`` maps to. ``license`` is told in ``model.json`` of the
+    models that learn from the data set.
     """
 
     name: str
     modality: Literal["CT", "MR"]
     source: str = ""
+    license: str = ""
     labels: dict[int, str | None]
     annotated: Names
     label_set_notes: str = ""

@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,60 @@ def is_nnunet(path: str | Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
+@dataclass(frozen=True)
+class NnunetFiles:
+    """What the files of a model say without its weights.
+
+    Args:
+        class_ids: id of each class in its label maps.
+        files: those that its predictions depend on; a zip is one.
+    """
+
+    class_ids: dict[str, int]
+    files: tuple[Path, ...]
+
+
+def described_nnunet(path: str | Path, folds: Sequence[str] = ()) -> NnunetFiles:
+    """Return what a folder or zip says of its model; no checkpoint is opened, and nothing is written that stays.
+
+    The plan is looked at where the name of the model's folder says which configuration it is, as nnU-Net's do.
+
+    Raises:
+        UserError: as :func:`import_nnunet`, for all but the checkpoints.
+    """
+    path = Path(path)
+    if not is_nnunet(path):
+        found = "no model of nnU-Net's in it" if path.exists() else "no such file or folder"
+        raise UserError(f"{path}: {found}; expected a folder with plans.json, dataset.json and its folds, or a zip")
+    if path.is_dir():
+        model = _only(path, _models_in(path))
+        chosen = [model / fold / CHECKPOINT for fold in _folds(model, path, folds)]
+        return NnunetFiles(_described(model, path, model.name), (model / "plans.json", model / "dataset.json", *chosen))
+    with tempfile.TemporaryDirectory(prefix="labelloop-") as place:
+        try:
+            name = _unzip(path, Path(place), folds, weights=False)
+            _folds(Path(place), path, folds)
+            return NnunetFiles(_described(Path(place), path, name), (path,))
+        except UserError as error:  # the user knows the zip, not what it was copied to
+            raise UserError(str(error).replace(place, str(path))) from error
+
+
+def _described(model: Path, path: Path, name: str) -> dict[str, int]:
+    """Return the classes of the model in ``model``, whose folder is called ``name``; look at its plan."""
+    classes = _classes(model, path)
+    configuration = name.rpartition("__")[2] if name.count("__") == 2 else ""
+    if configuration:
+        model_plan(read_json(model / "plans.json"), configuration, 1, path)
+    return classes
+
+
+def _classes(model: Path, path: Path) -> dict[str, int]:
+    file = model / "dataset.json"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; a model of nnU-Net's has plans.json, dataset.json and its folds")
+    return dataset_of(validated(DatasetFile, read_json(file), file), path)
+
+
 def import_nnunet(path: str | Path, home: Path, folds: Sequence[str] = ()) -> Path:
     """Write a model of nnU-Net's as a model folder of ours, unless it is there; return the folder.
 
@@ -68,14 +123,32 @@ def import_nnunet(path: str | Path, home: Path, folds: Sequence[str] = ()) -> Pa
     key = digest([IMPORT_VERSION, sha256(path), list(folds)])
     folder = home / f"{model_name(path)}-{key}"
     if not (folder / "model.json").is_file():
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home, prefix=".tmp-") as place:
-            _unzip(path, Path(place), folds)
-            try:
-                _write(Path(place), path, folder, _folds(Path(place), path, folds))
-            except UserError as error:  # the user knows the zip, not what it was copied to
-                raise UserError(str(error).replace(place, str(path))) from error
+        _write_unzipped(path, folder, folds)
     return folder
+
+
+def write_nnunet(path: str | Path, folder: Path, folds: Sequence[str] = ()) -> None:
+    """Write a model of nnU-Net's, a folder or zip, as the model ``folder`` of ours, whatever is there.
+
+    Raises:
+        UserError: as :func:`import_nnunet`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        model = _only(path, _models_in(path))
+        _write(model, path, folder, _folds(model, path, folds))
+    else:
+        _write_unzipped(path, folder, folds)
+
+
+def _write_unzipped(path: Path, folder: Path, folds: Sequence[str]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as place:
+        _unzip(path, Path(place), folds)
+        try:
+            _write(Path(place), path, folder, _folds(Path(place), path, folds))
+        except UserError as error:  # the user knows the zip, not what it was copied to
+            raise UserError(str(error).replace(place, str(path))) from error
 
 
 def _imported(model: Path, named_as: Path, home: Path, folds: Sequence[str]) -> Path:
@@ -128,8 +201,12 @@ def _folds(model: Path, path: Path, wanted: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _unzip(path: Path, place: Path, folds: Sequence[str]) -> None:
-    """Copy the model in a zip to ``place``. Names in the zip only choose; none becomes the name of a file."""
+def _unzip(path: Path, place: Path, folds: Sequence[str], weights: bool = True) -> str:
+    """Copy the model in a zip to ``place``; return the name of its folder. No name in the zip becomes that of a file.
+
+    Args:
+        weights: else empty files stand for the checkpoints.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = {PurePosixPath(name): name for name in archive.namelist()}
@@ -140,8 +217,12 @@ def _unzip(path: Path, place: Path, folds: Sequence[str]) -> None:
             left = LARGEST_CHECKPOINTS
             for checkpoint in [name for name in members if _is_checkpoint(name, model)]:
                 fold = checkpoint.parent.name
-                if not folds or fold.removeprefix("fold_") in folds:
+                if not weights:
+                    (place / fold).mkdir()
+                    (place / fold / CHECKPOINT).touch()
+                elif not folds or fold.removeprefix("fold_") in folds:
                     left -= _copy(archive, members[checkpoint], place / fold / CHECKPOINT, left)
+            return model.name
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: cannot be unzipped ({short(error)}). Copy or export it again.") from error
 
@@ -170,7 +251,7 @@ def _write(model: Path, path: Path, folder: Path, folds: Sequence[str]) -> None:
     """Write ``model.json`` and ``weights.pt`` of the model in ``model``, which the user knows as ``path``."""
     import torch
 
-    classes = dataset_of(validated(DatasetFile, read_json(model / "dataset.json"), model / "dataset.json"), path)
+    classes = _classes(model, path)
     first, weights = _checkpoint(model / folds[0] / CHECKPOINT)
     name = first.init_args.configuration
     plan = model_plan(read_json(model / "plans.json"), name, len(folds), path)

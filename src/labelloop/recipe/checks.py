@@ -14,6 +14,7 @@ from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import CleanStep
 from labelloop.networks.settings import KIDNEYS
 from labelloop.recipe.inference_checks import inference_errors
+from labelloop.recipe.outside_checks import not_trained_here, outside_errors
 from labelloop.recipe.rounds import ROUND, ancestors, looped, unroll
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
 from labelloop.recipe.training_checks import training_errors
@@ -33,7 +34,7 @@ LONGEST_NAME = 64
 def meaning_errors(recipe: Recipe) -> Iterable[str]:
     """Yield a line for everything in a recipe of valid form that makes no sense: key, what was found, what is known."""
     scheme = recipe.scheme
-    unknown = [*_name_errors(recipe), *_class_errors(recipe, scheme), *_circles(recipe)]
+    unknown = [*_name_errors(recipe), *outside_errors(recipe), *_class_errors(recipe, scheme), *_circles(recipe)]
     yield from unknown
     yield from check_groups(recipe.groups, scheme)
     known_groups = {*built_in(scheme), *recipe.groups}
@@ -79,7 +80,7 @@ def _circles(recipe: Recipe) -> Iterable[str]:
     if recipe.rounds > 1 and not recipe.feedback:
         yield "rounds: more than one needs `feedback: {teacher: student}`, which model takes whose place in round 2"
     for teacher, student in recipe.feedback.items() if recipe.rounds > 1 else ():
-        known = {teacher, student} <= recipe.models.keys()
+        known = teacher in {**recipe.models, **recipe.outside} and student in recipe.models
         if known and not cycle and teacher not in ancestors(recipe, student):
             yield f"feedback.{teacher}: {student!r} does not learn from {teacher!r}, so no round would differ"
 
@@ -151,6 +152,7 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
 
 def _name_errors(recipe: Recipe) -> Iterable[str]:
     references: list[tuple[str, str, Mapping[str, Any]]] = []
+    labeling = {**recipe.models, **recipe.outside}
     references += [(f"plans.{n}.translate", p.translate, recipe.models) for n, p in recipe.plans.items() if p.translate]
     for name, spec in recipe.models.items():
         references.append((f"models.{name}.plan", spec.plan, recipe.plans))
@@ -158,17 +160,18 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
         if spec.init_from:
             references.append((f"models.{name}.init_from", spec.init_from, recipe.models))
     for name, labels in recipe.labels.items():
-        references += [(f"labels.{name}.predict", model, recipe.models) for model in labels.predict]
+        references += [(f"labels.{name}.predict", model, labeling) for model in labels.predict]
     for number, step in enumerate(recipe.inference):
         references += [(f"inference.{number}.{step.verb}", model, recipe.models) for model in step.models]
         found = dict.fromkeys(_results_before(recipe, number))
         references += [(f"inference.{number}.compose", result, found) for result in _composed(step)]
-    references += [("evaluate.models", model, recipe.models) for model in recipe.evaluate.models]
+    references += [("evaluate.models", model, labeling) for model in recipe.evaluate.models]
     for model, replacement in recipe.feedback.items():
-        references += [("feedback", model, recipe.models), (f"feedback.{model}", replacement, recipe.models)]
+        references += [("feedback", model, labeling), (f"feedback.{model}", replacement, recipe.models)]
     for key, name, known in references:
         if name not in known:
-            yield f"{key}: no such name {name!r}{nearest(name, known)}"
+            outside = not_trained_here(name) if name in recipe.outside else ""
+            yield f"{key}: {outside or f'no such name {name!r}{nearest(name, known)}'}"
     lists = {f"labels.{name}.predict": labels.predict for name, labels in recipe.labels.items()}
     lists |= {f"inference.{number}.segment": _segmented(step) for number, step in enumerate(recipe.inference)}
     lists |= {"evaluate.models": recipe.evaluate.models}
@@ -177,9 +180,11 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{key}: names {name!r} twice; keep one"
     for name in set(recipe.models) & set(recipe.labels):
         yield f"labels.{name}: a model has the same name"
+    for name in recipe.outside.keys() & {**recipe.models, **recipe.labels}.keys():
+        yield f"outside.{name}: a model or label set has the same name"
     for name in recipe.trainers.keys() & TRAINER_SETTINGS.keys():
         yield f"trainers.{name}: this is a kind of trainer; take another name"
-    for name in [*recipe.models, *recipe.labels, *recipe.plans]:
+    for name in [*recipe.models, *recipe.outside, *recipe.labels, *recipe.plans]:
         if not name.replace("_", "").isalnum() or "_round" in name or len(name) > LONGEST_NAME:
             yield f"{short(name, 80)!r}: names are at most {LONGEST_NAME} letters, digits and '_', without '_round'"
         if name in RESERVED:
@@ -197,7 +202,8 @@ def _transfer_errors(recipe: Recipe, scheme: ClassScheme) -> Iterable[str]:
         key, leading = f"labels.{name}.transfer", spec.predict[0]
         if len(spec.predict) > 1:
             yield f"{key}: carries the predictions of one model; `predict` names {len(spec.predict)}"
-        classes = recipe.models[leading].classes if leading in recipe.models else ("all",)
+        known = leading in {**recipe.models, **recipe.outside}
+        classes = recipe.classes_of(leading) if known else ("all",)
         if set(classes) <= {*scheme.names, *scheme.sets, "all"}:
             missing = [kidney for kidney in KIDNEYS if kidney not in scheme.select(classes)]
             if missing:

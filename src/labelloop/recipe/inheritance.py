@@ -12,7 +12,7 @@ from labelloop.base.unions import keys_of
 from labelloop.inference.settings import SKIPS
 from labelloop.training.settings import TRAINER_SETTINGS
 
-NAMED = ("plans", "trainers", "models", "labels")
+NAMED = ("plans", "trainers", "models", "outside", "labels")
 """Sections whose entries may be ``like`` one another."""
 KINDS: dict[str, type[Strict]] = {**TRAINER_SETTINGS, **SKIPS}
 """All that is told by its ``kind``."""
@@ -100,7 +100,7 @@ def written_out(raw: Raw) -> Raw:
             spec | {"trainer": _trainer(f"{place}.trainer", spec["trainer"], trainers)} if "trainer" in spec else spec
         )
 
-    for section in ("plans", "models", "labels"):
+    for section in ("plans", "models", "outside", "labels"):
         if section in result:
             prepared = with_trainer if section == "models" else _as_it_is
             result[section] = _section(section, result[section], prepared)

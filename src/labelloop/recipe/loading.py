@@ -11,6 +11,7 @@ from labelloop.base.documents import found_in, place_of
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.lookup import find
 from labelloop.base.unions import Family, kind_at, why_unknown
+from labelloop.inference.outside import OUTSIDE
 from labelloop.inference.settings import SKIPS
 from labelloop.inference.steps import INFERENCE_STEPS
 from labelloop.labels.settings import CLEANING
@@ -21,7 +22,7 @@ from labelloop.recipe.spec import Recipe
 from labelloop.recipe.spellings import old_spellings
 from labelloop.training.settings import TRAINER_SETTINGS
 
-FAMILIES: tuple[Family, ...] = (TRAINER_SETTINGS, INFERENCE_STEPS, CLEANING, SKIPS)
+FAMILIES: tuple[Family, ...] = (TRAINER_SETTINGS, INFERENCE_STEPS, CLEANING, SKIPS, OUTSIDE)
 """All settings of which there are several kinds."""
 
 

@@ -6,7 +6,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from labelloop.base.classes import ClassScheme, Names, Strict, load_classes
+from labelloop.base.errors import UserError
 from labelloop.cases.groups import Group
+from labelloop.inference.outside import OutsideModel, classes_of
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.labels.settings import CleanSteps, SelectSettings, TumorVoxels
@@ -115,6 +117,9 @@ class Recipe(Strict):
         {}, description="settings of trainings that several models use, by name"
     )
     models: dict[str, ModelSpec] = Field(description="models, by name")
+    outside: dict[str, OutsideModel] = Field(
+        {}, description="models that are not trained here, by name: they can label cases, and be scored"
+    )
     labels: dict[str, LabelSetSpec] = Field({}, description="label sets, by name")
     inference: tuple[InferenceStep, ...] = Field(description="steps that make the final label maps, in their order")
     engine: Settings = Field(Settings(), description="how models are run, for pseudo-labels and final label maps")
@@ -126,6 +131,21 @@ class Recipe(Strict):
     def scheme(self) -> ClassScheme:
         """The class scheme that the recipe names."""
         return load_classes(self.classes)
+
+    def classes_of(self, model: str) -> tuple[str, ...]:
+        """Return the classes (or class sets) that a model labels, whether or not it is trained here."""
+        return self.models[model].classes if model in self.models else self._outside_classes[model]
+
+    @cached_property
+    def _outside_classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of the models from outside; none where the data set file is at fault, which the checks tell."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, model in self.outside.items():
+            try:
+                found[name] = classes_of(model, self.scheme)
+            except UserError:
+                found[name] = ()
+        return found
 
 
 def parents(recipe: Recipe, name: str) -> tuple[str, ...]:

@@ -14,7 +14,10 @@ from labelloop.base.paths import Paths
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named
 
-KINDS = {"train": "training", "train_translator": "training", "predict": "predicting", "infer": "predicting"}
+KINDS = {
+    "train": "training", "train_translator": "training",
+    "predict": "predicting", "predict_outside": "predicting", "infer": "predicting",
+}  # fmt: skip
 """What the time of a rule goes by; that of all others is one."""
 OTHER = "all else"
 

@@ -35,6 +35,7 @@ def model(results: Results, name: str) -> dict[str, Any]:
         "best_dice": best,
         "facts": _facts(about),
         "versions": about.get("versions") or {},
+        "licenses": _licenses(about),
         "fingerprint": str(about.get("fingerprint", "")),
         "weights_sha256": str(about.get("weights_sha256", "")),
         "charts": _charts(epochs),
@@ -66,6 +67,15 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
         "weights of": about.get("epoch") and f"epoch {about['epoch']} ({settings.get('export', 'final')})",
     }
     return {words: str(value) for words, value in facts.items() if value is not None}
+
+
+def _licenses(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return what ``model.json`` says of the licenses of data sets and of models from outside, in words."""
+    told = about.get("licenses") or {}
+    return {
+        kind: ", ".join(f"{name} ({text or 'not stated'})" for name, text in (told.get(kind) or {}).items())
+        for kind in ("datasets", "models")
+    }
 
 
 def _charts(epochs: Sequence[Mapping[str, Any]]) -> list[Chart]:

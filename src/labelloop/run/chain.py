@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from labelloop.inference.outside import Outside
 from labelloop.inference.steps import Clean, InferenceStep
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, ancestors, origins, parents, unroll
 from labelloop.training.settings import TRANSLATOR, cutmix_of
@@ -63,7 +64,12 @@ def lineage(recipe: Recipe, model: str) -> list[str]:
 
 
 def updates(recipe: Recipe, model: str) -> int:
-    """Return the updates behind a model's weights: its own, and those of the models that it started from."""
+    """Return the updates behind a model's weights: its own, and those of the models that it started from.
+
+    0 for a model from outside, of which nobody knows.
+    """
+    if model in recipe.outside:
+        return 0
     return sum(own_updates(recipe, name) for name in (model, *lineage(recipe, model)))
 
 
@@ -78,13 +84,28 @@ def describe(recipe: Recipe) -> str:
     chain = unroll(recipe)
     lines = [f"{recipe.name}: {recipe.description.strip()}", ""]
     for name in ordered(chain):
-        spec = chain.models.get(name) or chain.labels[name]
-        lines.append(_model_line(chain, name, spec) if isinstance(spec, ModelSpec) else _labels_line(name, spec))
+        spec = chain.models.get(name) or chain.outside.get(name) or chain.labels[name]
+        lines.append(_line(chain, name, spec))
     lines += [f"inference: {_step_text(step)}" for step in chain.inference]
     lines.append(
         f"evaluate: {', '.join([*chain.evaluate.models, 'the final label maps'])} by {chain.evaluate.protocol}"
     )
     return "\n".join(lines) + "\n"
+
+
+def _line(chain: Recipe, name: str, spec: ModelSpec | Outside | LabelSetSpec) -> str:
+    if isinstance(spec, ModelSpec):
+        return _model_line(chain, name, spec)
+    return _outside_line(chain, name, spec) if isinstance(spec, Outside) else _labels_line(name, spec)
+
+
+def _outside_line(chain: Recipe, name: str, spec: Outside) -> str:
+    known = ", ".join(chain.classes_of(name)) or "none"
+    about = f", license {spec.license}" if spec.license else ""
+    return (
+        f"model {name}: not trained here, {spec.verb} {getattr(spec, spec.verb)}, ids of {spec.dataset}, "
+        f"classes {known}{about}"
+    )
 
 
 def _model_line(chain: Recipe, name: str, spec: ModelSpec) -> str:
@@ -139,8 +160,8 @@ def graph(recipe: Recipe) -> list[dict[str, Any]]:
     chain = unroll(recipe)
     boxes: list[dict[str, Any]] = [{"name": TRUTH, "title": "truth", "kind": "truth", "parents": []}]
     for name in ordered(chain):
-        kind = "model" if name in chain.models else "labels"
-        title = f"model {name}" if name in chain.models else _titled(chain, name)
+        kind = "labels" if name in chain.labels else "model"
+        title = _titled(chain, name)
         boxes.append({"name": name, "title": title, "kind": kind, "parents": list(_drawn_parents(chain, name))})
     models = list(dict.fromkeys(m for step in chain.inference for m in step.models))
     boxes.append({"name": "predictions", "title": "predictions", "kind": "predictions", "parents": models})
@@ -156,9 +177,11 @@ def mermaid(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _titled(chain: Recipe, labels: str) -> str:
-    transfer = chain.labels[labels].transfer
-    return f"labels {labels} from {transfer.source}" if transfer else f"labels {labels}"
+def _titled(chain: Recipe, name: str) -> str:
+    if name not in chain.labels:
+        return f"model {name}" if name in chain.models else f"model {name}, not trained here"
+    transfer = chain.labels[name].transfer
+    return f"labels {name} from {transfer.source}" if transfer else f"labels {name}"
 
 
 def _drawn_parents(chain: Recipe, name: str) -> Iterable[str]:
@@ -167,5 +190,7 @@ def _drawn_parents(chain: Recipe, name: str) -> Iterable[str]:
         translator = chain.plans[spec.plan].translate
         named = () if spec.trainer.kind == TRANSLATOR else tuple(origins(spec).values())
         return (*named, translator) if translator else named
+    if name in chain.outside:
+        return ()
     truth = (TRUTH,) if chain.labels[name].fuse == "truth_first" else ()
     return (*truth, *chain.labels[name].predict)

@@ -16,6 +16,7 @@ from pathlib import Path
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.shards import assign_shards
 from labelloop.base.wording import count
+from labelloop.inference.outside import NnunetModel
 from labelloop.inference.steps import InferenceStep, Segment
 from labelloop.networks.plans import Plan
 from labelloop.networks.settings import TranslatorSettings
@@ -157,9 +158,10 @@ def cost_of(recipe: Recipe, setting: Setting) -> Cost:
     used = [name for name in ordered(chain) if name in needed(chain)]
     models = [name for name in used if name in chain.models]
     asked = dict.fromkeys(m for name in used if name in chain.labels for m in chain.labels[name].predict)
+    scored = [name for name in chain.evaluate.models if name in chain.models]
     result = Cost(chain, setting, [training(chain, name, setting) for name in models])
-    result.predictions = [prediction(chain, name, setting, setting.cases) for name in asked]
-    result.predictions += [prediction(chain, name, setting, setting.test_cases) for name in chain.evaluate.models]
+    result.predictions = [prediction(chain, name, setting, setting.cases) for name in asked if name in models]
+    result.predictions += [prediction(chain, name, setting, setting.test_cases) for name in scored]
     steps = [(step, name) for step in chain.inference for name in step.models]
     result.final_s = sum(prediction(chain, name, setting, 1, step).case_s for step, name in steps)
     result.disk_mb = disk(chain, models, setting)
@@ -328,6 +330,8 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
     pasting = [m for m in models if cutmix_of(chain.models[m].trainer)]
     banks = {(images_of(chain, chain.models[m].plan), bank_of(chain, m)) for m in pasting}
     asked = {m for spec in labels for m in spec.predict}
+    labeling = dict.fromkeys([*asked, *chain.evaluate.models])
+    predicting = [(name, train) for name in asked] + [(name, test) for name in chain.evaluate.models]
     several = sum(len(spec.predict) > 1 for spec in labels)
     upright = any(plan.upright for plan in plans)
     counted = {
@@ -338,7 +342,9 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
         "train": len(kinds) - kinds.count(SLICE_CLASSIFIER) - kinds.count(TRANSLATOR),
         "train_slices": kinds.count(SLICE_CLASSIFIER), "train_translator": kinds.count(TRANSLATOR),
         "structure": len({name for name in images if chain.plans[name].translate}),
-        "predict": len(asked) * train + len(chain.evaluate.models) * test,
+        "import_nnunet": sum(isinstance(chain.outside.get(name), NnunetModel) for name in labeling),
+        "predict": sum(shards for name, shards in predicting if name in chain.models),
+        "predict_outside": sum(shards for name, shards in predicting if name in chain.outside),
         "transfer": train * sum(spec.transfer is not None for spec in labels),
         "fuse": train * len(labels), "agree": train * several, "held_out": train * several,
         "check": train * sum(spec.check is not None for spec in labels),
@@ -372,6 +378,8 @@ def wall_hours(cost: Cost, cards: int | None = None) -> float:
         after = max((ready[parent] for parent in parents(chain, name)), default=0.0)
         if name in trainings:
             ready[name] = run(trainings[name].hours + START_S / 3600, after)
+        elif name in chain.outside:
+            ready[name] = after
         else:
             ends = [after]
             for model in chain.labels[name].predict:
@@ -463,4 +471,7 @@ def lines(cost: Cost) -> Iterator[str]:
     parts = ", ".join(f"{name} {mb / 1000:.1f}" for name, mb in cost.disk_mb.items())
     yield f"Disk: {sum(cost.disk_mb.values()) / 1000:.1f} GB ({parts})."
     yield f"Jobs: {sum(cost.jobs.values())} ({', '.join(f'{name} {n}' for name, n in cost.jobs.items())})."
+    unknown = sorted(needed(cost.recipe) & cost.recipe.outside.keys())
+    if unknown:
+        yield f"What models from outside take is not in these numbers: {', '.join(unknown)}."
     yield from ("", "Assumed:", *(f"- {sentence}" for sentence in assumptions(s)))

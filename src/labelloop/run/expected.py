@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
+from labelloop.base.sequences import flat
 from labelloop.cases.annotation import PRESENT, States
 from labelloop.cases.groups import canonical_name, memberships
 from labelloop.cases.table import Case
 from labelloop.images.datasets import load_dataset
-from labelloop.recipe import TRUTH, Recipe
+from labelloop.recipe import TRUTH, Recipe, ancestors
 from labelloop.run.chain import lineage
+from labelloop.run.outside import may_have_seen
 from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,
@@ -90,7 +92,7 @@ class Expected:
 
     def outputs(self, model: str) -> frozenset[str]:
         """Return the classes of a model."""
-        return frozenset(self.scheme.select(self.chain.models[model].classes))
+        return frozenset(self.scheme.select(self.chain.classes_of(model)))
 
     def known(self, model: str) -> Known:
         """Return what may be known of the classes of a model in the cases of its groups; not those with nothing."""
@@ -143,3 +145,15 @@ class Expected:
     def learned_from(self, models: Iterable[str]) -> set[str]:
         """Return the patients that any of ``models`` is expected to learn from."""
         return {self.cases[case].patient for model in models for case in self.split(model).train}
+
+    def may_have_seen(self, models: Iterable[str]) -> set[str]:
+        """Return the patients that any of ``models``, those from outside, may have learned from."""
+        seen = may_have_seen(self.chain, models, {row.dataset for row in self.cases.values()})
+        return {row.patient for row in self.cases.values() if row.dataset in seen}
+
+    def data_sets(self, model: str) -> set[str]:
+        """Return the data sets, as the case table names them, that a model and those before it learn from."""
+        found = ancestors(self.chain, model) | {model}
+        groups = [spec.cases for name, spec in self.chain.models.items() if name in found]
+        groups += [spec.cases for name, spec in self.chain.labels.items() if name in found]
+        return {self.cases[case].dataset for case in flat(map(self.members, groups))}

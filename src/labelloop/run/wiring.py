@@ -128,7 +128,7 @@ class Wiring:
         What is composed holds the composed classes; otherwise what was segmented counts, not what was only located.
         """
         if name != "final":
-            return list(self.model(name).classes)
+            return list(self._chain.classes_of(name))
         chain, scheme = self._chain, self._chain.scheme
         segmenters = [model for model in self.inference_models if model in self.segmenters]
         held = scheme.select(self._classes_of(segmenters))

@@ -17,6 +17,7 @@ MODULES = {
     "cases": ("survey", "tested", "collect", "group", "prepare"),
     "adapt": ("judge", "upright", "train_translator", "structure"),
     "models": ("train", "train_slices", "predict"),
+    "outside": ("import_nnunet", "predict_outside"),
     "labels": ("fuse", "agree", "check", "select", "prepare_labels", "cut_objects"),
     "transfer": ("transfer",),
     "held_out": ("held_out",),

@@ -99,6 +99,7 @@ def train_translator(
     workers: Workers,
     threads: int,
     stage: str | None = None,
+    licenses: dict[str, dict[str, str]] | None = None,
 ) -> None:
     """Train a translator on prepared images: CT to the look of MR.
 
@@ -106,6 +107,7 @@ def train_translator(
         images: manifests of the prepared images of the model's plan.
         model: the model's ``model.json``, to write with what lies beside it.
         stage: folder on this node's own disk for a copy of them (see ``training.staging``).
+        licenses: of the data sets that it learns from, for ``model.json``.
 
     Raises:
         UserError: when no CT, no MR or not the reference is left to learn from.
@@ -141,6 +143,7 @@ def train_translator(
             deterministic=deterministic,
             workers=loader_workers(workers, threads),
             stage=stage,
+            licenses=licenses or {},
             **looks,
         )
     )

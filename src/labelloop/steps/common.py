@@ -9,6 +9,7 @@ import pandas as pd
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError
+from labelloop.base.sequences import flat
 from labelloop.base.shards import read_manifests
 from labelloop.base.tables import read_table, upside_down
 from labelloop.cases.annotation import from_table
@@ -33,6 +34,11 @@ def read_cases(tables: Iterable[str | Path]) -> list[Case]:
 def read_many(paths: Iterable[str | Path], kind: str) -> pd.DataFrame:
     """Read and join tables of one kind."""
     return pd.concat([read_table(path, kind) for path in paths], ignore_index=True)
+
+
+def learned_cases(tables: Iterable[str | Path]) -> list[str]:
+    """Return the cases that models were trained with, from their tables; none without any."""
+    return flat(read_table(path, "training_cases").query("split == 'train'")["case"] for path in tables)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from labelloop.labels.calibrate import SCORE
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.select import select as select_classes
-from labelloop.steps.common import Files, SurveyTables, read_cases, read_many, table_of
-from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection
+from labelloop.steps.common import Files, SurveyTables, learned_cases, read_cases, read_many, table_of
+from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection, speaking_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ def held_out(
     survey: SurveyTables,
     relatives: Sequence[Path],
     predictions: Sequence[Path],
-    learned: Sequence[Path],
     disagreement: Path,
     volumes: Sequence[Path],
     spec: dict[str, Any],
@@ -58,6 +57,8 @@ def held_out(
     table: Path,
     manifest: Path,
     version: int,
+    learned: Sequence[Path] = (),
+    saw: Sequence[str] = (),
     thresholds: Path | None = None,
 ) -> None:
     """Judge the pseudo-labels of labeled cases of patients that no model learned from, and measure their true DSC.
@@ -65,7 +66,6 @@ def held_out(
     Args:
         relatives: case tables of all shards that hold images of this shard's patients.
         predictions: manifest of each model in ``spec``, in their order.
-        learned: tables of the cases that the models, and the models these descend from, were trained with.
         disagreement: table of the shard.
         volumes: confidence tables of the models.
         spec: ``predict``, ``classes``, ``clean``, ``check`` and ``select`` of a label set. The threshold for
@@ -73,15 +73,18 @@ def held_out(
         known: the classes (or class sets) that each model knows.
         rules: the class scheme.
         table, manifest: to write.
+        learned: tables of the cases that the models, and the models these descend from, were trained with.
+        saw: data sets that models from outside may have learned from.
         thresholds: file of fitted thresholds that take the place of the scheme's.
     """
     scheme = ClassScheme.model_validate(rules)
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
     way = _Way(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
-    patients = {case.case: case.patient for case in read_cases(relatives)}
-    trained = read_many(learned, "training_cases").query("split == 'train'")["case"]
-    seen = {patients[case] for case in trained if case in patients}
+    related = read_cases(relatives)
+    patients = {case.case: case.patient for case in related}
+    seen = {patients[case] for case in learned_cases(learned) if case in patients}
+    seen |= {case.patient for case in related if case.dataset in saw}
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
     predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
     ledger = Ledger.of(manifest)
@@ -99,7 +102,8 @@ def held_out(
 
 def _judge(item: UsableCase, way: _Way, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
     """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC."""
-    label, _, provenance = fused_map(item, way.spec, way.known, way.scheme, way.predictions)
+    speaking = speaking_of(item.id, way.predictions)
+    label, _, provenance = fused_map(item, way.spec, way.known, way.scheme, speaking)
     nobody_looked = dict.fromkeys(way.classes, UNKNOWN)
     made = pd.DataFrame([{"case": item.id, **row} for row in provenance])
     verdicts = _verdicts(item, way, label, found, provenance) if way.spec["check"] else empty_table("verdicts")

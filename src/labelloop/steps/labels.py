@@ -14,6 +14,7 @@ from labelloop.base.errors import CaseError
 from labelloop.base.files import digest
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.base.wording import count
 from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, Volume, canonical, read, restore, write
@@ -47,8 +48,8 @@ def fuse(
 ) -> None:
     """Fuse the predictions for one shard with the truth, clean, and write label maps and provenance.
 
-    Where truth comes first and a prediction could not be made, the truth stands alone: its classes are kept, nobody
-    labels the others (source "none").
+    A model without a prediction of a case says nothing of it; the others speak. Where no model does and truth comes
+    first, the truth stands alone: its classes are kept, nobody labels the others (source "none").
 
     Args:
         predictions: manifest of each model in ``spec``, in their order.
@@ -61,9 +62,14 @@ def fuse(
     maps = predictions_of(spec["predict"], predictions, transferred)
     items = in_groups(survey.usable(), spec["cases"], scheme, groups)
     asked = {item.id for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups)}
-    asked -= {case for case in asked if any(files.withheld(case) for files in maps.values())}
+    silent = {case for case in asked if not any(case in files for files in maps.values())}
+    asked -= {case for case in silent if any(files.withheld(case) for files in maps.values())}
     truth_stands = {item.id for item in items if spec["fuse"] == "truth_first" and annotated(item.states)}
-    lacking = {case for case in asked & truth_stands if any(case not in files for files in maps.values())}
+    for model, files in maps.items():
+        alone = [case for case in sorted(asked - silent) if case not in files]
+        if alone:
+            log.warning("model %s has no prediction of %s; the others label them", model, count(len(alone), "case"))
+    lacking = asked & truth_stands & silent
     if lacking:
         log.warning("no prediction of %s: the truth stands alone", ", ".join(sorted(lacking)))
     asked -= lacking
@@ -71,10 +77,10 @@ def fuse(
         if item.id not in asked | truth_stands:
             continue
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
-        used = maps if item.id in asked else {}
+        used = speaking_of(item.id, maps) if item.id in asked else {}
         keys = {m: files.key(item.id) for m, files in used.items()}
         key = digest([version, spec, known, scheme.fingerprint(), truth_key, keys, *item.turned])
-        work = partial(_fuse_case, item, spec, known, scheme, maps, item.id in asked, ledger.folder)
+        work = partial(_fuse_case, item, spec, known, scheme, used or maps, item.id in asked, ledger.folder)
         ledger.run(item.id, key, work)
     ledger.close()
     write_table(provenance, table_of(ledger.extras(), "provenance"), "provenance")
@@ -91,6 +97,11 @@ def predictions_of(
     instead = [transferred] if transferred else []
     pairs = zip(models, manifests, strict=True)
     return {model: Files([manifest], "prediction", instead) for model, manifest in pairs}
+
+
+def speaking_of(case: str, predictions: dict[str, Files]) -> dict[str, Files]:
+    """Return the models that have a prediction of a case; all of them when none has, so that the reason is told."""
+    return {model: files for model, files in predictions.items() if case in files} or predictions
 
 
 def _fuse_case(
@@ -168,6 +179,8 @@ def agree(
 ) -> None:
     """Write how far the models of a label set disagree on the cases of one shard, on classes that all know.
 
+    Models that say nothing of a case are left out of it; a case of which fewer than two speak has no row.
+
     Args:
         predictions, earlier: manifest of each of the models, and of those before.
         models: the models of the label set, the leading one first.
@@ -179,11 +192,16 @@ def agree(
     shared = [c for c in scheme.names if all(c in scheme.select(known[m]) for m in models)]
     comparable = [c for c in shared if all(c in scheme.select(known[m]) for m in before)]
     ledger = Ledger.of(manifest)
-    for case in read_many(predictions[:1], "manifest")["case"]:
+    for case in dict.fromkeys(read_many(predictions, "manifest")["case"]):
+        speaking = speaking_of(case, maps)
+        quiet = [files for files in maps.values() if files.withheld(case) or not files.asked(case)]
+        if len(speaking) < 2 and quiet:
+            continue
+        compared = speaking if len(speaking) > 1 else maps
 
-        def work(case=case):
-            arrays, old = ([read(files.path(case)).array for files in some.values()] for some in (maps, old_maps))
-            both = compare([arrays[0], *old], scheme, comparable) if old else []
+        def work(case=case, compared=compared):
+            arrays, old = ([read(files.path(case)).array for files in some.values()] for some in (compared, old_maps))
+            both = compare([arrays[0], *old], scheme, comparable) if old and models[0] in compared else []
             steady = {row["class"]: row["pairwise_dice"] for row in both}
             rows = compare(arrays, scheme, shared)
             return None, {"rows": [row | {"stability": steady.get(row["class"])} for row in rows]}

@@ -1,7 +1,7 @@
 """Train models and let them predict: the steps of ``workflow/rules/models.smk``."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.paths import folder_of, model_of
 from labelloop.base.shards import Ledger, read_manifests
-from labelloop.base.tables import read_table, write_table
+from labelloop.base.tables import write_table
 from labelloop.cases.annotation import UNKNOWN, annotated
 from labelloop.cases.usable import UsableCase
 from labelloop.inference.settings import Device
 from labelloop.networks.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.run.resources import Workers, loader_workers
-from labelloop.steps.common import Files, SurveyTables, in_groups, input_image, read_cases, trusted
+from labelloop.steps.common import Files, SurveyTables, in_groups, input_image, learned_cases, read_cases, trusted
 from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,
@@ -51,6 +51,7 @@ def train(
     init_from: Sequence[Path] = (),
     learned: Sequence[Path] = (),
     objects: Sequence[Path] = (),
+    licenses: dict[str, dict[str, str]] | None = None,
 ) -> None:
     """Train one model on its label set.
 
@@ -65,6 +66,7 @@ def train(
         init_from: files of the model whose weights it starts from.
         learned: tables of the cases that that model, and those it started from, were trained with.
         objects: manifests of the tumor objects that the training pastes, if it does.
+        licenses: of the data sets and the models from outside that it learns from, for ``model.json``.
 
     Raises:
         UserError: when no case is left to learn from.
@@ -77,7 +79,7 @@ def train(
     full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
     outputs = scheme.select(asked.classes)
     patients = {case.case: case.patient for case in read_cases(survey.cases)}
-    seen = {patients[case] for case in _learned(learned) if case in patients}
+    seen = {patients[case] for case in learned_cases(learned) if case in patients}
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
     cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, trusted(selected, usable))
     _trainer(asked)(
@@ -90,6 +92,7 @@ def train(
             cases=cases,
             classes=outputs,
             class_ids=scheme.ids,
+            licenses=licenses or {},
             settings=settings_of(asked.trainer, TrainingSettings),
             init_from=model_of(init_from[0]) if init_from else None,
             tumors=_tumor_bank(objects, {c.case for c in cases}) if objects else None,
@@ -113,11 +116,6 @@ def _trainer(model: ModelSpec) -> Callable:
     else:
         from labelloop.training.nnunet import train
     return train
-
-
-def _learned(tables: Iterable[str | Path]) -> list[str]:
-    """Return the cases that models were trained with."""
-    return [case for path in tables for case in read_table(path, "training_cases").query("split == 'train'")["case"]]
 
 
 def _training_cases(

@@ -1,7 +1,7 @@
 """What one training is made from, and the fingerprint that tells two trainings apart. Imports nothing heavy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,7 @@ class TrainingJob:
         labels: folder of prepared labels, ``<case>.b2nd``, holding class ids.
         classes: classes in the order of the output channels; class ``i`` is channel ``i + 1``, background channel 0.
         class_ids: id of each class in the prepared labels; may name more classes than the model has.
+        licenses: of what the model learns from, for its ``model.json``; they decide nothing.
         deterministic: equal jobs give equal bytes: true, also on a GPU, where it costs speed; ``auto``, on a CPU.
         workers: processes that load and augment, for each card; does not change the batches. 0: none, in turn with the
             training.
@@ -105,6 +106,7 @@ class TrainingJob:
     init_from: Path | None = None
     tumors: TumorBank | None = None
     stage: str | None = None
+    licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def segmenter(self) -> SegmenterSettings:

@@ -55,7 +55,7 @@ def train(job: TrainingJob) -> None:
                 progress = trainer.fit(work)
         _write_finished(job, work, trainer, progress)
         work.finish(len(progress.epochs))
-    work.publish(job.folder, job.name)
+    work.publish(job.folder, job.name, job.licenses)
 
 
 def work_of(job: TrainingJob) -> Work:

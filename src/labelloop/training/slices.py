@@ -58,7 +58,7 @@ def train(job: TrainingJob) -> None:
             training.fit(work)
             training.write(work)
         work.finish(len(training.progress.epochs))
-    work.publish(job.folder, job.name)
+    work.publish(job.folder, job.name, job.licenses)
 
 
 @dataclass(frozen=True)

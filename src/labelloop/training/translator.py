@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import product
@@ -71,6 +71,7 @@ class TranslatorJob:
         workers: processes that load patches; does not change them. 0: none, in turn with the training.
         deterministic: equal jobs give equal bytes: true, also on a GPU, where it costs speed; ``auto``, on a CPU.
         stage: folder on this node's own disk to which the images are copied first (see ``staging``), or None.
+        licenses: of what the model learns from, for its ``model.json``; they decide nothing.
     """
 
     name: str
@@ -83,6 +84,7 @@ class TranslatorJob:
     deterministic: Determinism = "auto"
     workers: int = 0
     stage: str | None = None
+    licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def cases(self) -> dict[str, tuple[GreyCase, ...]]:
@@ -117,7 +119,7 @@ def train_translator(job: TranslatorJob) -> None:
             training.fit(work)
             training.write(work)
         work.finish(job.settings.epochs)
-    work.publish(job.folder, job.name)
+    work.publish(job.folder, job.name, job.licenses)
 
 
 def _near(cases: tuple[GreyCase, ...], place: Place) -> tuple[GreyCase, ...]:

@@ -8,6 +8,7 @@ Snakemake deletes declared outputs before it runs a job again. What took days to
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +89,20 @@ class Work:
         self._note(epochs, finished=True)
         self.checkpoint.unlink(missing_ok=True)
 
-    def publish(self, target: Path, name: str) -> None:
+    def publish(self, target: Path, name: str, licenses: Mapping[str, Mapping[str, str]]) -> None:
         """Put the finished files into ``target``, with the time of now, so that they are newer than their inputs.
 
         Args:
             name: of the model; it had another one when it was the last of fewer or more rounds.
+            licenses: of what it learned from, for its ``model.json``; they may have been stated anew since.
         """
+        told: dict[str, dict[str, Any]] = {"model.json": {"licenses": dict(licenses)}}
         for file, key in NAMED.items():
             path = self.finished / file
             content = read_json(path) if file in self._outputs else {}
-            if content.get(key, name) != name:
-                write_json(path, content | {key: name})
+            now = content | {key: name} | told.get(file, {})
+            if content and now != content:
+                write_json(path, now)
         for name in self._outputs:
             link(self.finished / name, target / name)
             os.utime(target / name)

@@ -1,0 +1,196 @@
+"""What a run knows of models that are not trained here before its first job: their files, programs and versions."""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from labelloop.base.classes import ClassScheme
+from labelloop.base.errors import UserError
+from labelloop.base.files import digest, stamp
+from labelloop.base.sequences import flat
+from labelloop.base.wording import count
+from labelloop.cases.table import Case
+from labelloop.images.datasets import read_dataset
+from labelloop.images.detached import known_parts
+from labelloop.inference.outside import CommandModel, FilesModel, NnunetModel, Outside, dataset_of
+from labelloop.recipe import Recipe, ancestors
+
+VERSION_LIMIT_S = 300.0
+"""Seconds that a command may take to print its version: some load torch first."""
+
+
+class Outsiders:
+    """The models of a run that are not trained here, those that it uses.
+
+    Args:
+        chain: the recipe, its rounds written out.
+        shards: cases by shard.
+        predictions: the (model, shard) of the label maps that the run needs.
+    """
+
+    def __init__(self, chain: Recipe, shards: Mapping[str, Sequence[Case]], predictions: Iterable[tuple[str, str]]):
+        self._chain, self._shards = chain, shards
+        self._asked: dict[str, list[Case]] = {}
+        for name, shard in predictions:
+            if name in chain.outside:
+                self._asked.setdefault(name, []).extend(shards[shard])
+        self.names = [name for name in chain.outside if name in self._asked]
+
+    @property
+    def of_nnunet(self) -> list[str]:
+        """Those that nnU-Net trained."""
+        return [name for name in self.names if isinstance(self._chain.outside[name], NnunetModel)]
+
+    def spec(self, model: str) -> Outside:
+        """What the recipe says of a model."""
+        return self._chain.outside[model]
+
+    def files(self, model: str, shard: str = "") -> list[str]:
+        """Return the files that a model is, or that it has of the cases of a shard, those that are there."""
+        spec = self.spec(model)
+        if isinstance(spec, FilesModel):
+            return list(map(str, files_of(spec, self._shards.get(shard, ()))))
+        return list(map(str, spec.described().files)) if isinstance(spec, NnunetModel) else []
+
+    def places(self) -> list[str]:
+        """Return the folders, zips and label maps that the models are."""
+        found: list[str] = []
+        for name in self.names:
+            spec = self.spec(name)
+            if isinstance(spec, NnunetModel):
+                found.append(spec.nnunet)
+            elif isinstance(spec, FilesModel):
+                found += map(str, files_of(spec, self._asked[name]))
+        return found
+
+    def stamps(self, model: str, shard: str = "") -> str:
+        """Return a fingerprint of size and date of these files: Snakemake takes no notice of files with older dates."""
+        return digest({path: stamp(path) for path in self.files(model, shard)})
+
+    def meaning(self, model: str) -> str:
+        """Return a fingerprint of what a model's ids mean."""
+        return dataset_of(self.spec(model), self._chain.scheme).fingerprint
+
+    def version(self, model: str) -> str:
+        """Return what the version's command of a model says; empty for models that have none."""
+        spec = self.spec(model)
+        return version_of(spec.version) if isinstance(spec, CommandModel) else ""
+
+    def saw(self, labels: str) -> list[str]:
+        """Return the data sets, as the case table names them, that models behind a label set may have learned from."""
+        known = {case.dataset for case in flat(self._shards.values())}
+        return may_have_seen(self._chain, behind(self._chain, labels), known)
+
+    def problems(self) -> Iterator[str]:
+        """Yield a line for all that keeps the models from labeling their cases: key, what was found and expected."""
+        for name in self.names:
+            model, key, cases = self.spec(name), f"outside.{name}", self._asked[name]
+            if isinstance(model, NnunetModel):
+                yield from _nnunet_problems(key, model, self._chain.classes_of(name), self._chain.scheme)
+            elif isinstance(model, CommandModel):
+                yield from _command_problems(key, model)
+            elif isinstance(model, FilesModel) and not files_of(model, cases):
+                first = f", e.g. {model.file(cases[0].case)}" if cases else ""
+                yield f"{key}.files: none of {count(len(cases), 'case')} has such a file{first}"
+
+    def notes(self) -> Iterator[str]:
+        """Yield what is worth knowing of the models: cases without a file, test cases that they may know."""
+        tested = flat(cases for shard, cases in self._shards.items() if shard.startswith("test-"))
+        for name in self.names:
+            model, cases = self.spec(name), self._asked[name]
+            lacking = [c.case for c in cases if isinstance(model, FilesModel) and not model.file(c.case).is_file()]
+            if lacking:
+                found = f"no file for {len(lacking)} of {count(len(cases), 'case')}"
+                yield f"outside.{name}: {found}, of which it says nothing; first: {lacking[0]}"
+            known = may_have_seen(self._chain, [name], {case.dataset for case in tested})
+            if known:
+                number = count(sum(case.dataset in known for case in tested), "test case")
+                yield (
+                    f"outside.{name}: may have learned from {number} ({', '.join(known)}), whose scores then promise "
+                    "too much. If it has not, say what it learned from: `saw`"
+                )
+
+
+def _nnunet_problems(key: str, model: NnunetModel, classes: Sequence[str], scheme: ClassScheme) -> Iterator[str]:
+    try:
+        class_ids = model.described().class_ids
+    except UserError as error:
+        yield from (f"{key}.nnunet: {line}" for line in str(error).splitlines())
+        return
+    dataset = dataset_of(model, scheme)
+    said = dataset.labels.keys() - dataset.ignored
+    strange = [f"{own} {name}" for name, own in class_ids.items() if own not in said]
+    if strange:
+        yield (
+            f"{key}.dataset: data set {model.dataset} does not say what the model's {', '.join(strange)} are. Add "
+            "these ids to a data set file of your own (null for a structure that is no class)"
+        )
+    elif not classes:
+        yield f"{key}.classes: none of the model's labels is one of {', '.join(model.classes)}"
+
+
+def _command_problems(key: str, model: CommandModel) -> Iterator[str]:
+    lacking = []
+    for field in ("command", "version"):
+        program = shlex.split(getattr(model, field))[0]
+        if shutil.which(program) is None:
+            lacking.append(program)
+            yield f"{key}.{field}: no program {program!r} on the PATH, or it may not be run"
+    if not lacking:
+        try:
+            version_of(model.version)
+        except UserError as error:
+            yield f"{key}.version: {error}"
+
+
+@cache
+def version_of(command: str) -> str:
+    """Return what a command prints, once a process. Raises UserError when it fails, says nothing, or takes too long."""
+    try:
+        done = subprocess.run(
+            shlex.split(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=VERSION_LIMIT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{command!r} took more than {VERSION_LIMIT_S:g} s") from error
+    except OSError as error:
+        raise UserError(f"{command!r} cannot be run: {error}") from error
+    said = done.stdout.strip() or done.stderr.strip()
+    if done.returncode or not said:
+        last = f": {said.splitlines()[-1]}" if said else ""
+        raise UserError(f"{command!r} ended with exit code {done.returncode} and should print a version{last}")
+    return said
+
+
+def files_of(model: FilesModel, cases: Iterable[Case]) -> list[Path]:
+    """Return the label maps of ``cases`` that are there, each with the file of its voxels, if that is another."""
+    parts = flat(known_parts(model.file(case.case)) for case in cases)
+    return [part for part in parts if part.is_file()]
+
+
+def may_have_seen(chain: Recipe, models: Iterable[str], data_sets: Iterable[str]) -> list[str]:
+    """Return those of ``data_sets``, as the case table names them, that any of ``models`` may have learned from."""
+    seen = {read_dataset(name).name for name in flat(chain.outside[model].may_have_seen for model in models)}
+    return sorted(spelled for spelled in set(data_sets) if read_dataset(spelled).name in seen)
+
+
+def behind(chain: Recipe, name: str) -> list[str]:
+    """Return the models from outside that lead to a model or label set."""
+    found = ancestors(chain, name)
+    return [model for model in chain.outside if model in found]
+
+
+def licenses(chain: Recipe, model: str, data_sets: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the licenses of what a model learned from: of ``data_sets``, and of models from outside; "" if not stated.
+
+    Args:
+        data_sets: of its cases, and of those of the models before it, as the case table names them.
+    """
+    read = [read_dataset(name) for name in data_sets]
+    return {
+        "datasets": {dataset.name: dataset.license for dataset in sorted(read, key=lambda dataset: dataset.name)},
+        "models": {name: chain.outside[name].license for name in behind(chain, model)},
+    }

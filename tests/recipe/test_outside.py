@@ -1,0 +1,111 @@
+"""Models that are not trained here, in a recipe: their form, their names, what they know, what they may be asked."""
+
+import json
+import re
+
+import pytest
+
+from labelloop.base.errors import UserError
+from labelloop.inference.outside import CommandModel, FilesModel, classes_of
+from labelloop.recipe import load_recipe, unroll
+from labelloop.run import cost
+from labelloop.run.chain import describe, graph, needed, ordered
+
+COMMAND = {"command": "tool -i {image} -o {output}", "version": "tool --version", "dataset": "flare22"}
+FILES = {"files": "made/{case}.nii.gz", "dataset": "flare22"}
+BOTH = {"pseudo": {"predict": ["tool", "teacher"]}}
+
+
+def load(folder, outside, **changes):
+    """Load a recipe like `default` with models from outside."""
+    path = folder / "own.yaml"
+    path.write_text(json.dumps({"extends": "default", "outside": outside} | changes))
+    return load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"comand": "x"}, ": expected a model with one of the keys nnunet, command or files"),
+        (COMMAND | {"lisense": "MIT"}, ".lisense: unknown key of command; did you mean 'license'?"),
+        (COMMAND | {"folds": [0]}, ".folds: belongs to nnunet, and this is command"),
+        (FILES | {"nnunet": "x"}, ".nnunet: a model does one thing, and this one is 'files'"),
+        (COMMAND | {"command": "tool {image} {ouput}"}, "no placeholder {ouput}; did you mean 'output'?"),
+        (COMMAND | {"command": "tool {image}"}, "lacks {output}"),
+        (COMMAND | {"command": "tool '{image} {output}"}, "cannot be split into words"),
+        (FILES | {"files": "made/x.nii.gz"}, "lacks {case}"),
+        (FILES | {"dataset": "flare2"}, ".dataset: no data set 'flare2'"),
+        (FILES | {"saw": ["btvc"]}, ".saw: no data set 'btvc'"),
+        (FILES | {"classes": ["livr"]}, ".classes: no class or set 'livr'; did you mean 'liver'?"),
+        (FILES | {"classes": ["tumor"]}, ".classes: data set flare22 names no 'tumor'; its classes in flare: liver, "),
+        ({"like": "tol"}, ".like: no such name 'tol' under outside"),
+    ],
+)
+def test_a_mistake_in_a_model_is_refused_with_its_place(tmp_path, model, said):
+    with pytest.raises(UserError, match=f"own.yaml: outside.tool.*{re.escape(said)}"):
+        load(tmp_path, {"tool": model})
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "said"),
+    [
+        (["teacher"], {}, "outside.teacher: a model or label set has the same name"),
+        (["a b"], {}, "'a b': names are"),
+        (
+            ["tool"],
+            {"labels": {"pseudo": {"predict": ["tol"]}}},
+            "labels.pseudo.predict: no such name 'tol'; did you m",
+        ),
+        (["tool"], {"inference": [{"segment": "tool"}]}, "inference.0.segment: 'tool' is a model from outside"),
+        (["tool"], {"models": {"student": {"init_from": "tool"}}}, "models.student.init_from: 'tool' is a model from "),
+    ],
+)
+def test_a_name_in_the_wrong_place_is_refused(tmp_path, names, changes, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        load(tmp_path, dict.fromkeys(names, FILES), **changes)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    outside = {"a": FILES | {"dataset": "flare2"}, "b": COMMAND | {"saw": ["btvc"]}}
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, outside)
+    assert re.search(r"outside\.a\.dataset", str(caught.value)) and re.search(r"outside\.b\.saw", str(caught.value))
+
+
+def test_a_model_knows_the_classes_that_its_data_set_names_and_that_count(tmp_path):
+    recipe = load(tmp_path, {"a": FILES, "b": {"like": "a", "classes": ["liver", "spleen"]}})
+    assert set(recipe.classes_of("a")) == set(recipe.scheme.sets["organs"])  # flare22 has no tumor
+    assert recipe.classes_of("b") == recipe.scheme.select(["liver", "spleen"])
+    partly = FilesModel(files="{case}", dataset="msd_spleen")
+    assert classes_of(partly, recipe.scheme) == ("spleen",)
+
+
+def test_models_from_outside_stand_in_the_chain_and_are_not_trained(tmp_path):
+    chain = unroll(load(tmp_path, {"tool": COMMAND | {"license": "MIT"}, "idle": FILES}, labels=BOTH))
+    assert "tool" in needed(chain) and "idle" not in needed(chain)
+    assert ordered(chain).index("tool") < ordered(chain).index("pseudo")
+    assert "model tool: not trained here, command tool -i {image} -o {output}" in describe(chain)
+    assert "license MIT" in describe(chain)
+    boxes = {box["name"]: box for box in graph(chain)}
+    assert boxes["tool"]["title"] == "model tool, not trained here" and not boxes["tool"]["parents"]
+    assert "tool" in boxes["pseudo"]["parents"]
+
+
+def test_a_model_from_outside_is_replaced_by_the_student_from_the_second_round_on(tmp_path):
+    labels = {"pseudo": {"predict": ["tool"], "select": {"min_pairwise_dice": None}}}
+    chain = unroll(load(tmp_path, {"tool": FILES}, labels=labels, rounds=2, feedback={"tool": "student"}))
+    assert chain.labels["pseudo_round1"].predict == ("tool",)
+    assert chain.labels["pseudo"].predict == ("student_round1",)
+
+
+def test_the_cost_counts_what_is_trained_here_and_says_what_it_leaves_out(tmp_path):
+    found = cost.cost_of(load(tmp_path, {"tool": COMMAND}, labels=BOTH), cost.Setting(100))
+    assert {p.model for p in found.predictions} >= {"teacher"} and "tool" not in {p.model for p in found.predictions}
+    assert found.jobs["predict_outside"] == found.setting.shards("train")
+    assert "What models from outside take is not in these numbers: tool." in list(cost.lines(found))
+
+
+def test_what_is_put_into_a_command_stays_within_its_word():
+    model = CommandModel(command="tool '{case} x' --in={image} {output}", version="tool", dataset="flare22")
+    values = {"case": "a; rm -rf /", "image": "/scans/my $(scan).nii.gz", "output": "{case}", "device": "cpu"}
+    assert model.words(values) == ["tool", "a; rm -rf / x", "--in=/scans/my $(scan).nii.gz", "{case}"]
