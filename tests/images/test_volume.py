@@ -10,10 +10,10 @@ from labelloop.images.volume import (
     Geometry,
     Volume,
     canonical,
-    on_its_feet,
     read,
     read_geometry,
     restore,
+    upright_volume,
     whole_numbers,
     write,
 )
@@ -101,14 +101,14 @@ def test_different_grids_are_told_apart_in_words(field, value, word):
 
 
 @given(shape=shapes, spacing=spacings, origin=places, orientation=orientations)
-def test_a_volume_on_its_feet_covers_the_same_place_the_other_way_up(shape, spacing, origin, orientation):
+def test_a_volume_upright_volume_covers_the_same_place_the_other_way_up(shape, spacing, origin, orientation):
     volume = as_volume(stored(itk_image(shape, spacing, origin), *orientation))
-    turned, before = on_its_feet(volume), canonical(volume)
+    turned, before = upright_volume(volume), canonical(volume)
     after = canonical(turned)
     assert turned.array is volume.array
     np.testing.assert_array_equal(after.array, before.array[::-1])
     assert after.geometry.difference(before.geometry) is None
-    assert on_its_feet(turned).geometry.difference(volume.geometry) is None
+    assert upright_volume(turned).geometry.difference(volume.geometry) is None
 
 
 def test_fractional_labels_are_refused_and_whole_floats_kept():

@@ -10,6 +10,7 @@ from labelloop.base.documents import read_yaml, validated
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.lookup import find
+from labelloop.base.sequences import flat
 
 Names = Annotated[
     tuple[str, ...],
@@ -57,7 +58,7 @@ class ClassScheme(Strict):
             raise ValueError("class ids run from 1 to 254; 0 is background, and 255 what nobody knows")
         if IGNORE in self.names:
             raise ValueError(f"no class is named {IGNORE!r}: data set files call so what nobody knows")
-        unknown = {n for names in self.sets.values() for n in names} - set(self.names)
+        unknown = set(flat(self.sets.values())) - set(self.names)
         if unknown:
             raise ValueError(f"sets name unknown classes: {sorted(unknown)}")
         return self

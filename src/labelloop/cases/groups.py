@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from labelloop.base.classes import ClassScheme, Names, Strict
 from labelloop.base.errors import UserError, nearest
+from labelloop.base.sequences import flat
 from labelloop.cases.annotation import States, annotated, from_table
 from labelloop.cases.table import Case
 
@@ -123,10 +124,12 @@ def check_groups(extra: Mapping[str, Group], scheme: ClassScheme) -> list[str]:
     lines += [f"group {name!r}: names that begin with 'type:' are built in" for name in extra if _is_type(name)]
     for name, group in extra.items():
         asked = {"all": group.all_of, "any": group.any_of, "none": group.none_of}
-        wrong = [(key, c) for key, classes in asked.items() for c in classes if c not in known]
-        lines += [f"group {name!r}: {key}: no class or set {c!r}{nearest(c, known)}" for key, c in wrong]
-        others = [("in", o) for o in group.in_groups] + [("not_in", o) for o in group.not_in]
-        lines += [f"group {name!r}: {key}: {line}" for key, o in others for line in name_problem(o, groups)]
+        for key, classes in asked.items():
+            wrong = [c for c in classes if c not in known]
+            lines += [f"group {name!r}: {key}: no class or set {c!r}{nearest(c, known)}" for c in wrong]
+        for key, others in {"in": group.in_groups, "not_in": group.not_in}.items():
+            wrong = flat(name_problem(other, groups) for other in others)
+            lines += [f"group {name!r}: {key}: {line}" for line in wrong]
     try:
         list(_order(groups))
     except CycleError as error:

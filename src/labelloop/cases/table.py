@@ -146,7 +146,9 @@ def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
             rows = [(fields, reader.line_num) for fields in reader if any(f.strip() for f in fields)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV table in UTF-8: {error}") from error
-    filled = {i for fields, _ in rows for i, field in enumerate(fields) if field.strip()}
+    filled: set[int] = set()
+    for fields, _ in rows:
+        filled.update(i for i, field in enumerate(fields) if field.strip())
     _check_header(path, [name for i, name in enumerate(header) if name or i in filled])
     if not rows:
         raise UserError(f"{path}: the case table has no rows")

@@ -8,7 +8,7 @@ from labelloop.base.files import digest
 from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case
 from labelloop.images.scan import read_surveyed
-from labelloop.images.volume import Volume, on_its_feet, read
+from labelloop.images.volume import Volume, read, upright_volume
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class UsableCase:
         return ["upside down"] if self.upside_down else []
 
     def image(self) -> Volume:
-        """Read the image; put it on its feet if it is stored upside down."""
+        """Read the image; turn it upright if it is stored upside down."""
         return self._standing(read_surveyed(self.case.image))
 
     def label(self, path: str | Path) -> Volume:
@@ -56,8 +56,8 @@ class UsableCase:
         return None if found is None else self._standing(found)
 
     def as_stored(self, volume: Volume) -> Volume:
-        """Give a volume that :meth:`image` or :meth:`label` put on its feet the header of the stored files again."""
+        """Give a volume that :meth:`image` or :meth:`label` turned upright the header of the stored files again."""
         return self._standing(volume)  # what turns it once turns it back
 
     def _standing(self, volume: Volume) -> Volume:
-        return on_its_feet(volume) if self.upside_down else volume
+        return upright_volume(volume) if self.upside_down else volume

@@ -236,7 +236,7 @@ def turned(volume: Volume, turn: Turn) -> Volume:
     return Volume(array, Geometry(size, spacing, tuple(origin.tolist()), tuple(axes.ravel().tolist())))
 
 
-def on_its_feet(volume: Volume) -> Volume:
+def upright_volume(volume: Volume) -> Volume:
     """Return a volume whose header takes head for foot with a true one: mirrored in z about the middle of its grid.
 
     The array stays as it is stored.

@@ -20,6 +20,7 @@ import numpy as np
 from labelloop.base.documents import LARGEST_BYTES, load_tensors, read_json, short, validated
 from labelloop.base.errors import UserError
 from labelloop.base.files import atomic, digest, sha256, write_json
+from labelloop.base.sequences import flat
 from labelloop.base.wording import named
 from labelloop.inference.nnunet_files import INSTEAD, Checkpoint, DatasetFile, dataset_of, model_name, model_plan
 from labelloop.networks.network import build_network
@@ -169,7 +170,8 @@ def _models_in(folder: Path) -> list[Path]:
     found, level = [], [folder]
     for _ in range(DEEPEST):
         found += [place for place in level if (place / "plans.json").is_file() and any(_fold_folders(place))]
-        level = [child for place in level if place not in found for child in sorted(place.iterdir()) if child.is_dir()]
+        inside = flat(sorted(place.iterdir()) for place in level if place not in found)
+        level = [place for place in inside if place.is_dir()]
         if found or len(level) > 1000:
             break
     return found

@@ -264,7 +264,8 @@ def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources:
     counts = np.bincount(labels.ravel(), minlength=256) * volume.geometry.voxel_ml
     rows = []
     for name, value in ids.items():
-        sure = [r["confidence"] for s in sources for r in s.rows if r["class"] == name and r["confidence"] is not None]
+        said = [row["confidence"] for row in flat(source.rows for source in sources) if row["class"] == name]
+        sure = [confidence for confidence in said if confidence is not None]
         confidence = float(np.mean(sure)) if sure and counts[value] else None
         rows.append({"class": name, "volume_ml": float(counts[value]), "confidence": confidence})
     return Prediction(labels, rows)

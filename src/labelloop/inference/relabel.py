@@ -67,7 +67,7 @@ class Relabeled:
 
     @property
     def upright(self) -> bool:
-        """Whether volumes that are stored upside down are to be put on their feet."""
+        """Whether volumes that are stored upside down are to be turned upright."""
         return self._segmenter.upright
 
     @property

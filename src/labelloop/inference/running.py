@@ -21,7 +21,7 @@ from labelloop.base.errors import CaseError, NotTriedError, may_pass
 from labelloop.base.files import atomic, digest
 from labelloop.base.shards import Ledger
 from labelloop.base.wording import count
-from labelloop.images.volume import Geometry, Volume, on_its_feet, read, write
+from labelloop.images.volume import Geometry, Volume, read, upright_volume, write
 from labelloop.inference.masks import Masks
 from labelloop.inference.reading import Image, InputImage, PreparedFile
 from labelloop.inference.stages import STAGES, collected
@@ -50,7 +50,7 @@ class Segmenter(Protocol):
 
     @property
     def upright(self) -> bool:
-        """Whether volumes that are stored upside down are to be put on their feet."""
+        """Whether volumes that are stored upside down are to be turned upright."""
 
     @property
     def device(self) -> "torch.device":
@@ -74,7 +74,10 @@ def predict_cases(cases: Sequence[InputImage], segmenter: Segmenter, ledger: Led
 
 def rows(ledger: Ledger) -> list[dict]:
     """Return ``{case, class, volume_ml, confidence}`` of the cases that are done."""
-    return [{"case": case, **row} for case, extra in sorted(ledger.extras().items()) for row in extra["rows"]]
+    found: list[dict] = []
+    for case, extra in sorted(ledger.extras().items()):
+        found += [{"case": case, **row} for row in extra["rows"]]
+    return found
 
 
 def efficiency(ledger: Ledger) -> list[dict]:
@@ -276,7 +279,7 @@ def _volume(image: Image, modality: str) -> tuple[Volume | None, Exception | Non
 
 
 def _begin(item: _Item, volume: Volume, segmenter: Segmenter) -> None:
-    """Put the volume on its feet and begin with it."""
+    """Turn the volume upright and begin with it."""
     with collected() as work:
         try:
             item.volume = standing(item.case, volume, segmenter)
@@ -363,7 +366,7 @@ def _gpu_meter(device: "torch.device", wanted: bool) -> AbstractContextManager:
 
 
 def standing(case: InputImage, volume: Volume, segmenter: Segmenter) -> Volume:
-    """Return the volume, on its feet if it is, or seems to be, stored upside down."""
+    """Return the volume, turned upright if it is, or seems to be, stored upside down."""
     turned = case.upside_down
     if turned is None and segmenter.upright:
         if case.modality == "CT" or case.sequence in UPRIGHT_BY:
@@ -373,7 +376,7 @@ def standing(case: InputImage, volume: Volume, segmenter: Segmenter) -> Volume:
             log.info("%s: stored %s", case.case, "upside down" if turned else "upright")
         else:
             log.warning("%s: taken as upright; only %s tell which end is up", case.case, ", ".join(UPRIGHT_BY))
-    return on_its_feet(volume) if turned else volume
+    return upright_volume(volume) if turned else volume
 
 
 def _record(ledger: Ledger, case: InputImage, key: str, result: _Result, options: Options) -> None:

@@ -128,7 +128,7 @@ def _verdict(rule: Rule, case: Evidence, name: str, circumstances: "_Circumstanc
 
 @dataclass(frozen=True)
 class _Circumstances:
-    """Why a rule may step back before anything is measured."""
+    """Why a rule may not be asked, before anything is measured."""
 
     facts: LabelFacts
     states: States

@@ -8,6 +8,7 @@ was observed: the labels it was fitted to pass. Bounds stand in a YAML file besi
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from labelloop.base.classes import ClassScheme, Strict
 from labelloop.base.documents import read_yaml, validated
 from labelloop.base.errors import UserError
 from labelloop.base.files import write_text
+from labelloop.base.sequences import flat
 from labelloop.images.volume import Geometry
 from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
 from labelloop.labels.facts import LabelFacts
@@ -180,7 +182,7 @@ def with_fitted(scheme: ClassScheme, fitted: FittedRules) -> ClassScheme:
     """
     if fitted.classes != scheme.name:
         raise UserError(f"thresholds fitted for the classes {fitted.classes!r}, used with {scheme.name!r}")
-    rules, left = [], {(rule, name) for rule, found in fitted.thresholds.items() for name in found}
+    rules, left = [], set(flat(product([rule], found) for rule, found in fitted.thresholds.items()))
     for raw, rule in zip(scheme.rules, load_rules(scheme), strict=True):
         found = fitted.thresholds.get(rule.name, {})
         used = [name for name in rule.classes if name in found]

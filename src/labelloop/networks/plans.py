@@ -66,7 +66,7 @@ class Plan(Strict):
     grey: GreySettings | None = Field(
         None, description="CT and MR on one grey scale, which the network sees from -1 to 1; `ct` and `mr` do not count"
     )
-    upright: bool = Field(False, description="volumes that are stored upside down are put on their feet")
+    upright: bool = Field(False, description="volumes that are stored upside down are turned upright")
     translate: str | None = Field(
         None, description="translator that gives CT the look of MR; its plan has the same voxels and grey scale"
     )

@@ -260,7 +260,7 @@ def _adaptation_errors(recipe: Recipe) -> Iterable[str]:
     upright = {spec.plan: plans[spec.plan].upright for spec in models.values() if spec.plan in plans}
     if len(set(upright.values())) > 1:
         wrong = ", ".join(name for name, value in upright.items() if not value)
-        yield f"plans: some ask for upright, but not {wrong}; a run puts volumes on their feet for all or for none"
+        yield f"plans: some ask for upright, but not {wrong}; a run turns volumes upright for all or for none"
 
 
 def _results_before(recipe: Recipe, number: int) -> Iterable[str]:
@@ -308,9 +308,10 @@ def _cycle(recipe: Recipe) -> list[str]:
         if name in done:
             return []
         for parent in parents(recipe, name):
-            if found := visit(parent, [*trail, name]):
+            found = visit(parent, [*trail, name])
+            if found:
                 return found
         done.add(name)
         return []
 
-    return next((c for name in [*recipe.models, *recipe.labels] if (c := visit(name, []))), [])
+    return next(filter(None, (visit(name, []) for name in [*recipe.models, *recipe.labels])), [])

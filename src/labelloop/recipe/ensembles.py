@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from labelloop.base.sequences import flat
 from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.recipe.spec import ModelSpec, Recipe
 
@@ -47,7 +48,7 @@ def with_members(recipe: Recipe) -> Recipe:
         zip(groups.get(teacher, (teacher,)), groups.get(student, (student,)), strict=False)
         for teacher, student in recipe.feedback.items()
     ]
-    changes["feedback"] = {teacher: student for some in pairs for teacher, student in some}
+    changes["feedback"] = dict(flat(pairs))
     return recipe.model_copy(update=changes)
 
 
@@ -71,7 +72,7 @@ def _step(step: InferenceStep, groups: Members) -> InferenceStep:
 
 
 def _all(names: Iterable[str], groups: Members) -> tuple[str, ...]:
-    return tuple(member for name in names for member in groups.get(name, (name,)))
+    return tuple(flat(groups.get(name, (name,)) for name in names))
 
 
 def _one(name: str | None, groups: Members) -> str | None:

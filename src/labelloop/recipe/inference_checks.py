@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from labelloop.base.sequences import flat
 from labelloop.inference.steps import Clean, Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import RemoveDistantIslands
 from labelloop.recipe.spec import Recipe
@@ -10,10 +11,10 @@ from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
 
 def inference_errors(chain: Recipe) -> Iterable[str]:
     """Yield a line for each step of a recipe, all of whose names exist, that has nothing to work on."""
-    known = {model: labeled_by(chain, model) for step in chain.inference for model in step.models}
+    known = {model: labeled_by(chain, model) for model in flat(step.models for step in chain.inference)}
     if any(chain.models[model].trainer.kind == TRANSLATOR for model in known):
         return  # said elsewhere
-    everything = {name for names in known.values() for name in names}
+    everything = set(flat(known.values()))
     results: dict[str, set[str]] = {}
     segmented = False
     for number, step in enumerate(chain.inference):
@@ -27,7 +28,7 @@ def inference_errors(chain: Recipe) -> Iterable[str]:
         for classes, result in step.compose.items() if isinstance(step, Compose) else ():
             if result in results and not set(chain.scheme.select(classes)) & results[result]:
                 yield f"{key}: {result!r} knows nothing of {classes!r}; it holds {', '.join(sorted(results[result]))}"
-        found = {name for model in step.models for name in known[model]}
+        found = set(flat(known[model] for model in step.models))
         results |= dict.fromkeys(step.results, found)
         segmented |= isinstance(step, Segment)
 

@@ -10,6 +10,7 @@ from labelloop.base.classes import Strict
 from labelloop.base.documents import found_in, place_of
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.lookup import find
+from labelloop.base.sequences import flat
 from labelloop.base.unions import Family, kind_at, why_unknown
 from labelloop.inference.outside import OUTSIDE
 from labelloop.inference.settings import SKIPS
@@ -95,5 +96,5 @@ def _keys_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:
 
 
 def _arguments(annotation: Any) -> list[Any]:
-    inner = [a for argument in getattr(annotation, "__args__", ()) for a in _arguments(argument)]
+    inner = flat(map(_arguments, getattr(annotation, "__args__", ())))
     return inner or [annotation]

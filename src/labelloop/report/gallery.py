@@ -16,7 +16,7 @@ from labelloop.base.tables import upside_down
 from labelloop.base.wording import count, percent, plain
 from labelloop.images.pictures import AXES, CT_WINDOW, HATCHED, SHADE, case_picture, for_page
 from labelloop.images.scan import read_surveyed
-from labelloop.images.volume import Volume, on_its_feet, read
+from labelloop.images.volume import Volume, read, upright_volume
 from labelloop.report.results import Results
 from labelloop.report.scores import Chosen, Scored, chosen_cases
 
@@ -66,8 +66,8 @@ class Atlas:
         image, drawn = read_surveyed(path), read(self.results.root / labels)
         truth = self.truth(case) if self.truth else None
         if case in self.turned:
-            image, drawn = on_its_feet(image), on_its_feet(drawn)
-            truth = on_its_feet(truth) if truth else None
+            image, drawn = upright_volume(image), upright_volume(drawn)
+            truth = upright_volume(truth) if truth else None
         window = CT_WINDOW if modality == "CT" else None
         views, classes = [], set()
         for view in AXES:
@@ -89,7 +89,7 @@ class Atlas:
         if labels in self.results:
             drawn = read(self.results.root / labels)
         if case in self.turned:
-            image, drawn = on_its_feet(image), on_its_feet(drawn)
+            image, drawn = upright_volume(image), upright_volume(drawn)
         window = CT_WINDOW if modality == "CT" else None
         return case_picture(image, drawn, self.scheme, None, window, views=("axial",), focus=(), panel_width=480)
 

@@ -17,7 +17,7 @@ from labelloop.base.tables import TABLES, write_table
 from labelloop.base.wording import plain
 from labelloop.images.pictures import CT_WINDOW, case_picture
 from labelloop.images.scan import read_surveyed
-from labelloop.images.volume import on_its_feet, read
+from labelloop.images.volume import read, upright_volume
 
 log = logging.getLogger(__name__)
 DISAGREE = 0.8
@@ -139,7 +139,7 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
     options: dict[str, Any] = {"window": window, "faint_others": True, "panel_width": PANEL_PIXELS}
     try:
         read_both = read_surveyed(files.image), read(files.labels)
-        image, labels = (on_its_feet(v) if files.turned else v for v in read_both)
+        image, labels = (upright_volume(v) if files.turned else v for v in read_both)
         return {
             row["rank"]: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
             for row in rows.to_dict("records")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from labelloop.base.sequences import flat
 from labelloop.inference.outside import Outside
 from labelloop.inference.steps import Clean, InferenceStep
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, ancestors, origins, parents, unroll
@@ -53,8 +54,8 @@ def bank_of(recipe: Recipe, model: str) -> str:
 
 def needed(recipe: Recipe) -> set[str]:
     """Return the models and label sets that the inference and the evaluation lead back to."""
-    ends = {m for step in recipe.inference for m in step.models} | set(recipe.evaluate.models)
-    return ends | {name for end in ends for name in ancestors(recipe, end)}
+    ends = {*flat(step.models for step in recipe.inference), *recipe.evaluate.models}
+    return ends | set(flat(ancestors(recipe, end) for end in ends))
 
 
 def lineage(recipe: Recipe, model: str) -> list[str]:
@@ -163,7 +164,7 @@ def graph(recipe: Recipe) -> list[dict[str, Any]]:
         kind = "labels" if name in chain.labels else "model"
         title = _titled(chain, name)
         boxes.append({"name": name, "title": title, "kind": kind, "parents": list(_drawn_parents(chain, name))})
-    models = list(dict.fromkeys(m for step in chain.inference for m in step.models))
+    models = list(dict.fromkeys(flat(step.models for step in chain.inference)))
     boxes.append({"name": "predictions", "title": "predictions", "kind": "predictions", "parents": models})
     return boxes
 

@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from labelloop.base.errors import UserError, nearest
+from labelloop.base.sequences import flat
 from labelloop.base.shards import assign_shards
 from labelloop.base.wording import count
 from labelloop.inference.outside import NnunetModel
@@ -157,12 +159,12 @@ def cost_of(recipe: Recipe, setting: Setting) -> Cost:
     chain = unroll(recipe)
     used = [name for name in ordered(chain) if name in needed(chain)]
     models = [name for name in used if name in chain.models]
-    asked = dict.fromkeys(m for name in used if name in chain.labels for m in chain.labels[name].predict)
+    asked = dict.fromkeys(flat(chain.labels[name].predict for name in used if name in chain.labels))
     scored = [name for name in chain.evaluate.models if name in chain.models]
     result = Cost(chain, setting, [training(chain, name, setting) for name in models])
     result.predictions = [prediction(chain, name, setting, setting.cases) for name in asked if name in models]
     result.predictions += [prediction(chain, name, setting, setting.test_cases) for name in scored]
-    steps = [(step, name) for step in chain.inference for name in step.models]
+    steps = flat(product([step], step.models) for step in chain.inference)
     result.final_s = sum(prediction(chain, name, setting, 1, step).case_s for step, name in steps)
     result.disk_mb = disk(chain, models, setting)
     result.jobs = jobs(chain, setting.shards("train"), setting.shards("test"))
@@ -297,7 +299,7 @@ def disk(chain: Recipe, models: Sequence[str], setting: Setting) -> dict[str, fl
     """Return MB of what a run leaves, by what lies there."""
     images = dict.fromkeys(images_of(chain, chain.models[m].plan) for m in models)
     voxels = sum(math.prod(setting.shape(chain.plans[name])) for name in images)
-    maps = {m for name in needed(chain) & set(chain.labels) for m in chain.labels[name].predict}
+    maps = set(flat(chain.labels[name].predict for name in needed(chain) & set(chain.labels)))
     maps |= needed(chain) & set(chain.labels)
     segmenters = [m for m in models if not _other(chain, m)]
     parameters = sum(_macs(chain.plans[chain.models[m].plan], _outputs(chain, m))[1] for m in segmenters)
@@ -329,7 +331,7 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
     kinds: list[str] = [chain.models[m].trainer.kind for m in models]
     pasting = [m for m in models if cutmix_of(chain.models[m].trainer)]
     banks = {(images_of(chain, chain.models[m].plan), bank_of(chain, m)) for m in pasting}
-    asked = {m for spec in labels for m in spec.predict}
+    asked = set(flat(spec.predict for spec in labels))
     labeling = dict.fromkeys([*asked, *chain.evaluate.models])
     predicting = [(name, train) for name in asked] + [(name, test) for name in chain.evaluate.models]
     several = sum(len(spec.predict) > 1 for spec in labels)

@@ -144,7 +144,7 @@ class Expected:
 
     def learned_from(self, models: Iterable[str]) -> set[str]:
         """Return the patients that any of ``models`` is expected to learn from."""
-        return {self.cases[case].patient for model in models for case in self.split(model).train}
+        return {self.cases[case].patient for case in flat(self.split(model).train for model in models)}
 
     def may_have_seen(self, models: Iterable[str]) -> set[str]:
         """Return the patients that any of ``models``, those from outside, may have learned from."""

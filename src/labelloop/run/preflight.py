@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from labelloop.base.classes import ClassScheme
+from labelloop.base.sequences import flat
 from labelloop.base.wording import count
 from labelloop.cases.groups import canonical_name
 from labelloop.cases.table import Case
@@ -46,9 +46,9 @@ def _some(what: str, cases: Sequence[Case]) -> str:
 
 def group_sizes(expected: Expected) -> dict[str, int]:
     """Return the number of train cases that are expected in each group that the recipe names."""
-    recipe, counts = expected.chain, Counter(group for names in expected.groups.values() for group in names)
+    recipe, counts = expected.chain, Counter(flat(expected.groups.values()))
     named = [spec.cases for spec in recipe.models.values()] + [spec.cases for spec in recipe.labels.values()]
-    return {group: counts[canonical_name(group)] for group in dict.fromkeys(chain.from_iterable(named))}
+    return {group: counts[canonical_name(group)] for group in dict.fromkeys(flat(named))}
 
 
 def fit(expected: Expected) -> list[str]:
@@ -88,7 +88,7 @@ def fit(expected: Expected) -> list[str]:
 
 def _fitting(steps: Sequence[InferenceStep], recipe: Recipe) -> Iterator[InferenceStep]:
     """Yield the inference steps without what asks for classes that no model of theirs knows any more."""
-    everything = {name for step in steps for model in step.models for name in labeled_by(recipe, model)}
+    everything = set(flat(labeled_by(recipe, model) for model in flat(step.models for step in steps)))
     held: dict[str, set[str]] = {}
 
     def lost(names: Iterable[str], known: set[str] = everything) -> bool:
@@ -97,7 +97,7 @@ def _fitting(steps: Sequence[InferenceStep], recipe: Recipe) -> Iterator[Inferen
 
     for step in steps:
         fitted = _fitted(step, lost, held, everything)
-        found = {name for model in step.models for name in labeled_by(recipe, model)}
+        found = set(flat(labeled_by(recipe, model) for model in step.models))
         held |= dict.fromkeys(step.results, found)
         if fitted is not None:
             yield fitted

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from labelloop.base.errors import UserError, nearest
+from labelloop.base.sequences import flat
 
 OPTION = "--workflow-profile"
 
@@ -22,7 +23,7 @@ def check_profiles(argv: list[str], root: Path) -> None:
     folders = [Path("profiles"), root / "profiles"]
     if any((folder / name).exists() for folder in [Path(), *folders]):
         return
-    known = sorted({path.name for folder in folders if folder.is_dir() for path in folder.iterdir()})
+    known = sorted({path.name for path in flat(folder.iterdir() for folder in folders if folder.is_dir())})
     raise UserError(f"{OPTION} {name}: no such profile{nearest(name, known)}")
 
 

@@ -113,7 +113,7 @@ class Wiring:
 
     @cached_property
     def upright(self) -> bool:
-        """Whether volumes that are stored upside down are put on their feet wherever they are read."""
+        """Whether volumes that are stored upside down are turned upright wherever they are read."""
         return any(self._chain.plans[self.model(name).plan].upright for name in self.used_models)
 
     @cached_property

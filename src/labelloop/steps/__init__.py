@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelloop.base.sequences import flat
+
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
@@ -25,7 +27,7 @@ MODULES = {
     "report": ("review", "report"),
 }
 """The functions of each module of this package."""
-MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
+MODULE_OF = dict(flat([(name, module) for name in names] for module, names in MODULES.items()))
 NOT_HANDED = ("number", "trigger")
 """Params for messages, and for what shall only make a job run again."""
 

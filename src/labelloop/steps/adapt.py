@@ -56,7 +56,7 @@ def judge(survey: SurveyTables, table: Path, manifest: Path, version: int) -> No
 
 
 def upright(cases: Path, geometry: Path, judged: Sequence[Path], table: Path) -> None:
-    """Decide which cases are stored upside down: each CT by itself, MR by the best witness of its patient.
+    """Decide which cases are stored upside down: each CT by itself, MR by the image of its patient that tells best.
 
     Args:
         cases, geometry: tables of all cases, and of the usable ones.
@@ -64,23 +64,23 @@ def upright(cases: Path, geometry: Path, judged: Sequence[Path], table: Path) ->
     """
     usable = set(read_table(geometry, "geometry")["case"])
     asked = [case for case in read_cases([cases]) if case.case in usable]
-    witnesses = {row["case"]: row for row in read_many(judged, "upright").to_dict("records")}
-    found = pd.DataFrame([_decided(case, asked, witnesses) for case in asked])
+    deciding = {row["case"]: row for row in read_many(judged, "upright").to_dict("records")}
+    found = pd.DataFrame([_decided(case, asked, deciding) for case in asked])
     write_table(table, found, "upright")
     log.info("upright: %d of %d cases are stored upside down", (found["upside_down"] == "True").sum(), len(found))
 
 
-def _decided(case: Case, cases: Sequence[Case], witnesses: Mapping[str, dict]) -> dict[str, Any]:
+def _decided(case: Case, cases: Sequence[Case], deciding: Mapping[str, dict]) -> dict[str, Any]:
     """Return the row of a case in the ``upright`` table."""
     if case.modality == "CT":
-        by = case.case if case.case in witnesses else None
+        by = case.case if case.case in deciding else None
         reason = "" if by else "the image could not be judged"
     else:
-        of_patient = {c.sequence: c.case for c in cases if c.patient == case.patient and c.case in witnesses}
+        of_patient = {c.sequence: c.case for c in cases if c.patient == case.patient and c.case in deciding}
         by = next((of_patient[name] for name in UPRIGHT_BY if name in of_patient), None)
         reason = "" if by else f"the patient has no image that tells which end is up: {', '.join(UPRIGHT_BY)}"
     if by:
-        return witnesses[by] | {"case": case.case}
+        return deciding[by] | {"case": case.case}
     nothing = {"judged_by": "", "dark_low": None, "dark_high": None}
     return {"case": case.case, "upside_down": "False", "reason": reason, **nothing}
 

@@ -121,7 +121,7 @@ def prepare(
     from labelloop.inference.prepared import write_image_array
 
     settings = Plan.model_validate(plan)
-    translating = _Look(model_of(translator[0]), device) if translator else None
+    translating = _Translation(model_of(translator[0]), device) if translator else None
     ledger = Ledger.of(manifest)
     for item in survey.usable():
         look = translating if item.case.modality == "CT" else None
@@ -139,7 +139,7 @@ def prepare(
     ledger.close()
 
 
-class _Look:
+class _Translation:
     """A translator, loaded when the first CT needs it."""
 
     def __init__(self, folder: Path, device: str):

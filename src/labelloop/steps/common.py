@@ -94,7 +94,10 @@ def in_groups(
 
 def table_of(extras: dict[str, dict], key: str) -> pd.DataFrame:
     """Return the rows that a ledger remembers under ``key``, with their case."""
-    return pd.DataFrame([{"case": case, **row} for case, extra in extras.items() for row in extra[key]])
+    rows: list[dict] = []
+    for case, extra in extras.items():
+        rows += [{"case": case, **row} for row in extra[key]]
+    return pd.DataFrame(rows)
 
 
 class Files:

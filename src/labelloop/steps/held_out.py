@@ -32,7 +32,7 @@ from labelloop.steps.labels import empty_table, fused_map, predictions_of, selec
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Selection:
     """What happens to a pseudo-label on its way: the label set, the class scheme with its rules, the predictions."""
 
     spec: dict[str, Any]
@@ -80,7 +80,7 @@ def held_out(
     scheme = ClassScheme.model_validate(rules)
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
-    way = _Way(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
+    way = _Selection(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
     related = read_cases(relatives)
     patients = {case.case: case.patient for case in related}
     seen = {patients[case] for case in learned_cases(learned) if case in patients}
@@ -100,7 +100,7 @@ def held_out(
     write_table(table, table_of(ledger.extras(), "rows"), "held_out")
 
 
-def _judge(item: UsableCase, way: _Way, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
+def _judge(item: UsableCase, way: _Selection, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
     """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC."""
     speaking = speaking_of(item.id, way.predictions)
     label, _, provenance = fused_map(item, way.spec, way.known, way.scheme, speaking)
@@ -120,7 +120,7 @@ def _judge(item: UsableCase, way: _Way, found: dict[str, float], pairs: pd.DataF
 
 
 def _verdicts(
-    item: UsableCase, way: _Way, label: Volume, found: dict[str, float], provenance: Sequence[dict]
+    item: UsableCase, way: _Selection, label: Volume, found: dict[str, float], provenance: Sequence[dict]
 ) -> pd.DataFrame:
     image = canonical(item.image()).array
     asked = [name for name in way.classes if name in found]
@@ -131,7 +131,7 @@ def _verdicts(
     return pd.DataFrame([{"case": item.id, **row} for row in rows], columns=list(TABLES["verdicts"]))
 
 
-def _true_dsc(item: UsableCase, way: _Way, label: Volume) -> dict[str, float]:
+def _true_dsc(item: UsableCase, way: _Selection, label: Volume) -> dict[str, float]:
     """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent.
 
     Ignored voxels are left out.

@@ -240,7 +240,7 @@ def check(
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
     made = read_table(provenance, "provenance").set_index(["case", "class"])
-    nobodys = set(made.query("step == 'fuse' and source == 'none'").index)
+    unlooked = set(made.query("step == 'fuse' and source == 'none'").index)
     overlapping = made.query("step == 'overlap'")["voxels_changed"]
     lost = {key: int(number) for key, number in zip(overlapping.index.tolist(), overlapping, strict=True)}
     predicted = _predicted_volumes(volumes, carried)
@@ -249,7 +249,7 @@ def check(
         if item.id in files:
             found = dict(predicted[item.id]) if item.id in predicted else {}
             asked = [c for c in scheme.select(classes) if c in found or item.states[c] != UNKNOWN]
-            asked = [c for c in asked if (item.id, c) not in nobodys]
+            asked = [c for c in asked if (item.id, c) not in unlooked]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: n for (case, name), n in lost.items() if case == item.id}
             content = [version, scheme.model_dump(mode="json"), files.key(item.id), item.image_key, item.states]

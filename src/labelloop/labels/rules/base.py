@@ -22,7 +22,7 @@ class Rule(Strict):
     """What every rule says of itself.
 
     ``classes`` may name sets; where ``threshold`` is given per class, they default to its keys. ``exceptions`` are
-    the circumstances in which the rule steps back: ``absent`` (annotated absent), ``models`` (absent in every model),
+    the circumstances in which the rule is not asked: ``absent`` (annotated absent), ``models`` (absent in every model),
     ``surgery`` (the class, or one it is compared with, was operated on) and ``cut`` (by the field of view).
     ``verdict``: what it means to break the rule: ``fail``, or ``doubt``, which is a reason to look and none to refuse.
     """

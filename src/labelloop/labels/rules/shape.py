@@ -124,12 +124,11 @@ def _flat_end(rule: Limit, case: Evidence, name: str) -> Finding:
     hidden = {side[0] for side in facts.sides(box)} if "cut" in rule.exceptions else set()
     sheet = mask.sum(axis=2, dtype=np.uint16)
     profiles = {"z": sheet.sum(axis=1), "y": sheet.sum(axis=0), "x": mask.sum(axis=0, dtype=np.uint16).sum(axis=0)}
-    ends = {
-        f"{axis}{sign}": 100.0 * float(profile[place] / profile.max())
-        for axis, profile in profiles.items()
-        for sign, place in (("-", 0), ("+", -1))
-        if axis not in hidden and len(profile) >= SECTIONS
-    }
+    ends: dict[str, float] = {}
+    for axis, profile in profiles.items():
+        if axis not in hidden and len(profile) >= SECTIONS:
+            shares = 100.0 * profile / profile.max()
+            ends |= {f"{axis}-": float(shares[0]), f"{axis}+": float(shares[-1])}
     if not ends:
         raise Skip("cut by the field of view, or too small to have ends")
     side = max(ends, key=ends.__getitem__)

@@ -247,7 +247,7 @@ def bare(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def _do_not_time_blurs(transforms: Any) -> None:
-    """Stop nnU-Net's blur from choosing its algorithm by a stopwatch: results would depend on the machine's mood."""
+    """Stop nnU-Net's blur from choosing its algorithm by a stopwatch: results would differ between runs."""
     for transform in transforms.transforms:
         inner = getattr(transform, "transform", None)
         if isinstance(inner, GaussianBlurTransform):
