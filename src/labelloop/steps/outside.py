@@ -55,7 +55,7 @@ def import_nnunet(files: Sequence[Path], spec: dict[str, Any], model: Path, weig
         raise TypeError(f"{spec}: no model of nnU-Net's")
     log.info("%s: %s", asked.nnunet, count(len(files), "file"))
     write_nnunet(asked.nnunet, model_of(model), asked.fold_names)
-    put_seal_of_files(model, weights.parent, WEIGHTS)
+    put_seal_of_files(model, model_of(model), WEIGHTS)
 
 
 def predict_outside(
