@@ -90,9 +90,9 @@ def test_the_wheel_holds_what_the_root_holds(installed, brought):
 
 
 def test_every_command_can_be_asked_for_help(shell, installed):
-    commands = re.search(r"COMMAND\n(.*)", shell(shell.labelloop, "--help"), re.DOTALL)[1]
-    names = re.findall(r"^    (\w+) ", commands, re.MULTILINE)
-    assert {"run", "init", "recipe", "infer", "schema"} <= set(names)
+    commands = re.search(r"Commands (.*)", shell(shell.labelloop, "--help"), re.DOTALL)[1]
+    names = re.findall(r"^\W (\w+) +[A-Z]", commands, re.MULTILINE)
+    assert {"run", "init", "recipe", "infer", "classes"} <= set(names)
     said = shell(sys.executable, "-c", HELP, *names, *(f"recipe {a}" for a in ("list", "copy", "check", "cost")))
     assert Path(said.strip()) == installed / "labelloop" / "__init__.py"
 
