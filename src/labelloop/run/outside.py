@@ -4,7 +4,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from labelloop.base.classes import ClassScheme
@@ -81,8 +81,11 @@ class Outsiders:
 
     def saw(self, labels: str) -> list[str]:
         """Return the data sets, as the case table names them, that models behind a label set may have learned from."""
-        known = {case.dataset for case in flat(self._shards.values())}
-        return may_have_seen(self._chain, behind(self._chain, labels), known)
+        return may_have_seen(self._chain, behind(self._chain, labels), self._data_sets)
+
+    @cached_property
+    def _data_sets(self) -> set[str]:
+        return {case.dataset for case in flat(self._shards.values())}
 
     def problems(self) -> Iterator[str]:
         """Yield a line for all that keeps the models from labeling their cases: key, what was found and expected."""
