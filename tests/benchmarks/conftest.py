@@ -1,10 +1,13 @@
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from labelloop.recipe import Recipe, load_recipe
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -26,3 +29,15 @@ def load_benchmark() -> Callable[[str], ModuleType]:
         return benchmark
 
     return load
+
+
+@pytest.fixture
+def load(tmp_path) -> Callable[[dict], Recipe]:
+    """Return a function that loads a recipe of this content."""
+
+    def recipe_of(content: dict) -> Recipe:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(content))
+        return load_recipe(path)
+
+    return recipe_of

@@ -1,14 +1,11 @@
 """``benchmarks/ablation``: its recipes are valid, its pairs differ in one thing, its numbers are right."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from labelloop.base.classes import load_classes
 from labelloop.cases.table import load_cases
-from labelloop.recipe import load_recipe
 
 SEEDS = range(2)
 
@@ -16,12 +13,6 @@ SEEDS = range(2)
 @pytest.fixture(scope="module")
 def ablation(load_benchmark):
     return load_benchmark("ablation")
-
-
-def load(tmp_path, content):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(content))
-    return load_recipe(path)
 
 
 def everything(recipe, name):
@@ -43,8 +34,8 @@ def flat(content, place=""):
 
 
 @pytest.mark.parametrize("size", ["tiny", "full"])
-def test_pairs_differ_in_what_they_ask_about(ablation, tmp_path, size):
-    recipe = load(tmp_path, ablation.partial_recipe(ablation.SIZES[size], SEEDS))
+def test_pairs_differ_in_what_they_ask_about(ablation, load, size):
+    recipe = load(ablation.partial_recipe(ablation.SIZES[size], SEEDS))
     expected = {
         ("background", "max"): {".trainer.kind", ".trainer.unknown", ".trainer.merge"},
         ("background", "marginal"): {".trainer.kind", ".trainer.unknown", ".trainer.merge"},
@@ -62,8 +53,8 @@ def test_pairs_differ_in_what_they_ask_about(ablation, tmp_path, size):
     assert recipe.models["gated_seed1"].trainer.seed == recipe.models["marginal_seed1"].trainer.seed == 1
 
 
-def test_arms_on_few_labels_know_no_more_than_these(ablation, phantom, tmp_path):
-    load(tmp_path, ablation.semi_recipe(ablation.SIZES["full"], SEEDS))
+def test_arms_on_few_labels_know_no_more_than_these(ablation, phantom, load):
+    load(ablation.semi_recipe(ablation.SIZES["full"], SEEDS))
     cases = load_cases(phantom)[0]
     few = ablation.few_labeled(cases, 2)
     labeled = [c for c in few if c.role == "train" and c.label]

@@ -1,7 +1,5 @@
 """``benchmarks/loop``: its arms are trained for as long as their control, its folds are fair, its numbers are right."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +7,6 @@ import pytest
 from labelloop.base.classes import load_classes
 from labelloop.base.tables import TABLES, write_table
 from labelloop.images.volume import Geometry, write
-from labelloop.recipe import load_recipe
 from labelloop.run.chain import updates
 
 SEEDS = range(2)
@@ -20,17 +17,11 @@ def loop(load_benchmark):
     return load_benchmark("loop")
 
 
-def load(tmp_path, content):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(content))
-    return load_recipe(path)
-
-
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
 @pytest.mark.parametrize("schedule", [0.25, 1.0])
-def test_every_arm_takes_as_many_updates_as_the_control(loop, tmp_path, size, schedule):
-    few = load(tmp_path, loop.recipe(loop.SIZES[size], SEEDS, schedule))
-    all_known = load(tmp_path, loop.oracle_recipe(loop.SIZES[size], SEEDS, schedule))
+def test_every_arm_takes_as_many_updates_as_the_control(loop, load, size, schedule):
+    few = load(loop.recipe(loop.SIZES[size], SEEDS, schedule))
+    all_known = load(loop.oracle_recipe(loop.SIZES[size], SEEDS, schedule))
     for seed in SEEDS:
         taken = {a: updates(few, loop.named(a, seed)) for a in loop.ARMS if a != loop.ORACLE}
         assert taken.pop("labels_only") * 2 == updates(few, loop.named(loop.CONTROL, seed))
@@ -38,8 +29,8 @@ def test_every_arm_takes_as_many_updates_as_the_control(loop, tmp_path, size, sc
         assert all(few.models[loop.named(a, seed)].plan == "p" for a in taken)
 
 
-def test_without_agreement_and_without_anatomy_leave_out_that_alone(loop, tmp_path):
-    labels = load(tmp_path, loop.recipe(loop.SIZES["tiny"], SEEDS)).labels
+def test_without_agreement_and_without_anatomy_leave_out_that_alone(loop, load):
+    labels = load(loop.recipe(loop.SIZES["tiny"], SEEDS)).labels
     whole, bold, loose = (labels[f"set_{arm}0"] for arm in ("default", "without_agreement", "without_anatomy"))
     assert bold.model_copy(update={"select": whole.select}) == whole != bold
     assert loose.model_copy(update={"check": "anatomy"}) == whole != loose

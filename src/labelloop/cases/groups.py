@@ -208,8 +208,10 @@ def group_cases(
     import pandas as pd
 
     found = memberships(from_table(annotation), cases, scheme, extra or {})
-    rows = pd.Series({case: sorted(names) for case, names in found.items()}, dtype=object).explode().dropna()
-    return rows.rename_axis("case").reset_index(name="group")
+    rows: list[tuple[str, str]] = []
+    for case, names in found.items():
+        rows += [(case, name) for name in sorted(names)]
+    return pd.DataFrame(rows, columns=["case", "group"])
 
 
 def members(

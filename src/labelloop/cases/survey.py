@@ -244,7 +244,7 @@ def survey_shard(
 def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
     row = case.model_dump(exclude={"role", "patient", "sequence"})
     stamps = [stamps_of(file) if file else None for file in (case.image, case.label)]
-    return digest([SURVEY_VERSION, row, dataset.model_dump(), scheme.ids, scheme.sets, *stamps])
+    return digest([SURVEY_VERSION, row, dataset.content, scheme.ids, scheme.sets, *stamps])
 
 
 def _failed(case: Case, reason: str) -> SurveyResult:

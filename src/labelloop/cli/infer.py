@@ -1,11 +1,14 @@
 """``labelloop infer`` and ``export``: what trained models are for."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option, Typer
 
 from labelloop.base.errors import UserError
+
+if TYPE_CHECKING:
+    from labelloop.inference.settings import Settings
 
 Modality = Literal["CT", "MR"]
 app = Typer()
@@ -26,9 +29,7 @@ def infer(
     mode: Annotated[
         Literal["exact", "fast"] | None, Option(help="as nnU-Net decides, or faster; default: exact, or the run's")
     ] = None,
-    step: Annotated[
-        float | None, Option(help="window step as a share of the patch; default: 0.5, or the run's")
-    ] = None,
+    step: Annotated[float | None, Option(help="window step, a share of the patch; default: 0.5, or the run's")] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"] | None, Option(help="default: auto, or the run's")
     ] = None,
@@ -58,8 +59,6 @@ def infer(
         raise UserError("--model or --results: name one of them")
     if step is not None and not 0 < step <= 1:
         raise UserError(f"--step {step:g}: above 0 and at most 1")
-    chosen = {"mode": mode, "step": step, "precision": precision}
-    given = {key: value for key, value in chosen.items() if value is not None}
     finished = FinishedInference.read(results) if results else None
     if finished and (dataset or folds or mirror is not None):
         raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")
@@ -70,7 +69,7 @@ def infer(
         out,
         steps=finished.steps if finished else None,
         scheme=finished.classes if finished else shown,
-        settings=Settings.model_validate((finished.engine.model_dump() if finished else {}) | given),
+        settings=_settings(finished.engine if finished else Settings(), mode=mode, step=step, precision=precision),
         device=device,
         modality=modality,
         sequence=sequence,
@@ -86,6 +85,12 @@ def infer(
         mirror=mirror,
         masks=masks,
     )
+
+
+def _settings(run: "Settings", **options: object) -> "Settings":
+    """Return the settings of a run, overridden by the options that were given."""
+    given = {key: value for key, value in options.items() if value is not None}
+    return run.model_validate(run.model_dump() | given)
 
 
 @app.command(epilog="Example: labelloop export results/mine/models/student --to nnunet --out student.zip")

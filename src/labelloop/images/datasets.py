@@ -74,6 +74,11 @@ class Dataset(Strict):
         return digest({own: self._value(own) for own in self.labels})
 
     @property
+    def content(self) -> dict[str, Any]:
+        """What the survey of a case of this data set depends on: all but its license."""
+        return self.model_dump(exclude={"license"})
+
+    @property
     def ignored(self) -> frozenset[int]:
         """The data set's own ids of voxels whose class nobody knows."""
         return frozenset(own for own, name in self.labels.items() if name == IGNORE)

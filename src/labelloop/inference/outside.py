@@ -6,6 +6,7 @@ Imports nothing heavy: the Snakefile validates recipes.
 import re
 import shlex
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,14 +60,15 @@ class NnunetModel(Outside):
         """The folds as :func:`~labelloop.inference.nnunet.import_nnunet` takes them."""
         return tuple(map(str, self.folds))
 
+    @cached_property
     def described(self) -> NnunetFiles:
-        """Return what its files say. Raises UserError when they cannot be read, or cannot be run here."""
+        """What its files say, read once. Raises UserError when they cannot be read, or cannot be run here."""
         return described_nnunet(Path(self.nnunet), self.fold_names)
 
     def own_ids(self, dataset: Dataset) -> frozenset[int]:
         """Return the ids of the network's outputs; of a model that cannot be read, all of the data set."""
         try:
-            return frozenset(self.described().class_ids.values())
+            return frozenset(self.described.class_ids.values())
         except UserError:  # told when a run starts (``run.outside``)
             return super().own_ids(dataset)
 

@@ -262,9 +262,9 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
 def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources: Sequence[Prediction]) -> Prediction:
     """Return a prediction of ``labels``: volumes counted anew, confidence the mean over ``sources`` that have one."""
     counts = np.bincount(labels.ravel(), minlength=256) * volume.geometry.voxel_ml
-    rows = []
+    rows, told = [], flat(source.rows for source in sources)
     for name, value in ids.items():
-        said = [row["confidence"] for row in flat(source.rows for source in sources) if row["class"] == name]
+        said = [row["confidence"] for row in told if row["class"] == name]
         sure = [confidence for confidence in said if confidence is not None]
         confidence = float(np.mean(sure)) if sure and counts[value] else None
         rows.append({"class": name, "volume_ml": float(counts[value]), "confidence": confidence})

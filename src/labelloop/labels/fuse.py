@@ -4,7 +4,7 @@ What counts as truth is the annotation state, never "which ids occur in the file
 keeps every pseudo-label of that class out of the map. Voxels that annotators ignored stay ignored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import cc3d
@@ -88,10 +88,14 @@ def fuse(
                 "volume_ml": float(counts[index] * voxel_ml),
             }
         )
+    return fused, [*rows, *_covered(rows, overlap, known, scheme)]
+
+
+def _covered(rows: Sequence[Row], overlap: np.ndarray, known: Collection[str], scheme: ClassScheme) -> list[Row]:
+    """Return a row for each class that was predicted and of which something went to another organ."""
     taken = {row["class"]: int(overlap[scheme.ids[row["class"]]]) for row in rows if row["class"] not in known}
     covered = [row for row in rows if taken.get(row["class"])]
-    rows += [{**row, "step": "overlap", "voxels_changed": taken[row["class"]]} for row in covered]
-    return fused, rows
+    return [{**row, "step": "overlap", "voxels_changed": taken[row["class"]]} for row in covered]
 
 
 def give_tumor_to_organs(

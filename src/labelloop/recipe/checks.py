@@ -189,7 +189,7 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{short(name, 80)!r}: names are at most {LONGEST_NAME} letters, digits and '_', without '_round'"
         if name in RESERVED:
             yield f"{name!r}: this name is taken by a folder or score of every run; take another"
-    alike = alike_but_for_capitals([*recipe.models, *recipe.labels, *RESERVED])
+    alike = alike_but_for_capitals([*recipe.models, *recipe.outside, *recipe.labels, *RESERVED])
     for earlier, name in (*alike, *alike_but_for_capitals(recipe.plans)):
         yield f"{name!r}: differs from {earlier!r} in capitals alone, which not all disks tell apart; rename it"
 

@@ -38,7 +38,9 @@ def calibration_of(held_out: pd.DataFrame, calibration: pd.DataFrame, scheme: Cl
     if not rows:
         return None
     first = next(iter(asked.values()), {})
-    return {"rows": rows, "fewest": FEWEST, "target": first.get("target_dsc"), "confidence": first.get("confidence")}
+    confidence = first.get("confidence")
+    promised = None if confidence is None or np.isnan(confidence) else confidence  # None: on average
+    return {"rows": rows, "fewest": FEWEST, "target": first.get("target_dsc"), "confidence": promised}
 
 
 def _limit(limit: Mapping[Hashable, Any]) -> dict[str, Any]:

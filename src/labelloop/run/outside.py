@@ -53,7 +53,7 @@ class Outsiders:
         spec = self.spec(model)
         if isinstance(spec, FilesModel):
             return list(map(str, files_of(spec, self._shards.get(shard, ()))))
-        return list(map(str, spec.described().files)) if isinstance(spec, NnunetModel) else []
+        return list(map(str, spec.described.files)) if isinstance(spec, NnunetModel) else []
 
     def places(self) -> list[str]:
         """Return the folders, zips and label maps that the models are."""
@@ -119,7 +119,7 @@ class Outsiders:
 
 def _nnunet_problems(key: str, model: NnunetModel, classes: Sequence[str], scheme: ClassScheme) -> Iterator[str]:
     try:
-        class_ids = model.described().class_ids
+        class_ids = model.described.class_ids
     except UserError as error:
         yield from (f"{key}.nnunet: {line}" for line in str(error).splitlines())
         return

@@ -71,7 +71,7 @@ class Shards:
     @cached_property
     def _datasets(self) -> dict[str, str]:
         named = {case.dataset for case in flat(self.cases.values())}
-        return {name: digest(read_dataset(name).model_dump(exclude={"license"})) for name in named}
+        return {name: digest(read_dataset(name).content) for name in named}
 
     def of_same_patients(self, shard: str) -> list[str]:
         """Return the shards that hold cases of a shard's patients, the shard itself among them."""

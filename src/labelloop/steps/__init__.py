@@ -10,8 +10,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelloop.base.sequences import flat
-
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
@@ -27,7 +25,9 @@ MODULES = {
     "report": ("review", "report"),
 }
 """The functions of each module of this package."""
-MODULE_OF = dict(flat([(name, module) for name in names] for module, names in MODULES.items()))
+MODULE_OF: dict[str, str] = {}
+for _module, _names in MODULES.items():
+    MODULE_OF |= dict.fromkeys(_names, _module)
 NOT_HANDED = ("number", "trigger")
 """Params for messages, and for what shall only make a job run again."""
 

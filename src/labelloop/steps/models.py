@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelloop.base.classes import load_classes
+from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.paths import folder_of, model_of
@@ -56,8 +56,7 @@ def train(
     """Train one model on its label set.
 
     Args:
-        images: manifests of the prepared images of the model's plan.
-        labels: manifests of the prepared labels that the model learns from.
+        images, labels: manifests of what was prepared: images of the model's plan, labels that the model learns from.
         model: the model's ``model.json``, to write with what lies beside it.
         threads: of the job; they load batches where ``workers`` is ``auto``.
         gpu: cards that share the batches, at most; 0 for none.
@@ -75,8 +74,7 @@ def train(
 
     asked, scheme = ModelSpec.model_validate(spec), load_classes(classes)
     usable = in_groups(survey.usable(), asked.cases, scheme, groups)
-    batches = asked.trainer.batches if isinstance(asked.trainer, PartialSettings) else None
-    full = {c.id for c in in_groups(usable, batches.full, scheme, groups)} if batches else set()
+    full = _full(asked, usable, scheme, groups)
     outputs = scheme.select(asked.classes)
     patients = {case.case: case.patient for case in read_cases(survey.cases)}
     seen = {patients[case] for case in learned_cases(learned) if case in patients}
@@ -107,6 +105,12 @@ def train(
 
 train_slices = train
 """A slice classifier leaves other files beside its ``model.json``."""
+
+
+def _full(model: ModelSpec, cases: Sequence[UsableCase], scheme: ClassScheme, groups: dict[str, dict]) -> set[str]:
+    """Return the cases that alternate with all others in the batches, where a trainer asks for it."""
+    batches = model.trainer.batches if isinstance(model.trainer, PartialSettings) else None
+    return {case.id for case in in_groups(cases, batches.full, scheme, groups)} if batches else set()
 
 
 def _trainer(model: ModelSpec) -> Callable:
