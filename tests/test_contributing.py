@@ -89,7 +89,7 @@ def test_the_files_that_tell_models_from_segmenters_are_named():
 @pytest.mark.slow
 def test_a_trainer_is_three_files(tmp_path):
     package = tmp_path / "src/labelloop"
-    shutil.copytree(ROOT / "src/labelloop", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src/labelloop", package)  # with what Python has compiled
     trainers = package / "training/trainers"
     (trainers / "example.py").write_text(shown("Add a trainer", "python"), encoding="utf-8")
     replace(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelloop.base.errors import UserError
-from labelloop.base.tables import NUMBERS, TABLES, read_table, write_table
+from labelloop.base.tables import TABLES, numeric, read_table, write_table
 from strategies import few
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=8)
@@ -18,7 +18,7 @@ values = st.floats(-1e9, 1e9).map(lambda value: float(f"{value:.6g}")) | st.just
 def tables(draw):
     """Draw a kind of table and rows of it, no two of one key."""
     kind = draw(st.sampled_from(sorted(set(TABLES) - {"cases", "provenance", "review"})))
-    row = {c: values if c in NUMBERS or c.endswith(("_ml", "_mm")) else words for c in TABLES[kind]}
+    row = {column: values if column in numeric(kind) else words for column in TABLES[kind]}
     first = next(iter(row))
     rows = draw(st.lists(st.fixed_dictionaries(row), max_size=5))
     return kind, [r | {first: f"{number:03d}" if first == "case" else r[first]} for number, r in enumerate(rows)]
@@ -79,3 +79,11 @@ def test_numbers_that_are_none_are_not_empty(tmp_path, value):
         read_table(path, "slice_scores")
     path.write_text(path.read_text().replace(value, ""))
     assert np.isnan(read_table(path, "slice_scores")["auc"][0])
+
+
+@pytest.mark.parametrize("value", ["0,93", "unknown", "-"])
+def test_what_is_no_number_is_not_written_as_one(tmp_path, value):
+    rows = [{"case": "a", "class": "liver", "volume_ml": number, "confidence": 0.5} for number in (3.0, value)]
+    with pytest.raises(UserError, match=f"row 3: volume_ml is '{value}', where a number is expected"):
+        write_table(tmp_path / "confidence.csv", rows, "confidence")
+    assert not (tmp_path / "confidence.csv").exists()

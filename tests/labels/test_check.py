@@ -473,11 +473,14 @@ def test_shapes_must_agree(anatomy, scheme):
 @pytest.mark.slow
 @pytest.mark.skipif(not BTCV.is_dir(), reason=f"no BTCV labels at {BTCV}")
 def test_expert_labels_pass(scheme):
-    """At most 2 % of the case-class rows of 16 expert label sets may fail with the default thresholds."""
+    """At most 2 % of the case-class rows of expert label sets may fail with the default thresholds.
+
+    Of every second case; ``benchmarks/checks`` takes them all.
+    """
     table = np.zeros(256, np.uint8)
     table[list(BTCV_IDS)] = [scheme.ids[name] for name in BTCV_IDS.values()]
     judged, failed = set(), set()
-    for path in sorted(BTCV.glob("btcv_??.nii.gz")):
+    for path in sorted(BTCV.glob("btcv_??.nii.gz"))[::2]:
         labels = canonical(read(path))
         image = canonical(read(path.with_name(path.name.replace(".nii", "_0000.nii"))))
         states = dict.fromkeys(BTCV_IDS.values(), "present")
@@ -486,7 +489,7 @@ def test_expert_labels_pass(scheme):
                 judged.add((path.name, row["class"]))
             if row["verdict"] == "fail":
                 failed.add((path.name, row["class"]))
-    assert len(judged) == 16 * 12
+    assert len(judged) == 8 * 12
     assert len(failed) <= 0.02 * len(judged), sorted(failed)
 
 

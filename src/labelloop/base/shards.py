@@ -41,7 +41,7 @@ is rather the machine that is at fault.
 """
 MANY = 4
 """Of so many cases or more, most do not fail by themselves: they are not set aside."""
-MOST_SHARDS = 512
+MOST_SHARDS = 256
 """Of a role. Each is a job of every step, and Snakemake takes some milliseconds for each job before the first one."""
 OURS = "a fault of labelloop, not of the case"
 

@@ -1,8 +1,11 @@
 """Every CSV that labelloop writes: its columns and meaning in one place, written atomically and in a fixed order.
 
 Units stand in the column names. Tables never hold measured times or dates, so that equal runs give equal bytes;
-those go to ``benchmarks/`` and ``efficiency.csv``. Pandas is imported by what works with tables, not by the module:
-an inference has its first label map before it needs one.
+those go to ``benchmarks/`` and ``efficiency.csv``. A column holds text, or numbers where its meaning is a
+:class:`Number`; an entry that is no number is refused when a table is written and when it is read.
+
+Pandas is imported by what works with tables, not by the module: an inference has its first label map before it needs
+one.
 """
 
 import csv
@@ -15,6 +18,13 @@ from labelloop.base.files import atomic
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Number(str):
+    """The meaning of a column that holds numbers; empty entries are NaN."""
+
+    __slots__ = ()
+
 
 CASES = {
     "case": "unique id; letters, digits, '.', '_' and '-' only",
@@ -33,15 +43,15 @@ TABLES: dict[str, dict[str, str]] = {
     "cases": CASES,
     "geometry": {
         "case": "case id",
-        "size_x": "voxels",
-        "size_y": "voxels",
-        "size_z": "voxels",
-        "spacing_x_mm": "voxel size",
-        "spacing_y_mm": "voxel size",
-        "spacing_z_mm": "voxel size",
+        "size_x": Number("voxels"),
+        "size_y": Number("voxels"),
+        "size_z": Number("voxels"),
+        "spacing_x_mm": Number("voxel size"),
+        "spacing_y_mm": Number("voxel size"),
+        "spacing_z_mm": Number("voxel size"),
         "orientation": "axis codes of the stored grid, e.g. LPS",
-        "minimum": "smallest intensity",
-        "maximum": "largest intensity",
+        "minimum": Number("smallest intensity"),
+        "maximum": Number("largest intensity"),
         "cut_off": "values below and above which a CT was cut off (saturated); empty: at neither end",
         "image_sha256": "of the image file",
         "image_voxels": "fingerprint of the voxels, whatever the format, header and order of axes",
@@ -58,8 +68,8 @@ TABLES: dict[str, dict[str, str]] = {
         "case": "case id",
         "upside_down": "True or False: the header takes head for foot; corrected wherever the case is read",
         "judged_by": "case whose image decided; empty: none could tell, and the case is taken as it is stored",
-        "dark_low": "share of the body that is dark in the lowest 30 mm of that image, as stored",
-        "dark_high": "the same in the highest 30 mm, where lungs are",
+        "dark_low": Number("share of the body that is dark in the lowest 30 mm of that image, as stored"),
+        "dark_high": Number("the same in the highest 30 mm, where lungs are"),
         "reason": "why nothing could tell",
     },
     "quarantine": {
@@ -82,8 +92,8 @@ TABLES: dict[str, dict[str, str]] = {
     "confidence": {
         "case": "case id",
         "class": "class name",
-        "volume_ml": "volume of the predicted class",
-        "confidence": "mean softmax probability inside the predicted class; empty if nothing is predicted",
+        "volume_ml": Number("volume of the predicted class"),
+        "confidence": Number("mean softmax probability inside the predicted class; empty if nothing is predicted"),
     },
     "provenance": {
         "case": "case id",
@@ -91,24 +101,24 @@ TABLES: dict[str, dict[str, str]] = {
         "source": "truth, reviewer, a model's name, or none",
         "step": "fuse, overlap (predicted voxels that another organ was given), tumor_to_organs, a cleaning step, or "
         "ignored (voxels that annotators ignored)",
-        "voxels_changed": "voxels that the step gave to or took from the class",
-        "volume_ml": "volume of the class after the step",
+        "voxels_changed": Number("voxels that the step gave to or took from the class"),
+        "volume_ml": Number("volume of the class after the step"),
     },
     "disagreement": {
         "case": "case id",
         "class": "class name",
-        "pairwise_dice": "mean over pairs of predictions; 1 when all are empty",
-        "uncertainty": "FLARE22 u = mean over consecutive predictions of |A!=B| / |B>0|",
-        "predictions": "how many predictions were compared",
-        "stability": "Dice of the leading prediction with that of the round before; empty in round 1",
+        "pairwise_dice": Number("mean over pairs of predictions; 1 when all are empty"),
+        "uncertainty": Number("FLARE22 u = mean over consecutive predictions of |A!=B| / |B>0|"),
+        "predictions": Number("how many predictions were compared"),
+        "stability": Number("Dice of the leading prediction with that of the round before; empty in round 1"),
     },
     "verdicts": {
         "case": "case id",
         "class": "class name",
         "rule": "rule name",
         "verdict": "pass, doubt (worth a look), fail (refused) or not_applicable",
-        "value": "what was measured",
-        "threshold": "what it was held against",
+        "value": Number("what was measured"),
+        "threshold": Number("what it was held against"),
         "unit": "unit of both",
         "reason": "in words",
     },
@@ -124,35 +134,35 @@ TABLES: dict[str, dict[str, str]] = {
     "held_out": {
         "case": "case id, labeled, but no model behind the label set learned from its patient",
         "class": "class name, annotated",
-        "pairwise_dice": "as in disagreement",
-        "dsc": "Dice similarity coefficient of the pseudo-label with the truth; 1 when both are empty",
+        "pairwise_dice": Number("as in disagreement"),
+        "dsc": Number("Dice similarity coefficient of the pseudo-label with the truth; 1 when both are empty"),
         "decision": "what selection makes of the pseudo-label, calibrated threshold and ranks left out",
         "reason": "why",
     },
     "calibration": {
         "class": "class name",
-        "target_dsc": "mean DSC that accepted labels are to reach",
-        "confidence": "probability with which they do; empty: on average over such runs",
-        "threshold": "labels with a pairwise_dice above it are accepted; empty: none can be",
-        "cases": "held-out cases with truth",
-        "accepted": "of these, cases that the threshold accepts",
-        "coverage": "accepted by cases",
-        "mean_dsc": "mean DSC of the accepted held-out cases",
-        "aurc": "area under the risk-coverage curve, risk = mean 1 - DSC",
+        "target_dsc": Number("mean DSC that accepted labels are to reach"),
+        "confidence": Number("probability with which they do; empty: on average over such runs"),
+        "threshold": Number("labels with a pairwise_dice above it are accepted; empty: none can be"),
+        "cases": Number("held-out cases with truth"),
+        "accepted": Number("of these, cases that the threshold accepts"),
+        "coverage": Number("accepted by cases"),
+        "mean_dsc": Number("mean DSC of the accepted held-out cases"),
+        "aurc": Number("area under the risk-coverage curve, risk = mean 1 - DSC"),
         "reason": "in words",
     },
     "objects": {
         "case": "case id",
         "object": "number in the case's file, the largest tumor first",
-        "tumor_ml": "volume of the class inside the object's box",
-        "box_ml": "volume of the box, surroundings included",
+        "tumor_ml": Number("volume of the class inside the object's box"),
+        "box_ml": Number("volume of the box, surroundings included"),
     },
     "review": {
-        "rank": "1 is the most suspicious",
+        "rank": Number("1 is the most suspicious"),
         "case": "case id",
         "class": "class name",
         "decision": "as in selected",
-        "pairwise_dice": "as in disagreement; empty for truth",
+        "pairwise_dice": Number("as in disagreement; empty for truth"),
         "failed": "rules of anatomy that failed, separated by ';'",
         "doubted": "rules of anatomy that doubt it and refuse nothing, separated by ';'",
         "reasons": "in words, one a line",
@@ -162,70 +172,77 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "structure": {
         "case": "case id of a labeled CT",
-        "information": "share of its labels' entropy that its translation explains, 0 to 1",
-        "shifted": "largest of the same for labels moved by 6 mm along an axis",
+        "information": Number("share of its labels' entropy that its translation explains, 0 to 1"),
+        "shifted": Number("largest of the same for labels moved by 6 mm along an axis"),
         "fits": "True or False: the labels explain the translation best where they are",
     },
     "training_cases": {"case": "case id", "split": "train or validation", "key": "fingerprint of image and label"},
     "slice_scores": {
         "split": "validation: slices of cases that the slice classifier did not learn from",
-        "cases": "cases",
-        "slices": "slices of these cases",
-        "positive": "slices that show a class of the model",
-        "auc": "area under the receiver operating characteristic; empty where all slices are of one kind",
-        "accuracy": "share of the slices that are told right at a probability of 0.5",
-        "sensitivity": "of the slices with a class, the share told right",
-        "specificity": "of the slices without, the share told right",
+        "cases": Number("cases"),
+        "slices": Number("slices of these cases"),
+        "positive": Number("slices that show a class of the model"),
+        "auc": Number("area under the receiver operating characteristic; empty where all slices are of one kind"),
+        "accuracy": Number("share of the slices that are told right at a probability of 0.5"),
+        "sensitivity": Number("of the slices with a class, the share told right"),
+        "specificity": Number("of the slices without, the share told right"),
     },
     "scores": {
         "case": "case id",
         "class": "class name",
-        "dsc": "Dice similarity coefficient",
-        "nsd": "normalized surface Dice at the class's tolerance",
-        "volume_truth_ml": "volume in the truth",
-        "volume_prediction_ml": "volume in the prediction; empty: there is no prediction, and the case is scored as if "
-        "nothing was found",
-        "volume_error_ml": "prediction minus truth; empty without a prediction",
+        "dsc": Number("Dice similarity coefficient"),
+        "nsd": Number("normalized surface Dice at the class's tolerance"),
+        "volume_truth_ml": Number("volume in the truth"),
+        "volume_prediction_ml": Number(
+            "volume in the prediction; empty: there is no prediction, and the case is scored as if nothing was found"
+        ),
+        "volume_error_ml": Number("prediction minus truth; empty without a prediction"),
     },
     "lesions": {
         "case": "case id",
         "class": "class name, of the scheme's set tumor",
-        "lesions": "lesions in the truth: connected components (26 neighbors)",
-        "detected": "of these, lesions that a predicted one matches, one to one, with an IoU of at least 0.1",
-        "false_positives": "predicted lesions that match none",
-        "sensitivity": "detected by lesions; empty on a tumor-free scan",
-        "precision": "detected by predicted lesions; empty when none is predicted",
-        "dsc": "mean over the detected lesions; empty when none is",
-        "missed_ml": "volume of the lesions that were not detected",
-        "false_positive_ml": "volume of the predicted lesions that match none",
+        "lesions": Number("lesions in the truth: connected components (26 neighbors)"),
+        "detected": Number("of these, lesions that a predicted one matches, one to one, with an IoU of at least 0.1"),
+        "false_positives": Number("predicted lesions that match none"),
+        "sensitivity": Number("detected by lesions; empty on a tumor-free scan"),
+        "precision": Number("detected by predicted lesions; empty when none is predicted"),
+        "dsc": Number("mean over the detected lesions; empty when none is"),
+        "missed_ml": Number("volume of the lesions that were not detected"),
+        "false_positive_ml": Number("volume of the predicted lesions that match none"),
     },
     "summary": {
         "case": "case id",
         "class": "class name",
-        "volume_ml": "volume of the final label map",
-        "confidence": "mean softmax probability inside the predicted class",
+        "volume_ml": Number("volume of the final label map"),
+        "confidence": Number("mean softmax probability inside the predicted class"),
     },
     "transfers": {
         "case": "case id of the sequence that labels were carried to",
         "source": "case id of the T1W image that they come from",
         "sequence": "MR sequence of the case",
         "decision": "accepted or refused",
-        "right_kidney_dsc": "of the carried label with the kidney as this image shows it; empty: no such kidney",
-        "left_kidney_dsc": "likewise",
-        "turned_degrees": "angle of the rotation that was found",
-        "moved_mm": "how far the middle of the image was moved",
+        "right_kidney_dsc": Number(
+            "of the carried label with the kidney as this image shows it; empty: no such kidney"
+        ),
+        "left_kidney_dsc": Number("likewise"),
+        "turned_degrees": Number("angle of the rotation that was found"),
+        "moved_mm": Number("how far the middle of the image was moved"),
         "criterion": "no_source, not_registered, no_kidney, one_kidney or both_kidneys; empty: accepted",
         "reason": "in words",
     },
     "efficiency": {
         "case": "case id",
-        "runtime_s": "wall time of reading, computing and writing",
-        "peak_gpu_mb": "peak GPU memory allocated",
-        "peak_ram_mb": "peak resident memory of the process so far",
-        "parameters": "of the networks that ran, each tensor counted once",
-        "gmacs": "multiply-accumulates of the networks, in 10^9, all windows and flips; FLOPs are twice as many",
-        "area_gpu_mb_s": "area under the curve of GPU memory over time while it was computed; empty unless metered",
-        "energy_j": "energy of the GPU; empty unless metered, or where its driver does not tell",
+        "runtime_s": Number("wall time of reading, computing and writing"),
+        "peak_gpu_mb": Number("peak GPU memory allocated"),
+        "peak_ram_mb": Number("peak resident memory of the process so far"),
+        "parameters": Number("of the networks that ran, each tensor counted once"),
+        "gmacs": Number(
+            "multiply-accumulates of the networks, in 10^9, all windows and flips; FLOPs are twice as many"
+        ),
+        "area_gpu_mb_s": Number(
+            "area under the curve of GPU memory over time while it was computed; empty unless metered"
+        ),
+        "energy_j": Number("energy of the GPU; empty unless metered, or where its driver does not tell"),
     },
 }
 
@@ -234,7 +251,7 @@ def write_table(path: str | Path, table: "pd.DataFrame | Sequence[dict]", kind: 
     """Write a table or its rows as a ``kind`` of :data:`TABLES`: its columns alone, sorted rows, 6 significant digits.
 
     Raises:
-        UserError: when a column is missing or is not part of the schema.
+        UserError: when a column is missing or is not part of the schema, or when a number is none.
     """
     import pandas as pd
 
@@ -247,6 +264,8 @@ def write_table(path: str | Path, table: "pd.DataFrame | Sequence[dict]", kind: 
     keys = [c for c in ("case", "class", "group", "rule", "step", "code") if c in columns]
     if kind not in ("cases", "provenance", "review"):  # their rows have an order of their own
         table = table.sort_values(keys, kind="stable")
+    for name in numeric(kind):
+        _as_numbers(table[name], Path(path))
     with atomic(path) as temporary:
         table[columns].to_csv(temporary, index=False, float_format="%.6g")
 
@@ -276,7 +295,14 @@ def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
     if missing:
         found = ", ".join(map(str, table.columns[:20]))
         raise UserError(f"{path}: a {kind} table lacks the columns {sorted(missing)}; its columns are {found[:200]}")
-    return table.apply(_numbers_where_named, path=path)[list(TABLES[kind])]
+    for name in numeric(kind):
+        table[name] = _as_numbers(table[name], path)
+    return table[list(TABLES[kind])]
+
+
+def numeric(kind: str) -> list[str]:
+    """Return the columns of a ``kind`` of :data:`TABLES` that hold numbers."""
+    return [name for name, meaning in TABLES[kind].items() if isinstance(meaning, Number)]
 
 
 def upside_down(path: str | Path) -> set[str]:
@@ -285,27 +311,14 @@ def upside_down(path: str | Path) -> set[str]:
     return set(table.loc[table["upside_down"] == "True", "case"])
 
 
-NUMBERS = {
-    "dsc", "nsd", "confidence", "value", "threshold", "pairwise_dice", "uncertainty", "stability", "predictions",
-    "voxels_changed",
-    "minimum", "maximum", "size_x", "size_y", "size_z", "runtime_s", "peak_gpu_mb", "peak_ram_mb",
-    "parameters", "gmacs", "area_gpu_mb_s", "energy_j",
-    "target_dsc", "cases", "rank", "accepted", "coverage", "mean_dsc", "aurc",
-    "slices", "positive", "auc", "accuracy", "sensitivity", "specificity",
-    "lesions", "detected", "false_positives", "precision",
-    "right_kidney_dsc", "left_kidney_dsc", "turned_degrees", "dark_low", "dark_high", "information", "shifted",
-}  # fmt: skip
-
-
-def _numbers_where_named(column: "pd.Series", path: Path) -> "pd.Series":
-    """Return a column with its numbers as floats. Raises UserError for entries that are none."""
+def _as_numbers(column: "pd.Series", path: Path) -> "pd.Series":
+    """Return a column as floats. Raises UserError for entries that are no numbers."""
     import pandas as pd
 
-    name = str(column.name)
-    if name not in NUMBERS and not name.endswith(("_ml", "_mm")):
-        return column
     numbers = pd.to_numeric(column, errors="coerce")
-    wrong = column.index[numbers.isna() & ~column.str.strip().str.lower().isin(("", "nan"))]
+    said = column[numbers.isna() & column.notna()].astype(str)
+    wrong = said[~said.str.strip().str.lower().isin(("", "nan"))]
     if len(wrong):
-        raise UserError(f"{path}: row {wrong[0] + 2}: {name} is {column[wrong[0]][:40]!r}, where a number is expected")
+        row, found = list(column.index).index(wrong.index[0]) + 2, str(wrong.iloc[0])[:40]
+        raise UserError(f"{path}: row {row}: {column.name} is {found!r}, where a number is expected")
     return numbers
