@@ -106,9 +106,9 @@ def bytes_of_params(checkout: Path) -> int:
 
 COUNTS = {
     "modules beside the rooms": loose,
-    "floors": floors,
+    "layers of imports": floors,
     "named inputs not read": lambda checkout: len(unread(checkout)),
-    "climbs to a folder above": climbs,
+    "paths by `parents[n]`": climbs,
     f"params of a training, {CASES} cases, bytes": bytes_of_params,
     "lines of `best.yaml`": lines_of_best,
 }
