@@ -108,7 +108,7 @@ COUNTS = {
     "modules beside the rooms": loose,
     "layers of imports": floors,
     "named inputs not read": lambda checkout: len(unread(checkout)),
-    "paths by `parents[n]`": climbs,
+    "paths by `parent` or `parents[n]`": climbs,
     f"params of a training, {CASES} cases, bytes": bytes_of_params,
     "lines of `best.yaml`": lines_of_best,
 }

@@ -148,7 +148,7 @@ class Ledger:
     def _told(self, case: str) -> str:
         return (
             f"{self.folder}, shard {self.shard}, case {case}: {OURS}. The job stops, and the case is not set aside; "
-            "what is finished is kept. Please report this with the log. Until it is mended, the run can go on without "
+            "what is finished is kept. Please report this with the log. Until it is fixed, the run can go on without "
             "the case: take its row out of the case table."
         )
 

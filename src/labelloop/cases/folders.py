@@ -211,9 +211,9 @@ def _occurring(label: Path, dataset: str) -> str:
     try:
         found = label_counts(read_label(label).array, str(label))
     except CaseError as error:
-        log.warning("%s; no class noted as annotated", error)
+        log.warning("%s; its column 'annotated' is set to none", error)
         return NONE
     occurring = dict.fromkeys(name for i, name in known.items() if i in found)
     if not occurring:
-        log.warning("%s: no voxel of a class of the data set: noted that no class is annotated", label)
+        log.warning("%s: holds no class of the data set; column 'annotated' is set to none", label)
     return ";".join(occurring) or NONE

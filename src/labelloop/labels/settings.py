@@ -171,7 +171,7 @@ class SelectSettings(Strict):
         "unknown", description="a refused class becomes unknown (partial losses) or background, or its case is dropped"
     )
     absent_if_not_found: Names = Field(
-        (), description="classes that count as absent where no model finds them; of others, silence proves nothing"
+        (), description="classes that count as absent where no model finds them; other classes are unknown there"
     )
 
     @model_validator(mode="after")

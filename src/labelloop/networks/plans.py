@@ -68,7 +68,7 @@ class Plan(Strict):
     )
     upright: bool = Field(False, description="volumes that are stored upside down are turned upright")
     translate: str | None = Field(
-        None, description="translator that gives CT the look of MR; its plan has the same voxels and grey scale"
+        None, description="translator that makes CT look like MR; its plan has the same voxels and grey scale"
     )
 
     @model_validator(mode="after")

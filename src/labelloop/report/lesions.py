@@ -1,4 +1,4 @@
-"""Report section on tumors, lesion by lesion: found, missed, and findings that are none."""
+"""Report section on tumors, lesion by lesion: found, missed, and false findings."""
 
 from collections.abc import Sequence
 from itertools import product

@@ -1,4 +1,4 @@
-"""Training: the one door to nnunetv2. No other package of labelloop imports it.
+"""Training: the only package of labelloop that imports nnunetv2.
 
 ``settings`` what a recipe may set (light) · ``split`` which cases are validated on (light) · ``job`` what one training
 is made from (light) · ``nnunet``

@@ -79,5 +79,5 @@ def _described(model: Path) -> ModelFile:
         raise UserError(f"{model}: nnU-Net trained this model; give its tools the folder or zip that it was made from")
     asked = [key for key in ADAPTATION if getattr(described.plan, key)]
     if asked:
-        raise UserError(f"{model}: its plan has {', '.join(asked)}; nnU-Net does no such thing to an image")
+        raise UserError(f"{model}: its plan has {', '.join(asked)}; nnU-Net cannot prepare images in this way")
     return described
