@@ -89,7 +89,7 @@ def test_a_model_that_knows_ct_as_mr_only_labels_no_ct(tmp_path, rng):
     plan = tiny_plan(grey={}, translate="to_mr")
     predictor = Predictor(save_model(tmp_path / "m", plan), "cpu")
     assert predictor.predict(random_volume(rng), "MR").labels.any()
-    with pytest.raises(CaseError, match="CT in the look of MR only"):
+    with pytest.raises(CaseError, match="learned from CT translated to MR, not from CT"):
         predictor.predict(random_volume(rng), "CT")
 
 

@@ -153,7 +153,10 @@ class Predictor:
             CaseError: for a CT, when the model learned from CTs that were translated.
         """
         if modality not in self.modalities:
-            what, action = f"model {self.model.name} knows CT in the look of MR only", "Take one that learned from CT."
+            what, action = (
+                f"model {self.model.name} learned from CT translated to MR, not from CT",
+                "Use one that learned from CT.",
+            )
             raise CaseError("modality", modality, what, action, common=True)
         with stage("prepare"):
             return prepare_image(volume, self.plan, modality)

@@ -79,7 +79,9 @@ class TransferSettings(Strict):
 class TranslatorSettings(Strict):
     """A 3-D CycleGAN (He, section 2.3 and Table 2; the released code where the paper is silent)."""
 
-    kind: Literal["translator"] = Field("translator", description="makes images that look like MR from CT; learns from images alone")
+    kind: Literal["translator"] = Field(
+        "translator", description="translates CT to images like MR; learns from images alone"
+    )
     patch: tuple[int, int, int] = Field((48, 160, 160), description="voxels z, y, x; multiples of 4")
     features: int = Field(64, ge=1, description="of the first layer of generators and discriminators")
     blocks: int = Field(9, ge=1, description="residual blocks of a generator")
