@@ -19,6 +19,7 @@ SLOW = ("slow", "training", "workflow", "slurm")
 PLACES = {
     "benchmarks/test_errors.py": "slow",
     "benchmarks/test_fuzz.py": "slow",
+    "benchmarks/test_planning.py": "slow",
     "inference/test_cli_infer.py": "slow",
     "inference/test_shortage.py": "slow",
     "labels/test_check.py": "slow",
@@ -35,6 +36,7 @@ PLACES = {
     "test_wheel.py": "workflow",
     "training/test_compiled.py": "training",
     "training/test_not_finite.py": "training",
+    "training/test_planning.py": "slow",
     "training/test_slice_classifier.py": "training",
     "training/test_train.py": "training",
     "training/test_translator.py": "training",

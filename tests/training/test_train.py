@@ -4,10 +4,13 @@ import logging
 import numpy as np
 import pytest
 import torch
-from tiny_training import CLASSES, PRESENT, contents, make_job
+from tiny_training import CLASSES, PLAN, PRESENT, contents, make_job
 
 from labelloop.base.errors import UserError
 from labelloop.base.tables import read_table
+from labelloop.inference.engine import Predictor
+from labelloop.networks.plans import RESIDUAL
+from labelloop.training.export import export_nnunet
 from labelloop.training.nnunet import train
 from labelloop.training.trainers import TRAINERS
 
@@ -68,6 +71,19 @@ def test_other_ways_to_train(data, tmp_path, settings):
     train(make_job(data, tmp_path, states=states, settings=settings | {"epochs": 1}))
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)["weights"]
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_residual_network_trains_grows_predicts_and_is_exported(data, tmp_path):
+    plan = PLAN.model_copy(update={"residual": True, "convs_per_stage": (1, 2, 1, 1), "convs_per_stage_decoder": 1})
+    first, states = tmp_path / "first", dict.fromkeys(range(4), PRESENT | {"tumor": "present"})
+    train(make_job(data, first, plan=plan, settings={"epochs": 1}))
+    grown = make_job(data, tmp_path / "grown", plan=plan, states=states, classes=(*CLASSES, "tumor"), init_from=first)
+    train(grown)
+    found = Predictor(tmp_path / "grown", device="cpu")
+    assert found.classes == (*CLASSES, "tumor") and "ResidualEncoder" in type(found.network).__name__
+    described = json.loads((export_nnunet(first, tmp_path / "stock") / "plans.json").read_text())
+    network = described["configurations"]["3d_fullres"]["architecture"]
+    assert network["network_class_name"] == RESIDUAL and network["arch_kwargs"]["n_blocks_per_stage"] == [1, 2, 1, 1]
 
 
 def test_training_learns(data, tmp_path):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option, Typer
 
@@ -96,3 +96,25 @@ def cost(
     if workers:
         setting = replace(setting, workers=workers)
     print("\n".join(lines(cost_of(recipe, setting))))
+
+
+@app.command(epilog="Example: labelloop recipe plan default --cases cases.csv --gpu-memory-gb 12 --out mine.yaml")
+def plan(
+    name: Name,
+    cases: Annotated[Path, Option(help="case table; its labeled train cases are looked at")],
+    out: Annotated[Path, Option(help="recipe to write: NAME with the new plan")],
+    plan_name: Annotated[str | None, Option("--plan", help="plan to replace; default: the only one, or fine")] = None,
+    network: Annotated[
+        Literal["plain", "resenc_m", "resenc_l", "resenc_xl"], Option(help="nnU-Net's planner: default, or ResEnc")
+    ] = "plain",
+    gpu_memory_gb: Annotated[
+        float | None, Option(min=1, help="of the card; default: that of nnU-Net's planner, 8 GB for plain")
+    ] = None,
+    configuration: Annotated[Literal["3d_fullres", "3d_lowres"], Option(help="of nnU-Net")] = "3d_fullres",
+    most: Annotated[int, Option(min=1, help="cases to look at, at most, evenly over the table")] = 500,
+) -> None:
+    """Write a recipe with the plan that nnU-Net makes for a collection and a card."""
+    from labelloop.run.planned import write_planned
+
+    for line in write_planned(name, cases, out, plan_name, network, gpu_memory_gb, configuration, most):
+        print(line)

@@ -182,10 +182,10 @@ def _activations(plan: Plan, batch: int) -> int:
 def _weights(plan: Plan) -> int:
     """Roughly the number of weights of the network."""
     pairs = zip((1, *plan.features), plan.features, strict=False)
-    if not isinstance(plan, NnunetPlan):
-        return sum(27 * (a * b + 3 * b * b) for a, b in pairs)
-    counts = [(2 if plan.residual else 1) * n + m for n, m in zip(plan.convs, (*plan.convs_decoder, 0), strict=True)]
-    return plan.folds * sum(27 * (a * b + n * b * b) for (a, b), n in zip(pairs, counts, strict=True))
+    each = 2 if plan.residual else 1
+    counts = [each * n + m for n, m in zip(plan.encoder_counts, (*plan.decoder_counts, 0), strict=True)]
+    folds = plan.folds if isinstance(plan, NnunetPlan) else 1
+    return folds * sum(27 * (a * b + n * b * b) for (a, b), n in zip(pairs, counts, strict=True))
 
 
 def _voxels(shape: Sequence[int]) -> int:

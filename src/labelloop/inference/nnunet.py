@@ -38,7 +38,7 @@ REFUSED = (
     "Only tensors, numbers and texts are taken from a checkpoint. If you trust it, load it with torch, and save anew "
     "its network_weights, trainer_name, init_args and inference_allowed_mirroring_axes alone."
 )
-IMPORT_VERSION = 1
+IMPORT_VERSION = 2
 """Raised when the same files are read as another model."""
 DEEPEST = 3
 """Levels below a folder at which a model is looked for: a data set's folder, and ``nnUNet_results``."""

@@ -11,8 +11,8 @@ from labelloop.base.documents import validated
 from labelloop.base.errors import UserError
 from labelloop.base.wording import named
 from labelloop.inference.settings import MirrorAxes
-from labelloop.networks.nnunet_plan import PLAIN, RESIDUAL, NnunetPlan
-from labelloop.networks.plans import Triple
+from labelloop.networks.nnunet_plan import NnunetPlan
+from labelloop.networks.plans import PLAIN, RESIDUAL, Triple
 
 INSTEAD = "Run it with nnUNetv2_predict instead"
 ORIENTATIONS = {
@@ -216,8 +216,8 @@ def model_plan(content: Mapping[str, Any], name: str, folds: int, path: Path) ->
         "strides": network.strides,
         "kernels": network.kernel_sizes,
         "residual": residual,
-        "convs": network.n_blocks_per_stage if residual else network.n_conv_per_stage,
-        "convs_decoder": network.n_conv_per_stage_decoder,
+        "convs_per_stage": network.n_blocks_per_stage if residual else network.n_conv_per_stage,
+        "convs_per_stage_decoder": network.n_conv_per_stage_decoder,
         "conv_bias": network.conv_bias,
         "norm": network.norm_op_kwargs or {},
         "nonlinearity": network.nonlin_kwargs or {},

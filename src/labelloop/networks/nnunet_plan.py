@@ -8,11 +8,7 @@ from pydantic import Field, model_validator
 from labelloop.base.classes import Strict
 from labelloop.networks.plans import Finite, Plan, Triple
 
-PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 SOURCE: Literal["nnunet"] = "nnunet"
-Counts = tuple[Annotated[int, Field(ge=1, le=64)], ...]
-"""Convolutions, or residual blocks, of each stage."""
 NormArguments = dict[
     Literal["eps", "momentum", "affine", "track_running_stats"],
     Annotated[float, Field(ge=0, allow_inf_nan=False)] | bool,
@@ -40,7 +36,7 @@ class Normalization(Strict):
 
 
 class NnunetPlan(Plan):
-    """A plan of nnU-Net's. ``ct``, ``mr`` and the counts of convolutions of :class:`Plan` do not count.
+    """A plan of nnU-Net's. ``ct`` and ``mr`` of :class:`Plan` do not count.
 
     ``spacing_mm`` and ``patch`` are in the order of ``transpose``, and so is the network grid.
 
@@ -57,9 +53,6 @@ class NnunetPlan(Plan):
     smallest_side: ClassVar[int] = 1
 
     source: Literal["nnunet"] = SOURCE
-    residual: bool = False
-    convs: Counts
-    convs_decoder: Counts
     conv_bias: bool = True
     norm: NormArguments
     nonlinearity: NonlinearityArguments
@@ -75,11 +68,8 @@ class NnunetPlan(Plan):
     def _fits(self) -> "NnunetPlan":
         if sorted(self.transpose) != [0, 1, 2]:
             raise ValueError(f"transpose: {self.transpose} is no order of three axes")
-        stages = len(self.features)
         if self.strides is None or self.kernels is None:
             raise ValueError("strides and kernels must be given")
-        if len(self.convs) != stages or len(self.convs_decoder) != stages - 1:
-            raise ValueError(f"convs, convs_decoder: {stages} stages need {stages} and {stages - 1} counts")
         return self
 
     @property
@@ -91,16 +81,12 @@ class NnunetPlan(Plan):
     def architecture(self) -> dict[str, Any]:
         """Return the ``architecture`` entry of an nnU-Net configuration for this plan."""
         described = super().architecture()
-        arguments = described["arch_kwargs"]
-        del arguments["n_conv_per_stage"]
-        arguments |= {
-            "n_blocks_per_stage" if self.residual else "n_conv_per_stage": list(self.convs),
-            "n_conv_per_stage_decoder": list(self.convs_decoder),
+        described["arch_kwargs"] |= {
             "conv_bias": self.conv_bias,
             "norm_op_kwargs": dict(self.norm),
             "nonlin_kwargs": dict(self.nonlinearity),
         }
-        return described | {"network_class_name": RESIDUAL if self.residual else PLAIN}
+        return described
 
 
 def parse_plan(content: Mapping[str, Any]) -> Plan:

@@ -26,7 +26,12 @@ SMALLEST_FEATURE_MAP = 4
 SMALLEST_ALONE = 3 * SMALLEST_FEATURE_MAP
 """Side of a feature map from which an axis is pooled while no other is (nnU-Net)."""
 ADAPTATION = ("grey", "upright", "translate")
-"""Keys of a plan that adapts CT to MR; in a plan that asks for none of it, they are no part of its fingerprint."""
+"""Keys of a plan that adapts CT to MR."""
+OPTIONAL = (*ADAPTATION, "residual")
+"""Keys that are no part of the fingerprint of a plan that does not ask for them."""
+PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+Count = Annotated[int, Field(ge=1, le=64)]
 
 
 class CtNormalization(Strict):
@@ -58,8 +63,14 @@ class Plan(Strict):
     )
     strides: tuple[Triple, ...] | None = Field(None, description="of each stage (z, y, x); none: by nnU-Net's rule")
     kernels: tuple[Triple, ...] | None = Field(None, description="of each stage (z, y, x); none: by nnU-Net's rule")
-    convs_per_stage: int = Field(2, ge=1, le=16, description="convolutions of each stage of the encoder")
-    convs_per_stage_decoder: int = Field(2, ge=1, le=16, description="convolutions of each stage of the decoder")
+    residual: bool = Field(False, description="the encoder is made of residual blocks (nnU-Net's ResEnc), not plain")
+    convs_per_stage: Count | tuple[Count, ...] = Field(
+        2,
+        description="convolutions of each stage of the encoder, or residual blocks: one number, or one for each stage",
+    )
+    convs_per_stage_decoder: Count | tuple[Count, ...] = Field(
+        2, description="convolutions of each stage of the decoder: one number, or one for each stage but the last"
+    )
     ct: CtNormalization = Field(CtNormalization(), description="how CT is normalized")
     mr: Literal["zscore"] = Field("zscore", description="how MR is normalized: each volume to mean 0 and deviation 1")
     batch_dice: bool = Field(False, description="Dice loss of a whole batch, not the mean of its patches")
@@ -82,6 +93,10 @@ class Plan(Strict):
         for name, given in (("strides", self.strides), ("kernels", self.kernels)):
             if given is not None and len(given) != len(self.features):
                 raise ValueError(f"{name} has {len(given)} entries for {len(self.features)} stages (features)")
+        for name, stages in (("convs_per_stage", len(self.features)), ("convs_per_stage_decoder", self.decoder_stages)):
+            counts = getattr(self, name)
+            if not isinstance(counts, int) and len(counts) != stages:
+                raise ValueError(f"{name} has {len(counts)} entries, expected {stages}, or one number for all stages")
         self._check_stages()
         total = [1, 1, 1]
         for stride in self.stage_strides:
@@ -112,7 +127,7 @@ class Plan(Strict):
 
     @model_serializer(mode="wrap")
     def _what_is_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if value or key not in ADAPTATION}
+        return {key: value for key, value in dump(self).items() if value or key not in OPTIONAL}
 
     @property
     def images(self) -> dict[str, Any]:
@@ -129,19 +144,33 @@ class Plan(Strict):
         """Convolution kernels of each stage: as pinned, or nnU-Net's rule (see :func:`_topology`)."""
         return self.kernels or tuple(k for _, k in _topology(self))
 
+    @property
+    def decoder_stages(self) -> int:
+        """Stages of the decoder: one for each of the encoder but the last."""
+        return len(self.features) - 1
+
+    @property
+    def encoder_counts(self) -> tuple[int, ...]:
+        """Convolutions, or residual blocks, of each stage of the encoder."""
+        return _for_each(self.convs_per_stage, len(self.features))
+
+    @property
+    def decoder_counts(self) -> tuple[int, ...]:
+        """Convolutions of each stage of the decoder."""
+        return _for_each(self.convs_per_stage_decoder, self.decoder_stages)
+
     def architecture(self) -> dict[str, Any]:
         """Return the ``architecture`` entry of an nnU-Net configuration for this plan."""
-        stages = len(self.features)
         return {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "network_class_name": RESIDUAL if self.residual else PLAIN,
             "arch_kwargs": {
-                "n_stages": stages,
+                "n_stages": len(self.features),
                 "features_per_stage": list(self.features),
                 "conv_op": "torch.nn.modules.conv.Conv3d",
                 "kernel_sizes": [list(k) for k in self.stage_kernels],
                 "strides": [list(s) for s in self.stage_strides],
-                "n_conv_per_stage": [self.convs_per_stage] * stages,
-                "n_conv_per_stage_decoder": [self.convs_per_stage_decoder] * (stages - 1),
+                "n_blocks_per_stage" if self.residual else "n_conv_per_stage": list(self.encoder_counts),
+                "n_conv_per_stage_decoder": list(self.decoder_counts),
                 "conv_bias": True,
                 "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
                 "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -152,6 +181,10 @@ class Plan(Strict):
             },
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }
+
+
+def _for_each(counts: int | tuple[int, ...], stages: int) -> tuple[int, ...]:
+    return (counts,) * stages if isinstance(counts, int) else counts
 
 
 def _topology(plan: Plan) -> list[tuple[Triple, Triple]]:

@@ -9,7 +9,7 @@ from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANS
 
 NETWORK = {
     "features": "features", "strides": "stage_strides", "kernels": "stage_kernels",
-    "convs_per_stage": "convs_per_stage", "convs_per_stage_decoder": "convs_per_stage_decoder",
+    "residual": "residual", "convs_per_stage": "encoder_counts", "convs_per_stage_decoder": "decoder_counts",
 }  # fmt: skip
 """Keys of a plan that decide what its network is, and where their values stand, also those that follow from others."""
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -78,14 +79,16 @@ def set_determinism(wanted: Determinism, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def nnunet_folders_elsewhere() -> Iterator[None]:
-    """Let nnU-Net's constructor make its folders and log file where they leave no trace."""
+def nnunet_folders_elsewhere() -> Iterator[Path]:
+    """Let nnU-Net make its folders and files in a folder that leaves no trace; yield it."""
     names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     before = {name: os.environ.get(name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(dict.fromkeys(names, folder))
+        for name in names:
+            (Path(folder) / name).mkdir()
+            os.environ[name] = str(Path(folder) / name)
         try:
-            yield
+            yield Path(folder)
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
