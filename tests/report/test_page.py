@@ -25,7 +25,7 @@ from labelloop.report.intake import _by_reason
 from labelloop.report.models import model
 from labelloop.report.page import write_report
 from labelloop.report.results import Results
-from labelloop.report.review import CaseFiles, queue, write_review
+from labelloop.review.queue import CaseFiles, queue, write_review
 from labelloop.report.scores import Scored, chosen_cases
 
 SCHEME = load_classes("flare")

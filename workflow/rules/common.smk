@@ -46,7 +46,11 @@ if workflow.is_main_process:
         (logger.warning if differs else logger.info)(line)
     for warning in run.warnings():
         logger.warning(f"{run.config.cases}: {warning}")
-    for line in [*trainings.fewer_cards(), *run.outside.notes()]:
+    for line in [
+        *trainings.fewer_cards(),
+        *run.outside.notes(),
+        *run.unused_decisions(),
+    ]:
         logger.warning(line)
     try:
         run.refuse_problems()

@@ -134,7 +134,7 @@ def label_set_tables(w):
     """Tables of a label set that selection reads, over all shards."""
     spec = wiring.label_set(w.labels)
     tables = (
-        ["provenance"]
+        ["provenance", "reviewed"]
         + (["verdicts"] if spec.check else [])
         + (["disagreement", "held_out"] if len(spec.predict) > 1 else [])
         + (["transfers"] if spec.transfer else [])

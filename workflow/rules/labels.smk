@@ -39,7 +39,7 @@ rule transfer:
 
 
 rule fuse:
-    """Fuse predictions with the truth class by class, truth first, then clean in named, counted steps."""
+    """Fuse predictions with the truth class by class, reviewers first, then truth; clean in named, counted steps."""
     input:
         unpack(surveyed),
         predictions=predictions_of,
@@ -47,6 +47,7 @@ rule fuse:
     output:
         manifest=manifest_of(paths.labels()),
         provenance=shard_table(paths.labels(), "provenance"),
+        reviewed=shard_table(paths.labels(), "reviewed"),
     log:
         paths.log("fuse", "{labels}/{shard}"),
     benchmark:
@@ -69,8 +70,11 @@ rule fuse:
         },
         classes=run.chain.classes,
         groups=wiring.groups(),
-        trigger=trigger(run.scheme.fingerprint()),
-        version=3,
+        reviews=lambda w: str(run.reviews(w.labels).folder),
+        trigger=lambda w: trigger(
+            run.scheme.fingerprint(), *run.reviewed(w.labels, w.shard)
+        ),
+        version=4,
     message:
         "fuse: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -118,6 +122,7 @@ rule check:
         unpack(surveyed),
         maps=manifest_of(paths.labels()),
         provenance=shard_table(paths.labels(), "provenance"),
+        reviewed=shard_table(paths.labels(), "reviewed"),
         volumes=volumes_of,
         carried=carried_to,
         thresholds=thresholds_of,
@@ -150,6 +155,7 @@ rule held_out:
         predictions=predictions_of,
         learned=learned_by,
         disagreement=shard_table(paths.labels(), "disagreement"),
+        reviewed=shard_table(paths.labels(), "reviewed"),
         volumes=volumes_of,
         thresholds=thresholds_of,
     output:
@@ -192,6 +198,7 @@ rule select:
             labels={"label set": "{labels}", "table": "trusted or not"},
         ),
         provenance=paths.label_table("provenance"),
+        reviewed=paths.label_table("reviewed"),
         verdicts=paths.label_table("verdicts"),
         disagreement=paths.label_table("disagreement"),
         held_out=paths.label_table("held_out"),

@@ -7,7 +7,7 @@ OUTPUTS: review, report/index.html
 from labelloop.run.chain import describe, graph
 
 SHOWN = (
-    *("selected", "verdicts", "provenance"),
+    *("selected", "verdicts", "provenance", "reviewed"),
     *("held_out", "calibration", "transfers"),
 )
 """Tables of a label set that the page tells of."""
@@ -23,9 +23,11 @@ rule review:
         selected=paths.label_table("selected"),
         verdicts=paths.label_table("verdicts"),
         disagreement=paths.label_table("disagreement"),
+        reviewed=paths.label_table("reviewed"),
     output:
         table=paths.review(),
         pictures=directory(paths.pictures()),
+        desk=paths.desk(),
     log:
         paths.log("review", "{labels}"),
     benchmark:
@@ -34,9 +36,12 @@ rule review:
         mem_mb=memory(4000),
         runtime=minutes(60),
     params:
+        name=lambda w: w.labels,
         classes=run.chain.classes,
+        models=lambda w: list(wiring.label_set(w.labels).predict),
+        reviews=lambda w: str(run.reviews(w.labels).folder),
         limit=run.config.review,
-        trigger=trigger(2, run.scheme.fingerprint("color")),
+        trigger=trigger(3, run.scheme.fingerprint("color")),
     message:
         "review: the most suspicious labels of {wildcards.labels}"
     script:

@@ -79,6 +79,16 @@ def kept_beside(output: str | Path) -> list[str]:
     return kept
 
 
+def reviews_of(results: str, labels: str, reviews: str | None = None) -> str:
+    """Return the folder of what people decide about a label set. It lies outside the results.
+
+    Args:
+        labels: name of the label set in the recipe.
+        reviews: folder of all label sets'; None: beside the results.
+    """
+    return f"{reviews.rstrip('/') if reviews else f'{results}-reviews'}/{labels}"
+
+
 @dataclass(frozen=True)
 class Paths:
     """The paths below ``results``, a folder as the configuration spells it."""
@@ -148,9 +158,17 @@ class Paths:
         """Table of a label set over all shards: selected, provenance, verdicts, ..."""
         return f"{self.labels(labels)}/{table}.csv"
 
+    def trusted(self, labels: str = LABELS) -> str:
+        """Folder of the label maps of a set in which only what is trusted is drawn."""
+        return f"{self.labels(labels)}/trusted"
+
     def review(self, labels: str = LABELS) -> str:
         """Review queue of a label set; its pictures lie in the folder of the same name without extension."""
         return f"{self.results}/review/{labels}.csv"
+
+    def desk(self, labels: str = LABELS) -> str:
+        """What whoever shows a review queue needs to know, as JSON."""
+        return f"{self.results}/review/{labels}.json"
 
     def pictures(self, labels: str = LABELS) -> str:
         """Folder of the pictures of a review queue."""

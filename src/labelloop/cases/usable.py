@@ -44,20 +44,21 @@ class UsableCase:
 
     def image(self) -> Volume:
         """Read the image; turn it upright if it is stored upside down."""
-        return self._standing(read_surveyed(self.case.image))
+        return self.upright(read_surveyed(self.case.image))
 
     def label(self, path: str | Path) -> Volume:
         """Read a label map that is stored as the image is."""
-        return self._standing(read(path))
+        return self.upright(read(path))
 
     def truth(self, scheme: ClassScheme) -> Volume | None:
         """Read the annotators' label map in class ids; None without one."""
         found = read_truth(self.case, scheme)
-        return None if found is None else self._standing(found)
+        return None if found is None else self.upright(found)
 
     def as_stored(self, volume: Volume) -> Volume:
         """Give a volume that :meth:`image` or :meth:`label` turned upright the header of the stored files again."""
-        return self._standing(volume)  # what turns it once turns it back
+        return self.upright(volume)  # what turns it once turns it back
 
-    def _standing(self, volume: Volume) -> Volume:
+    def upright(self, volume: Volume) -> Volume:
+        """Give a volume with the header of the stored files a true one, if it is stored upside down."""
         return upright_volume(volume) if self.upside_down else volume

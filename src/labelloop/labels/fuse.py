@@ -29,6 +29,7 @@ def fuse(
     classes: Sequence[str],
     voxel_ml: float,
     model_classes: Mapping[str, Sequence[str]] | None = None,
+    reviewed: Collection[str] = (),
 ) -> tuple[np.ndarray, list[Row]]:
     """Return the fused uint8 map of ``classes`` and its provenance rows (without ``case``).
 
@@ -50,6 +51,7 @@ def fuse(
         predictions: (model name, label map) pairs, best model first.
         voxel_ml: volume of one voxel in ml.
         model_classes: the classes each model can predict; a model does not vote on the others. Default: all.
+        reviewed: annotated classes of which reviewers, not annotators, say what ``truth`` and ``states`` hold.
 
     Raises:
         ValueError: for shapes that differ, no map at all, or a class annotated present without a truth map.
@@ -82,13 +84,19 @@ def fuse(
         rows.append(
             {
                 "class": name,
-                "source": "truth" if name in known else "+".join(models) or "none",
+                "source": _source(name, known, reviewed, models),
                 "step": "fuse",
                 "voxels_changed": int(lost[index]),
                 "volume_ml": float(counts[index] * voxel_ml),
             }
         )
     return fused, [*rows, *_covered(rows, overlap, known, scheme)]
+
+
+def _source(name: str, known: Collection[str], reviewed: Collection[str], models: Sequence[str]) -> str:
+    if name in known:
+        return "reviewer" if name in reviewed else "truth"
+    return "+".join(models) or "none"
 
 
 def _covered(rows: Sequence[Row], overlap: np.ndarray, known: Collection[str], scheme: ClassScheme) -> list[Row]:

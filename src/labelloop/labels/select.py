@@ -1,6 +1,6 @@
 """Select which pseudo-labels to trust, case by case and class by class, with the reason in words.
 
-Truth is never judged here. The published schemes are settings:
+Truth is never judged here, nor what reviewers say. The published schemes are settings:
 
 - Zhou: ``rank: unlabeled, keep_least_uncertain: {all: 1000, tumor: 100}, if_refused: {tumor: background}``: 1000
   unlabeled cases, of which 100 with tumor labels and 900 with the tumor set to background.
@@ -9,10 +9,10 @@ Truth is never judged here. The published schemes are settings:
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -66,9 +66,12 @@ def select(
     settings: SelectSettings,
     classes: Sequence[str],
     calibration: pd.DataFrame | None = None,
+    reviewed: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the "selected" table: one row per case of ``annotation`` and class, with state, decision and reason.
 
+    - What a reviewer called right, edited or absent is as he says (``reviewer``), whoever labeled it.
+    - What a reviewer called wrong, or two reviewers disagree about, is ``demoted`` and unknown, truth too.
     - An annotated class keeps its state (``truth``).
     - A class no model predicted is ``unknown``.
     - A pseudo-label is ``accepted`` (present if the fused and cleaned map has it, else absent) or ``demoted``.
@@ -79,23 +82,54 @@ def select(
     Args:
         annotation, provenance, verdicts, disagreement: tables of those kinds (``labelloop.base.tables``).
         classes: the classes that training knows.
+        reviewed: what reviewers say; rows that say nothing, or cannot be used, have no state.
         calibration: thresholds, made for ``settings.target_dsc`` and ``confidence``; required with the former.
 
     Raises:
         UserError: when the calibration table was made for another target or confidence.
     """
-    states = from_table(annotation)
+    given = from_table(annotation)
+    said = _reviewed(reviewed)
+    states = {case: _with_reviewed(case, known, said) for case, known in given.items()}
     sources, volumes = _provenance(provenance)
     unknown = [(case, name) for case, name in product(states, classes) if states[case].get(name, UNKNOWN) == UNKNOWN]
-    pseudo = {pair for pair in unknown if sources.get(pair, "none") != "none"}
-    cases = {case for case, _ in pseudo if settings.rank == "all" or not annotated(states[case])}
+    pseudo = {pair for pair in unknown if sources.get(pair, "none") != "none" and pair not in said}
+    cases = {case for case, _ in pseudo if settings.rank == "all" or not annotated(given[case])}
     found = {key for key in pseudo if volumes.get(key, 0.0) > 0}
     judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration)
     rows = []
     for case, known in states.items():
-        decided = {name: _decide(case, name, known, pseudo, volumes, judgment, settings) for name in classes}
+        decided = {
+            name: _reviewer_decides(said[case, name], settings.demotion(name))
+            if (case, name) in said
+            else _decide(case, name, known, pseudo, volumes, judgment, settings)
+            for name in classes
+        }
         rows += [(case, name, *decision.row()) for name, decision in _whole_case(decided).items()]
     return pd.DataFrame(rows, columns=list(TABLES["selected"]))
+
+
+def reviewed_states(reviewed: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Return ``{case: {class: state}}`` of what follows from what reviewers say, by a table of the kind "reviewed"."""
+    return from_table(reviewed[reviewed["state"] != ""])
+
+
+def _reviewed(table: pd.DataFrame | None) -> dict[tuple[str, str], dict[Hashable, Any]]:
+    """Return the rows of what reviewers say that have a state, by case and class."""
+    rows = [] if table is None else table[table["state"] != ""].to_dict("records")
+    return {(row["case"], row["class"]): row for row in rows}
+
+
+def _with_reviewed(case: str, known: Mapping[str, str], said: Mapping[tuple[str, str], Mapping]) -> dict[str, str]:
+    return {name: said[case, name]["state"] if (case, name) in said else state for name, state in known.items()}
+
+
+def _reviewer_decides(row: Mapping[Hashable, Any], demotion: str) -> Decision:
+    """Return what becomes of a class that reviewers judged. What is wrong is never learned, not as background either."""
+    if row["state"] != UNKNOWN:
+        return _decision(row["state"], "reviewer", "", row["reason"])
+    criterion = "reviewers_differ" if row["decision"] == "differ" else "reviewer"
+    return _decision(UNKNOWN, "dropped" if demotion == "drop" else "demoted", criterion, row["reason"])
 
 
 def _provenance(table: pd.DataFrame) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], float]]:

@@ -41,6 +41,12 @@ def in_round(recipe: Recipe, name: str, number: int) -> str:
     return name if number == recipe.rounds else f"{name}{ROUND}{number}"
 
 
+def plain_name(recipe: Recipe, name: str) -> str:
+    """Return the name that a model or label set has in the recipe, whichever round it is of."""
+    plain = name.partition(ROUND)[0]
+    return plain if plain in looped(recipe) else name
+
+
 def round_before(recipe: Recipe, name: str) -> str | None:
     """Return the name that a model or label set had one round earlier; None in round 1 and outside of the loop."""
     plain, _, written = name.partition(ROUND)

@@ -8,12 +8,13 @@ from typing import Any
 
 from labelloop.base.errors import UserError
 from labelloop.base.outputs import refuse_inputs_among
-from labelloop.base.paths import WRITTEN, Paths
+from labelloop.base.paths import WRITTEN, Paths, reviews_of
 from labelloop.base.sequences import flat
 from labelloop.base.tables import read_table
 from labelloop.base.wording import count
 from labelloop.cases.table import load_cases
-from labelloop.recipe import Recipe, load_recipe, unroll
+from labelloop.recipe import Recipe, load_recipe, plain_name, unroll
+from labelloop.review.decisions import Reviews
 from labelloop.run import checks, preflight
 from labelloop.run.chain import own_updates, updates
 from labelloop.run.config import load_config
@@ -58,7 +59,9 @@ class Run:
             reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
             raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
         files = list(filter(None, flat((case.image, case.label) for case in self.cases)))
-        refuse_inputs_among(Path(self.results), WRITTEN, [self.config.cases, *files])
+        refuse_inputs_among(
+            Path(self.results), WRITTEN, [self.config.cases, *files, *filter(None, [self.config.reviews])]
+        )
         self._expected = Expected(self.cases, unroll(self.recipe))
         self.notes = preflight.fit(self._expected)
         self.chain: Recipe = self._expected.chain
@@ -67,6 +70,7 @@ class Run:
         self.wiring = Wiring(self.recipe, self.chain)
         self.trainings = TrainingResources(self.config, self.chain, self.wiring, self.shards)
         self.outside = Outsiders(self.chain, self.shards.cases, self.predictions())
+        self._reviews: dict[str, Reviews] = {}
 
     def problems(self) -> list[str]:
         """Return what of the recipe cannot be done with these cases, or with the files that it names, a line each."""
@@ -88,6 +92,24 @@ class Run:
     def warnings(self) -> list[str]:
         """Return what the case table tells of cases that are, or will be, set aside, and of classes, a line each."""
         return [*preflight.warnings(self.cases, self.rejected, self.scheme), *self.notes]
+
+    def reviews(self, labels: str) -> Reviews:
+        """Return what people decided about a label set; its rounds share that."""
+        if labels not in self._reviews:
+            folder = reviews_of(self.results, plain_name(self.recipe, labels), self.config.reviews)
+            train = {case.case for case in self.cases if case.role == "train"}
+            self._reviews[labels] = Reviews(folder, train, self.scheme.select(self.wiring.label_set(labels).classes))
+        return self._reviews[labels]
+
+    def reviewed(self, labels: str, shard: str) -> list[str]:
+        """Return the fingerprint of what people decided about a label set's cases of a shard; none without any."""
+        found = self.reviews(labels).fingerprint(case.case for case in self.shards.cases[shard])
+        return [found] if found else []
+
+    def unused_decisions(self) -> list[str]:
+        """Return the decisions of people that are not used, each with its file, row and reason."""
+        problems = flat(self.reviews(labels).problems for labels in self.wiring.used_label_sets)
+        return list(dict.fromkeys(map(str, problems)))
 
     def predictions(self) -> list[tuple[str, str]]:
         """Return the (model, shard) of each model's own label maps: those for label sets and those to be scored."""

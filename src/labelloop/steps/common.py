@@ -82,6 +82,19 @@ def trusted(selected: Path | None, cases: Sequence[UsableCase]) -> dict[str, dic
     return {case: chosen[case] for case in given if case in chosen}
 
 
+def drawn_by_people(selected: Path | None, cases: Sequence[UsableCase]) -> dict[str, dict[str, str]]:
+    """Return what of the states that training uses annotators and reviewers say; the rest is unknown.
+
+    Args:
+        selected: table of the label set; None for the truth.
+    """
+    if selected is None:
+        return {c.id: c.states for c in cases}
+    table = read_table(selected, "selected")
+    chosen = from_table(table[table["decision"].isin(["truth", "reviewer"])])
+    return {c.id: chosen.get(c.id, {}) for c in cases}
+
+
 def in_groups(
     cases: Sequence[UsableCase], groups: Sequence[str], scheme: ClassScheme, extra: Mapping[str, Mapping[str, Any]]
 ) -> list[UsableCase]:

@@ -5,7 +5,7 @@ from: let them go the way of an unlabeled case (predictions fused, cleaned, held
 at their truth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ def held_out(
     relatives: Sequence[Path],
     predictions: Sequence[Path],
     disagreement: Path,
+    reviewed: Path,
     volumes: Sequence[Path],
     spec: dict[str, Any],
     known: dict[str, list[str]],
@@ -67,6 +68,8 @@ def held_out(
         relatives: case tables of all shards that hold images of this shard's patients.
         predictions: manifest of each model in ``spec``, in their order.
         disagreement: table of the shard.
+        reviewed: table that fusion wrote. Truth that reviewers overruled is not asked. What they added is not either: it
+            was looked at because it is doubtful, and calibration needs labels that were not picked.
         volumes: confidence tables of the models.
         spec: ``predict``, ``classes``, ``clean``, ``check`` and ``select`` of a label set. The threshold for
             ``target_dsc`` is left out, because the table serves to find it, and so are ranks among all cases.
@@ -87,6 +90,7 @@ def held_out(
     seen |= {case.patient for case in related if case.dataset in saw}
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
     predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
+    overruled = _overruled(read_table(reviewed, "reviewed"))
     ledger = Ledger.of(manifest)
     for item in survey.usable():
         if item.case.patient in seen or item.id not in pairs or not annotated(item.states):
@@ -94,14 +98,27 @@ def held_out(
         found = dict(predicted[item.id]) if item.id in predicted else {}
         keys = [files.key(item.id) for files in way.predictions.values()]
         content = [version, way.spec, known, scheme.model_dump(mode="json"), keys, item.image_key, item.truth_key]
-        work = partial(_judge, item, way, found, pairs[item.id])
-        ledger.run(item.id, digest([*content, item.case.surgery]), work)
+        left_out = sorted(overruled.get(item.id, ()))
+        work = partial(_judge, item, way, found, pairs[item.id], left_out)
+        ledger.run(item.id, digest([*content, item.case.surgery, *left_out]), work)
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "held_out")
 
 
-def _judge(item: UsableCase, way: _Selection, found: dict[str, float], pairs: pd.DataFrame) -> tuple[None, dict]:
-    """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC."""
+def _overruled(reviewed: pd.DataFrame) -> dict[str, set[str]]:
+    """Return the classes of each case of which reviewers say anything else than that a label is right."""
+    rows = reviewed[(reviewed["state"] != "") & (reviewed["decision"] != "right")]
+    return rows.groupby("case")["class"].agg(set).to_dict()
+
+
+def _judge(
+    item: UsableCase, way: _Selection, found: dict[str, float], pairs: pd.DataFrame, left_out: Collection[str] = ()
+) -> tuple[None, dict]:
+    """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC.
+
+    Args:
+        left_out: classes of which the truth is not asked.
+    """
     speaking = speaking_of(item.id, way.predictions)
     label, _, provenance = fused_map(item, way.spec, way.known, way.scheme, speaking)
     nobody_looked = dict.fromkeys(way.classes, UNKNOWN)
@@ -115,6 +132,7 @@ def _judge(item: UsableCase, way: _Selection, found: dict[str, float], pairs: pd
     rows = [
         {"class": name, SCORE: agreement.get(name), "dsc": dsc, **chosen.loc[name, ["decision", "reason"]].to_dict()}
         for name, dsc in _true_dsc(item, way, label).items()
+        if name not in left_out
     ]
     return None, {"rows": rows}
 

@@ -25,9 +25,12 @@ from labelloop.labels.clean import clean
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.fuse import fuse as fuse_labels
 from labelloop.labels.fuse import give_tumor_to_organs, leave_ignored, tumor_as_organs
+from labelloop.labels.select import reviewed_states
 from labelloop.labels.select import select as select_classes
 from labelloop.labels.settings import CutSettings, SelectSettings, TumorVoxels
 from labelloop.labels.tumors import cut_tumors, write_objects
+from labelloop.review.decisions import Reviews
+from labelloop.review.opinion import Opinion, key_of, opinion_of
 from labelloop.run.chain import Arrays
 from labelloop.steps.common import Files, SurveyTables, in_groups, read_many, table_of, trusted
 
@@ -43,10 +46,14 @@ def fuse(
     groups: dict[str, dict],
     manifest: Path,
     provenance: Path,
+    reviewed: Path,
+    reviews: str,
     version: int,
     transferred: Path | None = None,
 ) -> None:
-    """Fuse the predictions for one shard with the truth, clean, and write label maps and provenance.
+    """Fuse what reviewers say of one shard, the truth and the predictions, clean, and write label maps and provenance.
+
+    Reviewers go before annotators, and annotators before models, class by class.
 
     A model without a prediction of a case says nothing of it; the others speak. Where no model does and truth comes
     first, the truth stands alone: its classes are kept, nobody labels the others (source "none").
@@ -56,9 +63,11 @@ def fuse(
         spec: what a recipe says of a label set, without ``check`` and ``select``.
         known: the classes (or class sets) that each model knows.
         manifest, provenance: manifest of the label maps and table, to write.
+        reviewed: table of what reviewers say of these cases, to write. reviews: folder of their decisions.
         transferred: manifest of labels that were carried from other sequences, and take the predictions' place.
     """
     scheme, ledger = load_classes(classes), Ledger.of(manifest)
+    said = Reviews(reviews, classes=scheme.select(spec["classes"]))
     maps = predictions_of(spec["predict"], predictions, transferred)
     items = in_groups(survey.usable(), spec["cases"], scheme, groups)
     asked = {item.id for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups)}
@@ -79,11 +88,17 @@ def fuse(
         truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
         used = speaking_of(item.id, maps) if item.id in asked else {}
         keys = {m: files.key(item.id) for m, files in used.items()}
-        key = digest([version, spec, known, scheme.fingerprint(), truth_key, keys, *item.turned])
-        work = partial(_fuse_case, item, spec, known, scheme, used or maps, item.id in asked, ledger.folder)
-        ledger.run(item.id, key, work)
+        made_from = [version, spec, known, scheme.fingerprint(), truth_key, keys, *item.turned, *key_of(said, item.id)]
+        work = partial(_fuse_case, item, spec, known, scheme, used or maps, item.id in asked, said, ledger.folder)
+        ledger.run(item.id, digest(made_from), work)
     ledger.close()
     write_table(provenance, table_of(ledger.extras(), "provenance"), "provenance")
+    rows = table_of(ledger.extras(), "reviewed")
+    write_table(reviewed, rows, "reviewed")
+    for row in rows[rows["problem"] != ""].to_dict("records") if len(rows) else ():
+        log.warning(
+            "%s: what %s said of %s is not used: %s", *(row[k] for k in ("case", "reviewer", "class", "problem"))
+        )
 
 
 def predictions_of(
@@ -111,12 +126,17 @@ def _fuse_case(
     scheme: ClassScheme,
     predictions: dict[str, Files],
     asked: bool,
+    reviews: Reviews,
     out: Path,
 ) -> tuple[Path, dict]:
     cleaned, grid, provenance = fused_map(item, spec, known, scheme, predictions, asked)
+    opinion, maps = opinion_of(reviews, item, scheme, grid), {"without": cleaned.array}
+    if opinion.states:
+        cleaned, grid, provenance = fused_map(item, spec, known, scheme, predictions, asked, opinion)
+        maps["with"] = cleaned.array
     path, stored = out / f"{item.id}.nii.gz", item.as_stored(Volume(restore(cleaned.array, grid), grid))
     write(path, stored.array, stored.geometry)
-    return path, {"provenance": provenance}
+    return path, {"provenance": provenance, "reviewed": opinion.rows(maps, out.name, scheme)}
 
 
 def fused_map(
@@ -126,11 +146,13 @@ def fused_map(
     scheme: ClassScheme,
     predictions: dict[str, Files],
     asked: bool = True,
+    opinion: Opinion | None = None,
 ) -> tuple[Volume, Geometry, list[dict]]:
     """Return the fused and cleaned map of one case (canonical), the grid of its image, and provenance rows.
 
     Args:
         asked: whether there are predictions that count; if not, the truth stands alone.
+        opinion: what reviewers say, on the same grid; it goes before the truth.
     """
     maps = {model: item.label(files.path(item.id)) for model, files in predictions.items()} if asked else {}
     drawn = item.truth(scheme) if spec["fuse"] == "truth_first" else None
@@ -139,12 +161,21 @@ def fused_map(
         raise CaseError("label_missing", item.id, "neither a prediction nor a truth", "Give the case one of them.")
     grid = some.geometry
     truth = _canonical_truth(item, drawn, grid) if drawn else None
-    states = item.states if drawn else {}
+    states: States = item.states if drawn else {}
+    if opinion:
+        truth, states = opinion.over(truth, states, scheme)
     given = [(model, canonical(volume).array) for model, volume in maps.items()]
     geometry = canonical(Volume(np.empty(grid.shape, np.uint8), grid)).geometry
     voters = {model: scheme.select(known[model]) for model in predictions}
     fused, provenance = fuse_labels(
-        truth, states, given, scheme, scheme.select(spec["classes"]), geometry.voxel_ml, voters
+        truth,
+        states,
+        given,
+        scheme,
+        scheme.select(spec["classes"]),
+        geometry.voxel_ml,
+        voters,
+        opinion.states if opinion else (),
     )
     if truth is not None:
         how: TumorVoxels = spec.get("tumor_voxels") or "predicted_organ"
@@ -216,6 +247,7 @@ def check(
     survey: SurveyTables,
     maps: Path,
     provenance: Path,
+    reviewed: Path,
     volumes: Sequence[Path],
     rules: dict[str, Any],
     classes: list[str],
@@ -230,6 +262,7 @@ def check(
     Args:
         maps: manifest of the label maps.
         provenance: table that fusion wrote: what of a class went to another organ.
+        reviewed: table that fusion wrote: what reviewers say is known as what annotators say is.
         volumes: confidence tables of the models: a class that none of them found may really be absent.
         rules: the class scheme. classes: classes (or class sets) of the label set.
         table, manifest: to write.
@@ -243,17 +276,18 @@ def check(
     unlooked = set(made.query("step == 'fuse' and source == 'none'").index)
     overlapping = made.query("step == 'overlap'")["voxels_changed"]
     lost = {key: int(number) for key, number in zip(overlapping.index.tolist(), overlapping, strict=True)}
-    predicted = _predicted_volumes(volumes, carried)
+    predicted, known = _predicted_volumes(volumes, carried), reviewed_states(read_table(reviewed, "reviewed"))
     files, ledger = Files([maps], "label_map"), Ledger.of(manifest)
     for item in survey.usable():
         if item.id in files:
             found = dict(predicted[item.id]) if item.id in predicted else {}
-            asked = [c for c in scheme.select(classes) if c in found or item.states[c] != UNKNOWN]
+            states = item.states | known.get(item.id, {})
+            asked = [c for c in scheme.select(classes) if c in found or states[c] != UNKNOWN]
             asked = [c for c in asked if (item.id, c) not in unlooked]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: n for (case, name), n in lost.items() if case == item.id}
-            content = [version, scheme.model_dump(mode="json"), files.key(item.id), item.image_key, item.states]
-            work = partial(_check_case, item, scheme, files, asked, nowhere, overlap)
+            content = [version, scheme.model_dump(mode="json"), files.key(item.id), item.image_key, states]
+            work = partial(_check_case, item, states, scheme, files, asked, nowhere, overlap)
             ledger.run(item.id, digest([*content, item.case.surgery, asked, nowhere, overlap]), work)
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "verdicts")
@@ -269,13 +303,19 @@ def _predicted_volumes(volumes: Sequence[Path], carried: Path | None) -> pd.Seri
 
 
 def _check_case(
-    item: UsableCase, scheme: ClassScheme, files: Files, asked: list[str], nowhere: list[str], overlap: dict[str, int]
+    item: UsableCase,
+    states: States,
+    scheme: ClassScheme,
+    files: Files,
+    asked: list[str],
+    nowhere: list[str],
+    overlap: dict[str, int],
 ) -> tuple[None, dict]:
     labels, image = canonical(item.label(files.path(item.id))), canonical(item.image())
     found = check_labels(
         labels.array,
         labels.geometry,
-        item.states,
+        states,
         scheme,
         image.array,
         item.case.modality,
@@ -290,10 +330,12 @@ def _check_case(
 def select(
     annotation: Sequence[Path],
     shard_provenance: Sequence[Path],
+    shard_reviewed: Sequence[Path],
     spec: dict[str, Any],
     classes: str,
     selected: Path,
     provenance: Path,
+    reviewed: Path,
     verdicts: Path,
     disagreement: Path,
     held_out: Path,
@@ -310,17 +352,17 @@ def select(
     Args:
         annotation: the survey's tables of all shards.
         spec: ``classes`` and ``select`` of a label set.
-        selected, provenance, verdicts, disagreement, held_out, calibration, transfers: tables to write.
+        selected, provenance, reviewed, verdicts, disagreement, held_out, calibration, transfers: tables to write.
         calibrated: table of thresholds that was made elsewhere, where the label set names one.
     """
     scheme = load_classes(classes)
     names, settings = scheme.select(spec["classes"]), selection(spec, scheme)
     joined = {"provenance": shard_provenance, "verdicts": shard_verdicts, "disagreement": shard_disagreement}
-    joined |= {"held_out": shard_held_out, "transfers": shard_transfers}
+    joined |= {"reviewed": shard_reviewed, "held_out": shard_held_out, "transfers": shard_transfers}
     tables = {kind: read_many(paths, kind) if paths else empty_table(kind) for kind, paths in joined.items()}
     tables["calibration"] = _calibration(settings, tables["held_out"], names, calibrated)
     out = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreement}
-    out |= {"held_out": held_out, "transfers": transfers, "calibration": calibration}
+    out |= {"reviewed": reviewed, "held_out": held_out, "transfers": transfers, "calibration": calibration}
     for kind, table in tables.items():
         write_table(out[kind], table, kind)
     chosen = select_classes(
@@ -331,6 +373,7 @@ def select(
         settings,
         names,
         tables["calibration"],
+        tables["reviewed"],
     )
     write_table(selected, chosen, "selected")
     counts = chosen["decision"].value_counts()

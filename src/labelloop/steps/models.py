@@ -17,7 +17,16 @@ from labelloop.inference.settings import Device
 from labelloop.networks.plans import Plan
 from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.run.resources import Workers, loader_workers
-from labelloop.steps.common import Files, SurveyTables, in_groups, input_image, learned_cases, read_cases, trusted
+from labelloop.steps.common import (
+    Files,
+    SurveyTables,
+    drawn_by_people,
+    in_groups,
+    input_image,
+    learned_cases,
+    read_cases,
+    trusted,
+)
 from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,
@@ -79,7 +88,8 @@ def train(
     patients = {case.case: case.patient for case in read_cases(survey.cases)}
     seen = {patients[case] for case in learned_cases(learned) if case in patients}
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
-    cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, trusted(selected, usable))
+    states = trusted(selected, usable), drawn_by_people(selected, usable)
+    cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, *states)
     _trainer(asked)(
         TrainingJob(
             name=name,
@@ -132,6 +142,7 @@ def _training_cases(
     name: str,
     files: tuple[Files, Files],
     states: Mapping[str, Mapping[str, str]],
+    by_people: Mapping[str, Mapping[str, str]],
 ) -> tuple:
     """Return the cases of a training: those with a known class and, for trainers that use them, the unlabeled ones.
 
@@ -140,6 +151,8 @@ def _training_cases(
     Args:
         seen: patients that the model's weights know already, so that it is not validated on them.
         files: prepared images and labels. states: what is known of each case, or trusted.
+        by_people: what of it annotators and reviewers say. A case is validated on where annotators looked, so that what
+            a reviewer adds is learned from.
     """
     from labelloop.training.nnunet import TrainingCase
 
@@ -150,8 +163,10 @@ def _training_cases(
         if c.id in image_files
     }
     known = {case: state for case, state in asked.items() if annotated(state)}
-    drawn = {c.id: {o: c.states[o] for o in outputs} for c in usable if c.id in known}
-    judged = known if model.validate_on == "labels" else {c: state for c, state in drawn.items() if annotated(state)}
+    drawn = {c.id: {o: by_people[c.id].get(o, UNKNOWN) for o in outputs} for c in usable if c.id in known}
+    looked = {c.id: annotated(c.states) for c in usable}
+    truth = {case: {o: s if o in looked[case] else UNKNOWN for o, s in state.items()} for case, state in drawn.items()}
+    judged = known if model.validate_on == "labels" else {c: state for c, state in truth.items() if annotated(state)}
     share, seed = model.validation_fraction, model.validation_seed
     held_out = held_out_cases(known, judged, patients, seen, share, seed)
     away = {patients[case] for case in held_out}

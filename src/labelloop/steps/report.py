@@ -13,7 +13,8 @@ from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case
 from labelloop.images.volume import Volume
 from labelloop.report.page import write_report
-from labelloop.report.review import CaseFiles, queue, write_review
+from labelloop.review.desk import write_desk
+from labelloop.review.queue import CaseFiles, queue, write_review
 from labelloop.steps.common import Files, read_cases
 
 
@@ -75,27 +76,38 @@ def review(
     selected: Path,
     verdicts: Path,
     disagreement: Path,
+    reviewed: Path,
+    name: str,
     classes: str,
+    models: Sequence[str],
+    reviews: str,
     table: Path,
     pictures: Path,
+    desk: Path,
     limit: int,
     upright: Path | None = None,
 ) -> None:
-    """Write the review queue of a label set and its pictures.
+    """Write the review queue of a label set, its pictures, and what whoever shows it needs to know.
 
     Args:
         cases: case tables of all shards. maps: manifests of the label maps.
-        selected, verdicts, disagreement: tables of the label set.
-        table, pictures: table and folder of pictures, to write.
+        selected, verdicts, disagreement, reviewed: tables of the label set.
+        name: of the label set. models: those that it was made from.
+        reviews: folder of what people decide about it.
+        table, pictures, desk: table, folder of pictures and description, to write.
         limit: length of the queue.
         upright: table that says which cases are stored upside down, in runs that ask.
     """
-    kinds = {"selected": selected, "verdicts": verdicts, "disagreement": disagreement}
-    doubted = queue(*(read_table(path, kind) for kind, path in kinds.items()))
+    kinds = {"selected": selected, "verdicts": verdicts, "disagreement": disagreement, "reviewed": reviewed}
+    asked = queue(*(read_table(path, kind) for kind, path in kinds.items()), labels=name, limit=limit)
+    scheme = load_classes(classes)
     labels, turned = Files(maps, "label_map"), upside_down(upright) if upright else set()
     files = {
-        case.case: CaseFiles(Path(case.image), case.modality, labels.path(case.case), case.case in turned)
+        case.case: CaseFiles(
+            Path(case.image), case.modality, labels.path(case.case), labels.key(case.case), case.case in turned
+        )
         for case in read_cases(cases)
         if case.case in labels
     }
-    write_review(doubted, files, load_classes(classes), table, pictures, limit)
+    write_review(asked, files, scheme, table, pictures, limit)
+    write_desk(desk, name, reviews, scheme, models)

@@ -1,8 +1,14 @@
-"""The review queue: labels that a radiologist should look at, the most suspicious first, each with a picture."""
+"""The review queue: labels that a radiologist should look at, each with a picture.
 
+Two thirds are asked because they are doubtful, the most suspicious first. One third is drawn at random from the accepted
+labels: how many of those are wrong says how many wrong ones the loop lets through (:mod:`labelloop.review.audit`).
+"""
+
+import hashlib
+import itertools
 import logging
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,33 +31,99 @@ DISAGREE = 0.8
 ALIKE = 2
 PANEL_PIXELS = 560
 KEYS = ["case", "class"]
+DOUBT, RANDOM = "doubt", "random"
+EVERY = 3
+"""One of so many labels of the queue is drawn at random."""
+AGAIN = ("unsure", "differ")
+"""What reviewers say that settles nothing: they are asked again."""
+BY_REVIEWERS = {"reviewer", "reviewers_differ"}
+"""Criteria of selection that reviewers gave."""
 
 
-def queue(selected: pd.DataFrame, verdicts: pd.DataFrame, disagreement: pd.DataFrame) -> pd.DataFrame:
-    """Return the doubtful labels of a label set as a "review" table that names no files yet.
+def queue(
+    selected: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    disagreement: pd.DataFrame,
+    reviewed: pd.DataFrame | None = None,
+    labels: str = "",
+    limit: int = 0,
+) -> pd.DataFrame:
+    """Return the labels of a set to ask about, as a "review" table that names no files yet.
 
-    Most failed rules first, then most rules that doubt it, then the lowest mean pairwise Dice of the predictions.
+    Each third one of the first ``limit`` is drawn at random from the accepted labels: those with the smallest hash of label
+    set, case and class. So a queue that is made again asks for the same ones, and how many were answered by then is
+    taken off: together they are one draw. The others are doubtful: those about which reviewers are asked again, then those with
+    most failed rules, then most rules that doubt it, then the lowest mean pairwise Dice of the predictions.
     Classes take turns, ``ALIKE`` labels each: what a model does wrong in every case shall not hide the rest. Agreement
-    says nothing about a label that an annotator drew; such a label is listed only when it fails a rule.
+    says nothing about a label that an annotator drew; such a label is listed only when it fails a rule. What reviewers
+    settled is not asked again; a label that is called wrong is, once it is another one.
 
     Args:
         selected, verdicts, disagreement: tables of those kinds (:mod:`labelloop.base.tables`).
+        reviewed: what reviewers say; None: nothing.
+        labels: name of the label set. limit: length of the queue; 0: without random ones.
     """
     fails, doubts = (_by_label(verdicts, verdict) for verdict in ("fail", "doubt"))
     agreement = disagreement.set_index(KEYS)["pairwise_dice"].to_dict()
     chosen = {(row["case"], row["class"]): row for row in selected.to_dict("records")}
-    rows = []
+    said = {} if reviewed is None else {(row["case"], row["class"]): row for row in reviewed.to_dict("records")}
+    drawn = _draw(chosen, said, labels, limit // EVERY)
+    doubtful: list[dict[str, Any]] = []
+    random: dict[tuple[str, str], dict[str, Any]] = {}
     for key in sorted({*fails, *chosen}):
         row = chosen.get(key, {"decision": "", "criterion": "", "reason": ""})
         dice = float("nan") if row["decision"] == "truth" else agreement.get(key, float("nan"))
-        refused = row["decision"] in ("demoted", "dropped")
-        if key in fails or refused or (row["decision"] == "accepted" and (key in doubts or dice < DISAGREE)):
-            rows.append(_row(key, row, fails.get(key, []), doubts.get(key, []), dice))
-    rows.sort(key=_doubt)
+        made = _row(key, row, fails.get(key, []), doubts.get(key, []), dice, said.get(key))
+        if key in drawn:
+            random[key] = made | {"asked": RANDOM}
+        elif _is_doubtful(row["decision"], key in fails, key in doubts, dice, said.get(key)):
+            doubtful.append(made)
+    rows = _mixed(_in_turns(doubtful).to_dict("records"), [random[key] for key in drawn])
     table = pd.DataFrame(rows, columns=list(TABLES["review"]))
-    turn = table.groupby("class").cumcount() // ALIKE
-    table = table.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
     return table.assign(rank=range(1, len(table) + 1))
+
+
+def _draw(
+    chosen: Mapping[Any, Mapping], said: Mapping[Any, Mapping], labels: str, number: int
+) -> list[tuple[str, str]]:
+    """Return the accepted labels that are asked about whatever is known of them, in the order of their hashes."""
+    answered = sum(_was_drawn(row) and row["decision"] != "unsure" for row in said.values())
+    accepted = [key for key, row in chosen.items() if row["decision"] == "accepted"]
+    return sorted(accepted, key=lambda key: _lot(labels, *key))[: max(0, number - answered)]
+
+
+def _was_drawn(reviewed: Mapping[Hashable, Any] | None) -> bool:
+    """Say whether reviewers judged a label because it was drawn at random, and it is still the same."""
+    return reviewed is not None and reviewed["asked"] == RANDOM and reviewed["same_label"] == "True"
+
+
+def _lot(*label: str) -> str:
+    return hashlib.sha256("\0".join(label).encode()).hexdigest()
+
+
+def _is_doubtful(decision: str, failed: bool, doubted: bool, dice: float, said: Mapping[Hashable, Any] | None) -> bool:
+    """Say whether a label should be looked at, which reviewers did not settle."""
+    if said is not None and not said["problem"]:
+        return said["decision"] in AGAIN or (said["decision"] == "wrong" and said["same_label"] != "True")
+    refused = decision in ("demoted", "dropped")
+    return failed or refused or (decision == "accepted" and (doubted or dice < DISAGREE))
+
+
+def _in_turns(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the rows with the most suspicious first, in which classes take turns."""
+    table = pd.DataFrame(sorted(rows, key=_doubt), columns=list(TABLES["review"]))
+    turn = table.groupby("class").cumcount() // ALIKE
+    return table.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
+
+
+def _mixed(doubtful: list[dict[Any, Any]], random: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
+    """Yield two doubtful rows, a random one, and so on; at the end, what is left of either."""
+    left = iter(random)
+    for number, row in enumerate(doubtful, start=1):
+        yield row
+        if number % (EVERY - 1) == 0:
+            yield from itertools.islice(left, 1)
+    yield from left
 
 
 def _by_label(verdicts: pd.DataFrame, verdict: str) -> dict[Any, list[dict[Hashable, Any]]]:
@@ -60,10 +132,10 @@ def _by_label(verdicts: pd.DataFrame, verdict: str) -> dict[Any, list[dict[Hasha
     return {key: part.to_dict("records") for key, part in parts}
 
 
-def _doubt(row: Mapping[str, Any]) -> tuple[int, int, float, str, str]:
-    dice = row["pairwise_dice"]
+def _doubt(row: Mapping[str, Any]) -> tuple[bool, int, int, float, str, str]:
+    dice, again = row["pairwise_dice"], row["reasons"].startswith("review: ")
     failed, doubted = (len(list(filter(None, row[column].split(";")))) for column in ("failed", "doubted"))
-    return -failed, -doubted, dice if dice == dice else 2.0, row["case"], row["class"]
+    return not again, -failed, -doubted, dice if dice == dice else 2.0, row["case"], row["class"]
 
 
 def _row(
@@ -72,13 +144,15 @@ def _row(
     fails: list[dict[Hashable, Any]],
     doubts: list[dict[Hashable, Any]],
     dice: float,
+    reviewed: Mapping[Hashable, Any] | None,
 ) -> dict[str, Any]:
-    """Return a row of the table; ``reasons`` has a rule a line, failed ones first, then what else selection said."""
+    """Return a row of the table; ``reasons`` has what reviewers said, a rule a line, then what else selection said."""
     rules = {fail["rule"] for fail in fails}
     refused = chosen["decision"] in ("demoted", "dropped")
     said = list(zip(chosen["criterion"].split(";"), chosen["reason"].split("; "), strict=True)) if refused else []
-    lines = [f"{broken['rule']}: {broken['reason']}" for broken in (*fails, *doubts)]
-    lines += [words for criterion, words in said if criterion not in rules]
+    lines = [f"review: {reviewed['reason']}"] if reviewed else []
+    lines += [f"{broken['rule']}: {broken['reason']}" for broken in (*fails, *doubts)]
+    lines += [words for criterion, words in said if criterion not in rules | BY_REVIEWERS]
     if dice < DISAGREE and "agreement" not in dict(said):
         lines.append(f"pairwise_dice {dice:.4g} below {DISAGREE:g}")
     return {
@@ -89,6 +163,7 @@ def _row(
         "failed": ";".join(fail["rule"] for fail in fails),
         "doubted": ";".join(doubt["rule"] for doubt in doubts),
         "reasons": "\n".join(lines),
+        "asked": RANDOM if _was_drawn(reviewed) else DOUBT,
     }
 
 
@@ -96,12 +171,13 @@ def _row(
 class CaseFiles:
     """What there is of a case: its image and modality (CT or MR), and its label map in the set under review.
 
-    ``turned``: both are stored upside down.
+    ``sha256``: of the label map. ``turned``: both are stored upside down.
     """
 
     image: Path
     modality: str
     labels: Path
+    sha256: str = ""
     turned: bool = False
 
 
@@ -116,11 +192,12 @@ def write_review(
     Args:
         files: by case; a case that is not there has no label map, because nothing was predicted.
     """
-    shown = table.head(limit).assign(file="", image="", picture="")
+    shown = table.head(limit).assign(file="", image="", picture="", sha256="")
     pictures.mkdir(parents=True, exist_ok=True)
     for case in sorted(files.keys() & set(shown["case"])):
         mine = shown["case"] == case
         shown.loc[mine, "image"] = str(files[case].image)
+        shown.loc[mine, "sha256"] = files[case].sha256
         shown.loc[mine, "file"] = os.path.relpath(files[case].labels, out.parent)
         for rank, png in _pictures(shown[mine], files[case], scheme).items():
             row = shown["rank"] == rank
@@ -130,7 +207,7 @@ def write_review(
             shown.loc[row, "picture"] = os.path.relpath(path, out.parent)
     write_table(out, shown, "review")
     put_seal_of_files(out, out.parent, [out.name, *filter(None, shown["picture"])])
-    log.info("review: %d of %d doubtful labels, %d pictures", len(shown), len(table), (shown["picture"] != "").sum())
+    log.info("review: %d of %d labels to look at, %d pictures", len(shown), len(table), (shown["picture"] != "").sum())
 
 
 def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict[int, bytes]:

@@ -1,0 +1,1 @@
+"""What people decide about labels, and what they are asked: decisions are files that a run reads and never writes."""

@@ -1,0 +1,325 @@
+"""Decisions of people about labels: a file that is only ever appended to, ``<reviews>/<label set>/decisions.csv``.
+
+One row is one decision of one reviewer about one class of one case, and a row is a line. A row that is damaged, or names
+what is not there, is set aside with its reason; it never stops a run. Imports neither pandas nor SimpleITK: every start of
+the workflow reads this module.
+"""
+
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from labelloop.base.errors import UserError, nearest
+from labelloop.base.files import digest, explained, stamp
+from labelloop.base.locks import hold
+from labelloop.base.tables import TABLES
+
+FILE, LOCK = "decisions.csv", ".decisions.lock"
+KEPT, EDITED_MAPS = "kept", "edited"
+"""Folders of maps beside the decisions: by the hash of their content, and by case the last one that somebody edited."""
+DECISIONS = RIGHT, WRONG, ABSENT, EDITED, UNSURE = "right", "wrong", "absent", "edited", "unsure"
+DIFFER = "differ"
+"""What becomes of a class about which two reviewers say different things."""
+COLUMNS = tuple(TABLES["decisions"])
+SHA256 = re.compile(r"[0-9a-f]{64}")
+ACTION = "The row is not used; mend it, or append a new one"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row. ``name`` is the class (column ``class``), ``row`` the line of the file; 0: of none yet."""
+
+    reviewer: str
+    case: str
+    name: str
+    decision: str
+    sha256: str = ""
+    file: str = ""
+    comment: str = ""
+    seconds: float | None = None
+    labels: str = ""
+    asked: str = ""
+    time: str = ""
+    row: int = 0
+
+    @property
+    def opinion(self) -> tuple[str, str]:
+        """What is said: of two maps that somebody edited, two things."""
+        return self.decision, self.file if self.decision == EDITED else ""
+
+    def cells(self) -> list[str]:
+        """Return the cells of the row, without anything that would end its line."""
+        values = asdict(self) | {"class": self.name, "seconds": "" if self.seconds is None else f"{self.seconds:g}"}
+        return [one_line(str(values[column])) for column in COLUMNS]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that is not used: where it stands, what was found, and what to do."""
+
+    file: Path
+    row: int
+    found: str
+    case: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}: row {self.row}: {self.found}. {ACTION}."
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line that UTF-8 can hold."""
+    return " ".join(text.encode(errors="replace").decode().split())
+
+
+def append(folder: str | Path, decisions: Iterable[Decision]) -> None:
+    """Append decisions to those of a label set, all or none of them; those without a time get the present one.
+
+    Several writers lose nothing: each waits for its turn. A row that a kill cut short is left as it is, on a line of its
+    own.
+
+    Args:
+        folder: the label set's, ``<reviews>/<label set>``; made when needed.
+
+    Raises:
+        UserError: a decision is none, or the file cannot be written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = [replace(decision, time=decision.time or now) for decision in decisions]
+    path, text = Path(folder) / FILE, io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for decision in made:
+        cells = dict(zip(COLUMNS, decision.cells(), strict=True))
+        found = _wrong_in(cells)
+        if found:
+            raise UserError(
+                f"{path}: decision about {decision.name or 'no class'} of {decision.case or 'no case'}: {found}"
+            )
+        writer.writerow(cells.values())
+    lock = hold(path.with_name(LOCK), str(path), poll_s=0.05)
+    try:
+        with explained(path), path.open("ab+") as file:
+            if file.tell() == 0:
+                file.write(f"{','.join(COLUMNS)}\n".encode())
+            else:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
+            file.write(text.getvalue().encode())
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        lock.release()
+
+
+def read(
+    folder: str | Path, cases: Collection[str] | None = None, classes: Collection[str] | None = None
+) -> tuple[list[Decision], list[Problem]]:
+    """Return the decisions about a label set in the order in which they were made, and the rows that are not used.
+
+    Args:
+        cases, classes: what there is; None: not asked.
+    """
+    path = Path(folder) / FILE
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    header = _fields(lines[0]) or []
+    lacking = [column for column in COLUMNS if column not in header]
+    if lacking:
+        return [], [Problem(path, 1, f"the header lacks {', '.join(lacking)}, so that no decision can be read")]
+    decisions, problems = [], []
+    for row, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        fields = _fields(line)
+        if fields is None or len(fields) != len(header):
+            problems.append(
+                Problem(path, row, f"damaged: {len(fields or [])} fields, where the header has {len(header)}")
+            )
+            continue
+        cells = dict(zip(header, fields, strict=True))
+        found = _wrong_in(cells) or _unknown_in(cells, cases, classes)
+        if found:
+            problems.append(Problem(path, row, found, cells["case"]))
+        else:
+            decisions.append(_of(cells, row))
+    return decisions, problems
+
+
+def _fields(line: bytes) -> list[str] | None:
+    """Return the fields of a line; None when it is no line of a CSV table in UTF-8."""
+    try:
+        rows = list(csv.reader([line.decode().rstrip("\r")], strict=True))
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    return rows[0] if len(rows) == 1 else None
+
+
+def _of(cells: Mapping[str, str], row: int) -> Decision:
+    texts = {column: cells[column] for column in COLUMNS if column not in ("class", "seconds")}
+    seconds = float(cells["seconds"]) if cells["seconds"].strip() else None
+    return Decision(name=cells["class"], seconds=seconds, row=row, **texts)
+
+
+def _wrong_in(cells: Mapping[str, str]) -> str | None:
+    """Return what keeps a row from being a decision; None when nothing does."""
+    for column in ("reviewer", "case", "class"):
+        if not cells[column].strip():
+            return f"no {column}"
+    if cells["decision"] not in DECISIONS:
+        return f"decision {cells['decision'][:40]!r}{nearest(cells['decision'], DECISIONS)}"
+    if cells["sha256"] and not SHA256.fullmatch(cells["sha256"]):
+        return f"sha256 {cells['sha256'][:80]!r}, where 64 hexadecimal digits or nothing are expected"
+    if cells["decision"] in (RIGHT, EDITED) and not cells["file"]:
+        return f"{cells['decision']} without the file that holds its voxels"
+    if cells["file"] and not _within(cells["file"]):
+        return f"file {cells['file'][:80]!r}, where a file below the decisions' folder is expected"
+    return _wrong_number(cells["seconds"]) or _wrong_time(cells["time"])
+
+
+def _within(file: str) -> bool:
+    path = PurePosixPath(file)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in file and "\0" not in file
+
+
+def _wrong_number(text: str) -> str | None:
+    try:
+        right = not text.strip() or (math.isfinite(float(text)) and float(text) >= 0)
+    except ValueError:
+        right = False
+    return None if right else f"seconds {text[:40]!r}, where a number or nothing is expected"
+
+
+def _wrong_time(text: str) -> str | None:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return f"time {text[:40]!r}, where one like 2026-01-31T12:00:00+00:00 is expected"
+    return None
+
+
+def _unknown_in(cells: Mapping[str, str], cases: Collection[str] | None, classes: Collection[str] | None) -> str | None:
+    if cases is not None and cells["case"] not in cases:
+        return f"case {cells['case'][:80]!r} is not one of the run's train cases"
+    if classes is not None and cells["class"] not in classes:
+        return f"class {cells['class'][:80]!r} is not in the label set{nearest(cells['class'], classes)}"
+    return None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the reviewers of one class of one case say together.
+
+    Args:
+        decision: one of :data:`DECISIONS`, or :data:`DIFFER`.
+        by: the last decision of each reviewer who has an opinion, or of all who are unsure; in the order made.
+    """
+
+    decision: str
+    by: tuple[Decision, ...]
+
+    @property
+    def last(self) -> Decision:
+        """The decision that counts: the last one."""
+        return self.by[-1]
+
+    @property
+    def reviewers(self) -> list[str]:
+        """Names of the reviewers."""
+        return [decision.reviewer for decision in self.by]
+
+    def said(self) -> str:
+        """Return who says what, in words."""
+        if self.decision != DIFFER:
+            comment = f": {self.last.comment}" if self.last.comment else ""
+            return f"{' and '.join(self.reviewers)} said {self.decision}{comment}"
+        return ", ".join(f"{decision.reviewer} said {decision.decision}" for decision in self.by)
+
+    def content(self) -> list:
+        """Return all that a label follows from."""
+        return [
+            self.decision,
+            [[d.reviewer, d.decision, d.sha256, d.file, d.comment, d.asked, d.labels] for d in self.by],
+        ]
+
+
+def settle(decisions: Sequence[Decision]) -> dict[str, dict[str, Settled]]:
+    """Return what holds, by case and class.
+
+    The last decision of a reviewer wins. Who is unsure has no opinion, and so takes back an earlier one. Two
+    who differ settle nothing (:data:`DIFFER`) until one of them says what the other does, or is unsure.
+    """
+    last: dict[tuple[str, str], dict[str, Decision]] = {}
+    for decision in decisions:
+        mine = last.setdefault((decision.case, decision.name), {})
+        mine.pop(decision.reviewer, None)
+        mine[decision.reviewer] = decision
+    found: dict[str, dict[str, Settled]] = {}
+    for (case, name), mine in last.items():
+        found.setdefault(case, {})[name] = _settle(tuple(mine.values()))
+    return found
+
+
+def _settle(mine: tuple[Decision, ...]) -> Settled:
+    sure = tuple(decision for decision in mine if decision.decision != UNSURE)
+    if not sure:
+        return Settled(UNSURE, mine)
+    agree = len({decision.opinion for decision in sure}) == 1
+    return Settled(sure[-1].decision if agree else DIFFER, sure)
+
+
+class Reviews:
+    """The decisions about one label set as a run reads them.
+
+    Args:
+        folder: ``<reviews>/<label set>``; need not be there.
+        cases, classes: what there is; None: not asked.
+    """
+
+    def __init__(
+        self, folder: str | Path, cases: Collection[str] | None = None, classes: Collection[str] | None = None
+    ):
+        self.folder = Path(folder)
+        self._cases, self._classes = cases, classes
+
+    @cached_property
+    def _read(self) -> tuple[list[Decision], list[Problem]]:
+        return read(self.folder, self._cases, self._classes)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Rows that are not used."""
+        return self._read[1]
+
+    @cached_property
+    def settled(self) -> dict[str, dict[str, Settled]]:
+        """What holds, by case and class."""
+        return settle(self._read[0])
+
+    def of(self, case: str) -> dict[str, Settled]:
+        """Return what holds of a case, by class."""
+        return self.settled.get(case, {})
+
+    def path(self, decision: Decision) -> Path | None:
+        """Return the map that a decision names: the one judged, or the edited one."""
+        return self.folder / decision.file if decision.file else None
+
+    def fingerprint(self, cases: Iterable[str]) -> str:
+        """Return the fingerprint of what holds of some cases, files with their sizes and dates; empty without any."""
+        found = [[case, name, *one.content(), *self._stamps(one)] for case, name, one in self._about(cases)]
+        return digest(found) if found else ""
+
+    def _about(self, cases: Iterable[str]) -> Iterator[tuple[str, str, Settled]]:
+        for case in sorted(set(cases) & self.settled.keys()):
+            for name, one in sorted(self.settled[case].items()):
+                yield case, name, one
+
+    def _stamps(self, settled: Settled) -> list:
+        return [stamp(path) for path in map(self.path, settled.by) if path]

@@ -1,0 +1,189 @@
+"""The door to a review: what a label set asks, with all files to look at, and where the answers go.
+
+Whoever shows labels to a person (files in a folder, a page) opens a :class:`Desk`, reads :meth:`Desk.asked`, and hands each
+answer to :meth:`Desk.decide`.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from labelloop.base.classes import ClassScheme
+from labelloop.base.documents import read_json
+from labelloop.base.errors import CaseError, UserError, nearest
+from labelloop.base.files import sha256, write_json
+from labelloop.base.paths import Paths
+from labelloop.base.tables import read_table
+from labelloop.images.volume import read_geometry
+from labelloop.review.decisions import EDITED, RIGHT, Decision, Reviews, Settled, append
+from labelloop.review.maps import keep, keep_edited
+
+
+def write_desk(path: Path, name: str, reviews: str, scheme: ClassScheme, models: Sequence[str]) -> None:
+    """Write what :class:`Desk` needs to know of a label set besides its queue; folders relative to the file's.
+
+    Args:
+        reviews: folder of the decisions about the label set. models: those that it was made from.
+    """
+    classes = [{"name": info.name, "id": info.id, "color": info.color} for info in scheme.classes]
+    folder = os.path.relpath(reviews, path.parent)
+    write_json(path, {"labels": name, "reviews": folder, "classes": classes, "models": list(models)})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A label to look at: a row of the queue, its files, and what reviewers have said since.
+
+    Args:
+        rank: place in the queue.
+        case, name: case id and class. decision: what selection made of the label.
+        reasons: why it is asked, a line each. asked: doubt or random.
+        image, map: image, and label map on its grid; None where nothing was predicted. sha256: of the label map.
+        models: label maps of the models, by model; those that are there.
+        picture: picture with the reasons written on it; None where there is none.
+        settled: what the reviewers say by now; None: nothing.
+    """
+
+    rank: int
+    case: str
+    name: str
+    decision: str
+    reasons: tuple[str, ...]
+    asked: str
+    image: Path
+    map: Path | None
+    sha256: str
+    models: dict[str, Path]
+    picture: Path | None
+    settled: Settled | None
+
+
+class Desk:
+    """The review of one label set.
+
+    Args:
+        results: folder of a run's results.
+        labels: name of the label set; None: the only one, or the last of the chain that has a queue.
+        reviews: folder of the decisions about it; None: the one that the run reads.
+
+    Raises:
+        UserError: there is no such label set, or no queue.
+    """
+
+    def __init__(self, results: str | Path, labels: str | None = None, reviews: str | Path | None = None):
+        self.results, self._paths = Path(results), Paths(str(results))
+        self.labels = labels or _only(self.results)
+        known = _queues(self.results)
+        if self.labels not in known:
+            raise UserError(f"{results}: no review queue of label set {self.labels!r}{nearest(self.labels, known)}")
+        about: dict[str, Any] = read_json(self._paths.desk(self.labels))
+        self.folder = Path(reviews) if reviews else self._below(about["reviews"])
+        self.ids: dict[str, int] = {entry["name"]: entry["id"] for entry in about["classes"]}
+        self.colors: dict[str, str] = {entry["name"]: entry["color"] for entry in about["classes"]}
+        self.model_names: list[str] = about["models"]
+
+    def _below(self, name: str) -> Path:
+        return Path(os.path.normpath(Path(self._paths.desk(self.labels)).parent / name))
+
+    @property
+    def reviews(self) -> Reviews:
+        """The decisions as they are now."""
+        return Reviews(self.folder, classes=self.ids)
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return list(read_table(self._paths.review(self.labels), "review").to_dict("records"))
+
+    def asked(self) -> list[Asked]:
+        """Return the queue, with what reviewers have said by now."""
+        reviews = self.reviews
+        return [self._asked(row, reviews.of(row["case"]).get(row["class"])) for row in self._rows]
+
+    def _asked(self, row: dict[str, Any], settled: Settled | None) -> Asked:
+        maps = {model: Path(self._paths.predictions(model)) / f"{row['case']}.nii.gz" for model in self.model_names}
+        return Asked(
+            rank=int(row["rank"]),
+            case=row["case"],
+            name=row["class"],
+            decision=row["decision"],
+            reasons=tuple(row["reasons"].splitlines()),
+            asked=row["asked"],
+            image=Path(row["image"]),
+            map=self._below(row["file"]) if row["file"] else None,
+            sha256=row["sha256"],
+            models={model: path for model, path in maps.items() if path.is_file()},
+            picture=self._below(row["picture"]) if row["picture"] else None,
+            settled=settled,
+        )
+
+    def decide(
+        self,
+        asked: Asked,
+        reviewer: str,
+        decision: str,
+        *,
+        judged: Path | None = None,
+        edited: Path | None = None,
+        comment: str = "",
+        seconds: float | None = None,
+    ) -> Decision:
+        """Append what a reviewer says of a label, and keep the map that was judged; return the decision.
+
+        Args:
+            asked: of :meth:`asked`; its ``sha256`` says which map was looked at.
+            decision: right, wrong, absent, edited or unsure.
+            judged: a copy of the map that was looked at; None: the one in the results.
+            edited: for ``edited``, the map that was edited. Only the class asked about counts.
+
+        Raises:
+            UserError: no reviewer, a decision that is none, or that lacks its map; nothing is written then.
+            CaseError: the edited map cannot be used; nothing is written then.
+        """
+        made = Decision(
+            reviewer, asked.case, asked.name, decision, asked.sha256, comment=comment, seconds=seconds,
+            labels=self.labels, asked=asked.asked,
+        )  # fmt: skip
+        if decision == EDITED:
+            if edited is None:
+                raise UserError(f"{asked.case}, {asked.name}: edited, but there is no edited map")
+            file = keep_edited(self.folder, asked.case, edited, list(self.ids.values()), self._grid(asked))
+        kept = self._keep(asked, judged or asked.map)
+        if decision == RIGHT and not kept:
+            raise UserError(f"{asked.case}, {asked.name}: right, but there is no label map; say absent, or edit one")
+        made = replace(made, file=file if decision == EDITED else kept)
+        append(self.folder, [made])
+        return made
+
+    def _grid(self, asked: Asked):
+        try:
+            return read_geometry(asked.map or asked.image)
+        except RuntimeError as error:
+            found = "neither its label map nor its image can be read"
+            raise CaseError("label_missing", str(asked.map or asked.image), found, "Restore it.") from error
+
+    def _keep(self, asked: Asked, judged: Path | None) -> str:
+        """Keep the map that was judged; return its name among the decisions, or nothing where there is none."""
+        if not asked.sha256 or judged is None:
+            return ""
+        if not judged.is_file() or sha256(judged) != asked.sha256:
+            raise UserError(
+                f"{asked.case}, {asked.name}: {judged} is not the label map that was judged. It has been made anew since: "
+                "look at the queue again."
+            )
+        return keep(self.folder, judged)[1]
+
+
+def _queues(results: Path) -> list[str]:
+    """Return the label sets that have a review queue, the newest last."""
+    found = sorted(results.glob("review/*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return [path.stem for path in found]
+
+
+def _only(results: Path) -> str:
+    known = _queues(results)
+    if not known:
+        raise UserError(f"{results}: no review queue; `labelloop run` makes it with the label sets")
+    return known[-1]
