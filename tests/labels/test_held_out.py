@@ -47,6 +47,7 @@ class Loop:
     patients: dict[str, str] = field(default_factory=dict)
     learned: dict[str, list[str]] = field(default_factory=lambda: {"m": [], "n": []})
     spec: dict = field(default_factory=dict)
+    reviewed: list[dict] = field(default_factory=list)
 
     def add(self, case: str, truth: np.ndarray | None, by_m: np.ndarray, by_n: np.ndarray, **states: str) -> None:
         image, label = self.results / "images" / f"{case}.nii.gz", self.results / "truth" / f"{case}.nii.gz"
@@ -76,10 +77,20 @@ class Loop:
         manifests = [Path(manifest_of(table.parent, SHARD)) for table in (agreement, out)]
         agree(predictions, ["m", "n"], [], known, "flare", agreement, manifests[0], 1)
         given = {"learned": [self._learned(model) for model in ("m", "n")], "relatives": [self._relatives()]}
-        given |= {"predictions": predictions, "disagreement": agreement, "volumes": volumes} | more
+        given |= {
+            "predictions": predictions,
+            "disagreement": agreement,
+            "volumes": volumes,
+            "reviewed": self._reviewed(),
+        } | more
         survey = tables_of(self.results, SHARD, rows=self.rows)
         held_out(survey, spec=self.spec, known=known, rules=RULES, table=out, manifest=manifests[1], version=1, **given)
         return read_table(out, "held_out").set_index(["case", "class"])
+
+    def _reviewed(self) -> Path:
+        rows = [dict.fromkeys(TABLES["reviewed"], "") | row for row in self.reviewed]
+        write_table(self.results / "reviewed.csv", rows, "reviewed")
+        return self.results / "reviewed.csv"
 
     def _relatives(self) -> Path:
         """Write the case table of all shards: patients may have cases in others, too."""
@@ -129,6 +140,14 @@ def loop(tmp_path):
 
 def test_only_labeled_cases_that_no_model_learned_from_are_asked(loop):
     assert set(loop.table({}).index.get_level_values("case")) == {"fair"}
+
+
+def test_truth_that_reviewers_overruled_is_not_asked_and_what_they_called_right_is(loop):
+    said = [("liver", "wrong", "unknown"), ("spleen", "right", "present")]
+    loop.reviewed = [{"case": "fair", "class": name, "decision": d, "state": state} for name, d, state in said]
+    assert set(loop.table({}).index) == {("fair", "spleen")}
+    loop.reviewed[0]["state"] = ""  # it could not be used
+    assert set(loop.table({}).index) == {("fair", "liver"), ("fair", "spleen")}
 
 
 def test_data_sets_that_a_model_from_outside_may_have_seen_are_not_asked(loop):

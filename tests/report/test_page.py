@@ -25,8 +25,8 @@ from labelloop.report.intake import _by_reason
 from labelloop.report.models import model
 from labelloop.report.page import write_report
 from labelloop.report.results import Results
-from labelloop.review.queue import CaseFiles, queue, write_review
 from labelloop.report.scores import Scored, chosen_cases
+from labelloop.review.queue import CaseFiles, queue, write_review
 
 SCHEME = load_classes("flare")
 GRID = Geometry((24, 20, 8), (3.0, 3.0, 5.0))

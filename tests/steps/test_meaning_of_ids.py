@@ -65,7 +65,8 @@ class Edited:
         """Return the case's map in a label set, after a run of the steps that lead to it."""
         classes, results = str(self.folder / "scheme.yaml"), self.folder / "results"
         survey, out = do_survey(self.rows, results, SHARD, classes), results / "labels"
-        fuse(survey, [], SPEC, {}, classes, {}, Path(manifest_of(out, SHARD)), out / "provenance.csv", 1)
+        files = Path(manifest_of(out, SHARD)), out / "provenance.csv", out / "reviewed.csv"
+        fuse(survey, [], SPEC, {}, classes, {}, *files, "nowhere", 1)
         return read(results / "labels" / "a.nii.gz").array
 
     def nsd(self) -> dict[str, float]:

@@ -224,7 +224,7 @@ def test_models_that_say_nothing_of_a_case_leave_it_to_the_others(tmp_path, capl
     known = {"m": ["liver", "spleen"], "n": ["liver", "spleen"]}
     labels = Path(shard.paths.labels("pseudo"))
     files = Path(manifest_of(labels, SHARD)), labels / "provenance" / f"{SHARD}.csv"
-    fuse(shard.survey, manifests, spec, known, "flare", {}, *files, 1)
+    fuse(shard.survey, manifests, spec, known, "flare", {}, *files, labels / "reviewed.csv", "nowhere", 1)
     assert "model n has no prediction of 2 cases; the others label them" in caplog.text
     assert set(read_manifests(files[:1])["case"]) == {"good", "bad", "worse"}  # nobody says anything of the last
     source = read_table(files[1], "provenance").query("step == 'fuse'").set_index(["case", "class"])["source"]

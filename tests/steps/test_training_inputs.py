@@ -70,7 +70,7 @@ class Prepared:
         """Fuse predictions of models that know all classes; return the label set's folder."""
         folders = [self.results / "models" / model / "predictions" for model in spec["predict"]]
         known, out = {model: ["all"] for model in spec["predict"]}, self.results / "labels" / labels
-        files = manifest(out), out / "provenance" / f"{SHARD}.csv"
+        files = manifest(out), out / "provenance" / f"{SHARD}.csv", out / "reviewed" / f"{SHARD}.csv", "nowhere"
         fuse(self.survey, [manifest(folder) for folder in folders], spec, known, "flare", {}, *files, 1)
         return out
 

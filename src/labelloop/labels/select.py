@@ -125,7 +125,7 @@ def _with_reviewed(case: str, known: Mapping[str, str], said: Mapping[tuple[str,
 
 
 def _reviewer_decides(row: Mapping[Hashable, Any], demotion: str) -> Decision:
-    """Return what becomes of a class that reviewers judged. What is wrong is never learned, not as background either."""
+    """Return what becomes of a class that reviewers judged. What is wrong is not learned, as background neither."""
     if row["state"] != UNKNOWN:
         return _decision(row["state"], "reviewer", "", row["reason"])
     criterion = "reviewers_differ" if row["decision"] == "differ" else "reviewer"

@@ -1,8 +1,8 @@
 """Decisions of people about labels: a file that is only ever appended to, ``<reviews>/<label set>/decisions.csv``.
 
-One row is one decision of one reviewer about one class of one case, and a row is a line. A row that is damaged, or names
-what is not there, is set aside with its reason; it never stops a run. Imports neither pandas nor SimpleITK: every start of
-the workflow reads this module.
+One row is one decision of one reviewer about one class of one case, and a row is a line. A row that is damaged, or
+names what is not there, is set aside with its reason; it never stops a run. Imports neither pandas nor SimpleITK: every
+start of the workflow reads this module.
 """
 
 import csv
@@ -81,8 +81,8 @@ def one_line(text: str) -> str:
 def append(folder: str | Path, decisions: Iterable[Decision]) -> None:
     """Append decisions to those of a label set, all or none of them; those without a time get the present one.
 
-    Several writers lose nothing: each waits for its turn. A row that a kill cut short is left as it is, on a line of its
-    own.
+    Several writers lose nothing: each waits for its turn. A row that a kill cut short is left as it is, on a line of
+    its own.
 
     Args:
         folder: the label set's, ``<reviews>/<label set>``; made when needed.

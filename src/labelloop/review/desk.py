@@ -1,7 +1,7 @@
 """The door to a review: what a label set asks, with all files to look at, and where the answers go.
 
-Whoever shows labels to a person (files in a folder, a page) opens a :class:`Desk`, reads :meth:`Desk.asked`, and hands each
-answer to :meth:`Desk.decide`.
+Whoever shows labels to a person (files in a folder, a page) opens a :class:`Desk`, reads :meth:`Desk.asked`, and hands
+each answer to :meth:`Desk.decide`.
 """
 
 import os
@@ -170,8 +170,8 @@ class Desk:
             return ""
         if not judged.is_file() or sha256(judged) != asked.sha256:
             raise UserError(
-                f"{asked.case}, {asked.name}: {judged} is not the label map that was judged. It has been made anew since: "
-                "look at the queue again."
+                f"{asked.case}, {asked.name}: {judged} is not the label map that was judged. It has been made anew "
+                "since: look at the queue again."
             )
         return keep(self.folder, judged)[1]
 

@@ -24,8 +24,8 @@ def read_reviewed(path: str | Path, ids: Collection[int], grid: Geometry | None 
         grid: what the map must lie on; None: not asked.
 
     Raises:
-        CaseError: the file is no label map (:func:`labelloop.images.scan.read_label`), has ids that the scheme lacks, or
-            another grid.
+        CaseError: the file is no label map (:func:`labelloop.images.scan.read_label`), has ids that the scheme lacks,
+            or another grid.
         OSError, MemoryError: when the disk or memory is at fault.
     """
     volume = read_label(path)

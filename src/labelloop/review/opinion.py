@@ -1,6 +1,5 @@
 """What reviewers say of one case, as fusion takes it: voxels and states that go before the annotators' own."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,17 +54,18 @@ class Opinion:
             labels[mask] = scheme.ids[name]
         return labels
 
-    def rows(self, maps: Mapping[str, np.ndarray], labels: str, scheme: ClassScheme) -> list[dict[str, Any]]:
+    def rows(self, without: np.ndarray, final: np.ndarray, labels: str, scheme: ClassScheme) -> list[dict[str, Any]]:
         """Return a row of the table "reviewed" (without ``case``) for each class that was decided.
 
         Args:
-            maps: label maps (canonical) of which one may hold what was judged, by any name.
+            without, final: the label map (canonical) as it would be without reviewers, and as it is.
             labels: name of the label set; a question that was asked in another one is not one of this.
         """
         found = []
         for name, settled in sorted(self.settled.items()):
+            shown = [without] if settled.decision in STANDS else [without, final]
             same = name in self.judged and any(
-                np.array_equal(array == scheme.ids[name], self.judged[name]) for array in maps.values()
+                np.array_equal(array == scheme.ids[name], self.judged[name]) for array in shown
             )
             asked = {decision.asked for decision in settled.by if decision.labels == labels}
             found.append(
@@ -159,8 +159,8 @@ class _Reader:
                 "review_altered", str(path), "not what was kept under this name", "Restore it, or judge anew."
             )
         volume = self.item.upright(read_reviewed(path, list(self.scheme.ids.values())))
-        if self.grid is not None and (difference := volume.geometry.difference(self.grid)):
-            raise CaseError(
-                "label_grid", str(path), f"map and image differ in {difference}", "Save it on the image's grid."
-            )
+        difference = volume.geometry.difference(self.grid) if self.grid else None
+        if difference:
+            found = f"map and image differ in {difference}"
+            raise CaseError("label_grid", str(path), found, "Save it on the image's grid.")
         return canonical(volume).array

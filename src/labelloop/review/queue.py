@@ -1,7 +1,7 @@
 """The review queue: labels that a radiologist should look at, each with a picture.
 
-Two thirds are asked because they are doubtful, the most suspicious first. One third is drawn at random from the accepted
-labels: how many of those are wrong says how many wrong ones the loop lets through (:mod:`labelloop.review.audit`).
+Two thirds are asked because they are doubtful, the most suspicious first. One third is drawn at random from the
+accepted labels: how many of those are wrong says how many the loop lets through (:mod:`labelloop.review.audit`).
 """
 
 import hashlib
@@ -50,10 +50,10 @@ def queue(
 ) -> pd.DataFrame:
     """Return the labels of a set to ask about, as a "review" table that names no files yet.
 
-    Each third one of the first ``limit`` is drawn at random from the accepted labels: those with the smallest hash of label
-    set, case and class. So a queue that is made again asks for the same ones, and how many were answered by then is
-    taken off: together they are one draw. The others are doubtful: those about which reviewers are asked again, then those with
-    most failed rules, then most rules that doubt it, then the lowest mean pairwise Dice of the predictions.
+    Each third one of the first ``limit`` is drawn at random from the accepted labels: those with the smallest hash of
+    label set, case and class. So a queue that is made again asks for the same ones, and how many were answered by then
+    is taken off: together they are one draw. The others are doubtful: those about which reviewers are asked again, then
+    those with most failed rules, then most rules that doubt it, then the lowest mean pairwise Dice of the predictions.
     Classes take turns, ``ALIKE`` labels each: what a model does wrong in every case shall not hide the rest. Agreement
     says nothing about a label that an annotator drew; such a label is listed only when it fails a rule. What reviewers
     settled is not asked again; a label that is called wrong is, once it is another one.

@@ -41,7 +41,7 @@ class RunConfig(Strict):
     review: int = Field(30, ge=0, description="labels in the review queue of a label set, each with a picture")
     reviews: str | None = Field(
         None,
-        description="folder of what people decide about labels, outside the results; none: beside them, as RESULTS-reviews",
+        description="folder of what people decide about labels, outside the results; none: RESULTS-reviews",
     )
     infer_roles: tuple[Literal["train", "test"], ...] = Field(
         ("test",), description="roles whose cases get final label maps; all cases when there is no test case"

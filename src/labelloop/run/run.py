@@ -59,9 +59,8 @@ class Run:
             reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
             raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
         files = list(filter(None, flat((case.image, case.label) for case in self.cases)))
-        refuse_inputs_among(
-            Path(self.results), WRITTEN, [self.config.cases, *files, *filter(None, [self.config.reviews])]
-        )
+        files += [self.config.cases, *filter(None, [self.config.reviews])]
+        refuse_inputs_among(Path(self.results), WRITTEN, files)
         self._expected = Expected(self.cases, unroll(self.recipe))
         self.notes = preflight.fit(self._expected)
         self.chain: Recipe = self._expected.chain

@@ -68,8 +68,8 @@ def held_out(
         relatives: case tables of all shards that hold images of this shard's patients.
         predictions: manifest of each model in ``spec``, in their order.
         disagreement: table of the shard.
-        reviewed: table that fusion wrote. Truth that reviewers overruled is not asked. What they added is not either: it
-            was looked at because it is doubtful, and calibration needs labels that were not picked.
+        reviewed: table that fusion wrote. Truth that reviewers overruled is not asked. What they added is not either:
+            it was looked at because it is doubtful, and calibration needs labels that were not picked.
         volumes: confidence tables of the models.
         spec: ``predict``, ``classes``, ``clean``, ``check`` and ``select`` of a label set. The threshold for
             ``target_dsc`` is left out, because the table serves to find it, and so are ranks among all cases.

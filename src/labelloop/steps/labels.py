@@ -95,10 +95,9 @@ def fuse(
     write_table(provenance, table_of(ledger.extras(), "provenance"), "provenance")
     rows = table_of(ledger.extras(), "reviewed")
     write_table(reviewed, rows, "reviewed")
-    for row in rows[rows["problem"] != ""].to_dict("records") if len(rows) else ():
-        log.warning(
-            "%s: what %s said of %s is not used: %s", *(row[k] for k in ("case", "reviewer", "class", "problem"))
-        )
+    for row in rows.to_dict("records"):
+        if row["problem"]:
+            log.warning("%s: what is said of %s is not used: %s", row["case"], row["class"], row["problem"])
 
 
 def predictions_of(
@@ -130,13 +129,12 @@ def _fuse_case(
     out: Path,
 ) -> tuple[Path, dict]:
     cleaned, grid, provenance = fused_map(item, spec, known, scheme, predictions, asked)
-    opinion, maps = opinion_of(reviews, item, scheme, grid), {"without": cleaned.array}
+    opinion, without = opinion_of(reviews, item, scheme, grid), cleaned.array
     if opinion.states:
         cleaned, grid, provenance = fused_map(item, spec, known, scheme, predictions, asked, opinion)
-        maps["with"] = cleaned.array
     path, stored = out / f"{item.id}.nii.gz", item.as_stored(Volume(restore(cleaned.array, grid), grid))
     write(path, stored.array, stored.geometry)
-    return path, {"provenance": provenance, "reviewed": opinion.rows(maps, out.name, scheme)}
+    return path, {"provenance": provenance, "reviewed": opinion.rows(without, cleaned.array, out.name, scheme)}
 
 
 def fused_map(
