@@ -11,9 +11,13 @@ SHARDS = ("train-000", SHARD)
 
 INFER = {"infer/test-000", "summarize/all", "evaluate/final", "report/page"}
 STUDENT = {"train/student", *INFER}
-SELECT = {"select/pseudo", "review/pseudo", *STUDENT}
-FUSE = {f"fuse/pseudo/{SHARD}", f"check/pseudo/{SHARD}", f"prepare_labels/fine/labels/pseudo/{SHARD}", *SELECT}
-PREDICT = {f"predict/teacher/{SHARD}", f"agree/pseudo/{SHARD}", f"held_out/pseudo/{SHARD}", *FUSE}
+TRUST = {f"trust/pseudo/{shard}" for shard in SHARDS}
+SELECT = {"select/pseudo", "review/pseudo", *TRUST, *STUDENT}
+FUSE = {f"{step}/pseudo/{SHARD}" for step in ("fuse", "check", "held_out")} | {
+    f"prepare_labels/fine/labels/pseudo/{SHARD}",
+    *SELECT,
+}
+PREDICT = {f"predict/teacher/{SHARD}", f"agree/pseudo/{SHARD}", *FUSE}
 LABELING = ("fuse", "agree", "check", "held_out", "prepare_labels/fine/labels")
 PSEUDO = {f"{job}/pseudo/{shard}" for job in LABELING for shard in SHARDS}
 TEACHER_USED = {*(f"predict/teacher/{s}" for s in (*SHARDS, "test-000")), "evaluate/teacher", *PSEUDO, *SELECT}
@@ -70,7 +74,8 @@ def _replace(file: Path, content: bytes) -> None:
         (f"labels/pseudo/{CASE}.nii.gz", damage, FUSE),
         (f"labels/pseudo/verdicts/{SHARD}.csv", delete, {f"check/pseudo/{SHARD}", *SELECT}),
         ("labels/pseudo/selected.csv", delete, SELECT),
-        ("labels/pseudo/selected.csv", demote, {"review/pseudo", *STUDENT}),
+        ("labels/pseudo/selected.csv", demote, {"review/pseudo", *TRUST, *STUDENT}),
+        (f"labels/pseudo/trusted/{CASE}.nii.gz", damage, {f"trust/pseudo/{SHARD}"}),
         (f"labels/pseudo/held_out/{SHARD}.csv", delete, {f"held_out/pseudo/{SHARD}", *SELECT}),
         ("review/pseudo.csv", delete, {"review/pseudo", "report/page"}),
         ("predictions/efficiency.csv", delete, {"summarize/all", "report/page"}),

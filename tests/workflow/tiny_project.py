@@ -116,6 +116,14 @@ class Project:
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-9000:]}"
         return done.stdout
 
+    def told(self, *arguments: str) -> str:
+        """Run Snakemake to its end; return what it says beside what it prints."""
+        done = subprocess.run(
+            self.command(*arguments), cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, done.stderr[-9000:]
+        return done.stderr
+
     def run(self, *arguments: str) -> set[str]:
         """Run the workflow; return the jobs that were done."""
         before = self._benchmarks()

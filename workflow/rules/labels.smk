@@ -228,6 +228,31 @@ rule select:
         "../scripts/step.py"
 
 
+rule trust:
+    """Show what of a shard's label maps is trusted: maps in which refused classes are blank."""
+    input:
+        maps=manifest_of(paths.labels()),
+        selected=paths.label_table("selected"),
+    output:
+        manifest=manifest_of(paths.trusted()),
+    log:
+        paths.log("trust", "{labels}/{shard}"),
+    benchmark:
+        paths.benchmark("trust", "{labels}/{shard}")
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(60),
+    params:
+        number=lambda w: shards.size(w.shard),
+        classes=run.chain.classes,
+        trigger=trigger(run.scheme.fingerprint()),
+        version=1,
+    message:
+        "trust: label set {wildcards.labels}, what is learned from of {params.number} cases of shard {wildcards.shard}"
+    script:
+        "../scripts/step.py"
+
+
 rule prepare_labels:
     """Bring the labels of a shard into network space, on the grids of the prepared images."""
     input:

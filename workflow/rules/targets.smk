@@ -93,6 +93,7 @@ rule labels:
             shard=shards.train,
         ),
         expand(rules.select.output, labels=wiring.used_label_sets),
+        expand(rules.trust.output, labels=wiring.used_label_sets, shard=shards.train),
         expand(rules.review.output, labels=wiring.used_label_sets),
     message:
         "labels: all label sets are selected"

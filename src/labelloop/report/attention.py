@@ -82,6 +82,9 @@ def _of_labels(entry: Mapping[str, Any]) -> Iterator[str]:
         yield f"Label set {entry['name']}: {accepted} of {count(judged, 'label')} made by models were accepted."
     elif entry["classes"] and not judged:
         yield f"Label set {entry['name']}: models made no label that could be accepted."
+    unused = [f"{row['case']}, {plain(row['class'])}" for row in entry["reviewed"]["problems"]]
+    if unused:
+        yield f"Label set {entry['name']}: {count(len(unused), 'decision')} of reviewers cannot be used: {named(unused)}."
     nowhere = [
         plain(row["name"])
         for row in entry["classes"]

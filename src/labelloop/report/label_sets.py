@@ -9,23 +9,26 @@ from labelloop.base.classes import ClassScheme
 from labelloop.report.calibration import calibration_of
 from labelloop.report.intake import counts
 from labelloop.report.results import Results
+from labelloop.review.audit import error_rate
 
-DECISIONS = ("truth", "accepted", "demoted", "dropped", "unknown")
+DECISIONS = ("reviewer", "truth", "accepted", "demoted", "dropped", "unknown")
 REASONS_SHOWN = 8
 
 
 def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any]:
     """Return acceptance per class, frequent reasons, failures per rule, calibration and review queue of a label set."""
-    kinds = ("selected", "verdicts", "provenance", "held_out", "calibration")
+    kinds = ("selected", "verdicts", "provenance", "held_out", "calibration", "reviewed")
     tables = (results.table(results.paths.label_table(kind, name), kind) for kind in kinds)
-    selected, verdicts, provenance, held_out, calibration = tables
+    selected, verdicts, provenance, held_out, calibration, reviewed = tables
     decisions = {d: int((selected["decision"] == d).sum()) for d in DECISIONS}
     judged = decisions["accepted"] + decisions["demoted"] + decisions["dropped"]
-    why, counted = _why(selected), counts(selected, "decision", DECISIONS, scheme)
+    shown = [d for d in DECISIONS if d != "reviewer" or decisions[d]]
+    why, counted = _why(selected), counts(selected, "decision", shown, scheme)
     return {
         "name": name,
         "cases": selected["case"].nunique(),
         "decisions": decisions,
+        "shown": shown,
         "judged": judged,
         "accepted_share": decisions["accepted"] / judged if judged else None,
         "classes": [row | {"why": why.get(row["name"], {})} for row in counted],
@@ -35,6 +38,8 @@ def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any
         "cleaning": _cleaning(provenance),
         "calibration": calibration_of(held_out, calibration, scheme),
         "queue": results.table(results.paths.review(name), "review").to_dict("records"),
+        "reviewed": _reviewed(reviewed),
+        "error_rate": error_rate(reviewed),
     }
 
 
@@ -55,6 +60,16 @@ def _reasons(selected: pd.DataFrame) -> list[dict[str, Any]]:
         example = part["reason"].iloc[0]
         rows.append({"decision": decision, "reason": example, "count": len(part), "classes": classes.to_dict()})
     return sorted(rows, key=lambda row: -row["count"])[:REASONS_SHOWN]
+
+
+def _reviewed(reviewed: pd.DataFrame) -> dict[str, Any]:
+    """Return how many labels reviewers called what, and what of it cannot be used."""
+    counted = reviewed.loc[reviewed["problem"] == "", "decision"].value_counts(sort=False).sort_index()
+    problems = reviewed[reviewed["problem"] != ""]
+    return {
+        "decisions": {str(decision): int(number) for decision, number in counted.items()},
+        "problems": problems[["case", "class", "problem"]].to_dict("records"),
+    }
 
 
 def _rules(verdicts: pd.DataFrame) -> list[dict[str, Any]]:

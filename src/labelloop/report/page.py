@@ -20,7 +20,7 @@ from labelloop.report.chain import draw_chain
 from labelloop.report.facts import run_facts
 from labelloop.report.gallery import Atlas, Truth, queue_pictures, scored_pictures, unscored_pictures
 from labelloop.report.intake import intake
-from labelloop.report.label_sets import DECISIONS, label_set
+from labelloop.report.label_sets import label_set
 from labelloop.report.lesions import lesion_results
 from labelloop.report.models import model, translation
 from labelloop.report.results import Results
@@ -84,7 +84,6 @@ def write_report(
         "models": [model(source, name) for name in model_names],
         "translations": [translation(source, plan) for plan in translations],
         "label_sets": sets,
-        "decisions": DECISIONS,
         "scores": scores(scored, scheme),
         "by_sequence": scores_by_sequence(scored, table, scheme),
         "about": about_cases(table),

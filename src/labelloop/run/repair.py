@@ -63,6 +63,7 @@ class Repair:
         folders = [paths.predictions(model) for model in (*chain.models, *chain.outside)]
         folders += [paths.labels(name) for name in chain.labels]
         folders += [paths.transferred(name) for name in chain.labels]
+        folders += [paths.trusted(name) for name in chain.labels]
         for plan in sorted({images_of(chain, plan) for plan in chain.plans}):
             folders.append(paths.prepared(plan))
             for kind in get_args(Arrays):

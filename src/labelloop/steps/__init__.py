@@ -18,7 +18,7 @@ MODULES = {
     "adapt": ("judge", "upright", "train_translator", "structure"),
     "models": ("train", "train_slices", "predict"),
     "outside": ("import_nnunet", "predict_outside"),
-    "labels": ("fuse", "agree", "check", "select", "prepare_labels", "cut_objects"),
+    "labels": ("fuse", "agree", "check", "select", "trust", "prepare_labels", "cut_objects"),
     "transfer": ("transfer",),
     "held_out": ("held_out",),
     "inference": ("infer", "summarize", "check_final", "evaluate"),

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme, load_classes
 from labelloop.base.errors import CaseError
 from labelloop.base.files import digest
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.base.wording import count
-from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated
+from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated, from_table
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, Volume, canonical, read, restore, write
 from labelloop.labels.agree import disagreement as compare
@@ -376,6 +376,38 @@ def select(
     write_table(selected, chosen, "selected")
     counts = chosen["decision"].value_counts()
     log.info("select: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
+
+
+def trust(maps: Path, selected: Path, classes: str, manifest: Path, version: int) -> None:
+    """Write the label maps of one shard with nothing in them but what is trusted: what a student learns from.
+
+    A case of which nothing is trusted has no map. Ignored voxels stay ignored.
+
+    Args:
+        maps: manifest of the label maps. selected: which classes of a case are trusted.
+        manifest: to write; the maps go beside it.
+    """
+    scheme, files, ledger = load_classes(classes), Files([maps], "label_map"), Ledger.of(manifest)
+    chosen = from_table(read_table(selected, "selected"))
+    for case in sorted(set(read_table(maps, "manifest")["case"]) & chosen.keys()):
+        if case not in files:
+            continue
+        present = sorted(name for name, state in chosen[case].items() if state == PRESENT)
+        known = bool(annotated(chosen[case]))
+        work = partial(_trust_case, files.path(case), case, present if known else None, scheme, ledger.folder)
+        ledger.run(case, digest([version, files.key(case), scheme.fingerprint(), present, known]), work)
+    ledger.close()
+
+
+def _trust_case(
+    source: Path, case: str, present: list[str] | None, scheme: ClassScheme, out: Path
+) -> tuple[Path | None, dict]:
+    if present is None:
+        return None, {}
+    labels, path = read(source), out / f"{case}.nii.gz"
+    kept = np.isin(labels.array, [IGNORED, *(scheme.ids[name] for name in present)])
+    write(path, np.where(kept, labels.array, np.uint8(BACKGROUND)), labels.geometry)
+    return path, {}
 
 
 def selection(spec: dict[str, Any], scheme: ClassScheme) -> SelectSettings:

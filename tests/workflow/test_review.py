@@ -1,0 +1,74 @@
+"""What a reviewer decides comes back by typing the same command again: the touched case, what follows, and no more."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from test_changes import CASE, FUSE, SHARDS
+from tiny_project import Project
+
+from labelloop.base.tables import read_table
+from labelloop.images.volume import read, write
+from labelloop.review.decisions import Decision, append
+from labelloop.review.desk import Asked, Desk
+
+
+def test_a_decision_leads_to_its_case_and_what_follows_and_is_done_once(copied: Project):
+    desk = Desk(copied.results)
+    assert (desk.labels, desk.folder) == ("pseudo", copied.folder / "results-reviews" / "pseudo")
+    asked = desk.asked()
+    assert {one.asked for one in asked} == {"doubt", "random"} and all(one.image.is_file() for one in asked)
+    assert all(one.map.is_file() and set(one.models) == {"teacher", "teacher_b"} for one in asked)
+    mine, edited = _about(desk, asked[0], CASE, "spleen"), copied.folder / "edited.nii.gz"
+    volume = read(mine.map)
+    array = np.where(volume.array == desk.ids["spleen"], 0, volume.array)
+    array[1:3, 1:3, 1:3] = desk.ids["spleen"]
+    write(edited, array, volume.geometry)
+    desk.decide(mine, "ann", "edited", edited=edited)
+    append(desk.folder, [Decision("ann", "nobody", "liver", "wrong")])
+
+    kinds = ("labels/pseudo/*.nii.gz", "labels/pseudo/trusted/*.nii.gz", "prepared/fine/**/*.b2nd")
+    before = {name: time for kind in kinds for name, time in copied.times(kind).items()}
+    assert copied.run() == FUSE
+    after = {name: time for kind in kinds for name, time in copied.times(kind).items()}
+    changed = {Path(name).name for name in before if after.get(name) != before[name]}
+    assert changed == {f"{CASE}.nii.gz", f"{CASE}.b2nd"} and after.keys() == before.keys()
+
+    made = read(copied.results / "labels" / "pseudo" / f"{CASE}.nii.gz").array
+    assert ((made == desk.ids["spleen"]) == (array == desk.ids["spleen"])).all()
+    source = _row(copied, "provenance").query("step == 'fuse'")["source"].iloc[0]
+    assert source == _row(copied, "selected")["decision"].iloc[0] == "reviewer"
+    assert "1 from reviewers" in (copied.results / "report" / "index.html").read_text()
+    assert copied.run() == set()
+
+
+def test_decisions_of_other_shards_and_those_that_cannot_be_read_plan_nothing(copied: Project):
+    assert copied.planned() == set()
+    append(copied.folder / "results-reviews" / "pseudo", [Decision("ann", "nobody", "liver", "wrong")])
+    assert "case 'nobody' is not one of the run's train cases" in copied.told("--summary")
+    assert copied.planned() == set()
+
+
+def test_what_is_trusted_is_what_selection_says(reference: Project):
+    ids = Desk(reference.results).ids
+    table = read_table(reference.results / "labels/pseudo/selected.csv", "selected")
+    for shard in SHARDS:
+        rows = read_table(reference.results / f"labels/pseudo/trusted/shards/{shard}.csv", "manifest")
+        for case, file in zip(rows["case"], rows["file"], strict=True):
+            states = table[table["case"] == case].set_index("class")["state"]
+            assert bool(file) == (states != "unknown").any()
+            if file:
+                shown = set(np.unique(read(reference.results / "labels/pseudo/trusted" / file).array)) - {0, 255}
+                assert shown <= {ids[name] for name in states[states == "present"].index}
+
+
+def _about(desk: Desk, like: Asked, case: str, name: str) -> Asked:
+    """Return a question about a label of the set that need not be in the queue."""
+    rows = read_table(desk.results / f"labels/{desk.labels}/shards/{SHARDS[1]}.csv", "manifest").set_index("case")
+    path = desk.results / "labels" / desk.labels / f"{case}.nii.gz"
+    return Asked(1, case, name, "", (), "", like.image, path, rows.loc[case, "sha256"], {}, None, None)
+
+
+def _row(project: Project, kind: str) -> pd.DataFrame:
+    table = read_table(project.results / "labels" / "pseudo" / f"{kind}.csv", kind)
+    return table[(table["case"] == CASE) & (table["class"] == "spleen")]
