@@ -9,13 +9,13 @@ import typer
 
 from labelloop.base.errors import UserError
 from labelloop.base.heartbeat import speaking
-from labelloop.cli import cases, infer, init, labels, listed, recipe, run
+from labelloop.cli import cases, infer, init, labels, listed, recipe, review, run
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells and typer have it."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for commands in (init, cases, run, infer, labels):
+for commands in (init, cases, run, infer, labels, review):
     app.add_typer(commands.app)
 for name, group in {"recipe": recipe.app, "dataset": listed.datasets, "classes": listed.classes}.items():
     app.add_typer(group, name=name)

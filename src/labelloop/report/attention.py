@@ -84,7 +84,8 @@ def _of_labels(entry: Mapping[str, Any]) -> Iterator[str]:
         yield f"Label set {entry['name']}: models made no label that could be accepted."
     unused = [f"{row['case']}, {plain(row['class'])}" for row in entry["reviewed"]["problems"]]
     if unused:
-        yield f"Label set {entry['name']}: {count(len(unused), 'decision')} of reviewers cannot be used: {named(unused)}."
+        decisions = count(len(unused), "decision")
+        yield f"Label set {entry['name']}: {decisions} of reviewers cannot be used: {named(unused)}."
     nowhere = [
         plain(row["name"])
         for row in entry["classes"]

@@ -95,13 +95,8 @@ def append(folder: str | Path, decisions: Iterable[Decision]) -> None:
     path, text = Path(folder) / FILE, io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for decision in made:
-        cells = dict(zip(COLUMNS, decision.cells(), strict=True))
-        found = _wrong_in(cells)
-        if found:
-            raise UserError(
-                f"{path}: decision about {decision.name or 'no class'} of {decision.case or 'no case'}: {found}"
-            )
-        writer.writerow(cells.values())
+        check(decision, with_file=True)
+        writer.writerow(decision.cells())
     lock = hold(path.with_name(LOCK), str(path), poll_s=0.05)
     try:
         with explained(path), path.open("ab+") as file:
@@ -115,6 +110,21 @@ def append(folder: str | Path, decisions: Iterable[Decision]) -> None:
             os.fsync(file.fileno())
     finally:
         lock.release()
+
+
+def check(decision: Decision, with_file: bool = False) -> None:
+    """Raise UserError when something is no decision.
+
+    Args:
+        with_file: the map that it needs must be named, too.
+    """
+    cells = dict(zip(COLUMNS, decision.cells(), strict=True))
+    cells["time"] = cells["time"] or "2000-01-01"
+    if not with_file:
+        cells["file"] = cells["file"] or KEPT
+    found = _wrong_in(cells)
+    if found:
+        raise UserError(f"decision about class {decision.name!r} of case {decision.case!r}: {found}")
 
 
 def read(

@@ -18,7 +18,7 @@ from labelloop.base.files import sha256, write_json
 from labelloop.base.paths import Paths
 from labelloop.base.tables import read_table
 from labelloop.images.volume import read_geometry
-from labelloop.review.decisions import EDITED, RIGHT, Decision, Reviews, Settled, append
+from labelloop.review.decisions import EDITED, RIGHT, Decision, Reviews, Settled, append, check, one_line, read
 from labelloop.review.maps import keep, keep_edited
 
 
@@ -119,6 +119,35 @@ class Desk:
             settled=settled,
         )
 
+    def question(self, case: str, name: str, sha256: str = "", asked: str = "") -> Asked:
+        """Return the question about a label, whether or not it is in the queue.
+
+        Args:
+            sha256: of the label map that was looked at; one that is not in the results any more has no ``map``.
+            asked: doubt or random, if the queue asked for it.
+
+        Raises:
+            UserError: the label set has no such case or class.
+        """
+        if (case, name) not in self._selected:
+            cases = {known for known, _ in self._selected}
+            what = f"class {name[:80]!r}" if case in cases else f"case {case[:80]!r}"
+            raise UserError(f"{what} is not in label set {self.labels} of {self.results}")
+        reviews, row = self.reviews, self._selected[case, name]
+        path = Path(self._paths.labels(self.labels)) / f"{case}.nii.gz"
+        empty = {"rank": 0, "reasons": "", "picture": "", "image": self._image(case), "file": ""}
+        made = self._asked(empty | row | {"asked": asked, "sha256": sha256}, reviews.of(case).get(name))
+        return replace(made, map=path if path.is_file() else None)
+
+    @cached_property
+    def _selected(self) -> dict[tuple[str, str], dict[str, Any]]:
+        table = read_table(self._paths.label_table("selected", self.labels), "selected")
+        return {(row["case"], row["class"]): dict(row) for row in table.to_dict("records")}
+
+    def _image(self, case: str) -> str:
+        table = read_table(self._paths.table("cases"), "cases")
+        return next((row["image"] for row in table.to_dict("records") if row["case"] == case), "")
+
     def decide(
         self,
         asked: Asked,
@@ -132,8 +161,10 @@ class Desk:
     ) -> Decision:
         """Append what a reviewer says of a label, and keep the map that was judged; return the decision.
 
+        What the reviewer has said last already is not said twice.
+
         Args:
-            asked: of :meth:`asked`; its ``sha256`` says which map was looked at.
+            asked: of :meth:`asked` or :meth:`question`; its ``sha256`` says which map was looked at.
             decision: right, wrong, absent, edited or unsure.
             judged: a copy of the map that was looked at; None: the one in the results.
             edited: for ``edited``, the map that was edited. Only the class asked about counts.
@@ -146,20 +177,32 @@ class Desk:
             reviewer, asked.case, asked.name, decision, asked.sha256, comment=comment, seconds=seconds,
             labels=self.labels, asked=asked.asked,
         )  # fmt: skip
-        if decision == EDITED:
-            if edited is None:
-                raise UserError(f"{asked.case}, {asked.name}: edited, but there is no edited map")
-            file = keep_edited(self.folder, asked.case, edited, list(self.ids.values()), self._grid(asked))
-        kept = self._keep(asked, judged or asked.map)
-        if decision == RIGHT and not kept:
+        if (asked.case, asked.name) not in self._selected:
+            raise UserError(f"{asked.case}, {asked.name}: not in label set {self.labels} of {self.results}")
+        check(made)
+        if decision == EDITED and edited is None:
+            raise UserError(f"{asked.case}, {asked.name}: edited, but there is no edited map")
+        file = self._keep(asked, judged or asked.map)
+        if decision == RIGHT and not file:
             raise UserError(f"{asked.case}, {asked.name}: right, but there is no label map; say absent, or edit one")
-        made = replace(made, file=file if decision == EDITED else kept)
-        append(self.folder, [made])
+        if decision == EDITED and edited is not None:
+            file = keep_edited(self.folder, asked.case, edited, list(self.ids.values()), self._grid(asked))
+        made = replace(made, file=file)
+        if not self._is_said(made):
+            append(self.folder, [made])
         return made
+
+    def _is_said(self, made: Decision) -> bool:
+        """Say whether it is what the reviewer said last of the label."""
+        mine = [
+            d for d in read(self.folder)[0] if (d.reviewer, d.case, d.name) == (made.reviewer, made.case, made.name)
+        ]
+        fields = ("decision", "sha256", "file", "comment", "labels")
+        return bool(mine) and all(getattr(mine[-1], f) == one_line(getattr(made, f)) for f in fields)
 
     def _grid(self, asked: Asked):
         try:
-            return read_geometry(asked.map or asked.image)
+            return read_geometry(asked.image if asked.image.is_file() else asked.map or asked.image)
         except RuntimeError as error:
             found = "neither its label map nor its image can be read"
             raise CaseError("label_missing", str(asked.map or asked.image), found, "Restore it.") from error
