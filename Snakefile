@@ -38,12 +38,18 @@ rule all:
     """Everything that a recipe leads to: all stages and the report."""
     default_target: True
     input:
-        rules.cases.input,
-        rules.models.input,
-        rules.labels.input,
-        rules.predictions.input,
-        rules.scores.input,
-        rules.report.output,
+        (
+            before_review(run.waits_for)
+            if run.waits_for
+            else [
+                rules.cases.input,
+                rules.models.input,
+                rules.labels.input,
+                rules.predictions.input,
+                rules.scores.input,
+                rules.report.output,
+            ]
+        ),
     message:
         "all: everything is there"
 

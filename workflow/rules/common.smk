@@ -50,6 +50,7 @@ if workflow.is_main_process:
         *trainings.fewer_cards(),
         *run.outside.notes(),
         *run.unused_decisions(),
+        *filter(None, [run.waits_for and run.left_to_review(run.waits_for)]),
     ]:
         logger.warning(line)
     try:
@@ -124,6 +125,8 @@ onsuccess:
     done, took = console.how_far(work_to_do()), time.monotonic() - BEGAN
     for line in console.ending(Path(paths.results), done, run.set_aside(), took):
         print(f"labelloop: {line}")
+    if run.waits_for:
+        print(f"labelloop: {run.left_to_review(run.waits_for)}")
 
 
 onerror:

@@ -92,6 +92,9 @@ class LabelSetSpec(Strict):
     select: SelectSettings = Field(
         SelectSettings(), description="which labels are accepted, and what refused ones become"
     )
+    review: Literal["wait"] | None = Field(
+        None, description="wait: the run ends, without an error, until somebody has answered the review queue"
+    )
 
 
 class EvaluationSpec(Strict):

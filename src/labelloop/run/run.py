@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from labelloop.base.wording import count
 from labelloop.cases.table import load_cases
 from labelloop.recipe import Recipe, load_recipe, plain_name, unroll
 from labelloop.review.decisions import Reviews
+from labelloop.review.waiting import left_to_answer
 from labelloop.run import checks, preflight
 from labelloop.run.chain import own_updates, updates
 from labelloop.run.config import load_config
@@ -99,6 +101,20 @@ class Run:
             train = {case.case for case in self.cases if case.role == "train"}
             self._reviews[labels] = Reviews(folder, train, self.scheme.select(self.wiring.label_set(labels).classes))
         return self._reviews[labels]
+
+    @cached_property
+    def waits_for(self) -> str | None:
+        """The first label set whose review the run waits for; None when there is nothing to wait for."""
+        return next(filter(self.left_to_review, self.wiring.used_label_sets), None)
+
+    def left_to_review(self, labels: str) -> str:
+        """Return what is left to do before a run goes on beyond a label set, in words; empty when nothing is."""
+        if self.wiring.label_set(labels).review != "wait" or not self.config.review:
+            return ""
+        left = left_to_answer(Path(self.paths.review(labels)), self.reviews(labels), labels, self.config.review)
+        what = "the queue is made first" if left is None else f"{count(left, 'label')} left to look at"
+        told = f"label set {labels} waits for its review: {what}. labelloop review {self.results} --labels {labels}"
+        return "" if left == 0 else f"{told} --export DIR, then --import DIR --reviewer NAME, then this command again"
 
     def reviewed(self, labels: str, shard: str) -> list[str]:
         """Return the fingerprint of what people decided about a label set's cases of a shard; none without any."""

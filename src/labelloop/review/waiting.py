@@ -1,0 +1,25 @@
+"""Whether a review is done: what a run that waits for it asks at its start, without pandas."""
+
+import csv
+from pathlib import Path
+
+from labelloop.base.sequences import flat
+from labelloop.review.decisions import Reviews
+
+
+def left_to_answer(queue: Path, reviews: Reviews, labels: str, limit: int) -> int | None:
+    """Return how many labels of a review queue nobody has said anything of; None when there is no queue yet.
+
+    A queue is made anew from what is left to ask, so that it is answered, too, once as many labels as it can hold were.
+
+    Args:
+        queue: table of the queue. labels: name of the label set. limit: labels that a queue holds, at most.
+    """
+    if not queue.is_file():
+        return None
+    said = reviews.settled
+    everything = flat(case.values() for case in said.values())
+    answered = sum(any(one.labels == labels for one in settled.by) for settled in everything)
+    with queue.open(newline="", encoding="utf-8") as file:
+        rows = [(row.get("case", ""), row.get("class", "")) for row in csv.DictReader(file)]
+    return sum(name not in said.get(case, {}) for case, name in rows) if answered < limit else 0
