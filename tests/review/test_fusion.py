@@ -10,13 +10,14 @@ import yaml
 
 from labelloop.base.paths import manifest_of
 from labelloop.base.shards import Ledger
-from labelloop.base.tables import TABLES, read_table
+from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.cases.table import Case
 from labelloop.images.volume import Geometry, read, write
 from labelloop.labels.select import select
 from labelloop.labels.settings import SelectSettings
 from labelloop.review.decisions import Decision, append
 from labelloop.review.maps import keep
+from labelloop.steps.common import drawn_by_people, trusted
 from labelloop.steps.labels import fuse
 from survey_files import do_survey
 
@@ -164,6 +165,29 @@ def test_wrong_is_unknown_and_stays_visible_also_where_annotators_drew_it(world,
     assert row["reason"] == "ann said wrong: that is bowel, surely"
     assert set(world.selected(if_refused="drop")["decision"]) == {"dropped"}
     assert world.table("reviewed").loc[name, "same_label"] == "True"
+
+
+def test_who_calls_absent_what_is_not_in_the_map_calls_it_right(world):
+    world.say("absent", "pancreas")
+    world.fused()
+    assert world.table("reviewed").loc["pancreas", "decision"] == "absent"
+    world.say("absent", "pancreas")  # of the map without it
+    world.fused()
+    row = world.table("reviewed").loc["pancreas"]
+    assert (row["decision"], row["state"]) == ("right", "absent")
+
+
+def test_trainings_are_told_what_people_drew(world):
+    world.say("right", "spleen")
+    world.say("wrong", "liver")
+    world.fused()
+    path = world.folder / "selected.csv"
+    write_table(path, world.selected().reset_index(), "selected")
+    items = world.survey.usable()
+    drawn, known = drawn_by_people(path, items)["a"], trusted(path, items)["a"]
+    assert drawn == {"liver": "unknown", "spleen": "present", "pancreas": "unknown"}
+    assert known == drawn | {"pancreas": "present"}
+    assert drawn_by_people(None, items)["a"]["liver"] == "present"
 
 
 def test_two_who_differ_leave_the_class_unknown_until_they_agree(world):

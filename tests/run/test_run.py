@@ -11,6 +11,7 @@ import yaml
 from labelloop.base.errors import UserError
 from labelloop.base.outputs import refuse_inputs_among
 from labelloop.base.paths import WRITTEN
+from labelloop.review.decisions import Decision, append
 from labelloop.run.claim import claim
 from labelloop.run.config import load_config
 from labelloop.run.run import Run
@@ -47,6 +48,23 @@ def test_all_errors_of_a_configuration_are_told_at_once():
 def test_a_run_without_usable_case_says_why(tmp_path):
     with pytest.raises(UserError, match=r"no usable case\n  a: dataset_unknown: .*flare99"):
         make(tmp_path, "a,a.nii.gz,,flare99,train,")
+
+
+def test_decisions_lie_beside_the_results_and_are_those_of_all_rounds(tmp_path):
+    one = make(tmp_path, *rows(5), "x,x.nii.gz,x_label.nii.gz,flare22,train,liver", shard_size=4)
+    folder = one.reviews("pseudo").folder
+    assert folder == tmp_path / "results-reviews" / "pseudo"
+    assert {tuple(one.reviewed("pseudo", shard)) for shard in one.shards.train} == {()}
+    append(folder, [Decision("ann", case, "liver", "wrong") for case in ("x", "nobody")])
+    rounds = make(tmp_path, *rows(5), "x,x.nii.gz,x_label.nii.gz,flare22,train,liver", shard_size=4, rounds=2)
+    touched = [shard for shard in rounds.shards.train if rounds.reviewed("pseudo_round1", shard)]
+    assert touched == [shard for shard in rounds.shards.train if "x" in {c.case for c in rounds.shards.cases[shard]}]
+    [told] = rounds.unused_decisions()
+    assert told.startswith(f"{folder / 'decisions.csv'}: row 3: case 'nobody'")
+    elsewhere = make(tmp_path, *rows(5), reviews=str(tmp_path / "mine"))
+    assert elsewhere.reviews("pseudo").folder == tmp_path / "mine" / "pseudo"
+    with pytest.raises(UserError, match="models"):
+        make(tmp_path, *rows(5), reviews=str(tmp_path / "results" / "models"))
 
 
 def test_final_label_maps_are_for_test_cases_or_else_for_all(tmp_path):

@@ -183,7 +183,7 @@ TABLES: dict[str, dict[str, str]] = {
         "box_ml": Number("volume of the box, surroundings included"),
     },
     "review": {
-        "rank": Number("1 is the most suspicious"),
+        "rank": Number("place in the queue"),
         "case": "case id",
         "class": "class name",
         "decision": "as in selected",

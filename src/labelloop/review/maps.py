@@ -8,7 +8,7 @@ import numpy as np
 
 from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.base.errors import CaseError
-from labelloop.base.files import atomic, link, sha256
+from labelloop.base.files import atomic, sha256
 from labelloop.images.scan import check_same_grid, read_label
 from labelloop.images.volume import Geometry, Volume, write
 from labelloop.review.decisions import EDITED_MAPS, KEPT
@@ -65,5 +65,6 @@ def keep_edited(folder: str | Path, case: str, source: str | Path, ids: Collecti
         _, name = keep(folder, plain)
     shown = Path(folder) / EDITED_MAPS / f"{case}{ENDING}"
     shown.parent.mkdir(parents=True, exist_ok=True)
-    link(Path(folder) / name, shown)
+    with atomic(shown) as temporary:  # no link: whoever edits it again must not alter what is kept
+        temporary.write_bytes((Path(folder) / name).read_bytes())
     return name

@@ -71,7 +71,7 @@ class Opinion:
             found.append(
                 {
                     "class": name,
-                    "decision": settled.decision,
+                    "decision": self._decision(name, settled),
                     "state": self._state(name, settled),
                     "reviewer": ";".join(one.replace(";", ",") for one in settled.reviewers),
                     "same_label": same,
@@ -81,6 +81,11 @@ class Opinion:
                 }
             )
         return found
+
+    def _decision(self, name: str, settled: Settled) -> str:
+        """Return what reviewers say; who calls absent what the judged map has none of, calls it right."""
+        nothing = name in self.judged and not self.judged[name].any()
+        return RIGHT if nothing and settled.decision == SAID_ABSENT else settled.decision
 
     def _state(self, name: str, settled: Settled) -> str:
         if name in self.problems or settled.decision == UNSURE:

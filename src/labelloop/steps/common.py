@@ -91,8 +91,9 @@ def drawn_by_people(selected: Path | None, cases: Sequence[UsableCase]) -> dict[
     if selected is None:
         return {c.id: c.states for c in cases}
     table = read_table(selected, "selected")
-    chosen = from_table(table[table["decision"].isin(["truth", "reviewer"])])
-    return {c.id: chosen.get(c.id, {}) for c in cases}
+    refused = table["criterion"].str.split(";").map(lambda named: bool({"reviewer", "reviewers_differ"} & set(named)))
+    said = from_table(table[(table["decision"] == "reviewer") | refused])
+    return {c.id: c.states | said.get(c.id, {}) for c in cases}
 
 
 def in_groups(
