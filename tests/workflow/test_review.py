@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from test_changes import CASE, FUSE, SHARDS
+from test_changes import CASE, FUSE, SHARD, SHARDS
 from tiny_project import RECIPE, Project
 
 from labelloop.base.tables import read_table
 from labelloop.images.volume import read, write
 from labelloop.review.decisions import Decision, append
-from labelloop.review.desk import Asked, Desk
+from labelloop.review.desk import Desk
 
 
 def test_a_decision_leads_to_its_case_and_what_follows_and_is_done_once(copied: Project):
@@ -20,7 +20,8 @@ def test_a_decision_leads_to_its_case_and_what_follows_and_is_done_once(copied: 
     asked = desk.asked()
     assert len(asked) == 4 and all(one.image.is_file() for one in asked)
     assert all(one.map.is_file() and set(one.models) == {"teacher", "teacher_b"} for one in asked)
-    mine, edited = _about(desk, asked[0], CASE, "spleen"), copied.folder / "edited.nii.gz"
+    made = {row["case"]: row["sha256"] for row in copied.table(f"labels/pseudo/shards/{SHARD}.csv")}
+    mine, edited = desk.question(CASE, "spleen", made[CASE]), copied.folder / "edited.nii.gz"
     volume = read(mine.map)
     array = np.where(volume.array == desk.ids["spleen"], 0, volume.array)
     array[1:3, 1:3, 1:3] = desk.ids["spleen"]
@@ -77,13 +78,6 @@ def test_what_is_trusted_is_what_selection_says(reference: Project):
             if file:
                 shown = set(np.unique(read(reference.results / "labels/pseudo/trusted" / file).array)) - {0, 255}
                 assert shown <= {ids[name] for name in states[states == "present"].index}
-
-
-def _about(desk: Desk, like: Asked, case: str, name: str) -> Asked:
-    """Return a question about a label of the set that need not be in the queue."""
-    rows = read_table(desk.results / f"labels/{desk.labels}/shards/{SHARDS[1]}.csv", "manifest").set_index("case")
-    path = desk.results / "labels" / desk.labels / f"{case}.nii.gz"
-    return Asked(1, case, name, "", (), "", like.image, path, rows.loc[case, "sha256"], {}, None, None)
 
 
 def _row(project: Project, kind: str) -> pd.DataFrame:
