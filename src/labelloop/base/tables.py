@@ -129,7 +129,7 @@ TABLES: dict[str, dict[str, str]] = {
         "class": "class name",
         "decision": "right, wrong, absent, edited or unsure",
         "sha256": "of the label map that was judged; empty where there was none",
-        "seconds": "how long it took; empty: not measured",
+        "seconds": Number("how long it took; empty: not measured"),
         "comment": "in words, one line",
         "file": "map that was judged or, if edited, the edited one, relative to the table's folder",
         "labels": "label set that was judged, as its run names it",
