@@ -5,7 +5,7 @@ each answer to :meth:`Desk.decide`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -94,15 +94,15 @@ class Desk:
         return Reviews(self.folder, classes=self.ids)
 
     @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        return list(read_table(self._paths.review(self.labels), "review").to_dict("records"))
+    def _rows(self) -> list[dict[Hashable, Any]]:
+        return read_table(self._paths.review(self.labels), "review").to_dict("records")
 
     def asked(self) -> list[Asked]:
         """Return the queue, with what reviewers have said by now."""
         reviews = self.reviews
         return [self._asked(row, reviews.of(row["case"]).get(row["class"])) for row in self._rows]
 
-    def _asked(self, row: dict[str, Any], settled: Settled | None) -> Asked:
+    def _asked(self, row: Mapping[Hashable, Any], settled: Settled | None) -> Asked:
         maps = {model: Path(self._paths.predictions(model)) / f"{row['case']}.nii.gz" for model in self.model_names}
         return Asked(
             rank=int(row["rank"]),
@@ -135,14 +135,14 @@ class Desk:
             raise UserError(f"{what} is not in label set {self.labels} of {self.results}")
         reviews, row = self.reviews, self._selected[case, name]
         path = Path(self._paths.labels(self.labels)) / f"{case}.nii.gz"
-        empty = {"rank": 0, "reasons": "", "picture": "", "image": self._image(case), "file": ""}
+        empty: dict[Hashable, Any] = {"rank": 0, "reasons": "", "picture": "", "image": self._image(case), "file": ""}
         made = self._asked(empty | row | {"asked": asked, "sha256": sha256}, reviews.of(case).get(name))
         return replace(made, map=path if path.is_file() else None)
 
     @cached_property
-    def _selected(self) -> dict[tuple[str, str], dict[str, Any]]:
+    def _selected(self) -> dict[tuple[str, str], dict[Hashable, Any]]:
         table = read_table(self._paths.label_table("selected", self.labels), "selected")
-        return {(row["case"], row["class"]): dict(row) for row in table.to_dict("records")}
+        return {(row["case"], row["class"]): row for row in table.to_dict("records")}
 
     def _image(self, case: str) -> str:
         table = read_table(self._paths.table("cases"), "cases")

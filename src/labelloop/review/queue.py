@@ -111,7 +111,8 @@ def _is_doubtful(decision: str, failed: bool, doubted: bool, dice: float, said: 
 
 def _in_turns(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return the rows with the most suspicious first, in which classes take turns."""
-    table = pd.DataFrame(sorted(rows, key=_doubt), columns=list(TABLES["review"]))
+    ordered: list[dict[str, Any]] = sorted(rows, key=_doubt)
+    table = pd.DataFrame(ordered, columns=list(TABLES["review"]))
     turn = table.groupby("class").cumcount() // ALIKE
     return table.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
 

@@ -108,7 +108,7 @@ def held_out(
 def _overruled(reviewed: pd.DataFrame) -> dict[str, set[str]]:
     """Return the classes of each case of which reviewers say anything else than that a label is right."""
     rows = reviewed[(reviewed["state"] != "") & (reviewed["decision"] != "right")]
-    return rows.groupby("case")["class"].agg(set).to_dict()
+    return {str(case): set(part) for case, part in rows.groupby("case")["class"]}
 
 
 def _judge(

@@ -99,7 +99,7 @@ def review(
         upright: table that says which cases are stored upside down, in runs that ask.
     """
     kinds = {"selected": selected, "verdicts": verdicts, "disagreement": disagreement, "reviewed": reviewed}
-    asked = queue(*(read_table(path, kind) for kind, path in kinds.items()), labels=name, limit=limit)
+    asked = queue(**{kind: read_table(path, kind) for kind, path in kinds.items()}, labels=name, limit=limit)
     scheme = load_classes(classes)
     labels, turned = Files(maps, "label_map"), upside_down(upright) if upright else set()
     files = {
