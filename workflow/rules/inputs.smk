@@ -197,3 +197,13 @@ def carried_to(w):
 def predictions_before(w):
     """Manifest of the leading predictions of the round before, to compare with; none in round 1."""
     return predictions_by(wiring.leading_model_before(w.labels), w.shard)
+
+
+def before_review(labels):
+    """All that a run makes before it waits for the review of a label set: its queue, and those of the sets before."""
+    some = wiring.used_label_sets[: wiring.used_label_sets.index(labels) + 1]
+    return [
+        rules.cases.input,
+        expand(rules.trust.output, labels=some, shard=shards.train),
+        expand(rules.review.output, labels=some),
+    ]

@@ -5,16 +5,6 @@ Snakemake does not miss a file on the way to an end that is there.
 """
 
 
-def before_review(labels):
-    """All that a run makes before it waits for the review of a label set: its queue, and those of the sets before."""
-    some = wiring.used_label_sets[: wiring.used_label_sets.index(labels) + 1]
-    return [
-        rules.cases.input,
-        expand(rules.trust.output, labels=some, shard=shards.train),
-        expand(rules.review.output, labels=some),
-    ]
-
-
 localrules:
     cases,
     models,
