@@ -104,6 +104,10 @@ def _label_set(folder: Path) -> None:
         ("case_e", "liver", "present", "accepted", "", "all rules passed"),
     ]
     _save(folder / "selected.csv", "selected", selected)
+    said = [("case_d", "liver", "right"), ("case_d", "spleen", "right"), ("case_e", "spleen", "wrong")]
+    reviewed = [(*one, "present", "ann", True, "random", f"ann said {one[2]}", "") for one in said]
+    reviewed += [("case_e", "pancreas", "right", "", "bob", False, "", "bob said right", "label_grid: another grid")]
+    _save(folder / "reviewed.csv", "reviewed", reviewed)
     verdicts = [
         ("case_e", "liver", "volume", "fail", 3000.0, 2500.0, "ml", "too large"),
         ("case_d", "liver", "volume", "pass", 1500.0, 2500.0, "ml", ""),
@@ -308,6 +312,14 @@ def test_the_review_queue_is_on_the_page_as_in_its_table(results, page):
     figure = page[shown.start() :].split("</figure>")[0]
     assert "volume: too large" in _text(figure) and "<b>liver</b>" in figure
     assert (results / "review" / table["file"][0]).resolve() == (results / "labels/round1/case_e.nii.gz").resolve()
+
+
+def test_what_reviewers_say_and_how_many_accepted_labels_are_wrong_is_on_the_page(page):
+    text = _text(page)
+    assert "right 2, wrong 1" in text
+    assert "Of 3 accepted labels that were drawn at random and judged, 1 turned out wrong: 33.3 % (95 % interval 0.8" in text
+    assert "Not used: case_e, pancreas: label_grid: another grid" in text
+    assert "1 decision of reviewers cannot be used: case_e, pancreas" in text
 
 
 def test_calibration_is_drawn_where_there_are_enough_labels(page):
