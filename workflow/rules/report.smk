@@ -66,7 +66,9 @@ rule report:
                 labels=wiring.used_label_sets,
                 table=SHOWN,
             ),
-            expand(rules.review.output, labels=wiring.used_label_sets),
+            expand(
+                [paths.review(), paths.pictures()], labels=wiring.used_label_sets
+            ),
             expand(
                 paths.structure("{file}"),
                 plan=wiring.translations,
