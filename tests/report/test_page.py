@@ -317,7 +317,10 @@ def test_the_review_queue_is_on_the_page_as_in_its_table(results, page):
 def test_what_reviewers_say_and_how_many_accepted_labels_are_wrong_is_on_the_page(page):
     text = _text(page)
     assert "right 2, wrong 1" in text
-    assert "Of 3 accepted labels that were drawn at random and judged, 1 turned out wrong: 33.3 % (95 % interval 0.8" in text
+    assert (
+        "Of 3 accepted labels that were drawn at random and judged, 1 turned out wrong: 33.3 % (95 % interval 0.8"
+        in text
+    )
     assert "Not used: case_e, pancreas: label_grid: another grid" in text
     assert "1 decision of reviewers cannot be used: case_e, pancreas" in text
 

@@ -11,8 +11,7 @@ SHARDS = ("train-000", SHARD)
 
 INFER = {"infer/test-000", "summarize/all", "evaluate/final", "report/page"}
 STUDENT = {"train/student", *INFER}
-TRUST = {f"trust/pseudo/{shard}" for shard in SHARDS}
-SELECT = {"select/pseudo", "review/pseudo", *TRUST, *STUDENT}
+SELECT = {"select/pseudo", "review/pseudo", *STUDENT}
 FUSE = {f"{step}/pseudo/{SHARD}" for step in ("fuse", "check", "held_out")} | {
     f"prepare_labels/fine/labels/pseudo/{SHARD}",
     *SELECT,
@@ -74,8 +73,7 @@ def _replace(file: Path, content: bytes) -> None:
         (f"labels/pseudo/{CASE}.nii.gz", damage, FUSE),
         (f"labels/pseudo/verdicts/{SHARD}.csv", delete, {f"check/pseudo/{SHARD}", *SELECT}),
         ("labels/pseudo/selected.csv", delete, SELECT),
-        ("labels/pseudo/selected.csv", demote, {"review/pseudo", *TRUST, *STUDENT}),
-        (f"labels/pseudo/trusted/{CASE}.nii.gz", damage, {f"trust/pseudo/{SHARD}"}),
+        ("labels/pseudo/selected.csv", demote, {"review/pseudo", *STUDENT}),
         (f"labels/pseudo/held_out/{SHARD}.csv", delete, {f"held_out/pseudo/{SHARD}", *SELECT}),
         ("review/pseudo.csv", delete, {"review/pseudo", "report/page"}),
         ("predictions/efficiency.csv", delete, {"summarize/all", "report/page"}),

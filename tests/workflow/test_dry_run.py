@@ -50,7 +50,7 @@ def test_dry_run_on_4000_cases_shows_three_rounds(tmp_path: Path):
     assert jobs["total"] <= JOBS
     assert set(jobs) == {
         "survey", "tested", "collect", "group", "prepare", "prepare_labels", "train", "predict", "fuse", "agree",
-        "check", "held_out", "select", "trust", "review", "infer", "summarize", "evaluate", "report", "all", "total",
+        "check", "held_out", "select", "review", "infer", "summarize", "evaluate", "report", "all", "total",
     }  # fmt: skip
     shards = [len(set(re.findall(rf"\b{role}-\d+\b", text))) for role in ("train", "test")]
     expected = cost.jobs(unroll(load_recipe("default", rounds=3)), *shards)

@@ -29,7 +29,7 @@ def test_a_decision_leads_to_its_case_and_what_follows_and_is_done_once(copied: 
     desk.decide(mine, "ann", "edited", edited=edited)
     append(desk.folder, [Decision("ann", "nobody", "liver", "wrong")])
 
-    kinds = ("labels/pseudo/*.nii.gz", "labels/pseudo/trusted/*.nii.gz", "prepared/fine/**/*.b2nd")
+    kinds = ("labels/pseudo/*.nii.gz", "prepared/fine/**/*.b2nd")
     before = {name: time for kind in kinds for name, time in copied.times(kind).items()}
     assert copied.run() == FUSE
     after = {name: time for kind in kinds for name, time in copied.times(kind).items()}
@@ -67,16 +67,17 @@ def test_a_run_that_waits_for_its_review_ends_before_the_student_until_the_queue
     assert {"train/student", "report/page"} <= copied.planned()
 
 
-def test_what_is_trusted_is_what_selection_says(reference: Project):
-    ids = Desk(reference.results).ids
-    table = read_table(reference.results / "labels/pseudo/selected.csv", "selected")
+def test_what_is_trusted_is_what_selection_says(copied: Project):
+    assert copied.run("trusted") == {f"trust/pseudo/{shard}" for shard in SHARDS}
+    ids = Desk(copied.results).ids
+    table = read_table(copied.results / "labels/pseudo/selected.csv", "selected")
     for shard in SHARDS:
-        rows = read_table(reference.results / f"labels/pseudo/trusted/shards/{shard}.csv", "manifest")
+        rows = read_table(copied.results / f"labels/pseudo/trusted/shards/{shard}.csv", "manifest")
         for case, file in zip(rows["case"], rows["file"], strict=True):
             states = table[table["case"] == case].set_index("class")["state"]
             assert bool(file) == (states != "unknown").any()
             if file:
-                shown = set(np.unique(read(reference.results / "labels/pseudo/trusted" / file).array)) - {0, 255}
+                shown = set(np.unique(read(copied.results / "labels/pseudo/trusted" / file).array)) - {0, 255}
                 assert shown <= {ids[name] for name in states[states == "present"].index}
 
 

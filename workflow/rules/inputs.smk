@@ -204,6 +204,5 @@ def before_review(labels):
     some = wiring.used_label_sets[: wiring.used_label_sets.index(labels) + 1]
     return [
         rules.cases.input,
-        expand(rules.trust.output, labels=some, shard=shards.train),
         expand(rules.review.output, labels=some),
     ]

@@ -66,9 +66,7 @@ rule report:
                 labels=wiring.used_label_sets,
                 table=SHOWN,
             ),
-            expand(
-                [paths.review(), paths.pictures()], labels=wiring.used_label_sets
-            ),
+            expand([paths.review(), paths.pictures()], labels=wiring.used_label_sets),
             expand(
                 paths.structure("{file}"),
                 plan=wiring.translations,

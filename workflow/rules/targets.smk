@@ -1,6 +1,6 @@
-"""Stages that can be asked for by name, as `snakemake labels`: cases, models, labels, predictions, scores.
+"""Stages that can be asked for by name, as `snakemake labels`: cases, models, labels, predictions, scores, trusted.
 
-`report` (report.smk) and `all` (Snakefile) are the other two. All outputs of a stage are named, not only its ends:
+`report` (report.smk) and `all` (Snakefile) are the other two; `all` asks for all of them but `trusted`. All outputs of a stage are named, not only its ends:
 Snakemake does not miss a file on the way to an end that is there.
 """
 
@@ -9,6 +9,7 @@ localrules:
     cases,
     models,
     labels,
+    trusted,
     predictions,
     scores,
 
@@ -93,10 +94,17 @@ rule labels:
             shard=shards.train,
         ),
         expand(rules.select.output, labels=wiring.used_label_sets),
-        expand(rules.trust.output, labels=wiring.used_label_sets, shard=shards.train),
         expand(rules.review.output, labels=wiring.used_label_sets),
     message:
         "labels: all label sets are selected"
+
+
+rule trusted:
+    """Show what is trusted of all label sets as label maps. Asked for by name alone: they are as large as the sets."""
+    input:
+        expand(rules.trust.output, labels=wiring.used_label_sets, shard=shards.train),
+    message:
+        "trusted: label maps in which refused classes are blank are there"
 
 
 rule predictions:

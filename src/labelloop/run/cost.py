@@ -350,8 +350,7 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
         "transfer": train * sum(spec.transfer is not None for spec in labels),
         "fuse": train * len(labels), "agree": train * several, "held_out": train * several,
         "check": train * sum(spec.check is not None for spec in labels),
-        "select": len(labels), "trust": train * len(labels), "review": len(labels),
-        "infer": test or train, "summarize": 1,
+        "select": len(labels), "review": len(labels), "infer": test or train, "summarize": 1,
         "check_final": (test or train) * chain.evaluate.check,
         "evaluate": (len(chain.evaluate.models) + 1) * min(1, test), "report": 1,
     }  # fmt: skip
