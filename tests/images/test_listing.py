@@ -169,8 +169,11 @@ def test_totalsegmentators_folders_are_recognized(tmp_path):
 
 def test_folders_of_cases_and_of_dicom_are_recognized(tmp_path):
     touch(tmp_path / "cases" / "s0000", "ct.nii.gz")
+    assert [(case, image.name) for case, (image, _) in pair_folders(tmp_path / "cases").items()] == [
+        ("s0000", "ct.nii.gz")
+    ]
     with pytest.raises(UserError, match=r"a folder a case \(s0000/ct\.nii\.gz\)"):
-        pair_folders(tmp_path / "cases")
+        check_folder(tmp_path / "cases", "flare", tmp_path / "v.csv")
     touch(tmp_path / "dicom" / "p", "1.dcm")
     (tmp_path / "dicom" / "p" / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
     with pytest.raises(UserError, match="holds DICOM files"):

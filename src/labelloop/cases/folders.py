@@ -11,31 +11,36 @@ from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named
 from labelloop.cases.table import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, Case, write_cases
-from labelloop.images.datasets import label_counts, read_dataset
+from labelloop.images.datasets import Dataset, label_counts, read_dataset
 from labelloop.images.listing import (
     CHANNEL,
     LeftOut,
     Listing,
     image_cases,
     list_folder,
+    list_images,
     list_labels,
+    mask_folders,
     nothing_in,
     stem,
     tell,
 )
+from labelloop.images.mask_folders import Masks, find_masks, merge, refuse_merged
 
 log = logging.getLogger(__name__)
 
 
 def pair_folders(
-    images: str | Path, labels: str | Path | None = None, lost: list[LeftOut] | None = None
+    images: str | Path, labels: str | Path | Listing | None = None, lost: list[LeftOut] | None = None
 ) -> dict[str, tuple[Path, Path | None]]:
     """Return ``{case: (image, label or None)}`` of folders in nnU-Net / FLARE naming, and say what is left out.
 
     Images are ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, labels ``<case>.nii.gz`` (any of
-    :data:`labelloop.images.listing.EXTENSIONS`). Both may lie in one folder when the images carry ``_0000``.
+    :data:`labelloop.images.listing.EXTENSIONS`). Both may lie in one folder when the images carry ``_0000``. Images may
+    lie in a folder each, too (:func:`labelloop.images.listing.list_images`).
 
     Args:
+        labels: folder of labels, or what is known to lie in it.
         lost: gets what is named like an image or label and cannot be read. Such a case is left out: without its label
             it would pass for an unlabeled one.
 
@@ -43,9 +48,13 @@ def pair_folders(
         UserError: for images of several channels, ambiguous names, folders without an image or label map, and labels
             none of which has an image.
     """
-    pictures = list_folder(images)
+    pictures = list_images(images)
     targets: Listing | None = None
-    if labels is not None and Path(labels).resolve() == Path(images).resolve():
+    if isinstance(labels, Listing):
+        targets = labels
+    elif labels is not None and Path(labels).resolve() == Path(images).resolve():
+        if mask_folders(Path(images)):
+            raise UserError(nothing_in(list_folder(images), "label map"))
         pictures, targets = _of_one_folder(pictures)
     else:
         _refuse_labels_among(pictures)
@@ -54,10 +63,11 @@ def pair_folders(
     if not found:
         raise UserError(nothing_in(pictures, "image"))
     maps = targets.volumes if targets else {}
+    place = targets.folder if targets else labels
     without = sorted(set(maps) - set(found))
     if without and len(without) == len(maps):
         raise UserError(
-            f"{labels}: no label has an image; a label is named as its case, so {maps[without[0]].name} belongs to "
+            f"{place}: no label has an image; a label is named as its case, so {maps[without[0]].name} belongs to "
             f"{without[0]}_0000 or {without[0]}, but the images are of cases such as {min(found)}"
         )
     gone = [*pictures.lost, *(targets.lost if targets else ())]
@@ -67,7 +77,7 @@ def pair_folders(
     if targets:
         tell(targets, sum(label is not None for _, label in pairs.values()), "label map")
     if without:
-        log.warning("%s: %d left out, no image of theirs: %s", labels, len(without), named(without))
+        log.warning("%s: %d left out, no image of theirs: %s", place, len(without), named(without))
     aside = sorted(unread & set(found))
     if aside:
         log.warning("%s: %d left out, their label cannot be read: %s", images, len(aside), named(aside))
@@ -122,6 +132,7 @@ def table_from_folders(
     seed: int = 0,
     annotated_from_ids: bool = False,
     overwrite: bool = False,
+    merged: str | Path | None = None,
     lost: list[LeftOut] | None = None,
 ) -> list[Case]:
     """Write the case table of a folder of images (see :func:`pair_folders`) and return its cases.
@@ -139,6 +150,8 @@ def table_from_folders(
         annotated_from_ids: note as annotated, case by case, the classes that occur in the label. It is how the
             FLARE23 papers read their data, and it cannot know that an organ was looked for and is absent.
         overwrite: write over an existing table.
+        merged: folder to write label maps to, where the labels are masks (:mod:`labelloop.images.mask_folders`). The
+            column ``annotated`` then names the classes that have a mask.
         lost: see :func:`pair_folders`.
 
     Raises:
@@ -149,14 +162,22 @@ def table_from_folders(
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists; name another file, or overwrite it (--overwrite)")
     _check_options(role, modality, test_images, test_fraction)
-    read_dataset(dataset)
-    pairs = [(role, case, *files) for case, files in pair_folders(images, labels, lost).items()]
+    masks = _MaskLabels(read_dataset(dataset), None if merged is None else Path(merged))
+    lost = [] if lost is None else lost
+    pairs = [(role, case, *files) for case, files in pair_folders(images, masks.listed(labels), lost).items()]
     if test_images is not None:
-        pairs += [("test", case, *files) for case, files in pair_folders(test_images, test_labels, lost).items()]
+        tested = pair_folders(test_images, masks.listed(test_labels), lost)
+        pairs += [("test", case, *files) for case, files in tested.items()]
+    _check_ids([case for _, case, _, _ in pairs])
     inputs = [find("datasets", dataset), *filter(None, flat(files for _, _, *files in pairs))]
     refuse_overwriting([out], inputs, is_table("cases"))
-    _check_ids([case for _, case, _, _ in pairs])
-    annotated = {case: _occurring(label, dataset) for _, case, _, label in pairs if annotated_from_ids and label}
+    failed = masks.write([case for _, case, _, label in pairs if label], [image for _, _, image, _ in pairs], lost)
+    pairs = [pair for pair in pairs if pair[1] not in failed]
+    if not pairs:
+        raise UserError(f"{images}: no case is left")
+    annotated = masks.annotated | {
+        case: _occurring(label, dataset) for _, case, _, label in pairs if annotated_from_ids and label
+    }
     labeled = [case for _, case, _, label in pairs if label and annotated.get(case) != NONE]
     drawn = _draw(labeled, test_fraction, seed)
     name = str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset
@@ -175,6 +196,46 @@ def table_from_folders(
     ]
     write_cases(out, cases)
     return cases
+
+
+class _MaskLabels:
+    """Labels that are a mask an organ: listed as the label maps that are made of them, and made."""
+
+    def __init__(self, dataset: Dataset, merged: Path | None):
+        self._dataset, self._merged, self._masks = dataset, merged, dict[str, Masks]()
+
+    @property
+    def annotated(self) -> dict[str, str]:
+        """The column ``annotated`` by case: a class without a mask is unknown."""
+        return {case: masks.annotated for case, masks in self._masks.items()}
+
+    def listed(self, labels: str | Path | None) -> str | Path | Listing | None:
+        """Return what to pair images with: the labels as they are, or the label maps to be made of their masks."""
+        if labels is None or self._merged is None:
+            return labels
+        found, left_out = find_masks(Path(labels), self._dataset)
+        twice = sorted(set(found) & set(self._masks))
+        if twice:
+            raise UserError(f"{labels}: masks of {named(twice)} are in the train and in the test folder")
+        self._masks |= found
+        maps = {case: self._merged / f"{case}.nii.gz" for case in found}
+        return Listing(Path(labels), maps, tuple(left_out))
+
+    def write(self, cases: list[str], images: list[Path], lost: list[LeftOut]) -> set[str]:
+        """Write the label maps of ``cases``; return those whose masks cannot be used, which are in ``lost``, too."""
+        if self._merged is None:
+            return set()
+        refuse_merged(self._merged, {case: self._masks[case] for case in cases}, images)
+        failed = set()
+        for case in cases:
+            out = self._merged / f"{case}.nii.gz"
+            try:
+                merge(case, self._masks[case], self._dataset, out)
+            except (CaseError, OSError) as error:
+                log.error("%s: left out: %s", case, error)
+                lost.append(LeftOut(out, str(error), lost=True))
+                failed.add(case)
+        return failed
 
 
 def _check_options(role: str, modality: str, test_images: str | Path | None, test_fraction: float) -> None:

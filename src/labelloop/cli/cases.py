@@ -51,9 +51,12 @@ def cases(
     annotated_from_ids: Annotated[
         bool, Option("--annotated-from-ids", help="take the ids in a label as annotated")
     ] = False,
+    merged: Annotated[
+        Path | None, Option(help="labels are a folder a case with a mask an organ: write label maps here")
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="replace the table")] = False,
 ) -> int:
-    """Write a case table from folders in nnU-Net or FLARE naming."""
+    """Write a case table from folders in nnU-Net or FLARE naming, or as TotalSegmentator's data set."""
     from labelloop.cases.folders import table_from_folders
 
     lost: list = []
@@ -71,6 +74,7 @@ def cases(
         seed=seed,
         annotated_from_ids=annotated_from_ids,
         overwrite=overwrite,
+        merged=merged,
         lost=lost,
     )
     labeled = sum(bool(case.label) for case in found)

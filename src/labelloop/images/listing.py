@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ CAPITALS = "an extension in capital letters, which ITK does not read: write it i
 HIDDEN = "a hidden file: rename it if it is meant"
 FORMAT = f"no format that is read ({', '.join(EXTENSIONS)})"
 SUBFOLDER = "a folder in the folder: give it alone, or move its files up"
+SEVERAL = "several volumes in the folder of a case: leave its image alone there"
 LABEL = f"taken for the label of the image {CHANNEL} that stands beside it"
 IMAGE = f"taken for the image of the label map without {CHANNEL} that stands beside it"
 
@@ -147,6 +148,38 @@ def _why_not(entry: os.DirEntry) -> LeftOut | None:
     elif not entry.name.endswith(EXTENSIONS):
         reason = CAPITALS
     return LeftOut(Path(entry.path), reason, lost) if reason else None
+
+
+def list_images(folder: str | Path) -> Listing:
+    """List the images of a folder; where it holds none, the one image of each folder in it, named as that folder.
+
+    ``<case>/ct.nii.gz``, as TotalSegmentator's data set has it. A folder with several volumes is lost.
+
+    Raises:
+        UserError: see :func:`list_folder`.
+    """
+    listing = list_folder(folder)
+    if listing.volumes or listing.lost:
+        return listing
+    inside = {entry.path: list_folder(entry.path) for entry in listing.left_out if entry.reason == SUBFOLDER}
+    volumes = {p.name: next(iter(i.volumes.values())) for p, i in inside.items() if len(i.volumes) == 1 and not i.lost}
+    if not volumes:
+        return listing
+    several = [LeftOut(place, SEVERAL, lost=True) for place, found in inside.items() if len(found.volumes) > 1]
+    unread = [
+        LeftOut(place, i.lost[0].reason, lost=True) for place, i in inside.items() if len(i.volumes) < 2 and i.lost
+    ]
+    told = {*volumes, *(entry.path.name for entry in (*several, *unread))}
+    others = [entry for entry in listing.left_out if entry.path.name not in told]
+    return Listing(listing.folder, volumes, (*others, *several, *unread))
+
+
+def mask_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders below ``folder`` with a mask an organ, by case: ``<case>/segmentations``, or ``<case>``."""
+    cases = [entry.path for entry in list_folder(folder).left_out if entry.reason == SUBFOLDER]
+    choices = {case.name: [case / "segmentations", case] for case in cases}
+    masks = {case: [place for place in places if _are_masks(place)] for case, places in choices.items()}
+    return {case: places[0] for case, places in masks.items() if places}
 
 
 def list_labels(folder: str | Path) -> Listing:
@@ -274,12 +307,12 @@ def _layout(folder: Path, what: str) -> Iterator[str]:
     """Yield what to do about a folder whose volumes lie deeper, or are DICOM files."""
     deeper = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())[:5]
     inside = {place: _volumes_in(place) for place in (*deeper, *(p / "segmentations" for p in deeper))}
-    masks = [volumes[0] for place, volumes in inside.items() if _are_masks(place, volumes)]
+    masks = [volumes[0] for place, volumes in inside.items() if volumes and _are_masks(place)]
     if masks and what == "label map":
         yield (
             f"  It holds a folder a case with a file an organ ({shown(masks[0].relative_to(folder))}), as "
-            "TotalSegmentator's data set does. Join the files of a case into one label map, <case>.nii.gz, with an id "
-            "an organ"
+            "TotalSegmentator's data set does. Join the files of a case into one label map: labelloop cases --merged "
+            "FOLDER writes them"
         )
         return
     holding = [inside[place] for place in deeper if inside[place]]
@@ -304,13 +337,12 @@ def _volumes_in(place: Path) -> list[Path]:
     return [path for path in files if path.is_file() and extension(path.name)]
 
 
-def _are_masks(place: Path, volumes: Sequence[Path]) -> bool:
-    """Say whether the volumes of a folder are of one case, one an organ: by the folder's name, or by theirs."""
+def _are_masks(place: Path) -> bool:
+    """Say whether what a folder holds is a mask an organ of one case: by the folder's name, or by the files' names."""
     from labelloop.images.datasets import all_class_names  # numpy
 
-    return bool(volumes) and (
-        place.name == "segmentations" or len(all_class_names() & {stem(path) for path in volumes}) > 1
-    )
+    names = {stem(path) for path in place.iterdir() if extension(path.name)} if place.is_dir() else set()
+    return bool(names) and (place.name == "segmentations" or len(all_class_names() & names) > 1)
 
 
 def is_dicom(path: Path) -> bool:
