@@ -89,8 +89,8 @@ def test_all_problems_of_a_table_are_found_in_one_pass(table):
             ["'case' is missing", "'cases' is unknown; did you mean 'case'", "did you mean 'label'"],
         ),
         ("case,case,image,dataset", ["stands 2 times"]),
-        ("case;image;dataset", ["separated by ';'"]),
-        ("sep=;\ncase;image;dataset", ["separated by ';'"]),
+        ("case|image|dataset", ["'case' is missing", "'case|image|dataset' is unknown"]),
+        ("case;imgae;dataset", ["'image' is missing", "'imgae' is unknown"]),
     ],
 )
 def test_a_header_that_is_wrong_stops_the_run_with_every_problem(table, header, says):
@@ -173,12 +173,23 @@ def test_written_tables_are_read_back_and_can_be_moved(tmp_path):
         "case,image,dataset,,\na,a.nii.gz,btcv,,\nb,b.nii.gz,btcv,,\n",
         "sep=,\ncase,image,dataset\na,a.nii.gz,btcv\nb,b.nii.gz,btcv\n",
         "\ufeffsep=,\r\nCase,Image,DATASET,,\r\na,a.nii.gz,btcv,,\r\nb,b.nii.gz,btcv,,\r\n,,,,\r\n",
+        "\ufeffcase;image;dataset;;\r\na;a.nii.gz;btcv;;\r\nb;b.nii.gz;btcv;;\r\n;;;;\r\n",
+        "\ufeffsep=;\r\ncase;image;dataset\r\na;a.nii.gz;btcv\r\nb;b.nii.gz;btcv\r\n",
+        "case\timage\tdataset\na\ta.nii.gz\tbtcv\nb\tb.nii.gz\tbtcv\n",
     ],
 )
 def test_what_excel_adds_is_passed_over(tmp_path, text):
     (tmp_path / "cases.csv").write_bytes(text.encode())
     cases, rejected = load_cases(tmp_path / "cases.csv")
     assert [(c.case, c.dataset) for c in cases] == [("a", "btcv"), ("b", "btcv")] and rejected == []
+
+
+def test_classes_keep_their_semicolons_in_a_table_that_is_separated_by_them(tmp_path):
+    text = '\ufeffcase;image;dataset;annotated\r\na;a,1.nii.gz;btcv;"liver;spleen"\r\n'
+    (tmp_path / "cases.csv").write_bytes(text.encode())
+    (case,), rejected = load_cases(tmp_path / "cases.csv")
+    assert case.annotated_names(()) == ("liver", "spleen") and rejected == []
+    assert case.image == str(tmp_path / "a,1.nii.gz")
 
 
 def test_a_column_with_entries_needs_a_name(table):

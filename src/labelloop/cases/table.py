@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from pydantic import ConfigDict
 
@@ -37,7 +38,7 @@ REASONS = {
     "case_duplicate": "Give every case an id of its own; all rows with this id are set aside.",
     "case_id_capitals": "Disks of macOS and Windows, and many shares, take the files of two such cases for one: rename "
     "one of them, unless the results stay on disks that tell capitals apart.",
-    "row_malformed": "Write as many fields as the header has; put quotes around fields with commas.",
+    "row_malformed": "Write as many fields as the header has; put quotes around fields that hold the sign between columns.",
     "image_not_named": "Fill in the column image.",
     "role_unknown": "Write train or test, or leave the field empty for train.",
     "modality_unknown": "Write CT or MR, or leave the field empty for the data set's own.",
@@ -134,12 +135,13 @@ def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
     """Return (row with all columns, line number, what is wrong with the number of fields) of each row.
 
     What spreadsheets add is passed over: a line ``sep=,``, capitals in column names, columns without name and entry.
+    Where a comma is the decimal mark, Excel separates by ``;`` (or tabs), and puts a field that holds one in quotes.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such case table; `labelloop cases` makes one from folders of images")
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle, strict=True)
+            reader = csv.reader(handle, delimiter=_delimiter(handle), strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
             if header and header[0].startswith("sep="):
                 header = [name.strip().lower() for name in next(reader, [])]
@@ -160,13 +162,19 @@ def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
     return result
 
 
+def _delimiter(handle: TextIO) -> str:
+    """Return what separates the columns of a table, by its header; no name of a column holds any of them."""
+    first = handle.readline()
+    header = handle.readline() if first.strip().strip('"').lower().startswith("sep=") else first
+    handle.seek(0)
+    return next((sign for sign in ",;\t" if sign in header), ",")
+
+
 def _check_header(path: Path, header: list[str]) -> None:
     lines = [f"column {c!r} is missing" for c in REQUIRED if c not in header]
     lines += [f"column {c!r} is unknown{nearest(c, COLUMNS)}" for c in header if c and c not in COLUMNS]
     lines += [f"column {n} has entries, but no name" for n, c in enumerate(header, start=1) if not c]
     lines += [f"column {c!r} stands {n} times" for c, n in Counter(header).items() if n > 1 and c in COLUMNS]
-    if lines and len(header) == 1 and re.search(r"[;\t]", header[0]):
-        lines = ["columns are separated by ';' or tabs; save the table with commas"]
     if lines:
         raise UserError("\n".join(f"{path}: {line}" for line in lines))
 
