@@ -3,6 +3,7 @@
 import logging
 import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from labelloop.base.errors import CaseError, UserError
@@ -28,6 +29,9 @@ from labelloop.images.listing import (
 from labelloop.images.mask_folders import Masks, find_masks, merge, refuse_merged
 
 log = logging.getLogger(__name__)
+
+Pair = tuple[str, str, Path, Path | None]
+"""Role, case, image and label."""
 
 
 def pair_folders(
@@ -164,38 +168,40 @@ def table_from_folders(
     _check_options(role, modality, test_images, test_fraction)
     masks = _MaskLabels(read_dataset(dataset), None if merged is None else Path(merged))
     lost = [] if lost is None else lost
-    pairs = [(role, case, *files) for case, files in pair_folders(images, masks.listed(labels), lost).items()]
+    pairs: list[Pair] = [
+        (role, case, *files) for case, files in pair_folders(images, masks.listed(labels), lost).items()
+    ]
     if test_images is not None:
         tested = pair_folders(test_images, masks.listed(test_labels), lost)
         pairs += [("test", case, *files) for case, files in tested.items()]
     _check_ids([case for _, case, _, _ in pairs])
     inputs = [find("datasets", dataset), *filter(None, flat(files for _, _, *files in pairs))]
     refuse_overwriting([out], inputs, is_table("cases"))
-    failed = masks.write([case for _, case, _, label in pairs if label], [image for _, _, image, _ in pairs], lost)
-    pairs = [pair for pair in pairs if pair[1] not in failed]
-    if not pairs:
-        raise UserError(f"{images}: no case is left")
+    pairs = masks.write(pairs, lost)
     annotated = masks.annotated | {
         case: _occurring(label, dataset) for _, case, _, label in pairs if annotated_from_ids and label
     }
     labeled = [case for _, case, _, label in pairs if label and annotated.get(case) != NONE]
     drawn = _draw(labeled, test_fraction, seed)
-    name = str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset
-    cases = [
-        Case(
-            case=case,
-            image=str(image.absolute()),
-            label=str(label.absolute()) if label else "",
-            dataset=name,
-            modality=modality,
-            sequence=sequence,
-            role="test" if case in drawn else given,
-            annotated=annotated.get(case, ""),
-        )
-        for given, case, image, label in pairs
-    ]
+    given = {"dataset": dataset, "modality": modality, "sequence": sequence}
+    cases = [_row(pair, pair[1] in drawn, annotated.get(pair[1], ""), given) for pair in pairs]
     write_cases(out, cases)
     return cases
+
+
+def _row(pair: Pair, drawn: bool, annotated: str, given: Mapping[str, str]) -> Case:
+    role, case, image, label = pair
+    dataset = given["dataset"]
+    return Case(
+        case=case,
+        image=str(image.absolute()),
+        label=str(label.absolute()) if label else "",
+        dataset=str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset,
+        modality=given["modality"],
+        sequence=given["sequence"],
+        role="test" if drawn else role,
+        annotated=annotated,
+    )
 
 
 class _MaskLabels:
@@ -221,21 +227,24 @@ class _MaskLabels:
         maps = {case: self._merged / f"{case}.nii.gz" for case in found}
         return Listing(Path(labels), maps, tuple(left_out))
 
-    def write(self, cases: list[str], images: list[Path], lost: list[LeftOut]) -> set[str]:
-        """Write the label maps of ``cases``; return those whose masks cannot be used, which are in ``lost``, too."""
+    def write(self, pairs: list[Pair], lost: list[LeftOut]) -> list[Pair]:
+        """Write the label maps of ``pairs``; return those whose masks can be used, the others are in ``lost``."""
         if self._merged is None:
-            return set()
-        refuse_merged(self._merged, {case: self._masks[case] for case in cases}, images)
+            return pairs
+        labeled = {case: self._masks[case] for _, case, _, label in pairs if label}
+        refuse_merged(self._merged, labeled, [image for _, _, image, _ in pairs])
         failed = set()
-        for case in cases:
+        for case, masks in labeled.items():
             out = self._merged / f"{case}.nii.gz"
             try:
-                merge(case, self._masks[case], self._dataset, out)
+                merge(case, masks, self._dataset, out)
             except (CaseError, OSError) as error:
                 log.error("%s: left out: %s", case, error)
                 lost.append(LeftOut(out, str(error), lost=True))
                 failed.add(case)
-        return failed
+        if len(failed) == len(pairs):
+            raise UserError(f"{self._merged}: no case is left")
+        return [pair for pair in pairs if pair[1] not in failed]
 
 
 def _check_options(role: str, modality: str, test_images: str | Path | None, test_fraction: float) -> None:

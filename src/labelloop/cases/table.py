@@ -38,7 +38,7 @@ REASONS = {
     "case_duplicate": "Give every case an id of its own; all rows with this id are set aside.",
     "case_id_capitals": "Disks of macOS and Windows, and many shares, take the files of two such cases for one: rename "
     "one of them, unless the results stay on disks that tell capitals apart.",
-    "row_malformed": "Write as many fields as the header has; put quotes around fields that hold the sign between columns.",
+    "row_malformed": "Write as many fields as the header has; put quotes around a field that holds the separator.",
     "image_not_named": "Fill in the column image.",
     "role_unknown": "Write train or test, or leave the field empty for train.",
     "modality_unknown": "Write CT or MR, or leave the field empty for the data set's own.",
