@@ -33,6 +33,7 @@ PLACES = {
     "steps/test_outside.py": "slow",
     "steps/test_predict.py": "slow",
     "test_mistakes.py": "slow",
+    "test_stories.py": "slow",
     "test_wheel.py": "workflow",
     "training/test_compiled.py": "training",
     "training/test_not_finite.py": "training",

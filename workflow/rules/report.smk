@@ -100,8 +100,8 @@ rule report:
         runtime=minutes(60),
     params:
         recipe=run.recipe.name,
-        chain=describe(run.recipe),
-        graph=graph(run.recipe),
+        chain=lambda w: describe(run.recipe),  # braces in it are no wildcards
+        graph=lambda w: graph(run.recipe),
         classes=run.chain.classes,
         evaluated=run.updates(),
         models=wiring.used_models,
