@@ -21,9 +21,9 @@ from labelloop.networks.plans import Plan
 from labelloop.networks.settings import TranslatorSettings
 from labelloop.steps import adapt
 from labelloop.steps.adapt import aligned, judge, structure, upright
+from labelloop.steps.arrays import prepare_labels
 from labelloop.steps.cases import prepare
 from labelloop.steps.common import Files
-from labelloop.steps.labels import prepare_labels
 from survey_files import do_survey, merge_to, tables_of
 
 SHARD = "train-000"

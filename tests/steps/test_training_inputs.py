@@ -22,9 +22,10 @@ from labelloop.labels.tumors import read_contents, read_object
 from labelloop.networks.plans import Plan
 from labelloop.recipe import ModelSpec, load_recipe, unroll
 from labelloop.run.chain import arrays_of
+from labelloop.steps.arrays import cut_objects, prepare_labels
 from labelloop.steps.cases import prepare
 from labelloop.steps.common import SurveyTables
-from labelloop.steps.labels import cut_objects, fuse, prepare_labels, selection
+from labelloop.steps.labels import fuse, selection
 from labelloop.steps.models import train
 from labelloop.training import nnunet
 from labelloop.training.settings import CutMix
