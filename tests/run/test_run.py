@@ -90,6 +90,13 @@ print([m for m in ("SimpleITK", "torch", "pandas", "nibabel", "scipy", "cc3d", "
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["labels", "arrays", "held_out"])
+def test_steps_that_run_often_import_neither_torch_nor_statistics(module):
+    code = f"import sys, labelloop.steps.{module}; print([m for m in ('torch', 'scipy.stats') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_rounds_of_the_configuration_win(tmp_path):
     run = make(tmp_path, *rows(1), rounds=2)
     assert run.recipe.rounds == 2

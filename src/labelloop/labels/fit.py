@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import yaml
 from pydantic import Field
-from scipy import stats
 
 from labelloop.base.classes import ClassScheme, Strict
 from labelloop.base.documents import read_yaml, validated
@@ -142,6 +141,8 @@ def tolerance_bounds(
     With ``confidence``, at least the share ``coverage`` of the population lies between them (``side`` "both"), below
     the higher ("upper") or above the lower ("lower"): mean -+ k standard deviations (NIST/SEMATECH e-Handbook 7.2.6.3).
     """
+    from scipy import stats  # slow to import: every step that reads fitted thresholds would wait for it
+
     logarithmic = logarithmic and values.min() > 0
     scaled = np.log(values) if logarithmic else values
     number = len(values)

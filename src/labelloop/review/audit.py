@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import pandas as pd
-from scipy import stats
 
 CONFIDENCE = 0.95
 ERRORS = ("wrong", "edited", "absent")
@@ -47,5 +46,7 @@ def error_rate(reviewed: pd.DataFrame, confidence: float = CONFIDENCE) -> ErrorR
     judged = wrong + right
     if not judged:
         return None
+    from scipy import stats  # slow to import, and most runs have no reviewers
+
     interval = stats.binomtest(wrong, judged).proportion_ci(confidence, method="exact")
     return ErrorRate(judged, wrong, len(drawn) - judged, float(interval.low), float(interval.high))
