@@ -16,6 +16,7 @@ from labelloop.base.tables import read_table
 from labelloop.cases.table import Case, load_cases
 from labelloop.images.datasets import load_dataset
 from labelloop.images.volume import Volume, read, write
+from labelloop.recipe import load_recipe
 
 PAGE = (Path(__file__).parents[1] / "docs/stories.md").read_text(encoding="utf-8")
 STORIES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -72,6 +73,8 @@ def test_liver_here_kidneys_there(scans, phantom, tmp_path):
     said = type_commands(story, tmp_path)
     assert len(read_table(tmp_path / "cases.csv", "cases")) == len(scans)
     assert "no error" in said and "train" in said and "hours" in said
+    planned, before = (load_recipe(str(tmp_path / name)) for name in ("planned.yaml", "partial.yaml"))
+    assert planned.plans["fine"] != before.plans["fine"] and planned.models.keys() == before.models.keys()
 
 
 def test_totalsegmentator_and_an_organ_of_ones_own(scans, phantom, tmp_path):

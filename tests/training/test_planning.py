@@ -9,7 +9,6 @@ from labelloop.base.classes import load_classes
 from labelloop.base.errors import UserError
 from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, Volume
-from labelloop.recipe import load_recipe
 from labelloop.training.planning import CaseShape, case_shape, plan_for, shapes_of
 
 SCHEME = load_classes("flare")
@@ -34,15 +33,14 @@ def test_what_is_drawn_does_not_depend_on_how_an_image_is_stored():
     np.testing.assert_array_equal(one.intensities, other.intensities)
 
 
-def test_a_recipe_with_the_plan_is_written_and_can_be_used(phantom, tmp_path, capsys):
+def test_a_recipe_that_is_there_is_not_written_over_and_plans_are_named(phantom, tmp_path, capsys):
     out = tmp_path / "mine.yaml"
-    command = ["recipe", "plan", "default", "--cases", str(phantom), "--most", "2", "--network", "resenc_m"]
-    assert main([*command, "--out", str(out)]) == 0
-    assert "2 labeled cases" in capsys.readouterr().out
-    recipe = load_recipe(str(out))
-    assert recipe.plans["fine"].residual and recipe.models.keys() == load_recipe("default").models.keys()
-    assert main([*command, "--out", str(out)]) == 2
-    assert "exists" in capsys.readouterr().err
+    command = ["recipe", "plan", "default", "--cases", str(phantom), "--out", str(out)]
+    assert main([*command, "--plan", "fin"]) == 2
+    assert "no plan fin; did you mean fine?" in capsys.readouterr().err
+    out.write_text("mine")
+    assert main(command) == 2
+    assert "exists" in capsys.readouterr().err and out.read_text() == "mine"
 
 
 def test_a_collection_without_labels_has_no_plan():
