@@ -37,7 +37,7 @@ def test_a_recipe_that_is_there_is_not_written_over_and_plans_are_named(phantom,
     out = tmp_path / "mine.yaml"
     command = ["recipe", "plan", "default", "--cases", str(phantom), "--out", str(out)]
     assert main([*command, "--plan", "fin"]) == 2
-    assert "no plan fin; did you mean fine?" in capsys.readouterr().err
+    assert "no plan fin; did you mean 'fine'?" in capsys.readouterr().err
     out.write_text("mine")
     assert main(command) == 2
     assert "exists" in capsys.readouterr().err and out.read_text() == "mine"
