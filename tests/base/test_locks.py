@@ -56,7 +56,7 @@ def test_who_waits_says_for_whom_and_a_killed_holder_lets_go(tmp_path, other, ca
     )
     hold(tmp_path / "lock", "a folder", poll_s=0.01).release()
     assert f"a folder: process {other.pid} on {platform.node()}, Slurm job 77, since" in caplog.text
-    assert "my turn" in caplog.text
+    assert "free again" in caplog.text
 
 
 def test_a_process_does_not_wait_for_itself(tmp_path):

@@ -226,7 +226,7 @@ def test_jobs_of_a_front_process_that_was_killed_are_told_and_waited_for(fire):
     assert {row["State"] for row in rows} == {"COMPLETED"}
     by_shard = Counter(row["Comment"] for row in rows)
     assert len(by_shard) == 2 and 2 in by_shard.values()  # by both runs, unless it was done when the second looked
-    assert "my turn" in fire.log("predict/teacher/")
+    assert "free again" in fire.log("predict/teacher/")
 
 
 def test_a_job_on_a_lost_node_goes_on_elsewhere_from_its_checkpoint(fire):

@@ -87,7 +87,7 @@ def lease_gpus(
     before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased)
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as nvidia-smi does
-    log.info("GPU %s: mine until I end", ", ".join(leased))
+    log.info("GPU %s: reserved for this process", ", ".join(leased))
     try:
         yield leased
     finally:

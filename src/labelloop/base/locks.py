@@ -76,7 +76,7 @@ def hold(path: str | Path, what: str, *, wait: bool = True, poll_s: float = POLL
                 raise TakenError(path, holder(path)) from None
             log.warning("%s: %s works here; waiting until it ends", what, holder(path))
             lock.acquire(poll_interval=poll_s)
-            log.warning("%s: my turn", what)
+            log.warning("%s: free again; going on", what)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

@@ -295,7 +295,7 @@ def _compute(item: _Item, segmenter: Segmenter, metered: bool = False) -> _Resul
         return result
     device = segmenter.device
     if lost := _lost_gpu(device):
-        result.error = NotTriedError(f"an earlier case has cost this process its GPU: {lost}")
+        result.error = NotTriedError(f"this process lost its GPU at an earlier case: {lost}")
         return result
     with _gpu_meter(device, metered) as meter, collected(device) as work:
         try:

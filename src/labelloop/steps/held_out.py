@@ -156,7 +156,7 @@ def _true_dsc(item: UsableCase, way: _Selection, label: Volume) -> dict[str, flo
     """
     truth = item.truth(way.scheme)
     if truth is None:
-        raise CaseError("label_missing", item.case.label, "no label to hold the pseudo-label against", "Give one.")
+        raise CaseError("label_missing", item.case.label, "no label to compare the pseudo-label with", "Give one.")
     known = [name for name in way.classes if item.states[name] != UNKNOWN]
     drawn = canonical(truth).array
     pair = [np.where(drawn == IGNORED, BACKGROUND, array) for array in (drawn, label.array)]

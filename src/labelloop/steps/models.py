@@ -174,7 +174,7 @@ def _training_cases(
     learning = {case: state for case, state in more.items() if patients[case] not in away}
     used = learning | {case: judged[case] for case in held_out}
     if model.validation_fraction and not held_out:
-        log.warning("model %s: no patient is left whose truth no model behind it knows: nothing to validate on", name)
+        log.warning("model %s: no patient is left to validate on: the models behind it learned from all", name)
     log.info(
         "model %s: %d cases to learn from, %d of them for validation, %d unlabeled",
         name, len(used), len(held_out), len(learning.keys() - known.keys()),

@@ -51,7 +51,7 @@ class Limit(Rule):
     @classmethod
     def _a_number(cls, limits: float | dict[str, float]) -> float | dict[str, float]:
         if any(math.isnan(limit) for limit in (limits.values() if isinstance(limits, dict) else (limits,))):
-            raise ValueError("NaN, which nothing is held against")
+            raise ValueError("NaN is no limit")
         return limits
 
     def limit(self, name: str) -> float:
