@@ -147,7 +147,7 @@ def test_a_case_that_costs_the_process_its_gpu_costs_no_other_case(folder, tmp_p
     """As an error inside a kernel does: every later call fails, too, until the process ends."""
     out, fragile = tmp_path / "out", Fragile({10: RuntimeError("CUDA error: device-side assert")})
     monkeypatch.setattr(module, "_lost_gpu", lambda device: "".join(fragile.broke))
-    with pytest.raises(UserError, match="case_1: NotTriedError: an earlier case"):
+    with pytest.raises(UserError, match="case_1: NotTriedError: this process lost its GPU"):
         predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
     fragile.broke.clear()  # a new process
     predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
