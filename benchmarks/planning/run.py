@@ -49,7 +49,7 @@ def main() -> None:
         collections["CHAOS"] = folder(options.chaos, "chaos_mr", "MR")
     lines = list(HEADER)
     for number, (name, cases) in enumerate(collections.items(), start=1):
-        print(*lines[-1:], sep="\n", flush=True)
+        print(f"planning for {name}", flush=True)
         lines += compared(name, cases, options.out / f"Dataset{number:03d}_{name}")
     print("\n".join(lines))
     if options.write:

@@ -17,7 +17,7 @@ from labelloop.labels.select import select
 from labelloop.labels.settings import SelectSettings
 from labelloop.review.decisions import Decision, append
 from labelloop.review.maps import keep
-from labelloop.steps.common import drawn_by_people, trusted
+from labelloop.steps.common import trusted
 from labelloop.steps.labels import fuse
 from survey_files import do_survey
 
@@ -184,10 +184,10 @@ def test_trainings_are_told_what_people_drew(world):
     path = world.folder / "selected.csv"
     write_table(path, world.selected().reset_index(), "selected")
     items = world.survey.usable()
-    drawn, known = drawn_by_people(path, items)["a"], trusted(path, items)["a"]
+    known, drawn = (states["a"] for states in trusted(path, items))
     assert drawn == {"liver": "unknown", "spleen": "present", "pancreas": "unknown"}
     assert known == drawn | {"pancreas": "present"}
-    assert drawn_by_people(None, items)["a"]["liver"] == "present"
+    assert trusted(None, items)[1]["a"]["liver"] == "present"
 
 
 def test_two_who_differ_leave_the_class_unknown_until_they_agree(world):

@@ -1,7 +1,7 @@
 """Stages that can be asked for by name, as `snakemake labels`: cases, models, labels, predictions, scores, trusted.
 
-`report` (report.smk) and `all` (Snakefile) are the other two; `all` asks for all of them but `trusted`. All outputs of a stage are named, not only its ends:
-Snakemake does not miss a file on the way to an end that is there.
+`report` (report.smk) and `all` (Snakefile) are the other two; `all` asks for all of them but `trusted`.
+All outputs of a stage are named, not only its ends: Snakemake does not miss a file on the way to an end that is there.
 """
 
 

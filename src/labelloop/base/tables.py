@@ -11,7 +11,7 @@ one.
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from labelloop.base.errors import UserError
 from labelloop.base.files import atomic
@@ -325,6 +325,17 @@ def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
     for name in numeric(kind):
         table[name] = _as_numbers(table[name], path)
     return table[list(TABLES[kind])]
+
+
+def delimiter_of(handle: TextIO) -> str:
+    """Return what separates the columns of a table that a spreadsheet may have saved, by its header.
+
+    Where a comma is the decimal mark, Excel separates by ``;``, or by tabs. No name of a column holds any of them.
+    """
+    first = handle.readline()
+    header = handle.readline() if first.strip().strip('"').lower().startswith("sep=") else first
+    handle.seek(0)
+    return next((sign for sign in ",;\t" if sign in header), ",")
 
 
 def numeric(kind: str) -> list[str]:

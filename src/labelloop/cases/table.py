@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from pydantic import ConfigDict
 
@@ -20,6 +19,7 @@ from labelloop.base.errors import UserError, nearest
 from labelloop.base.files import atomic
 from labelloop.base.lookup import SUFFIXES, known
 from labelloop.base.outputs import alike_but_for_capitals
+from labelloop.base.tables import delimiter_of
 from labelloop.images.datasets import read_dataset
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
         raise UserError(f"{path}: no such case table; `labelloop cases` makes one from folders of images")
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle, delimiter=_delimiter(handle), strict=True)
+            reader = csv.reader(handle, delimiter=delimiter_of(handle), strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
             if header and header[0].startswith("sep="):
                 header = [name.strip().lower() for name in next(reader, [])]
@@ -160,14 +160,6 @@ def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
         wrong = "" if len(fields) == len(header) else f"{len(fields)} fields under {len(header)} columns"
         result.append((row, line, wrong))
     return result
-
-
-def _delimiter(handle: TextIO) -> str:
-    """Return what separates the columns of a table, by its header; no name of a column holds any of them."""
-    first = handle.readline()
-    header = handle.readline() if first.strip().strip('"').lower().startswith("sep=") else first
-    handle.seek(0)
-    return next((sign for sign in ",;\t" if sign in header), ",")
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -135,7 +135,13 @@ class Desk:
             raise UserError(f"{what} is not in label set {self.labels} of {self.results}")
         reviews, row = self.reviews, self._selected[case, name]
         path = Path(self._paths.labels(self.labels)) / f"{case}.nii.gz"
-        empty: dict[Hashable, Any] = {"rank": 0, "reasons": "", "picture": "", "image": self._image(case), "file": ""}
+        empty: dict[Hashable, Any] = {
+            "rank": 0,
+            "reasons": "",
+            "picture": "",
+            "image": self._images.get(case, ""),
+            "file": "",
+        }
         made = self._asked(empty | row | {"asked": asked, "sha256": sha256}, reviews.of(case).get(name))
         return replace(made, map=path if path.is_file() else None)
 
@@ -144,9 +150,10 @@ class Desk:
         table = read_table(self._paths.label_table("selected", self.labels), "selected")
         return {(row["case"], row["class"]): row for row in table.to_dict("records")}
 
-    def _image(self, case: str) -> str:
+    @cached_property
+    def _images(self) -> dict[str, str]:
         table = read_table(self._paths.table("cases"), "cases")
-        return next((row["image"] for row in table.to_dict("records") if row["case"] == case), "")
+        return dict(zip(table["case"], table["image"], strict=True))
 
     def decide(
         self,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import sha256, write_text
+from labelloop.base.tables import delimiter_of
 from labelloop.base.wording import count
 from labelloop.images.detached import parts
 from labelloop.images.listing import EXTENSIONS, extension
@@ -177,8 +178,8 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a table in UTF-8: {error}") from error
-    head = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+    handle = io.StringIO(text, newline="")
+    reader = csv.DictReader(handle, delimiter=delimiter_of(handle))
     lacking = {"case", "class", "asked", "sha256", *FILLED} - set(reader.fieldnames or ())
     if lacking:
         raise UserError(f"{path}: lacks the columns {', '.join(sorted(lacking))}")

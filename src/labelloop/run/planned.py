@@ -19,7 +19,7 @@ from labelloop.cases.table import load_cases
 from labelloop.networks.network import build_network, count_parameters
 from labelloop.networks.plans import ADAPTATION, Plan
 from labelloop.recipe import Recipe, load_recipe
-from labelloop.training.planning import Configuration, PlannedNetwork, plan_for, shapes_of
+from labelloop.training.planning import Configuration, PlannedNetwork, plan_for, shapes_of, usual_memory_gb
 from labelloop.training.settings import TRANSLATOR
 
 USUAL = "fine"
@@ -62,11 +62,12 @@ def write_planned(
     labeled = [case for case in cases if case.role == "train" and case.label]
     shapes = shapes_of(labeled, recipe.scheme, classes, most)
     outputs = max(len(recipe.scheme.select(spec.classes)) for spec in models)
-    plan = plan_for(shapes, outputs, len(labeled), network, gpu_memory_gb, configuration)
+    memory_gb = gpu_memory_gb or usual_memory_gb(network)
+    plan = plan_for(shapes, outputs, len(labeled), network, memory_gb, configuration)
     parameters = count_parameters(build_network(plan, outputs + 1)) / 1e6
     about = [
         f"Planned from {count(len(shapes), 'labeled case')} of {table.name}: nnU-Net's {configuration}, {network}.",
-        f"{parameters:.1f} million weights. nnU-Net estimates that a training needs {_memory(network, gpu_memory_gb)}.",
+        f"{parameters:.1f} million weights. nnU-Net estimates that a training needs at most {memory_gb:g} GB of a GPU.",
     ]
     write_text(out, _text(out, name, replaced, plan, about))
     yield from about
@@ -81,11 +82,6 @@ def _plan_name(recipe: Recipe, wanted: str | None) -> str:
     if name not in known:
         raise UserError(f"recipe {recipe.name}: --plan: no plan {name}{nearest(name, known)}")
     return name
-
-
-def _memory(network: PlannedNetwork, gpu_memory_gb: float | None) -> str:
-    usual = {"plain": 8, "resenc_m": 8, "resenc_l": 24, "resenc_xl": 40}
-    return f"{gpu_memory_gb or usual[network]:g} GB on a GPU at most"
 
 
 def _text(out: Path, name: str, replaced: str, plan: Plan, about: list[str]) -> str:

@@ -67,33 +67,28 @@ class SurveyTables:
         ]
 
 
-def trusted(selected: Path | None, cases: Sequence[UsableCase]) -> dict[str, dict[str, str]]:
-    """Return the states that training uses: what annotators gave, or what selection trusts of a label set.
+CaseStates = dict[str, dict[str, str]]
+"""Annotation state by case and class."""
 
-    Cases that are not part of the label set are left out.
+
+def trusted(selected: Path | None, cases: Sequence[UsableCase]) -> tuple[CaseStates, CaseStates]:
+    """Return the states that training uses, and what of them people say: annotators and reviewers.
+
+    The first are what annotators gave, or what selection trusts of a label set; cases that are not part of the set are
+    left out. In the second, what models say is unknown.
 
     Args:
         selected: table of the label set; None for the truth.
     """
     given = {c.id: c.states for c in cases}
     if selected is None:
-        return given
-    chosen = from_table(read_table(selected, "selected"))
-    return {case: chosen[case] for case in given if case in chosen}
-
-
-def drawn_by_people(selected: Path | None, cases: Sequence[UsableCase]) -> dict[str, dict[str, str]]:
-    """Return what of the states that training uses annotators and reviewers say; the rest is unknown.
-
-    Args:
-        selected: table of the label set; None for the truth.
-    """
-    if selected is None:
-        return {c.id: c.states for c in cases}
+        return given, given
     table = read_table(selected, "selected")
+    chosen = from_table(table)
     refused = table["criterion"].str.split(";").map(lambda named: bool({"reviewer", "reviewers_differ"} & set(named)))
     said = from_table(table[(table["decision"] == "reviewer") | refused])
-    return {c.id: c.states | said.get(c.id, {}) for c in cases}
+    by_people = {case: states | said.get(case, {}) for case, states in given.items()}
+    return {case: chosen[case] for case in given if case in chosen}, by_people
 
 
 def in_groups(

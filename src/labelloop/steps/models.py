@@ -20,7 +20,6 @@ from labelloop.run.resources import Workers, loader_workers
 from labelloop.steps.common import (
     Files,
     SurveyTables,
-    drawn_by_people,
     in_groups,
     input_image,
     learned_cases,
@@ -85,10 +84,9 @@ def train(
     usable = in_groups(survey.usable(), asked.cases, scheme, groups)
     full = _full(asked, usable, scheme, groups)
     outputs = scheme.select(asked.classes)
-    patients = {case.case: case.patient for case in read_cases(survey.cases)}
-    seen = {patients[case] for case in learned_cases(learned) if case in patients}
+    patients, seen = _patients(survey.cases, learned)
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
-    states = trusted(selected, usable), drawn_by_people(selected, usable)
+    states = trusted(selected, usable)
     cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, *states)
     _trainer(asked)(
         TrainingJob(
@@ -115,6 +113,12 @@ def train(
 
 train_slices = train
 """A slice classifier leaves other files beside its ``model.json``."""
+
+
+def _patients(cases: Sequence[Path], learned: Sequence[Path]) -> tuple[dict[str, str], set[str]]:
+    """Return the patient of each case, and the patients that earlier trainings learned from."""
+    patients = {case.case: case.patient for case in read_cases(cases)}
+    return patients, {patients[case] for case in learned_cases(learned) if case in patients}
 
 
 def _full(model: ModelSpec, cases: Sequence[UsableCase], scheme: ClassScheme, groups: dict[str, dict]) -> set[str]:

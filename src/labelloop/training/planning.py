@@ -6,6 +6,7 @@ in canonical orientation; the result is a :class:`~labelloop.networks.plans.Plan
 """
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -20,7 +21,7 @@ from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import write_json
 from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case
-from labelloop.images.scan import read_image
+from labelloop.images.scan import check_same_grid, read_image
 from labelloop.images.volume import Volume, canonical
 from labelloop.inference.prepare import nonzero_box
 from labelloop.networks.plans import Plan
@@ -99,13 +100,12 @@ def _read(cases: Sequence[Case], scheme: ClassScheme, classes: Sequence[str], sa
     wanted[[scheme.ids[name] for name in classes]] = 1
     for number, case in enumerate(cases, start=1):
         try:
-            truth = read_truth(case, scheme)
-            image = read_image(case.image, case.modality)
+            truth, image = read_truth(case, scheme), read_image(case.image, case.modality)
+            if truth is None:
+                continue
+            check_same_grid(truth.geometry, image.geometry, case.label)
         except CaseError as error:
             log.warning("%s left out: %s", case.case, error)
-            continue
-        if truth is None or truth.array.shape != image.array.shape:
-            log.warning("%s left out: its label is not on the grid of its image", case.case)
             continue
         foreground = Volume(wanted[truth.array], truth.geometry)
         if not foreground.array.any():
@@ -129,7 +129,7 @@ def plan_for(
         classes: of the model, background left out.
         labeled: cases that it will learn from: nnU-Net shows at most 5 % of their voxels in one batch.
         network: planner: nnU-Net's default, or its residual encoders M, L and XL.
-        gpu_memory_gb: of the card; None: what the planner is made for (8, 8, 24 and 40 GB).
+        gpu_memory_gb: of the card; None: what the planner is made for.
 
     Raises:
         UserError: when the images have no plan of that configuration.
@@ -146,6 +146,11 @@ def plan_for(
         raise UserError(f"nnU-Net plans no {configuration} for these images, but {known}")
     ct = [shape for shape in shapes if shape.modality == "CT"]
     return _plan(found, ct)
+
+
+def usual_memory_gb(network: PlannedNetwork) -> float:
+    """Return the memory of the card that a planner plans for where none is named."""
+    return inspect.signature(_planner(network)).parameters["gpu_memory_target_in_gb"].default
 
 
 @contextlib.contextmanager
