@@ -5,70 +5,18 @@ None is drawn with a rule of ``config/classes`` in mind: sizes, places and direc
 stored array turned against its header, so the image is turned with it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
+
+from labelloop.labels.corrupt import swapped
+from labelloop.labels.draft import Draft, Kind
 
 SOLID = ("liver", "spleen", "right_kidney", "left_kidney", "stomach", "pancreas")
 TUBES = ("aorta", "inferior_vena_cava", "esophagus")
 HALVED = (*SOLID, *TUBES, "gallbladder", "duodenum")
 
 
-@dataclass
-class Draft:
-    """A case being spoiled."""
-
-    labels: np.ndarray
-    image: np.ndarray
-    spacing: np.ndarray
-    ids: dict[str, int]
-    random: np.random.Generator
-    other: np.ndarray | None = None
-    """Canonical labels of another patient."""
-
-    def mask(self, name: str) -> np.ndarray:
-        return self.labels == self.ids[name]
-
-    def paint(self, name: str, where: np.ndarray) -> None:
-        self.labels[where] = self.ids[name]
-
-    def erase(self, name: str, where: np.ndarray | None = None) -> None:
-        mask = self.mask(name)
-        self.labels[mask if where is None else mask & where] = 0
-
-    def pick(self, where: np.ndarray) -> np.ndarray:
-        """Return a random voxel of a mask."""
-        places = np.argwhere(where)
-        return places[self.random.integers(len(places))]
-
-    def ball(self, center: Sequence[int], radius_mm: float) -> np.ndarray:
-        grid = np.ogrid[tuple(slice(n) for n in self.labels.shape)]
-        return sum(((g - c) * s) ** 2 for g, c, s in zip(grid, center, self.spacing, strict=True)) <= radius_mm**2
-
-    def one_of(self, names: Sequence[str]) -> str:
-        return str(self.random.choice([name for name in names if self.mask(name).any()]))
-
-    def move(self, name: str, by_mm: Sequence[float]) -> None:
-        """Move a class, over whatever lies there; what leaves the volume is lost."""
-        mask, steps = self.mask(name), np.rint(np.asarray(by_mm) / self.spacing).astype(int)
-        self.erase(name)
-        places = np.argwhere(mask) + steps
-        inside = ((places >= 0) & (places < self.labels.shape)).all(axis=1)
-        self.labels[tuple(places[inside].T)] = self.ids[name]
-
-
-def swapped(one: str, other: str) -> Callable[[Draft], None]:
-    def inject(draft: Draft) -> None:
-        a, b = draft.mask(one), draft.mask(other)
-        draft.paint(one, b)
-        draft.paint(other, a)
-
-    return inject
-
-
-def island(of: str, inside: str) -> Callable[[Draft], None]:
+def island(of: str, inside: str) -> Kind:
     def inject(draft: Draft) -> None:
         radius = draft.random.uniform(8, 15)
         host = draft.mask(inside)
@@ -197,7 +145,7 @@ def left_out(draft: Draft) -> None:
     draft.erase(draft.one_of([name for name in draft.ids if name != "tumor"]))
 
 
-ERRORS: dict[str, Callable[[Draft], None]] = {
+ERRORS: dict[str, Kind] = {
     "swapped kidneys": swapped("right_kidney", "left_kidney"),
     "swapped adrenals": swapped("right_adrenal_gland", "left_adrenal_gland"),
     "aorta and cava swapped": swapped("aorta", "inferior_vena_cava"),

@@ -7,15 +7,13 @@ patient and kind, lies in the folder for temporary files, and a run that was sto
 
 import json
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from errors import Draft
-from kinds import NAMED, ORGANS, OWN, Impossible, Kind
+from kinds import NAMED, ORGANS, OWN
 
 from labelloop import labels as labels_package
 from labelloop.base.classes import ClassScheme, load_classes
@@ -27,13 +25,18 @@ from labelloop.images.datasets import load_dataset
 from labelloop.images.scan import read_classes, read_image
 from labelloop.images.volume import Geometry, canonical
 from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, check
+from labelloop.labels.draft import Draft, Impossible, Kind, draft_of
 from labelloop.labels.folder import asked_classes
 
 SEED = 17
 HERE = Path(__file__).resolve().parent
 LABELS = Path(labels_package.__file__).parent
-SOURCES = (*sorted((LABELS / "rules").glob("*.py")), *(LABELS / f"{name}.py" for name in ("check", "facts", "surface")),
-           HERE / "kinds.py", HERE / "errors.py", CONFIG / "classes" / "flare.yaml")  # fmt: skip
+SOURCES = (
+    *sorted((LABELS / "rules").glob("*.py")),
+    *(LABELS / f"{name}.py" for name in ("check", "corrupt", "draft", "facts", "surface")),
+    HERE / "kinds.py",
+    CONFIG / "classes" / "flare.yaml",
+)
 """What the results follow from; a journal of other sources is not read."""
 UNALTERED = "unaltered"
 
@@ -134,8 +137,7 @@ def outcomes_of(patient: str, of: Collection, kinds: dict[str, Kind | None], sch
     others = of.others[patient]() if any(kinds.values()) else None
     ids = {n: i for n, i in scheme.ids.items() if (labels == i).any()}
     for kind, inject in kinds.items():
-        random = np.random.default_rng([SEED, zlib.crc32(patient.encode()), zlib.crc32(kind.encode())])
-        draft = Draft(labels.copy(), image, np.array(geometry.spacing_zyx), ids, random, others)
+        draft = draft_of(labels, image, geometry.spacing_zyx, ids, (SEED, patient, kind), others)
         try:
             if inject:
                 inject(draft)

@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import real
-from errors import ERRORS, Draft
+from errors import ERRORS
 
 from labelloop import phantom as phantom_package
 from labelloop.base.classes import ClassScheme, load_classes
@@ -34,6 +34,7 @@ from labelloop.base.sequences import flat
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN
 from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
+from labelloop.labels.draft import Draft
 from labelloop.labels.folder import asked_classes
 from labelloop.phantom import draw_patient, field_of_view, render
 
