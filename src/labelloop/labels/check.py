@@ -102,18 +102,45 @@ def check(
     Raises:
         UserError: when a rule is wrong. ValueError: when shapes differ.
     """
+    case = opened(labels, geometry, states, scheme, image, modality, overlap)
+    return verdicts(case, surgery, models_absent, classes)
+
+
+def opened(
+    labels: np.ndarray,
+    geometry: Geometry,
+    states: States,
+    scheme: ClassScheme,
+    image: np.ndarray | None = None,
+    modality: str = "CT",
+    overlap: Mapping[str, int] | None = None,
+) -> Evidence:
+    """Return what rules may look at, as :func:`check` takes it: what is measured on it once serves all who ask.
+
+    Raises:
+        ValueError: when shapes differ.
+    """
     if image is not None and image.shape != labels.shape:
         raise ValueError(f"image of shape {image.shape} for labels of shape {labels.shape} (z, y, x)")
     facts = LabelFacts(labels, geometry, scheme)
+    return Evidence(facts, states, image, _once(lambda: _body(facts, image, modality)), overlap, modality)
+
+
+def verdicts(
+    case: Evidence,
+    surgery: Sequence[str] = (),
+    models_absent: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the verdict rows of an opened case, as :func:`check` does. Raises UserError when a rule is wrong."""
+    scheme = case.facts.scheme
     asked = set(scheme.select(list(classes))) if classes is not None else set()
-    circumstances = _Circumstances(facts, states, modality, set(surgery), set(models_absent), asked)
-    case = Evidence(facts, states, image, _once(lambda: _body(facts, image, modality)), overlap, modality)
+    circumstances = _Circumstances(case.facts, case.states, case.modality, set(surgery), set(models_absent), asked)
     rows = []
     for rule in load_rules(scheme):
         for name in rule.classes:
-            rows.append(
-                {"class": name, "rule": rule.name, "unit": rule.unit, **_verdict(rule, case, name, circumstances)}
-            )
+            verdict = _verdict(rule, case, name, circumstances)
+            rows.append({"class": name, "rule": rule.name, "unit": rule.unit, **verdict})
     return rows
 
 

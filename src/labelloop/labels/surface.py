@@ -22,6 +22,8 @@ TOUCHING = 0.02
 """Weight of the voxels that touch the surface: they count where there are no others, as in thin structures."""
 LEAST_VOXELS = 30
 """Fewer voxels of the grid (0.24 ml at 2 mm) have no inside to compare with."""
+STEP_HU, STEP_SHARE = 20.0, 0.2
+"""The least difference in intensity that is a border: in HU on CT, as a share of the organ's own median on MR."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,24 @@ class Surface:
     def spread(self) -> float:
         """Standard deviation of the intensity inside, by its quantiles (those of a normal distribution: 2.563)."""
         return (self.high - self.low) / 2.563
+
+    def step(self, modality: str, hu: float = STEP_HU, share: float = STEP_SHARE) -> float:
+        """Return the least difference in intensity that is a border of this class; 0 where there is no scale."""
+        return hu if modality == "CT" else share * abs(self.middle)
+
+    def going_on(self, step: float) -> np.ndarray:
+        """Return where [n] what lies beyond without a label looks like the inside, with no step in between."""
+        alike = np.abs(self.beside - self.middle) <= max(step, 2 * self.spread)
+        return (self.free > 0.5) & alike & (np.abs(self.beside - self.inner) <= step)
+
+    def leaking(self, step: float) -> np.ndarray:
+        """Return where [n] the inside looks like the outside, and unlike the organ."""
+        unlike = np.abs(self.inner - self.middle) > max(1.5 * step, 3 * self.spread)
+        return unlike & (np.abs(self.inner - self.outer) < step)
+
+    def stepping(self, step: float) -> np.ndarray:
+        """Return where [n] the two sides differ by more than a step in intensity: a border in the image."""
+        return np.abs(self.inner - self.outer) > step
 
     def share(self, chosen: np.ndarray) -> float:
         """Return the share of the surface, in %, that the ``chosen`` voxels [n] take."""

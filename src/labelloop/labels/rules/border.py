@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Skip, kind
-from labelloop.labels.surface import Surface, Surfaces
+from labelloop.labels.surface import STEP_HU, STEP_SHARE, Surface, Surfaces
 
 COARSEST_MM = 4.0
 SATURATED_HU = 4.0
@@ -25,8 +25,8 @@ class Border(Limit):
     ``unlike_hu``: where the organ's median lies in this range, as that of muscle, the rule does not apply (CT).
     """
 
-    step_hu: float = Field(20.0, gt=0)
-    step_share: float = Field(0.2, gt=0)
+    step_hu: float = Field(STEP_HU, gt=0)
+    step_share: float = Field(STEP_SHARE, gt=0)
     unlike_hu: tuple[float, float] | None = None
 
 
@@ -44,7 +44,7 @@ def _surface(rule: Border, case: Evidence, name: str) -> tuple[Surface, float]:
         raise Skip("the image is cut off throughout: there is no intensity to judge by")
     if case.modality == "CT" and rule.unlike_hu and rule.unlike_hu[0] <= surface.middle <= rule.unlike_hu[1]:
         raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
-    step = rule.step_hu if case.modality == "CT" else rule.step_share * abs(surface.middle)
+    step = surface.step(case.modality, rule.step_hu, rule.step_share)
     if step <= 0:
         raise Skip("its median intensity is 0: there is no scale to judge by")
     return surface, step
@@ -73,7 +73,7 @@ def _contrast(rule: Contrast, case: Evidence, name: str) -> Finding:
     all_of_it = surface.share(counted)
     if all_of_it < LEAST_FREE:
         raise Skip(f"{all_of_it:.0f} % of its surface are free of other labels, too little to judge by")
-    found = surface.share(counted & (np.abs(surface.inner - surface.outer) > step))
+    found = surface.share(counted & surface.stepping(step))
     value, limit = 100 * found / all_of_it, rule.limit(name)
     said = f"{value:.0f} % of its surface show a border in the image; at least {limit:g} % expected"
     return Finding(value, limit, value < limit, said)
@@ -85,8 +85,7 @@ def _going_on(rule: Border, case: Evidence, name: str) -> tuple[Surface, np.ndar
     There is no step in between. Raises Skip, as ``_surface``.
     """
     surface, step = _surface(rule, case, name)
-    alike = np.abs(surface.beside - surface.middle) <= max(step, 2 * surface.spread)
-    return surface, (surface.free > 0.5) & alike & (np.abs(surface.beside - surface.inner) <= step)
+    return surface, surface.going_on(step)
 
 
 @kind("goes_on", Border)
@@ -111,8 +110,7 @@ def _cut_flat(rule: Border, case: Evidence, name: str) -> Finding:
 def _leak(rule: Border, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface at which the inside looks like the outside, not like the organ."""
     surface, step = _surface(rule, case, name)
-    unlike = np.abs(surface.inner - surface.middle) > max(1.5 * step, 3 * surface.spread)
-    value = surface.largest_patch(unlike & (np.abs(surface.inner - surface.outer) < step))
+    value = surface.largest_patch(surface.leaking(step))
     limit = rule.limit(name)
     said = f"at {value:.1f} cm2 of its surface it holds what lies outside of it, too; at most {limit:g} cm2 expected"
     return Finding(value, limit, value > limit, said)
