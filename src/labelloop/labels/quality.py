@@ -1,0 +1,232 @@
+"""The predicted quality of a label: the DSC that it would have with the truth, an interval, and why it is not higher.
+
+Three gradient boosted regressions (scikit-learn's HistGradientBoostingRegressor, as LightGBM: Ke et al., NeurIPS 2017)
+predict the 10 %, 50 % and 90 % quantile of the DSC from a row of :mod:`labelloop.labels.evidence`. All classes share
+them, and the class is one of the features: what a step at the border means is learned from large organs, too. Missing
+evidence (NaN) goes its own way in each tree, so one model or several, with an image or without, are the same to them.
+
+They learn, inside a run, from labeled cases alone: labels as they are (DSC 1), corrupted ones (``labels.corrupt``), and
+predictions for cases that no model behind them learned from. The interval is widened until it holds as many labels as
+it says of patients that were left out (conformalized quantile regression: Romano et al., NeurIPS 2019; over folds of
+patients instead of one split, as the jackknife+ of Barber et al., Annals of Statistics 2021). It speaks of labels
+like the held-out ones; without held-out ones, of corrupted ones.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import GroupKFold
+
+from labelloop.base.errors import UserError
+from labelloop.labels.evidence import GROUPS, PREDICTED, group_of
+
+QUANTILES = (0.1, 0.5, 0.9)
+UNALTERED, CORRUPTED, HELD_OUT = "unaltered", "corrupted", "held_out"
+"""Sources of training rows: the truth, the truth with known errors, predictions of cases that models did not see."""
+FOLDS = 5
+LEAST_PATIENTS = 10
+"""Fewer patients are no basis for what holds of others."""
+LEAST_RESIDUALS = 30
+"""With fewer held-out labels, corrupted ones tell how wide the interval must be, too."""
+LARGEST_WEIGHT = 10.0
+"""Held-out labels count as much as all others together, but none more than this."""
+MASKED = 0.5
+"""Share of held-out rows that lose what only models can say, a group at a time: else a row without it would be known
+to be no prediction, and be held for as good as the truth."""
+ITERATIONS = 100
+"""Trees of each regression."""
+SEED = 17
+LEAST_GAIN = 0.02
+"""Evidence that lowers the DSC by less is not named."""
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What predicts the quality of labels.
+
+    Args:
+        classes: known classes; a row of another one is judged as one of unknown class.
+        columns: evidence that was available, in the order of the features.
+        models: one a quantile.
+        widened: by how much the interval is widened at both ends, in DSC.
+        usual: medians of good labels [class, columns]; NaN where not known.
+    """
+
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    models: tuple[HistGradientBoostingRegressor, ...]
+    widened: float
+    usual: pd.DataFrame
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return ``dsc`` (median), ``low`` and ``high`` of each row, from 0 to 1, in its order and with its index.
+
+        Args:
+            rows: evidence (``labels.evidence``) with ``class``.
+        """
+        low, middle, high = self._quantiles(_features(rows, self.classes, self.columns)).T
+        ends = {"low": np.clip(low - self.widened, 0, 1), "high": np.clip(high + self.widened, 0, 1)}
+        return pd.DataFrame({"dsc": middle, **ends}, index=rows.index)
+
+    def _quantiles(self, features: np.ndarray) -> np.ndarray:
+        """Return the quantiles of each row [n, 3]; sorted, for three models may cross."""
+        if not len(features):
+            return np.empty((0, len(QUANTILES)))
+        return np.sort(np.clip([model.predict(features) for model in self.models], 0, 1), axis=0).T
+
+    def gains(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return by how much DSC each row [n, group] would gain if a group of evidence were as in good labels.
+
+        What is not available of a label stays so.
+        """
+        features = _features(rows, self.classes, self.columns)
+        before = self._quantiles(features)[:, 1]
+        usual = self.usual.reindex(rows["class"])[list(self.columns)].to_numpy(float)
+        gains = {}
+        for group in GROUPS:
+            mine = np.array([False, *(group_of(column) == group for column in self.columns)])
+            if mine.any():
+                changed, good = features.copy(), usual[:, mine[1:]]
+                changed[:, mine] = np.where(np.isfinite(changed[:, mine]) & np.isfinite(good), good, changed[:, mine])
+                gains[group] = self._quantiles(changed)[:, 1] - before
+        return pd.DataFrame(gains, index=rows.index)
+
+    def reasons(self, rows: pd.DataFrame) -> list[str]:
+        """Say of each row, in words, the DSC, its interval, and what lowers it most. No reason holds a semicolon."""
+        found, gains = self.predict(rows), self.gains(rows)
+        return [_in_words(found.iloc[at], gains.iloc[at]) for at in range(len(rows))]
+
+
+def _in_words(found: pd.Series, gains: pd.Series) -> str:
+    """Return a sentence on a predicted DSC and its interval."""
+    said = f"a DSC of {found['dsc']:.2f} is predicted ({found['low']:.2f} to {found['high']:.2f})"
+    named = gains[gains >= LEAST_GAIN].sort_values(ascending=False, kind="stable")[:MOST_NAMED]
+    causes = ", ".join(f"{GROUPS[str(group)]} (by {gain:.2f})" for group, gain in named.items())
+    return f"{said}, lowered by {causes}" if causes else said
+
+
+def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
+    """Learn from labels whose DSC is known.
+
+    Args:
+        rows: evidence with ``class``, ``patient``, ``source`` (one of UNALTERED, CORRUPTED, HELD_OUT) and ``dsc``. All
+            are to be measured alike, as if nobody had labeled them: what is measured in one source only tells sources
+            apart. A corrupted label's positions leave its own patient out (``Positions.z_scores(without=...)``).
+        classes: all classes that there are.
+
+    Raises:
+        UserError: when there are fewer than :data:`LEAST_PATIENTS` patients.
+    """
+    patients = rows["patient"].nunique()
+    if patients < LEAST_PATIENTS:
+        raise UserError(
+            f"quality of labels: {patients} labeled patients, where {LEAST_PATIENTS} are needed to learn it; "
+            "leave min_quality out, or label more"
+        )
+    left_out = out_of_fold(rows, classes)
+    counted = rows["source"] == HELD_OUT
+    if counted.sum() < LEAST_RESIDUALS:
+        counted = rows["source"] != UNALTERED
+    return _fitted(rows, classes, widening(left_out[counted], rows.loc[counted, "dsc"].to_numpy(float)))
+
+
+def out_of_fold(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return ``dsc``, ``low`` and ``high`` of each row, predicted by what was learned from other patients.
+
+    The interval is that of the quantiles, not widened. This is what a held-out label's quality is to be taken from,
+    where it serves to find a threshold, or to say how good the prediction is.
+
+    Args:
+        rows, classes: as :func:`fit` takes them, of at least two patients.
+    """
+    found = pd.DataFrame(np.nan, index=rows.index, columns=["dsc", "low", "high"])
+    folds = GroupKFold(min(FOLDS, rows["patient"].nunique()))
+    for learned, left in folds.split(rows, groups=rows["patient"]):
+        predicted = _fitted(rows.iloc[learned], classes, 0.0).predict(rows.iloc[left])
+        found.iloc[left] = predicted.to_numpy()
+    return found
+
+
+def widening(predicted: pd.DataFrame, dsc: np.ndarray) -> float:
+    """Return by how much ``low`` and ``high`` must be widened to hold as many labels as their quantiles promise.
+
+    The residual of a label is how far it lies outside, negative inside; of n residuals the ceil((n + 1) 0.8)-th is
+    taken (Romano et al. 2019, equations 7 and 8). It is never below 0: an interval is not narrowed. 1 where n is too
+    small to promise anything.
+    """
+    low, high = predicted["low"].to_numpy(float), predicted["high"].to_numpy(float)
+    residuals = np.sort(np.maximum(low - dsc, dsc - high))
+    wanted = math.ceil((len(residuals) + 1) * round(QUANTILES[-1] - QUANTILES[0], 6))
+    return max(float(residuals[wanted - 1]), 0.0) if wanted <= len(residuals) else 1.0
+
+
+def _fitted(rows: pd.DataFrame, classes: Sequence[str], widened: float) -> Quality:
+    """Fit the three models to all rows."""
+    table = masked(rows)
+    known = [column for column in rows.columns if group_of(column) in GROUPS]
+    columns = tuple(column for column in known if np.isfinite(table[column].to_numpy(float)).any())
+    features = _features(table, classes, columns)
+    models = tuple(
+        _regression(quantile).fit(features, rows["dsc"].to_numpy(float), sample_weight=weights(rows))
+        for quantile in QUANTILES
+    )
+    return Quality(tuple(classes), columns, models, widened, usual(rows, columns))
+
+
+def _regression(quantile: float) -> HistGradientBoostingRegressor:
+    """Return a regression of a quantile; few rows are left in a leaf, for good organs are rare among bad ones."""
+    return HistGradientBoostingRegressor(
+        loss="quantile",
+        quantile=quantile,
+        learning_rate=0.1,
+        max_iter=ITERATIONS,
+        max_leaf_nodes=15,
+        min_samples_leaf=10,
+        max_features=0.5,
+        categorical_features=[0],
+        early_stopping=False,
+        random_state=SEED,
+    )
+
+
+def _features(rows: pd.DataFrame, classes: Sequence[str], columns: Sequence[str]) -> np.ndarray:
+    """Return features [n, 1 + columns]: the class as a number (NaN for one that is not known), then evidence."""
+    numbers = {name: float(number) for number, name in enumerate(classes)}
+    known = rows["class"].map(numbers).to_numpy(float)
+    return np.column_stack([known, rows.reindex(columns=list(columns)).to_numpy(float)])
+
+
+def weights(rows: pd.DataFrame) -> np.ndarray:
+    """Return the weight of each row: held-out labels together weigh as much as all others, each at least as one."""
+    held_out = (rows["source"] == HELD_OUT).to_numpy()
+    if not held_out.any():
+        return np.ones(len(rows))
+    weight = np.clip((~held_out).sum() / held_out.sum(), 1.0, LARGEST_WEIGHT)
+    return np.where(held_out, weight, 1.0)
+
+
+def masked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows in which held-out ones have lost, at random, groups of evidence that only predictions have."""
+    random, held_out = np.random.default_rng(SEED), (rows["source"] == HELD_OUT).to_numpy()
+    table = rows.copy()
+    for group in PREDICTED:
+        lost = held_out & (random.random(len(rows)) < MASKED)
+        mine = [column for column in rows.columns if group_of(column) == group]
+        table.loc[lost, mine] = np.nan
+    return table
+
+
+def usual(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the medians of good labels [class, columns]: of those unaltered or, where none has it, held out.
+
+    Of these the better half of each class counts.
+    """
+    own = rows[rows["source"] == UNALTERED].groupby("class")[list(columns)].median()
+    predicted = rows[rows["source"] == HELD_OUT]
+    better = predicted[predicted["dsc"] >= predicted.groupby("class")["dsc"].transform("median")]
+    return own.combine_first(better.groupby("class")[list(columns)].median())
