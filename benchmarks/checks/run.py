@@ -6,8 +6,9 @@
 The map is a phantom with all 14 classes. The peer (``peer.py``) is the same rules as one would write them down with
 NumPy and scipy.ndimage: find_objects(), label(), center_of_mass(), distance_transform_edt() on the boxes of the
 structures. It must find the same values. It has the rules on labels and on single intensities; those on the
-surface and on holes it lacks: the line "all rules" is labelloop's with them. All run in processes of their own
-on one core, so that peak memory is theirs alone; it counts the arrays of labels and image as well.
+surface and on holes it lacks: the line "all rules" is labelloop's with them, and "all evidence" what the quality of
+labels is predicted from, the rules among it. All run in processes of their own on one core, so that peak memory is
+theirs alone; it counts the arrays of labels and image as well.
 """
 
 import argparse
@@ -29,11 +30,12 @@ from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
 from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.labels.check import check
+from labelloop.labels.measured import measured as measure
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE.parent / "results" / "checks.md"
 SIZES = {False: (128, 128, 100), True: (512, 512, 400)}
-ALL = "all rules"
+ALL, EVIDENCE = "all rules", "all evidence"
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -61,11 +63,15 @@ def work(who: str, folder: Path) -> dict:
     import peer
 
     scheme = load_classes("flare")
-    if who != ALL:
+    if who not in (ALL, EVIDENCE):
         scheme = scheme.model_copy(update={"rules": tuple(r for r in scheme.rules if r["kind"] in peer.KINDS)})
     run = peer.check if who == "peer" else check
     wall, cpu = time.perf_counter(), time.process_time()
-    rows = run(labels, geometry, {}, scheme, image, overlap={})
+    if who == EVIDENCE:
+        found = measure(labels, image, geometry, "CT", scheme, scheme.names)
+        rows = [{"rule": row["measure"], "verdict": "", **row} for row in found]
+    else:
+        rows = run(labels, geometry, {}, scheme, image, overlap={})
     seconds = time.perf_counter() - wall, time.process_time() - cpu
     values = {f"{row['rule']} {row['class']}": [row["value"], row["verdict"]] for row in rows}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -99,7 +105,7 @@ def compare(size: tuple[int, int, int], repeats: int) -> list[str]:
         voxels = "x".join(map(str, size))
         runs = [measured("labelloop", folder) for _ in range(repeats)]
         ours = min(runs, key=lambda run: run["cpu_s"])
-        peer, whole = measured("peer", folder), measured(ALL, folder)
+        peer, whole, evidence = (measured(who, folder) for who in ("peer", ALL, EVIDENCE))
     counted = [verdict for _, verdict in ours["values"].values()]
     return [
         f"{len(counted)} rows, {counted.count('not_applicable')} not applicable, {counted.count('fail')} failing.",
@@ -114,6 +120,7 @@ def compare(size: tuple[int, int, int], repeats: int) -> list[str]:
                 ("labelloop", ours),
                 (f"scipy.ndimage {version('scipy')}", peer),
                 (f"labelloop, {ALL}", whole),
+                (f"labelloop, {EVIDENCE}", evidence),
             )
         ),
     ]
@@ -124,7 +131,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="512x512x400 instead of 128x128x100")
     parser.add_argument("--repeats", type=int, default=3, help="runs of labelloop; the one with least CPU time counts")
     parser.add_argument("--write", action="store_true", help=f"write the table to {RESULT.parent.name}/{RESULT.name}")
-    parser.add_argument("--work", choices=("labelloop", "peer", ALL), help=argparse.SUPPRESS)
+    parser.add_argument("--work", choices=("labelloop", "peer", ALL, EVIDENCE), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:

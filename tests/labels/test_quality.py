@@ -6,12 +6,9 @@ import pytest
 
 from labelloop.base.errors import UserError
 from labelloop.labels import quality
+from labelloop.labels.evidence import CORRUPTED, HELD_OUT, UNALTERED
 from labelloop.labels.quality import (
-    CORRUPTED,
-    HELD_OUT,
     LARGEST_WEIGHT,
-    LEAST_PATIENTS,
-    UNALTERED,
     fit,
     masked,
     out_of_fold,
@@ -19,6 +16,7 @@ from labelloop.labels.quality import (
     weights,
     widening,
 )
+from labelloop.labels.settings import LEAST_PATIENTS
 
 CLASSES = ("liver", "spleen", "pancreas")
 EVIDENCE = ("surface.border", "position.farthest", "rules.failed", "agreement.dice", "confidence.mean")

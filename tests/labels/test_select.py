@@ -25,7 +25,7 @@ class World:
         self.dice = {(case, name): 0.95 for case in states for name in (*CLASSES, ALL)}
         self.unsure = {(case, name): 0.05 for case in states for name in (*CLASSES, ALL)}
 
-    def select(self, table=None, **settings):
+    def select(self, table=None, quality=None, **settings):
         provenance = [
             (*key, "truth" if self.states[key[0]].get(key[1]) else self.source[key], "fuse", 0, ml)
             for key, ml in self.volume.items()
@@ -45,6 +45,7 @@ class World:
             SelectSettings(**settings),
             CLASSES,
             table,
+            quality=quality,
         )
 
 
@@ -251,3 +252,19 @@ def test_settings_are_strict():
     for wrong in ({"min_dice": 0.9}, {"if_refused": "delete"}, {"drop_most_uncertain": -1}):
         with pytest.raises(ValidationError):
             SelectSettings(**wrong)
+
+
+def test_labels_of_small_predicted_quality_are_refused_and_their_reason_is_told(world):
+    rows = [("b", "liver", 0.9, "fine"), ("b", "spleen", 0.4, "a DSC of 0.40 is predicted; leaks")]
+    table = pd.DataFrame([{"case": c, "class": n, "dsc": dsc, "reason": said} for c, n, dsc, said in rows])
+    found = world.select(quality=table, min_quality={"liver": 0.8, "spleen": 0.8}).set_index(["case", "class"])
+    assert found.loc[("b", "liver"), "decision"] == "accepted"
+    assert tuple(found.loc[("b", "spleen"), ["decision", "criterion"]]) == ("demoted", "quality")
+    assert found.loc[("b", "spleen"), "reason"] == "a DSC of 0.40 is predicted, leaks, where 0.8 is asked for"
+    assert decision(world.select(quality=table[:1], min_quality=0.5), "b", "spleen")[2].startswith(
+        "no DSC is predicted"
+    )
+    with pytest.raises(UserError, match="no table of predicted quality"):
+        world.select(min_quality=0.5)
+    with pytest.raises(ValidationError, match="leave one out"):
+        SelectSettings(min_quality=0.5, target_dsc=0.8)

@@ -498,6 +498,27 @@ def test_queue_lists_accepted_labels_that_a_rule_doubts_behind_those_that_fail()
     assert list(table["reasons"])[:2] == ["volume: odd\nleak: odd", "contrast: odd"]
 
 
+def test_queue_puts_the_smallest_predicted_dsc_first_and_says_what_lowers_it():
+    selected = [(case, "liver", "present", "accepted", "", "") for case in "abc"]
+    verdicts = [("c", "liver", "leak", "doubt", 3.0, 2.0, "ml", "odd")]
+    quality = pd.DataFrame(
+        [
+            (case, "liver", dsc, 0.1, 1.0, f"a DSC of {dsc} is predicted")
+            for case, dsc in zip("abc", (0.5, 0.3, 0.9), strict=True)
+        ],
+        columns=list(TABLES["quality"]),
+    )
+    given = (
+        pd.DataFrame(rows, columns=list(TABLES[kind]))
+        for rows, kind in zip((selected, verdicts, []), EMPTY, strict=True)
+    )
+    table = queue(*given, quality=quality)
+    assert list(table["case"]) == ["b", "a", "c"]
+    assert list(table["quality"]) == [0.3, 0.5, 0.9]
+    assert table["reasons"][0] == "a DSC of 0.3 is predicted"
+    assert table["reasons"][2] == "leak: odd\na DSC of 0.9 is predicted"
+
+
 def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
     selected = [(case, "aorta", "unknown", "demoted", "volume", "volume: too small") for case in "abcde"]
     selected += [("a", "liver", "unknown", "demoted", "agreement", "pairwise_dice 0.6 below 0.7")]

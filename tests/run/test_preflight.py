@@ -274,3 +274,11 @@ def test_files_that_a_recipe_names_are_looked_into(tmp_path):
         "classes", "labels.pseudo.thresholds", "labels.pseudo.select.calibration",
     ]  # fmt: skip
     assert "kind: 'volum' is none of" in found[0] and "'other'" in found[1] and "0.7" in found[2]
+
+
+def test_predicted_quality_asks_labeled_patients_before_the_first_job(tmp_path):
+    labels = {"pseudo": {"predict": ["teacher"], "select": {"min_pairwise_dice": None, "min_quality": 0.8}}}
+    (problem,) = problems_of(tmp_path, several(*["organs"] * 9, ""), labels=labels)
+    assert problem.startswith("labels.pseudo.select.min_quality: asks 10 labeled patients")
+    assert "there are 9" in problem
+    assert problems_of(tmp_path, several(*["organs"] * 10, ""), labels=labels) == []

@@ -146,7 +146,13 @@ def label_set_tables(w):
     inputs["annotation"] = expand(paths.survey("annotation"), shard=shards.train)
     if spec.select.calibration:
         inputs["calibrated"] = spec.select.calibration
-    return inputs
+    return inputs | {"quality": predicted_quality(w)}
+
+
+def predicted_quality(w):
+    """Table of the predicted DSC of labels, if the label set asks for it."""
+    asked = w.labels in wiring.label_sets_with_quality
+    return paths.label_table("quality", w.labels) if asked else []
 
 
 def label_maps(w):

@@ -24,6 +24,7 @@ rule review:
         verdicts=paths.label_table("verdicts"),
         disagreement=paths.label_table("disagreement"),
         reviewed=paths.label_table("reviewed"),
+        quality=predicted_quality,
     output:
         table=paths.review(),
         pictures=directory(paths.pictures()),
@@ -65,6 +66,9 @@ rule report:
                 paths.label_table("{table}"),
                 labels=wiring.used_label_sets,
                 table=SHOWN,
+            ),
+            expand(
+                paths.label_table("quality"), labels=wiring.label_sets_with_quality
             ),
             expand([paths.review(), paths.pictures()], labels=wiring.used_label_sets),
             expand(

@@ -23,8 +23,8 @@ TRANSLATOR_OUTPUTS = ("model.json", "weights.pt", "training.jsonl", "cases.csv")
 ALIGNED = "aligned"
 """Folder of a translator's aligned cases, in its own."""
 WRITTEN = (
-    "annotation.csv", "benchmarks", "cases.csv", "evaluation", "geometry.csv", "groups.csv", "inference.json", "labels",
-    "logs", "models", "predictions", "prepared", "quarantine.csv", "report", "review", "survey", "upright",
+    "annotation.csv", "benchmarks", "cases.csv", "errors", "evaluation", "geometry.csv", "groups.csv", "inference.json",
+    "labels", "logs", "models", "predictions", "prepared", "quarantine.csv", "report", "review", "survey", "upright",
     "upright.csv",
 )  # fmt: skip
 """Files and folders of the results that the rules write; no input may be, or lie in, one of them."""
@@ -149,6 +149,15 @@ class Paths:
     def labels(self, labels: str = LABELS) -> str:
         """Folder of a label set."""
         return f"{self.results}/labels/{labels}"
+
+    @property
+    def errors(self) -> str:
+        """Folder of what known errors in the truth look like, a table a shard."""
+        return f"{self.results}/errors"
+
+    def evidence(self, labels: str = LABELS) -> str:
+        """Folder of what is known of the labels of a set, a table a shard."""
+        return f"{self.labels(labels)}/evidence"
 
     def transferred(self, labels: str = LABELS) -> str:
         """Folder of labels carried from other sequences; volumes lie in its folder ``confidence``."""

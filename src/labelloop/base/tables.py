@@ -122,6 +122,22 @@ TABLES: dict[str, dict[str, str]] = {
         "unit": "unit of both",
         "reason": "in words",
     },
+    "evidence": {
+        "case": "case id",
+        "map": "which label map: unaltered (the truth), corrupted-0, corrupted-1, ... (the truth with known errors), "
+        "held_out (predictions for labeled patients that no model learned from), or pseudo",
+        "class": "class name, or body",
+        "measure": "what was measured: a column of labelloop.labels.evidence, place.* (where the class lies), or dsc",
+        "value": Number("in the unit of the measure"),
+    },
+    "quality": {
+        "case": "case id",
+        "class": "class name",
+        "dsc": Number("predicted DSC of the label with the truth that nobody has"),
+        "low": Number("lower end of the interval of 80 %"),
+        "high": Number("upper end"),
+        "reason": "in words: the prediction, and what lowers it",
+    },
     "decisions": {
         "time": "when it was made, as ISO 8601",
         "reviewer": "who made it",
@@ -152,8 +168,8 @@ TABLES: dict[str, dict[str, str]] = {
         "state": "annotation state that training uses: present, absent or unknown",
         "decision": "reviewer, truth, accepted, demoted, dropped or unknown",
         "criterion": "what speaks against it, separated by ';': a rule of anatomy, agreement, uncertainty, "
-        "calibration, rank, reviewer, reviewers_differ, whole_case, nothing_known, not_predicted or not_found; empty: "
-        "nothing",
+        "quality, calibration, rank, reviewer, reviewers_differ, whole_case, nothing_known, not_predicted or "
+        "not_found; empty: nothing",
         "reason": "in words, separated by '; ' in the same order; no reason holds a semicolon itself",
     },
     "held_out": {
@@ -188,6 +204,7 @@ TABLES: dict[str, dict[str, str]] = {
         "class": "class name",
         "decision": "as in selected",
         "pairwise_dice": Number("as in disagreement; empty for truth"),
+        "quality": Number("predicted DSC; empty: none is predicted"),
         "failed": "rules of anatomy that failed, separated by ';'",
         "doubted": "rules of anatomy that doubt it and refuse nothing, separated by ';'",
         "reasons": "in words, one a line",
@@ -288,7 +305,7 @@ def write_table(path: str | Path, table: "pd.DataFrame | Sequence[dict]", kind: 
         table = pd.DataFrame(columns=columns)
     if set(table.columns) != set(columns):
         raise UserError(f"{path}: columns {sorted(table.columns)}; a {kind} table has {sorted(columns)}")
-    keys = [c for c in ("case", "class", "group", "rule", "step", "code") if c in columns]
+    keys = [c for c in ("case", "map", "class", "measure", "group", "rule", "step", "code") if c in columns]
     if kind not in ("cases", "provenance", "review"):  # their rows have an order of their own
         table = table.sort_values(keys, kind="stable")
     for name in numeric(kind):

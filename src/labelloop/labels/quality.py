@@ -22,14 +22,11 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 
 from labelloop.base.errors import UserError
-from labelloop.labels.evidence import GROUPS, PREDICTED, group_of
+from labelloop.labels.evidence import GROUPS, HELD_OUT, PREDICTED, UNALTERED, group_of
+from labelloop.labels.settings import LEAST_PATIENTS
 
 QUANTILES = (0.1, 0.5, 0.9)
-UNALTERED, CORRUPTED, HELD_OUT = "unaltered", "corrupted", "held_out"
-"""Sources of training rows: the truth, the truth with known errors, predictions of cases that models did not see."""
 FOLDS = 5
-LEAST_PATIENTS = 10
-"""Fewer patients are no basis for what holds of others."""
 LEAST_RESIDUALS = 30
 """With fewer held-out labels, corrupted ones tell how wide the interval must be, too."""
 LARGEST_WEIGHT = 10.0
@@ -114,13 +111,13 @@ def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
     """Learn from labels whose DSC is known.
 
     Args:
-        rows: evidence with ``class``, ``patient``, ``source`` (one of UNALTERED, CORRUPTED, HELD_OUT) and ``dsc``. All
+        rows: evidence with ``class``, ``patient``, ``source`` (its source in ``labels.evidence``) and ``dsc``. All
             are to be measured alike, as if nobody had labeled them: what is measured in one source only tells sources
             apart. A corrupted label's positions leave its own patient out (``Positions.z_scores(without=...)``).
         classes: all classes that there are.
 
     Raises:
-        UserError: when there are fewer than :data:`LEAST_PATIENTS` patients.
+        UserError: when there are fewer than :data:`labelloop.labels.settings.LEAST_PATIENTS` patients.
     """
     patients = rows["patient"].nunique()
     if patients < LEAST_PATIENTS:
@@ -132,7 +129,7 @@ def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
     counted = rows["source"] == HELD_OUT
     if counted.sum() < LEAST_RESIDUALS:
         counted = rows["source"] != UNALTERED
-    return _fitted(rows, classes, widening(left_out[counted], rows.loc[counted, "dsc"].to_numpy(float)))
+    return fitted(rows, classes, widening(left_out[counted], rows.loc[counted, "dsc"].to_numpy(float)))
 
 
 def out_of_fold(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -147,7 +144,7 @@ def out_of_fold(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     found = pd.DataFrame(np.nan, index=rows.index, columns=["dsc", "low", "high"])
     folds = GroupKFold(min(FOLDS, rows["patient"].nunique()))
     for learned, left in folds.split(rows, groups=rows["patient"]):
-        predicted = _fitted(rows.iloc[learned], classes, 0.0).predict(rows.iloc[left])
+        predicted = fitted(rows.iloc[learned], classes, 0.0).predict(rows.iloc[left])
         found.iloc[left] = predicted.to_numpy()
     return found
 
@@ -165,8 +162,8 @@ def widening(predicted: pd.DataFrame, dsc: np.ndarray) -> float:
     return max(float(residuals[wanted - 1]), 0.0) if wanted <= len(residuals) else 1.0
 
 
-def _fitted(rows: pd.DataFrame, classes: Sequence[str], widened: float) -> Quality:
-    """Fit the three models to all rows."""
+def fitted(rows: pd.DataFrame, classes: Sequence[str], widened: float = 0.0) -> Quality:
+    """Fit the three models to all rows, whoever they are of."""
     table = masked(rows)
     known = [column for column in rows.columns if group_of(column) in GROUPS]
     columns = tuple(column for column in known if np.isfinite(table[column].to_numpy(float)).any())

@@ -67,6 +67,7 @@ def select(
     classes: Sequence[str],
     calibration: pd.DataFrame | None = None,
     reviewed: pd.DataFrame | None = None,
+    quality: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the "selected" table: one row per case of ``annotation`` and class, with state, decision and reason.
 
@@ -84,6 +85,7 @@ def select(
         classes: the classes that training knows.
         reviewed: what reviewers say; rows that say nothing, or cannot be used, have no state.
         calibration: thresholds, made for ``settings.target_dsc`` and ``confidence``; required with the former.
+        quality: predicted DSC; required with ``settings.min_quality``.
 
     Raises:
         UserError: when the calibration table was made for another target or confidence.
@@ -97,6 +99,7 @@ def select(
     cases = {case for case, _ in pseudo if settings.rank == "all" or not annotated(given[case])}
     found = {key for key in pseudo if volumes.get(key, 0.0) > 0}
     judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration)
+    _judge_quality(judgment, pseudo, settings, quality)
     rows = []
     for case, known in states.items():
         decided = {
@@ -196,6 +199,21 @@ def _judge_calibrated(
             said = f"pairwise_dice {value:.4g} not above {least:.4g}, calibrated for DSC {settings.target_dsc:g}"
             said = "no pairwise_dice to judge by" if pd.isna(value) else said
             _refuse(judgment, case, name, "agreement", said)
+
+
+def _judge_quality(judgment: _Judgment, pseudo: set, settings: SelectSettings, quality: pd.DataFrame | None) -> None:
+    """Refuse what is predicted to have a smaller DSC than is asked for, and what nothing is predicted of."""
+    limits = settings.min_quality
+    if limits is None:
+        return
+    if quality is None:
+        raise UserError("select: min_quality is given, but no table of predicted quality")
+    known = {(row["case"], row["class"]): row for row in quality.to_dict("records")}
+    for case, name in sorted(pseudo):
+        limit = limits.get(name) if isinstance(limits, dict) else limits
+        row = known.get((case, name), {"dsc": float("nan"), "reason": "no DSC is predicted"})
+        if limit is not None and not row["dsc"] >= limit:
+            _refuse(judgment, case, name, "quality", f"{row['reason']}, where {limit:g} is asked for")
 
 
 def check_calibration(calibration: pd.DataFrame, settings: SelectSettings) -> None:

@@ -13,6 +13,8 @@ TumorVoxels = Literal["predicted_organ", "nearest_organ"]
 Demotion = Literal["unknown", "background", "drop"]
 Dice = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
+LEAST_PATIENTS = 10
+"""Labeled patients that the quality of labels can be learned from; fewer are no basis for what holds of others."""
 
 
 class Cleaning(Verb):
@@ -145,11 +147,15 @@ class SelectSettings(Strict):
     Thresholds are one number for every class, or one per class (classes not named are not held against it; "all" is
     the case as a whole). With ``target_dsc``, thresholds of pairwise Dice are calibrated on held-out truth
     (``labels.calibrate``): by the run itself, on labeled cases that no model behind the label set learned from, or
-    elsewhere, in the table ``calibration``. A class that no threshold can be certified for is refused.
+    elsewhere, in the table ``calibration``. A class that no threshold can be certified for is refused. ``min_quality``
+    asks for a predicted DSC (``labels.quality``), which the run learns from its labeled cases: ten patients or more.
     """
 
     verdicts: Literal["all"] | Names = Field("all", description="anatomy rules whose failure refuses a class")
     min_pairwise_dice: Dice | dict[str, Dice] | None = Field(None, description="smallest mean pairwise Dice")
+    min_quality: Dice | dict[str, Dice] | None = Field(
+        None, description="smallest predicted DSC; 0 refuses nothing, and has it predicted for the queue and the report"
+    )
     target_dsc: float | None = Field(
         None, gt=0, lt=1, description="mean DSC that accepted labels of a class must reach"
     )
@@ -178,12 +184,14 @@ class SelectSettings(Strict):
     def _calibrated(self) -> "SelectSettings":
         if self.calibration is not None and self.target_dsc is None:
             raise ValueError("calibration needs target_dsc, for which the table was made")
+        if self.min_quality is not None and self.target_dsc is not None:
+            raise ValueError("min_quality and target_dsc are two ways to ask for good labels; leave one out")
         return self
 
     def without_threshold(self) -> "SelectSettings":
-        """Return what is asked of a label besides its calibrated threshold and its rank among all cases."""
-        others = {"target_dsc": None, "calibration": None, "keep_least_uncertain": None, "drop_most_uncertain": 0}
-        return self.model_copy(update=others)
+        """Return what is asked of a label besides what held-out labels are to find, and its rank among all cases."""
+        found = {"target_dsc": None, "calibration": None, "min_quality": None}
+        return self.model_copy(update=found | {"keep_least_uncertain": None, "drop_most_uncertain": 0})
 
     def demotion(self, name: str) -> Demotion:
         """What happens to a refused class."""

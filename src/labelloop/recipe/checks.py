@@ -132,7 +132,7 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
     for rule in () if select.verdicts == "all" else select.verdicts:
         if rule not in rules:
             yield f"{place}.select.verdicts: no anatomy rule {rule!r}{nearest(rule, rules)}"
-    for key in ("min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "if_refused"):
+    for key in ("min_pairwise_dice", "min_quality", "max_uncertainty", "keep_least_uncertain", "if_refused"):
         value = getattr(select, key)
         for name in value if isinstance(value, dict) else ():
             if name != "all" and name not in scheme.names:

@@ -36,6 +36,7 @@ def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any
         "rules": _rules(verdicts),
         "sources": _label_sources(provenance),
         "cleaning": _cleaning(provenance),
+        "quality": _quality(results.table(results.paths.label_table("quality", name), "quality"), scheme),
         "calibration": calibration_of(held_out, calibration, scheme),
         "queue": results.table(results.paths.review(name), "review").to_dict("records"),
         "reviewed": _reviewed(reviewed),
@@ -88,6 +89,18 @@ def _rules(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: (-row["failed"], -row["doubted"]))
+
+
+def _quality(quality: pd.DataFrame, scheme: ClassScheme) -> list[dict[str, Any]]:
+    """Return a row a class: how many labels a DSC is predicted for, its quartiles, and the median interval's ends."""
+    rows = []
+    for info in scheme.classes:
+        part = quality[quality["class"] == info.name]
+        if len(part):
+            quartiles = part["dsc"].quantile([0.25, 0.5, 0.75]).tolist()
+            row = {"name": info.name, "color": info.color, "labels": len(part), "quartiles": quartiles}
+            rows.append(row | {"low": part["low"].median(), "high": part["high"].median()})
+    return rows
 
 
 def _label_sources(provenance: pd.DataFrame) -> dict[str, int]:

@@ -47,36 +47,40 @@ def queue(
     reviewed: pd.DataFrame | None = None,
     labels: str = "",
     limit: int = 0,
+    quality: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the labels of a set to ask about, as a "review" table that names no files yet.
 
     Each third one of the first ``limit`` is drawn at random from the accepted labels: those with the smallest hash of
     label set, case and class. So a queue that is made again asks for the same ones, and how many were answered by then
     is taken off: together they are one draw. The others are doubtful: those about which reviewers are asked again, then
-    those with most failed rules, then most rules that doubt it, then the lowest mean pairwise Dice of the predictions.
-    Classes take turns, ``ALIKE`` labels each: what a model does wrong in every case shall not hide the rest. Agreement
-    says nothing about a label that an annotator drew; such a label is listed only when it fails a rule. What reviewers
-    settled is not asked again; a label that is called wrong is, once it is another one.
+    those with the lowest predicted DSC, where one is predicted, then most failed rules, then most rules that doubt it,
+    then the lowest mean pairwise Dice of the predictions. Classes take turns, ``ALIKE`` labels each: what a model does
+    wrong in every case shall not hide the rest. Agreement says nothing about a label that an annotator drew; such a
+    label is listed only when it fails a rule. What reviewers settled is not asked again; a label that is called wrong
+    is, once it is another one.
 
     Args:
         selected, verdicts, disagreement: tables of those kinds (:mod:`labelloop.base.tables`).
         reviewed: what reviewers say; None: nothing.
         labels: name of the label set. limit: length of the queue; 0: without random ones.
+        quality: predicted DSC of labels; None: not predicted.
     """
     fails, doubts = (_by_label(verdicts, verdict) for verdict in ("fail", "doubt"))
     agreement = disagreement.set_index(KEYS)["pairwise_dice"].to_dict()
     chosen = {(row["case"], row["class"]): row for row in selected.to_dict("records")}
     said = {} if reviewed is None else {(row["case"], row["class"]): row for row in reviewed.to_dict("records")}
+    predicted = {} if quality is None else {(row["case"], row["class"]): row for row in quality.to_dict("records")}
     drawn = _draw(chosen, said, labels, limit // EVERY)
     doubtful: list[dict[str, Any]] = []
     random: dict[tuple[str, str], dict[str, Any]] = {}
     for key in sorted({*fails, *chosen}):
         row = chosen.get(key, {"decision": "", "criterion": "", "reason": ""})
         dice = float("nan") if row["decision"] == "truth" else agreement.get(key, float("nan"))
-        made = _row(key, row, fails.get(key, []), doubts.get(key, []), dice, said.get(key))
+        made = _row(key, row, fails.get(key, []), doubts.get(key, []), dice, said.get(key), predicted.get(key))
         if key in drawn:
             random[key] = made | {"asked": RANDOM}
-        elif _is_doubtful(row["decision"], key in fails, key in doubts, dice, said.get(key)):
+        elif _is_doubtful(row["decision"], key in fails, key in doubts, _least(dice, made["quality"]), said.get(key)):
             doubtful.append(made)
     rows = _mixed(_in_turns(doubtful).to_dict("records"), [random[key] for key in drawn])
     table = pd.DataFrame(rows, columns=list(TABLES["review"]))
@@ -99,6 +103,11 @@ def _was_drawn(reviewed: Mapping[Hashable, Any] | None) -> bool:
 
 def _lot(*label: str) -> str:
     return hashlib.sha256("\0".join(label).encode()).hexdigest()
+
+
+def _least(*values: float) -> float:
+    """Return the smallest of the values that are known."""
+    return min((value for value in values if value == value), default=float("nan"))
 
 
 def _is_doubtful(decision: str, failed: bool, doubted: bool, dice: float, said: Mapping[Hashable, Any] | None) -> bool:
@@ -133,10 +142,12 @@ def _by_label(verdicts: pd.DataFrame, verdict: str) -> dict[Any, list[dict[Hasha
     return {key: part.to_dict("records") for key, part in parts}
 
 
-def _doubt(row: Mapping[str, Any]) -> tuple[bool, int, int, float, str, str]:
-    dice, again = row["pairwise_dice"], row["reasons"].startswith("review: ")
+def _doubt(row: Mapping[str, Any]) -> tuple[bool, float, int, int, float, str, str]:
+    again = row["reasons"].startswith("review: ")
     failed, doubted = (len(list(filter(None, row[column].split(";")))) for column in ("failed", "doubted"))
-    return not again, -failed, -doubted, dice if dice == dice else 2.0, row["case"], row["class"]
+    dice, quality = row["pairwise_dice"], row["quality"]
+    dice, quality = dice if dice == dice else 2.0, quality if quality == quality else float(not failed)
+    return not again, quality, -failed, -doubted, dice, row["case"], row["class"]
 
 
 def _row(
@@ -146,8 +157,12 @@ def _row(
     doubts: list[dict[Hashable, Any]],
     dice: float,
     reviewed: Mapping[Hashable, Any] | None,
+    predicted: Mapping[Hashable, Any] | None,
 ) -> dict[str, Any]:
-    """Return a row of the table; ``reasons`` has what reviewers said, a rule a line, then what else selection said."""
+    """Return a row of the table.
+
+    ``reasons`` has what reviewers said, a rule a line, what else selection said, and the predicted DSC.
+    """
     rules = {fail["rule"] for fail in fails}
     refused = chosen["decision"] in ("demoted", "dropped")
     said = list(zip(chosen["criterion"].split(";"), chosen["reason"].split("; "), strict=True)) if refused else []
@@ -156,11 +171,14 @@ def _row(
     lines += [words for criterion, words in said if criterion not in rules | BY_REVIEWERS]
     if dice < DISAGREE and "agreement" not in dict(said):
         lines.append(f"pairwise_dice {dice:.4g} below {DISAGREE:g}")
+    if predicted and "quality" not in dict(said):
+        lines.append(predicted["reason"])
     return {
         "case": key[0],
         "class": key[1],
         "decision": chosen["decision"],
         "pairwise_dice": dice,
+        "quality": predicted["dsc"] if predicted else float("nan"),
         "failed": ";".join(fail["rule"] for fail in fails),
         "doubted": ";".join(doubt["rule"] for doubt in doubts),
         "reasons": "\n".join(lines),

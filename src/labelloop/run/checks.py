@@ -11,7 +11,7 @@ from pathlib import Path
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.wording import count
-from labelloop.labels.settings import SelectSettings
+from labelloop.labels.settings import LEAST_PATIENTS, SelectSettings
 from labelloop.networks.settings import TranslatorSettings
 from labelloop.recipe import TRUTH, ModelSpec, Recipe, ancestors
 from labelloop.recipe.training_checks import exports_best
@@ -122,6 +122,13 @@ def _label_set_problems(key: str, name: str, expected: Expected) -> Iterator[str
                 f"{key}.select.target_dsc: asks labeled patients that no model behind the label set learned from, and "
                 f"there are none. Set validation_fraction above 0 for {trained}, leave patients out, or say what "
                 "models from outside saw"
+            )
+    if spec.select.min_quality is not None:
+        patients = {expected.cases[case].patient for case, known in expected.annotated.items() if known}
+        if len(patients) < LEAST_PATIENTS:
+            yield (
+                f"{key}.select.min_quality: asks {LEAST_PATIENTS} labeled patients to learn the quality of labels "
+                f"from, and there are {len(patients)}. Leave it out, or label more"
             )
 
 

@@ -77,6 +77,11 @@ class Wiring:
         return [name for name in self.used_label_sets if self.label_set(name).transfer]
 
     @cached_property
+    def label_sets_with_quality(self) -> list[str]:
+        """Label sets of whose labels the DSC is predicted."""
+        return [name for name in self.used_label_sets if self.label_set(name).select.min_quality is not None]
+
+    @cached_property
     def predicting_models(self) -> list[str]:
         """Models that a label set asks for predictions."""
         return list(dict.fromkeys(flat(self.label_set(name).predict for name in self.used_label_sets)))

@@ -22,6 +22,7 @@ MODULES = {
     "arrays": ("prepare_labels", "cut_objects"),
     "transfer": ("transfer",),
     "held_out": ("held_out",),
+    "quality": ("corrupt", "measure", "quality"),
     "inference": ("infer", "summarize", "check_final", "evaluate"),
     "report": ("review", "report"),
 }

@@ -5,7 +5,7 @@ from: let them go the way of an unlabeled case (predictions fused, cleaned, held
 at their truth.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from labelloop.steps.labels import empty_table, fused_map, predictions_of, selec
 
 
 @dataclass(frozen=True)
-class _Selection:
+class Way:
     """What happens to a pseudo-label on its way: the label set, the class scheme with its rules, the predictions."""
 
     spec: dict[str, Any]
@@ -83,17 +83,14 @@ def held_out(
     scheme = ClassScheme.model_validate(rules)
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
-    way = _Selection(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
-    related = read_cases(relatives)
-    patients = {case.case: case.patient for case in related}
-    seen = {patients[case] for case in learned_cases(learned) if case in patients}
-    seen |= {case.patient for case in related if case.dataset in saw}
+    way = Way(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
+    is_unseen = unseen(relatives, learned, saw)
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
     predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
-    overruled = _overruled(read_table(reviewed, "reviewed"))
+    overruled = overruled_by(read_table(reviewed, "reviewed"))
     ledger = Ledger.of(manifest)
     for item in survey.usable():
-        if item.case.patient in seen or item.id not in pairs or not annotated(item.states):
+        if not is_unseen(item) or item.id not in pairs:
             continue
         found = dict(predicted[item.id]) if item.id in predicted else {}
         keys = [files.key(item.id) for files in way.predictions.values()]
@@ -105,14 +102,27 @@ def held_out(
     write_table(table, table_of(ledger.extras(), "rows"), "held_out")
 
 
-def _overruled(reviewed: pd.DataFrame) -> dict[str, set[str]]:
+def unseen(relatives: Sequence[Path], learned: Sequence[Path], saw: Sequence[str]) -> Callable[[UsableCase], bool]:
+    """Return what says whether a case is labeled, and of a patient that no model learned from.
+
+    Args:
+        relatives, learned, saw: as :func:`held_out` takes them.
+    """
+    related = read_cases(relatives)
+    patients = {case.case: case.patient for case in related}
+    seen = {patients[case] for case in learned_cases(learned) if case in patients}
+    seen |= {case.patient for case in related if case.dataset in saw}
+    return lambda item: item.case.patient not in seen and bool(annotated(item.states))
+
+
+def overruled_by(reviewed: pd.DataFrame) -> dict[str, set[str]]:
     """Return the classes of each case of which reviewers say anything else than that a label is right."""
     rows = reviewed[(reviewed["state"] != "") & (reviewed["decision"] != "right")]
     return {str(case): set(part) for case, part in rows.groupby("case")["class"]}
 
 
 def _judge(
-    item: UsableCase, way: _Selection, found: dict[str, float], pairs: pd.DataFrame, left_out: Collection[str] = ()
+    item: UsableCase, way: Way, found: dict[str, float], pairs: pd.DataFrame, left_out: Collection[str] = ()
 ) -> tuple[None, dict]:
     """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC.
 
@@ -131,14 +141,14 @@ def _judge(
     agreement = dict(zip(pairs["class"], pairs[SCORE], strict=True))
     rows = [
         {"class": name, SCORE: agreement.get(name), "dsc": dsc, **chosen.loc[name, ["decision", "reason"]].to_dict()}
-        for name, dsc in _true_dsc(item, way, label).items()
+        for name, dsc in true_dsc(item, way, label).items()
         if name not in left_out
     ]
     return None, {"rows": rows}
 
 
 def _verdicts(
-    item: UsableCase, way: _Selection, label: Volume, found: dict[str, float], provenance: Sequence[dict]
+    item: UsableCase, way: Way, label: Volume, found: dict[str, float], provenance: Sequence[dict]
 ) -> pd.DataFrame:
     image = canonical(item.image()).array
     asked = [name for name in way.classes if name in found]
@@ -149,7 +159,7 @@ def _verdicts(
     return pd.DataFrame([{"case": item.id, **row} for row in rows], columns=list(TABLES["verdicts"]))
 
 
-def _true_dsc(item: UsableCase, way: _Selection, label: Volume) -> dict[str, float]:
+def true_dsc(item: UsableCase, way: Way, label: Volume) -> dict[str, float]:
     """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent.
 
     Ignored voxels are left out.

@@ -342,6 +342,7 @@ def select(
     shard_held_out: Sequence[Path] = (),
     shard_transfers: Sequence[Path] = (),
     calibrated: Path | None = None,
+    quality: Path | None = None,
 ) -> None:
     """Decide which cases and classes of a label set are trusted; join the shards' tables on the way.
 
@@ -350,6 +351,7 @@ def select(
         spec: ``classes`` and ``select`` of a label set.
         selected, provenance, reviewed, verdicts, disagreement, held_out, calibration, transfers: tables to write.
         calibrated: table of thresholds that was made elsewhere, where the label set names one.
+        quality: table of predicted quality, where the label set asks for it.
     """
     scheme = load_classes(classes)
     names, settings = scheme.select(spec["classes"]), selection(spec, scheme)
@@ -370,6 +372,7 @@ def select(
         names,
         tables["calibration"],
         tables["reviewed"],
+        read_table(quality, "quality") if quality else None,
     )
     write_table(selected, chosen, "selected")
     counts = chosen["decision"].value_counts()

@@ -86,6 +86,7 @@ def review(
     desk: Path,
     limit: int,
     upright: Path | None = None,
+    quality: Path | None = None,
 ) -> None:
     """Write the review queue of a label set, its pictures, and what whoever shows it needs to know.
 
@@ -97,8 +98,10 @@ def review(
         table, pictures, desk: table, folder of pictures and description, to write.
         limit: length of the queue.
         upright: table that says which cases are stored upside down, in runs that ask.
+        quality: table of the predicted DSC of labels, where the label set asks for it.
     """
     kinds = {"selected": selected, "verdicts": verdicts, "disagreement": disagreement, "reviewed": reviewed}
+    kinds |= {"quality": quality} if quality else {}
     asked = queue(**{kind: read_table(path, kind) for kind, path in kinds.items()}, labels=name, limit=limit)
     scheme = load_classes(classes)
     labels, turned = Files(maps, "label_map"), upside_down(upright) if upright else set()

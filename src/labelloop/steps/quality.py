@@ -1,0 +1,207 @@
+"""Predicted quality of labels: steps of ``workflow/rules/quality.smk``.
+
+Known errors are put into the truth once a run. What is known of the label maps of a set is measured shard by shard,
+beside the rules of anatomy. One job a label set then learns from all that has a true DSC, and judges the rest.
+"""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from labelloop.base.classes import ClassScheme, load_classes
+from labelloop.base.files import digest
+from labelloop.base.shards import Ledger
+from labelloop.base.tables import read_table, write_table
+from labelloop.base.wording import count
+from labelloop.cases.annotation import UNKNOWN, annotated
+from labelloop.cases.usable import UsableCase
+from labelloop.images.volume import Volume, canonical
+from labelloop.labels.evidence import HELD_OUT, PSEUDO, of_models
+from labelloop.labels.measured import joined, measured, with_errors
+from labelloop.labels.select import reviewed_states
+from labelloop.steps.common import Files, SurveyTables, read_cases, read_many, table_of
+from labelloop.steps.held_out import Way, overruled_by, true_dsc, unseen
+from labelloop.steps.labels import fused_map, predictions_of, speaking_of
+
+log = logging.getLogger(__name__)
+
+COPIES = 8
+"""Corrupted copies of each annotated label map."""
+SEED = 17
+
+
+def corrupt(survey: SurveyTables, rules: dict[str, Any], table: Path, manifest: Path, version: int) -> None:
+    """Measure the truth of one shard, as it is and with known errors.
+
+    Args:
+        rules: the class scheme. Fitted thresholds do not count here, nor in :func:`measure`.
+        table, manifest: to write.
+    """
+    scheme, ledger = ClassScheme.model_validate(rules), Ledger.of(manifest)
+    items = [item for item in survey.usable() if annotated(item.states)]
+    for item, other in zip(items, [*items[1:], *items[:1]], strict=True):
+        content = [
+            version,
+            scheme.model_dump(mode="json"),
+            item.image_key,
+            item.truth_key,
+            item.states,
+            item.case.surgery,
+        ]
+        work = partial(_corrupt_case, item, other if other.case.patient != item.case.patient else None, scheme)
+        ledger.run(item.id, digest([*content, other.truth_key]), work)
+    ledger.close()
+    write_table(table, table_of(ledger.extras(), "rows"), "evidence")
+
+
+def _corrupt_case(item: UsableCase, other: UsableCase | None, scheme: ClassScheme) -> tuple[None, dict]:
+    truth, image = _truth(item, scheme), canonical(item.image())
+    known = [name for name in scheme.names if item.states.get(name, UNKNOWN) != UNKNOWN]
+    about = (np.array(image.array), truth.geometry, item.case.modality, scheme, known, (SEED, item.id, COPIES))
+    mistaken = partial(_array_of, other, scheme) if other else None
+    return None, {"rows": with_errors(np.array(truth.array), *about, item.case.surgery_names, mistaken)}
+
+
+def _truth(item: UsableCase, scheme: ClassScheme) -> Volume:
+    drawn = item.truth(scheme)
+    assert drawn is not None, f"{item.id} is annotated and has no label"
+    return canonical(drawn)
+
+
+def _array_of(item: UsableCase, scheme: ClassScheme) -> np.ndarray:
+    return np.array(_truth(item, scheme).array)
+
+
+def measure(
+    survey: SurveyTables,
+    relatives: Sequence[Path],
+    maps: Path,
+    predictions: Sequence[Path],
+    disagreement: Path,
+    reviewed: Path,
+    volumes: Sequence[Path],
+    spec: dict[str, Any],
+    known: dict[str, list[str]],
+    rules: dict[str, Any],
+    table: Path,
+    manifest: Path,
+    version: int,
+    learned: Sequence[Path] = (),
+    saw: Sequence[str] = (),
+) -> None:
+    """Measure what is known of the labels of a set that models made, in the cases of one shard.
+
+    Labeled cases of patients that no model learned from are measured, too, labeled as if they were not: of those the
+    true DSC is known.
+
+    Args:
+        relatives, learned, saw: as :func:`labelloop.steps.held_out.held_out` takes them; of which cases that is so.
+        maps: manifest of the label maps of the set. predictions: manifest of each model in ``spec``, in their order.
+        disagreement, reviewed: tables of the shard. volumes: confidence tables of the models.
+        spec: ``predict``, ``classes`` and ``clean`` of a label set.
+        known: the classes (or class sets) that each model knows.
+        rules: the class scheme.
+        table, manifest: to write.
+    """
+    scheme = ClassScheme.model_validate(rules)
+    way = Way(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
+    files, ledger, held_out = Files([maps], "label_map"), Ledger.of(manifest), unseen(relatives, learned, saw)
+    pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
+    sure = dict(list(read_many(volumes, "confidence").groupby("case")))
+    said = read_table(reviewed, "reviewed")
+    by_people, overruled = reviewed_states(said), overruled_by(said)
+    for item in survey.usable():
+        if item.id not in sure:
+            continue
+        models = of_models(_rows(pairs.get(item.id)), _rows(sure[item.id]))
+        asked = [name for name in way.classes if name in set(sure[item.id]["class"])]
+        states = item.states | by_people.get(item.id, {})
+        pseudo = [name for name in asked if states[name] == UNKNOWN] if item.id in files else []
+        truth = [n for n in asked if item.states[n] != UNKNOWN and n not in overruled.get(item.id, ())]
+        truth = truth if held_out(item) else []
+        keys = [files.key(item.id), *(model.key(item.id) for model in way.predictions.values())]
+        content = [
+            version,
+            way.spec,
+            known,
+            scheme.model_dump(mode="json"),
+            keys,
+            item.image_key,
+            models,
+            pseudo,
+            truth,
+        ]
+        content += [item.truth_key, item.case.surgery]
+        work = partial(_measure_case, item, files, way, models, pseudo, truth)
+        ledger.run(item.id, digest(content), work)
+    ledger.close()
+    write_table(table, table_of(ledger.extras(), "rows"), "evidence")
+
+
+def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Return the rows of a table; none without one."""
+    return (
+        [] if table is None else [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    )
+
+
+def _measure_case(
+    item: UsableCase,
+    files: Files,
+    way: Way,
+    models: Mapping[str, Mapping[str, float]],
+    pseudo: Collection[str],
+    truth: Collection[str],
+) -> tuple[None, dict]:
+    """Return the rows of a case: of its label map for the classes ``pseudo``, of its predictions for ``truth``."""
+    rows: list[dict] = []
+    if not pseudo and not truth:
+        return None, {"rows": rows}
+    image = np.array(canonical(item.image()).array)
+    if pseudo:
+        labels = canonical(item.label(files.path(item.id)))
+        about = (labels.geometry, item.case.modality, way.scheme, [*pseudo], item.case.surgery_names, models)
+        rows += [{"map": PSEUDO, **row} for row in measured(np.array(labels.array), image, *about)]
+    if truth:
+        label, _, _ = fused_map(item, way.spec, way.known, way.scheme, speaking_of(item.id, way.predictions))
+        dsc = {name: value for name, value in true_dsc(item, way, label).items() if name in truth}
+        about = (label.geometry, item.case.modality, way.scheme, [*truth], item.case.surgery_names, models)
+        rows += [{"map": HELD_OUT, **row} for row in measured(np.array(label.array), image, *about, dsc)]
+    return None, {"rows": rows}
+
+
+def quality(cases: Sequence[Path], errors: Sequence[Path], evidence: Sequence[Path], classes: str, table: Path) -> None:
+    """Learn from labels with a true DSC what the DSC of the others is.
+
+    Args:
+        cases: case tables of all shards. errors: tables of known errors in the truth.
+        evidence: tables of what is known of the labels of the set.
+        table: to write.
+
+    Raises:
+        UserError: when there are too few labeled patients.
+    """
+    from labelloop.labels.quality import fit
+
+    scheme = load_classes(classes)
+    patients = {case.case: case.patient for case in read_cases(cases)}
+    rows = joined(read_many([*errors, *evidence], "evidence"), patients, scheme)
+    judged = rows["source"] == PSEUDO
+    learned = rows[~judged].reset_index(drop=True)
+    model = fit(learned, scheme.names)
+    asked = rows[judged].reset_index(drop=True)
+    found = pd.concat([asked[["case", "class"]], model.predict(asked)], axis=1)
+    write_table(table, found.assign(reason=model.reasons(asked)), "quality")
+    held_out = int((learned["source"] == HELD_OUT).sum())
+    log.info(
+        "quality: of %s, learned from %s of %s, %d of them predictions for labeled patients",
+        count(len(asked), "label"),
+        count(len(learned), "label"),
+        count(learned["patient"].nunique(), "patient"),
+        held_out,
+    )
