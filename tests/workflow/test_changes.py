@@ -7,16 +7,22 @@ import pytest
 from tiny_project import LATE, Project
 
 CASE, SHARD = "phantom_000", "train-001"
-SHARDS = ("train-000", SHARD)
+OTHER_CASE, OTHER = "phantom_004", "train-000"
+SHARDS = (OTHER, SHARD)
 
 INFER = {"infer/test-000", "summarize/all", "evaluate/final", "report/page"}
 STUDENT = {"train/student", *INFER}
 SELECT = {"select/pseudo", "review/pseudo", *STUDENT}
-FUSE = {f"{step}/pseudo/{SHARD}" for step in ("fuse", "check", "held_out")} | {
-    f"prepare_labels/fine/labels/pseudo/{SHARD}",
-    *SELECT,
+FUSED = {
+    shard: {
+        *(f"{step}/pseudo/{shard}" for step in ("fuse", "check", "held_out")),
+        f"prepare_labels/fine/labels/pseudo/{shard}",
+    }
+    for shard in SHARDS
 }
-PREDICT = {f"predict/teacher/{SHARD}", f"agree/pseudo/{SHARD}", *FUSE}
+FUSE = FUSED[SHARD] | SELECT
+PREDICT = {f"predict/teacher/{SHARD}", f"predict/teacher_b/{OTHER}", *(f"agree/pseudo/{s}" for s in SHARDS), *SELECT}
+PREDICT |= FUSED[SHARD] | FUSED[OTHER]
 LABELING = ("fuse", "agree", "check", "held_out", "prepare_labels/fine/labels")
 PSEUDO = {f"{job}/pseudo/{shard}" for job in LABELING for shard in SHARDS}
 TEACHER_USED = {*(f"predict/teacher/{s}" for s in (*SHARDS, "test-000")), "evaluate/teacher", *PSEUDO, *SELECT}
@@ -54,39 +60,48 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "expected"),
+    ("changes", "expected"),
     [
-        ("annotation.csv", delete, {"collect/all", "group/all", "report/page"}),
-        (f"prepared/fine/{CASE}.b2nd", damage, {
+        (
+            [("annotation.csv", delete), ("review/pseudo.csv", delete), ("predictions/efficiency.csv", delete),
+             ("evaluation/final.csv", delete)],
+            {"collect/all", "group/all", "review/pseudo", "summarize/all", "evaluate/final", "report/page"},
+        ),
+        ([(f"prepared/fine/{CASE}.b2nd", damage)], {
             f"prepare/fine/{SHARD}", f"prepare_labels/fine/organs/truth/{SHARD}", *TEACHERS,
         }),
-        (f"prepared/fine/labels/pseudo/{CASE}.b2nd", delete, {f"prepare_labels/fine/labels/pseudo/{SHARD}", *STUDENT}),
-        ("models/teacher/model.json", delete, {"train/teacher", *TEACHER_USED}),
-        ("models/teacher/model.json", append_space, {"train/teacher", *TEACHER_USED}),
-        ("models/teacher/weights.pt", delete, {"train/teacher", *TEACHER_USED}),
-        ("models/teacher/weights.pt", damage, {"train/teacher", *TEACHER_USED}),
-        ("models/teacher/curve.png", delete, {"train/teacher", *TEACHER_USED}),
-        (f"models/teacher/predictions/{CASE}.nii.gz", delete, PREDICT),
-        (f"models/teacher/predictions/{CASE}.nii.gz", damage, PREDICT),
-        (f"models/teacher/predictions/shards/{SHARD}.csv", delete, PREDICT),
-        (f"models/teacher/predictions/shards/{SHARD}.csv", behead, PREDICT),
-        (f"labels/pseudo/{CASE}.nii.gz", damage, FUSE),
-        (f"labels/pseudo/verdicts/{SHARD}.csv", delete, {f"check/pseudo/{SHARD}", *SELECT}),
-        ("labels/pseudo/selected.csv", delete, SELECT),
-        ("labels/pseudo/selected.csv", demote, {"review/pseudo", *STUDENT}),
-        (f"labels/pseudo/held_out/{SHARD}.csv", delete, {f"held_out/pseudo/{SHARD}", *SELECT}),
-        ("review/pseudo.csv", delete, {"review/pseudo", "report/page"}),
-        ("predictions/efficiency.csv", delete, {"summarize/all", "report/page"}),
-        ("predictions/phantom_001.nii.gz", damage, INFER),
-        ("evaluation/final.csv", delete, {"evaluate/final", "report/page"}),
-        ("report/index.html", delete, {"report/page"}),
-        ("report/index.html", append_space, set()),
+        ([("models/teacher/model.json", delete), ("models/teacher_b/weights.pt", damage)], TEACHERS),
+        ([("models/teacher/model.json", append_space), ("models/teacher_b/curve.png", delete)], TEACHERS),
+        ([("models/teacher/weights.pt", delete)], {"train/teacher", *TEACHER_USED}),
+        (
+            [(f"models/teacher/predictions/{CASE}.nii.gz", delete),
+             (f"models/teacher_b/predictions/{OTHER_CASE}.nii.gz", damage)],
+            PREDICT,
+        ),
+        (
+            [(f"models/teacher/predictions/shards/{SHARD}.csv", behead),
+             (f"models/teacher_b/predictions/shards/{OTHER}.csv", delete)],
+            PREDICT,
+        ),
+        ([(f"labels/pseudo/{CASE}.nii.gz", damage)], FUSE),
+        (
+            [(f"labels/pseudo/verdicts/{SHARD}.csv", delete), (f"labels/pseudo/held_out/{OTHER}.csv", delete),
+             (f"prepared/fine/labels/pseudo/{CASE}.b2nd", delete)],
+            {f"check/pseudo/{SHARD}", f"held_out/pseudo/{OTHER}", f"prepare_labels/fine/labels/pseudo/{SHARD}",
+             *SELECT},
+        ),
+        ([("labels/pseudo/selected.csv", delete)], SELECT),
+        ([("labels/pseudo/selected.csv", demote)], {"review/pseudo", *STUDENT}),
+        ([("predictions/phantom_001.nii.gz", damage)], INFER),
+        ([("report/index.html", delete)], {"report/page"}),
+        ([("report/index.html", append_space)], set()),
     ],
 )  # fmt: skip
-def test_a_changed_file_leads_to_what_depends_on_it(
-    copied: Project, name: str, change: Callable[[Path], None], expected: set[str]
+def test_changed_files_lead_to_what_depends_on_them(
+    copied: Project, changes: list[tuple[str, Callable[[Path], None]]], expected: set[str]
 ):
-    change(copied.results / name)
+    for name, change in changes:
+        change(copied.results / name)
     assert copied.planned() == expected
 
 
