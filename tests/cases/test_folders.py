@@ -1,9 +1,12 @@
 """Folders in nnU-Net's and FLARE's naming: paired without guessing, written as a case table."""
 
+from dataclasses import replace
+
 import pytest
 
 from labelloop.base.errors import UserError
-from labelloop.cases.folders import pair_folders, table_from_folders
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.make_table import Options, make_table
 from labelloop.cases.table import load_cases
 
 
@@ -69,7 +72,7 @@ def test_a_table_is_made_from_folders(tmp_path):
     images = touch(tmp_path / "imagesTr", *(f"c{i:02d}_0000.nii.gz" for i in range(10)))
     labels = touch(tmp_path / "labelsTr", *(f"c{i:02d}.nii.gz" for i in range(8)))
     out = tmp_path / "cases.csv"
-    made = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=3, sequence="portal")
+    made = make_table(images, labels, "btcv", out, Options(test_fraction=0.25, seed=3, sequence="portal"))
     read, rejected = load_cases(out)
     assert rejected == []
     assert [(c.case, c.label, c.role) for c in read] == [(c.case, c.label, c.role) for c in made]
@@ -77,10 +80,10 @@ def test_a_table_is_made_from_folders(tmp_path):
     assert len(tested) == 2 and all(c.label for c in tested)  # drawn from the labeled ones
     assert {c.sequence for c in read} == {"portal"} and {c.modality for c in read} == {"CT"}
     with pytest.raises(UserError, match="exists"):
-        table_from_folders(images, labels, "btcv", out)
-    again = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=3, overwrite=True)
+        make_table(images, labels, "btcv", out)
+    again = make_table(images, labels, "btcv", out, Options(test_fraction=0.25, seed=3, overwrite=True))
     assert [c.role for c in again] == [c.role for c in made]
-    other = table_from_folders(images, labels, "btcv", out, test_fraction=0.25, seed=4, overwrite=True)
+    other = make_table(images, labels, "btcv", out, Options(test_fraction=0.25, seed=4, overwrite=True))
     assert [c.role for c in other] != [c.role for c in made]
 
 
@@ -89,26 +92,25 @@ def test_test_cases_can_come_from_folders_of_their_own(tmp_path):
     test_images = touch(tmp_path / "ti", "b_0000.nii.gz")
     test_labels = touch(tmp_path / "tl", "b.nii.gz")
     out = tmp_path / "cases.csv"
-    table_from_folders(images, labels, "btcv", out, test_images=test_images, test_labels=test_labels)
+    make_table(images, labels, "btcv", out, Options(test_images=test_images, test_labels=test_labels))
     assert [(c.case, c.role, bool(c.label)) for c in load_cases(out)[0]] == [("a", "train", True), ("b", "test", True)]
     touch(test_images, "a_0000.nii.gz")
     with pytest.raises(UserError, match="train and in the test folder"):
-        table_from_folders(images, labels, "btcv", out, test_images=test_images, overwrite=True)
+        make_table(images, labels, "btcv", out, Options(test_images=test_images, overwrite=True))
 
 
 def test_contradicting_options_are_all_named(tmp_path):
     images = touch(tmp_path / "i", "a_0000.nii.gz")
     with pytest.raises(UserError) as caught:
-        table_from_folders(
-            images, None, "btcv", tmp_path / "c.csv", role="x", modality="US", test_images=images, test_fraction=0.5
-        )
+        options = Options(role="x", modality="US", test_images=images, test_fraction=0.5)
+        make_table(images, None, "btcv", tmp_path / "c.csv", options)
     assert len(str(caught.value).splitlines()) == 3
     with pytest.raises(UserError, match="did you mean 'btcv'"):
-        table_from_folders(images, None, "btvc", tmp_path / "c.csv")
+        make_table(images, None, "btvc", tmp_path / "c.csv")
     with pytest.raises(UserError, match="case id 'a b'"):
-        table_from_folders(touch(tmp_path / "j", "a b.nii.gz"), None, "btcv", tmp_path / "c.csv")
+        make_table(touch(tmp_path / "j", "a b.nii.gz"), None, "btcv", tmp_path / "c.csv")
     with pytest.raises(UserError, match="too few"):
-        table_from_folders(images, None, "btcv", tmp_path / "c.csv", test_fraction=0.5)
+        make_table(images, None, "btcv", tmp_path / "c.csv", Options(test_fraction=0.5))
     assert not (tmp_path / "c.csv").exists()
 
 
@@ -130,9 +132,8 @@ def test_annotated_classes_can_be_taken_from_the_ids_that_occur(tmp_path):
         "{name: mine, modality: CT, source: here, labels: {1: liver, 2: null, 3: ignore, 14: tumor}}"
     )
     mine = str(tmp_path / "mine.yaml")
-    cases = table_from_folders(tmp_path / "x", tmp_path / "x", mine, tmp_path / "c.csv", annotated_from_ids=True)
+    by_ids = Options(annotated_from_ids=True)
+    cases = make_table(tmp_path / "x", tmp_path / "x", mine, tmp_path / "c.csv", by_ids)
     assert [c.annotated for c in cases] == ["liver;tumor", "none", "none", "none", "none"]
     with pytest.raises(UserError, match="1 labeled case: too few"):  # the others have nothing to test
-        table_from_folders(
-            tmp_path / "x", tmp_path / "x", mine, tmp_path / "d.csv", annotated_from_ids=True, test_fraction=0.5
-        )
+        make_table(tmp_path / "x", tmp_path / "x", mine, tmp_path / "d.csv", replace(by_ids, test_fraction=0.5))

@@ -106,7 +106,7 @@ def test_the_version_is_that_of_the_package(capsys):
         (["infer", "scans", "--out", "o"], "--model or --results"),
         (["infer", "scans", "--out", "o", "--model", "m", "--results", "r"], "--model or --results"),
         (["check", "--labels", "maps"], "--out or --fit"),
-        (["cases", "--images", "scans"], "Missing option '--dataset'"),
+        (["cases", "--images", "scans"], "Missing option '--out'"),
         (["recipe", "cost", "best", "--cases", "0"], "--cases"),
     ],
 )

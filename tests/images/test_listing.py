@@ -11,7 +11,8 @@ import SimpleITK as sitk
 
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.tables import read_table
-from labelloop.cases.folders import pair_folders, table_from_folders
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.make_table import make_table
 from labelloop.cli import main as cli
 from labelloop.images.listing import CAPITALS, EXTENSIONS, image_cases, list_folder, list_labels
 from labelloop.images.scan import read_image, read_label
@@ -161,9 +162,7 @@ def test_totalsegmentators_folders_are_recognized(tmp_path):
         touch(tmp_path / "flat" / "s0000", f"{organ}.nii.gz")
     for labels in ("l", "flat"):
         with pytest.raises(UserError, match=r"liver\.nii\.gz\), as TotalSegmentator"):
-            table_from_folders(images, tmp_path / labels, "totalsegmentator", tmp_path / "c.csv")
-        with pytest.raises(UserError, match="as TotalSegmentator"):
-            check_folder(tmp_path / labels, "flare", tmp_path / "v.csv")
+            make_table(images, tmp_path / labels, "totalsegmentator", tmp_path / "c.csv")
     assert not (tmp_path / "c.csv").exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bad_inputs import AFFINE, SHAPE, ct_values, save
 from labelloop.base.errors import UserError
-from labelloop.cases.folders import table_from_folders
+from labelloop.cases.make_table import Options, make_table
 from labelloop.cases.table import load_cases
 from labelloop.images.scan import read_label
 
@@ -35,8 +35,8 @@ def tree(tmp_path):
 def join(tree, **options):
     out = tree.parent
     lost: list = []
-    options = {"lost": lost, "merged": out / "merged", "overwrite": True} | options
-    table_from_folders(tree, tree, str(out / "mine.yaml"), out / "cases.csv", **options)
+    made = Options(**{"merged": out / "merged", "overwrite": True} | options)
+    make_table(tree, tree, str(out / "mine.yaml"), out / "cases.csv", made, lost)
     cases, rejected = load_cases(out / "cases.csv")
     assert rejected == []
     return {case.case: case for case in cases}, lost

@@ -12,8 +12,10 @@ from tiny_dicom import SHAPE, body_hu, write_series, write_slice
 
 from labelloop.base.errors import CaseError, UserError
 from labelloop.cases.folders import pair_folders
+from labelloop.cases.table import load_cases
 from labelloop.cli import main as cli
-from labelloop.images.volume import read
+from labelloop.images.volume import read, write
+from labelloop.inference.convert import convert_for_table
 from labelloop.inference.dicom import LEAST_SLICES, REASONS, read_dicom, read_series
 from labelloop.inference.dicom_elements import is_whole
 from labelloop.inference.finding import find_cases
@@ -134,6 +136,65 @@ def test_several_series_are_listed_and_one_can_be_chosen(tmp_path):
     assert reason(tmp_path, "3").code == "dicom_series"
     with pytest.raises(UserError, match=r"--series 9\.9 is in 0 folders"):
         find_cases(tmp_path, series="9.9")
+
+
+def test_several_series_in_a_folder_are_a_case_each(tmp_path, caplog):
+    """As a flat export has them: two phases, a scout, and a picture of the dose."""
+    write_series(tmp_path / "P1", body_hu(40), series="1.2.3.7", description="Arterial")
+    write_series(tmp_path / "P1", body_hu(90)[:20], series="1.2.3.8", description="Portal")
+    write_series(tmp_path / "P1", body_hu()[:1], series="1.2.3.9", description="Dose", kind="DERIVED\\SECONDARY")
+    write_series(tmp_path / "P2", body_hu()[:20], series="1.2.4.7")
+    write_series(tmp_path / "P2", body_hu()[:1], series="1.2.4.8", description="Dose", kind="DERIVED\\SECONDARY")
+    with caplog.at_level(logging.INFO):
+        found = {case.case: case for case in find_cases(tmp_path)}
+    assert sorted(found) == ["P1_series1", "P1_series2", "P2"]
+    assert any("no volume, beside others" in line and '"Dose", 1 slice' in line for line in caplog.messages)
+    heights = [Image.of(case).volume("CT").array.shape[0] for _, case in sorted(found.items())]
+    assert heights == [30, 20, 20]
+    assert len({Image.of(case).sha256() for case in found.values()}) == 3
+
+
+def test_of_several_series_only_the_one_that_is_split_is_put_aside(tmp_path):
+    slices = sorted(write_series(tmp_path / "1", series="1.2.3.7").iterdir())
+    (tmp_path / "2").mkdir()
+    for file in slices[15:]:
+        file.rename(tmp_path / "2" / file.name)
+    write_series(tmp_path / "1", body_hu(90), series="1.2.3.8")
+    lost: list = []
+    assert [(case.case, case.series) for case in find_cases(tmp_path, lost=lost)] == [("1", "1.2.3.8")]
+    assert sorted(entry.path.name for entry in lost) == ["1", "2"]
+
+
+def test_a_case_table_of_a_tree_of_series(tmp_path, caplog):
+    pacs, scans, out = tmp_path / "pacs", tmp_path / "scans", tmp_path / "cases.csv"
+    for patient, place, series in (("A", "1/CT/arterial", "1"), ("A", "1/CT/portal", "2"), ("B", "2/CT", "3")):
+        write_series(pacs / place, body_hu(40 + 10 * int(series)), series=f"1.2.{series}",
+                     more={(0x10, 0x20): ("LO", patient)})  # fmt: skip
+    write_series(pacs / "2" / "MR", series="1.2.4", modality="MR", more={(0x10, 0x20): ("LO", "B")})
+    write_series(pacs / "2" / "PET", series="1.2.5", modality="PT")
+    write_series(pacs / "3", body_hu()[:3], series="1.2.6")
+    (tmp_path / "labels").mkdir()
+    asked = ["cases", "--images", pacs, "--labels", tmp_path / "labels", "--convert", scans, "--dataset", "flare22",
+             "--out", out, "--test-fraction", "0.5"]  # fmt: skip
+    volume = read_dicom(pacs / "2" / "CT")
+    for case in ("1_CT_arterial", "2_CT"):
+        write(tmp_path / "labels" / f"{case}.nii.gz", (volume.array > 0).astype(np.uint8), volume.geometry)
+    with caplog.at_level(logging.INFO):
+        assert cli.main(list(map(str, asked))) == 1
+    assert any("2_PET: left out, PT" in line for line in caplog.messages)
+    assert any(line.startswith("3: dicom_few_slices") for line in caplog.messages)
+    cases = {case.case: case for case in load_cases(out)[0]}
+    assert sorted(cases) == ["1_CT_arterial", "1_CT_portal", "2_CT", "2_MR"]
+    assert [case.modality for _, case in sorted(cases.items())] == ["CT", "CT", "CT", "MR"]
+    assert len({cases[case].patient for case in ("1_CT_arterial", "1_CT_portal")}) == 1
+    assert cases["2_CT"].patient == cases["2_MR"].patient not in ("B", cases["1_CT_portal"].patient)
+    assert sorted([cases["1_CT_portal"].role, cases["2_MR"].role]) == ["test", "train"]  # patients stay together
+    assert {(case.patient, case.role) for case in cases.values()} == {
+        (cases[case].patient, cases[case].role) for case in ("1_CT_portal", "2_MR")
+    }
+    assert read(cases["2_CT"].image).geometry.difference(volume.geometry) is None
+    with pytest.raises(UserError, match="no DICOM series of MR can be used"):
+        convert_for_table(pacs / "1", tmp_path / "other", "MR", [])
 
 
 def test_a_series_is_found_in_its_folder_and_the_others_are_told(tmp_path, caplog):

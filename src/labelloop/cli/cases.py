@@ -1,11 +1,16 @@
 """``labelloop phantom``, ``convert`` and ``cases``: scans, and the table that names them."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option, Typer
 
 from labelloop.base.wording import count
+
+if TYPE_CHECKING:
+    from labelloop.cases.make_table import Options
+    from labelloop.images.listing import Listing
 
 app = Typer()
 
@@ -37,9 +42,16 @@ def convert(
 
 @app.command(epilog="Example: labelloop cases --images scans --labels labels --dataset flare22 --out cases.csv")
 def cases(
-    images: Annotated[Path, Option(help="folder of images")],
-    dataset: Annotated[str, Option(help="name of a data set, or a data set file")],
+    images: Annotated[
+        Path, Option(help="folder of images; or nnU-Net's data set folder or MONAI's datalist, which names labels, too")
+    ],
     out: Annotated[Path, Option(help="the table to write")],
+    dataset: Annotated[
+        str | None,
+        Option(
+            help="name of a data set, or a data set file; default: written beside the table, where dataset.json says it"
+        ),
+    ] = None,
     labels: Annotated[Path | None, Option(help="folder of labels; may be the same folder; omit for none")] = None,
     modality: Annotated[str, Option(help="CT or MR; default: the data set's")] = "",
     sequence: Annotated[str, Option(help="MR sequence or CT phase of all cases")] = "",
@@ -51,20 +63,20 @@ def cases(
     annotated_from_ids: Annotated[
         bool, Option("--annotated-from-ids", help="take the ids in a label as annotated")
     ] = False,
+    convert: Annotated[
+        Path | None,
+        Option(help="images are DICOM, in folders at any depth: write <case>_0000.nii.gz of each series here"),
+    ] = None,
     merged: Annotated[
         Path | None, Option(help="labels are a folder a case with a mask an organ: write label maps here")
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="replace the table")] = False,
 ) -> int:
-    """Write a case table from folders in nnU-Net or FLARE naming, or as TotalSegmentator's data set."""
-    from labelloop.cases.folders import table_from_folders
+    """Write a case table of folders of scans, or of a data set as nnU-Net, TotalSegmentator or MONAI have it."""
+    from labelloop.cases.make_table import Options, make_table
 
     lost: list = []
-    found = table_from_folders(
-        images,
-        labels,
-        dataset,
-        out,
+    options = Options(
         role=role,
         modality=modality,
         sequence=sequence,
@@ -75,9 +87,26 @@ def cases(
         annotated_from_ids=annotated_from_ids,
         overwrite=overwrite,
         merged=merged,
-        lost=lost,
     )
+    options.check(out)
+    taken: Path | Listing = images
+    if convert:
+        taken, options = _converted(images, convert, options, lost)
+    found = make_table(taken, labels, dataset, out, options, lost)
     labeled = sum(bool(case.label) for case in found)
     tested = sum(case.role == "test" for case in found)
     print(f"{out}: {count(len(found), 'case')}, {labeled} with a label, {tested} for testing")
     return int(bool(lost))
+
+
+def _converted(images: Path, out: Path, options: "Options", lost: list) -> "tuple[Listing, Options]":
+    """Write the DICOM series below folders as files; return these, and options with what their headers say."""
+    from labelloop.images.listing import CHANNEL, Listing
+    from labelloop.inference.convert import convert_for_table
+
+    tested = options.test_images if isinstance(options.test_images, Path) else None
+    places = {images: out} | ({tested: out / "test"} if tested else {})
+    made = {folder: convert_for_table(folder, place, options.modality, lost) for folder, place in places.items()}
+    files = {f: Listing(places[f], {f"{s.case}{CHANNEL}": s.file for s in some}) for f, some in made.items()}
+    known = {s.case: {"modality": s.modality, "patient": s.patient} for some in made.values() for s in some}
+    return files[images], replace(options, test_images=files[tested] if tested else None, known=known)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 from pydantic import PrivateAttr, field_validator, model_validator
 
 from labelloop.base.classes import BACKGROUND, IGNORE, IGNORED, ClassScheme, Names, Strict, load_classes
 from labelloop.base.documents import read_yaml, validated
 from labelloop.base.errors import CaseError, UserError, nearest
-from labelloop.base.files import digest
+from labelloop.base.files import digest, write_text
 from labelloop.base.lookup import files, find
 from labelloop.base.sequences import flat
 from labelloop.images.volume import whole_numbers
@@ -174,6 +175,24 @@ def all_class_names() -> frozenset[str]:
     return _class_names(tuple(file.resolve() for file in files("classes")))
 
 
+def words_of(name: str) -> tuple[str, ...]:
+    """Return the words of a class's name in an order that is the same for all: ``Kidney left`` is left_kidney."""
+    return tuple(sorted(name.lower().replace("-", "_").replace(" ", "_").split("_")))
+
+
+def as_known(name: str) -> str:
+    """Return the name by which a class scheme calls a class, whatever the order of its words; else the name itself."""
+    known = all_class_names()
+    alike = [other for other in sorted(known) if words_of(other) == words_of(name)]
+    return name if name in known or not alike else alike[0]
+
+
+def write_dataset(path: Path, dataset: Dataset, head: str) -> None:
+    """Write a data set file, for people to edit, under some lines of comment."""
+    content = dataset.model_dump(include={"name", "modality", "source", "license", "labels"}, exclude_defaults=True)
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
 @cache
 def _class_names(schemes: tuple[Path, ...]) -> frozenset[str]:
     return frozenset(flat(load_classes(path).names for path in schemes))
@@ -188,8 +207,12 @@ def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
     Raises:
         UserError: see :func:`read_dataset`; also for class names that no scheme has.
     """
-    dataset = read_dataset(name)
-    path, known = find("datasets", name), all_class_names() | set(scheme.names)
+    return bound(read_dataset(name), scheme, find("datasets", name))
+
+
+def bound(dataset: Dataset, scheme: ClassScheme, path: Path) -> Dataset:
+    """Return a data set for a class scheme; see :func:`load_dataset`. ``path`` is for messages."""
+    known = all_class_names() | set(scheme.names)
     used = {"labels": dataset.named.values(), "annotated": dataset.annotated}
     lines = []
     for key, names in used.items():
@@ -198,6 +221,13 @@ def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
         lines += [f"{path}: {key}: {problem}; null: a structure that is no class" for problem in not_named]
     if lines:
         raise UserError("\n".join(lines))
-    bound = dataset.model_copy(update={"annotated": tuple(n for n in dataset.annotated if n in scheme.ids)})
-    bound._class_ids = dict(scheme.ids)
-    return bound
+    result = dataset.model_copy(update={"annotated": tuple(n for n in dataset.annotated if n in scheme.ids)})
+    result._class_ids = dict(scheme.ids)
+    return result
+
+
+def of_scheme(scheme: ClassScheme) -> Dataset:
+    """Return a data set whose label maps carry the ids of a class scheme."""
+    dataset = Dataset(name=scheme.name, modality="CT", labels={c.id: c.name for c in scheme.classes}, annotated=())
+    dataset._class_ids = dict(scheme.ids)
+    return dataset

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from labelloop.base.errors import UserError
@@ -25,6 +26,8 @@ CHANNEL = "_0000"
 """nnU-Net's and FLARE's suffix of an image's name."""
 MOST_CHANNELS = 8
 """Examinations do not have more channels; more files that are alike but for a number are numbered scans."""
+MOST_FOLDERS = 300
+"""Folders that are looked into for DICOM files, to say what a folder without volumes holds."""
 OF_THE_SYSTEM = re.compile(r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX", re.I)
 """What operating systems and version control leave behind; the one thing that is passed over in silence."""
 
@@ -323,13 +326,18 @@ def _layout(folder: Path, what: str) -> Iterator[str]:
         else:
             yield f"  {count(len(holding), 'folder')} in it with volumes ({example}): give the one that is meant"
         return
-    for place in (folder, *deeper):
-        if any(is_dicom(p) for p in sorted(place.iterdir())[:5]):
-            yield (
-                f"  {shown(place)} holds DICOM files. Convert them first: labelloop convert {shown(folder)} --out "
-                "images"
-            )
-            return
+    place = _first_dicom(folder)
+    if place is not None:
+        yield (
+            f"  {shown(place)} holds DICOM files. Write them as files of one volume each: labelloop convert "
+            f"{shown(folder)} --out images, or labelloop cases --convert FOLDER"
+        )
+
+
+def _first_dicom(folder: Path) -> Path | None:
+    """Return the first folder, at any depth, that begins with a DICOM file; not of more than some hundred."""
+    places = ((Path(place), sorted(files)[:5]) for place, _, files in islice(os.walk(folder), MOST_FOLDERS))
+    return next((place for place, files in places if any(is_dicom(place / file) for file in files)), None)
 
 
 def _volumes_in(place: Path) -> list[Path]:

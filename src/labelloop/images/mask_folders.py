@@ -8,13 +8,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError, UserError, nearest
 from labelloop.base.outputs import claim, claims, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.wording import named, shown
-from labelloop.images.datasets import Dataset
-from labelloop.images.listing import SUBFOLDER, LeftOut, Listing, list_folder, mask_folders, stem
+from labelloop.images.datasets import Dataset, of_scheme, words_of
+from labelloop.images.listing import SUBFOLDER, LeftOut, Listing, list_folder, list_labels, mask_folders, stem
+
+if TYPE_CHECKING:
+    from labelloop.images.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +55,7 @@ def find_masks(folder: Path, dataset: Dataset) -> tuple[dict[str, Masks], list[L
         raise UserError(
             f"{shown(folder)}: no folder <case>/segmentations with a mask an organ, nor <case> with several"
         )
-    classes = {_words(name): name for name in dataset.named.values()}
+    classes = _by_words(dataset)
     found: dict[str, Masks] = {}
     left_out = [
         LeftOut(entry.path, NO_MASKS if entry.reason == SUBFOLDER else entry.reason, entry.lost)
@@ -60,29 +65,87 @@ def find_masks(folder: Path, dataset: Dataset) -> tuple[dict[str, Masks], list[L
     for case, place in places.items():
         listing = list_folder(place)
         masks = _of_classes(listing, classes)
-        reasons = [entry.reason for entry in listing.lost] or ([] if masks.files else [NO_CLASS])
-        left_out += [LeftOut(folder / case, reasons[0], lost=True)] if reasons else []
+        reason = _why_not(listing, masks)
+        left_out += [LeftOut(folder / case, reason, lost=True)] if reason else []
         left_out += [entry for entry in listing.left_out if not entry.lost]
-        if not reasons:
+        if not reason:
             found[case] = masks
     _tell_others(folder, flat(masks.others for masks in found.values()), dataset)
     return found, left_out
 
 
-def _words(name: str) -> tuple[str, ...]:
-    return tuple(sorted(name.lower().replace("-", "_").replace(" ", "_").split("_")))
+def _why_not(listing: Listing, masks: Masks) -> str:
+    """Say why the masks of a case cannot be used; empty when they can."""
+    lost = [entry.reason for entry in listing.lost]
+    return lost[0] if lost else ("" if masks.files else NO_CLASS)
+
+
+def masks_of(place: Path, dataset: Dataset) -> Masks:
+    """Return the masks of one case.
+
+    Raises:
+        CaseError: ``mask_unusable`` when one cannot be read, or there is none of a class of the data set.
+        UserError: when two are of one class.
+    """
+    listing = list_folder(place)
+    masks = _of_classes(listing, _by_words(dataset))
+    reason = _why_not(listing, masks)
+    if reason:
+        raise CaseError("mask_unusable", shown(place), reason, ACTION)
+    return masks
+
+
+def list_label_maps(folder: str | Path, dataset: Dataset) -> Listing:
+    """List the label maps of a folder by case; where there are none, its folders with a mask an organ of ``dataset``.
+
+    Raises:
+        UserError: see :func:`labelloop.images.listing.list_labels`.
+    """
+    folder = Path(folder)
+    places = {} if list_folder(folder).volumes else mask_folders(folder)
+    if not places:
+        return list_labels(folder)
+    found, left_out = find_masks(folder, dataset)
+    if not found:
+        raise UserError(f"{shown(folder)}: no case has masks of classes of {dataset.name} that can be read")
+    return Listing(folder, {case: places[case] for case in found}, tuple(left_out))
+
+
+def read_label_map(path: Path, scheme: ClassScheme, dataset: Dataset | None = None, action: str = "") -> "Volume":
+    """Return a label map that is a file, or a folder with a mask an organ, in the class ids of ``scheme``, uint8.
+
+    Args:
+        dataset: data set (of the scheme) whose ids the file carries, or whose classes the masks are named as; default:
+            those of the scheme.
+        action: what to do about ids that the scheme lacks.
+
+    Raises:
+        CaseError: see :func:`labelloop.images.scan.read_classes`, :func:`masks_of` and :func:`join`.
+    """
+    from labelloop.images.scan import NAME_THE_DATASET, read_classes
+    from labelloop.images.volume import Volume
+
+    if not path.is_dir():
+        return read_classes(path, scheme, dataset, action or NAME_THE_DATASET)
+    known = dataset or of_scheme(scheme)
+    joined = join(masks_of(path, known), known, shown(path))
+    return Volume(known.to_classes(joined.array, shown(path)), joined.geometry)
+
+
+def _by_words(dataset: Dataset) -> dict[tuple[str, ...], str]:
+    return {words_of(name): name for name in dataset.named.values()}
 
 
 def _of_classes(listing: Listing, classes: Mapping[tuple[str, ...], str]) -> Masks:
     by_class: dict[str, Path] = {}
     for name, path in listing.volumes.items():
-        known = classes.get(_words(name))
+        known = classes.get(words_of(name))
         if known in by_class:
             raise UserError(f"{shown(path)}: class {known} has a mask already, {by_class[known].name}; keep one")
         if known is not None:
             by_class[known] = path
     order = [name for name in dict.fromkeys(classes.values()) if name in by_class]
-    others = tuple(path for name, path in listing.volumes.items() if _words(name) not in classes)
+    others = tuple(path for name, path in listing.volumes.items() if words_of(name) not in classes)
     return Masks({name: by_class[name] for name in order}, others)
 
 
@@ -111,7 +174,15 @@ def refuse_merged(merged: Path, cases: Mapping[str, Masks], others: list[Path]) 
 
 
 def merge(case: str, masks: Masks, dataset: Dataset, out: Path) -> None:
-    """Write the label map of a case's masks, in the ids of the data set, and say how much lies in several masks.
+    """Write the label map of a case's masks; see :func:`join`."""
+    from labelloop.images.volume import write
+
+    joined = join(masks, dataset, case)
+    write(out, joined.array, joined.geometry)
+
+
+def join(masks: Masks, dataset: Dataset, case: str) -> "Volume":
+    """Return the label map of a case's masks, in the ids of the data set, and say how much lies in several masks.
 
     Raises:
         CaseError: when a mask cannot be read, has several numbers (``mask_values``) or another grid (``mask_grid``).
@@ -120,7 +191,7 @@ def merge(case: str, masks: Masks, dataset: Dataset, out: Path) -> None:
 
     from labelloop.images.datasets import label_counts
     from labelloop.images.scan import read_label
-    from labelloop.images.volume import write
+    from labelloop.images.volume import Volume
 
     own = {name: own_id for own_id, name in reversed(dataset.named.items())}
     first, *_ = masks.files.values()
@@ -142,4 +213,4 @@ def merge(case: str, masks: Masks, dataset: Dataset, out: Path) -> None:
         log.warning(
             "%s: %.2f ml lie in several masks: given to the class that the data set file lists last", case, shared
         )
-    write(out, labels if labels.max() > 255 else labels.astype(np.uint8), grid)
+    return Volume(labels if labels.max() > 255 else labels.astype(np.uint8), grid)

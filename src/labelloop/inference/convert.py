@@ -1,17 +1,33 @@
-"""DICOM to NIfTI, for what reads files only: ``labelloop convert``."""
+"""DICOM to NIfTI, for what reads files only: ``labelloop convert`` and ``labelloop cases --convert``."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import digest
 from labelloop.base.outputs import refuse_folder_of_inputs, refuse_overwriting
 from labelloop.base.wording import count, named, shown
 from labelloop.images.listing import CHANNEL, LeftOut
 from labelloop.images.volume import write
-from labelloop.inference.dicom import read_dicom
+from labelloop.inference.dicom import NO_MODALITY, choose, read_dicom
 from labelloop.inference.finding import find_cases
+from labelloop.inference.reading import InputImage
 
 log = logging.getLogger(__name__)
+
+READ = ("CT", "MR")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A series that is a file now. ``modality``: CT, MR, or empty; ``patient``: a name for the patient, or empty."""
+
+    case: str
+    file: Path
+    modality: str
+    patient: str
 
 
 def convert(inputs: Path, out: Path, series: str = "") -> int:
@@ -29,28 +45,83 @@ def convert(inputs: Path, out: Path, series: str = "") -> int:
         UserError: when there is no series, or a place to write to is one that is read.
     """
     lost: list[LeftOut] = []
-    cases = [case for case in find_cases(inputs, series=series, lost=lost) if case.image.is_dir()]
+    if not convert_series(_series_of(inputs, series, lost), inputs, out, lost):
+        return 2
+    return int(bool(lost))
+
+
+def convert_for_table(inputs: Path, out: Path, modality: str, lost: list[LeftOut]) -> list[Converted]:
+    """Write the DICOM series below a folder that a case table can hold, CT and MR, and say what they are.
+
+    Args:
+        modality: CT or MR, to leave out all others; empty: both.
+        lost: gets the series that cannot be read as a volume.
+
+    Raises:
+        UserError: see :func:`convert`; also when no series is left.
+    """
+    wanted = (modality,) if modality else READ
+    cases = []
+    for case in _series_of(inputs, "", lost):
+        try:
+            found = choose(case.image, case.series)[0].modality
+        except CaseError as error:
+            log.error("%s: %s", case.case, error)
+            lost.append(LeftOut(case.image, str(error), lost=True))
+            continue
+        if found in (*NO_MODALITY, *wanted):
+            cases.append(case)
+        else:
+            log.info("%s: left out, %s, not %s", case.case, found, " or ".join(wanted))
+    converted = convert_series(cases, inputs, out, lost)
+    if not converted:
+        raise UserError(f"{shown(inputs)}: no DICOM series of {' or '.join(wanted)} can be used; see above")
+    return converted
+
+
+def _series_of(inputs: Path, series: str, lost: list[LeftOut]) -> list[InputImage]:
+    found = find_cases(inputs, series=series, lost=lost)
+    cases = [case for case in found if case.image.is_dir()]
+    files = [shown(case.image.name) for case in found if not case.image.is_dir()]
+    if files:
+        log.warning("%s: %d left out, no DICOM: %s", shown(inputs), len(files), named(files))
     if not cases:
         raise UserError(f"{shown(inputs)}: no DICOM series to convert; its files can be used as they are")
+    return cases
+
+
+def convert_series(cases: Sequence[InputImage], inputs: Path, out: Path, lost: list[LeftOut]) -> list[Converted]:
+    """Write DICOM series as ``<out>/<case>_0000.nii.gz``, and return those that are there; the others are in ``lost``.
+
+    Raises:
+        UserError: when a place to write to is one that is read.
+    """
     refuse_folder_of_inputs(out, {inputs, *(case.image for case in cases)})
     files = {case.case: out / f"{case.case}{CHANNEL}.nii.gz" for case in cases}
     refuse_overwriting(files.values(), [], Path.is_file)
     kept = [name for name, file in files.items() if file.is_file()]
-    failed = 0
+    converted = []
     for case in cases:
-        if case.case in kept:
-            continue
+        file = files[case.case]
         try:
-            volume = read_dicom(case.image, case.series)
-            write(files[case.case], volume.array, volume.geometry)
+            if case.case not in kept:
+                volume = read_dicom(case.image, case.series)
+                write(file, volume.array, volume.geometry)
+                log.info("%s: %s", file, " x ".join(map(str, volume.geometry.size)))
+            converted.append(_described(case, file))
         except (CaseError, OSError, RuntimeError, ValueError) as error:
-            failed += 1
-            log.error("%s: %s", case.case, str(error).strip().splitlines()[-1])
-        else:
-            log.info("%s: %s", files[case.case], " x ".join(map(str, volume.geometry.size)))
+            found = str(error).strip().splitlines()[-1]
+            lost.append(LeftOut(case.image, found, lost=True))
+            log.error("%s: %s", case.case, found)
     if kept:
         log.info("%s there before and kept: %s", count(len(kept), "file"), named(kept))
-    log.info("%d of %s in %s", len(cases) - failed, count(len(cases), "DICOM image"), out)
-    if failed == len(cases):
-        return 2
-    return int(bool(failed or lost))
+    log.info("%d of %s in %s", len(converted), count(len(cases), "DICOM image"), out)
+    return converted
+
+
+def _described(case: InputImage, file: Path) -> Converted:
+    """Return what the headers say of a series. The patient's id itself does not leave them."""
+    first = choose(case.image, case.series)[0]
+    patient = first.alike.get("PatientID", "")
+    modality = first.modality if first.modality in READ else ""
+    return Converted(case.case, file, modality, f"p{digest(patient)[:12]}" if patient else "")

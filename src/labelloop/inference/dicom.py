@@ -11,9 +11,10 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -200,12 +201,6 @@ def candidates(folder: Path) -> list[Path]:
     return [folder / n for n in names if not n.lower().endswith(OTHER_FILES) and not extension(n) and is_utf8(n)]
 
 
-def first_image(folder: Path) -> Slice | None:
-    """Return the header of the first DICOM image of a folder, its subfolders aside; None without one."""
-    headers = (read_header(file) for file in candidates(folder) if looks_like_dicom(file))
-    return next((header for header in headers if header is not None), None)
-
-
 def looks_like_dicom(file: Path) -> bool:
     """Say whether it is worth while to read a header; files without the preamble go by their suffix."""
     suffix = file.suffix.lower()
@@ -218,14 +213,23 @@ def read_series(folder: Path, strange: list[Path] | None = None) -> dict[str, li
     Args:
         strange: gets the DICOM files that hold no image, or none that can be read.
     """
+    found, unread = _read_files(tuple((f, f.stat().st_mtime_ns, f.stat().st_size) for f in candidates(folder)))
+    if strange is not None:
+        strange += unread
+    return {uid: list(slices) for uid, slices in found.items()}
+
+
+@lru_cache(maxsize=4)  # a case is listed, fingerprinted and read: each asks for the same headers
+def _read_files(stamped: tuple[tuple[Path, int, int], ...]) -> tuple[dict[str, list[Slice]], list[Path]]:
     series: dict[str, list[Slice]] = defaultdict(list)
-    for file in candidates(folder):
+    unread = []
+    for file, _, _ in stamped:
         header = read_header(file) if looks_like_dicom(file) else None
         if header is not None:
             series[header.series].append(header)
-        elif strange is not None and (is_dicom(file) or file.suffix.lower() in SUFFIXES):
-            strange.append(file)
-    return dict(sorted(series.items()))
+        elif is_dicom(file) or file.suffix.lower() in SUFFIXES:
+            unread.append(file)
+    return dict(sorted(series.items())), unread
 
 
 def _error(code: str, folder: Path, found: str) -> CaseError:
@@ -250,12 +254,11 @@ def _what(slices: Sequence[Slice]) -> str:
     return ", ".join(words)
 
 
-def number_of(folder: Path, wanted: str) -> int | None:
-    """Return the number in :func:`describe` of a series that is given by number or UID; None when it is not there."""
-    series = read_series(folder)
-    if wanted in series:
-        return list(series).index(wanted) + 1
-    return int(wanted) if wanted.isdigit() and 1 <= int(wanted) <= len(series) else None
+def volumes_among(series: Mapping[str, list[Slice]]) -> dict[str, list[Slice]]:
+    """Return the series that may be volumes: no localizers and projections; of several, those with enough slices."""
+    volumes = {uid: slices for uid, slices in series.items() if not no_volume(slices)}
+    enough = {uid: slices for uid, slices in volumes.items() if sum(s.frames for s in slices) >= LEAST_SLICES}
+    return enough or volumes
 
 
 def choose(folder: Path, wanted: str = "", strange: list[Path] | None = None) -> list[Slice]:
@@ -270,7 +273,7 @@ def choose(folder: Path, wanted: str = "", strange: list[Path] | None = None) ->
             ``dicom_projection`` when there are only such.
     """
     series = read_series(folder, strange)
-    volumes = [slices for slices in series.values() if not no_volume(slices)]
+    volumes = list(volumes_among(series).values())
     if wanted:
         numbers = {str(number): uid for number, uid in enumerate(series, start=1)}
         uid = wanted if wanted in series else numbers.get(wanted)
@@ -330,9 +333,9 @@ def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
 def _tell(folder: Path, chosen: Sequence[Slice], strange: Sequence[Path]) -> None:
     """Say in the log what of a folder is used, and what is not."""
     log.info("%s: DICOM series %s", shown(folder), _what(chosen))
-    others = len(read_series(folder)) - 1
+    others = len(read_series(folder)) - len(volumes_among(read_series(folder)))
     if others:
-        log.info("%s: %s left out", shown(folder), f"{others} other series")
+        log.info("%s: %d other series left out", shown(folder), others)
     if strange:
         names = named([shown(file.name) for file in strange])
         log.warning(

@@ -2,24 +2,44 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labelloop.images.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
-from labelloop.inference.dicom import SUFFIXES, candidates, first_image, looks_like_dicom, no_volume, read_series
+from labelloop.inference.dicom import (
+    SUFFIXES,
+    Slice,
+    candidates,
+    describe,
+    looks_like_dicom,
+    no_volume,
+    read_series,
+    volumes_among,
+)
 
 SPLIT = "a part of a DICOM series whose other slices lie in another folder: put them into one"
+NO_VOLUME = "DICOM series that are no volume"
 AMONG_SLICES = "a volume among the slices of a DICOM series: give it alone"
 
 
-def folders_with_images(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
-    """Yield the folders below ``root``, itself included, that hold DICOM images, whatever their depth.
+@dataclass(frozen=True)
+class SeriesFolder:
+    """A folder with DICOM images: the UIDs of its series, in order, and of those that may be volumes."""
+
+    path: Path
+    series: tuple[str, ...]
+    volumes: tuple[str, ...]
+
+
+def folders_with_images(root: Path, left_out: list[LeftOut]) -> list[SeriesFolder]:
+    """Return the folders below ``root``, itself included, that hold DICOM images, whatever their depth.
 
     Args:
         left_out: gets folders that hold no volume or whose names cannot be read, and files beside the slices.
     """
     seen: set[str] = set()
-    found: list[tuple[str, Path]] = []
+    found: list[SeriesFolder] = []
     for place, folders, files in os.walk(root, followlinks=True):
         folder, real = Path(place), os.path.realpath(place)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
@@ -30,30 +50,38 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
         if not is_utf8(place):
             left_out.append(LeftOut(folder, NAME, lost=any(is_dicom(folder / file) for file in files)))
             continue
-        first = first_image(folder)
-        left_out += _strangers(folder, files, first is not None, folder == root)
-        if first is None:
-            continue
-        if first.no_volume and all(no_volume(slices) for slices in read_series(folder).values()):
-            left_out.append(LeftOut(folder, f"a {first.no_volume} of DICOM, which is no volume"))
-        else:
-            found.append((first.series, folder))
+        series = read_series(folder)
+        left_out += _strangers(folder, files, bool(series), folder == root)
+        volumes = volumes_among(series)
+        if volumes:
+            found.append(SeriesFolder(folder, tuple(series), tuple(volumes)))
+            left_out += _no_volumes(folder, {uid: some for uid, some in series.items() if uid not in volumes})
+        elif series:
+            what = no_volume(next(iter(series.values())))
+            left_out.append(LeftOut(folder, f"a {what} of DICOM, which is no volume"))
     split = _split(found)
-    left_out += [LeftOut(folder, SPLIT, lost=True) for folder in split]
-    yield from (folder for _, folder in found if folder not in split)
+    left_out += [LeftOut(f.path, SPLIT, lost=True) for f in found if split.intersection(f.volumes)]
+    whole = [replace(f, volumes=tuple(uid for uid in f.volumes if uid not in split)) for f in found]
+    return [folder for folder in whole if folder.volumes]
 
 
-def _split(found: Sequence[tuple[str, Path]]) -> set[Path]:
-    """Return the folders that hold parts of one series: slices of the same series in other places."""
-    series: dict[str, list[Path]] = defaultdict(list)
-    for uid, folder in found:
-        series[uid].append(folder)
-    split: set[Path] = set()
-    for uid, folders in series.items():
-        if len(folders) > 1 and uid:
-            places = [{s.position for s in read_series(folder)[uid]} for folder in folders]
+def _no_volumes(folder: Path, others: Mapping[str, list[Slice]]) -> list[LeftOut]:
+    """Return what to say of the series of a folder that are no volumes beside those that are."""
+    return [LeftOut(folder, f"{NO_VOLUME}, beside others that are ({describe(dict(others))})")] if others else []
+
+
+def _split(found: Sequence[SeriesFolder]) -> set[str]:
+    """Return the series of which folders hold parts: slices of the same series in other places."""
+    folders: dict[str, list[Path]] = defaultdict(list)
+    for entry in found:
+        for uid in entry.volumes:
+            folders[uid].append(entry.path)
+    split: set[str] = set()
+    for uid, some in folders.items():
+        if len(some) > 1 and uid:
+            places = [{s.position for s in read_series(folder)[uid]} for folder in some]
             if sum(map(len, places)) == len(set().union(*places)):
-                split.update(folders)
+                split.add(uid)
     return split
 
 

@@ -2,12 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labelloop.base.errors import UserError
 from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.base.wording import count, named, shown
+from labelloop.cases.nnunet_folder import nnunet_folder
 from labelloop.images.listing import (
     CHANNEL,
     FORMAT,
@@ -20,12 +21,13 @@ from labelloop.images.listing import (
     is_dicom,
     is_utf8,
     list_folder,
+    list_images,
     nothing_in,
     stem,
     tell_left_out,
 )
 from labelloop.inference import dicom
-from labelloop.inference.dicom_folders import folders_with_images
+from labelloop.inference.dicom_folders import SeriesFolder, folders_with_images
 from labelloop.inference.reading import InputImage
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,11 @@ def find_cases(
 ) -> list[InputImage]:
     """Return the cases of a file, or of a folder: its files, and DICOM folders at any depth; say what is left out.
 
+    Where there are neither: the one image of each folder in it (``<case>/ct.nii.gz``), as TotalSegmentator has them.
+
     Where a folder holds both ``NAME`` and ``NAME_0000``, the latter is the image (nnU-Net's and FLARE's naming) and
-    the former, usually its label, is left out. A DICOM folder goes by the names of the folders that lead to it.
+    the former, usually its label, is left out. A DICOM folder goes by the names of the folders that lead to it; where
+    it holds several series that may be volumes, each is a case, ``<folder>_series<number>``.
 
     Args:
         series: number or UID of the DICOM series to take, where folders hold several.
@@ -52,15 +57,18 @@ def find_cases(
     if not inputs.is_dir():
         link = ", but a dead link" if inputs.is_symlink() else ""
         raise UserError(f"{shown(inputs)}: no such file or folder{link}")
+    if nnunet_folder(inputs) is not None:
+        raise UserError(
+            f"{shown(inputs)}: nnU-Net's data set folder; give the images in it that are meant, imagesTs or imagesTr"
+        )
     files, folders, left_out = _inside(inputs)
     if not files and not folders:
         listing = Listing(inputs, {}, tuple(left_out))
         raise UserError(nothing_in(listing, "image, and no DICOM series at any depth; looked for"))
-    chosen = _with_series(folders, inputs, series) if series else dict.fromkeys(folders, "")
-    left_out += [LeftOut(folder, f"no DICOM series {series} in it") for folder in folders if folder not in chosen]
     cases = [InputImage(case, path, modality) for case, path in files.items()]
-    for folder, suffix in chosen.items():
-        cases.append(InputImage(_folder_name(folder, inputs) + suffix, folder, modality, series=series))
+    for folder, number, uid in _with_series(folders, inputs, series, left_out) if series else _each_series(folders):
+        suffix = f"_series{number}" if number else ""
+        cases.append(InputImage(_folder_name(folder, inputs) + suffix, folder, modality, series=uid))
     log.info("%s: %s", shown(inputs), count(len(cases), "image"))
     tell_left_out(left_out, inputs)
     if lost is not None:
@@ -73,16 +81,17 @@ def find_cases(
     return cases
 
 
-def _inside(folder: Path) -> tuple[dict[str, Path], list[Path], list[LeftOut]]:
+def _inside(folder: Path) -> tuple[dict[str, Path], list[SeriesFolder], list[LeftOut]]:
     """Return the image files of a folder by case, the DICOM folders at any depth, and what is neither."""
-    listing = list_folder(folder)
+    strange: list[LeftOut] = []
+    series = folders_with_images(folder, strange)
+    listing = list_folder(folder) if series else list_images(folder)
     labels = [name for name in listing.volumes if f"{name}{CHANNEL}" in listing.volumes]
     listing = listing.without(labels, LABEL)
-    strange: list[LeftOut] = []
-    series = list(folders_with_images(folder, strange))
-    left_out = {entry.path: entry for entry in listing.left_out if _unused(entry, series)}
-    left_out |= {entry.path: entry for entry in strange}
-    return image_cases(listing, labels), series, list(left_out.values())
+    told = {entry.path for entry in strange}
+    places = [entry.path for entry in series]
+    left_out = [entry for entry in listing.left_out if _unused(entry, places) and entry.path not in told]
+    return image_cases(listing, labels), series, [*left_out, *strange]
 
 
 def _checked(file: Path) -> Path:
@@ -103,20 +112,43 @@ def _checked(file: Path) -> Path:
     return file
 
 
-def _with_series(folders: Sequence[Path], inputs: Path, series: str) -> dict[Path, str]:
-    """Return the DICOM folder that holds a series, and what to add to the name of its case.
+def _each_series(folders: Sequence[SeriesFolder]) -> Iterator[tuple[Path, int, str]]:
+    """Yield folder, number and UID of each series that may be a volume; no number where it is the only one."""
+    for folder in folders:
+        for uid in folder.volumes:
+            number = folder.series.index(uid) + 1
+            yield folder.path, number if len(folder.volumes) > 1 else 0, _wanted(folder, uid)
+
+
+def _wanted(folder: SeriesFolder, uid: str) -> str:
+    """Return what names a series of a folder; nothing where it is the only one."""
+    return (uid or str(folder.series.index(uid) + 1)) if len(folder.series) > 1 else ""
+
+
+def _with_series(
+    folders: Sequence[SeriesFolder], inputs: Path, series: str, left_out: list[LeftOut]
+) -> list[tuple[Path, int, str]]:
+    """Return folder and number of a series that is given by its number or UID.
 
     Raises:
         UserError: when no folder holds it, or several do.
     """
-    numbers = {folder: dicom.number_of(folder, series) for folder in folders}
-    found = {folder: f"_series{number}" for folder, number in numbers.items() if number}
+    numbers = {folder.path: _number_of(folder, series) for folder in folders}
+    found = [(folder, number, series) for folder, number in numbers.items() if number]
     if len(found) != 1:
         raise UserError(
             f"{shown(inputs)}: --series {series} is in {len(found)} folders; give the folder of the series, or a UID "
             "that stands in one"
         )
+    left_out += [LeftOut(folder, f"no DICOM series {series} in it") for folder in numbers if not numbers[folder]]
     return found
+
+
+def _number_of(folder: SeriesFolder, wanted: str) -> int:
+    """Return the number of a series that is given by number or UID; 0 when it is not there."""
+    if wanted in folder.series:
+        return folder.series.index(wanted) + 1
+    return int(wanted) if wanted.isdecimal() and 1 <= int(wanted) <= len(folder.series) else 0
 
 
 def _folder_name(folder: Path, inputs: Path) -> str:

@@ -11,14 +11,15 @@ import pandas as pd
 
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.errors import CaseError, UserError
-from labelloop.base.lookup import find
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
 from labelloop.base.wording import count, shown
-from labelloop.images.datasets import Dataset, load_dataset
-from labelloop.images.listing import Listing, image_cases, list_folder, list_labels, tell
-from labelloop.images.scan import check_same_grid, read_classes, read_image
+from labelloop.images.datasets import Dataset, of_scheme
+from labelloop.images.listing import Listing, image_cases, list_images, tell
+from labelloop.images.mask_folders import list_label_maps, read_label_map
+from labelloop.images.nnunet_json import ids_beside
+from labelloop.images.scan import check_same_grid, read_image
 from labelloop.images.volume import Volume, canonical
 from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import (
@@ -47,11 +48,12 @@ def check_folder(
     rules: Path | None = None,
     asked: Sequence[str] | None = None,
 ) -> int:
-    """Write the verdicts table of all label maps in a folder and log what fails.
+    """Write the verdicts table of all label maps in a folder, or folders with a mask an organ, and log what fails.
 
     Args:
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, for the rules that look at intensities.
-        dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
+        dataset: data set whose ids the label maps carry; default: what nnU-Net's ``dataset.json`` beside them says, or
+            the ids of ``classes``.
         rules: thresholds fitted by ``labelloop check --fit``; default: those of ``classes``.
         asked: classes, or sets, that the label maps were to show: one that is missing fails. Default: those that
             ``dataset`` annotates and that are seldom removed; without a data set, none.
@@ -66,13 +68,14 @@ def check_folder(
     scheme = load_classes(classes)
     if rules:
         scheme = with_fitted(scheme, load_fitted(rules))
-    wanted = asked_classes(scheme, asked, dataset)
+    own, said = ids_beside(labels, dataset, scheme)
+    wanted = asked_classes(scheme, asked, own if dataset else None)
     doubted = () if asked else wanted  # what a data set annotates may lie outside of a scan, or have been removed
-    files = _files(labels, images)
-    refuse_overwriting([out], [*_inputs(files, dataset), *([rules] if rules else [])], is_table("verdicts"))
+    files = _files(labels, images, own or of_scheme(scheme))
+    refuse_overwriting([out], [*_inputs(files), *said, *([rules] if rules else [])], is_table("verdicts"))
     rows: list[dict[str, Any]] = []
     problems = list(files.lost)
-    for case, volume, image in _maps(files, scheme, dataset, modality, problems):
+    for case, volume, image in _maps(files, scheme, own, modality, problems):
         found = check(volume.array, volume.geometry, {}, scheme, image, modality, (), doubted, wanted)
         rows += [{"case": case, **row} for row in found]
     table = pd.DataFrame(rows)
@@ -81,7 +84,7 @@ def check_folder(
     return len(problems)
 
 
-def asked_classes(scheme: ClassScheme, asked: Sequence[str] | None, dataset: str | None) -> tuple[str, ...]:
+def asked_classes(scheme: ClassScheme, asked: Sequence[str] | None, dataset: Dataset | None) -> tuple[str, ...]:
     """Return the classes that a label map is to show: those ``asked`` for, by default those of a data set.
 
     Of what a data set annotates, what is often removed (no rule of kind "expected" speaks of it) may be missing.
@@ -89,7 +92,7 @@ def asked_classes(scheme: ClassScheme, asked: Sequence[str] | None, dataset: str
     if asked is not None or dataset is None:
         return scheme.select(list(asked or ()))
     expected = flat(rule.classes for rule in load_rules(scheme) if rule.kind == "expected")
-    return tuple(name for name in load_dataset(dataset, scheme).annotated if name in expected)
+    return tuple(name for name in dataset.annotated if name in expected)
 
 
 def tell_verdicts(table: pd.DataFrame, level: int = logging.WARNING) -> None:
@@ -115,16 +118,19 @@ def fit_folder(
 
     Args:
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
-        dataset: data set whose ids the label maps carry; default: the ids of ``classes``.
+        dataset: data set whose ids the label maps carry; default: what nnU-Net's ``dataset.json`` beside them says, or
+            the ids of ``classes``.
 
     Raises:
         UserError: when there is nothing to fit to, or too little, no image is that of a label map, or ``out`` is a file
             that is read, or that no fit wrote.
     """
-    scheme, measured, files = load_classes(classes), [], _files(labels, images)
-    refuse_overwriting([out], _inputs(files, dataset), is_fitted)
+    scheme, measured = load_classes(classes), []
+    own, said = ids_beside(labels, dataset, scheme)
+    files = _files(labels, images, own or of_scheme(scheme))
+    refuse_overwriting([out], [*_inputs(files), *said], is_fitted)
     problems = list(files.lost)
-    for _, volume, image in _maps(files, scheme, dataset, modality, problems):
+    for _, volume, image in _maps(files, scheme, own, modality, problems):
         measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
     fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
@@ -158,15 +164,16 @@ class _Files:
     lost: tuple[str, ...]
 
 
-def _files(labels: Path, images: Path | None) -> _Files:
-    """List label maps and their images, and say what is left out.
+def _files(labels: Path, images: Path | None, dataset: Dataset) -> _Files:
+    """List label maps, or folders with masks of classes of a data set, and their images, and say what is left out.
 
     Raises:
         UserError: when there is no label map, or images are given, and none is that of a label map.
     """
-    maps = list_labels(labels)
-    pictures = list_folder(images) if images else Listing(labels, {})
-    if images and images.resolve() == labels.resolve():
+    maps = list_label_maps(labels, dataset)
+    masks = any(path.is_dir() for path in maps.volumes.values())
+    pictures = list_images(images) if images else Listing(labels, {})
+    if images and images.resolve() == labels.resolve() and not masks:
         pictures = Listing(images, {n: p for n, p in pictures.volumes.items() if n not in maps.volumes})
     found = image_cases(pictures, maps.volumes)
     used = {case: path for case, path in found.items() if case in maps.volumes}
@@ -186,21 +193,20 @@ def _files(labels: Path, images: Path | None) -> _Files:
     return _Files(maps.volumes, used, tuple(entry.case for entry in (*maps.lost, *pictures.lost)))
 
 
-def _inputs(files: _Files, dataset: str | None) -> list[Path]:
-    return [*files.labels.values(), *files.images.values(), *([find("datasets", dataset)] if dataset else [])]
+def _inputs(files: _Files) -> list[Path]:
+    return [*files.labels.values(), *files.images.values()]
 
 
 def _maps(
-    files: _Files, scheme: ClassScheme, dataset: str | None, modality: str, problems: list[str]
+    files: _Files, scheme: ClassScheme, dataset: Dataset | None, modality: str, problems: list[str]
 ) -> Iterator[tuple[str, Volume, np.ndarray | None]]:
     """Yield each case, its canonical label map in the scheme's ids, and its image if there is one.
 
     What cannot be read is said in the log, and the case added to ``problems``.
     """
-    own = load_dataset(dataset, scheme) if dataset else None
     for case, path in files.labels.items():
         try:
-            volume, image = _read(path, scheme, files.images.get(case), own, modality)
+            volume, image = _read(path, scheme, files.images.get(case), dataset, modality)
         except (CaseError, OSError) as error:
             problems.append(case)
             log.error("%s: %s", case, error)
@@ -211,7 +217,7 @@ def _maps(
 def _read(
     path: Path, scheme: ClassScheme, image: Path | None, dataset: Dataset | None, modality: str
 ) -> tuple[Volume, np.ndarray | None]:
-    labels = read_classes(path, scheme, dataset)
+    labels = read_label_map(path, scheme, dataset)
     if image is None:
         return canonical(labels), None
     voxels = read_image(image, modality)

@@ -14,15 +14,15 @@ import pandas as pd
 
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.errors import CaseError, UserError, nearest
-from labelloop.base.lookup import find
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.tables import read_table, write_table
 from labelloop.base.wording import NAMED, NOTHING, count, named, shown
 from labelloop.cases.annotation import PRESENT, STATES, States, from_table
-from labelloop.images.datasets import Dataset, load_dataset
-from labelloop.images.listing import Listing, list_labels, tell
-from labelloop.images.scan import read_classes
+from labelloop.images.datasets import Dataset, of_scheme
+from labelloop.images.listing import Listing, tell
+from labelloop.images.mask_folders import list_label_maps, masks_of, read_label_map
+from labelloop.images.nnunet_json import ids_beside
 from labelloop.metrics.flare import get_rules, score_case
 from labelloop.metrics.lesions import in_words, lesion_rows
 
@@ -47,7 +47,9 @@ def evaluate_folders(
     """Score the label maps of one folder against those of the same cases in another; write ``scores``, print a summary.
 
     Args:
-        truth_dir, prediction_dir: folders of label maps in the ids of ``classes``; the truth in those of ``dataset``.
+        truth_dir, prediction_dir: folders of label maps in the ids of ``classes``, the truth in those of ``dataset``;
+            or of folders with a mask an organ (:mod:`labelloop.images.mask_folders`). Where a ``dataset.json`` of
+            nnU-Net lies beside label maps, it says the ids.
         classes: class scheme, by name or path.
         rules: a name in :data:`labelloop.metrics.flare.RULES`.
         out: the table to write, of kind "scores".
@@ -55,7 +57,7 @@ def evaluate_folders(
         annotation: table of kind "annotation": classes that it calls unknown, or does not name, are not scored.
         lesions: the table to write of what was found and missed of tumors, of kind "lesions"; None writes none.
         dataset: data set, by name or path, whose ids the truth carries and whose ``annotated`` classes are scored,
-            unless ``annotation`` says otherwise.
+            unless ``annotation`` says otherwise. Of masks, the classes that have one are scored.
 
     Returns:
         How many problems there were: cases missing on one side, unreadable, or not comparable. Each is logged as one
@@ -68,11 +70,13 @@ def evaluate_folders(
     get_rules(rules)
     scheme = load_classes(classes)
     states = _read_states(annotation, scheme) if annotation else None
-    named_ids = load_dataset(dataset, scheme) if dataset else None
-    listings = list_labels(truth_dir), list_labels(prediction_dir)
+    named_ids, said = ids_beside(Path(truth_dir), dataset, scheme)
+    predicted_ids, said_too = ids_beside(Path(prediction_dir), None, scheme)
+    sides = ((truth_dir, named_ids), (prediction_dir, predicted_ids))
+    listings = [list_label_maps(folder, ids or of_scheme(scheme)) for folder, ids in sides]
     truths, predictions = (listing.volumes for listing in listings)
     read_files = [*truths.values(), *predictions.values(), *([annotation] if annotation else [])]
-    read_files += [find("datasets", dataset)] if dataset else []
+    read_files += [*said, *said_too]
     refuse_overwriting([out], read_files, is_table("scores"))
     refuse_overwriting([lesions] if lesions else [], [*read_files, out], is_table("lesions"))
     problems = _listed(listings, truths.keys() & predictions.keys())
@@ -84,7 +88,16 @@ def evaluate_folders(
         f"{case}: not in {annotation}, so nothing is scored" for case in sorted(both - (states or truths).keys())
     ]
     jobs = [
-        _Job(case, truths[case], predictions[case], scheme, rules, _states(case, states, named_ids), named_ids)
+        _Job(
+            case,
+            truths[case],
+            predictions[case],
+            scheme,
+            rules,
+            _states(case, states, named_ids, truths[case], scheme),
+            named_ids,
+            predicted_ids,
+        )
         for case in sorted(both)
     ]
     rows: dict[str, list[dict]] = {"scores": [], "lesions": []}
@@ -129,10 +142,15 @@ def _listed(listings: Sequence[Listing], used: Container[str]) -> list[str]:
     return [f"{shown(entry.path)}: {entry.reason}" for entry in flat(listing.lost for listing in listings)]
 
 
-def _states(case: str, states: Mapping[str, States] | None, dataset: Dataset | None) -> States | None:
-    """Return what is known of a case: by the annotation table, or else by the data set; None: everything."""
+def _states(
+    case: str, states: Mapping[str, States] | None, dataset: Dataset | None, truth: Path, scheme: ClassScheme
+) -> States | None:
+    """Return what is known of a case: by the annotation table, or else by its masks, or the data set; None: all."""
     if states is not None:
         return states.get(case, {})
+    if truth.is_dir():
+        masks = masks_of(truth, dataset or of_scheme(scheme))
+        return dict.fromkeys((name for name in masks.files if name in scheme.ids), PRESENT)
     return None if dataset is None else dict.fromkeys(dataset.annotated, PRESENT)  # which stands for absent, too
 
 
@@ -147,6 +165,7 @@ class _Job:
     rules: str
     states: States | None
     dataset: Dataset | None
+    predicted: Dataset | None
 
 
 _Scored = tuple[dict[str, list[dict]], str | None]
@@ -165,8 +184,8 @@ def _scored(jobs: Sequence[_Job], workers: int) -> Iterable[_Scored]:
 def _score_files(job: _Job) -> _Scored:
     case, file = job.case, str(job.prediction)
     try:
-        truth = read_classes(job.truth, job.scheme, job.dataset)
-        prediction = read_classes(job.prediction, job.scheme, action=OF_PREDICTIONS)
+        truth = read_label_map(job.truth, job.scheme, job.dataset)
+        prediction = read_label_map(job.prediction, job.scheme, job.predicted, OF_PREDICTIONS)
         scores = score_case(truth, prediction, job.scheme, job.rules, job.states, file)
         lesions = lesion_rows(truth, prediction, job.scheme, job.states, file)
     except (CaseError, OSError) as error:

@@ -1,0 +1,311 @@
+"""Write a case table: of folders of images and labels, of nnU-Net's data set folders, of MONAI's datalists."""
+
+import logging
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labelloop.base.errors import CaseError, UserError
+from labelloop.base.lookup import SUFFIXES, find
+from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.sequences import flat
+from labelloop.base.wording import count, named, shown
+from labelloop.cases.datalist import datalist_pairs
+from labelloop.cases.folders import Pair, pair_folders
+from labelloop.cases.nnunet_folder import nnunet_folder, nnunet_pairs
+from labelloop.cases.table import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, Case, write_cases
+from labelloop.images.datasets import Dataset, all_class_names, label_counts, read_dataset, write_dataset
+from labelloop.images.listing import LeftOut, Listing
+from labelloop.images.mask_folders import Masks, find_masks, merge, refuse_merged
+from labelloop.images.nnunet_json import NAME, dataset_in_json
+
+log = logging.getLogger(__name__)
+
+HEAD = """\
+# What the label ids of this data set mean, as {} says. `null` in the place of a class: a structure that is no class.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a case table is to say of all cases, and which of them are for testing.
+
+    Args:
+        role: role of the cases in the folder of images; of those that a data set does not keep for testing.
+        modality: CT or MR; empty: the data set's.
+        sequence: MR sequence or CT phase of all cases.
+        test_images: folder of test cases, or what is known to lie in it; ``test_labels`` is their labels' folder.
+        test_fraction: share of the labeled cases (0 to 1) to draw for testing, with ``seed``; at least one. The
+            other cases of their patients come along.
+        annotated_from_ids: note as annotated, case by case, the classes that occur in the label. It is how the
+            FLARE23 papers read their data, and it cannot know that an organ was looked for and is absent.
+        overwrite: write over an existing table.
+        merged: folder to write label maps to, where the labels are masks (:mod:`labelloop.images.mask_folders`). The
+            column ``annotated`` then names the classes that have a mask.
+        known: columns of single cases, by case.
+    """
+
+    role: str = "train"
+    modality: str = ""
+    sequence: str = ""
+    test_images: Path | Listing | None = None
+    test_labels: Path | None = None
+    test_fraction: float = 0.0
+    seed: int = 0
+    annotated_from_ids: bool = False
+    overwrite: bool = False
+    merged: Path | None = None
+    known: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def check(self, out: Path) -> None:
+        """Look at the options, and at the table to write, before anything is read.
+
+        Raises:
+            UserError: a line for each option that is wrong, or contradicts another one.
+        """
+        if out.exists() and not self.overwrite:
+            raise UserError(f"{out}: exists; name another file, or overwrite it (--overwrite)")
+        lines = [f"role {self.role!r}: write train or test"] if self.role not in ROLES else []
+        lines += [f"modality {self.modality!r}: write CT or MR"] if self.modality not in ("", *MODALITIES) else []
+        if not 0 <= self.test_fraction < 1:
+            lines.append(f"test fraction {self.test_fraction}: a number from 0 to below 1")
+        if self.test_fraction and self.test_images is not None:
+            lines.append("give a test folder or a test fraction, not both")
+        if lines:
+            raise UserError("\n".join(lines))
+
+
+@dataclass
+class _Found:
+    """Cases and their files, what explains the label ids, and the classes annotated in a case, where that is known."""
+
+    pairs: list[Pair]
+    dataset: str
+    annotated: dict[str, str] = field(default_factory=dict)
+
+
+def make_table(
+    images: str | Path | Listing,
+    labels: str | Path | None,
+    dataset: str | None,
+    out: str | Path,
+    options: Options | None = None,
+    lost: list[LeftOut] | None = None,
+) -> list[Case]:
+    """Write the case table of a collection and return its cases.
+
+    Args:
+        images: folder of images (:func:`labelloop.cases.folders.pair_folders`), or what is known to lie in it; or what
+            names labels and classes, too: nnU-Net's data set folder (:mod:`labelloop.cases.nnunet_folder`) or MONAI's
+            datalist (:mod:`labelloop.cases.datalist`).
+        labels: folder of labels, the same folder, or None.
+        dataset: data set that explains the label ids: a name or the path of a data set file. None: a data set file is
+            written beside the table, where the collection says what its ids mean.
+        out: the table to write.
+        options: default: those of :class:`Options`.
+        lost: see :func:`labelloop.cases.folders.pair_folders`.
+
+    Raises:
+        UserError: see :func:`labelloop.cases.folders.pair_folders`; also when ``out`` exists and is no case table, or
+            must not be overwritten, and for unsafe ids or contradicting options.
+    """
+    out, options, lost = Path(out), options or Options(), [] if lost is None else lost
+    options.check(out)
+    names = None if isinstance(images, Listing) else _named_by(Path(images))
+    if names is None:
+        found = _of_folders(images, labels, dataset, out, options, lost)
+    else:
+        found = _of_json(names, labels, dataset, out, options, lost)
+    labeled = [case for _, case, _, label in found.pairs if label and found.annotated.get(case) != NONE]
+    drawn = _draw(labeled, options.test_fraction, options.seed)
+    cases = _rows(found, drawn, options)
+    write_cases(out, cases)
+    return cases
+
+
+def _named_by(images: Path) -> Path | None:
+    """Return the JSON file that names the cases of a collection; None for a folder of images."""
+    folder = nnunet_folder(images)
+    if folder is not None:
+        return folder / NAME
+    return images if images.is_file() and images.suffix == ".json" else None
+
+
+def _of_folders(
+    images: str | Path | Listing,
+    labels: str | Path | None,
+    dataset: str | None,
+    out: Path,
+    options: Options,
+    lost: list[LeftOut],
+) -> _Found:
+    if not dataset:
+        raise UserError(
+            "--dataset: name what the label ids mean, a name of `labelloop dataset list` or a data set file; only "
+            f"nnU-Net's data set folders ({NAME}) and MONAI's datalists can say it themselves"
+        )
+    masks = _MaskLabels(read_dataset(dataset), options.merged)
+    paired = pair_folders(images, masks.listed(labels), lost)
+    pairs: list[Pair] = [(options.role, case, *files) for case, files in paired.items()]
+    if options.test_images is not None:
+        tested = pair_folders(options.test_images, masks.listed(options.test_labels), lost)
+        pairs += [("test", case, *files) for case, files in tested.items()]
+    _check_files(pairs, [find("datasets", dataset)], out)
+    pairs = masks.write(pairs, lost)
+    return _Found(pairs, dataset, masks.annotated | _annotated(pairs, dataset, options))
+
+
+def _of_json(
+    names: Path, labels: str | Path | None, dataset: str | None, out: Path, options: Options, lost: list[LeftOut]
+) -> _Found:
+    beside = {
+        "--labels": labels,
+        "--test-images": options.test_images,
+        "--test-labels": options.test_labels,
+        "--merged": options.merged,
+    }
+    given = [option for option, value in beside.items() if value is not None]
+    if given:
+        raise UserError(f"{names}: names images and labels itself; leave out {', '.join(given)}")
+    folder = nnunet_folder(names)
+    read = nnunet_pairs(folder, options.role, lost) if folder else datalist_pairs(names, options.role, lost)
+    if options.test_fraction and any(role == "test" and label for role, _, _, label in read):
+        raise UserError(f"{names}: has labeled test cases of its own; leave out --test-fraction")
+    inputs = [names, *([find("datasets", dataset)] if dataset else [])]
+    _check_files(read, inputs, out)
+    meaning = dataset or str(_dataset_file(names, options.modality, out.parent))
+    return _Found(read, meaning, _annotated(read, meaning, options))
+
+
+def _dataset_file(names: Path, modality: str, folder: Path) -> Path:
+    """Write what a JSON file says of its label ids as a data set file, for people to edit; keep one that is there."""
+    dataset = dataset_in_json(names, modality)
+    path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}.yaml"
+    if path.is_file():
+        kept = read_dataset(path)
+        log.info("%s: there before and kept", shown(path))
+        if kept.labels != dataset.labels:
+            log.warning("%s: says other things of label ids than %s; delete it to have it written anew", path, names)
+        return path
+    write_dataset(path, dataset, HEAD.format(NAME if names.name == NAME else names.name))
+    log.info("%s: %s", shown(path), count(len(dataset.named), "class"))
+    unknown = [name for name in dataset.named.values() if name not in all_class_names()]
+    if unknown:
+        log.warning(
+            "%s: no class scheme has %s. Write the name that your class scheme has, or null for a structure that is "
+            "no class, or a class scheme of your own (docs/own-data.md)", path, named(unknown)
+        )  # fmt: skip
+    return path
+
+
+def _check_files(pairs: list[Pair], inputs: list[Path], out: Path) -> None:
+    _check_ids([case for _, case, _, _ in pairs])
+    refuse_overwriting([out], [*inputs, *filter(None, flat(files for _, _, *files in pairs))], is_table("cases"))
+
+
+def _annotated(pairs: list[Pair], dataset: str, options: Options) -> dict[str, str]:
+    """Return by case the classes that occur in its label, where they are to be taken as annotated."""
+    labels = {case: label for _, case, _, label in pairs if label}
+    return {case: _occurring(label, dataset) for case, label in labels.items()} if options.annotated_from_ids else {}
+
+
+def _rows(found: _Found, drawn: set[str], options: Options) -> list[Case]:
+    """Return the rows of the table. All cases of a patient of which one was drawn are for testing."""
+    patients = {options.known.get(case, {}).get("patient") for case in drawn} - {None, ""}
+    rows = [_row(pair, found, options) for pair in found.pairs]
+    tested = {row.case for row in rows if row.case in drawn or row.patient in patients}
+    return [row.model_copy(update={"role": "test"}) if row.case in tested else row for row in rows]
+
+
+def _row(pair: Pair, found: _Found, options: Options) -> Case:
+    role, case, image, label = pair
+    dataset, known = found.dataset, options.known.get(case, {})
+    return Case(
+        case=case,
+        image=str(image.absolute()),
+        label=str(label.absolute()) if label else "",
+        dataset=str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset,
+        modality=known.get("modality") or options.modality,
+        sequence=options.sequence,
+        patient=known.get("patient", ""),
+        role=role,
+        annotated=found.annotated.get(case, ""),
+    )
+
+
+class _MaskLabels:
+    """Labels that are a mask an organ: listed as the label maps that are made of them, and made."""
+
+    def __init__(self, dataset: Dataset, merged: Path | None):
+        self._dataset, self._merged, self._masks = dataset, merged, dict[str, Masks]()
+
+    @property
+    def annotated(self) -> dict[str, str]:
+        """The column ``annotated`` by case: a class without a mask is unknown."""
+        return {case: masks.annotated for case, masks in self._masks.items()}
+
+    def listed(self, labels: str | Path | None) -> str | Path | Listing | None:
+        """Return what to pair images with: the labels as they are, or the label maps to be made of their masks."""
+        if labels is None or self._merged is None:
+            return labels
+        found, left_out = find_masks(Path(labels), self._dataset)
+        twice = sorted(set(found) & set(self._masks))
+        if twice:
+            raise UserError(f"{labels}: masks of {named(twice)} are in the train and in the test folder")
+        self._masks |= found
+        maps = {case: self._merged / f"{case}.nii.gz" for case in found}
+        return Listing(Path(labels), maps, tuple(left_out))
+
+    def write(self, pairs: list[Pair], lost: list[LeftOut]) -> list[Pair]:
+        """Write the label maps of ``pairs``; return those whose masks can be used, the others are in ``lost``."""
+        if self._merged is None:
+            return pairs
+        labeled = {case: self._masks[case] for _, case, _, label in pairs if label}
+        refuse_merged(self._merged, labeled, [image for _, _, image, _ in pairs])
+        failed = set()
+        for case, masks in labeled.items():
+            out = self._merged / f"{case}.nii.gz"
+            try:
+                merge(case, masks, self._dataset, out)
+            except (CaseError, OSError) as error:
+                log.error("%s: left out: %s", case, error)
+                lost.append(LeftOut(out, str(error), lost=True))
+                failed.add(case)
+        if len(failed) == len(pairs):
+            raise UserError(f"{self._merged}: no case is left")
+        return [pair for pair in pairs if pair[1] not in failed]
+
+
+def _check_ids(ids: list[str]) -> None:
+    lines = [f"case id {i!r} from its file name: {REASONS['case_id_unsafe']}" for i in ids if not SAFE_ID.fullmatch(i)]
+    lines += [f"case {i!r} is in the train and in the test folder" for i, n in Counter(ids).items() if n > 1]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:
+    if not fraction:
+        return set()
+    if len(labeled) < 2:
+        raise UserError(f"{count(len(labeled), 'labeled case')}: too few to set some of them aside for testing")
+    drawn = min(max(1, round(fraction * len(labeled))), len(labeled) - 1)
+    return set(random.Random(seed).sample(sorted(labeled), drawn))
+
+
+def _occurring(label: Path, dataset: str) -> str:
+    """Return the classes that occur in a label, as the column ``annotated`` has them; ``none`` when no class does."""
+    from labelloop.images.scan import read_label  # numpy is slow to import
+
+    known = read_dataset(dataset).named
+    try:
+        found = label_counts(read_label(label).array, str(label))
+    except CaseError as error:
+        log.warning("%s; its column 'annotated' is set to none", error)
+        return NONE
+    occurring = dict.fromkeys(name for i, name in known.items() if i in found)
+    if not occurring:
+        log.warning("%s: holds no class of the data set; column 'annotated' is set to none", label)
+    return ";".join(occurring) or NONE

@@ -1,0 +1,132 @@
+"""``dataset.json`` of nnU-Net, of the Medical Segmentation Decathlon and of MONAI: channels, and classes by name."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from labelloop.base.classes import BACKGROUND, ClassScheme
+from labelloop.base.documents import read_json, short, validated
+from labelloop.base.errors import UserError
+from labelloop.base.lookup import find
+from labelloop.base.wording import named, plain, shown
+from labelloop.images.datasets import Dataset, as_known, bound, load_dataset
+
+log = logging.getLogger(__name__)
+
+NAME = "dataset.json"
+OF_LABELS = ("labelsTr", "labelsTs")
+"""Folders of nnU-Net's label maps, which lie beside the file."""
+OF_MR = re.compile(r"MRI?|T[12].*|FLAIR|PD|DWI|ADC|.*(IN|OUT)[_ -]?(OF[_ -]?)?PHASE|DIXON.*", re.I)
+"""What channels of MR are called."""
+REGIONS = (
+    "its labels are regions, which overlap, and labelloop reads one class a voxel. Write a data set file that says "
+    "what each id in the label maps means (docs/own-data.md), and name it with --dataset"
+)
+
+
+def read_dataset_json(path: Path) -> dict[str, Any]:
+    """Return what such a file says.
+
+    Raises:
+        UserError: when it is no such file, or of images of several channels.
+    """
+    content = read_json(path)
+    channels = _channels(content)
+    if len(channels) > 1:
+        raise UserError(
+            f"{path}: images of {len(channels)} channels ({named([plain(name) for name in channels])}); labelloop "
+            "reads one channel for now. Copy the files of the channel to use, <case>_0000, into a folder, and give "
+            "that with --images; sequences of MR that stand for themselves are cases of one patient"
+        )
+    return content
+
+
+def dataset_in_json(path: Path, modality: str = "") -> Dataset:
+    """Return what a ``dataset.json`` says of its label maps.
+
+    A class is called as a class scheme calls it, whatever the order of its words: ``kidney_right`` is right_kidney.
+
+    Args:
+        modality: CT or MR; empty: as the file's channel says.
+
+    Raises:
+        UserError: when it is no such file, does not name classes, or not the modality, or its labels are regions.
+    """
+    content = read_json(path)
+    described = {
+        "name": path.absolute().parent.name if path.name == NAME else path.stem,
+        "modality": _modality(path, content, modality),
+        "source": _first_text(content, "reference", "description"),
+        "license": _first_text(content, "licence", "license"),
+        "labels": dict(_labels(path, content)),
+    }
+    return validated(Dataset, described, path)
+
+
+def ids_beside(labels: Path, dataset: str | Path | None, scheme: ClassScheme) -> tuple[Dataset | None, list[Path]]:
+    """Return the data set whose ids the label maps of a folder carry, and the files that say so.
+
+    It is the one that is named, by name or file (``dataset.json``, too), or else what the ``dataset.json`` says that
+    nnU-Net puts beside its label maps: above labelsTr and labelsTs, and in the folder of predictions. None: neither.
+
+    Raises:
+        UserError: see :func:`labelloop.images.datasets.load_dataset` and :func:`dataset_in_json`.
+    """
+    if dataset is not None and Path(dataset).name != NAME:
+        return load_dataset(dataset, scheme), [find("datasets", dataset)]
+    places = [labels, labels.absolute().parent] if labels.name in OF_LABELS else [labels]
+    files = [place / NAME for place in places if (place / NAME).is_file()] if dataset is None else [Path(dataset)]
+    if not files:
+        return None, []
+    if dataset is None:
+        log.info("%s: label maps in the ids of %s", shown(labels), shown(files[0]))
+    return bound(dataset_in_json(files[0], "CT"), scheme, files[0]), files[:1]
+
+
+def _first_text(content: Mapping[str, Any], *keys: str) -> str:
+    texts = [content[key] for key in keys if isinstance(content.get(key), str)]
+    return short(texts[0], 200) if texts and texts[0].strip() else ""
+
+
+def _channels(content: Mapping[str, Any]) -> list[str]:
+    """Return what the file calls the channels of an image; version 1, the Decathlon and MONAI call them modality."""
+    found = content.get("channel_names", content.get("modality"))
+    values = list(found.values()) if isinstance(found, dict) else [found]
+    return [value for value in values if isinstance(value, str)]
+
+
+def _modality(path: Path, content: Mapping[str, Any], given: str) -> Literal["CT", "MR"]:
+    if given in ("CT", "MR"):
+        return "CT" if given == "CT" else "MR"
+    channels = _channels(content)
+    if channels and channels[0].upper() == "CT":
+        return "CT"
+    if channels and OF_MR.fullmatch(channels[0]):
+        return "MR"
+    found = f"the channel is {short(channels[0], 40)!r}" if channels else "no channel is named"
+    raise UserError(f"{path}: {found}, which says neither CT nor MR; say it with --modality")
+
+
+def _labels(path: Path, content: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return the ids and the classes that they mean, background left out. In version 1, ids are the keys."""
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise UserError(f"{path}: no labels; name the data set whose ids the label maps carry (--dataset)")
+    labels = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in labels.items()}
+    if content.get("regions_class_order") or any(isinstance(value, list) for value in labels.values()):
+        raise UserError(f"{path}: {REGIONS}")
+    by_id = all(key.isdecimal() for key in labels)
+    pairs = [(key, value) if by_id else (value, key) for key, value in labels.items()]
+    wrong = [f"{name!r}: {own!r}" for own, name in pairs if not _is_id(own) or not isinstance(name, str)]
+    if wrong:
+        raise UserError(f"{path}: labels: found {short(named(wrong))}; expected a whole number for each class")
+    ids = [int(own) for own, _ in pairs]
+    if len(set(ids)) < len(ids):
+        raise UserError(f"{path}: labels: two classes have one id")
+    return [(int(own), as_known(name)) for own, name in pairs if int(own) != BACKGROUND]
+
+
+def _is_id(own: Any) -> bool:
+    return (isinstance(own, int) and not isinstance(own, bool)) or (isinstance(own, str) and own.isdecimal())
