@@ -18,9 +18,10 @@ from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.inference import nnunet, running
 from labelloop.inference.engine import Predictor
-from labelloop.inference.nnunet import import_nnunet, is_nnunet
+from labelloop.inference.nnunet import import_nnunet, is_nnunet, tell_unfit
 from labelloop.inference.splines import spline_resampled
 from labelloop.networks.network import count_parameters
+from labelloop.networks.nnunet_plan import parse_plan
 
 LPS = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 SAGITTAL = (0, 0, 1, 1, 0, 0, 0, -1, 0)
@@ -298,6 +299,20 @@ def test_weights_of_another_network_are_refused(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "unfit"), [("CTNormalization", "MR"), ("ZScoreNormalization", "CT"), ("NoNormalization", "")]
+)
+def test_a_model_that_takes_one_modality_for_the_other_is_told_once(tmp_path, caplog, scheme, unfit):
+    folder = save_nnunet(tmp_path, configuration(normalization_schemes=[scheme]))
+    ours = import_nnunet(folder, tmp_path / "ours", [])
+    plan = parse_plan(json.loads((ours / "model.json").read_text())["plan"])
+    for modalities in (["CT"], ["MR"], ["CT", "MR", "CT"]):
+        caplog.clear()
+        tell_unfit("theirs", plan, modalities)
+        assert len(caplog.messages) == (unfit in modalities)
+        assert all(line.startswith("model theirs normalizes") and unfit in line for line in caplog.messages)
+
+
 DATASET = """
 name: tiny
 modality: CT
@@ -317,6 +332,8 @@ def test_a_data_set_file_gives_the_ids_of_a_class_scheme(tmp_path, caplog):
     assert set(np.unique(own)) == set(LABELS.values())
     np.testing.assert_array_equal(mapped, np.array([0, 1, 255, 0], np.uint8)[own])
     assert "lists no left kidney: such voxels are 255, unknown" in caplog.text
+    unfit = "normalizes every image as CT, and there are images of MR"
+    assert sum(unfit in line for line in caplog.messages) == 2  # once for each command
     assert "classes of flare that the model does not know: right_kidney, spleen" in caplog.text
     rows = read_table(tmp_path / "out" / "summary.csv", "summary")
     assert rows["class"].tolist() == ["liver"] and "found in no case" not in caplog.text

@@ -239,7 +239,7 @@ def _loaded_models(
 ) -> "dict[str, Model]":
     """Return the models by name; those of nnU-Net's mirror as nnU-Net does, unless ``mirror`` says otherwise."""
     from labelloop.inference.engine import Predictor
-    from labelloop.inference.nnunet import import_nnunet, is_nnunet
+    from labelloop.inference.nnunet import import_nnunet, is_nnunet, tell_unfit
     from labelloop.inference.postprocess import load_model
 
     theirs = {name for name, folder in folders.items() if is_nnunet(folder)}
@@ -252,8 +252,7 @@ def _loaded_models(
         plan = model.plan
         if isinstance(model, Predictor) and (isinstance(plan, NnunetPlan) if mirror is None else mirror):
             model = model.with_settings(mirror_axes=model.model.mirror_axes)
-        if modality != "CT" and isinstance(plan, NnunetPlan) and plan.normalization.kind == "ct":
-            log.warning("model %s normalizes every image as CT; these images are %s", name, modality)
+        tell_unfit(name, plan, [modality])
         models[name] = model
     return models
 

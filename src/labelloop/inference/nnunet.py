@@ -10,7 +10,7 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from labelloop.base.sequences import flat
 from labelloop.base.wording import named
 from labelloop.inference.nnunet_files import INSTEAD, Checkpoint, DatasetFile, dataset_of, model_name, model_plan
 from labelloop.networks.network import build_network
+from labelloop.networks.nnunet_plan import NnunetPlan
+from labelloop.networks.plans import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +52,13 @@ def is_nnunet(path: str | Path) -> bool:
     if path.is_dir():
         return not (path / "model.json").is_file() and bool(_models_in(path))
     return path.is_file() and zipfile.is_zipfile(path)
+
+
+def tell_unfit(model: str, plan: Plan, modalities: Iterable[str]) -> None:
+    """Warn where a model of nnU-Net's takes CT for MR, or MR for CT: it normalizes all images alike."""
+    found = [plan.normalization.unfit_for(m) for m in sorted(set(modalities))] if isinstance(plan, NnunetPlan) else []
+    for words in filter(None, found):
+        log.warning("model %s %s", model, words)
 
 
 @dataclass(frozen=True)

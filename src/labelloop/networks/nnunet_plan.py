@@ -28,6 +28,16 @@ class Normalization(Strict):
     mean: Finite = 0.0
     std: Finite = Field(1.0, ge=0)
 
+    def unfit_for(self, modality: str) -> str:
+        """Say how images of a modality (CT, MR) are taken for those of the other one; empty where they are not."""
+        if self.kind == "ct" and modality != "CT":
+            return f"normalizes every image as CT, and there are images of {modality}"
+        if self.kind in ("zscore", "zscore_inside") and modality == "CT":
+            return (
+                "normalizes every image by its own mean and deviation, as is usual for MR, and there are images of CT"
+            )
+        return ""
+
     @model_validator(mode="after")
     def _clipped(self) -> "Normalization":
         if self.kind == "ct" and (self.clip is None or self.clip[0] > self.clip[1]):

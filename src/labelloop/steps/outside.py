@@ -111,12 +111,15 @@ def _by_network(
     deterministic: bool,
 ) -> None:
     from labelloop.inference.engine import Predictor
+    from labelloop.inference.nnunet import tell_unfit
     from labelloop.inference.relabel import Relabeled
     from labelloop.inference.running import run_cases
     from labelloop.inference.settings import Settings
 
     predictor = Predictor(folder, device, Settings.model_validate(engine), deterministic=deterministic)
-    run_cases([input_image(item) for item in survey.usable()], Relabeled(predictor, dataset, scheme), ledger)
+    images = [input_image(item) for item in survey.usable()]
+    tell_unfit(folder.name, predictor.plan, (image.modality for image in images))
+    run_cases(images, Relabeled(predictor, dataset, scheme), ledger)
 
 
 class _Commands:
