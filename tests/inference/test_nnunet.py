@@ -352,7 +352,7 @@ def test_a_mask_of_each_class_is_its_part_of_the_label_map(tmp_path, capsys, mon
         assert main(command) == 0
     whole = read(out / "a.nii.gz")
     names = {"liver": 1, "_left_kidney": 2, "tumor": 3}
-    files = {path.name: path for path in (out / "masks" / "a").iterdir()}
+    files = {path.name: path for path in (out / "masks" / "a" / "segmentations").iterdir()}
     assert sorted(files) == sorted(f"{name}.nii.gz" for name in names)
     for name, value in names.items():
         mask = read(files[f"{name}.nii.gz"])

@@ -2,9 +2,9 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from labelloop.base.documents import read_yaml, validated
 from labelloop.base.errors import UserError
@@ -32,14 +32,24 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Code(Strict):
+    """What a class is, in SNOMED CT: concept id and meaning, on which side; whether it is a disease, not an organ."""
+
+    sct: int = Field(gt=0)
+    meaning: str = Field(min_length=1, max_length=64)
+    side: Literal["left", "right"] | None = None
+    abnormal: bool = False
+
+
 class ClassInfo(Strict):
-    """One class: its id in every label map, its NSD tolerance (mm) and the color it is drawn in."""
+    """One class: its id in every label map, NSD tolerance (mm), the color it is drawn in, and its code for DICOM."""
 
     name: str
     id: int
     tolerance_mm: float
     color: str
     tube: bool = False
+    code: Code | None = None
 
 
 class ClassScheme(Strict):

@@ -37,10 +37,13 @@ def infer(
     max_gpu_mb: Annotated[float | None, Option(help="GPU memory that must be enough")] = None,
     meter: Annotated[bool, Option("--meter", help="measure the GPU's memory over time, and its energy")] = False,
     series: Annotated[str, Option(help="DICOM series to take of a folder: its number or UID")] = "",
-    masks: Annotated[bool, Option("--masks", help="also write masks/<case>/<class>.nii.gz")] = False,
+    masks: Annotated[bool, Option("--masks", help="also write masks/<case>/segmentations/<class>.nii.gz")] = False,
+    dicom_seg: Annotated[
+        bool, Option("--dicom-seg", help="also write a DICOM segmentation of each DICOM series, dicom_seg/<case>.dcm")
+    ] = False,
     preview: Annotated[bool, Option("--preview", help="draw a picture of each case, finished ones too")] = False,
     check: Annotated[bool, Option("--check", help="hold the label maps against the rules of anatomy")] = False,
-    classes: Annotated[str, Option(help="class scheme with the colors of pictures and the rules")] = "flare",
+    classes: Annotated[str, Option(help="class scheme with colors, rules of anatomy and codes for DICOM")] = "flare",
     dataset: Annotated[
         str | None, Option(help="data set file that says which class of --classes each id of the model is")
     ] = None,
@@ -62,7 +65,7 @@ def infer(
     finished = FinishedInference.read(results) if results else None
     if finished and (dataset or folds or mirror is not None):
         raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")
-    shown = load_classes(classes) if preview or check or dataset else None
+    shown = load_classes(classes) if preview or check or dataset or dicom_seg else None
     return infer_images(
         images,
         finished.folders(results) if results and finished else model or [],
@@ -84,6 +87,7 @@ def infer(
         folds=[fold for fold in folds.split(",") if fold],
         mirror=mirror,
         masks=masks,
+        dicom_seg=dicom_seg,
     )
 
 

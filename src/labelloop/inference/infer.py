@@ -23,7 +23,7 @@ from labelloop.inference.finding import find_cases
 from labelloop.inference.masks import Masks
 from labelloop.inference.nnunet_files import model_name
 from labelloop.inference.reading import InputImage
-from labelloop.inference.running import Options, Segmenter, efficiency, rows, run_cases
+from labelloop.inference.running import Beside, Options, Segmenter, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.networks.nnunet_plan import NnunetPlan
@@ -58,6 +58,7 @@ def infer(
     folds: Sequence[str] = (),
     mirror: bool | None = None,
     masks: bool = False,
+    dicom_seg: bool = False,
 ) -> int:
     """Segment all images of ``inputs`` into ``out``: ``<case>.nii.gz``, ``summary.csv`` and ``efficiency.csv``.
 
@@ -76,7 +77,8 @@ def infer(
         dataset: data set file by which the models' ids become those of ``scheme``; None: they stay.
         folds: of models of nnU-Net's; default: all.
         mirror: average over mirrored images, along the axes that were mirrored in training; None: models of nnU-Net's.
-        masks: also write a mask a class, ``masks/<case>/<class>.nii.gz``.
+        masks: also write a mask a class, ``masks/<case>/segmentations/<class>.nii.gz``.
+        dicom_seg: also write a DICOM segmentation of each DICOM series, with the names and codes of ``scheme``.
         progress: show a bar, if standard error is a terminal. meter: measure the GPU's memory over time and its energy.
 
     Returns:
@@ -90,15 +92,15 @@ def infer(
     lost: list[LeftOut] = []
     cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality, series, lost)]
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
-    named_by = _named_by(dataset, scheme, needed=preview or check)
+    named_by = _named_by(dataset, scheme, needed=preview or check or dicom_seg)
+    beside = _beside(out, scheme, masks, dicom_seg)
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
     models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, modality)
-    split = Masks(out) if masks else None
-    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, split)
+    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, beside)
     try:
         with counted("case", len(cases)):
-            run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter, split))
+            run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter, beside))
     finally:
         release(out)
     done = _tell_done(ledger, cases)
@@ -107,10 +109,22 @@ def infer(
     return _outcome(len(done), len(cases) - len(done), len(lost), ledger)
 
 
+def _beside(out: Path, scheme: ClassScheme | None, masks: bool, dicom_seg: bool) -> list[Beside]:
+    """Return what writes more files of each case."""
+    writers: list[Beside] = [Masks(out)] if masks else []
+    if dicom_seg and scheme is not None:
+        from labelloop.inference.dicom_seg import Segmentations
+
+        writers.append(Segmentations(out, scheme))
+    return writers
+
+
 def _named_by(dataset: str | Path | None, scheme: ClassScheme | None, needed: bool) -> Dataset | None:
     """Return the data set by which ids are told; refuse what cannot be done without a class scheme."""
     if scheme is None and (needed or dataset):
-        raise UserError("previews, checks and data set files need a class scheme for names, colors and rules")
+        raise UserError(
+            "previews, checks, data set files and DICOM segmentations need a class scheme for names and rules"
+        )
     return load_dataset(dataset, scheme) if dataset and scheme else None
 
 
@@ -121,13 +135,13 @@ def _options(
     preview: bool,
     progress: bool,
     meter: bool,
-    masks: Masks | None,
+    beside: Sequence[Beside],
 ) -> Options:
     return Options(
         read_ahead=budget.max_ram_mb is None,
         previews=out / "previews" if preview else None,
         draw=partial(_picture, scheme) if scheme else None,
-        masks=masks,
+        beside=beside,
         progress=progress and sys.stderr.isatty(),
         meter=meter,
     )
@@ -193,15 +207,15 @@ def _claim(inputs: Path, cases: Sequence[InputImage], out: Path) -> None:
 
 
 class _Loader:
-    """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``masks``."""
+    """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``beside``."""
 
-    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[InputImage], masks: Masks | None):
-        self._load, self._cases, self._masks = load, cases, masks
+    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[InputImage], beside: Sequence[Beside]):
+        self._load, self._cases, self._beside = load, cases, beside
 
     def __call__(self) -> Segmenter:
         self.segmenter = self._load()
-        if self._masks:
-            self._masks.begin([case.case for case in self._cases], self.segmenter.class_ids)
+        for writer in self._beside:
+            writer.begin(self._cases, self.segmenter.class_ids)
         return self.segmenter
 
 

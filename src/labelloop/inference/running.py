@@ -22,7 +22,6 @@ from labelloop.base.files import atomic, digest
 from labelloop.base.shards import Ledger
 from labelloop.base.wording import count
 from labelloop.images.volume import Geometry, Volume, read, upright_volume, write
-from labelloop.inference.masks import Masks
 from labelloop.inference.reading import Image, InputImage, PreparedFile
 from labelloop.inference.stages import STAGES, collected
 from labelloop.networks.settings import UPRIGHT_BY
@@ -35,6 +34,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MEASURED = ("runtime_s", "peak_gpu_mb", "peak_ram_mb", "parameters", "gmacs", "area_gpu_mb_s", "energy_j")
+
+
+class Beside(Protocol):
+    """What writes more files of a case beside its label map: masks, DICOM segmentations."""
+
+    def begin(self, cases: Sequence[InputImage], class_ids: Mapping[str, int]) -> None:
+        """Take note of cases and classes, before the first case is segmented."""
+
+    def lacks(self, case: InputImage) -> bool:
+        """Say whether files of a case whose label map is there are not there, or older."""
+
+    def write(self, case: InputImage, labels: Volume) -> None:
+        """Write the files of a case that are missing, from its label map."""
 
 
 class Segmenter(Protocol):
@@ -92,7 +104,7 @@ class Options:
     Args:
         read_ahead: read the next image while one is computed; costs the memory of an image.
         previews: folder for a PNG of each case, drawn by ``draw``; or None.
-        masks: writes a mask of each class of a case; or None.
+        beside: write more files of each case.
         progress: show a bar on the terminal.
         meter: measure the GPU's memory over time and its energy while a case is computed.
     """
@@ -100,7 +112,7 @@ class Options:
     read_ahead: bool = True
     previews: Path | None = None
     draw: Callable[[InputImage, Volume, Volume], bytes] | None = None
-    masks: Masks | None = None
+    beside: Sequence[Beside] = ()
     progress: bool = False
     meter: bool = False
 
@@ -392,8 +404,8 @@ def _record(ledger: Ledger, case: InputImage, key: str, result: _Result, options
         seconds = result.seconds | {"write": time.perf_counter() - start}
         if result.volume is not None:
             _draw(case, result.volume, prediction.labels, options)
-        if options.masks:
-            options.masks.write(case.case, Volume(prediction.labels, stored))
+        for writer in options.beside:
+            writer.write(case, Volume(prediction.labels, stored))
         log.info("%s: %s", case.case, ", ".join(f"{s} {seconds[s]:.1f} s" for s in STAGES if s in seconds))
         return path, {
             "rows": prediction.rows,
@@ -413,14 +425,14 @@ def _draw(case: InputImage, volume: Volume, labels: "np.ndarray", options: Optio
 
 
 def _add_missing(ledger: Ledger, case: InputImage, segmenter: Segmenter, options: Options) -> None:
-    """Draw a case that was finished without a picture, and write its masks where it was finished without them."""
+    """Draw a case that was finished without a picture, and write the files beside it that it was finished without."""
     undrawn = options.previews and not (options.previews / f"{case.case}.png").is_file()
-    unsplit = options.masks and options.masks.missing(case.case)
-    if not undrawn and not unsplit:
+    lacking = [writer for writer in options.beside if writer.lacks(case)]
+    if not undrawn and not lacking:
         return
     labels = read(ledger.folder / f"{case.case}.nii.gz")
-    if options.masks:
-        options.masks.write(case.case, labels)
+    for writer in lacking:
+        writer.write(case, labels)
     if undrawn:
         _draw(case, standing(case, Image.of(case).volume(case.modality), segmenter), labels.array, options)
 
