@@ -93,7 +93,7 @@ def half_of(folder: Path, dataset: str, number: int, spoiled: int | None, scheme
     names, read = drawn_halves(folder)[number], real_scan(folder, dataset, scheme)
     before = zip(names, names[-1:] + names[:-1], strict=True)
     others = {name: (lambda other=other: read(other)[0]) for name, other in before}
-    asked = asked_classes(scheme, None, dataset)
+    asked = asked_classes(scheme, None, load_dataset(dataset, scheme))
     return Collection(folder.name, names, read, others, asked, names[:spoiled])
 
 
@@ -102,7 +102,7 @@ def whole_folder(
 ) -> Collection:
     """Return the ``cases`` of a folder (default: all); they are spoiled if they are CT and show all organs."""
     names, own = list(cases) or names_in(folder), load_dataset(dataset, scheme)
-    asked, read = asked_classes(scheme, None, dataset), real_scan(folder, dataset, scheme)
+    asked, read = asked_classes(scheme, None, own), real_scan(folder, dataset, scheme)
     spoiled = names if own.modality == "CT" and set(ORGANS) <= set(own.annotated) else []
     return Collection(dataset, names, read, dict.fromkeys(names, other), asked, spoiled, own.modality)
 

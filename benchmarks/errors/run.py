@@ -32,6 +32,7 @@ from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.files import atomic, digest, sha256, write_text
 from labelloop.base.sequences import flat
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN
+from labelloop.images.datasets import load_dataset
 from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.labels.check import FAIL, NOT_APPLICABLE, check
 from labelloop.labels.draft import Draft
@@ -171,7 +172,7 @@ def real_report(options: argparse.Namespace) -> str:
         collections.append(real.whole_folder(Path(folder), dataset, cases, half.others[half.patients[0]], scheme))
     drawn = [str(20_000 + number) for number in range(options.phantoms)]
     mistaken = {number: (lambda other=int(number) - 1: phantom(other, 3.0)[0]) for number in drawn}
-    asked = asked_classes(scheme, None, "phantom")
+    asked = asked_classes(scheme, None, load_dataset("phantom", scheme))
     phantoms = real.Collection("phantoms", drawn, lambda n: phantom(int(n), 3.0), mistaken, asked, drawn)
     found = {of.name: real.outcomes(of, kinds) for of in collections}
     by = "that limits were chosen by" if options.fitted else "that no limit was chosen by"

@@ -105,7 +105,7 @@ def sources_of(run_name: str, run: Path) -> list[Source]:
 def measure_all(options: argparse.Namespace, scheme: ClassScheme, sources: Sequence[Source]) -> pd.DataFrame:
     """Return what is known of all label maps, a case at a time; what OUT has is not measured again."""
     own = load_dataset(options.dataset, scheme)
-    classes = asked_classes(scheme, None, options.dataset)
+    classes = asked_classes(scheme, None, own)
     names = sorted(path.name.removesuffix("_0000.nii.gz") for path in options.real.glob("*_0000.nii.gz"))
     options.out.mkdir(parents=True, exist_ok=True)
 

@@ -45,23 +45,7 @@ def datalist_pairs(path: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
             channels.
     """
     content = read_dataset_json(path)
-    lists = [name for name in LISTS if isinstance(content.get(name), list)]
-    entries: list[Entry] = []
-    problems: list[str] = []
-    for name in lists:
-        for number, entry in enumerate(content[name]):
-            problem = _problem(entry)
-            if problem:
-                problems.append(f"{path}: {name}.{number}: {problem}")
-            else:
-                entries.append((name, *_files(entry, path.parent)))
-    problems += [
-        f"{path}: {image}: stands in it {n} times" for image, n in Counter(e[1] for e in entries).items() if n > 1
-    ]
-    if not entries and not problems:
-        problems.append(f"{path}: no list {', '.join(LISTS)} with an entry")
-    if problems:
-        raise UserError("\n".join(problems[:NAMED]))
+    entries = _entries(path, content)
     _tell_others(path, content)
     gone = list(_unusable(entries))
     tell_left_out(gone, path.parent)
@@ -77,6 +61,31 @@ def datalist_pairs(path: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
         raise UserError(f"{path}: no case is left; paths in it are relative to its folder, {path.parent}")
     log.info("%s: %s", shown(path), count(len(pairs), "image"))
     return pairs
+
+
+def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
+    """Return the entries of all lists.
+
+    Raises:
+        UserError: see :func:`datalist_pairs`.
+    """
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for name in LISTS:
+        listed = content.get(name)
+        for number, entry in enumerate(listed if isinstance(listed, list) else ()):
+            problem = _problem(entry)
+            if problem:
+                problems.append(f"{path}: {name}.{number}: {problem}")
+            else:
+                entries.append((name, *_files(entry, path.parent)))
+    times = Counter(image for _, image, _ in entries)
+    problems += [f"{path}: {image}: stands in it {n} times" for image, n in times.items() if n > 1]
+    if not entries and not problems:
+        problems.append(f"{path}: no list {', '.join(LISTS)} with an entry")
+    if problems:
+        raise UserError("\n".join(problems[:NAMED]))
+    return entries
 
 
 def _tell_others(path: Path, content: Mapping[str, Any]) -> None:

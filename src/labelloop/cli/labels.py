@@ -13,13 +13,16 @@ app = Typer()
 
 @app.command(epilog="Example: labelloop evaluate --truth labels --prediction ours --dataset btcv --out scores.csv")
 def evaluate(
-    truth: Annotated[Path, Option(help="folder of expert labels")],
-    prediction: Annotated[Path, Option(help="folder of label maps of the same names")],
+    truth: Annotated[Path, Option(help="folder of expert labels, or with a folder of masks a case")],
+    prediction: Annotated[Path, Option(help="folder of label maps, or masks, of the same names")],
     out: Annotated[Path, Option(help="table of scores to write")],
     classes: Classes = "flare",
     protocol: Annotated[str, Option(help="official-2022, -2023, -2024 or corrected")] = "official-2024",
     dataset: Annotated[
-        str | None, Option(help="data set whose ids the truth carries, and whose annotated classes are scored")
+        str | None,
+        Option(
+            help="data set, or nnU-Net's dataset.json, whose ids the truth carries and whose annotated classes count"
+        ),
     ] = None,
     annotation: Annotated[Path | None, Option(help="annotation table; unknown classes are not scored")] = None,
     workers: Annotated[int, Option(min=1, help="processes")] = 1,
@@ -34,11 +37,12 @@ def evaluate(
 
 @app.command(epilog="Example: labelloop check --labels labels --images scans --dataset btcv --out verdicts.csv")
 def check(
-    labels: Annotated[Path, Option(help="folder of label maps")],
+    labels: Annotated[Path, Option(help="folder of label maps, or with a folder of masks a case")],
     images: Annotated[Path | None, Option(help="folder of images, for the rules on intensity")] = None,
     classes: Classes = "flare",
     dataset: Annotated[
-        str | None, Option(help="data set whose ids the labels carry; default: the ids of --classes")
+        str | None,
+        Option(help="data set (or nnU-Net's dataset.json) whose ids the labels carry; default: those of --classes"),
     ] = None,
     modality: Annotated[Literal["CT", "MR"], Option(help="of all images")] = "CT",
     rules: Annotated[Path | None, Option(help="thresholds that --fit wrote; default: those of --classes")] = None,

@@ -77,8 +77,7 @@ def infer(
         dataset: data set file by which the models' ids become those of ``scheme``; None: they stay.
         folds: of models of nnU-Net's; default: all.
         mirror: average over mirrored images, along the axes that were mirrored in training; None: models of nnU-Net's.
-        masks: also write a mask a class, ``masks/<case>/segmentations/<class>.nii.gz``.
-        dicom_seg: also write a DICOM segmentation of each DICOM series, with the names and codes of ``scheme``.
+        masks, dicom_seg: also write a mask a class, or a DICOM segmentation (by ``scheme``) of each DICOM series.
         progress: show a bar, if standard error is a terminal. meter: measure the GPU's memory over time and its energy.
 
     Returns:
@@ -92,7 +91,7 @@ def infer(
     lost: list[LeftOut] = []
     cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality, series, lost)]
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
-    named_by = _named_by(dataset, scheme, needed=preview or check or dicom_seg)
+    named_by = _named_by(dataset, scheme, preview or check or dicom_seg)
     beside = _beside(out, scheme, masks, dicom_seg)
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)

@@ -87,25 +87,12 @@ def evaluate_folders(
     problems += [
         f"{case}: not in {annotation}, so nothing is scored" for case in sorted(both - (states or truths).keys())
     ]
+    shared = (scheme, rules, named_ids, predicted_ids)
     jobs = [
-        _Job(
-            case,
-            truths[case],
-            predictions[case],
-            scheme,
-            rules,
-            _states(case, states, named_ids, truths[case], scheme),
-            named_ids,
-            predicted_ids,
-        )
+        _Job(case, truths[case], predictions[case], _states(case, states, named_ids, truths[case], scheme), *shared)
         for case in sorted(both)
     ]
-    rows: dict[str, list[dict]] = {"scores": [], "lesions": []}
-    for scored, problem in _scored(jobs, workers):
-        for kind, of_case in scored.items():
-            rows[kind] += of_case
-        problems += [problem] if problem else []
-    tables = {kind: pd.DataFrame(all_rows) for kind, all_rows in rows.items()}
+    tables = _tables(jobs, workers, problems)
     write_table(out, tables["scores"], "scores")
     if lesions:
         write_table(lesions, tables["lesions"], "lesions")
@@ -114,6 +101,16 @@ def evaluate_folders(
     print(summary(tables["scores"], scheme), in_words(tables["lesions"]), sep="\n")
     tell_apart(tables["scores"])
     return len(problems)
+
+
+def _tables(jobs: "Sequence[_Job]", workers: int, problems: list[str]) -> dict[str, pd.DataFrame]:
+    """Return the tables of all cases by kind; what keeps a case from being scored goes to ``problems``."""
+    rows: dict[str, list[dict]] = {"scores": [], "lesions": []}
+    for scored, problem in _scored(jobs, workers):
+        for kind, of_case in scored.items():
+            rows[kind] += of_case
+        problems += [problem] if problem else []
+    return {kind: pd.DataFrame(all_rows) for kind, all_rows in rows.items()}
 
 
 def _tell_same_files(cases: Sequence[str]) -> None:
@@ -161,9 +158,9 @@ class _Job:
     case: str
     truth: Path
     prediction: Path
+    states: States | None
     scheme: ClassScheme
     rules: str
-    states: States | None
     dataset: Dataset | None
     predicted: Dataset | None
 
