@@ -30,10 +30,11 @@ from labelloop.images.scan import read_classes, read_image
 from labelloop.images.volume import Volume, canonical, read
 from labelloop.labels.agree import disagreement
 from labelloop.labels.clean import clean
-from labelloop.labels.evidence import CORRUPTED, HELD_OUT, PREDICTED, UNALTERED, group_of, of_models
+from labelloop.labels.evidence import PREDICTED, group_of, of_models
 from labelloop.labels.folder import asked_classes
 from labelloop.labels.measured import joined, measured, true_dsc, with_errors
 from labelloop.labels.quality import FOLDS, fitted, out_of_fold, widening
+from labelloop.labels.settings import CORRUPTED, HELD_OUT, UNALTERED
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "quality.md"
 SEED = 17

@@ -182,13 +182,17 @@ def test_files(tmp_path):
 
 def test_only_labels_that_pass_the_other_criteria_calibrate():
     agreement, dsc = simulated(80, 5)
-    rows = [(f"c{i}", "liver", *pair, "accepted", "") for i, pair in enumerate(zip(agreement, dsc, strict=True))]
-    refused = [(f"r{i}", "liver", 1.0, 0.0, "demoted", "side: mirrored") for i in range(80)]
+    pairs = enumerate(zip(agreement, dsc, strict=True))
+    rows = [(f"c{i}", "liver", score, None, true, "accepted", "") for i, (score, true) in pairs]
+    refused = [(f"r{i}", "liver", 1.0, None, 0.0, "demoted", "side: mirrored") for i in range(80)]
     tables = [pd.DataFrame(part, columns=list(TABLES["held_out"])) for part in (rows, rows + refused)]
     found = [calibrate_held_out(table, 0.8, 0.9, ["liver", "spleen"]) for table in tables]
     pd.testing.assert_frame_equal(*found)
     assert found[0]["threshold"][0] == pytest.approx(threshold(agreement, dsc, 0.8, 0.9)["threshold"])
     assert found[0]["reason"][1] == "no held-out label to judge by"
+    predicted = tables[1].assign(pairwise_dice=None, quality=tables[1]["pairwise_dice"])
+    by_quality = calibrate_held_out(predicted, 0.8, 0.9, ["liver", "spleen"], "quality")
+    pd.testing.assert_frame_equal(found[0], by_quality)
 
 
 @pytest.mark.parametrize("allowed", [0.3, 0.05])

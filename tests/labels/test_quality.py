@@ -6,7 +6,6 @@ import pytest
 
 from labelloop.base.errors import UserError
 from labelloop.labels import quality
-from labelloop.labels.evidence import CORRUPTED, HELD_OUT, UNALTERED
 from labelloop.labels.quality import (
     LARGEST_WEIGHT,
     fit,
@@ -16,7 +15,7 @@ from labelloop.labels.quality import (
     weights,
     widening,
 )
-from labelloop.labels.settings import LEAST_PATIENTS
+from labelloop.labels.settings import CORRUPTED, HELD_OUT, LEAST_PATIENTS, UNALTERED
 
 CLASSES = ("liver", "spleen", "pancreas")
 EVIDENCE = ("surface.border", "position.farthest", "rules.failed", "agreement.dice", "confidence.mean")

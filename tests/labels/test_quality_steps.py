@@ -11,8 +11,7 @@ from labelloop.base.errors import UserError
 from labelloop.base.paths import manifest_of
 from labelloop.base.tables import read_table
 from labelloop.labels import quality as predicted
-from labelloop.labels.evidence import CORRUPTED, HELD_OUT, PSEUDO, UNALTERED
-from labelloop.labels.settings import LEAST_PATIENTS
+from labelloop.labels.settings import CORRUPTED, HELD_OUT, LEAST_PATIENTS, PSEUDO, UNALTERED
 from labelloop.steps import quality as steps
 
 PATIENTS = 12
@@ -31,7 +30,7 @@ def tables(loop: Loop) -> dict[str, Path]:
 def judged(loop: Loop) -> pd.DataFrame:
     found, table = tables(loop), loop.labels / "quality.csv"
     steps.quality([found["cases"]], [found["errors"]], [found["evidence"]], "flare", table)
-    return read_table(table, "quality").set_index(["case", "class"])
+    return read_table(table, "quality").set_index(["map", "case", "class"])
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +86,8 @@ def test_each_source_is_measured_and_has_its_true_dsc_where_one_is_known(loop):
 
 def test_what_models_did_to_labeled_patients_says_what_they_did_to_others(loop):
     loop.learned = {"m": [], "n": []}
-    found = judged(loop)
+    both = judged(loop)
+    found = both.loc[PSEUDO]
     assert set(found.index) == {
         *((case, name) for case in ("whole", "half") for name in CLASSES),
         *((f"labeled_{number}", "spleen") for number in range(3, PATIENTS, 4)),
@@ -95,6 +95,9 @@ def test_what_models_did_to_labeled_patients_says_what_they_did_to_others(loop):
     assert found.loc[("whole", "liver"), "dsc"] > 0.9 > 0.8 > found.loc[("half", "liver"), "dsc"]
     assert (found["low"] <= found["dsc"]).all() and (found["dsc"] <= found["high"]).all()
     assert found["reason"].str.contains("a DSC of").all()
+    others = both.loc[HELD_OUT]["dsc"].xs("liver", level="class")
+    whole, half = ([f"labeled_{number}" for number in range(first, PATIENTS, 2)] for first in (0, 1))
+    assert others[whole].min() > 0.8 > others[half].max()
 
 
 def test_too_few_patients_are_told(tmp_path):

@@ -264,7 +264,20 @@ def test_labels_of_small_predicted_quality_are_refused_and_their_reason_is_told(
     assert decision(world.select(quality=table[:1], min_quality=0.5), "b", "spleen")[2].startswith(
         "no DSC is predicted"
     )
-    with pytest.raises(UserError, match="no table of predicted quality"):
-        world.select(min_quality=0.5)
+    assert decision(world.select(min_quality=0.5), "b", "liver")[1] != "accepted"
     with pytest.raises(ValidationError, match="leave one out"):
         SelectSettings(min_quality=0.5, target_dsc=0.8)
+
+
+def test_a_threshold_may_be_one_of_the_predicted_dsc(world):
+    world.dice = {}
+    rows = [{"case": "b", "class": name, "dsc": dsc, "reason": ""} for name, dsc in (("liver", 0.9), ("spleen", 0.7))]
+    limits = pd.DataFrame({"class": ["liver", "spleen"], "target_dsc": 0.85, "confidence": 0.9, "threshold": 0.8})
+    limits["reason"] = ""
+    table = world.select(limits, pd.DataFrame(rows), target_dsc=0.85, score="quality")
+    assert decision(table, "b", "liver")[1] == "accepted"
+    assert decision(table, "b", "spleen")[2] == "predicted DSC 0.7 not above 0.8, calibrated for DSC 0.85"
+    assert decision(table, "b", "tumor")[1] == "demoted"
+    for wrong in ({"score": "quality"}, {"score": "quality", "target_dsc": 0.85, "calibration": "x.csv"}):
+        with pytest.raises(ValidationError, match="needs target_dsc, and thresholds that the run finds"):
+            SelectSettings(**wrong)

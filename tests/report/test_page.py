@@ -120,8 +120,10 @@ def _label_set(folder: Path) -> None:
     )
     _save(folder / "provenance.csv", "provenance", [("case_e", "liver", "teacher", "fuse", 0, 3000.0)])
     write(folder / "case_e.nii.gz", _labels(1), GRID)
-    held_out = [(f"held_{i}", "liver", i / 10, 0.5 + i / 20, "accepted", "") for i in range(10)]
-    _save(folder / "held_out.csv", "held_out", [*held_out, ("held_0", "spleen", 0.1, 0.2, "demoted", "too small")])
+    held_out = [(f"held_{i}", "liver", i / 10, None, 0.5 + i / 20, "accepted", "") for i in range(10)]
+    _save(
+        folder / "held_out.csv", "held_out", [*held_out, ("held_0", "spleen", 0.1, None, 0.2, "demoted", "too small")]
+    )
     calibration = [("liver", 0.85, 0.9, 0.55, 10, 4, 0.4, 0.87, 0.1, "4 of 10 held-out cases are accepted")]
     _save(folder / "calibration.csv", "calibration", calibration)
     _review(folder)
@@ -503,7 +505,7 @@ def test_queue_puts_the_smallest_predicted_dsc_first_and_says_what_lowers_it():
     verdicts = [("c", "liver", "leak", "doubt", 3.0, 2.0, "ml", "odd")]
     quality = pd.DataFrame(
         [
-            (case, "liver", dsc, 0.1, 1.0, f"a DSC of {dsc} is predicted")
+            (case, "pseudo", "liver", dsc, 0.1, 1.0, f"a DSC of {dsc} is predicted")
             for case, dsc in zip("abc", (0.5, 0.3, 0.9), strict=True)
         ],
         columns=list(TABLES["quality"]),

@@ -282,3 +282,6 @@ def test_predicted_quality_asks_labeled_patients_before_the_first_job(tmp_path):
     assert problem.startswith("labels.pseudo.select.min_quality: asks 10 labeled patients")
     assert "there are 9" in problem
     assert problems_of(tmp_path, several(*["organs"] * 10, ""), labels=labels) == []
+    labels["pseudo"]["select"] = {"min_pairwise_dice": None, "target_dsc": 0.8, "score": "quality"}
+    problems = problems_of(tmp_path, several(*["organs"] * 9, ""), labels=labels)
+    assert any(line.startswith("labels.pseudo.select.score: asks 10 labeled patients") for line in problems)

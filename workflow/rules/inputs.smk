@@ -132,11 +132,12 @@ def thresholds_of(w):
 
 def label_set_tables(w):
     """Tables of a label set that selection reads, over all shards."""
-    spec = wiring.label_set(w.labels)
+    spec, quality = wiring.label_set(w.labels), predicted_quality(w)
+    several = len(spec.predict) > 1
     tables = (
         ["provenance", "reviewed"]
         + (["verdicts"] if spec.check else [])
-        + (["disagreement", "held_out"] if len(spec.predict) > 1 else [])
+        + (["disagreement", "held_out"] if several or quality else [])
         + (["transfers"] if spec.transfer else [])
     )
     folder = paths.labels(w.labels)
@@ -146,7 +147,7 @@ def label_set_tables(w):
     inputs["annotation"] = expand(paths.survey("annotation"), shard=shards.train)
     if spec.select.calibration:
         inputs["calibrated"] = spec.select.calibration
-    return inputs | {"quality": predicted_quality(w)}
+    return inputs | {"quality": quality}
 
 
 def predicted_quality(w):

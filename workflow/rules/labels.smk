@@ -179,7 +179,7 @@ rule held_out:
         },
         saw=lambda w: run.outside.saw(w.labels),
         rules=run.scheme.model_dump(mode="json"),
-        version=1,
+        version=2,
     message:
         "held_out: label set {wildcards.labels}, labeled cases of shard {wildcards.shard} of patients that no model learned from"
     script:
@@ -221,7 +221,7 @@ rule select:
             mode="json", include={"classes", "select"}
         ),
         classes=run.chain.classes,
-        trigger=trigger(3, run.scheme.fingerprint()),
+        trigger=trigger(4, run.scheme.fingerprint()),
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:

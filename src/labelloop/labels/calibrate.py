@@ -81,13 +81,18 @@ def calibrate(
 
 
 def calibrate_held_out(
-    held_out: pd.DataFrame, target_dsc: float, confidence: float | None, classes: Sequence[str]
+    held_out: pd.DataFrame, target_dsc: float, confidence: float | None, classes: Sequence[str], score: str = SCORE
 ) -> pd.DataFrame:
-    """Return the "calibration" table from a table of kind "held_out": from its labels that pass all other criteria."""
+    """Return the "calibration" table from a table of kind "held_out": from its labels that pass all other criteria.
+
+    Args:
+        score: column whose threshold is looked for: ``pairwise_dice``, or ``quality``. What is predicted of a held-out
+            label was learned from other patients, and of a new one from all: so with the latter the promise is nearly
+            kept, not proven.
+    """
     passed = held_out[held_out["decision"] == "accepted"]
-    return calibrate(
-        passed[["case", "class", "dsc"]], passed[["case", "class", SCORE]], target_dsc, confidence, classes
-    )
+    scored = passed[["case", "class", score]].rename(columns={score: SCORE})
+    return calibrate(passed[["case", "class", "dsc"]], scored, target_dsc, confidence, classes)
 
 
 def threshold(

@@ -28,9 +28,6 @@ GROUPS = {
     "confidence": "the confidence of the models",
 }
 """Groups of evidence, in words."""
-UNALTERED, CORRUPTED, HELD_OUT, PSEUDO = "unaltered", "corrupted", "held_out", "pseudo"
-"""Sources of labels: the truth; the truth with known errors; predictions for labeled cases that no model learned from;
-those whose quality is to be predicted."""
 PREDICTED = ("agreement", "stability", "confidence")
 """Groups that only labels from models have."""
 RULES = ("failed", "doubted", "applied")

@@ -16,8 +16,9 @@ from labelloop.images.volume import Geometry
 from labelloop.labels.agree import disagreement
 from labelloop.labels.check import opened, verdicts
 from labelloop.labels.corrupt import corrupted
-from labelloop.labels.evidence import CORRUPTED, UNALTERED, columns, evidence, of_position
+from labelloop.labels.evidence import columns, evidence, of_position
 from labelloop.labels.position import MEASURES, Frame, Positions, body_frame, places
+from labelloop.labels.settings import CORRUPTED, UNALTERED
 
 DSC = "dsc"
 """Measure that is no evidence: the true DSC, where it is known."""

@@ -14,7 +14,7 @@ like the held-out ones; without held-out ones, of corrupted ones.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 
 from labelloop.base.errors import UserError
-from labelloop.labels.evidence import GROUPS, HELD_OUT, PREDICTED, UNALTERED, group_of
-from labelloop.labels.settings import LEAST_PATIENTS
+from labelloop.labels.evidence import GROUPS, PREDICTED, group_of
+from labelloop.labels.settings import HELD_OUT, LEAST_PATIENTS, UNALTERED
 
 QUANTILES = (0.1, 0.5, 0.9)
 FOLDS = 5
@@ -52,6 +52,7 @@ class Quality:
         models: one a quantile.
         widened: by how much the interval is widened at both ends, in DSC.
         usual: medians of good labels [class, columns]; NaN where not known.
+        left_out: what is predicted of each row that was learned from, as :func:`out_of_fold` says.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class Quality:
     models: tuple[HistGradientBoostingRegressor, ...]
     widened: float
     usual: pd.DataFrame
+    left_out: pd.DataFrame | None = None
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return ``dsc`` (median), ``low`` and ``high`` of each row, from 0 to 1, in its order and with its index.
@@ -111,7 +113,7 @@ def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
     """Learn from labels whose DSC is known.
 
     Args:
-        rows: evidence with ``class``, ``patient``, ``source`` (its source in ``labels.evidence``) and ``dsc``. All
+        rows: evidence with ``class``, ``patient``, ``source`` (its source in ``labels.settings``) and ``dsc``. All
             are to be measured alike, as if nobody had labeled them: what is measured in one source only tells sources
             apart. A corrupted label's positions leave its own patient out (``Positions.z_scores(without=...)``).
         classes: all classes that there are.
@@ -129,7 +131,8 @@ def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
     counted = rows["source"] == HELD_OUT
     if counted.sum() < LEAST_RESIDUALS:
         counted = rows["source"] != UNALTERED
-    return fitted(rows, classes, widening(left_out[counted], rows.loc[counted, "dsc"].to_numpy(float)))
+    widened = widening(left_out[counted], rows.loc[counted, "dsc"].to_numpy(float))
+    return replace(fitted(rows, classes, widened), left_out=left_out)
 
 
 def out_of_fold(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def select(
         classes: the classes that training knows.
         reviewed: what reviewers say; rows that say nothing, or cannot be used, have no state.
         calibration: thresholds, made for ``settings.target_dsc`` and ``confidence``; required with the former.
-        quality: predicted DSC; required with ``settings.min_quality``.
+        quality: predicted DSC, for ``settings.min_quality`` and ``score``.
 
     Raises:
         UserError: when the calibration table was made for another target or confidence.
@@ -98,8 +98,8 @@ def select(
     pseudo = {pair for pair in unknown if sources.get(pair, "none") != "none" and pair not in said}
     cases = {case for case, _ in pseudo if settings.rank == "all" or not annotated(given[case])}
     found = {key for key in pseudo if volumes.get(key, 0.0) > 0}
-    judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration)
-    _judge_quality(judgment, pseudo, settings, quality)
+    predicted = {} if quality is None else {(row["case"], row["class"]): row for row in quality.to_dict("records")}
+    judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration, predicted)
     rows = []
     for case, known in states.items():
         decided = {
@@ -151,6 +151,7 @@ def _judge(
     disagreement: pd.DataFrame,
     settings: SelectSettings,
     calibration: pd.DataFrame | None,
+    predicted: Mapping[tuple[str, str], Mapping[Hashable, Any]],
 ) -> _Judgment:
     judgment = _Judgment()
     _judge_verdicts(judgment, pseudo, verdicts, settings)
@@ -172,7 +173,10 @@ def _judge(
                 said = f"no {column} to judge by" if pd.isna(value) else f"{column} {value:.4g} {word} {limit:g}"
                 _refuse(judgment, case, name, criterion, said)
     if settings.target_dsc is not None:
-        _judge_calibrated(judgment, pseudo, scores["pairwise_dice"], settings, calibration)
+        quality = {key: row["dsc"] for key, row in predicted.items()}
+        score = quality if settings.score == "quality" else scores["pairwise_dice"]
+        _judge_calibrated(judgment, pseudo, score, settings, calibration)
+    _judge_quality(judgment, pseudo, settings, predicted)
     _judge_ranks(judgment, found, ranked, scores["uncertainty"], settings)
     return judgment
 
@@ -180,7 +184,7 @@ def _judge(
 def _judge_calibrated(
     judgment: _Judgment,
     pseudo: set[tuple[str, str]],
-    agreement: Mapping,
+    scores: Mapping[tuple[str, str], float],
     settings: SelectSettings,
     calibration: pd.DataFrame | None,
 ) -> None:
@@ -189,29 +193,30 @@ def _judge_calibrated(
         raise UserError("select: target_dsc is given, but no calibration table")
     check_calibration(calibration, settings)
     limits = calibration.set_index("class")[["threshold", "reason"]].to_dict("index")
+    word = "predicted DSC" if settings.score == "quality" else "pairwise_dice"
     for case, name in sorted(pseudo):
         limit = limits.get(name, {"threshold": float("nan"), "reason": "the class is not in the calibration table"})
-        value, least = agreement.get((case, name), float("nan")), limit["threshold"]
+        value, least = scores.get((case, name), float("nan")), limit["threshold"]
         if pd.isna(least):
             said = f"DSC {settings.target_dsc:g} cannot be promised: {limit['reason']}"
             _refuse(judgment, case, name, "calibration", said)
         elif not value > least:
-            said = f"pairwise_dice {value:.4g} not above {least:.4g}, calibrated for DSC {settings.target_dsc:g}"
-            said = "no pairwise_dice to judge by" if pd.isna(value) else said
-            _refuse(judgment, case, name, "agreement", said)
+            said = f"{word} {value:.4g} not above {least:.4g}, calibrated for DSC {settings.target_dsc:g}"
+            said = f"no {word} to judge by" if pd.isna(value) else said
+            _refuse(judgment, case, name, settings.score, said)
 
 
-def _judge_quality(judgment: _Judgment, pseudo: set, settings: SelectSettings, quality: pd.DataFrame | None) -> None:
+def _judge_quality(
+    judgment: _Judgment,
+    pseudo: set[tuple[str, str]],
+    settings: SelectSettings,
+    predicted: Mapping[tuple[str, str], Mapping[Hashable, Any]],
+) -> None:
     """Refuse what is predicted to have a smaller DSC than is asked for, and what nothing is predicted of."""
     limits = settings.min_quality
-    if limits is None:
-        return
-    if quality is None:
-        raise UserError("select: min_quality is given, but no table of predicted quality")
-    known = {(row["case"], row["class"]): row for row in quality.to_dict("records")}
     for case, name in sorted(pseudo):
         limit = limits.get(name) if isinstance(limits, dict) else limits
-        row = known.get((case, name), {"dsc": float("nan"), "reason": "no DSC is predicted"})
+        row = predicted.get((case, name), {"dsc": float("nan"), "reason": "no DSC is predicted"})
         if limit is not None and not row["dsc"] >= limit:
             _refuse(judgment, case, name, "quality", f"{row['reason']}, where {limit:g} is asked for")
 

@@ -13,6 +13,9 @@ TumorVoxels = Literal["predicted_organ", "nearest_organ"]
 Demotion = Literal["unknown", "background", "drop"]
 Dice = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
+UNALTERED, CORRUPTED, HELD_OUT, PSEUDO = "unaltered", "corrupted", "held_out", "pseudo"
+"""Sources of labels: the truth; the truth with known errors; predictions for labeled cases that no model learned from;
+those whose quality is to be predicted."""
 LEAST_PATIENTS = 10
 """Labeled patients that the quality of labels can be learned from; fewer are no basis for what holds of others."""
 
@@ -145,10 +148,11 @@ class SelectSettings(Strict):
     """Which pseudo-labels are accepted, and what happens to the refused ones.
 
     Thresholds are one number for every class, or one per class (classes not named are not held against it; "all" is
-    the case as a whole). With ``target_dsc``, thresholds of pairwise Dice are calibrated on held-out truth
+    the case as a whole). With ``target_dsc``, thresholds of a score are calibrated on held-out truth
     (``labels.calibrate``): by the run itself, on labeled cases that no model behind the label set learned from, or
     elsewhere, in the table ``calibration``. A class that no threshold can be certified for is refused. ``min_quality``
-    asks for a predicted DSC (``labels.quality``), which the run learns from its labeled cases: ten patients or more.
+    and ``score: quality`` ask for the predicted DSC (``labels.quality``), which the run learns from its labeled cases:
+    ten patients or more.
     """
 
     verdicts: Literal["all"] | Names = Field("all", description="anatomy rules whose failure refuses a class")
@@ -161,6 +165,9 @@ class SelectSettings(Strict):
     )
     confidence: float | None = Field(
         0.9, gt=0, lt=1, description="probability with which `target_dsc` is reached; null: on average over such runs"
+    )
+    score: Literal["agreement", "quality"] = Field(
+        "agreement", description="what the threshold for `target_dsc` is of: pairwise Dice, or the predicted DSC"
     )
     calibration: str | None = Field(
         None, description="calibration table made elsewhere for `target_dsc`; default: the run makes its own"
@@ -184,13 +191,20 @@ class SelectSettings(Strict):
     def _calibrated(self) -> "SelectSettings":
         if self.calibration is not None and self.target_dsc is None:
             raise ValueError("calibration needs target_dsc, for which the table was made")
+        if self.score == "quality" and (self.target_dsc is None or self.calibration is not None):
+            raise ValueError("score: quality needs target_dsc, and thresholds that the run finds itself")
         if self.min_quality is not None and self.target_dsc is not None:
             raise ValueError("min_quality and target_dsc are two ways to ask for good labels; leave one out")
         return self
 
+    @property
+    def asks_quality(self) -> bool:
+        """Whether the DSC of labels is to be predicted."""
+        return self.min_quality is not None or self.score == "quality"
+
     def without_threshold(self) -> "SelectSettings":
         """Return what is asked of a label besides what held-out labels are to find, and its rank among all cases."""
-        found = {"target_dsc": None, "calibration": None, "min_quality": None}
+        found = {"target_dsc": None, "calibration": None, "min_quality": None, "score": "agreement"}
         return self.model_copy(update=found | {"keep_least_uncertain": None, "drop_most_uncertain": 0})
 
     def demotion(self, name: str) -> Demotion:

@@ -142,7 +142,9 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
     if labels.check is None and (labels.thresholds or select.verdicts not in ("all", ())):
         named = "thresholds" if labels.thresholds else "select.verdicts"
         yield f"{place}.{named}: asks the rules of anatomy, and check is null. Write check: anatomy, or leave it out"
-    asked = ("min_pairwise_dice", "target_dsc", "max_uncertainty", "keep_least_uncertain", "drop_most_uncertain")
+    asked = ["min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "drop_most_uncertain"]
+    if select.score == "agreement":
+        asked.append("target_dsc")
     for key in (key for key in asked if getattr(select, key)):
         yield (
             f"{place}.select.{key}: asks how far models agree, and `predict` names one: every label would be refused. "

@@ -1,4 +1,7 @@
-"""Report section on calibration: how good labels are that the models agree on, asked of held-out truth."""
+"""Report section on calibration: how good labels of a large score are, asked of held-out truth.
+
+The score is the predicted DSC where there is one, and how far models agree else.
+"""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -22,25 +25,30 @@ def calibration_of(held_out: pd.DataFrame, calibration: pd.DataFrame, scheme: Cl
     Args:
         held_out, calibration: tables of those kinds; the latter is empty when the recipe asks for no target DSC.
     """
-    asked = calibration.set_index("class").to_dict("index")
+    asked, score = calibration.set_index("class").to_dict("index"), _score(held_out)
     rows = []
     for info in scheme.classes:
         mine = held_out[held_out["class"] == info.name]
-        passed = mine[mine["decision"] == "accepted"].dropna(subset=[SCORE, "dsc"])
+        passed = mine[mine["decision"] == "accepted"].dropna(subset=[score, "dsc"])
         if len(mine):
-            agreement, dsc = passed[SCORE].to_numpy(float), passed["dsc"].to_numpy(float)
+            ranked, dsc = passed[score].to_numpy(float), passed["dsc"].to_numpy(float)
             limit = asked.get(info.name, {})
-            chart = _curve(info.name, info.color, agreement, dsc, limit) if len(passed) >= FEWEST else None
+            chart = _curve(info.name, info.color, ranked, dsc, limit) if len(passed) >= FEWEST else None
             rows.append(
                 {"name": info.name, "color": info.color, "cases": len(mine), "passed": len(passed), "chart": chart}
-                | {"mean_dsc": float(dsc.mean()) if len(dsc) else np.nan, "aurc": aurc(agreement, dsc), **_limit(limit)}
+                | {"mean_dsc": float(dsc.mean()) if len(dsc) else np.nan, "aurc": aurc(ranked, dsc), **_limit(limit)}
             )
     if not rows:
         return None
     first = next(iter(asked.values()), {})
     confidence = first.get("confidence")
     promised = None if confidence is None or np.isnan(confidence) else confidence  # None: on average
-    return {"rows": rows, "fewest": FEWEST, "target": first.get("target_dsc"), "confidence": promised}
+    return {"rows": rows, "by": score, "fewest": FEWEST, "target": first.get("target_dsc"), "confidence": promised}
+
+
+def _score(held_out: pd.DataFrame) -> str:
+    """Return the column that labels are ordered by: the predicted DSC where there is one."""
+    return "quality" if held_out["quality"].notna().any() else SCORE
 
 
 def _limit(limit: Mapping[Hashable, Any]) -> dict[str, Any]:
@@ -48,11 +56,9 @@ def _limit(limit: Mapping[Hashable, Any]) -> dict[str, Any]:
     return {key: limit.get(column, "" if key == "reason" else np.nan) for key, column in keys.items()}
 
 
-def _curve(
-    name: str, color: str, agreement: np.ndarray, dsc: np.ndarray, limit: Mapping[Hashable, Any]
-) -> Chart | None:
-    """Draw the mean DSC of the labels accepted so far against their share, those that agree most first (percent)."""
-    coverage, risk = risk_coverage(agreement, dsc)
+def _curve(name: str, color: str, score: np.ndarray, dsc: np.ndarray, limit: Mapping[Hashable, Any]) -> Chart | None:
+    """Draw the mean DSC of the labels accepted so far against their share, largest scores first (percent)."""
+    coverage, risk = risk_coverage(score, dsc)
     lines = [Line("", color, (100 * coverage).tolist(), (100 * (1 - risk)).tolist())]
     lines.insert(0, Line("", AXIS, [0.0, 100.0], [100 * float(dsc.mean())] * 2))
     if limit:

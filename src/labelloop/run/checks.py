@@ -123,12 +123,13 @@ def _label_set_problems(key: str, name: str, expected: Expected) -> Iterator[str
                 f"there are none. Set validation_fraction above 0 for {trained}, leave patients out, or say what "
                 "models from outside saw"
             )
-    if spec.select.min_quality is not None:
+    if spec.select.asks_quality:
         patients = {expected.cases[case].patient for case, known in expected.annotated.items() if known}
+        asking = "score" if spec.select.min_quality is None else "min_quality"
         if len(patients) < LEAST_PATIENTS:
             yield (
-                f"{key}.select.min_quality: asks {LEAST_PATIENTS} labeled patients to learn the quality of labels "
-                f"from, and there are {len(patients)}. Leave it out, or label more"
+                f"{key}.select.{asking}: asks {LEAST_PATIENTS} labeled patients to learn the quality of labels from, "
+                f"and there are {len(patients)}. Leave it out, or label more"
             )
 
 

@@ -79,7 +79,7 @@ class Wiring:
     @cached_property
     def label_sets_with_quality(self) -> list[str]:
         """Label sets of whose labels the DSC is predicted."""
-        return [name for name in self.used_label_sets if self.label_set(name).select.min_quality is not None]
+        return [name for name in self.used_label_sets if self.label_set(name).select.asks_quality]
 
     @cached_property
     def predicting_models(self) -> list[str]:

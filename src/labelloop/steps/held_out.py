@@ -140,7 +140,8 @@ def _judge(
     ).set_index("class")
     agreement = dict(zip(pairs["class"], pairs[SCORE], strict=True))
     rows = [
-        {"class": name, SCORE: agreement.get(name), "dsc": dsc, **chosen.loc[name, ["decision", "reason"]].to_dict()}
+        {"class": name, SCORE: agreement.get(name), "quality": None, "dsc": dsc}
+        | chosen.loc[name, ["decision", "reason"]].to_dict()
         for name, dsc in true_dsc(item, way, label).items()
         if name not in left_out
     ]

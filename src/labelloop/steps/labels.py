@@ -19,7 +19,7 @@ from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated, from
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, Volume, canonical, read, restore, write
 from labelloop.labels.agree import disagreement as compare
-from labelloop.labels.calibrate import calibrate_held_out
+from labelloop.labels.calibrate import SCORE, calibrate_held_out
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.clean import clean
 from labelloop.labels.fit import load_fitted, with_fitted
@@ -27,7 +27,7 @@ from labelloop.labels.fuse import fuse as fuse_labels
 from labelloop.labels.fuse import give_tumor_to_organs, leave_ignored
 from labelloop.labels.select import reviewed_states
 from labelloop.labels.select import select as select_classes
-from labelloop.labels.settings import SelectSettings, TumorVoxels
+from labelloop.labels.settings import HELD_OUT, PSEUDO, SelectSettings, TumorVoxels
 from labelloop.review.decisions import Reviews
 from labelloop.review.opinion import Opinion, key_of, opinion_of
 from labelloop.steps.common import Files, SurveyTables, in_groups, read_many, table_of
@@ -358,6 +358,8 @@ def select(
     joined = {"provenance": shard_provenance, "verdicts": shard_verdicts, "disagreement": shard_disagreement}
     joined |= {"reviewed": shard_reviewed, "held_out": shard_held_out, "transfers": shard_transfers}
     tables = {kind: read_many(paths, kind) if paths else empty_table(kind) for kind, paths in joined.items()}
+    predicted = read_table(quality, "quality") if quality else empty_table("quality")
+    tables["held_out"] = _with_quality(tables["held_out"], predicted)
     tables["calibration"] = _calibration(settings, tables["held_out"], names, calibrated)
     out = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreement}
     out |= {"reviewed": reviewed, "held_out": held_out, "transfers": transfers, "calibration": calibration}
@@ -372,7 +374,7 @@ def select(
         names,
         tables["calibration"],
         tables["reviewed"],
-        read_table(quality, "quality") if quality else None,
+        predicted[predicted["map"] == PSEUDO],
     )
     write_table(selected, chosen, "selected")
     counts = chosen["decision"].value_counts()
@@ -425,7 +427,15 @@ def _calibration(
         return empty_table("calibration")
     if calibrated:
         return read_table(calibrated, "calibration")
-    return calibrate_held_out(held_out, settings.target_dsc, settings.confidence, classes)
+    score = "quality" if settings.score == "quality" else SCORE
+    return calibrate_held_out(held_out, settings.target_dsc, settings.confidence, classes, score)
+
+
+def _with_quality(held_out: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of held-out labels with what is predicted of them."""
+    mine = quality[quality["map"] == HELD_OUT].set_index(["case", "class"])["dsc"]
+    keys = pd.MultiIndex.from_frame(held_out[["case", "class"]])
+    return held_out.assign(quality=mine.reindex(keys).to_numpy(float))
 
 
 def empty_table(kind: str) -> pd.DataFrame:

@@ -21,9 +21,10 @@ from labelloop.base.wording import count
 from labelloop.cases.annotation import UNKNOWN, annotated
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Volume, canonical
-from labelloop.labels.evidence import HELD_OUT, PSEUDO, of_models
+from labelloop.labels.evidence import of_models
 from labelloop.labels.measured import joined, measured, with_errors
 from labelloop.labels.select import reviewed_states
+from labelloop.labels.settings import HELD_OUT, PSEUDO
 from labelloop.steps.common import Files, SurveyTables, read_cases, read_many, table_of
 from labelloop.steps.held_out import Way, overruled_by, true_dsc, unseen
 from labelloop.steps.labels import fused_map, predictions_of, speaking_of
@@ -194,14 +195,15 @@ def quality(cases: Sequence[Path], errors: Sequence[Path], evidence: Sequence[Pa
     judged = rows["source"] == PSEUDO
     learned = rows[~judged].reset_index(drop=True)
     model = fit(learned, scheme.names)
-    asked = rows[judged].reset_index(drop=True)
-    found = pd.concat([asked[["case", "class"]], model.predict(asked)], axis=1)
-    write_table(table, found.assign(reason=model.reasons(asked)), "quality")
-    held_out = int((learned["source"] == HELD_OUT).sum())
+    asked, ids = rows[judged].reset_index(drop=True), ["case", "map", "class"]
+    found = pd.concat([asked[ids], model.predict(asked)], axis=1).assign(reason=model.reasons(asked))
+    held_out = learned["source"] == HELD_OUT
+    from_others = pd.concat([learned[ids], model.left_out], axis=1)[held_out].assign(reason="")
+    write_table(table, pd.concat([found, from_others], ignore_index=True), "quality")
     log.info(
         "quality: of %s, learned from %s of %s, %d of them predictions for labeled patients",
         count(len(asked), "label"),
         count(len(learned), "label"),
         count(learned["patient"].nunique(), "patient"),
-        held_out,
+        held_out.sum(),
     )

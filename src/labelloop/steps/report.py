@@ -12,6 +12,7 @@ from labelloop.base.tables import read_table, upside_down
 from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case
 from labelloop.images.volume import Volume
+from labelloop.labels.settings import PSEUDO
 from labelloop.report.page import write_report
 from labelloop.review.desk import write_desk
 from labelloop.review.queue import CaseFiles, queue, write_review
@@ -101,8 +102,10 @@ def review(
         quality: table of the predicted DSC of labels, where the label set asks for it.
     """
     kinds = {"selected": selected, "verdicts": verdicts, "disagreement": disagreement, "reviewed": reviewed}
-    kinds |= {"quality": quality} if quality else {}
-    asked = queue(**{kind: read_table(path, kind) for kind, path in kinds.items()}, labels=name, limit=limit)
+    tables = {kind: read_table(path, kind) for kind, path in kinds.items()}
+    if quality:
+        tables["quality"] = read_table(quality, "quality").query(f"map == '{PSEUDO}'")
+    asked = queue(**tables, labels=name, limit=limit)
     scheme = load_classes(classes)
     labels, turned = Files(maps, "label_map"), upside_down(upright) if upright else set()
     files = {
