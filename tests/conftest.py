@@ -28,6 +28,7 @@ PLACES = {
     "phantom/test_collection.py": "slow",
     "phantom/test_mr.py": "slow",
     "report/test_page.py": "slow",
+    "review/test_page.py": "slow",
     "run/test_cost.py": "slow",
     "steps/test_adaptation.py": "slow",
     "steps/test_outside.py": "slow",

@@ -89,6 +89,12 @@ def test_the_wheel_holds_what_the_root_holds(installed, brought):
             assert contents(packed) == contents(file)
 
 
+def test_the_wheel_holds_the_pages(installed):
+    for folder in ("report", "review/page"):
+        packed, source = installed / "labelloop" / folder, ROOT / "src" / "labelloop" / folder
+        assert contents(packed) == contents(source) and (packed / next(iter(contents(source)))).is_file()
+
+
 def test_every_command_can_be_asked_for_help(shell, installed):
     commands = re.search(r"Commands (.*)", shell(shell.labelloop, "--help"), re.DOTALL)[1]
     names = re.findall(r"^\W (\w+) +[A-Z]", commands, re.MULTILINE)

@@ -6,52 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelloop.base.classes import load_classes
 from labelloop.base.errors import CaseError, UserError
-from labelloop.base.files import sha256
-from labelloop.base.paths import Paths
-from labelloop.base.tables import TABLES, write_table
 from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.review.decisions import read as read_decisions
-from labelloop.review.desk import Desk, write_desk
-
-SCHEME = load_classes("flare")
-GRID = Geometry((12, 10, 8), (3.0, 3.0, 5.0), direction=(-1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
-LIVER, SPLEEN = SCHEME.ids["liver"], SCHEME.ids["spleen"]
-
-
-def label_map() -> np.ndarray:
-    labels = np.zeros(GRID.shape, np.uint8)
-    labels[2:5, 2:6, 2:6], labels[2:4, 2:4, 8:10] = LIVER, SPLEEN
-    return labels
-
-
-@pytest.fixture
-def results(tmp_path) -> Path:
-    """Results with a queue of three labels of two cases."""
-    root, paths = tmp_path / "results", Paths(str(tmp_path / "results"))
-    rows, cases, queue = [], [], []
-    for case in ("a", "b"):
-        image = tmp_path / f"{case}.mha"
-        write(image, np.arange(960).reshape(GRID.shape).astype(np.int16), GRID)
-        write(root / f"labels/pseudo/{case}.nii.gz", label_map(), GRID)
-        write(root / f"models/m/predictions/{case}.nii.gz", label_map(), GRID)
-        cases.append(dict.fromkeys(TABLES["cases"], "") | {"case": case, "image": str(image)})
-        empty = dict.fromkeys(TABLES["selected"], "")
-        rows += [empty | {"case": case, "class": name, "decision": "accepted"} for name in SCHEME.names]
-    for rank, (case, name, asked) in enumerate(
-        [("a", "liver", "doubt"), ("a", "spleen", "doubt"), ("b", "liver", "random")]
-    ):
-        made = {"case": case, "class": name, "asked": asked, "rank": rank + 1, "reasons": "volume: odd\nleak: odd, too"}
-        made |= {"file": f"../labels/pseudo/{case}.nii.gz", "image": cases[case == "b"]["image"]}
-        made["sha256"] = sha256(root / f"labels/pseudo/{case}.nii.gz")
-        queue.append(dict.fromkeys(TABLES["review"], "") | made)
-    write_table(paths.table("cases"), cases, "cases")
-    write_table(paths.label_table("selected", "pseudo"), rows, "selected")
-    write_table(paths.review("pseudo"), queue, "review")
-    write_desk(Path(paths.desk("pseudo")), "pseudo", str(tmp_path / "reviews/pseudo"), SCHEME, ["m", "gone"])
-    return root
+from labelloop.review.desk import Desk
+from tiny_review import GRID, LIVER, SPLEEN, label_map
 
 
 @pytest.fixture

@@ -113,6 +113,11 @@ def speak(name: str, every_s: float = EVERY_S) -> threading.Event:
     return silent
 
 
+def hush() -> None:
+    """Give no more signs of life: from now on, the process waits for a person."""
+    log.setLevel(logging.WARNING)
+
+
 @contextmanager
 def speaking(name: str, every_s: float = EVERY_S) -> Iterator[None]:
     """Log signs of life inside the block."""

@@ -338,7 +338,7 @@ def _read_nifti(path: Path, content: bytes, kind: str) -> Scan:
     if geometry.size != header.shape:
         raise RefusedError("corrupt", f"size {header.shape} in the header, {geometry.size} for ITK")
     nifti.check_direction(np.asarray(geometry.direction).reshape(3, 3))
-    warnings += nifti.check_placement(header, _ras_affine(geometry))
+    warnings += nifti.check_placement(header, ras_affine(geometry))
     named = [(f"{kind}_{code}", found) for code, found in warnings]
     return Scan(str(path), geometry, stored, *header.scaling, (*named, *_plausible(geometry, kind)))
 
@@ -353,7 +353,8 @@ def _promised(path: Path, start: bytes, size: int) -> int:
     return layout.length + (layout.start or 0) + layout.size
 
 
-def _ras_affine(geometry: Geometry) -> np.ndarray:
+def ras_affine(geometry: Geometry) -> np.ndarray:
+    """Return the affine 4 x 4 from voxels (x, y, z) to millimeters in RAS+."""
     affine = np.eye(4)
     affine[:3, :3] = RAS @ np.asarray(geometry.direction).reshape(3, 3) * geometry.spacing
     affine[:3, 3] = RAS @ geometry.origin

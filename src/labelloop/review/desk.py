@@ -16,7 +16,7 @@ from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError, nearest
 from labelloop.base.files import sha256, write_json
 from labelloop.base.paths import Paths
-from labelloop.base.tables import read_table
+from labelloop.base.tables import read_table, upside_down
 from labelloop.images.volume import read_geometry
 from labelloop.review.decisions import EDITED, RIGHT, Decision, Reviews, Settled, append, check, one_line, read
 from labelloop.review.maps import keep, keep_edited
@@ -42,6 +42,7 @@ class Asked:
         case, name: case id and class. decision: what selection made of the label.
         reasons: why it is asked, a line each. asked: doubt or random.
         image, map: image, and label map on its grid; None where nothing was predicted. sha256: of the label map.
+        modality: CT or MR. upside_down: image and label maps are stored so.
         models: label maps of the models, by model; those that are there.
         picture: picture with the reasons written on it; None where there is none.
         settled: what the reviewers say by now; None: nothing.
@@ -59,6 +60,8 @@ class Asked:
     models: dict[str, Path]
     picture: Path | None
     settled: Settled | None
+    modality: str = "CT"
+    upside_down: bool = False
 
 
 class Desk:
@@ -117,6 +120,8 @@ class Desk:
             models={model: path for model, path in maps.items() if path.is_file()},
             picture=self._below(row["picture"]) if row["picture"] else None,
             settled=settled,
+            modality=self._cases.get(row["case"], {}).get("modality", ""),
+            upside_down=row["case"] in self._upside_down,
         )
 
     def question(self, case: str, name: str, sha256: str = "", asked: str = "") -> Asked:
@@ -139,7 +144,7 @@ class Desk:
             "rank": 0,
             "reasons": "",
             "picture": "",
-            "image": self._images.get(case, ""),
+            "image": self._cases.get(case, {}).get("image", ""),
             "file": "",
         }
         made = self._asked(empty | row | {"asked": asked, "sha256": sha256}, reviews.of(case).get(name))
@@ -151,9 +156,14 @@ class Desk:
         return {(row["case"], row["class"]): row for row in table.to_dict("records")}
 
     @cached_property
-    def _images(self) -> dict[str, str]:
+    def _cases(self) -> dict[str, dict[Hashable, Any]]:
         table = read_table(self._paths.table("cases"), "cases")
-        return dict(zip(table["case"], table["image"], strict=True))
+        return {row["case"]: row for row in table.to_dict("records")}
+
+    @cached_property
+    def _upside_down(self) -> set[str]:
+        path = Path(self._paths.table("upright"))
+        return upside_down(path) if path.is_file() else set()
 
     def decide(
         self,

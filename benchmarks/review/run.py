@@ -1,0 +1,113 @@
+"""The review page in a real browser without a GPU: its pictures for the documentation, and how fast it loads.
+
+    python benchmarks/review/run.py pictures     # writes docs/images/review*.png
+    python benchmarks/review/run.py load         # prints a table: a scan of 512 x 512 x 400 voxels
+
+Both draw a synthetic patient, leave out a part of a label as a model would, and make a queue of it.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from labelloop.images.volume import write
+from labelloop.phantom import draw_patient, field_of_view, render
+from labelloop.review.desk import Desk
+from labelloop.review.server import PageServer
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))
+from chromium import Chromium  # noqa: E402
+from tiny_review import SCHEME, write_results  # noqa: E402
+
+ASKED = ("pancreas", "liver", "left_kidney")
+REASONS = "leak: 12 % of the label is outside of soft tissue\npairwise_dice 0.61 below 0.8"
+LARGE = (512, 512, 400)
+LAPTOP = (1366, 768)
+
+
+def make(folder: Path, **grid) -> Path:
+    """Write results of one patient: the label set lacks a part of each class, the models parts of their own."""
+    patient = draw_patient(seed=7, case=2)
+    geometry = field_of_view(patient, **grid)
+    image, truth = render(patient, geometry)
+    write(folder / "case_0002.nii.gz", image, geometry)
+    maps = [_without(truth, share) for share in (0.25, 0.1, 0.4)]
+    models = {"teacher": {"case_0002": maps[1]}, "student": {"case_0002": maps[2]}}
+    asked = [("case_0002", name, "doubt") for name in ASKED]
+    images = {"case_0002": folder / "case_0002.nii.gz"}
+    return write_results(
+        folder, images, {"case_0002": (maps[0], geometry)}, asked, models, reasons=REASONS, modality="CT"
+    )
+
+
+def _without(truth: np.ndarray, share: float) -> np.ndarray:
+    """Return a truth in which the lowest slices of the classes asked about are empty."""
+    made = truth.copy()
+    for name in ASKED:
+        where = np.flatnonzero((truth == SCHEME.ids[name]).any(axis=(1, 2)))
+        part = made[where[0] : where[0] + round(share * len(where))]
+        part[part == SCHEME.ids[name]] = 0
+    return made
+
+
+@contextmanager
+def page(results: Path, size: tuple[int, int]) -> Iterator[tuple[Chromium, str]]:
+    """Serve a review, with a browser that is not yet there; yield the browser and the address."""
+    server = PageServer(Desk(results), "ann")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory() as profile, Chromium(Path(profile), size) as browser:
+        yield browser, server.address
+    server.shutdown()
+    server.close()
+
+
+def ready(browser: Chromium) -> None:
+    """Wait until the question is drawn."""
+    browser.wait("document.body.dataset.ready", 600)
+    browser.picture()
+
+
+def pictures(folder: Path) -> None:
+    """Write the pictures of the documentation."""
+    results, out = make(folder, spacing=(1.25, 1.25, 2.5)), ROOT / "docs" / "images"
+    with page(results, LAPTOP) as (browser, address):
+        browser.open(address)
+        ready(browser)
+        (out / "review.png").write_bytes(browser.picture())
+        browser.press("e")
+        browser.wait("!document.getElementById('tools').hidden")
+        for _ in range(3):
+            browser.press("ArrowUp")
+        (out / "review_edit.png").write_bytes(browser.picture())
+
+
+def load(folder: Path) -> None:
+    """Print how long a large scan takes: the organ alone, the next question, and all of the image."""
+    results = make(folder, size=LARGE)
+    print(f"| {' x '.join(map(str, LARGE))} voxels, no GPU | s |\n| --- | ---: |")
+    with page(results, LAPTOP) as (browser, address):
+        for text, act in (
+            (f"first question: {ASKED[0]}, its files read by the server", lambda: browser.open(address)),
+            (f"next question: {ASKED[1]}, loaded ahead or not", lambda: browser.press("n")),
+            (f"next question: {ASKED[2]}, loaded ahead", lambda: (time.sleep(20), browser.press("n"))),
+            ("all of the image", lambda: browser.press("a")),
+        ):
+            if "ahead" in text and "or not" not in text:
+                time.sleep(20)
+            began = time.monotonic()
+            act()
+            time.sleep(0.05)
+            ready(browser)
+            print(f"| {text} | {time.monotonic() - began:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        {"pictures": pictures, "load": load}[sys.argv[1]](Path(scratch))

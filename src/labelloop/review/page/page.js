@@ -1,0 +1,508 @@
+// The review page: one question at a time, answered by keys. All data come from the server of the same address.
+import { Viewer, canShow } from "./viewer.js";
+
+const $ = (id) => document.getElementById(id);
+const SET = ""; // the label map that is asked about; the others have the names of their models
+const TOOLS = { b: "brush", x: "eraser", f: "outline", r: "cut" };
+
+let queue = null; // what the server says of all questions
+let at = -1; // the question that is shown
+let whole = false; // all of the image, or the organ alone
+let shown = null; // what is loaded of it; null: not yet, or it cannot be
+let failed = false; // it cannot be
+let map = SET;
+let preset = 0;
+let viewer = null;
+let editing = false;
+let brush = 8; // mm
+let busy = false;
+let sure = 0; // when Esc was pressed with unsaved strokes
+const made = []; // questions decided here, the last one last
+const clock = { seconds: 0, since: null };
+const loaded = new Map();
+
+const now = () => queue.questions[at];
+const say = (text, bad = false) => {
+  $("note").hidden = !text;
+  $("note").textContent = text;
+  $("note").className = bad ? "bad" : "";
+};
+let fading = 0;
+const whisper = (text) => {
+  say(text);
+  clearTimeout(fading);
+  fading = setTimeout(() => say(""), 2500);
+};
+
+// ---- what the keys do: the help shows this list ----
+
+const KEYS = [
+  ["Decide", "judge", [
+    ["1", "right", () => decide("right")],
+    ["2", "wrong", () => decide("wrong")],
+    ["3", "absent: the patient has none", () => decide("absent")],
+    ["4", "unsure", () => decide("unsure")],
+    ["e", "edit", () => startEdit()],
+    ["z", "take back the last decision", () => takeBack()],
+    ["c", "comment", () => $("comment").focus()],
+    ["n", "next", () => open((at + 1) % queue.questions.length)],
+    ["p", "previous", () => open((at + queue.questions.length - 1) % queue.questions.length)],
+  ]],
+  ["Edit", "edit", [
+    ["b", "brush", () => take("b")],
+    ["x", "eraser", () => take("x")],
+    ["f", "outline, filled", () => take("f")],
+    ["r", "erase inside an outline", () => take("r")],
+    ["[", "smaller brush", () => resize(-1)],
+    ["]", "larger brush", () => resize(1)],
+    ["i", "fill between slices", () => viewer.interpolate()],
+    ["t", "take the class from the next model", () => takeFromModel()],
+    ["z", "undo", () => viewer.undo()],
+    ["s", "save", () => save()],
+    ["Escape", "leave without saving", () => leave()],
+  ]],
+  ["Look", "both", [
+    ["ArrowUp", "slice up", () => viewer.step(1)],
+    ["ArrowDown", "slice down", () => viewer.step(-1)],
+    ["w", "window", () => setPreset(preset + 1)],
+    ["v", "plane that is large", () => setPlane((viewer.plane + 1) % 3)],
+    ["m", "map: label, models", () => nextMap()],
+    [" ", "hide the label, and show it", () => look("visible")],
+    ["o", "other classes", () => look("others")],
+    ["a", "all of the image, or the organ", () => setWhole(!whole)],
+    ["+", "zoom in", () => viewer.zoom(1.25)],
+    ["-", "zoom out", () => viewer.zoom(0.8)],
+    ["g", "go to the middle of the label", () => viewer.goTo(shown.about.start)],
+    ["?", "these keys", () => help()],
+  ]],
+];
+const NAMES = { ArrowUp: "↑", ArrowDown: "↓", " ": "Space", Escape: "Esc" };
+
+function press(key) {
+  const mode = editing ? "edit" : "judge";
+  for (const [, where, keys] of KEYS) {
+    const found = where === mode || where === "both" ? keys.find(([name]) => name === key) : null;
+    if (found) {
+      if (where !== "judge" && key !== "?" && !(viewer && shown)) return true;
+      found[2]();
+      return true;
+    }
+  }
+  return false;
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey && event.key === "z" && editing) event.preventDefault();
+  else if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if ($("help").open) {
+    if (event.key === "?") $("help").close();
+    event.stopPropagation();
+    return;
+  }
+  if (event.target === $("comment")) {
+    if (event.key === "Enter" || event.key === "Escape") $("comment").blur();
+    event.stopPropagation();
+    return;
+  }
+  const key = event.key === "=" ? "+" : event.key;
+  if (!busy && queue && press(key.length === 1 ? key.toLowerCase() : key)) {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }
+}, true);
+
+addEventListener("beforeunload", (event) => {
+  if (editing && viewer.strokes.length) event.preventDefault();
+});
+
+// ---- the server ----
+
+async function ask(address, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(address, options);
+  } catch {
+    throw new Error("The review has ended: type its command again, and open the new address.");
+  }
+  if (answer.ok) return answer;
+  const { error } = await answer.json().catch(() => ({ error: answer.statusText }));
+  throw new Error(error);
+}
+
+const post = async (address, body, type) =>
+  (await ask(address, { method: "POST", body, headers: { "Content-Type": type } })).json();
+const bytes = async (address) => (await ask(address)).arrayBuffer();
+
+/** Load a question; what is loaded is kept for the one shown and the next one. */
+function load(question, all) {
+  const key = `${question.number}/${all ? "whole" : "crop"}`;
+  if (!loaded.has(key)) {
+    const parts = [ask(`${key}/about`).then((answer) => answer.json()), bytes(`${key}/image`), bytes(`${key}/map/${SET}`)];
+    const loading = Promise.all(parts).then(([about, image, label]) => ({ key, about, image, maps: { [SET]: label } }));
+    loading.catch(() => loaded.delete(key));
+    loaded.set(key, loading);
+    while (loaded.size > 3) loaded.delete(loaded.keys().next().value);
+  }
+  return loaded.get(key);
+}
+
+async function mapOf(name) {
+  shown.maps[name] ??= await bytes(`${shown.key}/map/${encodeURIComponent(name)}`);
+  return shown.maps[name];
+}
+
+// ---- showing ----
+
+async function open(index) {
+  at = index;
+  editing = false;
+  map = SET;
+  preset = 0;
+  whole = false;
+  $("comment").value = "";
+  describe();
+  await draw();
+}
+
+async function draw() {
+  const question = now();
+  const all = whole;
+  document.body.dataset.ready = "";
+  shown = null;
+  failed = false;
+  clock.since = null;
+  clock.seconds = 0;
+  tools();
+  $("maps").replaceChildren();
+  $("slice").textContent = "";
+  $("picture").hidden = Boolean(viewer) || !question.picture;
+  if (!viewer) {
+    if (question.picture) $("picture").src = `${question.number}/picture`;
+    start();
+    failed = true;
+    return;
+  }
+  say("Loading …");
+  try {
+    const data = await load(question, all);
+    if (question !== now() || all !== whole) return;
+    const classes = queue.classes;
+    data.about.modality = question.modality;
+    await viewer.show(data.image, data.maps[SET], data.about, classes, classes.find((one) => one.name === question.class));
+    shown = data;
+    say("");
+    setPlane(viewer.plane);
+    setPreset(preset);
+    numbers();
+    start();
+    ahead();
+  } catch (error) {
+    if (question !== now()) return;
+    failed = true;
+    if (question.picture) {
+      $("picture").hidden = false;
+      $("picture").src = `${question.number}/picture`;
+    }
+    say(error.message, true);
+    start();
+  }
+}
+
+function start() {
+  clock.since = document.hidden ? null : performance.now();
+  document.body.dataset.ready = now().number;
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (clock.since !== null) clock.seconds += (performance.now() - clock.since) / 1000;
+  clock.since = document.hidden || !(shown || failed) ? null : performance.now();
+});
+const seconds = () => clock.seconds + (clock.since === null ? 0 : (performance.now() - clock.since) / 1000);
+
+/** Load the next open question while this one is looked at. */
+function ahead() {
+  const next = nextOpen();
+  if (next >= 0 && next !== at) load(queue.questions[next], false).catch(() => {});
+}
+
+function nextOpen() {
+  const turn = queue.questions.map((_, i) => (at + 1 + i) % queue.questions.length);
+  return turn.find((i) => queue.questions[i].open) ?? -1;
+}
+
+function describe() {
+  const one = now();
+  const mine = queue.classes.find((c) => c.name === one.class);
+  $("place").textContent = `Question ${at + 1} of ${queue.questions.length}`;
+  $("class").textContent = mine.plain;
+  $("swatch").style.background = mine.color;
+  $("case").textContent = [one.case, one.modality, one.selected || "not selected"].filter(Boolean).join("  ·  ");
+  $("said").hidden = !one.said;
+  $("said").className = one.decision;
+  $("said").textContent = one.said;
+  const lines = one.reasons.map(({ what, why }) => {
+    const line = element("li");
+    line.append(element("b", what), why);
+    return line;
+  });
+  if (one.asked === "random") lines.push(element("li", "Drawn at random from the accepted labels.", "random"));
+  if (!one.predicted) lines.push(element("li", "Nothing was predicted: there is no label map."));
+  $("reasons").replaceChildren(...lines);
+  progress();
+}
+
+function progress() {
+  $("progress").replaceChildren(...queue.questions.map((one, i) => {
+    const box = element("i", "", `${one.decision} ${i === at ? "here" : ""}`);
+    box.title = `${i + 1}. ${one.case}, ${one.class}${one.said ? `: ${one.said}` : ""}`;
+    box.onclick = () => editing || open(i);
+    return box;
+  }));
+  const total = queue.questions.length;
+  const rest = queue.seconds_left === null || !queue.left ? "" : `, about ${duration(queue.seconds_left)} left`;
+  $("left").textContent = `${total - queue.left} of ${total} answered${rest}`;
+  $("who").textContent = `${queue.labels}  ·  ${queue.reviewer}`;
+}
+
+const duration = (s) => (s < 60 ? `${Math.max(5, Math.round(s / 5) * 5)} s` : `${Math.ceil(s / 60)} min`);
+
+function numbers() {
+  const head = element("tr");
+  for (const name of ["", "ml", "Dice"]) head.append(element("th", name));
+  const rows = shown.about.maps.map(({ name, ml, dice }) => {
+    const row = element("tr", "", `choice ${name === map ? "on" : ""}`);
+    const title = name === SET ? "this label" : name;
+    const same = name === SET || dice === null ? "–" : dice.toFixed(2);
+    for (const text of [title, ml < 10 ? ml.toFixed(1) : ml.toFixed(0), same]) row.append(element("td", text));
+    row.onclick = () => editing || setMap(name);
+    return row;
+  });
+  $("maps").replaceChildren(head, ...rows);
+  looks();
+}
+
+/** The buttons above the image. */
+function looks() {
+  const button = (key, text, on, action) => {
+    const made = element("button", "", on ? "on" : "");
+    if (key) made.append(element("kbd", key), " ");
+    made.append(text);
+    made.onclick = () => { if (shown) action(); made.blur(); };
+    return made;
+  };
+  const windows = shown.about.windows.map(([name], i) =>
+    button(i ? "" : "W", name, i === preset, () => setPreset(i)));
+  const planes = ["Axial", "Coronal", "Sagittal"].map((name, i) =>
+    button(i ? "" : "V", name, i === viewer.plane, () => setPlane(i)));
+  $("looks").replaceChildren(
+    ...windows, element("i"), ...planes, element("i"),
+    button("Space", "Label", viewer.visible, () => look("visible")),
+    button("O", "Others", viewer.others, () => look("others")),
+    button("A", "All", whole, () => setWhole(!whole)),
+  );
+}
+
+function setPreset(index) {
+  const { windows } = shown.about;
+  preset = index % windows.length;
+  viewer.setWindow(windows[preset][1], windows[preset][2]);
+  looks();
+}
+
+function setPlane(plane) {
+  viewer.setPlane(plane);
+  viewer.nv.createOnLocationChange();
+  looks();
+}
+
+function look(what) {
+  viewer[what] = !viewer[what];
+  viewer.paint();
+  looks();
+}
+
+function setWhole(all) {
+  if (editing) return whisper("Save first, or leave the edit.");
+  whole = all;
+  draw();
+}
+
+async function setMap(name) {
+  const loading = shown;
+  const content = await mapOf(name).catch((error) => say(error.message, true));
+  if (!content || loading !== shown) return;
+  map = name;
+  viewer.putMap(content);
+  numbers();
+}
+
+function nextMap() {
+  if (editing) return;
+  const names = shown.about.maps.map(({ name }) => name);
+  setMap(names[(names.indexOf(map) + 1) % names.length]);
+}
+
+// ---- deciding ----
+
+async function decide(decision) {
+  if (!shown && !failed) return whisper("Still loading.");
+  const body = JSON.stringify({ decision, seconds: seconds(), comment: $("comment").value });
+  await answer(() => post(`${now().number}/decision`, body, "application/json"));
+}
+
+async function answer(send) {
+  const mine = at;
+  busy = true;
+  try {
+    queue = await send();
+    made.push(mine);
+    editing = false;
+    const next = nextOpen();
+    busy = false;
+    await open(next < 0 ? mine : next);
+    if (next < 0) say("All questions are answered. Type the command of the run again.");
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    busy = false;
+  }
+}
+
+async function takeBack() {
+  const last = made.pop();
+  if (last === undefined) return whisper("Nothing to take back.");
+  busy = true;
+  try {
+    const body = JSON.stringify({ decision: "unsure", comment: "taken back" });
+    queue = await post(`${queue.questions[last].number}/decision`, body, "application/json");
+    busy = false;
+    await open(last);
+  } catch (error) {
+    made.push(last);
+    say(error.message, true);
+  } finally {
+    busy = false;
+  }
+}
+
+// ---- editing ----
+
+async function startEdit() {
+  if (!viewer) return say("This browser has no WebGL2, so nothing can be edited here. Type labelloop review RESULTS --export DIR.", true);
+  if (!shown) return whisper("Still loading.");
+  const from = map;
+  if (map !== SET) await setMap(SET);
+  editing = true;
+  viewer.visible = true;
+  take("b");
+  tools();
+  if (from !== SET) viewer.takeFrom(await mapOf(from));
+}
+
+function take(key) {
+  viewer.edit(TOOLS[key]);
+  resize(0);
+}
+
+function resize(by) {
+  brush = Math.min(80, Math.max(1, brush + by * Math.max(1, Math.round(brush / 8))));
+  viewer.brush = brush;
+  tools();
+}
+
+async function takeFromModel() {
+  const models = shown.about.maps.map(({ name }) => name).filter((name) => name !== SET);
+  if (!models.length) return whisper("There is no model's map.");
+  takeFromModel.turn = ((takeFromModel.turn ?? -1) + 1) % models.length;
+  const name = models[takeFromModel.turn];
+  viewer.takeFrom(await mapOf(name));
+  whisper(`As ${name} has it.`);
+}
+
+function leave() {
+  if (viewer.strokes.length && performance.now() - sure > 3000) {
+    sure = performance.now();
+    return whisper("Not saved. Press Esc again to leave all the same.");
+  }
+  editing = false;
+  viewer.edit(null);
+  setMap(SET);
+  tools();
+}
+
+async function save() {
+  viewer.settle();
+  if (!viewer.strokes.length) return whisper("Nothing was changed.");
+  say("Saving …");
+  const query = new URLSearchParams({ seconds: seconds().toFixed(1), comment: $("comment").value });
+  const content = await viewer.file();
+  await answer(() => post(`${shown.key}/edited?${query}`, content, "application/gzip"));
+}
+
+/** Show the decisions or the tools, whichever there is a use for. */
+function tools() {
+  $("judge").hidden = editing;
+  $("tools").hidden = !editing;
+  if (!editing) {
+    viewer?.edit(null);
+    return;
+  }
+  for (const button of $("tools").querySelectorAll("[data-key]")) {
+    button.classList.toggle("on", TOOLS[button.dataset.key] === viewer.tool);
+  }
+  $("strokes").textContent = viewer.strokes.length ? `${viewer.strokes.length} so far` : "nothing yet";
+  $("size").querySelector("b").textContent = `${brush} mm`;
+}
+
+// ---- the rest ----
+
+function element(name, text = "", classes = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  made.className = classes.trim();
+  return made;
+}
+
+function help() {
+  const groups = KEYS.map(([title, , keys]) => {
+    const group = element("section");
+    const list = element("dl");
+    for (const [key, words] of keys) {
+      const term = element("dt");
+      term.append(element("kbd", NAMES[key] ?? key.toUpperCase()));
+      list.append(term, element("dd", words));
+    }
+    group.append(element("h3", title), list);
+    return group;
+  });
+  const box = element("div", "", "groups");
+  box.append(...groups);
+  const mouse = element("p", "Mouse: left, crosshair or brush; wheel, slices; right, window; middle, move the image.");
+  const end = element("p", "Esc closes this.");
+  $("help").replaceChildren(element("h2", "Keys"), box, mouse, end);
+  $("help").showModal();
+}
+
+async function begin() {
+  $("ask").onclick = help;
+  for (const button of document.querySelectorAll("[data-key]")) {
+    button.onclick = () => { button.blur(); if (!busy && queue) press(button.dataset.key); };
+  }
+  try {
+    queue = await (await ask("queue")).json();
+  } catch (error) {
+    return say(error.message, true);
+  }
+  if (canShow()) {
+    viewer = new Viewer($("canvas"), $("ring"), (text) => { $("slice").textContent = text; }, tools);
+    await viewer.open();
+  } else {
+    $("canvas").hidden = true;
+    whisper("This browser has no WebGL2: pictures alone. To edit, type labelloop review RESULTS --export DIR.");
+  }
+  at = queue.questions.length - 1;
+  const first = nextOpen();
+  await open(first < 0 ? 0 : first);
+}
+
+begin();

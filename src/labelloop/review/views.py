@@ -1,0 +1,256 @@
+"""What a page shows of a label: image and label maps upright, cut to the organ; and how an edited cut comes back.
+
+The page gets volumes whose axes run left to right, posterior to anterior and inferior to superior, so it has no
+orientation to care for. What it sends back is a cut of the label map, which is put into the whole map where it was.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from labelloop.base.classes import BACKGROUND
+from labelloop.base.errors import CaseError
+from labelloop.base.files import sha256
+from labelloop.base.wording import count, plain
+from labelloop.images import nifti
+from labelloop.images.scan import REASONS, ras_affine, read_surveyed
+from labelloop.images.volume import Geometry, Volume, canonical, restore, upright_volume
+from labelloop.review.desk import Asked
+from labelloop.review.maps import ENDING, read_reviewed
+
+CROP, WHOLE = "crop", "whole"
+MARGIN_MM = 25.0
+"""What is shown around an organ: enough to see its neighbors."""
+CT_WINDOWS = (("Abdomen", -160.0, 240.0), ("Liver", -20.0, 140.0), ("Bone", -500.0, 1300.0), ("Lung", -1350.0, 150.0))
+"""Names, and the HU that are drawn black and white."""
+MR_WINDOWS = (("All", 1.0, 99.0), ("Dark", 1.0, 75.0), ("Bright", 40.0, 99.9))
+"""Names, and the percentiles that are drawn black and white."""
+MAP_OF_SET = ""
+"""Name of the label map that is asked about; the others have those of their models, which are never empty."""
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one case, canonical: axes inferior-superior, posterior-anterior, left-right.
+
+    Args:
+        asked: a label that is asked of the case; all have the same files.
+        image: as it is stored. maps: label maps in class ids, uint8, by :data:`MAP_OF_SET` and model.
+        stored: grid of the label map's file. upright: the same, or its true one where the file is upside down.
+    """
+
+    asked: Asked
+    image: Volume
+    maps: Mapping[str, np.ndarray]
+    stored: Geometry
+    upright: Geometry
+
+    @classmethod
+    def read(cls, asked: Asked, ids: Collection[int]) -> "Case":
+        """Read the files of a case.
+
+        Raises:
+            CaseError: a file is damaged, on another grid, or not the label map that is asked about.
+            OSError: a file is away.
+        """
+        image, maps = read_surveyed(asked.image), {}
+        files = {MAP_OF_SET: asked.map} | dict(asked.models)
+        if asked.map is not None and sha256(asked.map) != asked.sha256:
+            found = "not the label map that is asked about: it has been made anew since"
+            raise CaseError("review_outdated", str(asked.map), found, "Start the review again.")
+        turn = upright_volume if asked.upside_down else _as_it_is
+        stored = image.geometry
+        for name, path in files.items():
+            if path is not None:
+                volume = read_reviewed(path, ids, image.geometry)
+                maps[name] = canonical(turn(volume)).array
+                stored = volume.geometry if name == MAP_OF_SET else stored
+        whole = canonical(turn(image))
+        maps.setdefault(MAP_OF_SET, np.zeros(whole.array.shape, np.uint8))
+        upright = turn(Volume(np.empty(stored.shape, np.uint8), stored)).geometry
+        return cls(asked, whole, maps, stored, upright)
+
+    def cut(self, number: int, kind: str) -> "Cut":
+        """Return what is shown of a class: all of the case, or the organ with a margin (:data:`CROP`)."""
+        shown = (slice(None),) * 3 if kind == WHOLE else self._box(number)
+        return Cut(self, number, shown)
+
+    def _box(self, number: int) -> Box:
+        """Return the box of a class in all maps; of all classes where no map has it; all where there is none."""
+        wanted = _box_of((array == number for array in self.maps.values()), self.image.array.shape)
+        if wanted is None:
+            wanted = _box_of((array != BACKGROUND for array in self.maps.values()), self.image.array.shape)
+        if wanted is None:
+            return slice(None), slice(None), slice(None)
+        margins = [max(1, round(MARGIN_MM / side)) for side in self.image.geometry.spacing_zyx]
+        z, y, x = (
+            slice(max(0, part.start - margin), min(size, part.stop + margin))
+            for part, margin, size in zip(wanted, margins, self.image.array.shape, strict=True)
+        )
+        return z, y, x
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A box of a case, canonical, and the class that is asked about."""
+
+    case: Case
+    number: int
+    box: Box
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Grid of the box."""
+        whole = self.case.image.geometry
+        start = np.array([part.indices(size)[0] for part, size in zip(self.box, whole.shape, strict=True)])[::-1]
+        direction = np.asarray(whole.direction).reshape(3, 3)
+        origin = np.asarray(whole.origin) + direction @ (start * np.asarray(whole.spacing))
+        z, y, x = self.map(MAP_OF_SET).shape
+        return Geometry((x, y, z), whole.spacing, tuple(origin.tolist()), whole.direction)
+
+    def map(self, name: str) -> np.ndarray:
+        """Return the label map of the set, or of a model, inside the box."""
+        return self.case.maps[name][self.box]
+
+    def image_file(self) -> bytes:
+        """Return the image inside the box as an uncompressed NIfTI file, int16 where that holds its values.
+
+        Its header names the first window, so that a viewer need not look for one.
+        """
+        array = self.case.image.array[self.box]
+        small = np.issubdtype(array.dtype, np.integer) and np.can_cast(array.dtype, np.int16)
+        if np.issubdtype(array.dtype, np.integer) and not small:
+            limits = np.iinfo(np.int16)
+            small = bool(limits.min <= array.min() and array.max() <= limits.max)
+        _, low, high = self._windows()[0]
+        return _file(array.astype(np.int16 if small else np.float32), self.geometry, (low, high))
+
+    def map_file(self, name: str) -> bytes:
+        """Return a label map inside the box as an uncompressed NIfTI file, uint8."""
+        return _file(self.map(name), self.geometry)
+
+    def about(self) -> dict[str, Any]:
+        """Return numbers about what is shown, for JSON.
+
+        ``start`` is the voxel (x, y, z) in the middle of the class; a window has a name, and the intensities that are
+        drawn black and white; each map has the volume of the class in ml, and its Dice with the label that is asked
+        about (None where both are empty).
+        """
+        label = self.map(MAP_OF_SET) == self.number
+        maps = [{"name": name, **self._numbers(name, label)} for name in self.case.maps]
+        size, spacing = self.geometry.size, self.geometry.spacing
+        return {
+            "size": size,
+            "spacing": spacing,
+            "start": self._start(),
+            "windows": self._windows(),
+            "maps": maps,
+            "all": self.case.image.array.shape == label.shape,
+        }
+
+    def _windows(self) -> list[tuple[str, float, float]]:
+        if self.case.asked.modality == "CT":
+            return list(CT_WINDOWS)
+        values = self.case.image.array[self.box]
+        found = []
+        for name, *shares in MR_WINDOWS:
+            low, high = np.percentile(values, shares).tolist()
+            found.append((name, low, max(high, low + 1)))
+        return found
+
+    def _numbers(self, name: str, label: np.ndarray) -> dict[str, float | None]:
+        mask = self.map(name) == self.number
+        both = int(mask.sum()) + int(label.sum())
+        dice = 2 * int((mask & label).sum()) / both if both else None
+        return {"ml": int(mask.sum()) * self.geometry.voxel_ml, "dice": dice}
+
+    def _start(self) -> list[int]:
+        """Return the voxel of the class that is nearest to its middle; that of the models where the set has none."""
+        for name in self.case.maps:
+            voxels = np.argwhere(self.map(name) == self.number)
+            if len(voxels):
+                steps = (voxels - voxels.mean(axis=0)) * self.geometry.spacing_zyx
+                return voxels[np.square(steps).sum(axis=1).argmin()][::-1].tolist()
+        return [size // 2 for size in self.geometry.size]
+
+    def take_back(self, content: bytes, ids: Mapping[str, int]) -> Volume:
+        """Return the whole label map, as it is stored, with an edited cut in its place.
+
+        Args:
+            content: NIfTI file on the grid of the cut, gzipped or not. No more of it is unpacked than its grid has.
+            ids: of all classes.
+
+        Raises:
+            CaseError: it is no such file, has ids that the scheme lacks, or differs from the label map that was judged
+                in another class than the one asked about.
+        """
+        edited = self._read(content, list(ids.values()))
+        judged = self.map(MAP_OF_SET)
+        changed = edited != judged
+        free = np.isin(judged[changed], (BACKGROUND, self.number)) & np.isin(edited[changed], (BACKGROUND, self.number))
+        if not free.all():
+            names = {number: plain(name) for name, number in ids.items()}
+            touched = {*judged[changed][~free].tolist(), *edited[changed][~free].tolist()} - {BACKGROUND, self.number}
+            others = ", ".join(names.get(number, "ignored voxels") for number in sorted(touched))
+            found = f"{count(int((~free).sum()), 'voxel')} differ in other classes ({others})"
+            action = f"Only {names[self.number]} and background may change."
+            raise CaseError("review_other_class", self.case.asked.case, found, action)
+        whole = self.case.maps[MAP_OF_SET].copy()
+        whole[self.box] = edited
+        return Volume(restore(whole, self.case.upright), self.case.stored)
+
+    def _read(self, content: bytes, ids: Collection[int]) -> np.ndarray:
+        """Read an edited cut: its header is held against the grid before a voxel is unpacked."""
+        case = self.case.asked.case
+        try:
+            header = nifti.read_header(nifti.begin(content))
+            dtype = header.dtype
+        except nifti.RefusedError as error:
+            raise CaseError(f"label_{error.code}", case, error.found, REASONS[f"label_{error.code}"]) from error
+        if header.shape != self.geometry.size:
+            found = f"a label map of {header.shape} voxels, where {self.geometry.size} are expected"
+            raise CaseError("label_size_differs", case, found, REASONS["label_size_differs"])
+        if dtype != np.uint8:
+            found = f"voxels of type {dtype}, where uint8 is expected"
+            raise CaseError("label_unknown_ids", case, found, "Save the map with the ids that it was opened with.")
+        with TemporaryDirectory() as scratch:
+            path = Path(scratch) / f"edited{ENDING}"
+            path.write_bytes(content)
+            return read_reviewed(path, ids, self.geometry).array
+
+
+def _as_it_is(volume: Volume) -> Volume:
+    return volume
+
+
+def _box_of(masks: Iterable[np.ndarray], shape: tuple[int, ...]) -> Box | None:
+    """Return the smallest box around all masks; None when they are empty."""
+    seen = [np.zeros(size, bool) for size in shape]
+    for mask in masks:
+        flat: np.ndarray = mask.any(axis=2)
+        seen[0] |= flat.any(axis=1)
+        seen[1] |= flat.any(axis=0)
+        seen[2] |= mask.any(axis=(0, 1))
+    if not seen[0].any():
+        return None
+    z, y, x = (slice(int(np.flatnonzero(line)[0]), int(np.flatnonzero(line)[-1]) + 1) for line in seen)
+    return z, y, x
+
+
+def _file(array: np.ndarray, geometry: Geometry, window: tuple[float, float] = (0, 0)) -> bytes:
+    """Return an array [z, y, x] as the bytes of an uncompressed NIfTI file."""
+    import nibabel
+
+    affine = ras_affine(geometry)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(array).T, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    image.header["cal_min"], image.header["cal_max"] = window
+    return image.to_bytes()
