@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,21 @@ ASKED = ("pancreas", "liver", "left_kidney")
 REASONS = "leak: 12 % of the label is outside of soft tissue\npairwise_dice 0.61 below 0.8"
 LARGE = (512, 512, 400)
 LAPTOP = (1366, 768)
+LOOKED_AT_S = 15
+"""How long a person looks at a question, while the next one is loaded."""
 
 
-def make(folder: Path, **grid) -> Path:
-    """Write results of one patient: the label set lacks a part of each class, the models parts of their own."""
+def make(folder: Path, times: int = 1, **grid) -> Path:
+    """Write results of one patient: the label set lacks a part of each class, the models parts of their own.
+
+    Args:
+        times: each voxel of the grid becomes so many in each direction.
+    """
     patient = draw_patient(seed=7, case=2)
     geometry = field_of_view(patient, **grid)
-    image, truth = render(patient, geometry)
+    image, truth = (np.kron(a, np.ones((times,) * 3, a.dtype)) for a in render(patient, geometry))
+    spacing = tuple(side / times for side in geometry.spacing)
+    geometry = replace(geometry, size=truth.shape[::-1], spacing=spacing)
     write(folder / "case_0002.nii.gz", image, geometry)
     maps = [_without(truth, share) for share in (0.25, 0.1, 0.4)]
     models = {"teacher": {"case_0002": maps[1]}, "student": {"case_0002": maps[2]}}
@@ -83,24 +92,26 @@ def pictures(folder: Path) -> None:
         (out / "review.png").write_bytes(browser.picture())
         browser.press("e")
         browser.wait("!document.getElementById('tools').hidden")
-        for _ in range(3):
-            browser.press("ArrowUp")
+        for _ in range(10):
+            browser.press("ArrowDown")
+        x, y = 0.26 * LAPTOP[0], 0.5 * LAPTOP[1]
+        browser.drag(*((x + 7 * step, y + 3 * step) for step in range(10)))
+        browser.wait("strokes.textContent.startsWith('1 ')")
         (out / "review_edit.png").write_bytes(browser.picture())
 
 
 def load(folder: Path) -> None:
     """Print how long a large scan takes: the organ alone, the next question, and all of the image."""
-    results = make(folder, size=LARGE)
-    print(f"| {' x '.join(map(str, LARGE))} voxels, no GPU | s |\n| --- | ---: |")
+    results = make(folder, 2, size=tuple(side // 2 for side in LARGE))
+    print(f"| {' x '.join(map(str, LARGE))} voxels, no GPU | s |\n| --- | ---: |", flush=True)
     with page(results, LAPTOP) as (browser, address):
         for text, act in (
-            (f"first question: {ASKED[0]}, its files read by the server", lambda: browser.open(address)),
-            (f"next question: {ASKED[1]}, loaded ahead or not", lambda: browser.press("n")),
-            (f"next question: {ASKED[2]}, loaded ahead", lambda: (time.sleep(20), browser.press("n"))),
-            ("all of the image", lambda: browser.press("a")),
+            (f"the first question, {ASKED[0]}: files read, cut to the organ", lambda: browser.open(address)),
+            (f"the next one, {ASKED[1]}, loaded ahead", lambda: browser.press("n")),
+            (f"the next one, {ASKED[2]}, loaded ahead", lambda: browser.press("n")),
+            ("all of its image", lambda: browser.press("a")),
         ):
-            if "ahead" in text and "or not" not in text:
-                time.sleep(20)
+            time.sleep(LOOKED_AT_S)
             began = time.monotonic()
             act()
             time.sleep(0.05)

@@ -5,7 +5,7 @@ orientation to care for. What it sends back is a cut of the label map, which is 
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +50,7 @@ class Case:
     maps: Mapping[str, np.ndarray]
     stored: Geometry
     upright: Geometry
+    _boxes: dict[int, Box] = field(default_factory=dict)
 
     @classmethod
     def read(cls, asked: Asked, ids: Collection[int]) -> "Case":
@@ -78,8 +79,11 @@ class Case:
 
     def cut(self, number: int, kind: str) -> "Cut":
         """Return what is shown of a class: all of the case, or the organ with a margin (:data:`CROP`)."""
-        shown = (slice(None),) * 3 if kind == WHOLE else self._box(number)
-        return Cut(self, number, shown)
+        if kind == WHOLE:
+            return Cut(self, number, (slice(None), slice(None), slice(None)))
+        if number not in self._boxes:
+            self._boxes[number] = self._box(number)
+        return Cut(self, number, self._boxes[number])
 
     def _box(self, number: int) -> Box:
         """Return the box of a class in all maps; of all classes where no map has it; all where there is none."""
@@ -114,6 +118,11 @@ class Cut:
         z, y, x = self.map(MAP_OF_SET).shape
         return Geometry((x, y, z), whole.spacing, tuple(origin.tolist()), whole.direction)
 
+    @property
+    def _organ(self) -> "Cut":
+        """The cut to the organ: it holds all of the class, of whatever map."""
+        return self.case.cut(self.number, CROP)
+
     def map(self, name: str) -> np.ndarray:
         """Return the label map of the set, or of a model, inside the box."""
         return self.case.maps[name][self.box]
@@ -142,22 +151,24 @@ class Cut:
         drawn black and white; each map has the volume of the class in ml, and its Dice with the label that is asked
         about (None where both are empty).
         """
-        label = self.map(MAP_OF_SET) == self.number
-        maps = [{"name": name, **self._numbers(name, label)} for name in self.case.maps]
+        organ = self._organ
+        label = organ.map(MAP_OF_SET) == self.number
+        maps = [{"name": name, **organ._numbers(name, label)} for name in self.case.maps]
+        shift = [(there.start or 0) - (here.start or 0) for there, here in zip(organ.box, self.box, strict=True)][::-1]
         size, spacing = self.geometry.size, self.geometry.spacing
         return {
             "size": size,
             "spacing": spacing,
-            "start": self._start(),
+            "start": [place + by for place, by in zip(organ._start(), shift, strict=True)],
             "windows": self._windows(),
             "maps": maps,
-            "all": self.case.image.array.shape == label.shape,
+            "all": self.case.image.array.shape == self.map(MAP_OF_SET).shape,
         }
 
     def _windows(self) -> list[tuple[str, float, float]]:
         if self.case.asked.modality == "CT":
             return list(CT_WINDOWS)
-        values = self.case.image.array[self.box]
+        values = self.case.image.array[self._organ.box]
         found = []
         for name, *shares in MR_WINDOWS:
             low, high = np.percentile(values, shares).tolist()
@@ -171,12 +182,16 @@ class Cut:
         return {"ml": int(mask.sum()) * self.geometry.voxel_ml, "dice": dice}
 
     def _start(self) -> list[int]:
-        """Return the voxel of the class that is nearest to its middle; that of the models where the set has none."""
+        """Return the voxel in the middle of the class's middle slice; that of the models where the set has none."""
         for name in self.case.maps:
-            voxels = np.argwhere(self.map(name) == self.number)
-            if len(voxels):
-                steps = (voxels - voxels.mean(axis=0)) * self.geometry.spacing_zyx
-                return voxels[np.square(steps).sum(axis=1).argmin()][::-1].tolist()
+            mask = self.map(name) == self.number
+            below = np.cumsum(mask.sum(axis=(1, 2)))
+            if below[-1]:
+                z = int(np.searchsorted(below, below[-1] / 2))
+                voxels = np.argwhere(mask[z])
+                steps = (voxels - voxels.mean(axis=0)) * self.geometry.spacing_zyx[1:]
+                y, x = voxels[np.square(steps).sum(axis=1).argmin()].tolist()
+                return [x, y, z]
         return [size // 2 for size in self.geometry.size]
 
     def take_back(self, content: bytes, ids: Mapping[str, int]) -> Volume:

@@ -1,5 +1,5 @@
 // The review page: one question at a time, answered by keys. All data come from the server of the same address.
-import { Viewer, canShow } from "./viewer.js";
+import { Viewer, canShow, onBlack } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const SET = ""; // the label map that is asked about; the others have the names of their models
@@ -235,7 +235,7 @@ function describe() {
   const mine = queue.classes.find((c) => c.name === one.class);
   $("place").textContent = `Question ${at + 1} of ${queue.questions.length}`;
   $("class").textContent = mine.plain;
-  $("swatch").style.background = mine.color;
+  $("swatch").style.background = `rgb(${onBlack(mine.color)})`;
   $("case").textContent = [one.case, one.modality, one.selected || "not selected"].filter(Boolean).join("  ·  ");
   $("said").hidden = !one.said;
   $("said").className = one.decision;

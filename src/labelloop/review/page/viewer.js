@@ -11,6 +11,14 @@ const PLANES = ["axial", "coronal", "sagittal"];
 const AXES = [2, 1, 0]; // the axis of the voxels that each plane is stacked along
 const GRADIENTS = [33990, 33992]; // texture units of NiiVue's gradient
 
+/** Return the red, green and blue of a color, lightened where it would be lost on black. */
+export function onBlack(color) {
+  const parts = [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));
+  const light = (0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]) / 255;
+  const white = light < 0.2 ? 0.45 : 0;
+  return parts.map((part) => Math.round(part + white * (255 - part)));
+}
+
 /** Say whether this browser can show volumes. */
 export function canShow() {
   return Boolean(window.niivue && document.createElement("canvas").getContext("webgl2"));
@@ -145,9 +153,7 @@ export class Viewer {
       const mine = one.id === this.asked.id;
       const share = mine ? 1 : FAINT;
       const shown = this.visible && (mine || this.others);
-      for (const [channel, start] of [["R", 1], ["G", 3], ["B", 5]]) {
-        lut[channel].push(Math.round(share * parseInt(one.color.slice(start, start + 2), 16)));
-      }
+      onBlack(one.color).forEach((part, i) => lut["RGB"[i]].push(Math.round(share * part)));
       lut.A.push(shown ? Math.round(share * share * 255) : 0);
       lut.I.push(one.id);
       lut.labels.push(one.name);
