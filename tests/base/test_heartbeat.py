@@ -6,7 +6,7 @@ import time
 import pytest
 
 from labelloop.base import heartbeat
-from labelloop.base.heartbeat import counted, duration, finished, speaking, status
+from labelloop.base.heartbeat import counted, duration, finished, hushed, speaking, status
 
 
 def test_the_whole_comes_before_its_parts():
@@ -65,3 +65,13 @@ def test_a_line_is_said_while_nothing_else_happens(caplog):
 )
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
+
+
+def test_nothing_is_said_while_a_person_is_waited_for(caplog):
+    caplog.set_level(logging.INFO)
+    with speaking("review", every_s=0.02):
+        with hushed():
+            time.sleep(0.1)
+        assert not caplog.records
+        time.sleep(0.2)
+    assert caplog.records

@@ -113,9 +113,15 @@ def speak(name: str, every_s: float = EVERY_S) -> threading.Event:
     return silent
 
 
-def hush() -> None:
-    """Give no more signs of life: from now on, the process waits for a person."""
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Log no signs of life inside the block: the process waits for a person."""
+    level = log.level
     log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from labelloop.base.errors import CaseError, UserError
-from labelloop.base.heartbeat import hush
+from labelloop.base.heartbeat import hushed
 from labelloop.base.wording import plain
 from labelloop.images.volume import write
 from labelloop.review.decisions import DECISIONS, DIFFER, EDITED, UNSURE
@@ -406,11 +406,11 @@ def serve(desk: Desk, reviewer: str, port: int = 0, browser: bool = True) -> Non
     """
     server = PageServer(desk, reviewer, port)
     print(f"{server.address}\nThe page is open to whoever has this address. Ctrl-C ends it.", flush=True)
-    hush()
     if browser and has_screen():
         webbrowser.open(server.address)
     try:
-        server.serve_forever()
+        with hushed():
+            server.serve_forever()
     except KeyboardInterrupt:
         print()
     finally:

@@ -248,7 +248,7 @@ def _box_of(masks: Iterable[np.ndarray], shape: tuple[int, ...]) -> Box | None:
     """Return the smallest box around all masks; None when they are empty."""
     seen = [np.zeros(size, bool) for size in shape]
     for mask in masks:
-        flat: np.ndarray = mask.any(axis=2)
+        flat = np.asarray(mask.any(axis=2))
         seen[0] |= flat.any(axis=1)
         seen[1] |= flat.any(axis=0)
         seen[2] |= mask.any(axis=(0, 1))

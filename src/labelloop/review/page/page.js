@@ -22,15 +22,15 @@ const clock = { seconds: 0, since: null };
 const loaded = new Map();
 
 const now = () => queue.questions[at];
+let fading = 0;
 const say = (text, bad = false) => {
+  clearTimeout(fading);
   $("note").hidden = !text;
   $("note").textContent = text;
   $("note").className = bad ? "bad" : "";
 };
-let fading = 0;
 const whisper = (text) => {
   say(text);
-  clearTimeout(fading);
   fading = setTimeout(() => say(""), 2500);
 };
 
@@ -96,13 +96,11 @@ addEventListener("keydown", (event) => {
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
   if ($("help").open) {
     if (event.key === "?") $("help").close();
-    event.stopPropagation();
-    return;
+    return event.stopPropagation();
   }
   if (event.target === $("comment")) {
     if (event.key === "Enter" || event.key === "Escape") $("comment").blur();
-    event.stopPropagation();
-    return;
+    return event.stopPropagation();
   }
   const key = event.key === "=" ? "+" : event.key;
   if (!busy && queue && press(key.length === 1 ? key.toLowerCase() : key)) {
@@ -111,9 +109,7 @@ addEventListener("keydown", (event) => {
   }
 }, true);
 
-addEventListener("beforeunload", (event) => {
-  if (editing && viewer.strokes.length) event.preventDefault();
-});
+addEventListener("beforeunload", (event) => editing && viewer.strokes.length && event.preventDefault());
 
 // ---- the server ----
 
@@ -443,18 +439,13 @@ async function save() {
 function tools() {
   $("judge").hidden = editing;
   $("tools").hidden = !editing;
-  if (!editing) {
-    viewer?.edit(null);
-    return;
-  }
+  if (!editing) return viewer?.edit(null);
   for (const button of $("tools").querySelectorAll("[data-key]")) {
     button.classList.toggle("on", TOOLS[button.dataset.key] === viewer.tool);
   }
   $("strokes").textContent = viewer.strokes.length ? `${viewer.strokes.length} so far` : "nothing yet";
   $("size").querySelector("b").textContent = `${brush} mm`;
 }
-
-// ---- the rest ----
 
 function element(name, text = "", classes = "") {
   const made = document.createElement(name);
