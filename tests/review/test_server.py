@@ -135,6 +135,11 @@ def test_an_edited_map_is_kept_as_it_was_drawn(results, page):
     kept = read(folder / one.file)
     assert (kept.array == array).all() and kept.geometry.difference(GRID) is None
     assert (read(folder / "edited/a.nii.gz").array == array).all()
+    names = [one["name"] for one in json.loads(page.ask("1/crop/about")[1])["maps"]]
+    assert names == ["", "m", "edited by ann"]
+    shown = page.ask("1/crop/map/edited%20by%20ann")[1][352:]
+    assert (np.frombuffer(shown, np.uint8).reshape(array.shape) == upright(array)).all()
+    assert len(json.loads(page.ask("2/crop/about")[1])["maps"]) == 2  # the spleen was not edited
 
 
 BAD = {

@@ -89,6 +89,7 @@ class Room:
     desk: Desk
     reviewer: str
     _cases: OrderedDict[str, Case] = field(default_factory=OrderedDict)
+    _edited: dict[tuple[str, Path], Case] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _deciding: threading.Lock = field(default_factory=threading.Lock)
 
@@ -103,7 +104,7 @@ class Room:
         return self._questions[number]
 
     def cut(self, number: str, kind: str) -> Cut:
-        """Return what is shown of a question (:meth:`labelloop.review.views.Case.cut`)."""
+        """Return what is shown of a question (:meth:`labelloop.review.views.Case.cut`), the last edited map with it."""
         one = self.question(number)
         with self._reading:  # one at a time: a case is large, and the next request may ask for the same
             if one.case not in self._cases:
@@ -111,7 +112,20 @@ class Room:
             self._cases.move_to_end(one.case)
             while len(self._cases) > KEPT_CASES:
                 self._cases.popitem(last=False)
-            return self._cases[one.case].cut(self.desk.ids[one.name], kind)
+            return self._with_edited(self._cases[one.case], one).cut(self.desk.ids[one.name], kind)
+
+    def _with_edited(self, case: Case, one: Asked) -> Case:
+        """Return a case with the map that somebody edited for the question last, where that is there."""
+        reviews = self.desk.reviews
+        settled = reviews.of(one.case).get(one.name)
+        last = next((d for d in reversed(settled.by if settled else ()) if d.decision == EDITED), None)
+        path = reviews.path(last) if last else None
+        if last is None or path is None or not path.is_file():
+            return case
+        if (one.case, path) not in self._edited:
+            name = f"edited by {last.reviewer}"
+            self._edited = {(one.case, path): case.with_map(name, path, list(self.desk.ids.values()))}
+        return self._edited[one.case, path]
 
     def decide(
         self, number: str, decision: str, seconds: float | None, comment: str, edited: Path | None = None

@@ -5,7 +5,7 @@ orientation to care for. What it sends back is a cut of the label map, which is 
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +41,7 @@ class Case:
 
     Args:
         asked: a label that is asked of the case; all have the same files.
-        image: as it is stored. maps: label maps in class ids, uint8, by :data:`MAP_OF_SET` and model.
+        image: as it is stored. maps: label maps in class ids, uint8, by :data:`MAP_OF_SET`, model, and who edited.
         stored: grid of the label map's file. upright: the same, or its true one where the file is upside down.
     """
 
@@ -76,6 +76,12 @@ class Case:
         maps.setdefault(MAP_OF_SET, np.zeros(whole.array.shape, np.uint8))
         upright = turn(Volume(np.empty(stored.shape, np.uint8), stored)).geometry
         return cls(asked, whole, maps, stored, upright)
+
+    def with_map(self, name: str, path: Path, ids: Collection[int]) -> "Case":
+        """Return the case with one more label map. Raises as :meth:`read`."""
+        volume = read_reviewed(path, ids, self.stored)
+        turned = upright_volume(volume) if self.asked.upside_down else volume
+        return replace(self, maps={**self.maps, name: canonical(turned).array}, _boxes={})
 
     def cut(self, number: int, kind: str) -> "Cut":
         """Return what is shown of a class: all of the case, or the organ with a margin (:data:`CROP`)."""

@@ -108,7 +108,6 @@ addEventListener("keydown", (event) => {
     event.stopImmediatePropagation();
   }
 }, true);
-
 addEventListener("beforeunload", (event) => editing && viewer.strokes.length && event.preventDefault());
 
 // ---- the server ----
@@ -352,6 +351,7 @@ async function answer(send) {
   try {
     queue = await send();
     made.push(mine);
+    if (editing) for (const kind of ["crop", "whole"]) loaded.delete(`${queue.questions[mine].number}/${kind}`);
     editing = false;
     const next = nextOpen();
     busy = false;
