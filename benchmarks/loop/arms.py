@@ -1,6 +1,7 @@
 """What the experiment on the loop trains: every arm is a model of a recipe, once a seed.
 
-An arm that starts from ``labels_only`` takes N updates on top of its N; ``control`` takes these 2 N on labels alone.
+An arm that starts from ``labels_only`` takes N updates on top of its N; ``control`` takes these 2 N on labels alone, and
+``from_scratch`` starts from nothing and takes all 2 N on the label set of ``default``.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ LABELS = {
 }
 """Label sets of the loop, by the arm that learns from them: what they change."""
 SEMI = ("mean_teacher", "cross_pseudo")
-ARMS = (BASE, CONTROL, *LABELS, "twice", *SEMI, "best", ORACLE)
+ARMS = (BASE, CONTROL, *LABELS, "from_scratch", "twice", *SEMI, "best", ORACLE)
 
 
 class Size(NamedTuple):
@@ -77,6 +78,8 @@ def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] 
         for arm, change in LABELS.items():
             labels[f"set_{arm}{seed}"] = _labels([named(CONTROL, seed), base]) | change
             models[named(arm, seed)] = _student(size, schedule, seed, f"set_{arm}{seed}")
+        whole = _model(size, 2 * schedule, seed)
+        models[named("from_scratch", seed)] = whole | {"cases": "all", "labels": f"set_default{seed}"}
         labels[f"set_twice{seed}"] = _labels([named(CONTROL, seed), named("default", seed)])
         models[named("twice", seed)] = _student(size, schedule, seed, f"set_twice{seed}")
         for kind in SEMI:
