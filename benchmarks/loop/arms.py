@@ -1,7 +1,7 @@
 """What the experiment on the loop trains: every arm is a model of a recipe, once a seed.
 
-An arm that starts from ``labels_only`` takes N updates on top of its N; ``control`` takes these 2 N on labels alone, and
-``from_scratch`` starts from nothing and takes all 2 N on the label set of ``default``.
+An arm that starts from ``labels_only`` takes N updates on top of its N; ``control`` takes these 2 N on labels alone,
+and ``from_scratch``, which starts from nothing, all 2 N on the label set of ``default``.
 """
 
 from collections.abc import Sequence

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from two_models import CLASSES, RULES, SHARD, Loop, label_map
 
-from labelloop.base.errors import UserError
 from labelloop.base.paths import manifest_of
 from labelloop.base.tables import read_table
 from labelloop.labels import quality as predicted
-from labelloop.labels.settings import CORRUPTED, HELD_OUT, LEAST_PATIENTS, PSEUDO, UNALTERED
+from labelloop.labels.settings import CORRUPTED, HELD_OUT, PSEUDO, UNALTERED
 from labelloop.steps import quality as steps
 
 PATIENTS = 12
@@ -98,11 +97,6 @@ def test_what_models_did_to_labeled_patients_says_what_they_did_to_others(loop):
     others = both.loc[HELD_OUT]["dsc"].xs("liver", level="class")
     whole, half = ([f"labeled_{number}" for number in range(first, PATIENTS, 2)] for first in (0, 1))
     assert others[whole].min() > 0.8 > others[half].max()
-
-
-def test_too_few_patients_are_told(tmp_path):
-    with pytest.raises(UserError, match=f"{LEAST_PATIENTS - 1} labeled patients, where {LEAST_PATIENTS} are needed"):
-        judged(loop_of(tmp_path, LEAST_PATIENTS - 1))
 
 
 def test_what_was_measured_is_kept(loop, monkeypatch):

@@ -223,7 +223,7 @@ def _png(picture: Image.Image, facts: Mapping[str, str] | None = None) -> bytes:
     buffer, text = io.BytesIO(), PngInfo()
     for key, value in (facts or {}).items():
         text.add_text(key, value)
-    picture.save(buffer, "PNG", optimize=True, pnginfo=text)
+    picture.save(buffer, "PNG", pnginfo=text)  # optimize takes seven times as long for a tenth less
     return buffer.getvalue()
 
 
