@@ -10,20 +10,25 @@ import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from importlib.resources import files
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from labelloop.base.errors import UserError
+from labelloop.cases.table import Case
+from labelloop.cases.usable import UsableCase
 from labelloop.cli.main import main
-from labelloop.images.volume import read, write
+from labelloop.images.volume import Geometry, read, write
 from labelloop.review import server as module
 from labelloop.review.decisions import read as read_decisions
 from labelloop.review.desk import Desk
+from labelloop.review.opinion import opinion_of
 from labelloop.review.server import PAGE, PageServer
-from tiny_review import GRID, LIVER, SPLEEN, label_map
+from tiny_review import GRID, LIVER, SCHEME, SPLEEN, label_map, write_results
 
 NIIVUE = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+USABLE = UsableCase(Case(case="a", image="a.mha", dataset="own"), {}, "", "", "")
 
 
 class Client:
@@ -351,3 +356,65 @@ def test_without_a_question_the_command_ends(results, capsys):
 def test_a_port_that_is_taken_is_refused(results):
     with serving(results) as page, pytest.raises(UserError, match="choose another one"):
         PageServer(Desk(results), "bob", page.server.server_port)
+
+
+def drawn(*changes: tuple[slice | int, ...]) -> np.ndarray:
+    """Return the tiny map with more liver."""
+    array = label_map()
+    for change in changes:
+        array[change] = np.where(array[change] == 0, LIVER, array[change])
+    return array
+
+
+def test_what_others_draw_meanwhile_costs_no_edit(tmp_path):
+    """A page shows the box of an organ; what another reviewer saves makes the box larger."""
+    grid = Geometry((40, 30, 30), (5.0, 5.0, 5.0), direction=GRID.direction)
+    array = np.zeros(grid.shape, np.uint8)
+    array[12:15, 12:16, 12:16] = LIVER
+    write(tmp_path / "a.mha", np.arange(array.size).reshape(grid.shape).astype(np.int32), grid)
+    maps = {"a": (array, grid)}
+    results = write_results(tmp_path, {"a": tmp_path / "a.mha"}, maps, [("a", "liver", "doubt")])
+    with serving(results, "ann") as ann, serving(results, "bob") as bob:
+        place = json.loads(ann.ask("1/crop/about")[1])["place"]
+        mine, larger = ann.ask(f"1/{place}/map/")[1], bob.ask("1/whole/map/")[1]
+        theirs = np.frombuffer(larger[352:], np.uint8).copy()
+        theirs[0] = LIVER
+        assert bob.ask("1/whole/edited", gzip.compress(larger[:352] + theirs.tobytes()))[0] == 200
+        assert json.loads(ann.ask("1/crop/about")[1])["place"] != place
+        voxels = np.frombuffer(mine[352:], np.uint8).copy()
+        voxels[0] = LIVER
+        status, content = ann.ask(f"1/{place}/edited", gzip.compress(mine[:352] + voxels.tobytes()))
+        assert status == 200, content
+        assert len(ann.ask(f"1/{place}/image")[1]) == len(ann.ask(f"1/{place}/map/m")[1]) * 2 - 352
+    [_, one] = read_decisions(Desk(results).folder)[0]
+    kept = read(Desk(results).folder / one.file).array
+    assert (one.reviewer, (kept != array).sum()) == ("ann", 1) and kept[0, 0, 0] == kept[0, -1, 0] == 0
+
+
+@pytest.mark.parametrize(
+    "place", ["0-9,0-9,0-99", "3-3,0-5,0-5", "5-3,0-5,0-5", "0-5,0-5", "0-5,0-5,0-5,", "٠-٥,0-5,0-5"]
+)
+def test_a_place_that_no_image_has_is_refused(page, place):
+    assert page.ask(f"1/{quote(place)}/about")[0] == 404
+
+
+def test_an_edit_of_a_map_that_was_made_anew_is_kept(results, page):
+    content = edited(upright(drawn((6, 6, 6))), page)
+    write(results / "labels/pseudo/a.nii.gz", np.zeros(GRID.shape, np.uint8), GRID)
+    assert page.ask("1/crop/edited", content)[0] == 200 and said(results) == [("a", "liver", "edited")]
+    [one] = read_decisions(Desk(results).folder)[0]
+    assert (read(Desk(results).folder / one.file).array == drawn((6, 6, 6))).all()
+    found = opinion_of(Desk(results).reviews, USABLE, SCHEME, GRID)
+    assert not found.problems and found.masks["liver"].sum() == 49
+
+
+def test_maps_beside_the_label_that_cannot_be_used_do_not_hide_it(results, page, caplog):
+    array = drawn((6, 6, 6))
+    assert page.ask("1/crop/edited", edited(upright(array), page))[0] == 200
+    [kept] = [path for path in (Desk(results).folder / "kept").iterdir() if (read(path).array == array).all()]
+    kept.write_bytes(b"damaged")
+    (results / "models/m/predictions/b.nii.gz").write_bytes(b"damaged")
+    for number, names in ((1, ["", "m"]), (3, [""])):
+        status, content = page.ask(f"{number}/crop/about")
+        assert status == 200 and [one["name"] for one in json.loads(content)["maps"]] == names
+    assert "'edited by ann' of a is not shown" in caplog.text and "'m' of b is not shown" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 
 from labelloop.base.errors import CaseError
 from labelloop.images import nifti
-from labelloop.images.volume import Geometry, canonical, read, upright_volume, write
+from labelloop.images.volume import Geometry, Volume, canonical, read, upright_volume, write
 from labelloop.review.desk import Desk
 from labelloop.review.views import CROP, MAP_OF_SET, WHOLE, Case
 from tiny_review import GRID, LIVER, SCHEME, SPLEEN, write_results
@@ -151,3 +151,12 @@ def test_nothing_predicted_is_an_empty_map(tmp_path):
     one = shown(tmp_path).asked
     case = Case.read(replace(one, map=None, sha256="", models={}), list(IDS.values()))
     assert not case.maps[MAP_OF_SET].any() and case.cut(LIVER, CROP).about()["all"]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1000.0])
+def test_windows_of_mr_follow_its_values_whatever_their_scale(tmp_path, scale):
+    case = shown(tmp_path)
+    values = np.random.default_rng(0).normal(0, scale, case.image.array.shape).astype(np.float32)
+    mr = replace(case, asked=replace(case.asked, modality="MR"), image=Volume(values, case.image.geometry))
+    for _, low, high in mr.cut(LIVER, WHOLE).about()["windows"]:
+        assert -4 * scale < low < high < 4 * scale

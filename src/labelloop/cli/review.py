@@ -51,8 +51,15 @@ def review(
     for problem in problems:
         print(problem)
     if not (export or take):
-        _show(desk, reviewer or getpass.getuser(), port, browser)
+        _show(desk, reviewer.strip() or _own_name(), port, browser)
     return int(bool(problems))
+
+
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, a user may have a number alone
+        raise UserError("--reviewer: say who decides; this machine has no name for you") from None
 
 
 def _show(desk, reviewer: str, port: int, browser: bool) -> None:

@@ -199,7 +199,7 @@ class Desk:
         check(made)
         if decision == EDITED and edited is None:
             raise UserError(f"{asked.case}, {asked.name}: edited, but there is no edited map")
-        file = self._keep(asked, judged or asked.map)
+        file = self._keep(asked, judged or asked.map, decision)
         if decision == RIGHT and not file:
             raise UserError(f"{asked.case}, {asked.name}: right, but there is no label map; say absent, or edit one")
         if decision == EDITED and edited is not None:
@@ -224,14 +224,19 @@ class Desk:
             found = "neither its label map nor its image can be read"
             raise CaseError("label_missing", str(asked.map or asked.image), found, "Restore it.") from error
 
-    def _keep(self, asked: Asked, judged: Path | None) -> str:
-        """Keep the map that was judged; return its name among the decisions, or nothing where there is none."""
+    def _keep(self, asked: Asked, judged: Path | None, decision: str) -> str:
+        """Keep the map that was judged; return its name among the decisions, or nothing where there is none.
+
+        An edited map holds whatever became of the one that was judged: all its voxels are its own.
+        """
         if not asked.sha256 or judged is None:
             return ""
         if not judged.is_file() or sha256(judged) != asked.sha256:
+            if decision == EDITED:
+                return ""
             raise UserError(
                 f"{asked.case}, {asked.name}: {judged} is not the label map that was judged. It has been made anew "
-                "since: look at the queue again."
+                "since: start the review again."
             )
         return keep(self.folder, judged)[1]
 

@@ -103,8 +103,11 @@ class Room:
             raise BadRequestError(HTTPStatus.NOT_FOUND, f"There is no question {number[:20]!r}.")
         return self._questions[number]
 
-    def cut(self, number: str, kind: str) -> Cut:
-        """Return what is shown of a question (:meth:`labelloop.review.views.Case.cut`), the last edited map with it."""
+    def cut(self, number: str, place: str) -> Cut:
+        """Return what is shown of a question (:meth:`labelloop.review.views.Case.cut`), the last edited map with it.
+
+        Raises BadRequestError when the image has no such place.
+        """
         one = self.question(number)
         with self._reading:  # one at a time: a case is large, and the next request may ask for the same
             if one.case not in self._cases:
@@ -112,7 +115,11 @@ class Room:
             self._cases.move_to_end(one.case)
             while len(self._cases) > KEPT_CASES:
                 self._cases.popitem(last=False)
-            return self._with_edited(self._cases[one.case], one).cut(self.desk.ids[one.name], kind)
+            case = self._with_edited(self._cases[one.case], one)
+        try:
+            return case.cut(self.desk.ids[one.name], place)
+        except ValueError:
+            raise BadRequestError(HTTPStatus.NOT_FOUND, "The image has no such place.") from None
 
     def _with_edited(self, case: Case, one: Asked) -> Case:
         """Return a case with the map that somebody edited for the question last, where that is there."""
@@ -136,9 +143,9 @@ class Room:
                 self.question(number), self.reviewer, decision, edited=edited, comment=comment, seconds=seconds
             )
 
-    def edit(self, number: str, kind: str, content: bytes, seconds: float | None, comment: str) -> None:
+    def edit(self, number: str, place: str, content: bytes, seconds: float | None, comment: str) -> None:
         """Put an edited cut into the whole label map, and append the decision. Raises CaseError, UserError."""
-        volume = self.cut(number, kind).take_back(content, self.desk.ids)
+        volume = self.cut(number, place).take_back(content, self.desk.ids)
         with TemporaryDirectory() as scratch:
             path = Path(scratch) / f"edited{ENDING}"
             write(path, volume.array, volume.geometry)
@@ -312,12 +319,12 @@ class Handler(BaseHTTPRequestHandler):
                 self._send_json(HTTPStatus.OK, self.server.room.queue())
             case [number, "picture"]:
                 self._send_picture(self.server.room.question(number))
-            case [number, ("crop" | "whole") as kind, "about"]:
-                self._send_json(HTTPStatus.OK, self.server.room.cut(number, kind).about())
-            case [number, ("crop" | "whole") as kind, "image"]:
-                self._send_file(self.server.room.cut(number, kind).image_file())
-            case [number, ("crop" | "whole") as kind, "map", name]:
-                cut = self.server.room.cut(number, kind)
+            case [number, place, "about"]:
+                self._send_json(HTTPStatus.OK, self.server.room.cut(number, place).about())
+            case [number, place, "image"]:
+                self._send_file(self.server.room.cut(number, place).image_file())
+            case [number, place, "map", name]:
+                cut = self.server.room.cut(number, place)
                 if name not in cut.case.maps:
                     raise BadRequestError(HTTPStatus.NOT_FOUND, "There is no such label map.")
                 self._send_file(cut.map_file(name))
@@ -339,10 +346,10 @@ class Handler(BaseHTTPRequestHandler):
                 if decision not in DECISIONS or decision == EDITED:
                     raise BadRequestError(HTTPStatus.BAD_REQUEST, "That is no decision.")
                 room.decide(number, decision, _seconds(said.get("seconds")), _comment(said.get("comment")))
-            case [number, ("crop" | "whole") as kind, "edited"]:
-                content = self._body(math.prod(room.cut(number, kind).geometry.size) + SLACK)
+            case [number, place, "edited"]:
+                content = self._body(math.prod(room.cut(number, place).geometry.size) + SLACK)
                 seconds, comment = _seconds(parameters.get("seconds")), _comment(parameters.get("comment"))
-                room.edit(number, kind, content, seconds, comment)
+                room.edit(number, place, content, seconds, comment)
             case _:
                 raise BadRequestError(HTTPStatus.NOT_FOUND, "There is nothing under this address.")
         self._send_json(HTTPStatus.OK, room.queue())

@@ -4,6 +4,8 @@ The page gets volumes whose axes run left to right, posterior to anterior and in
 orientation to care for. What it sends back is a cut of the label map, which is put into the whole map where it was.
 """
 
+import logging
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +25,7 @@ from labelloop.images.volume import Geometry, Volume, canonical, restore, uprigh
 from labelloop.review.desk import Asked
 from labelloop.review.maps import ENDING, read_reviewed
 
+log = logging.getLogger(__name__)
 CROP, WHOLE = "crop", "whole"
 MARGIN_MM = 25.0
 """What is shown around an organ: enough to see its neighbors."""
@@ -32,6 +35,8 @@ MR_WINDOWS = (("All", 1.0, 99.0), ("Dark", 1.0, 75.0), ("Bright", 40.0, 99.9))
 """Names, and the percentiles that are drawn black and white."""
 MAP_OF_SET = ""
 """Name of the label map that is asked about; the others have those of their models, which are never empty."""
+BOX = re.compile(",".join([r"(\d{1,5})-(\d{1,5})"] * 3), re.ASCII)
+"""Name of a box: from where to where it goes along each axis [z, y, x]."""
 Box = tuple[slice, slice, slice]
 
 
@@ -54,39 +59,52 @@ class Case:
 
     @classmethod
     def read(cls, asked: Asked, ids: Collection[int]) -> "Case":
-        """Read the files of a case.
+        """Read the files of a case. A model's map that cannot be used is left out, with a word in the log.
 
         Raises:
-            CaseError: a file is damaged, on another grid, or not the label map that is asked about.
+            CaseError: image or label map are damaged, on two grids, or not what is asked about.
             OSError: a file is away.
         """
-        image, maps = read_surveyed(asked.image), {}
-        files = {MAP_OF_SET: asked.map} | dict(asked.models)
         if asked.map is not None and sha256(asked.map) != asked.sha256:
             found = "not the label map that is asked about: it has been made anew since"
             raise CaseError("review_outdated", str(asked.map), found, "Start the review again.")
-        turn = upright_volume if asked.upside_down else _as_it_is
-        stored = image.geometry
-        for name, path in files.items():
-            if path is not None:
-                volume = read_reviewed(path, ids, image.geometry)
-                maps[name] = canonical(turn(volume)).array
-                stored = volume.geometry if name == MAP_OF_SET else stored
+        image, turn = read_surveyed(asked.image), upright_volume if asked.upside_down else _as_it_is
         whole = canonical(turn(image))
-        maps.setdefault(MAP_OF_SET, np.zeros(whole.array.shape, np.uint8))
+        stored, labels = image.geometry, np.zeros(whole.array.shape, np.uint8)
+        if asked.map is not None:
+            volume = read_reviewed(asked.map, ids, image.geometry)
+            stored, labels = volume.geometry, canonical(turn(volume)).array
         upright = turn(Volume(np.empty(stored.shape, np.uint8), stored)).geometry
-        return cls(asked, whole, maps, stored, upright)
+        case = cls(asked, whole, {MAP_OF_SET: labels}, stored, upright)
+        for model, path in asked.models.items():
+            case = case.with_map(model, path, ids)
+        return case
 
     def with_map(self, name: str, path: Path, ids: Collection[int]) -> "Case":
-        """Return the case with one more label map. Raises as :meth:`read`."""
-        volume = read_reviewed(path, ids, self.stored)
+        """Return the case with one more label map; as it is, with a word in the log, where that cannot be used."""
+        try:
+            volume = read_reviewed(path, ids, self.stored)
+        except (CaseError, OSError) as error:
+            log.warning("review: the map %r of %s is not shown: %s", name, self.asked.case, error)
+            return self
         turned = upright_volume(volume) if self.asked.upside_down else volume
         return replace(self, maps={**self.maps, name: canonical(turned).array}, _boxes={})
 
-    def cut(self, number: int, kind: str) -> "Cut":
-        """Return what is shown of a class: all of the case, or the organ with a margin (:data:`CROP`)."""
-        if kind == WHOLE:
+    def cut(self, number: int, place: str) -> "Cut":
+        """Return what is shown of a class: all of the case, the organ with a margin (:data:`CROP`), or a box.
+
+        The organ's box grows when a map is added. So who was shown one asks for the same again by its name.
+
+        Args:
+            place: :data:`CROP`, :data:`WHOLE`, or what :attr:`Cut.place` calls a box.
+
+        Raises:
+            ValueError: there is no such place.
+        """
+        if place == WHOLE:
             return Cut(self, number, (slice(None), slice(None), slice(None)))
+        if place != CROP:
+            return Cut(self, number, _box_called(place, self.image.array.shape))
         if number not in self._boxes:
             self._boxes[number] = self._box(number)
         return Cut(self, number, self._boxes[number])
@@ -125,6 +143,12 @@ class Cut:
         return Geometry((x, y, z), whole.spacing, tuple(origin.tolist()), whole.direction)
 
     @property
+    def place(self) -> str:
+        """Name of the box, by which :meth:`Case.cut` finds it again."""
+        sizes = self.case.image.array.shape
+        return ",".join("{}-{}".format(*part.indices(size)) for part, size in zip(self.box, sizes, strict=True))
+
+    @property
     def _organ(self) -> "Cut":
         """The cut to the organ: it holds all of the class, of whatever map."""
         return self.case.cut(self.number, CROP)
@@ -153,9 +177,9 @@ class Cut:
     def about(self) -> dict[str, Any]:
         """Return numbers about what is shown, for JSON.
 
-        ``start`` is the voxel (x, y, z) in the middle of the class; a window has a name, and the intensities that are
-        drawn black and white; each map has the volume of the class in ml, and its Dice with the label that is asked
-        about (None where both are empty).
+        ``place`` names what is shown; ``start`` is the voxel (x, y, z) in the middle of the class; a window has a name,
+        and the intensities drawn black and white; each map has the volume of the class in ml, and its Dice with the
+        label that is asked about (None where both are empty).
         """
         organ = self._organ
         label = organ.map(MAP_OF_SET) == self.number
@@ -163,6 +187,7 @@ class Cut:
         shift = [(there.start or 0) - (here.start or 0) for there, here in zip(organ.box, self.box, strict=True)][::-1]
         size, spacing = self.geometry.size, self.geometry.spacing
         return {
+            "place": self.place,
             "size": size,
             "spacing": spacing,
             "start": [place + by for place, by in zip(organ._start(), shift, strict=True)],
@@ -178,7 +203,7 @@ class Cut:
         found = []
         for name, *shares in MR_WINDOWS:
             low, high = np.percentile(values, shares).tolist()
-            found.append((name, low, max(high, low + 1)))
+            found.append((name, low, high if high > low else low + 1))
         return found
 
     def _numbers(self, name: str, label: np.ndarray) -> dict[str, float | None]:
@@ -248,6 +273,16 @@ class Cut:
 
 def _as_it_is(volume: Volume) -> Volume:
     return volume
+
+
+def _box_called(name: str, shape: tuple[int, ...]) -> Box:
+    """Return the box of a name. Raises ValueError when it is none, or not inside of the image."""
+    found = BOX.fullmatch(name)
+    ends = list(map(int, found.groups())) if found else []
+    parts = [slice(*ends[at : at + 2]) for at in range(0, len(ends), 2)]
+    if not found or any(part.start >= part.stop or part.stop > size for part, size in zip(parts, shape, strict=True)):
+        raise ValueError(f"no box of an image of {shape} voxels: {name[:40]!r}")
+    return parts[0], parts[1], parts[2]
 
 
 def _box_of(masks: Iterable[np.ndarray], shape: tuple[int, ...]) -> Box | None:

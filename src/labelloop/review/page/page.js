@@ -93,7 +93,7 @@ function press(key) {
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey && event.key === "z" && editing) event.preventDefault();
-  else if (event.ctrlKey || event.metaKey || event.altKey) return;
+  else if ((event.ctrlKey || event.metaKey || event.altKey) && !"[]".includes(event.key)) return; // AltGr types [
   if ($("help").open) {
     if (event.key === "?") $("help").close();
     return event.stopPropagation();
@@ -132,8 +132,11 @@ const bytes = async (address) => (await ask(address)).arrayBuffer();
 function load(question, all) {
   const key = `${question.number}/${all ? "whole" : "crop"}`;
   if (!loaded.has(key)) {
-    const parts = [ask(`${key}/about`).then((answer) => answer.json()), bytes(`${key}/image`), bytes(`${key}/map/${SET}`)];
-    const loading = Promise.all(parts).then(([about, image, label]) => ({ key, about, image, maps: { [SET]: label } }));
+    const loading = ask(`${key}/about`).then((answer) => answer.json()).then(async (about) => {
+      const address = `${question.number}/${about.place}`; // the organ may grow meanwhile, by what others draw
+      const [image, label] = await Promise.all([bytes(`${address}/image`), bytes(`${address}/map/${SET}`)]);
+      return { address, about, image, maps: { [SET]: label } };
+    });
     loading.catch(() => loaded.delete(key));
     loaded.set(key, loading);
     while (loaded.size > 3) loaded.delete(loaded.keys().next().value);
@@ -141,9 +144,15 @@ function load(question, all) {
   return loaded.get(key);
 }
 
+/** Return a map of what is shown; undefined when it cannot be had, or when something else is shown by then. */
 async function mapOf(name) {
-  shown.maps[name] ??= await bytes(`${shown.key}/map/${encodeURIComponent(name)}`);
-  return shown.maps[name];
+  const from = shown;
+  try {
+    from.maps[name] ??= await bytes(`${from.address}/map/${encodeURIComponent(name)}`);
+  } catch (error) {
+    say(error.message, true);
+  }
+  return from === shown ? from.maps[name] : undefined;
 }
 
 // ---- showing ----
@@ -151,7 +160,6 @@ async function mapOf(name) {
 async function open(index) {
   at = index;
   editing = false;
-  map = SET;
   preset = 0;
   whole = false;
   $("comment").value = "";
@@ -165,18 +173,14 @@ async function draw() {
   document.body.dataset.ready = "";
   shown = null;
   failed = false;
+  map = SET;
   clock.since = null;
   clock.seconds = 0;
   tools();
   $("maps").replaceChildren();
   $("slice").textContent = "";
-  $("picture").hidden = Boolean(viewer) || !question.picture;
-  if (!viewer) {
-    if (question.picture) $("picture").src = `${question.number}/picture`;
-    start();
-    failed = true;
-    return;
-  }
+  $("picture").hidden = true;
+  if (!viewer) return instead(question);
   say("Loading …");
   try {
     const data = await load(question, all);
@@ -193,14 +197,17 @@ async function draw() {
     ahead();
   } catch (error) {
     if (question !== now()) return;
-    failed = true;
-    if (question.picture) {
-      $("picture").hidden = false;
-      $("picture").src = `${question.number}/picture`;
-    }
     say(error.message, true);
-    start();
+    instead(question);
   }
+}
+
+/** Show the picture of a question, if there is one, where volumes cannot be shown. */
+function instead(question) {
+  failed = true;
+  $("picture").hidden = !question.picture;
+  if (question.picture) $("picture").src = `${question.number}/picture`;
+  start();
 }
 
 function start() {
@@ -235,11 +242,7 @@ function describe() {
   $("said").hidden = !one.said;
   $("said").className = one.decision;
   $("said").textContent = one.said;
-  const lines = one.reasons.map(({ what, why }) => {
-    const line = element("li");
-    line.append(element("b", what), why);
-    return line;
-  });
+  const lines = one.reasons.map(({ what, why }) => filled("li", element("b", what), why));
   if (one.asked === "random") lines.push(element("li", "Drawn at random from the accepted labels.", "random"));
   if (!one.predicted) lines.push(element("li", "Nothing was predicted: there is no label map."));
   $("reasons").replaceChildren(...lines);
@@ -262,8 +265,7 @@ function progress() {
 const duration = (s) => (s < 60 ? `${Math.max(5, Math.round(s / 5) * 5)} s` : `${Math.ceil(s / 60)} min`);
 
 function numbers() {
-  const head = element("tr");
-  for (const name of ["", "ml", "Dice"]) head.append(element("th", name));
+  const head = filled("tr", ...["", "ml", "Dice"].map((name) => element("th", name)));
   const rows = shown.about.maps.map(({ name, ml, dice }) => {
     const row = element("tr", "", `choice ${name === map ? "on" : ""}`);
     const title = name === SET ? "this label" : name;
@@ -323,9 +325,8 @@ function setWhole(all) {
 }
 
 async function setMap(name) {
-  const loading = shown;
-  const content = await mapOf(name).catch((error) => say(error.message, true));
-  if (!content || loading !== shown) return;
+  const content = await mapOf(name);
+  if (!content) return;
   map = name;
   viewer.putMap(content);
   numbers();
@@ -341,45 +342,41 @@ function nextMap() {
 
 async function decide(decision) {
   if (!shown && !failed) return whisper("Still loading.");
+  if (map !== SET && ["right", "wrong"].includes(decision)) {
+    return whisper(`This is the map ${map}. Press M until "this label" is shown, which is asked about; or E, to start from this map.`);
+  }
   const body = JSON.stringify({ decision, seconds: seconds(), comment: $("comment").value });
   await answer(() => post(`${now().number}/decision`, body, "application/json"));
 }
 
-async function answer(send) {
-  const mine = at;
+/** Do something that no key may come between; say what goes wrong. */
+async function alone(work) {
   busy = true;
-  try {
-    queue = await send();
-    made.push(mine);
-    if (editing) for (const kind of ["crop", "whole"]) loaded.delete(`${queue.questions[mine].number}/${kind}`);
-    editing = false;
-    const next = nextOpen();
-    busy = false;
-    await open(next < 0 ? mine : next);
-    if (next < 0) say("All questions are answered. Type the command of the run again.");
-  } catch (error) {
-    say(error.message, true);
-  } finally {
-    busy = false;
-  }
+  await work().catch((error) => say(error.message, true));
+  busy = false;
 }
 
-async function takeBack() {
-  const last = made.pop();
+const answer = (send) => alone(async () => {
+  const mine = at;
+  queue = await send();
+  made.push(mine);
+  if (editing) for (const kind of ["crop", "whole"]) loaded.delete(`${queue.questions[mine].number}/${kind}`);
+  editing = false;
+  const next = nextOpen();
+  busy = false;
+  await open(next < 0 ? mine : next);
+  if (next < 0) say("All questions are answered. Type the command of the run again.");
+});
+
+const takeBack = () => alone(async () => {
+  const last = made.at(-1);
   if (last === undefined) return whisper("Nothing to take back.");
-  busy = true;
-  try {
-    const body = JSON.stringify({ decision: "unsure", comment: "taken back" });
-    queue = await post(`${queue.questions[last].number}/decision`, body, "application/json");
-    busy = false;
-    await open(last);
-  } catch (error) {
-    made.push(last);
-    say(error.message, true);
-  } finally {
-    busy = false;
-  }
-}
+  const body = JSON.stringify({ decision: "unsure", comment: "taken back" });
+  queue = await post(`${queue.questions[last].number}/decision`, body, "application/json");
+  made.pop();
+  busy = false;
+  await open(last);
+});
 
 // ---- editing ----
 
@@ -390,8 +387,9 @@ async function startEdit() {
   if (map !== SET) await setMap(SET);
   editing = true;
   viewer.visible = true;
+  viewer.paint();
   take("b");
-  tools();
+  looks();
   if (from !== SET) viewer.takeFrom(await mapOf(from));
 }
 
@@ -411,7 +409,9 @@ async function takeFromModel() {
   if (!models.length) return whisper("There is no model's map.");
   takeFromModel.turn = ((takeFromModel.turn ?? -1) + 1) % models.length;
   const name = models[takeFromModel.turn];
-  viewer.takeFrom(await mapOf(name));
+  const content = await mapOf(name);
+  if (!content || !editing) return;
+  viewer.takeFrom(content);
   whisper(`As ${name} has it.`);
 }
 
@@ -431,8 +431,8 @@ async function save() {
   if (!viewer.strokes.length) return whisper("Nothing was changed.");
   say("Saving …");
   const query = new URLSearchParams({ seconds: seconds().toFixed(1), comment: $("comment").value });
-  const content = await viewer.file();
-  await answer(() => post(`${shown.key}/edited?${query}`, content, "application/gzip"));
+  const { address } = shown;
+  await answer(async () => post(`${address}/edited?${query}`, await viewer.file(), "application/gzip"));
 }
 
 /** Show the decisions or the tools, whichever there is a use for. */
@@ -447,6 +447,12 @@ function tools() {
   $("size").querySelector("b").textContent = `${brush} mm`;
 }
 
+function filled(name, ...parts) {
+  const made = document.createElement(name);
+  made.append(...parts);
+  return made;
+}
+
 function element(name, text = "", classes = "") {
   const made = document.createElement(name);
   made.textContent = text;
@@ -456,15 +462,9 @@ function element(name, text = "", classes = "") {
 
 function help() {
   const groups = KEYS.map(([title, , keys]) => {
-    const group = element("section");
-    const list = element("dl");
-    for (const [key, words] of keys) {
-      const term = element("dt");
-      term.append(element("kbd", NAMES[key] ?? key.toUpperCase()));
-      list.append(term, element("dd", words));
-    }
-    group.append(element("h3", title), list);
-    return group;
+    const terms = keys.flatMap(([key, words]) =>
+      [filled("dt", element("kbd", NAMES[key] ?? key.toUpperCase())), element("dd", words)]);
+    return filled("section", element("h3", title), filled("dl", ...terms));
   });
   const box = element("div", "", "groups");
   box.append(...groups);

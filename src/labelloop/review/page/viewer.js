@@ -213,7 +213,7 @@ export class Viewer {
     const name = this.classes.find((one) => one.id === id)?.plain;
     const value = where.values[0]?.value;
     const parts = [`${PLANES[this.plane]} ${voxel[axis] + 1} of ${this.about.size[axis]}`];
-    if (Number.isFinite(value)) parts.push(`${Math.round(value)}${this.about.modality === "CT" ? " HU" : ""}`);
+    if (Number.isFinite(value)) parts.push(`${Number.isInteger(value) || Math.abs(value) >= 100 ? Math.round(value) : value.toPrecision(3)}${this.about.modality === "CT" ? " HU" : ""}`);
     if (name) parts.push(name);
     return parts.join("  ·  ");
   }
