@@ -197,3 +197,12 @@ def test_what_yaml_reads_as_something_else_is_asked_about(tmp_path, text, read):
 def test_what_everybody_reads_alike_is_read(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     assert len(read_yaml(tmp_path / "a.yaml")) == 1
+
+
+def test_halves_of_characters_and_the_mark_of_windows(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_bytes(b'\xef\xbb\xbf{"image": "\\ud83d\\ude00"}')
+    assert read_json(path) == {"image": "\N{GRINNING FACE}"}
+    path.write_text('{"image": ["a", "\\ud83d"]}')
+    with pytest.raises(UserError, match="not JSON"):
+        read_json(path)

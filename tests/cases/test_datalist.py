@@ -70,6 +70,7 @@ REFUSED = {
     "masks": ({"training": [{"image": "a.nii.gz", "label": ["b.nii.gz", "c.nii.gz"]}]}, "training.0: label"),
     "no image": ({"training": [{"img": "a.nii.gz"}]}, "training.0: found"),
     "straddles": ({"training": [pair("a")], "test": [{"image": "images/a.nii.gz"}]}, "stands in it 2 times"),
+    "no list": ({"training": {"0": pair("a")}, "test": [pair("b")]}, "training: found"),
     "nothing": ({"fold0": []}, "no list training, validation, test with an entry"),
 }
 
@@ -88,3 +89,23 @@ def test_a_list_that_names_no_classes_asks_for_a_data_set(tmp_path):
     with pytest.raises(UserError, match="no labels; name the data set"):
         make_table(path, None, None, tmp_path / "c.csv", Options(modality="CT"))
     assert [case.dataset for case in make_table(path, None, "btcv", tmp_path / "c.csv")] == ["btcv"]
+
+
+def test_a_file_that_cannot_be_looked_at_is_left_out(tmp_path):
+    path = write(tmp_path / "d", {"training": [pair("a")]})
+    content = json.loads(path.read_text())
+    content["training"] += [{"image": f"{'x' * 300}.nii.gz"}]
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())  # as editors of Windows begin a file
+    lost: list = []
+    assert [case.case for case in make_table(path, None, None, tmp_path / "c.csv", lost=lost)] == ["a"]
+    assert [entry.reason for entry in lost] == ["cannot be looked at: File name too long"]
+
+
+def test_two_data_sets_of_one_name_do_not_share_what_ids_mean(tmp_path):
+    first = write(tmp_path / "one", {"training": [pair("a")]})
+    second = write(tmp_path / "two", {"training": [pair("b")]}, names={"modality": "CT", "labels": {"1": "liver"}})
+    make_table(first, None, None, tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"one/list\.json mean, not those of .*two/list\.json"):
+        make_table(second, None, None, tmp_path / "b.csv")
+    assert not (tmp_path / "b.csv").exists()
+    make_table(first, None, None, tmp_path / "a.csv", Options(overwrite=True))

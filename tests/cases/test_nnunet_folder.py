@@ -75,6 +75,14 @@ REFUSED = {
     "no channel": ({"labels": LABELS}, "say it with --modality"),
     "no labels": (CT, "no labels"),
     "fractions": (CT | {"labels": {"background": 0, "liver": 1.5}}, "expected a whole number for each class"),
+    "listed channels": ({"channel_names": ["T1", "T2"], "labels": LABELS}, "images of 2 channels (T1, T2)"),
+    "background": (CT | {"labels": {"0": "liver", "1": "spleen"}}, "liver has id 0"),
+    "no name": (CT | {"labels": {"background": 0, "": 1}}, "expected a whole number for each class"),
+    "a long number": (
+        CT | {"labels": {"0": "background", "9" * 5000: "liver"}},
+        "expected a whole number for each class",
+    ),
+    "validation": (CT | {"labels": LABELS, "validation": [{"image": "imagesTr/a_0000.nii.gz"}]}, "for validation"),
     "twice": (CT | {"labels": {"background": 0, "liver": 1, "spleen": 1}}, "two classes have one id"),
 }
 

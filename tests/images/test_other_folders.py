@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def perfect(table) -> bool:
     return len(there) == 4 and bool((there["volume_truth_ml"] > 0).all() and (table["dsc"] == 1).all())
 
 
-def test_label_maps_of_nnunet_are_scored_in_the_ids_of_their_dataset_json(tmp_path, caplog):
+def test_label_maps_of_nnunet_are_scored_in_the_ids_of_their_dataset_json(tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         table = scored(nnunet(tmp_path / "d"), ours(tmp_path / "ours"), tmp_path / "1.csv")
     assert perfect(table) and set(table["class"]) == set(IDS)  # what the file does not name was not annotated
@@ -71,6 +72,8 @@ def test_label_maps_of_nnunet_are_scored_in_the_ids_of_their_dataset_json(tmp_pa
     predicted = nnunet(tmp_path / "predicted", "")
     assert perfect(scored(tmp_path / "d" / "labelsTr", predicted, tmp_path / "2.csv"))
     assert perfect(scored(ours(tmp_path / "truth"), predicted, tmp_path / "3.csv"))
+    monkeypatch.chdir(tmp_path / "d" / "labelsTr")
+    assert perfect(scored(Path(), tmp_path / "ours", tmp_path / "5.csv"))
     (tmp_path / "other").mkdir()
     moved = nnunet(tmp_path / "other", "moved")
     named = scored(moved, tmp_path / "ours", tmp_path / "4.csv", dataset=tmp_path / "other" / "dataset.json")

@@ -25,6 +25,7 @@ PLAIN = {
     "tag:yaml.org,2002:bool": re.compile(r"(?i:true|false)"),
 }
 """Numbers and switches that everybody reads alike. YAML 1.1 reads 010 as 8, 1:30 as 90, and no as false."""
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
 MOST_LINES = 50
 MOST_VALUES = 200_000
 """In a YAML file, with what its aliases repeat."""
@@ -66,6 +67,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     text = _text(path)
     try:
         content = json.loads(text, object_pairs_hook=_unique)
+        if HALF.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # halves of characters are no text, and no file name
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {short(error)}") from None
     if not isinstance(content, dict):
@@ -163,7 +166,7 @@ def _text(path: str | Path) -> str:
         size = path.stat().st_size
         if size > LARGEST_BYTES:
             raise UserError(f"{path}: {size} bytes, expected at most {LARGEST_BYTES}: this is another kind of file")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows begins a text with a mark
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:

@@ -73,7 +73,10 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
     problems: list[str] = []
     for name in LISTS:
         listed = content.get(name)
-        for number, entry in enumerate(listed if isinstance(listed, list) else ()):
+        if not isinstance(listed, list | None):
+            problems.append(f"{path}: {name}: found {short(repr(listed), 80)}, expected a list")
+            continue
+        for number, entry in enumerate(listed or ()):
             problem = _problem(entry)
             if problem:
                 problems.append(f"{path}: {name}.{number}: {problem}")
@@ -139,9 +142,12 @@ def _why_not(file: Path) -> str:
         return FORMAT
     if not file.name.endswith(EXTENSIONS):
         return CAPITALS
-    if file.is_file():
-        return ""
-    return DEAD_LINK if file.is_symlink() else MISSING
+    try:
+        if file.is_file():
+            return ""
+        return DEAD_LINK if file.is_symlink() else MISSING
+    except OSError as error:  # no right to look, or a name that is too long
+        return f"cannot be looked at: {error.strerror}"
 
 
 def _names(path: Path, images: Sequence[Path]) -> list[str]:

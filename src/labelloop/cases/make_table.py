@@ -1,6 +1,8 @@
 """Write a case table: of folders of images and labels, of nnU-Net's data set folders, of MONAI's datalists."""
 
+import json
 import logging
+import os
 import random
 import re
 from collections import Counter
@@ -12,7 +14,7 @@ from labelloop.base.errors import CaseError, UserError
 from labelloop.base.lookup import SUFFIXES, find
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
-from labelloop.base.wording import count, named, shown
+from labelloop.base.wording import NAMED, count, named, shown
 from labelloop.cases.datalist import datalist_pairs
 from labelloop.cases.folders import Pair, pair_folders
 from labelloop.cases.nnunet_folder import nnunet_folder, nnunet_pairs
@@ -24,8 +26,9 @@ from labelloop.images.nnunet_json import NAME, dataset_in_json
 
 log = logging.getLogger(__name__)
 
-HEAD = """\
-# What the label ids of this data set mean, as {} says. `null` in the place of a class: a structure that is no class.
+HEAD = "# What the label ids of this data set mean, as {} says.\n"
+HOW = """\
+# `null` in the place of a class: a structure that is no class.
 """
 
 
@@ -142,11 +145,7 @@ def _of_folders(
     options: Options,
     lost: list[LeftOut],
 ) -> _Found:
-    if not dataset:
-        raise UserError(
-            "--dataset: name what the label ids mean, a name of `labelloop dataset list` or a data set file; only "
-            f"nnU-Net's data set folders ({NAME}) and MONAI's datalists can say it themselves"
-        )
+    dataset = checked_dataset(dataset)
     masks = _MaskLabels(read_dataset(dataset), options.merged)
     paired = pair_folders(images, masks.listed(labels), lost)
     pairs: list[Pair] = [(options.role, case, *files) for case, files in paired.items()]
@@ -156,6 +155,21 @@ def _of_folders(
     _check_files(pairs, [find("datasets", dataset)], out)
     pairs = masks.write(pairs, lost)
     return _Found(pairs, dataset, masks.annotated | _annotated(pairs, dataset, options))
+
+
+def checked_dataset(dataset: str | None) -> str:
+    """Return the data set that is named for the labels of a folder, by name or path, once its file is read.
+
+    Raises:
+        UserError: there is none, or its file is wrong.
+    """
+    if not dataset:
+        raise UserError(
+            "--dataset: name what the label ids mean, a name of `labelloop dataset list` or a data set file; only "
+            f"nnU-Net's data set folders ({NAME}) and MONAI's datalists can say it themselves"
+        )
+    read_dataset(dataset)
+    return dataset
 
 
 def _of_json(
@@ -185,12 +199,13 @@ def _dataset_file(names: Path, modality: str, folder: Path) -> Path:
     dataset = dataset_in_json(names, modality)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}.yaml"
     if path.is_file():
+        _refuse_others(path, names)
         kept = read_dataset(path)
         log.info("%s: there before and kept", shown(path))
         if kept.labels != dataset.labels:
             log.warning("%s: says other things of label ids than %s; delete it to have it written anew", path, names)
         return path
-    write_dataset(path, dataset, HEAD.format(NAME if names.name == NAME else names.name))
+    write_dataset(path, dataset, HEAD.format(json.dumps(os.path.relpath(names, folder))) + HOW)
     log.info("%s: %s", shown(path), count(len(dataset.named), "class"))
     unknown = [name for name in dataset.named.values() if name not in all_class_names()]
     if unknown:
@@ -199,6 +214,21 @@ def _dataset_file(names: Path, modality: str, folder: Path) -> Path:
             "no class, or a class scheme of your own (docs/own-data.md)", path, named(unknown)
         )  # fmt: skip
     return path
+
+
+def _refuse_others(path: Path, names: Path) -> None:
+    """Refuse a data set file that was written of another JSON file, as its first line says; many have one name."""
+    first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] + "\n"
+    before, after = HEAD.split("{}")
+    try:
+        of = path.parent / json.loads(first.removeprefix(before).removesuffix(after))
+    except (ValueError, TypeError):  # somebody wrote another first line
+        return
+    if of.is_file() and not of.samefile(names):
+        raise UserError(
+            f"{shown(path)}: says what the ids of {shown(of)} mean, not those of {shown(names)}. Write this table into "
+            "another folder, or name a data set file of its own (--dataset)"
+        )
 
 
 def _check_files(pairs: list[Pair], inputs: list[Path], out: Path) -> None:
@@ -217,6 +247,13 @@ def _rows(found: _Found, drawn: set[str], options: Options) -> list[Case]:
     patients = {options.known.get(case, {}).get("patient") for case in drawn} - {None, ""}
     rows = [_row(pair, found, options) for pair in found.pairs]
     tested = {row.case for row in rows if row.case in drawn or row.patient in patients}
+    trained = {row.case for row in rows if row.role == "train"}
+    if drawn and trained and trained <= tested:
+        raise UserError(
+            f"the test cases that were drawn are of all patients ({len(patients)} in {count(len(rows), 'case')}): none "
+            "is left to train on. Anonymizers often write one PatientID for all: then leave out --test-fraction, and "
+            "fill in the columns patient and role of the table"
+        )
     return [row.model_copy(update={"role": "test"}) if row.case in tested else row for row in rows]
 
 
@@ -283,7 +320,8 @@ def _check_ids(ids: list[str]) -> None:
     lines = [f"case id {i!r} from its file name: {REASONS['case_id_unsafe']}" for i in ids if not SAFE_ID.fullmatch(i)]
     lines += [f"case {i!r} is in the train and in the test folder" for i, n in Counter(ids).items() if n > 1]
     if lines:
-        raise UserError("\n".join(lines))
+        more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
+        raise UserError("\n".join([*lines[:NAMED], *more]))
 
 
 def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:

@@ -1,7 +1,10 @@
 """Data set folders of nnU-Net and of the Medical Segmentation Decathlon: imagesTr, labelsTr, imagesTs, dataset.json."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from labelloop.base.errors import UserError
 from labelloop.cases.folders import Pair, pair_folders
 from labelloop.images.listing import FORMAT, LeftOut, list_folder, tell_left_out
 from labelloop.images.nnunet_json import NAME, read_dataset_json
@@ -23,9 +26,10 @@ def nnunet_pairs(folder: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
         lost: see :func:`labelloop.cases.folders.pair_folders`.
 
     Raises:
-        UserError: when images have several channels; see also :func:`labelloop.cases.folders.pair_folders`.
+        UserError: when images have several channels, or the file keeps cases for validation, as a datalist does; see
+            also :func:`labelloop.cases.folders.pair_folders`.
     """
-    read_dataset_json(folder / NAME)
+    _refuse_validation(folder / NAME, read_dataset_json(folder / NAME))
     pairs: list[Pair] = []
     for (images, labels), its_role in ((TRAIN, role), (TEST, "test")):
         if images == TEST[0] and not _holds_volumes(folder / images):
@@ -38,6 +42,15 @@ def nnunet_pairs(folder: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
     files = [entry for entry in list_folder(folder).left_out if entry.reason == FORMAT and entry.path.name not in used]
     tell_left_out([*others, *files], folder)
     return pairs
+
+
+def _refuse_validation(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a file that keeps cases of imagesTr for validation: read as a folder, they would be trained on."""
+    if content.get("validation"):
+        raise UserError(
+            f"{path}: keeps cases for validation, as MONAI's datalists do, and lies beside {TRAIN[0]}, where nnU-Net's "
+            "file says nothing of single cases. Give a copy of another name (datalist.json) to have its lists read"
+        )
 
 
 def _holds_volumes(folder: Path) -> bool:

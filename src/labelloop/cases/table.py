@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from labelloop.base.classes import Strict
 from labelloop.base.errors import UserError, nearest
-from labelloop.base.files import atomic
+from labelloop.base.files import atomic, digest
 from labelloop.base.lookup import SUFFIXES, known
 from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.base.tables import delimiter_of
@@ -50,6 +50,13 @@ REASONS = {
     "image_repeated": "Two cases name the same image; remove one unless this is meant.",
 }
 """What to do about each reason code of a case table's rows."""
+
+
+def safe_id(name: str) -> str:
+    """Return the case id for a name of whatever letters: of other names, another one."""
+    words = "_".join(name.split())
+    safe = re.sub(r"[^A-Za-z0-9._-]|^[.-]", "_", words)
+    return safe if safe == words else f"{safe}_{digest(name)[:6]}"
 
 
 class Case(Strict):

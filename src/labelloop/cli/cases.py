@@ -73,7 +73,7 @@ def cases(
     overwrite: Annotated[bool, Option("--overwrite", help="replace the table")] = False,
 ) -> int:
     """Write a case table of folders of scans, or of a data set as nnU-Net, TotalSegmentator or MONAI have it."""
-    from labelloop.cases.make_table import Options, make_table
+    from labelloop.cases.make_table import Options, checked_dataset, make_table
 
     lost: list = []
     options = Options(
@@ -91,6 +91,7 @@ def cases(
     options.check(out)
     taken: Path | Listing = images
     if convert:
+        checked_dataset(dataset)  # before all the images are written
         taken, options = _converted(images, convert, options, lost)
     found = make_table(taken, labels, dataset, out, options, lost)
     labeled = sum(bool(case.label) for case in found)

@@ -11,11 +11,12 @@ from labelloop.base.documents import read_json, short, validated
 from labelloop.base.errors import UserError
 from labelloop.base.lookup import find
 from labelloop.base.wording import named, plain, shown
-from labelloop.images.datasets import Dataset, as_known, bound, load_dataset
+from labelloop.images.datasets import LARGEST_ID, Dataset, all_class_names, as_known, bound, load_dataset
 
 log = logging.getLogger(__name__)
 
 NAME = "dataset.json"
+MOST_DIGITS = len(str(LARGEST_ID))
 OF_LABELS = ("labelsTr", "labelsTs")
 """Folders of nnU-Net's label maps, which lie beside the file."""
 OF_MR = re.compile(r"MRI?|T[12].*|FLAIR|PD|DWI|ADC|.*(IN|OUT)[_ -]?(OF[_ -]?)?PHASE|DIXON.*", re.I)
@@ -76,7 +77,8 @@ def ids_beside(labels: Path, dataset: str | Path | None, scheme: ClassScheme) ->
     """
     if dataset is not None and Path(dataset).name != NAME:
         return load_dataset(dataset, scheme), [find("datasets", dataset)]
-    places = [labels, labels.absolute().parent] if labels.name in OF_LABELS else [labels]
+    folder = labels.absolute()  # which has a name, where "." has none
+    places = [labels, folder.parent] if folder.name in OF_LABELS else [labels]
     files = [place / NAME for place in places if (place / NAME).is_file()] if dataset is None else [Path(dataset)]
     if not files:
         return None, []
@@ -93,7 +95,9 @@ def _first_text(content: Mapping[str, Any], *keys: str) -> str:
 def _channels(content: Mapping[str, Any]) -> list[str]:
     """Return what the file calls the channels of an image; version 1, the Decathlon and MONAI call them modality."""
     found = content.get("channel_names", content.get("modality"))
-    values = list(found.values()) if isinstance(found, dict) else [found]
+    if isinstance(found, dict):
+        found = list(found.values())
+    values = found if isinstance(found, list) else [found]
     return [value for value in values if isinstance(value, str)]
 
 
@@ -119,14 +123,24 @@ def _labels(path: Path, content: Mapping[str, Any]) -> list[tuple[int, str]]:
         raise UserError(f"{path}: {REGIONS}")
     by_id = all(key.isdecimal() for key in labels)
     pairs = [(key, value) if by_id else (value, key) for key, value in labels.items()]
-    wrong = [f"{name!r}: {own!r}" for own, name in pairs if not _is_id(own) or not isinstance(name, str)]
+    wrong = [f"{name!r}: {own!r}" for own, name in pairs if not _is_id(own) or not _is_name(name)]
     if wrong:
         raise UserError(f"{path}: labels: found {short(named(wrong))}; expected a whole number for each class")
     ids = [int(own) for own, _ in pairs]
     if len(set(ids)) < len(ids):
         raise UserError(f"{path}: labels: two classes have one id")
-    return [(int(own), as_known(name)) for own, name in pairs if int(own) != BACKGROUND]
+    known = [(int(own), as_known(name)) for own, name in pairs]
+    taken = [name for own, name in known if own == BACKGROUND and name in all_class_names()]
+    if taken:
+        raise UserError(f"{path}: labels: {taken[0]} has id {BACKGROUND}, which is background in all label maps")
+    return [(own, name) for own, name in known if own != BACKGROUND]
 
 
 def _is_id(own: Any) -> bool:
-    return (isinstance(own, int) and not isinstance(own, bool)) or (isinstance(own, str) and own.isdecimal())
+    if isinstance(own, str):
+        return own.isdecimal() and len(own) <= MOST_DIGITS
+    return isinstance(own, int) and not isinstance(own, bool) and abs(own) <= LARGEST_ID
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(name.strip())
