@@ -12,7 +12,7 @@ from tiny_dicom import SHAPE, body_hu, write_series, write_slice
 
 from labelloop.base.errors import CaseError, UserError
 from labelloop.cases.folders import pair_folders
-from labelloop.cases.table import load_cases
+from labelloop.cases.table import SAFE_ID, load_cases
 from labelloop.cli import main as cli
 from labelloop.images.volume import read, write
 from labelloop.inference.convert import convert_for_table
@@ -432,3 +432,67 @@ def test_files_of_other_programs_are_whole():
     data = Path(nib.__file__).parent
     files = sorted(data.rglob("*.dcm"))
     assert len(files) > 3 and all(map(is_whole, files))
+
+
+def test_folders_of_any_name_become_case_ids(tmp_path, caplog):
+    for place in ("Pat 1/CT  Abdomen", "Müller", "Möller"):
+        write_series(tmp_path / "pacs" / place)
+    lost: list = []
+    with caplog.at_level(logging.INFO):
+        made = [one.case for one in convert_for_table(tmp_path / "pacs", tmp_path / "scans", "CT", lost)]
+    assert made[0].startswith("M_ller_") and made[1].startswith("M_ller_") and made[0] != made[1]
+    assert made[2] == "Pat_1_CT_Abdomen" and lost == [] and "Pat 1_CT  Abdomen is Pat_1_CT_Abdomen" in caplog.text
+    assert all(SAFE_ID.fullmatch(case) and (tmp_path / "scans" / f"{case}_0000.nii.gz").is_file() for case in made)
+    write_series(tmp_path / "pacs" / "Pat_1" / "CT_Abdomen")
+    with pytest.raises(UserError, match="several inputs for Pat_1_CT_Abdomen"):
+        convert_for_table(tmp_path / "pacs", tmp_path / "scans", "CT", lost)
+
+
+@pytest.mark.parametrize("other", [{"first": -250}, {"spacing": 3.0}, {"hu": body_hu()[:20]}])
+def test_a_file_of_another_series_is_not_kept_for_this_one(tmp_path, other):
+    """Folders of two exports have one name."""
+    write_series(tmp_path / "pacs" / "CT")
+    write_series(tmp_path / "more" / "CT", **other)
+    for _ in range(2):
+        assert len(convert_for_table(tmp_path / "pacs", tmp_path / "scans", "CT", [])) == 1
+    lost: list = []
+    with pytest.raises(UserError, match="no DICOM series"):
+        convert_for_table(tmp_path / "more", tmp_path / "scans", "CT", lost)
+    assert "dicom_converted" in lost[0].reason
+    np.testing.assert_array_equal(read(tmp_path / "scans" / "CT_0000.nii.gz").array, body_hu())
+
+
+def test_what_labels_mean_is_asked_before_images_are_written(tmp_path, capsys):
+    write_series(tmp_path / "pacs" / "CT")
+    asked = ["cases", "--images", tmp_path / "pacs", "--convert", tmp_path / "scans", "--out", tmp_path / "c.csv"]
+    for given in ([], ["--dataset", "nowhere.yaml"]):
+        assert cli.main(list(map(str, [*asked, *given]))) == 2
+        assert "data set" in capsys.readouterr().err and not (tmp_path / "scans").exists()
+
+
+def test_one_patient_for_all_leaves_none_to_train_on(tmp_path, capsys):
+    for case in "abc":
+        folder = write_series(tmp_path / "pacs" / case, more={(0x10, 0x20): ("LO", "ANONYMOUS")})
+        volume = read_dicom(folder)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        write(tmp_path / "labels" / f"{case}.nii.gz", (volume.array > 0).astype(np.uint8), volume.geometry)
+    asked = ["cases", "--images", tmp_path / "pacs", "--labels", tmp_path / "labels", "--convert", tmp_path / "scans",
+             "--dataset", "flare22", "--test-fraction", "0.3", "--out", tmp_path / "c.csv"]  # fmt: skip
+    assert cli.main(list(map(str, asked))) == 2
+    assert "one PatientID for all" in capsys.readouterr().err and not (tmp_path / "c.csv").exists()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_lost(tmp_path, monkeypatch):
+    for place in ("a", "b"):
+        write_series(tmp_path / place)
+    scan = os.scandir
+
+    def closed(place="."):
+        if Path(place).name == "b":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    lost: list = []
+    assert names(tmp_path, lost=lost) == ["a"]
+    assert [(entry.path.name, entry.reason.endswith("Permission denied")) for entry in lost] == [("b", True)]

@@ -3,6 +3,7 @@
 import logging
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -181,18 +182,67 @@ def test_it_does_so_however_a_series_is_stored(tmp_path_factory, axes, signs, tu
     check_places(made, *segmented(write_series(place / "in", made, order), place / "out"))
 
 
-@pytest.mark.parametrize("kind", ["axial", "from head to foot", "oblique, coronal, flipped"])
-def test_it_does_so_where_one_file_holds_all_slices(tmp_path, kind):
-    """ITK may read its frames from head to foot, on axes that are left-handed."""
+def write_many(folder: Path, made: Series) -> Path:
+    """Write a series as one file of many frames; return it."""
     given = {"PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyDate": "", "StudyTime": "",
              "AccessionNumber": "", "ReferringPhysicianName": "", "ImageType": ["ORIGINAL", "PRIMARY", "M"],
              "AcquisitionNumber": 1}  # fmt: skip
-    one = write_series(tmp_path / "one", SERIES[kind], **given)
+    one = write_series(folder / "one", made, **given)
     slices = [pydicom.dcmread(file) for file in sorted(one.iterdir())]
     about = {"series_instance_uid": "1.2.7", "series_number": 3, "sop_instance_uid": "1.2.7.1", "instance_number": 1}
-    (tmp_path / "many").mkdir()
-    LegacyConvertedEnhancedMRImage(slices, **about).save_as(tmp_path / "many" / "all.dcm")
-    check_places(SERIES[kind], *segmented(tmp_path / "many", tmp_path / "out"))
+    file = folder / "many" / "all.dcm"
+    file.parent.mkdir()
+    LegacyConvertedEnhancedMRImage(slices, **about).save_as(file)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["axial", "from head to foot", "oblique, coronal, flipped"])
+def test_it_does_so_where_one_file_holds_all_slices(tmp_path, kind):
+    """ITK may read its frames from head to foot, on axes that are left-handed."""
+    file = write_many(tmp_path, SERIES[kind])
+    check_places(SERIES[kind], *segmented(file.parent, tmp_path / "out"))
+
+
+def beyond(places: list[list[float]]) -> list[float]:
+    """Return the place that would come next."""
+    return [2 * last - before for before, last in zip(*places[-2:], strict=True)]
+
+
+FRAMES = {
+    "two echoes": (lambda places: places[:7] * 2, "dicom_phases"),
+    "one missing": (lambda places: [*places[:7], *places[8:], beyond(places)], "dicom_slices"),
+    "another order": (lambda places: [*places[::2], *places[1::2]], "dicom_slices"),
+    "no place": (lambda places: None, "dicom_place"),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_slices_of_one_file_that_are_no_volume_are_refused(tmp_path, kind):
+    """ITK stacks the frames of a file as they come, whatever places they say."""
+    file = write_many(tmp_path, SERIES["axial"])
+    assert read_dicom(file.parent).array.shape == SERIES["axial"].shape
+    one, (change, code) = pydicom.dcmread(file), FRAMES[kind]
+    about = one.PerFrameFunctionalGroupsSequence
+    made = change([list(frame.PlanePositionSequence[0].ImagePositionPatient) for frame in about][: len(about)])
+    for number, frame in enumerate(about):
+        if made is None:
+            del frame.PlanePositionSequence
+        else:
+            frame.PlanePositionSequence[0].ImagePositionPatient = made[number % len(made)]
+    one.save_as(file)
+    with pytest.raises(CaseError, match=code):
+        read_dicom(file.parent)
+
+
+@pytest.mark.parametrize("key", ["StudyInstanceUID", "SOPInstanceUID"])
+def test_images_without_names_have_no_segmentation(tmp_path, key):
+    folder = write_series(tmp_path / "in", series())
+    for file in folder.iterdir():
+        slice_ = pydicom.dcmread(file)
+        del slice_[key]
+        slice_.save_as(file)
+    with pytest.raises(CaseError, match=f"dicom_seg_headers: .*{key}"):
+        segmented(folder, tmp_path / "out")
 
 
 def test_segments_have_the_names_and_codes_of_the_class_scheme(tmp_path):

@@ -1,23 +1,29 @@
 """DICOM to NIfTI, for what reads files only: ``labelloop convert`` and ``labelloop cases --convert``."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import digest
 from labelloop.base.outputs import refuse_folder_of_inputs, refuse_overwriting
 from labelloop.base.wording import count, named, shown
+from labelloop.cases.table import safe_id
 from labelloop.images.listing import CHANNEL, LeftOut
-from labelloop.images.volume import write
-from labelloop.inference.dicom import NO_MODALITY, choose, read_dicom
+from labelloop.images.volume import read_geometry, write
+from labelloop.inference.dicom import NO_MODALITY, REASONS, choose, in_order, read_dicom
 from labelloop.inference.finding import find_cases
 from labelloop.inference.reading import InputImage
 
 log = logging.getLogger(__name__)
 
 READ = ("CT", "MR")
+SAME_GRID_MM = 0.1
+"""Largest difference of a file that was written before from its series, in the size and the place of voxels."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,29 @@ def convert_for_table(inputs: Path, out: Path, modality: str, lost: list[LeftOut
 
 def _series_of(inputs: Path, series: str, lost: list[LeftOut]) -> list[InputImage]:
     found = find_cases(inputs, series=series, lost=lost)
-    cases = [case for case in found if case.image.is_dir()]
+    cases = _with_safe_ids([case for case in found if case.image.is_dir()], inputs)
     files = [shown(case.image.name) for case in found if not case.image.is_dir()]
     if files:
         log.warning("%s: %d left out, no DICOM: %s", shown(inputs), len(files), named(files))
     if not cases:
         raise UserError(f"{shown(inputs)}: no DICOM series to convert; its files can be used as they are")
     return cases
+
+
+def _with_safe_ids(cases: list[InputImage], inputs: Path) -> list[InputImage]:
+    """Return cases whose ids a case table can hold; names of folders may have spaces and any letters.
+
+    Raises:
+        UserError: when two would have one id.
+    """
+    safe = [replace(case, case=safe_id(case.case)) for case in cases]
+    renamed = [f"{old.case} is {new.case}" for old, new in zip(cases, safe, strict=True) if old.case != new.case]
+    if renamed:
+        log.info("%s: names that are no case ids: %s", shown(inputs), named(renamed))
+    doubled = [name for name, times in Counter(case.case for case in safe).items() if times > 1]
+    if doubled:
+        raise UserError(f"{shown(inputs)}: several inputs for {named(doubled)}; rename them or move them apart")
+    return safe
 
 
 def convert_series(cases: Sequence[InputImage], inputs: Path, out: Path, lost: list[LeftOut]) -> list[Converted]:
@@ -104,7 +126,9 @@ def convert_series(cases: Sequence[InputImage], inputs: Path, out: Path, lost: l
     for case in cases:
         file = files[case.case]
         try:
-            if case.case not in kept:
+            if case.case in kept:
+                _check_kept(case, file)
+            else:
                 volume = read_dicom(case.image, case.series)
                 write(file, volume.array, volume.geometry)
                 log.info("%s: %s", file, " x ".join(map(str, volume.geometry.size)))
@@ -117,6 +141,26 @@ def convert_series(cases: Sequence[InputImage], inputs: Path, out: Path, lost: l
         log.info("%s there before and kept: %s", count(len(kept), "file"), named(kept))
     log.info("%d of %s in %s", len(converted), count(len(cases), "DICOM image"), out)
     return converted
+
+
+def _check_kept(case: InputImage, file: Path) -> None:
+    """Refuse a file that was there before and is not of this series, as where folders of two exports have one name.
+
+    Raises:
+        CaseError: ``dicom_converted``.
+    """
+    slices = in_order(case.image, choose(case.image, case.series))
+    first, found = slices[0], read_geometry(file)
+    size = (*first.size[:2], sum(slice_.frames for slice_ in slices))
+    sides = np.subtract(first.spacing[:2], found.spacing[:2])
+    if found.size != size or np.abs([*sides, *np.subtract(first.position, found.origin)]).max() > SAME_GRID_MM:
+        told = f"there before with {found.size} voxels at {_rounded(found.origin)} mm; the series has {size} at "
+        told += f"{_rounded(first.position)} mm"
+        raise CaseError("dicom_converted", shown(file), told, REASONS["dicom_converted"])
+
+
+def _rounded(place: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(float(value), 1) for value in place)
 
 
 def _described(case: InputImage, file: Path) -> Converted:

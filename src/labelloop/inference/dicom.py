@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,8 @@ from labelloop.base.files import digest, sha256
 from labelloop.base.wording import count, named, shown
 from labelloop.images.listing import extension, is_dicom, is_utf8
 from labelloop.images.volume import Volume, geometry_of
-from labelloop.inference.dicom_elements import is_whole
+from labelloop.inference.dicom_elements import is_whole, values_of
+from labelloop.inference.dicom_pixels import unlike_neighbors
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +40,10 @@ PIXEL_TOLERANCE = 1e-3
 """Largest relative difference of the pixel sizes of two slices."""
 DRIFT_PIXELS = 0.5
 """So far may the stack of slices leave their normal, from the first to the last, as a part of a pixel."""
-PHASES_DIFFER = 1.1
-"""Two phases take turns when neighbors differ by so many times what every second slice does: in anatomy by less than 1
-time, in noise by 1."""
-SLICE_STANDS_OUT = 1.3
-"""A slice is damaged, or of another scan, when it differs from both neighbors by so many times what these differ by.
-Met in 28 real scans: at most 0.8."""
 MOST_LISTED = 30
 """Series that a message lists."""
 OVERLAP = 1.5
 """Slices so many times as thick as their distance come from more than one acquisition, or overlap on purpose."""
-SOFT_TISSUE_HU = (-200, 300)
 NO_VOLUMES = {
     "localizer": re.compile("LOCALIZER|SCOUT|TOPOGRAM"),
     "projection": re.compile(
@@ -75,6 +69,7 @@ PLACE = {
 ALIKE = {"0010|0020": "PatientID", "0020|0052": "FrameOfReferenceUID", "0028|0004": "PhotometricInterpretation"}
 GRAY = "MONOCHROME2"
 """The only kind of pixels that is read; ITK inverts the values of MONOCHROME1, and makes gray of colors."""
+POSITION = (0x0020, 0x0032)
 KIND = ("0008|0008", "0008|9207")
 RESCALE = "0028|1052"
 NO_MODALITY = ("", "OT")
@@ -92,6 +87,7 @@ REASONS = {
     "dicom_damaged": "Copy or export the series again.",
     "dicom_phases": "These are several phases, echoes or copies; export one of them.",
     "dicom_gantry_tilt": "A gantry tilt? Resample it to a right-angled grid (dcm2niix does), and give that file.",
+    "dicom_converted": "Move it away, or convert to another folder.",
     "dicom_slices": "Slices are missing or uneven; export the series again.",
 }
 """What to do about each reason code of this module."""
@@ -326,7 +322,9 @@ def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
             image = reader.Execute()
     volume = Volume(sitk.GetArrayFromImage(image), geometry_of(image))
     if slices[0].modality in ("", "CT"):
-        _check_neighbors(folder, volume.array, [s.file.name for s in slices])
+        problem = unlike_neighbors(volume.array, [s.file.name for s in slices])
+        if problem:
+            raise _error(problem[0], folder, problem[1])
     return volume
 
 
@@ -373,6 +371,7 @@ def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
         raise _error("dicom_few_slices", folder, count(frames, "slice"))
     _check_one_kind(folder, slices)
     if len(slices) == 1:
+        _check_frames(folder, slices[0])
         return list(slices)
     nowhere = [s for s in slices if s.lacking]
     if nowhere:
@@ -384,6 +383,27 @@ def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     _check_numbers(folder, ordered)
     _check_steps(folder, ordered)
     return ordered
+
+
+def _check_frames(folder: Path, one: Slice) -> None:
+    """Refuse a file of many slices, whose own places ITK does not look at, if they are no volume.
+
+    A file that gives one place for all says how far its slices are apart, and ITK believes it.
+    """
+    places = [tuple(map(_number, text.split("\\"))) for text in values_of(one.file, POSITION)]
+    if not places or any(len(place) != 3 or not all(map(math.isfinite, place)) for place in places):
+        raise _error("dicom_place", folder, "a file of many slices that do not say their ImagePositionPatient")
+    if len(places) != one.frames:
+        return
+    planes = [replace(one, position=place) for place in places]
+    ordered = sorted(planes, key=lambda s: float(np.dot(one.normal, s.position)))
+    _check_places(folder, ordered)
+    _check_steps(folder, ordered)
+    along = np.array(places) @ one.normal
+    step, read = abs(float(along[1] - along[0])), abs(one.spacing[2])  # ITK counts down by a spacing below 0
+    if not _monotone(along) or abs(step - read) > SLICE_TOLERANCE * step:
+        found = f"slices in another order than their places, or {step:.3f} mm apart, read as {read:.3f} mm"
+        raise _error("dicom_slices", folder, found)
 
 
 def _check_one_kind(folder: Path, slices: Sequence[Slice]) -> None:
@@ -475,25 +495,3 @@ def _overlap(ordered: Sequence[Slice]) -> float:
     """Return the thickness of a slice by the distance of slices."""
     distance = float(np.linalg.norm(np.subtract(ordered[1].position, ordered[0].position)))
     return ordered[0].thickness / distance if ordered[0].thickness > 0 else 1.0
-
-
-def _check_neighbors(folder: Path, array: np.ndarray, names: Sequence[str]) -> None:
-    """Refuse CT in which every second slice is of another phase, or in which one slice is unlike all around it.
-
-    In a body, a slice is more like the next one than like that behind it. Asked of soft tissue, which contrast medium
-    changes. Bytes of DICOM have no checksum: damaged ones inside a compressed slice are unpacked to something else.
-    """
-    thin = np.clip(array[:, ::2, ::2], *SOFT_TISSUE_HU).astype(np.float32)
-    if len(thin) < LEAST_SLICES:
-        return
-    near = np.abs(thin[1:] - thin[:-1]).mean(axis=(1, 2))
-    next_but_one = np.abs(thin[2:] - thin[:-2]).mean(axis=(1, 2))
-    if np.median(near) > PHASES_DIFFER * np.median(next_but_one):
-        medians = f"{np.median(near):.1f} HU) than from the next but one ({np.median(next_but_one):.1f} HU)"
-        raise _error("dicom_phases", folder, f"slices differ more from their neighbors ({medians}: two take turns")
-    alone = np.minimum(near[:-1], near[1:])
-    strange = [int(i) + 1 for i in np.flatnonzero((alone > SLICE_STANDS_OUT * next_but_one) & (alone > 1))]
-    if strange:
-        files = [shown(names[i]) if len(names) == len(array) else f"number {i + 1}" for i in strange]
-        found = f"{len(files)} of {len(array)} slices are unlike the slices on both sides of them: {named(files)}"
-        raise _error("dicom_damaged", folder, found)

@@ -59,3 +59,24 @@ def _pass_over(handle: BinaryIO, tag: tuple[int, int], length: int) -> None:
         return
     begin = handle.read(4) if length >= 4 else b""
     handle.seek(-len(begin) if begin == FIRST_ITEM else length - len(begin), os.SEEK_CUR)
+
+
+def values_of(file: Path, wanted: tuple[int, int]) -> list[str]:
+    """Return the texts of an element of a whole file, wherever it stands before the pixels: in sequences, too."""
+    found = []
+    with file.open("rb") as handle:
+        begin = handle.read(PREAMBLE)
+        handle.seek(PREAMBLE if begin.endswith(b"DICM") else 0)
+        for start in iter(lambda: handle.read(8), b""):
+            if len(start) < 8:
+                break
+            tag, length = _element(handle, start)
+            if tag == PIXELS:
+                break
+            if length == UNDEFINED:
+                continue
+            if tag == wanted:
+                found.append(handle.read(length).decode("ascii", "replace").strip("\0 "))
+            else:
+                _pass_over(handle, tag, length)
+    return found

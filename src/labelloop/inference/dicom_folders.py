@@ -19,6 +19,7 @@ from labelloop.inference.dicom import (
 )
 
 SPLIT = "a part of a DICOM series whose other slices lie in another folder: put them into one"
+CLOSED = "a folder that cannot be looked into"
 NO_VOLUME = "DICOM series that are no volume"
 AMONG_SLICES = "a volume among the slices of a DICOM series: give it alone"
 
@@ -40,7 +41,11 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> list[SeriesFolde
     """
     seen: set[str] = set()
     found: list[SeriesFolder] = []
-    for place, folders, files in os.walk(root, followlinks=True):
+
+    def closed(error: OSError) -> None:
+        left_out.append(LeftOut(Path(error.filename), f"{CLOSED}: {error.strerror}", lost=True))
+
+    for place, folders, files in os.walk(root, onerror=closed, followlinks=True):
         folder, real = Path(place), os.path.realpath(place)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         if real in seen:  # links that lead back

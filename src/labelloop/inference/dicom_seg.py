@@ -45,12 +45,14 @@ SIDES = {"left": (7771000, "Left"), "right": (24028007, "Right")}
 """Modifiers of a segment's type (CID 244)."""
 PRIVATE = "99LABELLOOP"
 """Coding scheme of classes whose scheme gives no SNOMED code; those of one's own begin with 99 (PS3.16, 8)."""
+NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 """Elements that every image has, though they may be empty (type 2); anonymizers remove them."""
 REASONS = {
+    "dicom_seg_headers": "Export the series again with these, or ask for a label map alone.",
     "dicom_seg_place": "Export the series again, or ask for a label map alone.",
 }
 """What to do about each reason code of this module."""
@@ -104,7 +106,8 @@ class Segmentations:
         """Write the segmentation of a case, from its label map on the grid of its series.
 
         Raises:
-            CaseError: ``dicom_seg_place`` when a slice of the label map lies where no image of the series does.
+            CaseError: ``dicom_seg_place`` when a slice of the label map lies where no image of the series does, and
+                ``dicom_seg_headers`` when the series lacks the names of its images.
         """
         if not self.lacks(case):
             return
@@ -195,12 +198,20 @@ def _own(name: str) -> "CodedConcept":
 
 
 def _sources(case: InputImage) -> "list[Dataset]":
-    """Return the headers of a series, without pixels; elements that anonymizers remove are empty."""
+    """Return the headers of a series, without pixels; elements that anonymizers remove are empty.
+
+    Raises:
+        CaseError: ``dicom_seg_headers``.
+    """
     import pydicom
     from pydicom.uid import generate_uid
 
     slices = in_order(case.image, choose(case.image, case.series))
     sources: list[Dataset] = [pydicom.dcmread(slice_.file, stop_before_pixels=True, force=True) for slice_ in slices]
+    lacking = [key for key in NEEDED if not all(source.get(key) for source in sources)]
+    if lacking:
+        found = f"images that lack {named(lacking)}"
+        raise CaseError("dicom_seg_headers", case.case, found, REASONS["dicom_seg_headers"])
     frame_of_reference = generate_uid(entropy_srcs=["frame of reference", str(sources[0].SeriesInstanceUID)])
     for source in sources:
         for key in MAY_BE_EMPTY:
