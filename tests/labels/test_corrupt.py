@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from labelloop.base.classes import IGNORED
 from labelloop.labels.agree import disagreement
-from labelloop.labels.corrupt import OF_ALL, OF_CLASS, WHOLE_EVERY, corrupted
+from labelloop.labels.corrupt import OF_ALL, OF_CLASS, WHOLE_EVERY, all_moved, corrupted
 from labelloop.labels.draft import Impossible, draft_of, nearest
 
 
@@ -68,6 +69,21 @@ def test_maps_follow_from_seed_case_and_number_and_errors_are_of_all_sizes(anato
     sizes = np.array([dsc(labels, anatomy.labels, scheme, name) for labels, done in both for name in done])
     assert len(sizes) >= 20
     assert min((sizes < 0.4).sum(), (sizes > 0.4).sum(), (sizes > 0.7).sum()) >= 3
+
+
+def test_ignored_voxels_stay_ignored_and_no_others_become_so(anatomy):
+    anatomy.labels[40:60, 40:60, 40:60] = IGNORED
+    ignored = anatomy.labels == IGNORED
+    found = maps(anatomy, "a", (0, *range(WHOLE_EVERY - 1, 8 * WHOLE_EVERY, WHOLE_EVERY)))
+    assert all(np.array_equal(labels == IGNORED, ignored) for labels, _ in found)
+
+
+def test_what_is_moved_out_of_a_small_volume_does_not_come_back():
+    for case in "abcdef":
+        ones = np.ones((2, 2, 2), np.uint8)
+        one = draft_of(ones, ones, (5.0, 5.0, 5.0), {"liver": 1}, (7, case, "moved"))
+        all_moved(30)(one)
+        assert not one.labels.any()
 
 
 def test_every_so_often_the_whole_map_is_wrong(anatomy):

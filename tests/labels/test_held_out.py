@@ -39,6 +39,12 @@ def test_data_sets_that_a_model_from_outside_may_have_seen_are_not_asked(loop):
     assert set(loop.table({}, learned=[]).index.get_level_values("case")) == {"fair", "seen", "seen_by_one"}
 
 
+def test_labels_of_another_sequence_take_the_place_of_predictions(loop):
+    given = loop.carry(fair=label_map(10))
+    assert loop.table({}, **given).loc[("fair", "liver"), "dsc"] == 1
+    assert not len(loop.table({}, **loop.carry(fair=None)))
+
+
 def test_other_scans_of_patients_that_a_model_learned_from_are_not_asked(loop):
     """Wherever the scan lies that was learned from: here one of the same shard, and one of another."""
     loop.patients = {"sibling": "seen", "second": "p", "elsewhere": "p"}

@@ -82,6 +82,16 @@ def test_a_case_is_judged_without_itself():
     assert found.z_scores(odd) != alone.z_scores(odd)
 
 
+def test_a_class_may_be_called_body():
+    def renamed(found):
+        return {name if name != "liver" else "body": values for name, values in found.items()}
+
+    classes = ("body", *CLASSES[1:])
+    known = {case: renamed(found) for case, found in cases().items()}
+    found = Positions(known, classes).z_scores(renamed(patient(100)))["body"]
+    assert found == Positions(cases(), CLASSES).z_scores(patient(100))["liver"]
+
+
 def test_the_body_gives_the_unit_and_the_middle(anatomy, scheme):
     frame = body_frame(anatomy.image, anatomy.geometry, "CT")
     assert frame.size_mm == pytest.approx(np.sqrt(np.pi * 42 * 56) * 3, rel=0.03)

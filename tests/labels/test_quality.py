@@ -91,6 +91,14 @@ def test_it_works_with_one_model_and_without_any_evidence(learned, others):
     assert learned.predict(others.head(0)).empty
 
 
+def test_of_a_class_that_nobody_labeled_nothing_is_promised_and_that_is_told(learned, others):
+    strange = others.head(3).assign(**{"class": "tumor"})
+    found, said = learned.predict(strange), learned.reasons(strange)
+    assert (found["low"] == 0).all() and (found["high"] == 1).all()
+    assert all("nobody labeled this one" in reason for reason in said)
+    assert not any("nobody" in reason for reason in learned.reasons(others))
+
+
 def test_patients_are_predicted_without_themselves_and_alike_again():
     few = table(LEAST_PATIENTS)
     before = out_of_fold(few, CLASSES)

@@ -265,6 +265,7 @@ def test_labels_of_small_predicted_quality_are_refused_and_their_reason_is_told(
         "no DSC is predicted"
     )
     assert decision(world.select(min_quality=0.5), "b", "liver")[1] != "accepted"
+    assert decision(world.select(min_quality=0), "b", "liver")[1] == "accepted"  # nothing is refused
     with pytest.raises(ValidationError, match="leave one out"):
         SelectSettings(min_quality=0.5, target_dsc=0.8)
 

@@ -69,6 +69,35 @@ class Loop:
         held_out(survey, rules=RULES, version=1, **given)
         return read_table(out, "held_out").set_index(["case", "class"])
 
+    def carry(self, **maps: np.ndarray | None) -> dict[str, Path]:
+        """Carry labels of another sequence to cases, or refuse to (None); return what steps are given of it."""
+        folder = self.labels / "transferred"
+        entries, rows = [], []
+        for case, array in maps.items():
+            found = (
+                {"file": "", "sha256": ""} if array is None else {"file": f"{case}.nii.gz", "sha256": f"{array.sum()}"}
+            )
+            entries.append({"case": case, "status": "done", "key": "", "reason": ""} | found)
+            if array is not None:
+                write(folder / f"{case}.nii.gz", array, GRID)
+                sizes = {name: float((array == SCHEME.ids[name]).sum()) for name in CLASSES}
+                rows += [{"case": case, "class": n, "volume_ml": v, "confidence": None} for n, v in sizes.items()]
+        carried, manifest = folder / "confidence.csv", Path(manifest_of(folder, SHARD))
+        write_table(carried, pd.DataFrame(rows), "confidence")
+        write_table(manifest, pd.DataFrame(entries), "manifest")
+        return {"transferred": manifest, "carried": carried}
+
+    def provenance(self, *unlabeled: tuple[str, str]) -> Path:
+        """Write who labeled what: annotators what they know, models the rest, but for what nobody labeled."""
+        rows = []
+        for case, states in self.states.items():
+            for name in CLASSES:
+                source = "none" if (case, name) in unlabeled else "m+n" if states[name] == "unknown" else "truth"
+                rows.append((case, name, source, "fuse", 0, 1.0))
+        path = self.labels / "provenance" / f"{SHARD}.csv"
+        write_table(path, pd.DataFrame(rows, columns=list(TABLES["provenance"])), "provenance")
+        return path
+
     @property
     def labels(self) -> Path:
         return self.results / "labels" / "pseudo"

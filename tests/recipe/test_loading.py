@@ -84,6 +84,8 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             r"select\.if_refused: .*'tumr'; did you mean 'tumor'",
         ),
         ({"labels__pseudo__select": {"min_pairwise_dice": 0.7}}, r"min_pairwise_dice: .*`predict` names one"),
+        ({"labels__pseudo__select": {"min_quality": {"all": 0.8}}}, r"min_quality: no class 'all'"),
+        ({"labels__pseudo__select": {"if_refused": {"all": "drop"}}}, r"if_refused: no class 'all'"),
         ({"labels__pseudo__select": {"drop_most_uncertain": 3}}, r"drop_most_uncertain: .*or write .*: 0"),
         ({"labels__pseudo__select": {"min_pairwise_dice": 70}}, r"min_pairwise_dice.*less than or equal to 1"),
         ({"evaluate__protocol": "oficial"}, r"evaluate\.protocol: .*'official-2024'"),

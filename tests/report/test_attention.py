@@ -105,3 +105,11 @@ def test_facts_are_those_that_jobs_left(tmp_path):
 
 def test_what_nobody_noted_is_left_out(tmp_path):
     assert list(run_facts(Paths(str(tmp_path)), "", [])) == ["versions"]
+
+
+def test_held_out_labels_are_not_counted_among_those_whose_quality_is_predicted(tmp_path):
+    rows = [("a", "pseudo", "liver", 0.6, 0.5, 0.7, ""), ("b", "held_out", "liver", 0.9, 0.9, 0.9, "")]
+    table = pd.DataFrame(rows, columns=list(TABLES["quality"]))
+    write_table(tmp_path / "labels" / "pseudo" / "quality.csv", table, "quality")
+    (row,) = _labels(tmp_path, ("a", "liver", "accepted", ""))["quality"]
+    assert (row["labels"], row["quartiles"][1], row["high"]) == (1, 0.6, 0.7)

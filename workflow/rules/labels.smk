@@ -153,10 +153,12 @@ rule held_out:
         unpack(surveyed),
         relatives=relatives_of,
         predictions=predictions_of,
+        transferred=transferred_to,
         learned=learned_by,
         disagreement=shard_table(paths.labels(), "disagreement"),
         reviewed=shard_table(paths.labels(), "reviewed"),
         volumes=volumes_of,
+        carried=carried_to,
         thresholds=thresholds_of,
     output:
         table=shard_table(paths.labels(), "held_out"),

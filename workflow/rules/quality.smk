@@ -22,7 +22,7 @@ rule corrupt:
     params:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
-        version=1,
+        version=2,
     message:
         "corrupt: known errors in the labeled of {params.number} cases of shard {wildcards.shard}"
     script:
@@ -35,11 +35,14 @@ rule measure:
         unpack(surveyed),
         relatives=relatives_of,
         maps=manifest_of(paths.labels()),
+        provenance=shard_table(paths.labels(), "provenance"),
         predictions=predictions_of,
+        transferred=transferred_to,
         learned=learned_by,
         disagreement=shard_table(paths.labels(), "disagreement"),
         reviewed=shard_table(paths.labels(), "reviewed"),
         volumes=volumes_of,
+        carried=carried_to,
     output:
         table=shard_table(paths.evidence()),
         manifest=manifest_of(paths.evidence()),
@@ -60,7 +63,7 @@ rule measure:
         },
         saw=lambda w: run.outside.saw(w.labels),
         rules=run.scheme.model_dump(mode="json"),
-        version=1,
+        version=2,
     message:
         "measure: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -75,6 +78,9 @@ rule quality:
         evidence=lambda w: expand(
             shard_table(paths.evidence(w.labels)), shard=shards.train
         ),
+        reviewed=lambda w: expand(
+            shard_table(paths.labels(w.labels), "reviewed"), shard=shards.train
+        ),
     output:
         table=paths.label_table("quality"),
     log:
@@ -86,7 +92,7 @@ rule quality:
         runtime=minutes(120),
     params:
         classes=run.chain.classes,
-        trigger=trigger(1, run.scheme.fingerprint()),
+        trigger=trigger(2, run.scheme.fingerprint()),
     message:
         "quality: predicted DSC of the labels of {wildcards.labels}"
     script:

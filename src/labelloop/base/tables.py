@@ -126,7 +126,7 @@ TABLES: dict[str, dict[str, str]] = {
         "case": "case id",
         "map": "which label map: unaltered (the truth), corrupted-0, corrupted-1, ... (the truth with known errors), "
         "held_out (predictions for labeled patients that no model learned from), or pseudo",
-        "class": "class name, or body",
+        "class": "class name, or (body)",
         "measure": "what was measured: a column of labelloop.labels.evidence, place.* (where the class lies), or dsc",
         "value": Number("in the unit of the measure"),
     },

@@ -38,6 +38,11 @@ class UsableCase:
         return digest([self.image_sha256, *self.turned]) if self.turned else self.image_sha256
 
     @property
+    def examination_key(self) -> str:
+        """Fingerprint of what rules of anatomy go by beside the labels: the image, its modality, and surgery."""
+        return digest([self.image_key, self.case.modality, self.case.surgery])
+
+    @property
     def turned(self) -> list[str]:
         """What a fingerprint says of a case that is stored upside down; nothing of others."""
         return ["upside down"] if self.upside_down else []

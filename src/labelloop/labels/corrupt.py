@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.labels.draft import (
     REACH_MM,
     Draft,
@@ -39,7 +40,7 @@ def corrupted(
     """Return a corrupted copy of a label map, and the kind of error by class ("" for one of the whole map).
 
     Args:
-        labels, image: canonical arrays [z, y, x].
+        labels, image: canonical arrays [z, y, x]; ignored voxels stay what they are.
         spacing: voxel size in mm (z, y, x).
         ids: the classes that may get errors; those without a voxel get none.
         drawn_by: seed, case, and number of the map among those of the case (from 0): all that is drawn follows from it.
@@ -50,10 +51,12 @@ def corrupted(
     done: dict[str, str] = {}
     if number % WHOLE_EVERY == WHOLE_EVERY - 1:
         _try_one(draft, OF_ALL, "", done)
-        return draft.labels, done
-    for name in ids:
-        if draft.random.random() < ALTERED and draft.mask(name).any():
-            _try_one(draft, {kind: of(name) for kind, of in OF_CLASS.items()}, name, done)
+    else:
+        for name in ids:
+            if draft.random.random() < ALTERED and draft.mask(name).any():
+                _try_one(draft, {kind: of(name) for kind, of in OF_CLASS.items()}, name, done)
+    draft.labels[draft.labels == IGNORED] = BACKGROUND
+    draft.labels[labels == IGNORED] = IGNORED
     return draft.labels, done
 
 
@@ -340,7 +343,7 @@ def all_moved(mm: float) -> Kind:
         by = np.rint(mm * direction / np.linalg.norm(direction) / draft.spacing).astype(int)
         turned = np.roll(draft.labels, tuple(by), (0, 1, 2))
         for axis, step in enumerate(by):  # what left at one side does not come back at the other
-            edge = slice(0, step) if step > 0 else slice(draft.labels.shape[axis] + step, None)
+            edge = slice(0, step) if step > 0 else slice(max(draft.labels.shape[axis] + step, 0), None)
             if step:
                 np.moveaxis(turned, axis, 0)[edge] = 0
         draft.labels = turned

@@ -56,8 +56,8 @@ class Draft:
 
     def pick(self, where: np.ndarray) -> np.ndarray:
         """Return a random voxel of a mask."""
-        places = np.argwhere(where)
-        return places[self.random.integers(len(places))]
+        places = np.flatnonzero(where)
+        return np.array(np.unravel_index(places[self.random.integers(len(places))], where.shape))
 
     def ball(self, center: Sequence[int] | np.ndarray, radius_mm: float) -> np.ndarray:
         """Return the mask of a ball around a voxel."""

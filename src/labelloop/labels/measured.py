@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labelloop.base.classes import ClassScheme
+from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
 from labelloop.images.volume import Geometry
 from labelloop.labels.agree import disagreement
 from labelloop.labels.check import opened, verdicts
@@ -105,8 +105,9 @@ def with_errors(
 
 
 def true_dsc(labels: np.ndarray, truth: np.ndarray, scheme: ClassScheme, classes: Sequence[str]) -> dict[str, float]:
-    """Return the DSC of each class; 1 where neither map has it."""
-    rows = disagreement([truth, labels], scheme, classes)
+    """Return the DSC of each class; 1 where neither map has it. Voxels that the truth ignores are left out."""
+    pair = [np.where(truth == IGNORED, BACKGROUND, array) for array in (truth, labels)]
+    rows = disagreement(pair, scheme, classes)
     return {row["class"]: row["pairwise_dice"] for row in rows if row["class"] in classes}
 
 
@@ -149,7 +150,8 @@ def _positions(
         relatives.setdefault(patients[case], []).append(case)
     positions = Positions(usual, scheme.names)
     found: dict[tuple[str, str, str], dict[str, float]] = {}
-    for case, which in sorted(located, key=lambda key: patients[key[0]]):  # what is usual is learned once a patient
-        scores = positions.z_scores(located[case, which], relatives.get(patients[case], []))
+    without = {case: relatives.get(patients[case], []) for case, _ in located}
+    for case, which in sorted(located, key=lambda key: without[key[0]]):  # what is usual is learned once a patient
+        scores = positions.z_scores(located[case, which], without[case])
         found |= {(case, which, name): of_position(own) for name, own in scores.items()}
     return found

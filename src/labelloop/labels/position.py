@@ -24,8 +24,8 @@ MEASURES = ("z", "y", "x", "height", "depth", "width", "volume")
 """Center (z upwards, y to the front, x to the right), extent on the same axes, and volume."""
 PAIRED = ("z", "y", "x", "volume")
 """Measures that are compared with those of other classes."""
-BODY = "body"
-"""The middle of the body in the plane, which centers are compared with as with a class."""
+BODY = "(body)"
+"""The middle of the body in the plane, which centers are compared with as with a class; a class may be called body."""
 GRID_MM = 4.0
 LEAST_CASES = 8
 """A median of fewer cases says nothing."""
@@ -110,6 +110,7 @@ class Positions:
         self.classes, self._names = tuple(classes), (*classes, BODY)
         self._rows = {case: row for row, case in enumerate(cases)}
         self._single = np.stack([self._table(case) for case in cases.values()] or [self._table({})])
+        self._pairs = np.stack([_differences(table) for table in self._single])
         self._usual: dict[frozenset[str], _Usual] = {}
 
     def _table(self, found: Places) -> np.ndarray:
@@ -142,16 +143,9 @@ class Positions:
         """Return what is usual without some cases. The last answer is kept: a case is asked for many times."""
         if left_out not in self._usual:
             rows = [row for case, row in self._rows.items() if case not in left_out]
-            single = self._single[rows]
-            pairs = np.stack([_differences(table) for table in single]) if rows else None
-            size = len(self._names)
-            empty = np.empty((0, size, size, len(PAIRED)))
             spreads = [np.array([LEAST_SPREAD[name] for name in names]) for names in (MEASURES, PAIRED)]
-            self._usual = {
-                left_out: _Usual(
-                    _Spread.of(single, spreads[0]), _Spread.of(empty if pairs is None else pairs, spreads[1])
-                )
-            }
+            both = zip((self._single[rows], self._pairs[rows]), spreads, strict=True)
+            self._usual = {left_out: _Usual(*(_Spread.of(values, least) for values, least in both))}
         return self._usual[left_out]
 
 

@@ -40,6 +40,7 @@ SEED = 17
 LEAST_GAIN = 0.02
 """Evidence that lowers the DSC by less is not named."""
 MOST_NAMED = 3
+FROM_OTHERS = "learned from other classes, for nobody labeled this one"
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,19 @@ class Quality:
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return ``dsc`` (median), ``low`` and ``high`` of each row, from 0 to 1, in its order and with its index.
 
+        Of a class that nobody labeled, other classes tell a median, and no interval is promised: it goes from 0 to 1.
+
         Args:
             rows: evidence (``labels.evidence``) with ``class``.
         """
         low, middle, high = self._quantiles(_features(rows, self.classes, self.columns)).T
-        ends = {"low": np.clip(low - self.widened, 0, 1), "high": np.clip(high + self.widened, 0, 1)}
+        widened = np.where(self._labeled(rows), self.widened, 1.0)
+        ends = {"low": np.clip(low - widened, 0, 1), "high": np.clip(high + widened, 0, 1)}
         return pd.DataFrame({"dsc": middle, **ends}, index=rows.index)
+
+    def _labeled(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return of which rows [n] there were labels of the class to learn from."""
+        return rows["class"].isin(self.usual.index).to_numpy()
 
     def _quantiles(self, features: np.ndarray) -> np.ndarray:
         """Return the quantiles of each row [n, 3]; sorted, for three models may cross."""
@@ -98,7 +106,8 @@ class Quality:
     def reasons(self, rows: pd.DataFrame) -> list[str]:
         """Say of each row, in words, the DSC, its interval, and what lowers it most. No reason holds a semicolon."""
         found, gains = self.predict(rows), self.gains(rows)
-        return [_in_words(found.iloc[at], gains.iloc[at]) for at in range(len(rows))]
+        from_others = ["" if labeled else f", {FROM_OTHERS}" for labeled in self._labeled(rows)]
+        return [_in_words(found.iloc[at], gains.iloc[at]) + said for at, said in enumerate(from_others)]
 
 
 def _in_words(found: pd.Series, gains: pd.Series) -> str:
@@ -125,7 +134,7 @@ def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
     if patients < LEAST_PATIENTS:
         raise UserError(
             f"quality of labels: {patients} labeled patients, where {LEAST_PATIENTS} are needed to learn it; "
-            "leave min_quality out, or label more"
+            "leave min_quality (or score: quality) out, or label more"
         )
     left_out = out_of_fold(rows, classes)
     counted = rows["source"] == HELD_OUT

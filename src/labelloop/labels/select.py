@@ -217,7 +217,7 @@ def _judge_quality(
     for case, name in sorted(pseudo):
         limit = limits.get(name) if isinstance(limits, dict) else limits
         row = predicted.get((case, name), {"dsc": float("nan"), "reason": "no DSC is predicted"})
-        if limit is not None and not row["dsc"] >= limit:
+        if limit and not row["dsc"] >= limit:  # 0 refuses nothing
             _refuse(judgment, case, name, "quality", f"{row['reason']}, where {limit:g} is asked for")
 
 

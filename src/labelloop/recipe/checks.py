@@ -125,6 +125,10 @@ def _classes_in(trainer: Strict) -> Iterable[tuple[str, str]]:
     yield from (("class_weights", weighted) for weighted in trainer.class_weights or ())
 
 
+OF_WHOLE_CASES = ("min_pairwise_dice", "max_uncertainty", "keep_least_uncertain")
+"""Criteria of selection that ask for a case as a whole (`all`), too."""
+
+
 def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> Iterable[str]:
     """Yield a line for each name in ``select`` that nothing has, and each criterion that one model cannot meet."""
     select = labels.select
@@ -135,8 +139,9 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
     for key in ("min_pairwise_dice", "min_quality", "max_uncertainty", "keep_least_uncertain", "if_refused"):
         value = getattr(select, key)
         for name in value if isinstance(value, dict) else ():
-            if name != "all" and name not in scheme.names:
-                yield f"{place}.select.{key}: no class {name!r}{nearest(name, ['all', *scheme.names])}"
+            known = (*(["all"] if key in OF_WHOLE_CASES else []), *scheme.names)
+            if name not in known:
+                yield f"{place}.select.{key}: no class {name!r}{nearest(name, known)}"
     if len(labels.predict) > 1:
         return
     if labels.check is None and (labels.thresholds or select.verdicts not in ("all", ())):

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from labelloop.base.classes import ClassScheme
+from labelloop.labels.settings import PSEUDO
 from labelloop.report.calibration import calibration_of
 from labelloop.report.intake import counts
 from labelloop.report.results import Results
@@ -93,9 +94,9 @@ def _rules(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _quality(quality: pd.DataFrame, scheme: ClassScheme) -> list[dict[str, Any]]:
     """Return a row a class: how many labels a DSC is predicted for, its quartiles, and the median interval's ends."""
-    rows = []
+    rows, judged = [], quality[quality["map"] == PSEUDO]
     for info in scheme.classes:
-        part = quality[quality["class"] == info.name]
+        part = judged[judged["class"] == info.name]
         if len(part):
             quartiles = part["dsc"].quantile([0.25, 0.5, 0.75]).tolist()
             row = {"name": info.name, "color": info.color, "labels": len(part), "quartiles": quartiles}

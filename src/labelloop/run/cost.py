@@ -334,7 +334,8 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
     asked = set(flat(spec.predict for spec in labels))
     labeling = dict.fromkeys([*asked, *chain.evaluate.models])
     predicting = [(name, train) for name in asked] + [(name, test) for name in chain.evaluate.models]
-    several = sum(len(spec.predict) > 1 for spec in labels)
+    predicted = sum(spec.select.asks_quality for spec in labels)
+    compared = sum(len(spec.predict) > 1 or spec.select.asks_quality for spec in labels)
     upright = any(plan.upright for plan in plans)
     counted = {
         "survey": train + test, "tested": min(1, test), "collect": 1, "group": 1,
@@ -348,7 +349,8 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
         "predict": sum(shards for name, shards in predicting if name in chain.models),
         "predict_outside": sum(shards for name, shards in predicting if name in chain.outside),
         "transfer": train * sum(spec.transfer is not None for spec in labels),
-        "fuse": train * len(labels), "agree": train * several, "held_out": train * several,
+        "fuse": train * len(labels), "agree": train * compared, "held_out": train * compared,
+        "corrupt": train * bool(predicted), "measure": train * predicted, "quality": predicted,
         "check": train * sum(spec.check is not None for spec in labels),
         "select": len(labels), "review": len(labels), "infer": test or train, "summarize": 1,
         "check_final": (test or train) * chain.evaluate.check,

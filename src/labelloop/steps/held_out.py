@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError
 from labelloop.base.files import digest
 from labelloop.base.shards import Ledger
@@ -22,13 +21,13 @@ from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.cases.annotation import UNKNOWN, annotated, to_table
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Volume, canonical
-from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import SCORE
 from labelloop.labels.check import check as check_labels
 from labelloop.labels.fit import load_fitted, with_fitted
+from labelloop.labels.measured import true_dsc
 from labelloop.labels.select import select as select_classes
-from labelloop.steps.common import Files, SurveyTables, learned_cases, read_cases, read_many, table_of
-from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection, speaking_of
+from labelloop.steps.common import Files, SurveyTables, learned_cases, read_cases, table_of
+from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection, speaking_of, volumes_said
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Way:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.scheme.select(self.spec["classes"])
+
+    def speaks_of(self, case: str) -> bool:
+        """Say whether a case has a label that goes this way. One that failed, rather than was withheld, is told of."""
+        files = self.predictions.values()
+        return any(case in some for some in files) or not any(some.withheld(case) for some in files)
 
 
 def held_out(
@@ -60,6 +64,8 @@ def held_out(
     version: int,
     learned: Sequence[Path] = (),
     saw: Sequence[str] = (),
+    transferred: Path | None = None,
+    carried: Path | None = None,
     thresholds: Path | None = None,
 ) -> None:
     """Judge the pseudo-labels of labeled cases of patients that no model learned from, and measure their true DSC.
@@ -78,26 +84,29 @@ def held_out(
         table, manifest: to write.
         learned: tables of the cases that the models, and the models these descend from, were trained with.
         saw: data sets that models from outside may have learned from.
+        transferred, carried: manifest and volumes of labels of other sequences, which take the predictions' place.
         thresholds: file of fitted thresholds that take the place of the scheme's.
     """
     scheme = ClassScheme.model_validate(rules)
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
-    way = Way(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
+    way = Way(
+        spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions, transferred)
+    )
     is_unseen = unseen(relatives, learned, saw)
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
-    predicted = read_many(volumes, "confidence").groupby(["case", "class"])["volume_ml"].max()
+    predicted = volumes_said(volumes, carried).groupby(["case", "class"])["volume_ml"].max()
     overruled = overruled_by(read_table(reviewed, "reviewed"))
     ledger = Ledger.of(manifest)
     for item in survey.usable():
-        if not is_unseen(item) or item.id not in pairs:
+        if not is_unseen(item) or item.id not in pairs or not way.speaks_of(item.id):
             continue
         found = dict(predicted[item.id]) if item.id in predicted else {}
         keys = [files.key(item.id) for files in way.predictions.values()]
-        content = [version, way.spec, known, scheme.model_dump(mode="json"), keys, item.image_key, item.truth_key]
+        content = [version, way.spec, known, scheme.model_dump(mode="json"), keys, item.examination_key, item.truth_key]
         left_out = sorted(overruled.get(item.id, ()))
         work = partial(_judge, item, way, found, pairs[item.id], left_out)
-        ledger.run(item.id, digest([*content, item.case.surgery, *left_out]), work)
+        ledger.run(item.id, digest([*content, *left_out]), work)
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "held_out")
 
@@ -142,7 +151,7 @@ def _judge(
     rows = [
         {"class": name, SCORE: agreement.get(name), "quality": None, "dsc": dsc}
         | chosen.loc[name, ["decision", "reason"]].to_dict()
-        for name, dsc in true_dsc(item, way, label).items()
+        for name, dsc in dsc_of(item, way, label).items()
         if name not in left_out
     ]
     return None, {"rows": rows}
@@ -160,16 +169,10 @@ def _verdicts(
     return pd.DataFrame([{"case": item.id, **row} for row in rows], columns=list(TABLES["verdicts"]))
 
 
-def true_dsc(item: UsableCase, way: Way, label: Volume) -> dict[str, float]:
-    """Return the DSC of each class of the label set that is annotated; 1 when it is rightly absent.
-
-    Ignored voxels are left out.
-    """
+def dsc_of(item: UsableCase, way: Way, label: Volume) -> dict[str, float]:
+    """Return the DSC of each class of the label set that is annotated (``labels.measured.true_dsc``)."""
     truth = item.truth(way.scheme)
     if truth is None:
         raise CaseError("label_missing", item.case.label, "no label to compare the pseudo-label with", "Give one.")
     known = [name for name in way.classes if item.states[name] != UNKNOWN]
-    drawn = canonical(truth).array
-    pair = [np.where(drawn == IGNORED, BACKGROUND, array) for array in (drawn, label.array)]
-    found = compare(pair, way.scheme, known)
-    return {row["class"]: row["pairwise_dice"] for row in found if row["class"] in known}
+    return true_dsc(label.array, canonical(truth).array, way.scheme, known)

@@ -111,8 +111,8 @@ def check_final(
                 surgery = scheme.select(item.case.surgery_names)
                 return None, {"rows": verdicts(labels, image, item.case.modality, scheme, classes, surgery)}
 
-            content = [version, scheme.model_dump(mode="json"), classes, item.case.surgery]
-            ledger.run(item.id, digest([*content, files.key(item.id), item.image_key]), work)
+            content = [version, scheme.model_dump(mode="json"), classes, item.examination_key]
+            ledger.run(item.id, digest([*content, files.key(item.id)]), work)
     ledger.close()
     found = table_of(ledger.extras(), "rows")
     write_table(table, found, "verdicts")

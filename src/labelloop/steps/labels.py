@@ -272,7 +272,8 @@ def check(
     unlooked = set(made.query("step == 'fuse' and source == 'none'").index)
     overlapping = made.query("step == 'overlap'")["voxels_changed"]
     lost = {key: int(number) for key, number in zip(overlapping.index.tolist(), overlapping, strict=True)}
-    predicted, known = _predicted_volumes(volumes, carried), reviewed_states(read_table(reviewed, "reviewed"))
+    predicted = volumes_said(volumes, carried).groupby(["case", "class"])["volume_ml"].max()
+    known = reviewed_states(read_table(reviewed, "reviewed"))
     files, ledger = Files([maps], "label_map"), Ledger.of(manifest)
     for item in survey.usable():
         if item.id in files:
@@ -282,20 +283,20 @@ def check(
             asked = [c for c in asked if (item.id, c) not in unlooked]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: n for (case, name), n in lost.items() if case == item.id}
-            content = [version, scheme.model_dump(mode="json"), files.key(item.id), item.image_key, states]
+            content = [version, scheme.model_dump(mode="json"), files.key(item.id), item.examination_key, states]
             work = partial(_check_case, item, states, scheme, files, asked, nowhere, overlap)
-            ledger.run(item.id, digest([*content, item.case.surgery, asked, nowhere, overlap]), work)
+            ledger.run(item.id, digest([*content, asked, nowhere, overlap]), work)
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "verdicts")
 
 
-def _predicted_volumes(volumes: Sequence[Path], carried: Path | None) -> pd.Series:
-    """Return the largest volume (ml) that any model predicted, or that was carried, by case and class."""
+def volumes_said(volumes: Sequence[Path], carried: Path | None) -> pd.DataFrame:
+    """Return the rows of the models' confidence tables; of a case that labels were carried to, those of these."""
     predicted = read_many(volumes, "confidence")
     own = read_table(carried, "confidence") if carried else predicted.head(0)
     if not own.empty:
         predicted = pd.concat([predicted[~predicted["case"].isin(own["case"])], own])
-    return predicted.groupby(["case", "class"])["volume_ml"].max()
+    return predicted
 
 
 def _check_case(

@@ -23,11 +23,10 @@ from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Volume, canonical
 from labelloop.labels.evidence import of_models
 from labelloop.labels.measured import joined, measured, with_errors
-from labelloop.labels.select import reviewed_states
 from labelloop.labels.settings import HELD_OUT, PSEUDO
 from labelloop.steps.common import Files, SurveyTables, read_cases, read_many, table_of
-from labelloop.steps.held_out import Way, overruled_by, true_dsc, unseen
-from labelloop.steps.labels import fused_map, predictions_of, speaking_of
+from labelloop.steps.held_out import Way, dsc_of, overruled_by, unseen
+from labelloop.steps.labels import fused_map, predictions_of, speaking_of, volumes_said
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +45,10 @@ def corrupt(survey: SurveyTables, rules: dict[str, Any], table: Path, manifest: 
     scheme, ledger = ClassScheme.model_validate(rules), Ledger.of(manifest)
     items = [item for item in survey.usable() if annotated(item.states)]
     for item, other in zip(items, [*items[1:], *items[:1]], strict=True):
-        content = [
-            version,
-            scheme.model_dump(mode="json"),
-            item.image_key,
-            item.truth_key,
-            item.states,
-            item.case.surgery,
-        ]
-        work = partial(_corrupt_case, item, other if other.case.patient != item.case.patient else None, scheme)
-        ledger.run(item.id, digest([*content, other.truth_key]), work)
+        mistaken = other if other.case.patient != item.case.patient else None
+        content = [version, scheme.model_dump(mode="json"), item.examination_key, item.truth_key]
+        key = digest([*content, mistaken.truth_key if mistaken else ""])
+        ledger.run(item.id, key, partial(_corrupt_case, item, mistaken, scheme))
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "evidence")
 
@@ -82,6 +75,7 @@ def measure(
     survey: SurveyTables,
     relatives: Sequence[Path],
     maps: Path,
+    provenance: Path,
     predictions: Sequence[Path],
     disagreement: Path,
     reviewed: Path,
@@ -94,6 +88,8 @@ def measure(
     version: int,
     learned: Sequence[Path] = (),
     saw: Sequence[str] = (),
+    transferred: Path | None = None,
+    carried: Path | None = None,
 ) -> None:
     """Measure what is known of the labels of a set that models made, in the cases of one shard.
 
@@ -102,7 +98,9 @@ def measure(
 
     Args:
         relatives, learned, saw: as :func:`labelloop.steps.held_out.held_out` takes them; of which cases that is so.
-        maps: manifest of the label maps of the set. predictions: manifest of each model in ``spec``, in their order.
+        maps: manifest of the label maps of the set. provenance: table of the shard: who labeled a class.
+        predictions: manifest of each model in ``spec``, in their order.
+        transferred, carried: manifest and volumes of labels of other sequences, which take the predictions' place.
         disagreement, reviewed: tables of the shard. volumes: confidence tables of the models.
         spec: ``predict``, ``classes`` and ``clean`` of a label set.
         known: the classes (or class sets) that each model knows.
@@ -110,21 +108,21 @@ def measure(
         table, manifest: to write.
     """
     scheme = ClassScheme.model_validate(rules)
-    way = Way(spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions))
+    speaking = predictions_of(spec["predict"], predictions, transferred)
+    way = Way(spec | {"fuse": "predictions_only"}, known, scheme, speaking)
     files, ledger, held_out = Files([maps], "label_map"), Ledger.of(manifest), unseen(relatives, learned, saw)
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
-    sure = dict(list(read_many(volumes, "confidence").groupby("case")))
-    said = read_table(reviewed, "reviewed")
-    by_people, overruled = reviewed_states(said), overruled_by(said)
+    sure = dict(list(volumes_said(volumes, carried).groupby("case")))
+    by_models = labeled_by_models(read_table(provenance, "provenance"))
+    overruled = overruled_by(read_table(reviewed, "reviewed"))
     for item in survey.usable():
         if item.id not in sure:
             continue
         models = of_models(_rows(pairs.get(item.id)), _rows(sure[item.id]))
         asked = [name for name in way.classes if name in set(sure[item.id]["class"])]
-        states = item.states | by_people.get(item.id, {})
-        pseudo = [name for name in asked if states[name] == UNKNOWN] if item.id in files else []
+        pseudo = [name for name in asked if (item.id, name) in by_models] if item.id in files else []
         truth = [n for n in asked if item.states[n] != UNKNOWN and n not in overruled.get(item.id, ())]
-        truth = truth if held_out(item) else []
+        truth = truth if held_out(item) and way.speaks_of(item.id) else []
         keys = [files.key(item.id), *(model.key(item.id) for model in way.predictions.values())]
         content = [
             version,
@@ -132,16 +130,22 @@ def measure(
             known,
             scheme.model_dump(mode="json"),
             keys,
-            item.image_key,
+            item.examination_key,
             models,
             pseudo,
             truth,
+            item.truth_key if truth else "",
         ]
-        content += [item.truth_key, item.case.surgery]
         work = partial(_measure_case, item, files, way, models, pseudo, truth)
         ledger.run(item.id, digest(content), work)
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "evidence")
+
+
+def labeled_by_models(provenance: pd.DataFrame) -> set[tuple[str, str]]:
+    """Return the (case, class) that models labeled, by a table of the kind "provenance"."""
+    fused = provenance[(provenance["step"] == "fuse") & ~provenance["source"].isin(["truth", "reviewer", "none"])]
+    return set(zip(fused["case"], fused["class"], strict=True))
 
 
 def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
@@ -170,18 +174,26 @@ def _measure_case(
         rows += [{"map": PSEUDO, **row} for row in measured(np.array(labels.array), image, *about)]
     if truth:
         label, _, _ = fused_map(item, way.spec, way.known, way.scheme, speaking_of(item.id, way.predictions))
-        dsc = {name: value for name, value in true_dsc(item, way, label).items() if name in truth}
+        dsc = {name: value for name, value in dsc_of(item, way, label).items() if name in truth}
         about = (label.geometry, item.case.modality, way.scheme, [*truth], item.case.surgery_names, models)
         rows += [{"map": HELD_OUT, **row} for row in measured(np.array(label.array), image, *about, dsc)]
     return None, {"rows": rows}
 
 
-def quality(cases: Sequence[Path], errors: Sequence[Path], evidence: Sequence[Path], classes: str, table: Path) -> None:
+def quality(
+    cases: Sequence[Path],
+    errors: Sequence[Path],
+    evidence: Sequence[Path],
+    reviewed: Sequence[Path],
+    classes: str,
+    table: Path,
+) -> None:
     """Learn from labels with a true DSC what the DSC of the others is.
 
     Args:
         cases: case tables of all shards. errors: tables of known errors in the truth.
         evidence: tables of what is known of the labels of the set.
+        reviewed: tables that fusion wrote. Truth that reviewers overruled is no example of a good label.
         table: to write.
 
     Raises:
@@ -191,7 +203,8 @@ def quality(cases: Sequence[Path], errors: Sequence[Path], evidence: Sequence[Pa
 
     scheme = load_classes(classes)
     patients = {case.case: case.patient for case in read_cases(cases)}
-    rows = joined(read_many([*errors, *evidence], "evidence"), patients, scheme)
+    known = _without(read_many(errors, "evidence"), overruled_by(read_many(reviewed, "reviewed")))
+    rows = joined(pd.concat([known, read_many(evidence, "evidence")]), patients, scheme)
     judged = rows["source"] == PSEUDO
     learned = rows[~judged].reset_index(drop=True)
     model = fit(learned, scheme.names)
@@ -207,3 +220,14 @@ def quality(cases: Sequence[Path], errors: Sequence[Path], evidence: Sequence[Pa
         count(learned["patient"].nunique(), "patient"),
         held_out.sum(),
     )
+    if not held_out.any():
+        log.warning(
+            "quality: models learned from all labeled patients, so that no prediction of theirs can be held against "
+            "its truth; what is learned from known errors alone ranks labels less well. Set validation_fraction above 0"
+        )
+
+
+def _without(evidence: pd.DataFrame, overruled: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """Return the rows of a table of evidence without those of some classes of cases."""
+    left_out = {(case, name) for case, names in overruled.items() for name in names}
+    return evidence[[key not in left_out for key in zip(evidence["case"], evidence["class"], strict=True)]]
