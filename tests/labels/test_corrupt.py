@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from labelloop.base.classes import IGNORED
+from labelloop.images.volume import Geometry
 from labelloop.labels.agree import disagreement
 from labelloop.labels.corrupt import OF_ALL, OF_CLASS, WHOLE_EVERY, all_moved, corrupted
 from labelloop.labels.draft import Impossible, draft_of, nearest
+from labelloop.labels.facts import LabelFacts
 
 
 def draft(anatomy, kind, other=None):
@@ -91,3 +93,9 @@ def test_every_so_often_the_whole_map_is_wrong(anatomy):
     assert list(done) == [""]
     assert done[""] in OF_ALL
     assert not np.array_equal(labels, anatomy.labels)
+
+
+def test_single_voxels_in_a_line_are_parts(scheme):
+    labels = np.array([[[scheme.ids["liver"], 0, scheme.ids["liver"]]]], np.uint8)
+    facts = LabelFacts(labels, Geometry((3, 1, 1), (9.0, 9.0, 9.0)), scheme)
+    assert list(facts.components("liver").voxels) == [1, 1]

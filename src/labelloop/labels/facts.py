@@ -138,7 +138,8 @@ class LabelFacts:
 
     def _joint_components(self, names: tuple[str, ...], connectivity: Connectivity = 26) -> Components:
         box = self.box(names)
-        labels = cc3d.connected_components(self.mask(names, box), connectivity=connectivity)
+        mask = self.mask(names, box).astype(np.uint8)  # cc3d fails on two parts in a line of boolean voxels
+        labels = cc3d.connected_components(mask, connectivity=connectivity)
         statistics = cc3d.statistics(labels)
         boxes = tuple(_shift(b, box) for b in statistics["bounding_boxes"][1:])
         centers = tuple(float(center[0]) + box[0].start for center in statistics["centroids"][1:])
