@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 
+from labelloop.base.parts import largest_part
 from labelloop.images.volume import Volume, canonical
 from labelloop.networks.grey import to_grey
 
@@ -68,7 +68,7 @@ def body_mask(volume: Volume) -> np.ndarray:
     threshold = body_threshold(oriented)
     if threshold is None:
         return np.ones(volume.array.shape, bool)
-    return cc3d.largest_k(np.ascontiguousarray(volume.array > threshold), k=1, connectivity=6) > 0
+    return largest_part(volume.array > threshold, connectivity=6)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.base.parts import parts_of
 from labelloop.base.sequences import flat
 from labelloop.images.volume import Volume, canonical
 
@@ -269,7 +269,7 @@ def _panels(
 
 def _second_part(mask: np.ndarray) -> np.ndarray:
     """Return the second largest connected part of a mask; the mask itself when it is in one part."""
-    parts = cc3d.connected_components(mask, connectivity=26)
+    parts = parts_of(mask)
     sizes = np.bincount(parts.ravel())[1:]
     return parts == np.argsort(-sizes, kind="stable")[1] + 1 if len(sizes) > 1 else mask
 

@@ -3,18 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Literal
 
 import cc3d
 import edt
 import numpy as np
 
 from labelloop.base.classes import IGNORED, ClassScheme
+from labelloop.base.parts import Connectivity, parts_of
 from labelloop.images.volume import Geometry
 
 Box = tuple[slice, slice, slice]
-Connectivity = Literal[6, 18, 26]
-"""Neighbors of a voxel: by faces, edges too, or corners too."""
 FOV_MARGIN_MM = 6.0
 """A structure that ends this close to the first or last slice counts as cut by the field of view: annotators often
 leave out the outermost slice (all 16 BTCV aortas stop one slice, 3 or 5 mm, before the last; without the margin the
@@ -138,8 +136,7 @@ class LabelFacts:
 
     def _joint_components(self, names: tuple[str, ...], connectivity: Connectivity = 26) -> Components:
         box = self.box(names)
-        mask = self.mask(names, box).astype(np.uint8)  # cc3d fails on two parts in a line of boolean voxels
-        labels = cc3d.connected_components(mask, connectivity=connectivity)
+        labels = parts_of(self.mask(names, box), connectivity)
         statistics = cc3d.statistics(labels)
         boxes = tuple(_shift(b, box) for b in statistics["bounding_boxes"][1:])
         centers = tuple(float(center[0]) + box[0].start for center in statistics["centroids"][1:])

@@ -7,12 +7,12 @@ keeps every pseudo-label of that class out of the map. Voxels that annotators ig
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import cc3d
 import edt
 import numpy as np
 from scipy import ndimage
 
 from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
+from labelloop.base.parts import parts_of
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, States
 from labelloop.labels.settings import TumorVoxels
 
@@ -215,8 +215,8 @@ def tumor_as_organs(labels: np.ndarray, scheme: ClassScheme, spacing_mm: Sequenc
 def _organ_at_hand(organs: np.ndarray, holes: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return the nearest label of ``organs`` at each voxel of the holes that touch one; 0 elsewhere."""
     nearest, distance = _nearest_label(organs, spacing_mm)
-    parts, number = cc3d.connected_components(np.ascontiguousarray(holes), connectivity=26, return_N=True)
-    closest = ndimage.minimum(distance, parts, np.arange(1, number + 1))
+    parts = parts_of(holes)
+    closest = ndimage.minimum(distance, parts, np.arange(1, parts.max(initial=0) + 1))
     touching = np.append(False, np.asarray(closest) <= np.linalg.norm(spacing_mm) * ROUNDING)
     return np.where(touching[parts], nearest, BACKGROUND)
 

@@ -6,13 +6,13 @@ Images stay as they are: labels are brought to the grid of each sequence, in one
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cc3d
 import edt
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError
+from labelloop.base.parts import largest_part
 from labelloop.cases.body import body_mask, otsu
 from labelloop.images.volume import Volume, canonical
 from labelloop.labels.registration import Transform, apply, register
@@ -198,9 +198,9 @@ def coarse_kidney(
     dark = sequence in settings.dark_kidneys
     shown = region & ((image <= threshold) & (image > 0) if dark else image > threshold)
     opened = _grown(_shrunk(shown, settings.open_mm, spacing), settings.open_mm, spacing) & shown
-    core = _largest(opened if opened.any() else shown)
+    core = largest_part(opened if opened.any() else shown, connectivity=6)
     closed = _shrunk(_grown(core, settings.close_mm, spacing), settings.close_mm, spacing) | core
-    return _largest(np.stack([binary_fill_holes(section) for section in closed & region]))
+    return largest_part(np.stack([binary_fill_holes(section) for section in closed & region]), connectivity=6)
 
 
 def _grown(mask: np.ndarray, by_mm: float, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -213,10 +213,6 @@ def _shrunk(mask: np.ndarray, by_mm: float, spacing: tuple[float, float, float])
     if mask.all():
         return mask
     return edt.edt(np.ascontiguousarray(mask), anisotropy=tuple(spacing), black_border=False, parallel=1) > by_mm
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    return cc3d.largest_k(np.ascontiguousarray(mask), k=1, connectivity=6) > 0 if mask.any() else mask
 
 
 def _around(mask: np.ndarray, margin_mm: float, spacing: tuple[float, float, float]) -> tuple[slice, ...]:

@@ -7,13 +7,13 @@ than labelloop runs on (it installs numpy 2.2.6 and pandas 2.3.3), and brings pl
 from dataclasses import dataclass
 from typing import Final
 
-import cc3d
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from labelloop.base.classes import ClassScheme
+from labelloop.base.parts import parts_of
 from labelloop.cases.annotation import States
 from labelloop.images.volume import Volume
 from labelloop.metrics.flare import Spacing, annotated_classes, class_masks
@@ -127,10 +127,8 @@ def _overlaps(
 
     Then the numbers, from 0, of predicted lesions that touch ``ignored`` voxels.
     """
-    labels, counts = zip(
-        *(cc3d.connected_components(np.ascontiguousarray(m), connectivity=CONNECTIVITY, return_N=True)
-          for m in (truth, prediction)), strict=True
-    )  # fmt: skip
+    labels = [parts_of(mask, CONNECTIVITY) for mask in (truth, prediction)]
+    counts = [int(parts.max(initial=0)) for parts in labels]
     width = counts[1] + 1
     seen = (labels[0] != 0) | (labels[1] != 0)
     codes = labels[0][seen].astype(np.int64) * width + labels[1][seen]
