@@ -10,6 +10,7 @@ import io
 import math
 import os
 import re
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -78,6 +79,10 @@ def one_line(text: str) -> str:
     return " ".join(text.encode(errors="replace").decode().split())
 
 
+_WRITING = threading.Lock()
+"""Held while this process writes: a lock of files keeps processes apart, not threads."""
+
+
 def append(folder: str | Path, decisions: Iterable[Decision]) -> None:
     """Append decisions to those of a label set, all or none of them; those without a time get the present one.
 
@@ -97,19 +102,25 @@ def append(folder: str | Path, decisions: Iterable[Decision]) -> None:
     for decision in made:
         check(decision, with_file=True)
         writer.writerow(decision.cells())
-    lock = hold(path.with_name(LOCK), str(path), poll_s=0.05)
-    try:
-        with explained(path), path.open("ab+") as file:
-            if file.tell() == 0:
-                file.write(f"{','.join(COLUMNS)}\n".encode())
-            else:
-                file.seek(-1, os.SEEK_END)
-                file.write(b"" if file.read(1) == b"\n" else b"\n")
-            file.write(text.getvalue().encode())
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        lock.release()
+    with _WRITING:
+        lock = hold(path.with_name(LOCK), str(path), poll_s=0.05)
+        try:
+            _append(path, text.getvalue().encode())
+        finally:
+            lock.release()
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Append lines to a table, with a header where it is new."""
+    with explained(path), path.open("ab+") as file:
+        if file.tell() == 0:
+            file.write(f"{','.join(COLUMNS)}\n".encode())
+        else:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check(decision: Decision, with_file: bool = False) -> None:
