@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from labelloop import labels as labels_package
 from labelloop.base.classes import ClassScheme, load_classes
-from labelloop.base.files import write_text
+from labelloop.base.files import digest, sha256, write_text
+from labelloop.base.lookup import CONFIG
 from labelloop.base.machine import processor
 from labelloop.base.tables import read_table, write_table
 from labelloop.images.datasets import load_dataset
@@ -36,6 +38,9 @@ from labelloop.labels.measured import joined, measured, true_dsc, with_errors
 from labelloop.labels.quality import FOLDS, fitted, out_of_fold, widening
 from labelloop.labels.settings import CORRUPTED, HELD_OUT, UNALTERED
 
+LABELS = Path(labels_package.__file__).parent
+SOURCES = (*sorted(LABELS.rglob("*.py")), CONFIG / "classes" / "flare.yaml", Path(__file__))
+"""What a table of evidence follows from, beside the files."""
 RESULT = Path(__file__).resolve().parents[1] / "results" / "quality.md"
 SEED = 17
 BAD = 0.7
@@ -76,11 +81,12 @@ def main() -> None:
     runs = [run.partition("=") for run in options.runs]
     sources = [source for name, _, run in runs for source in sources_of(name, Path(run))]
     tables = measure_all(options, scheme, sources)
-    rows = together(tables, scheme)
+    rows = joined(tables, {case: case for case in tables["case"].unique()}, scheme)  # each case is a patient
     text = "\n".join(lines(rows, scheme, [source.name for source in sources]))
     print(text)
     if options.write:
-        made = f"Written by `benchmarks/quality/run.py`, {date.today()}, {processor()}."
+        named = ", ".join(name for name, _, _ in runs)
+        made = f"Written by `benchmarks/quality/run.py`, {date.today()}, {processor()}. Runs: {named}."
         write_text(RESULT, f"# Predicted quality of labels\n\n{made}\n\n{text}\n")
 
 
@@ -124,23 +130,25 @@ def measure_all(options: argparse.Namespace, scheme: ClassScheme, sources: Seque
             other = np.array(truth_of(before).array)
             return with_errors(np.array(truth.array), *about, drawn_by, (), lambda: other)
 
-        tables.append(kept(options.out / f"{name}.csv", name, corrupt))
+        files = [sha256(options.real / f"{name}{end}.nii.gz") for end in ("", "_0000")]
+        tables.append(kept(options.out, name, [*files, before, options.copies], corrupt))
         for number, source in enumerate(sources):
             if name in source.files:
 
                 def predict(name=name, source=source, number=number, truth=truth, about=about) -> list[dict]:
                     return [{"map": f"{HELD_OUT}-{number}", **row} for row in of_prediction(name, source, truth, about)]
 
-                path = options.out / f"{name}_{source.name.replace('/', '_')}.csv"
-                table = kept(path, name, predict)
+                both = [sha256(some[name]) if name in some else "" for some in (source.files, source.second)]
+                table = kept(options.out, name, [*files, *both], predict)
                 table["map"] = f"{HELD_OUT}-{number}"
                 tables.append(table)
         print(name, flush=True)
     return pd.concat(tables, ignore_index=True)
 
 
-def kept(path: Path, case: str, work: Callable[[], list[dict]]) -> pd.DataFrame:
-    """Return a table of evidence, measured unless the file is there."""
+def kept(out: Path, case: str, made_from: Sequence[Any], work: Callable[[], list[dict]]) -> pd.DataFrame:
+    """Return a table of evidence, measured unless ``out`` has it of the same files and the same code."""
+    path = out / f"{case}_{digest([*made_from, [sha256(path) for path in SOURCES]])}.csv"
     if not path.is_file():
         write_table(path, [{"case": case, **row} for row in work()], "evidence")
     return read_table(path, "evidence")
@@ -164,11 +172,6 @@ def _cleaned(path: Path, scheme: ClassScheme) -> np.ndarray:
     return clean(np.array(labels.array), labels.geometry, KEEP_LARGEST, scheme)[0]
 
 
-def together(table: pd.DataFrame, scheme: ClassScheme) -> pd.DataFrame:
-    """Return a row a label; each case is a patient of its own."""
-    return joined(table, {case: case for case in table["case"].unique()}, scheme)
-
-
 def lines(rows: pd.DataFrame, scheme: ClassScheme, names: Sequence[str]) -> Iterator[str]:
     """Yield the lines of the result."""
     predicted = judged_rows(rows)
@@ -180,9 +183,9 @@ def lines(rows: pd.DataFrame, scheme: ClassScheme, names: Sequence[str]) -> Iter
     yield f"{len(judged)} labels with a voxel or more ({kinds}); {bad} have a DSC below {BAD}. What is predicted of a"
     yield "patient's labels was learned from other patients."
     yield ""
-    yield f"In brackets: 95 % interval over patients ({DRAWS} resamples). Good labels accepted: as many as can be if"
-    yield f"{100 * PURITY:.0f} % of the accepted ones are to be good, by each score's best threshold, found"
-    yield f"on these labels. AUROC over classes: mean over classes with {FEWEST} labels of either kind or more."
+    yield f"In brackets: 95 % interval over patients ({DRAWS} resamples), not over trainings. Good labels accepted: as"
+    yield f"many as can be if {100 * PURITY:.0f} % of the accepted ones are to be good, by each score's best threshold,"
+    yield f"found on these labels. AUROC over classes: mean over classes with {FEWEST} labels of either kind or more."
     yield ""
     yield "| score | AUROC | AUROC over classes | rank correlation in a class | good labels accepted |"
     yield "| --- | ---: | ---: | ---: | ---: |"

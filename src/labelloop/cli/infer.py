@@ -58,13 +58,8 @@ def infer(
     from labelloop.inference.settings import Settings
     from labelloop.inference.steps import FinishedInference
 
-    if bool(model) == bool(results):
-        raise UserError("--model or --results: name one of them")
-    if step is not None and not 0 < step <= 1:
-        raise UserError(f"--step {step:g}: above 0 and at most 1")
+    _refuse_contradictions(bool(model), bool(results), step, bool(dataset or folds or mirror is not None))
     finished = FinishedInference.read(results) if results else None
-    if finished and (dataset or folds or mirror is not None):
-        raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")
     shown = load_classes(classes) if preview or check or dataset or dicom_seg else None
     return infer_images(
         images,
@@ -89,6 +84,16 @@ def infer(
         masks=masks,
         dicom_seg=dicom_seg,
     )
+
+
+def _refuse_contradictions(model: bool, results: bool, step: float | None, of_models: bool) -> None:
+    """Raise UserError for options of which one contradicts another, or that say nothing."""
+    if model == results:
+        raise UserError("--model or --results: name one of them")
+    if step is not None and not 0 < step <= 1:
+        raise UserError(f"--step {step:g}: above 0 and at most 1")
+    if results and of_models:
+        raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")
 
 
 def _settings(run: "Settings", **options: object) -> "Settings":

@@ -138,7 +138,7 @@ class Room:
         self, number: str, decision: str, seconds: float | None, comment: str, edited: Path | None = None
     ) -> None:
         """Append a decision. Raises as :meth:`labelloop.review.desk.Desk.decide`."""
-        with self._deciding:  # the lock of the file keeps processes apart, not threads
+        with self._deciding:  # close() waits for it
             self.desk.decide(
                 self.question(number), self.reviewer, decision, edited=edited, comment=comment, seconds=seconds
             )

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from labelloop.base.classes import ClassScheme
@@ -171,8 +172,13 @@ def _verdicts(
 
 def dsc_of(item: UsableCase, way: Way, label: Volume) -> dict[str, float]:
     """Return the DSC of each class of the label set that is annotated (``labels.measured.true_dsc``)."""
-    truth = item.truth(way.scheme)
+    known = [name for name in way.classes if item.states[name] != UNKNOWN]
+    return true_dsc(label.array, truth_of(item, way.scheme), way.scheme, known)
+
+
+def truth_of(item: UsableCase, scheme: ClassScheme) -> np.ndarray:
+    """Return the canonical label map [z, y, x] that annotators drew. Raises CaseError when there is none."""
+    truth = item.truth(scheme)
     if truth is None:
         raise CaseError("label_missing", item.case.label, "no label to compare the pseudo-label with", "Give one.")
-    known = [name for name in way.classes if item.states[name] != UNKNOWN]
-    return true_dsc(label.array, canonical(truth).array, way.scheme, known)
+    return np.array(canonical(truth).array)

@@ -20,12 +20,12 @@ from labelloop.base.tables import read_table, write_table
 from labelloop.base.wording import count
 from labelloop.cases.annotation import UNKNOWN, annotated
 from labelloop.cases.usable import UsableCase
-from labelloop.images.volume import Volume, canonical
+from labelloop.images.volume import canonical
 from labelloop.labels.evidence import of_models
 from labelloop.labels.measured import joined, measured, with_errors
 from labelloop.labels.settings import HELD_OUT, PSEUDO
 from labelloop.steps.common import Files, SurveyTables, read_cases, read_many, table_of
-from labelloop.steps.held_out import Way, dsc_of, overruled_by, unseen
+from labelloop.steps.held_out import Way, dsc_of, overruled_by, truth_of, unseen
 from labelloop.steps.labels import fused_map, predictions_of, speaking_of, volumes_said
 
 log = logging.getLogger(__name__)
@@ -54,21 +54,11 @@ def corrupt(survey: SurveyTables, rules: dict[str, Any], table: Path, manifest: 
 
 
 def _corrupt_case(item: UsableCase, other: UsableCase | None, scheme: ClassScheme) -> tuple[None, dict]:
-    truth, image = _truth(item, scheme), canonical(item.image())
+    image = canonical(item.image())
     known = [name for name in scheme.names if item.states.get(name, UNKNOWN) != UNKNOWN]
-    about = (np.array(image.array), truth.geometry, item.case.modality, scheme, known, (SEED, item.id, COPIES))
-    mistaken = partial(_array_of, other, scheme) if other else None
-    return None, {"rows": with_errors(np.array(truth.array), *about, item.case.surgery_names, mistaken)}
-
-
-def _truth(item: UsableCase, scheme: ClassScheme) -> Volume:
-    drawn = item.truth(scheme)
-    assert drawn is not None, f"{item.id} is annotated and has no label"
-    return canonical(drawn)
-
-
-def _array_of(item: UsableCase, scheme: ClassScheme) -> np.ndarray:
-    return np.array(_truth(item, scheme).array)
+    about = (np.array(image.array), image.geometry, item.case.modality, scheme, known, (SEED, item.id, COPIES))
+    mistaken = partial(truth_of, other, scheme) if other else None
+    return None, {"rows": with_errors(truth_of(item, scheme), *about, item.case.surgery_names, mistaken)}
 
 
 def measure(
@@ -150,9 +140,8 @@ def labeled_by_models(provenance: pd.DataFrame) -> set[tuple[str, str]]:
 
 def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Return the rows of a table; none without one."""
-    return (
-        [] if table is None else [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    )
+    rows = [] if table is None else table.to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def _measure_case(
