@@ -21,6 +21,8 @@ GROUPS = {
 BASE, CONTROL, ORACLE = "labels_only", "control", "oracle"
 LABELS = {
     "default": {},
+    "agreed": {"select": {"min_pairwise_dice": 0.7, "voxels": "agreed"}},
+    "voxels": {"select": {"voxels": "agreed"}},
     "without_agreement": {"select": {"min_pairwise_dice": None}},
     "without_anatomy": {"check": None},
 }

@@ -3,7 +3,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from labelloop.labels.agree import ALL, disagreement
+from labelloop.labels.agree import ALL, differing, disagreement
 
 SHAPE = (6, 7, 8)
 
@@ -66,3 +66,16 @@ def test_only_the_given_classes_count(scheme):
     assert disagreement([a, b], scheme, ["liver"])[-1]["uncertainty"] == 0.0
     with pytest.raises(ValueError, match="differ in shape"):
         disagreement([a, b[1:]], scheme, ["liver"])
+
+
+def test_predictions_differ_where_one_alone_has_a_class_that_both_know(scheme):
+    random = np.random.default_rng(1)
+    maps = [random.integers(0, 15, SHAPE, dtype=np.uint8) for _ in range(3)]
+    known = [{1, 2, 3}, {2, 3, 4}, {2, 9}]
+    expected = np.zeros(SHAPE, bool)
+    for (a, of_a), (b, of_b) in combinations(zip(maps, known, strict=True), 2):
+        for index in of_a & of_b & {2, 3, 4}:
+            expected |= (a == index) != (b == index)
+    assert np.array_equal(differing(maps, known, {2, 3, 4}), expected)
+    assert not differing(maps, known, ()).any()
+    assert not differing(maps[:1], known[:1], {1}).any()

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from test_changes import CASE, FUSE, SHARD, SHARDS
+from test_changes import CASE, FUSE, SELECT, SHARD, SHARDS
+from test_targets import jobs
 from tiny_project import RECIPE, Project
 
 from labelloop.base.tables import read_table
 from labelloop.images.volume import read, write
+from labelloop.recipe import load_recipe, unroll
 from labelloop.review.decisions import Decision, append
 from labelloop.review.desk import Desk
+from labelloop.run import cost
 
 
 def test_a_decision_leads_to_its_case_and_what_follows_and_is_done_once(copied: Project):
@@ -84,3 +87,12 @@ def test_what_is_trusted_is_what_selection_says(copied: Project):
 def _row(project: Project, kind: str) -> pd.DataFrame:
     table = read_table(project.results / "labels" / "pseudo" / f"{kind}.csv", kind)
     return table[(table["case"] == CASE) & (table["class"] == "spleen")]
+
+
+def test_a_student_that_learns_agreed_voxels_alone_learns_from_what_is_trusted(copied: Project):
+    recipe = RECIPE | {"name": "tiny", "labels": {"pseudo": {"select": {"voxels": "agreed"}}}}
+    (copied.folder / "recipe.yaml").write_text(json.dumps(recipe))
+    planned = jobs(copied)
+    assert planned.keys() == {"held_out", "trust", "prepare_labels", *(job.partition("/")[0] for job in SELECT)}
+    chain = unroll(load_recipe(copied.folder / "recipe.yaml"))
+    assert cost.jobs(chain, len(SHARDS), 1)["trust"] == planned["trust"] == planned["prepare_labels"] == len(SHARDS)

@@ -158,7 +158,17 @@ def predicted_quality(w):
 
 def label_maps(w):
     """Manifest of the label maps that an array is made from; none where it is made from the annotators' files."""
-    return [] if w.labels == "truth" else manifest_of(paths.labels(w.labels), w.shard)
+    if w.labels == "truth":
+        return []
+    agreed = wiring.label_set(w.labels).select.voxels == "agreed"
+    return manifest_of(paths.trusted(w.labels) if agreed else paths.labels(w.labels), w.shard)
+
+
+def compared_voxels(w):
+    """What models say of one shard, where a label set leaves voxels out on which they differ."""
+    if wiring.label_set(w.labels).select.voxels == "all":
+        return {}
+    return {"predictions": predictions_of(w), "transferred": transferred_to(w)}
 
 
 def evaluated_maps(w):

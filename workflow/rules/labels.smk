@@ -231,8 +231,9 @@ rule select:
 
 
 rule trust:
-    """Show what of a shard's label maps is trusted: maps in which refused classes are blank."""
+    """Write what of a shard's label maps is trusted: maps in which refused classes are blank."""
     input:
+        unpack(compared_voxels),
         maps=manifest_of(paths.labels()),
         selected=paths.label_table("selected"),
     output:
@@ -246,9 +247,15 @@ rule trust:
         runtime=minutes(60),
     params:
         number=lambda w: shards.size(w.shard),
+        spec=lambda w: wiring.label_set(w.labels).model_dump(
+            mode="json", include={"predict"}
+        ),
+        known=lambda w: {
+            m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
+        },
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint()),
-        version=1,
+        version=2,
     message:
         "trust: label set {wildcards.labels}, what is learned from of {params.number} cases of shard {wildcards.shard}"
     script:

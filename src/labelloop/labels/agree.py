@@ -1,6 +1,6 @@
 """Disagreement of several predictions of one case: from label maps alone, no probability volume is ever stored."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -55,6 +55,23 @@ def disagreement(
         {"class": name, "pairwise_dice": float(d), "uncertainty": float(u), "predictions": number}
         for name, d, u in values
     ]
+
+
+def differing(predictions: Sequence[np.ndarray], known: Sequence[Collection[int]], ids: Collection[int]) -> np.ndarray:
+    """Return the voxels, bool [z, y, x], on which any two predictions differ about a class that both know.
+
+    Args:
+        predictions: label maps [z, y, x] of equal shape, one or more.
+        known: class ids that each of them can hold.
+        ids: the class ids that are asked about; all others count as background.
+    """
+    differ = np.zeros(predictions[0].shape, bool)
+    for (first, of_first), (second, of_second) in combinations(zip(predictions, known, strict=True), 2):
+        asked = np.zeros(256, np.uint8)
+        shared = [index for index in ids if index in of_first and index in of_second]
+        asked[shared] = shared
+        differ |= asked[first] != asked[second]
+    return differ
 
 
 def _codes(predictions: Sequence[np.ndarray], scheme: ClassScheme, classes: Sequence[str]) -> list[np.ndarray]:

@@ -152,7 +152,8 @@ class SelectSettings(Strict):
     (``labels.calibrate``): by the run itself, on labeled cases that no model behind the label set learned from, or
     elsewhere, in the table ``calibration``. A class that no threshold can be certified for is refused. ``min_quality``
     and ``score: quality`` ask for the predicted DSC (``labels.quality``), which the run learns from its labeled cases:
-    ten patients or more.
+    ten patients or more. With ``voxels: agreed``, trainings ignore the voxels on which the models differ about an
+    accepted class; what people drew stays.
     """
 
     verdicts: Literal["all"] | Names = Field("all", description="anatomy rules whose failure refuses a class")
@@ -182,6 +183,9 @@ class SelectSettings(Strict):
     drop_most_uncertain: int = Field(0, ge=0, description="whole cases dropped, the most uncertain first (FLARE22)")
     if_refused: Demotion | dict[str, Demotion] = Field(
         "unknown", description="a refused class becomes unknown (partial losses) or background, or its case is dropped"
+    )
+    voxels: Literal["all", "agreed"] = Field(
+        "all", description="of an accepted label all voxels are learned, or those alone on which the models agree"
     )
     absent_if_not_found: Names = Field(
         (), description="classes that count as absent where no model finds them; other classes are unknown there"

@@ -150,6 +150,8 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
     asked = ["min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "drop_most_uncertain"]
     if select.score == "agreement":
         asked.append("target_dsc")
+    if select.voxels == "agreed":
+        yield f"{place}.select.voxels: asks on which voxels models agree, and `predict` names one. Name two or more"
     for key in (key for key in asked if getattr(select, key)):
         yield (
             f"{place}.select.{key}: asks how far models agree, and `predict` names one: every label would be refused. "

@@ -336,6 +336,8 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
     predicting = [(name, train) for name in asked] + [(name, test) for name in chain.evaluate.models]
     predicted = sum(spec.select.asks_quality for spec in labels)
     compared = sum(len(spec.predict) > 1 or spec.select.asks_quality for spec in labels)
+    learned = {chain.models[m].labels for m in models} & chain.labels.keys()
+    agreed = sum(chain.labels[name].select.voxels == "agreed" for name in learned)
     upright = any(plan.upright for plan in plans)
     counted = {
         "survey": train + test, "tested": min(1, test), "collect": 1, "group": 1,
@@ -352,7 +354,7 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
         "fuse": train * len(labels), "agree": train * compared, "held_out": train * compared,
         "corrupt": train * bool(predicted), "measure": train * predicted, "quality": predicted,
         "check": train * sum(spec.check is not None for spec in labels),
-        "select": len(labels), "review": len(labels), "infer": test or train, "summarize": 1,
+        "select": len(labels), "trust": train * agreed, "review": len(labels), "infer": test or train, "summarize": 1,
         "check_final": (test or train) * chain.evaluate.check,
         "evaluate": (len(chain.evaluate.models) + 1) * min(1, test), "report": 1,
     }  # fmt: skip

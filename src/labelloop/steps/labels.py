@@ -18,6 +18,7 @@ from labelloop.base.wording import count
 from labelloop.cases.annotation import PRESENT, UNKNOWN, States, annotated, from_table
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, Volume, canonical, read, restore, write
+from labelloop.labels.agree import differing
 from labelloop.labels.agree import disagreement as compare
 from labelloop.labels.calibrate import SCORE, calibrate_held_out
 from labelloop.labels.check import check as check_labels
@@ -382,35 +383,68 @@ def select(
     log.info("select: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
 
 
-def trust(maps: Path, selected: Path, classes: str, manifest: Path, version: int) -> None:
+def trust(
+    maps: Path,
+    selected: Path,
+    spec: dict[str, Any],
+    known: dict[str, list[str]],
+    classes: str,
+    manifest: Path,
+    version: int,
+    predictions: Sequence[Path] = (),
+    transferred: Path | None = None,
+) -> None:
     """Write the label maps of one shard with nothing in them but what is trusted: what a student learns from.
 
     A case of which nothing is trusted has no map. Ignored voxels stay ignored.
 
     Args:
         maps: manifest of the label maps. selected: which classes of a case are trusted.
+        spec: ``predict`` of the label set. known: the classes (or class sets) that each of these models knows.
         manifest: to write; the maps go beside it.
+        predictions, transferred: as :func:`fuse` takes them, where voxels on which the models differ are ignored.
     """
     scheme, files, ledger = load_classes(classes), Files([maps], "label_map"), Ledger.of(manifest)
-    chosen = from_table(read_table(selected, "selected"))
+    table = read_table(selected, "selected")
+    chosen, accepted = from_table(table), from_table(table[table["decision"] == "accepted"])
+    made = predictions_of(spec["predict"], predictions, transferred) if predictions else {}
+    ids = {model: {scheme.ids[name] for name in scheme.select(known[model])} for model in made}
     for case in sorted(set(read_table(maps, "manifest")["case"]) & chosen.keys()):
         if case not in files:
             continue
         present = sorted(name for name, state in chosen[case].items() if state == PRESENT)
-        known = bool(annotated(chosen[case]))
-        work = partial(_trust_case, files.path(case), case, present if known else None, scheme, ledger.folder)
-        ledger.run(case, digest([version, files.key(case), scheme.fingerprint(), present, known]), work)
+        of_models = sorted(annotated(accepted.get(case, {})))
+        compared = {model: one for model, one in made.items() if case in one} if of_models else {}
+        kept = present if annotated(chosen[case]) else None
+        keys = [[model, one.key(case), sorted(ids[model])] for model, one in compared.items()]
+        work = partial(_trust_case, files.path(case), case, kept, of_models, compared, ids, scheme, ledger.folder)
+        content = [version, files.key(case), scheme.fingerprint(), present, kept is not None, of_models, keys]
+        ledger.run(case, digest(content), work)
     ledger.close()
 
 
 def _trust_case(
-    source: Path, case: str, present: list[str] | None, scheme: ClassScheme, out: Path
+    source: Path,
+    case: str,
+    present: list[str] | None,
+    of_models: list[str],
+    predictions: dict[str, Files],
+    known: dict[str, set[int]],
+    scheme: ClassScheme,
+    out: Path,
 ) -> tuple[Path | None, dict]:
     if present is None:
         return None, {}
     labels, path = read(source), out / f"{case}.nii.gz"
     kept = np.isin(labels.array, [IGNORED, *(scheme.ids[name] for name in present)])
-    write(path, np.where(kept, labels.array, np.uint8(BACKGROUND)), labels.geometry)
+    trusted = np.where(kept, labels.array, np.uint8(BACKGROUND))
+    if len(predictions) > 1:
+        asked = [scheme.ids[name] for name in of_models]
+        given = [read(files.path(case)).array for files in predictions.values()]
+        differ = differing(given, [known[model] for model in predictions], asked)
+        drawn = [scheme.ids[name] for name in present if name not in of_models]
+        trusted[differ & ~np.isin(trusted, drawn)] = IGNORED
+    write(path, trusted, labels.geometry)
     return path, {}
 
 
