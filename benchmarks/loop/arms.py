@@ -41,13 +41,17 @@ class Size(NamedTuple):
     phantom_mm: float
 
 
-QUICK = {"learning_rate": 0.1, "momentum": 0.9, "deep_supervision": False, "validation_iterations": 0}
-CPU = {"spacing_mm": [5, 5, 5], "patch": [40, 48, 56], "batch_size": 2, "features": [12, 24, 48, 96]}
+QUICK = {
+    "optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.01, "deep_supervision": False,
+    "validation_iterations": 0,
+}  # fmt: skip
+"""Short trainings get further with AdamW: that was chosen by the training loss of the labeled cases alone."""
+CPU = {"spacing_mm": [6, 6, 6], "patch": [32, 40, 48], "batch_size": 2, "features": [8, 16, 32, 64]}
 GPU = {"spacing_mm": [3, 2.5, 2.5], "patch": [64, 96, 96], "batch_size": 2, "features": [16, 32, 64, 128, 256]}
 SATURATED = {"ct": {"clip_hu": [-125, 275], "mean": 60, "std": 100}}
 """Intensities of BTCV as it is passed on."""
 SIZES = {
-    "cpu": Size(CPU | SATURATED, QUICK | {"iterations_per_epoch": 80}, 12, 48, 5.0),
+    "cpu": Size(CPU | SATURATED, QUICK | {"iterations_per_epoch": 80}, 12, 48, 6.0),
     "gpu": Size(GPU | SATURATED, QUICK | {"iterations_per_epoch": 250}, 20, 64, 2.5),
     "tiny": Size(
         {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},

@@ -167,6 +167,9 @@ class SegmenterSettings(TrainingSettings):
         "final", description="weights of the final epoch, or of the best by moving average of the validation Dice"
     )
     # What is None is no part of a training's fingerprint.
+    optimizer: Literal["adamw"] | None = Field(
+        None, description="AdamW, which a short training gets further with; none: SGD with `momentum`, as nnU-Net"
+    )
     class_weights: dict[str, float] | None = Field(
         None, description="weights of classes in the cross-entropy; 1 for those not named"
     )

@@ -108,13 +108,18 @@ class Adapter(nnUNetTrainer):
 
     def configure_optimizers(self):
         settings = self.settings
-        optimizer = torch.optim.SGD(
-            flat(network.parameters() for network in self.trained),
-            settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-        )
+        weights = flat(network.parameters() for network in self.trained)
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                weights,
+                settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                momentum=settings.momentum,
+                nesterov=settings.momentum > 0,
+            )
         return optimizer, PolyLRScheduler(optimizer, settings.learning_rate, settings.epochs, settings.schedule)
 
     def _build_loss(self):
