@@ -86,9 +86,10 @@ def test_a_residual_network_trains_grows_predicts_and_is_exported(data, tmp_path
     assert network["network_class_name"] == RESIDUAL and network["arch_kwargs"]["n_blocks_per_stage"] == [1, 2, 1, 1]
 
 
-def test_training_learns(data, tmp_path):
+@pytest.mark.parametrize("optimizer", [{"momentum": 0.9, "learning_rate": 0.02}, {"optimizer": "adamw"}])
+def test_training_learns(data, tmp_path, optimizer):
     settings = {"epochs": 8, "iterations_per_epoch": 10, "validation_iterations": 0, "augmentation": "none"}
-    train(make_job(data, tmp_path, settings=settings | {"momentum": 0.9, "learning_rate": 0.02}))
+    train(make_job(data, tmp_path, settings=settings | optimizer))
     rows = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert rows[-1]["train"]["loss"] < rows[0]["train"]["loss"] - 0.5
 
