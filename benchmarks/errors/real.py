@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection as Names
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -100,11 +101,18 @@ def half_of(folder: Path, dataset: str, number: int, spoiled: int | None, scheme
 def whole_folder(
     folder: Path, dataset: str, cases: Sequence[str], other: Callable[[], np.ndarray], scheme: ClassScheme
 ) -> Collection:
-    """Return the ``cases`` of a folder (default: all); they are spoiled if they are CT and show all organs."""
+    """Return the ``cases`` of a folder (default: all); they are spoiled if they show all organs, MR in any case.
+
+    A patient's labels are mistaken for those of the case before; of a single one, ``other`` are.
+    """
     names, own = list(cases) or names_in(folder), load_dataset(dataset, scheme)
     asked, read = asked_classes(scheme, None, own), real_scan(folder, dataset, scheme)
-    spoiled = names if own.modality == "CT" and set(ORGANS) <= set(own.annotated) else []
-    return Collection(dataset, names, read, dict.fromkeys(names, other), asked, spoiled, own.modality)
+    spoiled = names if own.modality == "MR" or set(ORGANS) <= set(own.annotated) else []
+    before = zip(names, names[-1:] + names[:-1], strict=True)
+    others = {name: (lambda other=other: read(other)[0]) for name, other in before}
+    return Collection(
+        dataset, names, read, others if len(names) > 1 else {names[0]: other}, asked, spoiled, own.modality
+    )
 
 
 def real_scan(folder: Path, dataset: str, scheme: ClassScheme) -> Callable[[str], Scan]:
@@ -207,8 +215,14 @@ def unaltered_rows(found: Sequence[Outcome], verdict: str) -> tuple[int, int, li
     return sum(len({n for n, _ in rows}) for _, rows in clean), sum(len(o.judged) for o, _ in clean), said
 
 
-def lines(collections: Mapping[str, Sequence[Outcome]], beside: Sequence[Outcome]) -> Iterator[str]:
-    """Yield the lines of the result: of real scans, by collection and together, and of phantoms ``beside`` them."""
+def lines(
+    collections: Mapping[str, Sequence[Outcome]], beside: Sequence[Outcome], mr: Names[str] = ()
+) -> Iterator[str]:
+    """Yield the lines of the result: of real scans, by collection and together, and of phantoms ``beside`` them.
+
+    Args:
+        mr: names of the collections that are MR; their errors are told by themselves.
+    """
     yield "| unaltered maps | patients | rows | refused | doubted |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     notes = []
@@ -219,17 +233,20 @@ def lines(collections: Mapping[str, Sequence[Outcome]], beside: Sequence[Outcome
             f"- {name}, {word}: {'; '.join(which)}" for word, which in (("refused", said), ("doubted", odd)) if which
         ]
     yield from ["", *notes, ""] if notes else [""]
-    real = flat(collections.values())
-    yield from _recall(real, beside)
+    real = flat(found for name, found in collections.items() if name not in mr)
+    of_mr = flat(found for name, found in collections.items() if name in mr)
+    yield from _recall({"real scans": real, "phantoms": beside, "MR": of_mr})
     yield from _table(real, beside)
+    yield from _on_mr(of_mr) if any(o.altered for o in of_mr) else ()
 
 
-def _recall(real: Sequence[Outcome], beside: Sequence[Outcome]) -> Iterator[str]:
+def _recall(found: Mapping[str, Sequence[Outcome]]) -> Iterator[str]:
     yield "| mean over kinds | refused | refused or doubted | right class named, of those |"
     yield "| --- | ---: | ---: | ---: |"
-    for where, found in (("real scans", real), ("phantoms", beside)):
+    for where, some in found.items():
         for title, kinds in (("all kinds", NAMED | OWN), ("asked for", NAMED), ("own", OWN)):
-            yield f"| {where}, {title} ({len(kinds)}) | {macro([counted(found, kind) for kind in kinds])} |"
+            counts = [count for count in (counted(some, kind) for kind in kinds) if count.maps]
+            yield f"| {where}, {title} ({len(counts)}) | {macro(counts)} |"
     yield ""
 
 
@@ -254,3 +271,15 @@ def _table(real: Sequence[Outcome], beside: Sequence[Outcome]) -> Iterator[str]:
             numbers = [f"{c.maps} | {c.refused} | {c.noticed} | {c.right}" for c in both]
             rules = ", ".join(f"{rule} {n}" for rule, n in both[0].rules.most_common(4))
             yield f"| {kind} | {' | '.join(numbers)} | {rules} |"
+    yield ""
+
+
+def _on_mr(found: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the table of errors on MR; kinds that take an organ that nobody drew there are left out."""
+    yield "| error on MR | maps | refused | or doubted | right class | rules |"
+    yield "| --- |" + " ---: |" * 4 + " --- |"
+    for kind in NAMED | OWN:
+        count = counted(found, kind)
+        if count.maps:
+            rules = ", ".join(f"{rule} {n}" for rule, n in count.rules.most_common(4))
+            yield f"| {kind} | {count.maps} | {count.refused} | {count.noticed} | {count.right} | {rules} |"

@@ -178,11 +178,12 @@ def real_report(options: argparse.Namespace) -> str:
     by = "that limits were chosen by" if options.fitted else "that no limit was chosen by"
     spoiled = ", ".join(flat(of.spoiled for of in collections))
     text = [
-        f"One error in each label map, of patients {by} ({half.name}: drawn once, half of all): {spoiled}.",
+        f"One error in each label map, of patients {by} ({half.name}: drawn once, half of all), and of MR: {spoiled}.",
         "Refused: a rule fails that is kept in the unaltered map; doubted: a rule doubts it, which refuses nothing.",
         "Right class: named is a class that was altered.",
     ]
-    return "\n".join([*text, "", *real.lines(found, real.outcomes(phantoms, kinds))]) + "\n"
+    mr = [of.name for of in collections if of.modality == "MR"]
+    return "\n".join([*text, "", *real.lines(found, real.outcomes(phantoms, kinds), mr)]).rstrip() + "\n"
 
 
 def main() -> None:

@@ -38,7 +38,9 @@ class Draft:
     other: np.ndarray | None = None
 
     def mask(self, name: str) -> np.ndarray:
-        """Return the voxels of a class [z, y, x]."""
+        """Return the voxels of a class [z, y, x]. Raises Impossible for a class that the patient's map lacks."""
+        if name not in self.ids:
+            raise Impossible(f"no {name}")
         return self.labels == self.ids[name]
 
     def ml(self, name: str) -> float:
