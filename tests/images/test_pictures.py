@@ -8,7 +8,7 @@ from PIL import Image, ImageColor
 
 from labelloop.base.classes import IGNORED, load_classes
 from labelloop.images.pictures import CLASSES, HEIGHT, case_picture, contact_sheet, for_page
-from labelloop.images.volume import Geometry, Volume
+from labelloop.images.volume import Geometry, Volume, canonical
 
 SCHEME = load_classes("flare")
 SPACING_XYZ = (2.0, 2.0, 5.0)
@@ -70,6 +70,21 @@ def test_right_of_patient_is_left_in_axial_and_front_is_up(scan):
     row, column = _center_of_marker(_picture(*scan, views=("axial",)))
     assert column < 0.4
     assert row < 0.4
+
+
+@pytest.mark.parametrize("view", ["axial", "coronal"])
+def test_a_box_is_drawn_around_what_is_looked_at_in_its_middle_slice(scan, view):
+    image, labels = scan
+    block = np.argwhere(canonical(labels).array == SCHEME.ids["liver"])
+    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(block.min(axis=0), block.max(axis=0), strict=True))
+    options = {"views": (view,), "focus": ["spleen"]}  # which would choose another slice
+    drawn = [_picture(image, labels, **options, **more) for more in ({}, {"box": box})]
+    pictures = [np.asarray(Image.open(io.BytesIO(png)), int) for png in drawn]
+    found = [(p[..., 0] > 200) & (p[..., 2] < 150) & (p[..., 0] - p[..., 2] > 80) for p in pictures]
+    assert found[1].sum() > found[0].sum() + 50
+    places = np.argwhere(found[1])
+    middle = (places.min(axis=0) + places.max(axis=0)) / 2 / found[1].shape
+    assert middle == pytest.approx(_center_of_marker(_picture(image, labels, views=(view,), focus=["liver"])), abs=0.03)
 
 
 def test_right_of_patient_is_left_in_coronal_and_head_is_up(scan):

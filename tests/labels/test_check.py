@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from labelloop.base.classes import IGNORED
 from labelloop.base.errors import UserError
 from labelloop.base.tables import TABLES, write_table
+from labelloop.images.boxes import box_voxels
 from labelloop.images.volume import Geometry, Volume, canonical, read
 from labelloop.labels.check import KINDS, check, load_rules
 from labelloop.labels.fit import measure
@@ -377,6 +378,27 @@ def test_islands_below_he_s_threshold_pass(anatomy, scheme):
     assert ("liver", "one_component") in failing(verdicts(anatomy, scheme, image=None))
 
 
+def test_what_is_broken_says_where(anatomy, scheme):
+    places = {
+        "one_component": ("liver", np.s_[5:8, 5:9, 5:10], 1),
+        "continuous": ("aorta", np.s_[50:56, :, :], 0),
+        "holes": ("spleen", None, 0),
+    }
+    spleen = np.argwhere(anatomy.labels == anatomy.ids["spleen"]).mean(axis=0).astype(int)
+    places["holes"] = ("spleen", tuple(slice(int(i) - 3, int(i) + 3) for i in spleen), 0)
+    for name, where, fill in places.values():
+        mine = anatomy.labels[where]
+        anatomy.labels[where] = anatomy.ids[name] if fill else np.where(mine == anatomy.ids[name], 0, mine)
+    rows = verdicts(anatomy, scheme)
+    for rule, (name, where, _) in places.items():
+        row = verdict(rows, name, rule)
+        assert row["verdict"] == "fail"
+        found = box_voxels(row["box"], anatomy.geometry)
+        assert found[0] == where[0]
+        assert rule == "continuous" or found == where
+    assert all(bool(row["box"]) <= (row["verdict"] in ("fail", "doubt")) for row in rows)
+
+
 def test_empty_map(scheme, anatomy):
     anatomy.labels[:] = 0
     rows = verdicts(anatomy, scheme)
@@ -411,9 +433,11 @@ def test_verdicts_do_not_change_with_orientation(swapped, scheme, orientation):
     assert len(rows) == len(expected)
     assert {row["verdict"] for row in rows} >= {"pass", "fail"}
     for row, wanted in zip(rows, expected, strict=True):
-        assert {k: v for k, v in row.items() if k not in ("value", "threshold")} == {
-            k: v for k, v in wanted.items() if k not in ("value", "threshold")
+        elsewhere = ("value", "threshold", "box")  # the patient lies elsewhere in the room
+        assert {k: v for k, v in row.items() if k not in elsewhere} == {
+            k: v for k, v in wanted.items() if k not in elsewhere
         }
+        assert bool(row["box"]) == bool(wanted["box"])
         assert row["value"] == pytest.approx(wanted["value"], nan_ok=True)
 
 

@@ -109,8 +109,8 @@ def _label_set(folder: Path) -> None:
     reviewed += [("case_e", "pancreas", "right", "", "bob", False, "", "bob said right", "label_grid: another grid")]
     _save(folder / "reviewed.csv", "reviewed", reviewed)
     verdicts = [
-        ("case_e", "liver", "volume", "fail", 3000.0, 2500.0, "ml", "too large"),
-        ("case_d", "liver", "volume", "pass", 1500.0, 2500.0, "ml", ""),
+        ("case_e", "liver", "volume", "fail", 3000.0, 2500.0, "ml", "too large", ""),
+        ("case_d", "liver", "volume", "pass", 1500.0, 2500.0, "ml", "", ""),
     ]
     _save(folder / "verdicts.csv", "verdicts", verdicts)
     _save(
@@ -476,7 +476,7 @@ def test_queue_puts_more_failed_rules_first_then_less_agreement():
     selected = [(case, "liver", "unknown", "demoted", "agreement", "pairwise_dice low") for case in "abc"]
     selected += [("d", "liver", "present", "truth", "", "annotated")]
     failed = [("c", "volume"), ("d", "volume"), ("d", "side")]
-    verdicts = [(case, "liver", rule, "fail", 1.0, 2.0, "ml", "odd") for case, rule in failed]
+    verdicts = [(case, "liver", rule, "fail", 1.0, 2.0, "ml", "odd", "") for case, rule in failed]
     disagreement = [
         (case, "liver", dice, 0.1, 2, None) for case, dice in zip("abcd", (0.4, 0.3, 0.6, 0.1), strict=True)
     ]
@@ -492,17 +492,18 @@ def test_queue_lists_accepted_labels_that_a_rule_doubts_behind_those_that_fail()
     selected = [(case, "liver", "present", "accepted", "", "") for case in "abc"]
     selected += [("d", "liver", "present", "truth", "", "annotated")]
     given = [("a", "contrast", "doubt"), ("b", "volume", "fail"), ("b", "leak", "doubt"), ("d", "leak", "doubt")]
-    verdicts = [(case, "liver", rule, verdict, 1.0, 2.0, "ml", "odd") for case, rule, verdict in given]
+    verdicts = [(case, "liver", rule, verdict, 1.0, 2.0, "ml", "odd", f"{rule} box") for case, rule, verdict in given]
     table = _queue(selected=selected, verdicts=verdicts, disagreement=[("c", "liver", 0.5, 0.1, 2, None)])
     assert list(table["case"]) == ["b", "a", "c"]
     assert list(table["failed"]) == ["volume", "", ""]
     assert list(table["doubted"]) == ["leak", "contrast", ""]
     assert list(table["reasons"])[:2] == ["volume: odd\nleak: odd", "contrast: odd"]
+    assert list(table["box"]) == ["volume box", "contrast box", ""]
 
 
 def test_queue_puts_the_smallest_predicted_dsc_first_and_says_what_lowers_it():
     selected = [(case, "liver", "present", "accepted", "", "") for case in "abc"]
-    verdicts = [("c", "liver", "leak", "doubt", 3.0, 2.0, "ml", "odd")]
+    verdicts = [("c", "liver", "leak", "doubt", 3.0, 2.0, "ml", "odd", "")]
     quality = pd.DataFrame(
         [
             (case, "pseudo", "liver", dsc, 0.1, 1.0, f"a DSC of {dsc} is predicted")
@@ -524,7 +525,7 @@ def test_queue_puts_the_smallest_predicted_dsc_first_and_says_what_lowers_it():
 def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
     selected = [(case, "aorta", "unknown", "demoted", "volume", "volume: too small") for case in "abcde"]
     selected += [("a", "liver", "unknown", "demoted", "agreement", "pairwise_dice 0.6 below 0.7")]
-    verdicts = [(case, "aorta", "volume", "fail", 1.0, 2.0, "ml", "too small") for case in "abcde"]
+    verdicts = [(case, "aorta", "volume", "fail", 1.0, 2.0, "ml", "too small", "") for case in "abcde"]
     table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.6, 0.1, 2, None)])
     assert list(zip(table["case"], table["class"], strict=True)) == [
         ("a", "aorta"), ("b", "aorta"), ("a", "liver"), ("c", "aorta"), ("d", "aorta"), ("e", "aorta"),
@@ -541,7 +542,7 @@ def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
     ],
 )  # fmt: skip
 def test_a_reason_is_said_once_and_what_selection_adds_stays(decision, criteria, said, lines):
-    verdicts = [("a", "liver", "volume", "fail", 3.0, 10.0, "ml", "3 ml; 10 to 900 expected")]
+    verdicts = [("a", "liver", "volume", "fail", 3.0, 10.0, "ml", "3 ml; 10 to 900 expected", "")]
     selected = [("a", "liver", "unknown", decision, criteria, said)]
     table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.1, 1.0, 2, None)])
     assert table["reasons"][0].splitlines() == lines

@@ -10,6 +10,7 @@ import pytest
 
 from labelloop.base.errors import CaseError
 from labelloop.images import nifti
+from labelloop.images.boxes import box_text
 from labelloop.images.volume import Geometry, Volume, canonical, read, upright_volume, write
 from labelloop.review.desk import Desk
 from labelloop.review.views import CROP, MAP_OF_SET, WHOLE, Case
@@ -70,6 +71,9 @@ def test_what_is_sent_is_upright_and_lies_where_the_image_lies(tmp_path, directi
     where = np.linalg.inv(original.affine) @ image.affine @ [*voxel, 1]
     assert image.dataobj[tuple(voxel)] == original.dataobj[tuple(np.rint(where[:3]).astype(int))]
     assert label.dataobj[tuple(voxel)] == LIVER
+    corner = tuple(slice(side.stop - 1, side.stop) for side in case.cut(LIVER, CROP).box)
+    voxel = np.array(cut.about(box_text(corner, case.image.geometry))["start"])
+    assert [n + (side.start or 0) for n, side in zip(voxel[::-1], cut.box, strict=True)] == [c.start for c in corner]
     assert label.shape == cut.map(MAP_OF_SET).shape[::-1] == image.shape
 
 

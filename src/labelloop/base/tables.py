@@ -121,6 +121,7 @@ TABLES: dict[str, dict[str, str]] = {
         "threshold": Number("what it was held against"),
         "unit": "unit of both",
         "reason": "in words",
+        "box": "where, of what is broken: center x y z (mm, LPS) and sides left-right, front-back, up-down (mm)",
     },
     "evidence": {
         "case": "case id",
@@ -210,6 +211,7 @@ TABLES: dict[str, dict[str, str]] = {
         "failed": "rules of anatomy that failed, separated by ';'",
         "doubted": "rules of anatomy that doubt it and refuse nothing, separated by ';'",
         "reasons": "in words, one a line",
+        "box": "as in verdicts: where the first of these rules that names a place found it",
         "asked": "doubt, or random: drawn from the accepted labels, whatever is known of them",
         "sha256": "of the label map; empty when nothing was predicted",
         "file": "label map, relative to the table's folder; empty when nothing was predicted",

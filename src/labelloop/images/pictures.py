@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -27,6 +28,7 @@ from scipy import ndimage
 from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
 from labelloop.base.parts import parts_of
 from labelloop.base.sequences import flat
+from labelloop.images.boxes import Box
 from labelloop.images.volume import Volume, canonical
 
 AXES = {"axial": 0, "coronal": 1}
@@ -40,6 +42,10 @@ SMOOTHING_VOXELS = 0.6
 DPI = 100
 GUTTER = 6
 INK = "#101418"
+NOTED = "#ffd166"
+"""Color of what a picture is about: reasons, and the box around what they name."""
+LEAST_FRAME = 9.0
+"""Half of the smallest side of a box that is drawn, in pixels."""
 SHADE = "#b8c0c8"
 """Color in which ignored voxels are hatched."""
 HATCHED = "ignored"
@@ -63,6 +69,8 @@ class Panel:
     spacing: tuple[float, float]
     strong: frozenset[int] | None = None
     """Ids that are drawn strongly, all others faintly; None: all strongly."""
+    framed: tuple[slice, slice] | None = None
+    """Rows and columns around which a box is drawn."""
 
     @property
     def size_mm(self) -> tuple[float, float]:
@@ -82,6 +90,7 @@ def case_picture(
     focus: Iterable[str] | None = None,
     beside: bool = False,
     faint_others: bool = False,
+    box: Box | None = None,
     note: Sequence[str] = (),
     legend: bool = False,
     panel_width: int = 720,
@@ -103,6 +112,8 @@ def case_picture(
         beside: draw the truth in a panel of its own.
         faint_others: draw classes that are not in ``focus`` as thin lines. The last view then shows the largest part
             that is detached from the ``focus`` classes, if there is one.
+        box: voxels (z, y, x) of the canonical grid that are looked at: each view shows their middle, and a dashed
+            box around them.
         note: lines written under the picture, wrapped where they are too long.
         legend: name the colors of the classes that are outlined.
         panel_width: width of a panel in pixels.
@@ -118,7 +129,7 @@ def case_picture(
         raise ValueError(f"no view {sorted(unknown)}; there are {sorted(AXES)}")
     focus = scheme.sets.get("tumor", ()) if focus is None else tuple(focus)
     ids = [scheme.ids[name] for name in focus]
-    panels = _panels(image, labels, truth, ids, window, views, beside, faint_others)
+    panels = _panels(image, labels, truth, ids, window, views, beside, faint_others, box)
     if faint_others:
         panels = [replace(panel, strong=frozenset(ids)) for panel in panels]
     picture = _draw(panels, {c.id: c.color for c in scheme.classes}, panel_width)
@@ -156,7 +167,7 @@ def _with_note(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
     sheet.paste(picture, (0, 0))
     draw = ImageDraw.Draw(sheet)
     for number, (line, font) in enumerate(wrapped):
-        color = "#ffffff" if font is fonts[0] else "#ffd166"
+        color = "#ffffff" if font is fonts[0] else NOTED
         draw.text((size, picture.height + round((number + 0.85) * step)), line, color, font, anchor="lm")
     return sheet
 
@@ -236,6 +247,7 @@ def _panels(
     views: Sequence[str],
     beside: bool,
     detached: bool,
+    framed: Box | None,
 ) -> list[Panel]:
     """Return the panels of canonical volumes."""
     spacing = image.geometry.spacing_zyx
@@ -252,13 +264,16 @@ def _panels(
             telling = _second_part(wanted)
         area = telling.sum(axis=tuple(a for a in range(3) if a != axis))
         index = int(area.argmax()) if area.any() else len(area) // 2
+        if framed is not None:
+            index = (framed[axis].start + framed[axis].stop - 1) // 2
         gray = _hang(image.array, axis, index, box).astype(np.float32)
         gray = np.clip((gray - low) / max(float(high - low), 1e-6), 0, 1)
         drawn = _hang(labels.array, axis, index, box)
         true = None if truth is None else _hang(truth.array, axis, index, box)
         caption = f"{view}, slice {index + 1} of {image.array.shape[axis]}"
         rows_mm, columns_mm = (s for a, s in enumerate(spacing) if a != axis)
-        panel = partial(Panel, view=view, gray=gray, spacing=(rows_mm, columns_mm))
+        frame = _hung(framed, axis, box, gray.shape) if framed is not None else None
+        panel = partial(Panel, view=view, gray=gray, spacing=(rows_mm, columns_mm), framed=frame)
         if beside and true is not None:
             panels.append(panel(caption=f"{caption} · truth", solid=true, dashed=None))
             panels.append(panel(caption=f"{caption} · prediction", solid=drawn, dashed=None))
@@ -288,6 +303,16 @@ def _hang(array: np.ndarray, axis: int, index: int, box: tuple[slice, ...]) -> n
     """Cut a canonical array (up, front, right) so that the head or front is on top and the right side on the left."""
     inside = tuple(index if a == axis else s for a, s in enumerate(box))
     return np.ascontiguousarray(array[inside][::-1, ::-1])
+
+
+def _hung(framed: Box, axis: int, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns of voxels in a slice of this shape that :func:`_hang` cut, a voxel to each side."""
+    sides = []
+    for number, size in zip([a for a in range(3) if a != axis], shape, strict=True):
+        first = box[number].start or 0
+        start, stop = (end - first for end in (framed[number].start, framed[number].stop))
+        sides.append(slice(max(0, size - stop - 1), min(size, size - start + 1)))
+    return sides[0], sides[1]
 
 
 def _draw(panels: Sequence[Panel], colors: Mapping[int, str], panel_width: int) -> Image.Image:
@@ -325,6 +350,8 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[int, str], size: tuple
     if panel.dashed is not None:
         for number in _ids(panel.dashed):
             _dashes(axes, panel.dashed == number, panel.spacing, size, thick)
+    if panel.framed is not None:
+        _frame(axes, panel.framed, panel.gray.shape, size)
     axes.set(xlim=(0, width), ylim=(height, 0))
     _letters(axes, panel, size, scale)
 
@@ -363,6 +390,19 @@ def _dashes(axes: Axes, mask: np.ndarray, spacing, size: tuple[int, int], thick:
     x, y, field = _field(mask, spacing, size)
     style = [(0, (4.0, 3.0))]
     axes.contour(x, y, field, levels=[0], colors=["#ffffff"], linewidths=thick * 0.85 * 72 / DPI, linestyles=style)
+
+
+def _frame(axes: Axes, framed: tuple[slice, slice], shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Draw a dashed box around rows and columns of a slice of this shape, as large as can be seen."""
+    low, high = [], []
+    for side, voxels, pixels in zip(framed, shape, size, strict=True):
+        middle, half = (side.start + side.stop) / 2, max((side.stop - side.start) / 2, LEAST_FRAME * voxels / pixels)
+        low.append((middle - half) * pixels / voxels)
+        high.append((middle + half) * pixels / voxels)
+    rows, columns = ((low[a], high[a]) for a in (0, 1))
+    corners = (columns[0], rows[0]), columns[1] - columns[0], rows[1] - rows[0]
+    casing = [withStroke(linewidth=3.2, foreground="black", alpha=0.8)]
+    axes.add_patch(Rectangle(*corners, fill=False, edgecolor=NOTED, linewidth=1.4, linestyle="--", path_effects=casing))
 
 
 def _field(mask: np.ndarray, spacing, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
 from labelloop.cases.annotation import ABSENT, UNKNOWN, States
+from labelloop.images.boxes import box_text
 from labelloop.images.volume import Geometry
 from labelloop.labels.facts import LabelFacts
 from labelloop.labels.rules import KINDS, Evidence, Rule, Skip
@@ -147,10 +148,12 @@ def verdicts(
 def _verdict(rule: Rule, case: Evidence, name: str, circumstances: "_Circumstances") -> dict[str, Any]:
     try:
         circumstances.step_back(rule, name)
-        value, threshold, failed, reason = KINDS[rule.kind][1](rule, case, name)
+        value, threshold, failed, reason, box = KINDS[rule.kind][1](rule, case, name)
     except Skip as skip:
-        return {"verdict": NOT_APPLICABLE, "value": math.nan, "threshold": math.nan, "reason": str(skip)}
-    return {"verdict": rule.verdict if failed else PASS, "value": value, "threshold": threshold, "reason": reason}
+        return {"verdict": NOT_APPLICABLE, "value": math.nan, "threshold": math.nan, "reason": str(skip), "box": ""}
+    found = {"value": value, "threshold": threshold, "reason": reason}
+    where = box_text(box, case.facts.geometry) if failed else ""
+    return {"verdict": rule.verdict if failed else PASS, **found, "box": where}
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,9 @@ def _of_surface(case: Evidence, name: str) -> dict[str, float]:
     values = (
         surface.share(surface.stepping(step)),
         float(np.median(np.abs(surface.inner - surface.outer))) / step,
-        100 * surface.largest_patch(going_on) / area,
-        100 * surface.largest_patch(going_on, flat=True) / area,
-        100 * surface.largest_patch(surface.leaking(step)) / area,
+        100 * surface.largest_patch(going_on).area / area,
+        100 * surface.largest_patch(going_on, flat=True).area / area,
+        100 * surface.largest_patch(surface.leaking(step)).area / area,
         surface.spread / step,
         area / float(np.cbrt(36 * math.pi * case.facts.ml(name) ** 2)),
     )

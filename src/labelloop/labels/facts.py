@@ -10,9 +10,9 @@ import numpy as np
 
 from labelloop.base.classes import IGNORED, ClassScheme
 from labelloop.base.parts import Connectivity, parts_of
+from labelloop.images.boxes import Box
 from labelloop.images.volume import Geometry
 
-Box = tuple[slice, slice, slice]
 FOV_MARGIN_MM = 6.0
 """A structure that ends this close to the first or last slice counts as cut by the field of view: annotators often
 leave out the outermost slice (all 16 BTCV aortas stop one slice, 3 or 5 mm, before the last; without the margin the
@@ -138,7 +138,7 @@ class LabelFacts:
         box = self.box(names)
         labels = parts_of(self.mask(names, box), connectivity)
         statistics = cc3d.statistics(labels)
-        boxes = tuple(_shift(b, box) for b in statistics["bounding_boxes"][1:])
+        boxes = tuple(shifted(b, box) for b in statistics["bounding_boxes"][1:])
         centers = tuple(float(center[0]) + box[0].start for center in statistics["centroids"][1:])
         return Components(labels, box, np.asarray(statistics["voxel_counts"][1:]).astype(np.int64), boxes, centers)
 
@@ -177,7 +177,15 @@ class LabelFacts:
         return (z, box[1], box[2])
 
 
-def _shift(box: Box, by: Box) -> Box:
+def largest_box(mask: np.ndarray, connectivity: Connectivity = 26) -> Box:
+    """Return the box of the largest connected part of a mask [z, y, x] that is not empty."""
+    found = cc3d.statistics(parts_of(mask, connectivity))
+    z, y, x = found["bounding_boxes"][1 + int(found["voxel_counts"][1:].argmax())]
+    return z, y, x
+
+
+def shifted(box: Box, by: Box) -> Box:
+    """Return a box that is counted from the first voxel of the box ``by``, counted as ``by`` is."""
     z, y, x = (slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, by, strict=True))
     return z, y, x
 

@@ -8,6 +8,7 @@ The voxels that touch the surface hardly count: they hold partial volume, and wh
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import cc3d
 import edt
@@ -26,6 +27,18 @@ STEP_HU, STEP_SHARE = 20.0, 0.2
 """The least difference in intensity that is a border: in HU on CT, as a share of the organ's own median on MR."""
 
 
+class Patch(NamedTuple):
+    """A connected part of a surface.
+
+    Args:
+        area: in cm2.
+        box: the voxels (z, y, x) of the label map that it takes in; None: there is none.
+    """
+
+    area: float
+    box: Box | None = None
+
+
 @dataclass(frozen=True)
 class Surface:
     """The surface of a class, one entry a voxel of the grid.
@@ -37,6 +50,8 @@ class Surface:
         beside: mean intensity of the unlabeled voxels just outside, [n]; NaN where there are none.
         free: share of the voxels just outside that are unlabeled, [n].
         middle, low, high: median, 10 % and 90 % quantile of the intensity deep inside.
+        first: index (z, y, x) of the label map's voxel where the grid of ``places`` begins.
+        steps: voxels of the label map that one of the grid takes in (z, y, x).
     """
 
     places: np.ndarray
@@ -48,6 +63,8 @@ class Surface:
     middle: float
     low: float
     high: float
+    first: tuple[int, ...]
+    steps: tuple[int, ...]
 
     @property
     def spread(self) -> float:
@@ -77,28 +94,33 @@ class Surface:
         area = self.areas.sum(axis=1)
         return 100.0 * float(area[chosen].sum() / area.sum())
 
-    def largest_patch(self, chosen: np.ndarray, flat: bool = False, areas: np.ndarray | None = None) -> float:
-        """Return the area (cm2) of the largest connected patch of ``chosen`` voxels.
+    def largest_patch(self, chosen: np.ndarray, flat: bool = False, areas: np.ndarray | None = None) -> Patch:
+        """Return the largest connected patch of ``chosen`` voxels; one of no area where there are none.
 
         With ``flat``, only patches in one plane of the grid count, by the faces that look in its direction: a surface
         that was cut, or a label that ends where a window ended. ``areas``: what of the voxels' areas counts [n].
         """
-        if not chosen.any():
-            return 0.0
         if not flat:
             return self._patch(chosen, self.areas.sum(axis=1) if areas is None else areas)
-        return max(self._patch(chosen & (self.areas[:, side] > 0), self.areas[:, side], side // 2) for side in range(6))
+        sides = (self._patch(chosen & (self.areas[:, side] > 0), self.areas[:, side], side // 2) for side in range(6))
+        return max(sides, key=lambda patch: patch.area)
 
-    def _patch(self, chosen: np.ndarray, areas: np.ndarray, axis: int | None = None) -> float:
-        places = self.places[chosen]
-        if not len(places):
-            return 0.0
-        places = places - places.min(axis=0)
+    def _patch(self, chosen: np.ndarray, areas: np.ndarray, axis: int | None = None) -> Patch:
+        found = self.places[chosen]
+        if not len(found):
+            return Patch(0.0)
+        places = found - found.min(axis=0)
         marked = np.zeros(places.max(axis=0) + 1, np.uint8)
         # Planes side by side get different marks: cc3d joins equal ones only.
         marked[tuple(places.T)] = 1 if axis is None else 1 + places[:, axis] % 2
-        parts = cc3d.connected_components(marked, connectivity=26)
-        return float(np.bincount(parts[tuple(places.T)], weights=areas[chosen]).max())
+        parts = cc3d.connected_components(marked, connectivity=26)[tuple(places.T)]
+        sizes = np.bincount(parts, weights=areas[chosen])
+        largest = found[parts == sizes.argmax()]
+        z, y, x = (
+            slice(int(f + s * low), int(f + s * (high + 1)))
+            for f, s, low, high in zip(self.first, self.steps, largest.min(axis=0), largest.max(axis=0), strict=True)
+        )
+        return Patch(float(sizes.max()), (z, y, x))
 
 
 class Surfaces:
@@ -165,8 +187,21 @@ class Surfaces:
             shares = free / far
         low, middle, high = self._quantiles(image, mask, depth)
         return Surface(
-            places[seen], areas[at][seen], inner[seen], outer[seen], beside[seen], shares[seen], middle, low, high
+            places[seen], areas[at][seen], inner[seen], outer[seen], beside[seen], shares[seen], middle, low, high,
+            self.first_voxel(name), tuple(self.steps),
+        )  # fmt: skip
+
+    def voxels(self, name: str, box: Box) -> Box:
+        """Return the voxels (z, y, x) of the label map that a box in the crop of a class takes in."""
+        z, y, x = (
+            slice(first + step * side.start, first + step * side.stop)
+            for first, step, side in zip(self.first_voxel(name), self.steps, box, strict=True)
         )
+        return z, y, x
+
+    def first_voxel(self, name: str) -> tuple[int, ...]:
+        """Return the index (z, y, x) of the label map's voxel where the crop of a class begins."""
+        return tuple(side.start * step for side, step in zip(self._boxes[name], self.steps, strict=True))
 
     def _depth(self, mask: np.ndarray) -> np.ndarray:
         """Return the distance (mm) of each voxel of ``mask`` to what is not in it."""

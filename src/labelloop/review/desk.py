@@ -45,6 +45,7 @@ class Asked:
         modality: CT or MR. upside_down: image and label maps are stored so.
         models: label maps of the models, by model; those that are there.
         picture: picture with the reasons written on it; None where there is none.
+        box: where the label is doubted (:mod:`labelloop.images.boxes`); empty: nowhere in particular.
         settled: what the reviewers say by now; None: nothing.
     """
 
@@ -62,6 +63,7 @@ class Asked:
     settled: Settled | None
     modality: str = "CT"
     upside_down: bool = False
+    box: str = ""
 
 
 class Desk:
@@ -122,6 +124,7 @@ class Desk:
             settled=settled,
             modality=self._cases.get(row["case"], {}).get("modality", ""),
             upside_down=row["case"] in self._upside_down,
+            box=row["box"],
         )
 
     def question(self, case: str, name: str, sha256: str = "", asked: str = "") -> Asked:
@@ -144,6 +147,7 @@ class Desk:
             "rank": 0,
             "reasons": "",
             "picture": "",
+            "box": "",
             "image": self._cases.get(case, {}).get("image", ""),
             "file": "",
         }

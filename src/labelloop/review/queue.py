@@ -21,9 +21,10 @@ from labelloop.base.files import atomic
 from labelloop.base.seals import put_seal_of_files
 from labelloop.base.tables import TABLES, write_table
 from labelloop.base.wording import plain
+from labelloop.images.boxes import box_voxels
 from labelloop.images.pictures import CT_WINDOW, case_picture
 from labelloop.images.scan import read_surveyed
-from labelloop.images.volume import read, upright_volume
+from labelloop.images.volume import canonical, read, upright_volume
 
 log = logging.getLogger(__name__)
 DISAGREE = 0.8
@@ -182,6 +183,7 @@ def _row(
         "failed": ";".join(fail["rule"] for fail in fails),
         "doubted": ";".join(doubt["rule"] for doubt in doubts),
         "reasons": "\n".join(lines),
+        "box": next((broken["box"] for broken in (*fails, *doubts) if broken["box"]), ""),
         "asked": RANDOM if _was_drawn(reviewed) else DOUBT,
     }
 
@@ -236,10 +238,11 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
     try:
         read_both = read_surveyed(files.image), read(files.labels)
         image, labels = (upright_volume(v) if files.turned else v for v in read_both)
-        return {
-            row["rank"]: case_picture(image, labels, scheme, focus=[row["class"]], note=_note(row), **options)
-            for row in rows.to_dict("records")
-        }
+        grid, pictures = canonical(image).geometry, {}
+        for row in rows.to_dict("records"):
+            told = {"focus": [row["class"]], "box": box_voxels(row["box"], grid), "note": _note(row)}
+            pictures[row["rank"]] = case_picture(image, labels, scheme, **told, **options)
+        return pictures
     except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:
         log.warning("no picture of %s: %s", rows["case"].iloc[0], error)
         return {}

@@ -320,7 +320,8 @@ class Handler(BaseHTTPRequestHandler):
             case [number, "picture"]:
                 self._send_picture(self.server.room.question(number))
             case [number, place, "about"]:
-                self._send_json(HTTPStatus.OK, self.server.room.cut(number, place).about())
+                room = self.server.room
+                self._send_json(HTTPStatus.OK, room.cut(number, place).about(room.question(number).box))
             case [number, place, "image"]:
                 self._send_file(self.server.room.cut(number, place).image_file())
             case [number, place, "map", name]:

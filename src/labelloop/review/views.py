@@ -20,6 +20,7 @@ from labelloop.base.errors import CaseError
 from labelloop.base.files import sha256
 from labelloop.base.wording import count, plain
 from labelloop.images import nifti
+from labelloop.images.boxes import box_voxels
 from labelloop.images.scan import REASONS, ras_affine, read_surveyed
 from labelloop.images.volume import Geometry, Volume, canonical, restore, upright_volume
 from labelloop.review.desk import Asked
@@ -174,10 +175,11 @@ class Cut:
         """Return a label map inside the box as an uncompressed NIfTI file, uint8."""
         return _file(self.map(name), self.geometry)
 
-    def about(self) -> dict[str, Any]:
+    def about(self, doubted: str = "") -> dict[str, Any]:
         """Return numbers about what is shown, for JSON.
 
-        ``place`` names what is shown; ``start`` is the voxel (x, y, z) in the middle of the class; a window has a name,
+        ``place`` names what is shown; ``start`` is the voxel (x, y, z) in the middle of what is ``doubted``
+        (:mod:`labelloop.images.boxes`), else of the class; a window has a name,
         and the intensities drawn black and white; each map has the volume of the class in ml, and its Dice with the
         label that is asked about (None where both are empty).
         """
@@ -190,7 +192,7 @@ class Cut:
             "place": self.place,
             "size": size,
             "spacing": spacing,
-            "start": [place + by for place, by in zip(organ._start(), shift, strict=True)],
+            "start": self._middle_of(doubted) or [n + by for n, by in zip(organ._start(), shift, strict=True)],
             "windows": self._windows(),
             "maps": maps,
             "all": self.case.image.array.shape == self.map(MAP_OF_SET).shape,
@@ -211,6 +213,17 @@ class Cut:
         both = int(mask.sum()) + int(label.sum())
         dice = 2 * int((mask & label).sum()) / both if both else None
         return {"ml": int(mask.sum()) * self.geometry.voxel_ml, "dice": dice}
+
+    def _middle_of(self, text: str) -> list[int] | None:
+        """Return the voxel (x, y, z) in the middle of a box of the whole case; None where it is not in this one."""
+        found = box_voxels(text, self.case.image.geometry)
+        if found is None:
+            return None
+        voxel = [
+            (side.start + side.stop - 1) // 2 - (shown.start or 0) for side, shown in zip(found, self.box, strict=True)
+        ][::-1]
+        inside = all(0 <= place < size for place, size in zip(voxel, self.geometry.size, strict=True))
+        return voxel if inside else None
 
     def _start(self) -> list[int]:
         """Return the voxel in the middle of the class's middle slice; that of the models where the set has none."""

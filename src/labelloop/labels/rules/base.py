@@ -12,7 +12,7 @@ from pydantic import field_validator
 from labelloop.base.classes import Strict
 from labelloop.cases.annotation import States
 from labelloop.images.hounsfield import cut_off
-from labelloop.labels.facts import LabelFacts
+from labelloop.labels.facts import Box, LabelFacts
 from labelloop.labels.surface import Surfaces
 
 Exceptions = tuple[Literal["absent", "models", "surgery", "cut"], ...]
@@ -74,12 +74,16 @@ class Range(Rule):
 
 
 class Finding(NamedTuple):
-    """What a rule found: whether it is broken, with the measured value, its threshold, and the reason."""
+    """What a rule found: whether it is broken, with the measured value, its threshold, and the reason.
+
+    ``box``: the voxels (z, y, x) where it was found, if that is a part of the class or beside it.
+    """
 
     value: float
     threshold: float
     failed: bool
     reason: str
+    box: Box | None = None
 
 
 class Skip(Exception):  # noqa: N818 - not an error: the rule does not apply, and the message says why

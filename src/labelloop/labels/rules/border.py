@@ -9,6 +9,7 @@ import edt
 import numpy as np
 from pydantic import Field, model_validator
 
+from labelloop.labels.facts import Box, largest_box
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Skip, kind
 from labelloop.labels.surface import STEP_HU, STEP_SHARE, Surface, Surfaces
 
@@ -92,28 +93,27 @@ def _going_on(rule: Border, case: Evidence, name: str) -> tuple[Surface, np.ndar
 def _goes_on(rule: Border, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface beyond which unlabeled tissue looks like the inside."""
     surface, going_on = _going_on(rule, case, name)
-    value, limit = surface.largest_patch(going_on), rule.limit(name)
+    (value, box), limit = surface.largest_patch(going_on), rule.limit(name)
     said = f"beyond {value:.1f} cm2 of its surface the same tissue goes on unlabeled; at most {limit:g} cm2 expected"
-    return Finding(value, limit, value > limit, said)
+    return Finding(value, limit, value > limit, said, box)
 
 
 @kind("cut_flat", Border)
 def _cut_flat(rule: Border, case: Evidence, name: str) -> Finding:
     """The same in one plane of voxels: a label that was cut, by a window, a slice, or a hand."""
     surface, going_on = _going_on(rule, case, name)
-    value, limit = surface.largest_patch(going_on, flat=True), rule.limit(name)
+    (value, box), limit = surface.largest_patch(going_on, flat=True), rule.limit(name)
     said = f"it ends flat, on {value:.1f} cm2, in tissue that goes on without a label; at most {limit:g} cm2 expected"
-    return Finding(value, limit, value > limit, said)
+    return Finding(value, limit, value > limit, said, box)
 
 
 @kind("leak", Border)
 def _leak(rule: Border, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface at which the inside looks like the outside, not like the organ."""
     surface, step = _surface(rule, case, name)
-    value = surface.largest_patch(surface.leaking(step))
-    limit = rule.limit(name)
+    (value, box), limit = surface.largest_patch(surface.leaking(step)), rule.limit(name)
     said = f"at {value:.1f} cm2 of its surface it holds what lies outside of it, too; at most {limit:g} cm2 expected"
-    return Finding(value, limit, value > limit, said)
+    return Finding(value, limit, value > limit, said, box)
 
 
 @kind("uneven", Limit)
@@ -146,9 +146,9 @@ def _beside(rule: Beside, case: Evidence, name: str) -> Finding:
     low, high = rule.hu
     high = max([high, *(end + SATURATED_HU for end in case.cut_off if high < end < 0)])
     touched = surfaces.touched(name, low, high)
-    value, limit = surface.largest_patch(touched > 0, areas=touched), rule.limit(name)
+    (value, box), limit = surface.largest_patch(touched > 0, areas=touched), rule.limit(name)
     said = f"{value:.1f} cm2 of its surface touch what has {low:.0f} to {high:.0f} HU and no label"
-    return Finding(value, limit, value > limit, f"{said}; at most {limit:g} cm2 expected")
+    return Finding(value, limit, value > limit, f"{said}; at most {limit:g} cm2 expected", box)
 
 
 class Foreign(Border):
@@ -183,19 +183,24 @@ def _foreign(rule: Foreign, case: Evidence, name: str) -> Finding:
     apart = {n: middle for n, middle in middles.items() if abs(middle - own.middle) > 2 * step}
     if not apart:
         raise Skip(f"none of {', '.join((*rule.of, *rule.hu))} is there whose intensity differs from its own")
-    value, other = max((_lumps_ml(surfaces, name, own.middle, middle, rule.thick_mm), n) for n, middle in apart.items())
-    limit, other = rule.limit(name), other.replace("_", " ")
+    found = {n: _lumps(surfaces, name, own.middle, middle, rule.thick_mm) for n, middle in apart.items()}
+    other = max(found, key=lambda n: (found[n][0], n))
+    (value, box), limit, other = found[other], rule.limit(name), other.replace("_", " ")
     said = f"{value:.1f} ml in lumps inside of it look like {other}; at most {limit:g} ml expected"
-    return Finding(value, limit, value > limit, said)
+    return Finding(value, limit, value > limit, said, box)
 
 
-def _lumps_ml(surfaces: Surfaces, name: str, own: float, other: float, thick_mm: float) -> float:
-    """Return the ml of thick lumps whose intensity is that of ``other``, up to half of how far ``own`` is from it."""
+def _lumps(surfaces: Surfaces, name: str, own: float, other: float, thick_mm: float) -> tuple[float, Box | None]:
+    """Return the ml of thick lumps whose intensity is that of ``other``, up to half of how far ``own`` is from it.
+
+    And the voxels of the label map that the largest lump takes in.
+    """
     mask, image = surfaces.crop(name)
     lumps = mask & (np.abs(image - other) < abs(other - own) / 2)
     depth = edt.edt(lumps, anisotropy=tuple(surfaces.spacing), black_border=True, parallel=1)
     core = depth >= thick_mm / 2
     if not core.any():
-        return 0.0
+        return 0.0, None
     near = edt.edt(~core, anisotropy=tuple(surfaces.spacing), black_border=False, parallel=1) <= thick_mm / 2
-    return float(np.count_nonzero(near & lumps) * surfaces.spacing.prod() / 1000)
+    thick = near & lumps
+    return float(np.count_nonzero(thick) * surfaces.spacing.prod() / 1000), surfaces.voxels(name, largest_box(thick))

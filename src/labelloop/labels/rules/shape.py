@@ -6,7 +6,7 @@ import numpy as np
 
 from labelloop.base.parts import parts_of
 from labelloop.cases.annotation import ABSENT, UNKNOWN
-from labelloop.labels.facts import AXES
+from labelloop.labels.facts import AXES, largest_box, shifted
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Rule, Skip, kind
 
 
@@ -46,9 +46,11 @@ class OneComponent(Limit):
 def _one_component(rule: OneComponent, case: Evidence, name: str) -> Finding:
     """The second component is smaller than a volume in ml."""
     parts = case.facts.components(name, rule.connectivity)
-    value = max((int(parts.voxels[i - 1]) for i in _detached(case, parts, rule)), default=0) * case.facts.voxel_ml
-    limit = _resolved(rule.limit(name), case)
-    return Finding(value, limit, value >= limit, f"largest detached part {value:.2f} ml; below {limit:g} ml expected")
+    detached = _detached(case, parts, rule)  # the largest first
+    value = int(parts.voxels[detached[0] - 1]) * case.facts.voxel_ml if detached else 0.0
+    limit, box = _resolved(rule.limit(name), case), parts.boxes[detached[0] - 1] if detached else None
+    said = f"largest detached part {value:.2f} ml; below {limit:g} ml expected"
+    return Finding(value, limit, value >= limit, said, box)
 
 
 RESOLVED_VOXELS = 8
@@ -90,19 +92,25 @@ def _joined(rule: Joined, case: Evidence, name: str) -> Finding:
         raise Skip("no other part of the chain")
     parts = case.facts.joint_components(members, rule.connectivity)
     own = np.bincount(parts.labels[case.facts.mask(name, parts.box)], minlength=len(parts.voxels) + 1)
-    value = max((int(own[i]) for i in _detached(case, parts, rule)), default=0) * case.facts.voxel_ml
-    limit = _resolved(rule.limit(name), case)
-    chain = " + ".join(members)
-    return Finding(value, limit, value >= limit, f"{value:.2f} ml lie apart from {chain}; below {limit:g} ml expected")
+    apart = max(_detached(case, parts, rule), key=lambda i: int(own[i]), default=None)
+    value = 0.0 if apart is None else int(own[apart]) * case.facts.voxel_ml
+    limit, box = _resolved(rule.limit(name), case), None if apart is None else parts.boxes[apart - 1]
+    said = f"{value:.2f} ml lie apart from {' + '.join(members)}; below {limit:g} ml expected"
+    return Finding(value, limit, value >= limit, said, box)
 
 
 @kind("continuous", Limit)
 def _continuous(rule: Limit, case: Evidence, name: str) -> Finding:
     """No stretch of slices is missing between the lowest and the highest slice."""
+    whole = case.facts.box(name)
     filled = np.flatnonzero(case.facts.mask(name).any(axis=(1, 2)))
-    value = float((np.diff(filled).max(initial=1) - 1) * case.facts.spacing[0])
-    limit = rule.limit(name)
-    return Finding(value, limit, value > limit, f"longest gap along z {value:.1f} mm; at most {limit:g} mm expected")
+    gaps = np.diff(filled, append=filled[-1] + 1)
+    widest = int(gaps.argmax())
+    value, limit = float((gaps[widest] - 1) * case.facts.spacing[0]), rule.limit(name)
+    first = whole[0].start + int(filled[widest]) + 1
+    gap = (slice(first, first + int(gaps[widest]) - 1), *whole[1:]) if value else None
+    said = f"longest gap along z {value:.1f} mm; at most {limit:g} mm expected"
+    return Finding(value, limit, value > limit, said, gap)
 
 
 SECTIONS = 4
@@ -132,9 +140,11 @@ def _flat_end(rule: Limit, case: Evidence, name: str) -> Finding:
     if not ends:
         raise Skip("cut by the field of view, or too small to have ends")
     side = max(ends, key=ends.__getitem__)
-    value, limit = ends[side], rule.limit(name)
+    value, limit, end = ends[side], rule.limit(name), list(box)
+    cut = AXES[side[0]]
+    end[cut] = slice(box[cut].start, box[cut].start + 1) if side[1] == "-" else slice(box[cut].stop - 1, box[cut].stop)
     said = f"the section at its {ENDS[side]} end is {value:.0f} % of the largest; at most {limit:g} % expected"
-    return Finding(value, limit, value > limit, said)
+    return Finding(value, limit, value > limit, said, (end[0], end[1], end[2]))
 
 
 ENDS = {"z-": "lower", "z+": "upper", "y-": "rear", "y+": "front", "x-": "left", "x+": "right"}
@@ -159,8 +169,9 @@ def _holes(rule: Limit, case: Evidence, name: str) -> Finding:
     enclosed = (~mask & (parts != parts[0, 0, 0]))[1:-1, 1:-1, 1:-1] & (facts.labels[box] == 0)
     missing = int(np.count_nonzero(enclosed))
     value, limit = 100.0 * missing / (missing + facts.voxels(name)), rule.limit(name)
+    hole = shifted(largest_box(enclosed, 6), box) if missing else None
     said = f"{value:.1f} % of what it encloses carry no label ({missing * facts.voxel_ml:.1f} ml); at most {limit:g} %"
-    return Finding(value, limit, value > limit, f"{said} expected")
+    return Finding(value, limit, value > limit, f"{said} expected", hole)
 
 
 @kind("overlap", Limit)
