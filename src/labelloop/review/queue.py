@@ -240,8 +240,8 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
         image, labels = (upright_volume(v) if files.turned else v for v in read_both)
         grid, pictures = canonical(image).geometry, {}
         for row in rows.to_dict("records"):
-            told = {"focus": [row["class"]], "box": box_voxels(row["box"], grid), "note": _note(row)}
-            pictures[row["rank"]] = case_picture(image, labels, scheme, **told, **options)
+            told = options | {"focus": [row["class"]], "box": box_voxels(row["box"], grid), "note": _note(row)}
+            pictures[row["rank"]] = case_picture(image, labels, scheme, **told)
         return pictures
     except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:
         log.warning("no picture of %s: %s", rows["case"].iloc[0], error)

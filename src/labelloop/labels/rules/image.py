@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import field_validator
 
 from labelloop.base.parts import parts_of
-from labelloop.labels.facts import LabelFacts
+from labelloop.labels.facts import Box, LabelFacts, largest_box
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Skip, kind
 
 HU_KINDS = ("inside_body", "intensity", "tissue", "inclusion", "beside", "uneven")
@@ -97,9 +97,19 @@ def _inclusion(rule: Tissue, case: Evidence, name: str) -> Finding:
     for end in case.cut_off:
         other &= image != end
     voxel_ml = case.facts.voxel_ml * math.prod(g.step for g in grid)
-    value, limit = float(_without_rim(other).sum() * voxel_ml), rule.limit(name)
+    lumps = _without_rim(other)
+    value, limit = float(lumps.sum() * voxel_ml), rule.limit(name)
     said = f"{value:.1f} ml in lumps of {rule.hu[0]:g} to {rule.hu[1]:g} HU; at most {limit:g} ml expected"
-    return Finding(value, limit, value > limit, said)
+    return Finding(value, limit, value > limit, said, _box_on_grid(lumps, coarse, grid) if value else None)
+
+
+def _box_on_grid(lumps: np.ndarray, crop: tuple[slice, ...], grid: tuple[slice, ...]) -> Box:
+    """Return the voxels of the label map that the largest lump takes in, in a crop of a coarse grid."""
+    z, y, x = (
+        slice((side.start + first.start) * step.step, (side.stop + first.start) * step.step)
+        for side, first, step in zip(largest_box(lumps), crop, grid, strict=True)
+    )
+    return z, y, x
 
 
 def _without_rim(mask: np.ndarray) -> np.ndarray:
