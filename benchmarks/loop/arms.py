@@ -115,7 +115,8 @@ def _student(size: Size, schedule: float, seed: int, labels: str) -> dict[str, A
 
 
 def _labels(predict: list[str]) -> dict[str, Any]:
-    return {"predict": predict, "classes": list(ORGANS), "select": {"min_pairwise_dice": 0.7}}
+    cleaned = {"keep_largest": [organ for organ in ORGANS if "adrenal" not in organ]}  # as the recipe `btcv`
+    return {"predict": predict, "classes": list(ORGANS), "clean": cleaned, "select": {"min_pairwise_dice": 0.7}}
 
 
 def _recipe(size: Size, models: dict[str, Any], labels: dict[str, Any], scored: list[str]) -> dict[str, Any]:
