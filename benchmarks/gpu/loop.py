@@ -27,6 +27,9 @@ from labelloop.base.files import atomic
 from labelloop.cases.folders import pair_folders
 
 LOOP = Path(__file__).resolve().parents[1] / "loop"
+sys.path.append(str(LOOP))
+from folds import resampled  # noqa: E402
+
 ARMS = ("labels_only", "control", "default", "oracle")
 SCHEDULE = 0.2
 """Share of the updates of the GPU size, 1,000 of 5,000: what four folds of four arms can take in ten minutes."""
@@ -100,7 +103,6 @@ def organ_mean(results: Path, fold: str, arm: str, seed: int) -> float:
 @lru_cache
 def experiment() -> ModuleType:
     """Return ``benchmarks/loop/run.py`` as a module."""
-    sys.path.append(str(LOOP))
     spec = importlib.util.spec_from_file_location("loop_experiment", LOOP / "run.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"{LOOP / 'run.py'} cannot be imported")
@@ -115,10 +117,12 @@ def carry(source: Path, folder: Path) -> list[Path]:
     for case, (image, label) in sorted(pair_folders(source.resolve(), source.resolve()).items()):
         if label is None:
             continue
-        scan = resampled(sitk.ReadImage(str(image), sitk.sitkFloat32), sitk.sitkLinear)
+        read = sitk.ReadImage(str(image), sitk.sitkFloat32)
+        spacing = (SPACING_MM, SPACING_MM, read.GetSpacing()[2])
+        scan = resampled(read, sitk.sitkLinear, spacing)
         few_values = sitk.Cast(sitk.Round(scan / STEP_HU) * STEP_HU, sitk.sitkInt16)
         files.append(write(few_values, folder / f"{case}_0000.nii.gz"))
-        labels = resampled(sitk.ReadImage(str(label)), sitk.sitkNearestNeighbor)
+        labels = resampled(sitk.ReadImage(str(label)), sitk.sitkNearestNeighbor, spacing)
         files.append(write(labels, folder / f"{case}.nii.gz"))
     return files
 
@@ -128,14 +132,3 @@ def write(image: sitk.Image, file: Path) -> Path:
     with atomic(file) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
     return file
-
-
-def resampled(image: sitk.Image, interpolation: int) -> sitk.Image:
-    """Return an image with voxels of ``SPACING_MM`` in plane, and its own slices."""
-    spacing = (SPACING_MM, SPACING_MM, image.GetSpacing()[2])
-    old = zip(image.GetSize(), image.GetSpacing(), spacing, strict=True)
-    size = [max(1, round(n * mm / new)) for n, mm, new in old]
-    filled = sitk.GetArrayViewFromImage(image).min().item()
-    return sitk.Resample(
-        image, size, sitk.Transform(), interpolation, image.GetOrigin(), spacing, image.GetDirection(), filled
-    )

@@ -79,47 +79,51 @@ def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] 
     labels: dict[str, Any] = {}
     for seed in seeds:
         base = named(BASE, seed)
-        models[base] = _model(size, schedule, seed)
-        models[named(CONTROL, seed)] = _model(size, 2 * schedule, seed)
+        models[base] = model(size, schedule, seed)
+        models[named(CONTROL, seed)] = model(size, 2 * schedule, seed)
         for arm, change in LABELS.items():
-            labels[f"set_{arm}{seed}"] = _labels([named(CONTROL, seed), base]) | change
-            models[named(arm, seed)] = _student(size, schedule, seed, f"set_{arm}{seed}")
-        whole = _model(size, 2 * schedule, seed)
+            labels[f"set_{arm}{seed}"] = label_set([named(CONTROL, seed), base]) | change
+            models[named(arm, seed)] = student(size, schedule, seed, f"set_{arm}{seed}")
+        whole = model(size, 2 * schedule, seed)
         models[named("from_scratch", seed)] = whole | {"cases": "all", "labels": f"set_default{seed}"}
-        labels[f"set_twice{seed}"] = _labels([named(CONTROL, seed), named("default", seed)])
-        models[named("twice", seed)] = _student(size, schedule, seed, f"set_twice{seed}")
+        labels[f"set_twice{seed}"] = label_set([named(CONTROL, seed), named("default", seed)])
+        models[named("twice", seed)] = student(size, schedule, seed, f"set_twice{seed}")
         for kind in SEMI:
-            models[named(kind, seed)] = _model(size, schedule, seed, kind=kind) | {"cases": "all", "init_from": base}
+            models[named(kind, seed)] = model(size, schedule, seed, kind=kind) | {"cases": "all", "init_from": base}
         # As the recipe `best`: three teachers vote, and a class on which they disagree is refused.
-        models[named("third", seed)] = _model(size, 2 * schedule, seed + 1000)
-        labels[f"set_best{seed}"] = _labels([named(CONTROL, seed), named("third", seed), base])
-        models[named("best", seed)] = _student(size, schedule, seed, f"set_best{seed}")
-    return _recipe(size, models, labels, [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds])
+        models[named("third", seed)] = model(size, 2 * schedule, seed + 1000)
+        labels[f"set_best{seed}"] = label_set([named(CONTROL, seed), named("third", seed), base])
+        models[named("best", seed)] = student(size, schedule, seed, f"set_best{seed}")
+    return whole_recipe(size, models, labels, [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds])
 
 
 def oracle_recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:
     """Return the recipe of the oracle, which knows the labels of all cases, for as many updates as the control."""
-    models = {named(ORACLE, seed): _model(size, 2 * schedule, seed) for seed in seeds}
-    return _recipe(size, models, {}, list(models))
+    models = {named(ORACLE, seed): model(size, 2 * schedule, seed) for seed in seeds}
+    return whole_recipe(size, models, {}, list(models))
 
 
-def _model(size: Size, schedule: float, seed: int, **trainer: Any) -> dict[str, Any]:
+def model(size: Size, schedule: float, seed: int, **trainer: Any) -> dict[str, Any]:
+    """Return a model that learns from the labeled cases, with these settings of its trainer."""
     settings = (
         size.trainer | {"kind": "partial", "seed": seed, "epochs": max(1, round(size.epochs * schedule))} | trainer
     )
     return {"plan": "p", "classes": list(ORGANS), "cases": "labeled", "validation_fraction": 0, "trainer": settings}
 
 
-def _student(size: Size, schedule: float, seed: int, labels: str) -> dict[str, Any]:
-    return _model(size, schedule, seed) | {"cases": "all", "labels": labels, "init_from": named(BASE, seed)}
+def student(size: Size, schedule: float, seed: int, labels: str) -> dict[str, Any]:
+    """Return a model that goes on from the labeled cases alone with a label set of all cases."""
+    return model(size, schedule, seed) | {"cases": "all", "labels": labels, "init_from": named(BASE, seed)}
 
 
-def _labels(predict: list[str]) -> dict[str, Any]:
+def label_set(predict: list[str]) -> dict[str, Any]:
+    """Return the checked label set of some models."""
     cleaned = {"keep_largest": [organ for organ in ORGANS if "adrenal" not in organ]}  # as the recipe `btcv`
     return {"predict": predict, "classes": list(ORGANS), "clean": cleaned, "select": {"min_pairwise_dice": 0.7}}
 
 
-def _recipe(size: Size, models: dict[str, Any], labels: dict[str, Any], scored: list[str]) -> dict[str, Any]:
+def whole_recipe(size: Size, models: dict[str, Any], labels: dict[str, Any], scored: list[str]) -> dict[str, Any]:
+    """Return a recipe of models and label sets that scores some of the models."""
     return {
         "name": "loop",
         "plans": {"p": size.plan},

@@ -12,51 +12,30 @@ that the loop accepted and refused. Arms that are not finished are named.
 """
 
 import argparse
-import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import torch
-from arms import ARMS, CONTROL, GROUPS, ORACLE, ORGANS, SIZES, Size, named, oracle_recipe, recipe
+from arms import ARMS, CONTROL, GROUPS, ORACLE, ORGANS, SIZES, named, oracle_recipe, recipe
+from folds import FOLDS, Fold, btcv_folds, phantom_fold, train
 
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
 from labelloop.base.machine import processor
 from labelloop.base.tables import read_table
-from labelloop.cases.folders import pair_folders
 from labelloop.cases.survey import read_truth
-from labelloop.cases.table import Case, load_cases, write_cases
 from labelloop.images.volume import canonical, read
 from labelloop.labels.agree import disagreement
 from labelloop.metrics.compare import compare_scores, share_of_gap
-from labelloop.phantom import write_phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-FOLDS = 4
-LABELED = 4
 SCHEDULES = (0.1, 0.25, 1.0)
-
-
-class Fold(NamedTuple):
-    """The cases of one fold with all their labels; those ``labeled`` are known, others of role train are not."""
-
-    name: str
-    cases: list[Case]
-    labeled: frozenset[str]
-
-    def known(self) -> list[Case]:
-        """Return the cases as the loop sees them."""
-        hidden = {"label": "", "annotated": ""}
-        seen = [c.role == "test" or c.case in self.labeled for c in self.cases]
-        return [c if s else c.model_copy(update=hidden) for c, s in zip(self.cases, seen, strict=True)]
 
 
 def main() -> None:
@@ -96,49 +75,6 @@ def main() -> None:
     if options.write:
         head = f"# Does the loop pay?\n\n{_made()}\n\n"
         write_text(RESULTS / ("loop_btcv.md" if options.btcv else "loop_phantom.md"), head + text)
-
-
-def btcv_folds(folder: Path) -> list[Fold]:
-    """Return the folds of real scans: each case is tested once; of the others one in three is labeled."""
-    found = sorted(pair_folders(folder.resolve(), folder.resolve()).items())
-    folds = []
-    for fold in range(FOLDS):
-        cases = [
-            Case(
-                case=case, image=str(image), label=str(label), dataset="btcv", modality="CT", patient=case,
-                role="test" if number % FOLDS == fold else "train", annotated=";".join(ORGANS),
-            )
-            for number, (case, (image, label)) in enumerate(found)
-        ]  # fmt: skip
-        labeled = frozenset(case for number, (case, _) in enumerate(found) if number % FOLDS == (fold + 1) % FOLDS)
-        folds.append(Fold(f"fold{fold}", cases, labeled))
-    return folds
-
-
-def phantom_fold(folder: Path, size: Size) -> Fold:
-    """Return the phantom with all its labels: its own test cases, and of the others the first ones labeled."""
-    table = folder / "cases.csv"
-    if not table.is_file():
-        write_phantom(folder, size.phantoms, seed=1, spacing_mm=size.phantom_mm)
-    complete = {"annotated": ";".join(ORGANS)}
-    cases = [
-        c.model_copy(update=complete | {"label": str((folder / "truth" / f"{c.case}.nii.gz").resolve())})
-        for c in load_cases(table)[0]
-    ]
-    return Fold("phantom", cases, frozenset([c.case for c in cases if c.role == "train"][:LABELED]))
-
-
-def train(folder: Path, cases: Sequence[Case], content: dict, device: str, cores: str) -> None:
-    """Let Snakemake train and score a recipe in ``folder``; what fails does not stop the rest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_cases(folder / "cases.csv", cases)
-    config = {"cases": str((folder / "cases.csv").resolve()), "recipe": "recipe.yaml", "results": "results"}
-    write_text(folder / "recipe.yaml", json.dumps(content, indent=2))  # JSON is YAML
-    write_text(folder / "config.yaml", json.dumps(config | {"device": device}))
-    places = ["--directory", str(folder.resolve()), "--configfile", str((folder / "config.yaml").resolve())]
-    command = [sys.executable, "-m", "snakemake", *places, "--cores", cores, "--keep-going"]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        print(f"{folder}: not all arms are finished; type the same command again to go on")
 
 
 def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.DataFrame]:

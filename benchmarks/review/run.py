@@ -1,9 +1,10 @@
-"""The review page in a real browser without a GPU: its pictures for the documentation, and how fast it loads.
+"""The review page in a real browser without a GPU: its pictures, and how fast it loads; and what review buys.
 
     python benchmarks/review/run.py pictures     # writes docs/images/review*.png
     python benchmarks/review/run.py load         # prints a table: a scan of 512 x 512 x 400 voxels
+    python benchmarks/review/run.py buys OUT [--btcv FOLDER]    # the student after K judged labels (buys.py)
 
-Both draw a synthetic patient, leave out a part of a label as a model would, and make a queue of it.
+The first two draw a synthetic patient, leave out a part of a label as a model would, and make a queue of it.
 """
 
 import sys
@@ -23,7 +24,9 @@ from labelloop.review.desk import Desk
 from labelloop.review.server import PageServer
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))
+sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks" / "loop")]
+import buys  # noqa: E402
+
 from chromium import Chromium  # noqa: E402
 from tiny_review import SCHEME, write_results  # noqa: E402
 
@@ -120,5 +123,7 @@ def load(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "buys":
+        sys.exit(buys.main(sys.argv[2:]))
     with tempfile.TemporaryDirectory() as scratch:
         {"pictures": pictures, "load": load}[sys.argv[1]](Path(scratch))

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelloop.base.errors import UserError
+from labelloop.base.paths import Paths
 from labelloop.review.decisions import COLUMNS, DECISIONS, FILE, Decision, Reviews, append, one_line, read, settle
+from labelloop.review.desk import Desk
+from labelloop.review.waiting import left_to_answer
 
 NAMES = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=8)
 WORDS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
@@ -149,3 +152,23 @@ def test_a_kept_file_that_changes_changes_the_fingerprint(tmp_path):
     before = Reviews(tmp_path).fingerprint(["a"])
     edited.write_bytes(b"22")
     assert Reviews(tmp_path).fingerprint(["a"]) != before
+
+
+def test_what_settles_nothing_is_no_answer_that_a_run_waits_for(results):
+    desk, queue = Desk(results), Path(Paths(str(results)).review("pseudo"))
+
+    def left(limit: int = 30) -> int | None:
+        return left_to_answer(queue, desk.reviews, "pseudo", limit)
+
+    one, other, third = desk.asked()
+    assert left() == 3 and left_to_answer(queue.with_name("none.csv"), desk.reviews, "pseudo", 30) is None
+    desk.decide(one, "ann", "unsure")
+    desk.decide(other, "ann", "right")
+    assert left() == 2
+    desk.decide(one, "ann", "wrong")
+    desk.decide(third, "ann", "wrong", comment="a wrong key")
+    assert left() == 0
+    desk.decide(third, "ann", "unsure", comment="taken back")
+    desk.decide(other, "bob", "wrong")
+    assert left() == 2 and [row.is_open for row in desk.asked()] == [False, True, True]
+    assert (left(2), left(1)) == (1, 0)  # of a queue that was made anew, as many more as it lacks

@@ -1,6 +1,7 @@
 """A review as files: what is written can be judged elsewhere, what comes back is checked, and nothing comes twice."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.review.decisions import read as read_decisions
 from labelloop.review.desk import Desk
+from labelloop.review.export import export_folder, import_folder
 from tiny_review import GRID, LIVER, SPLEEN, label_map
 
 
@@ -47,21 +49,22 @@ def said(results: Path) -> list[tuple[str, str, str]]:
 def test_a_folder_holds_all_that_there_is_to_look_at(results, folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     expected = {"queue.csv", "README.txt", "labels_slicer.ctbl", "labels_itksnap.txt"}
-    assert files == expected | {f"{kind}/{case}{end}" for case in "ab" for kind, end in (
-        ("images", ".mha"), ("labels", ".nii.gz"), ("models/m", ".nii.gz"),
-    )}  # fmt: skip
-    assert (folder / "labels/a.nii.gz").read_bytes() == (results / "labels/pseudo/a.nii.gz").read_bytes()
+    assert files == expected | {
+        f"{kind}{case}.nii.gz" for case in "ab" for kind in ("", "labels/original/", "models/m/")
+    }
+    assert (folder / "labels/final").is_dir() and (
+        read(folder / "a.nii.gz").array == np.arange(960).reshape(GRID.shape)
+    ).all()
+    assert (folder / "labels/original/a.nii.gz").read_bytes() == (results / "labels/pseudo/a.nii.gz").read_bytes()
     assert f"\n{LIVER} liver " in (folder / "labels_slicer.ctbl").read_text()
     with pytest.raises(UserError, match="name a new folder"):
-        from labelloop.review.export import export_folder
-
         export_folder(Desk(results), folder)
 
 
 def test_what_is_filled_in_comes_back_once(results, folder, capsys):
     array = label_map()
     array[6, 6:9, 6:9] = SPLEEN
-    write(folder / "edited/a.nii.gz", array, GRID)
+    write(folder / "labels/final/a.nii.gz", array, GRID)
     fill(folder, a_liver="Right : sure", a_spleen="edited:a part was\nmissing", b_liver="wrong")
     assert take(results, folder) == take(results, folder) == 0
     found, problems = read_decisions(Desk(results).folder)
@@ -82,7 +85,7 @@ def test_what_was_judged_counts_when_the_results_have_moved_on(results, folder):
     assert take(results, folder) == 0
     [one] = read_decisions(Desk(results).folder)[0]
     assert (read(Desk(results).folder / one.file).array == label_map()).all()
-    (folder / "labels/a.nii.gz").unlink()
+    (folder / "labels/original/a.nii.gz").unlink()
     fill(folder, a_spleen="right")
     assert take(results, folder) == 1 and len(said(results)) == 1  # nobody has the map that was judged any more
 
@@ -90,7 +93,7 @@ def test_what_was_judged_counts_when_the_results_have_moved_on(results, folder):
 def test_a_map_that_was_edited_in_its_place_is_the_edited_one(results, folder, capsys):
     array = label_map()
     array[6, 6:9, 6:9] = LIVER
-    write(folder / "labels/a.nii.gz", array, GRID)
+    write(folder / "labels/original/a.nii.gz", array, GRID)
     fill(folder, a_liver="edited", a_spleen="right")
     assert take(results, folder) == 1
     assert "a.nii.gz was altered, but the decision is right" in capsys.readouterr().out
@@ -105,7 +108,7 @@ def test_an_edited_map_that_cannot_be_used_is_named_and_leaves_nothing(results, 
     array = label_map()
     if problem == "ids":
         array[0, 0, 0] = 200
-    path = folder / "edited" / "a.nii.gz"
+    path = folder / "labels" / "final" / "a.nii.gz"
     if problem == "text":
         path.write_text("no image")
     elif problem != "none":
@@ -119,11 +122,43 @@ def test_an_edited_map_that_cannot_be_used_is_named_and_leaves_nothing(results, 
     assert said(results) == [("b", "liver", "absent")] and not (Desk(results).folder / "edited/a.nii.gz").exists()
 
 
+def submit(folder: Path, case: str, array: np.ndarray, names: list[str]) -> None:
+    """Submit a label as MONAI Label's server does for 3D Slicer: segments count from 1, and have names."""
+    write(folder / "labels/final" / f"{case}.nii.gz", array, GRID)
+    path = folder / "datastore_v2.json"
+    store = json.loads(path.read_text()) if path.is_file() else {"name": "new-dataset", "objects": {}}
+    segments = [{"name": name, "idx": number} for number, name in enumerate(names, start=1)]
+    entry = {"ext": ".nii.gz", "info": {"label_info": segments, "ts": 1, "name": f"{case}.nii.gz"}}
+    store["objects"][case] = {"image": {"ext": ".nii.gz", "info": {}}, "labels": {"original": {}, "final": entry}}
+    path.write_text(json.dumps(store))
+
+
+def test_what_is_submitted_to_monai_label_comes_back_by_the_names_of_segments(results, folder, capsys):
+    before = label_map()
+    array = np.select([before == SPLEEN, before == LIVER], [1, 2]).astype(np.uint8)
+    array[6, 6:9, 6:9] = 1
+    submit(folder, "a", array, ["spleen", "liver"])
+    submit(folder, "b", array, ["spleen", "Segment_2"])
+    assert take(results, folder) == take(results, folder) == 1
+    assert said(results) == [("a", "liver", "right"), ("a", "spleen", "edited")]
+    [_, edited] = read_decisions(Desk(results).folder)[0]
+    after = read(Desk(results).folder / edited.file).array
+    assert set(np.unique(after)) == {0, LIVER, SPLEEN} and ((after == SPLEEN) == (array == 1)).all()
+    assert "no classes of the label set: Segment_2" in capsys.readouterr().out
+    submit(folder, "b", np.zeros_like(array), ["spleen", "liver"])
+    fill(folder, a_liver="wrong")
+    assert take(results, folder) == 0
+    assert said(results)[2:] == [("a", "liver", "wrong"), ("b", "liver", "edited")]
+    (folder / "datastore_v2.json").write_text('{"objects": {"a": 3}}')
+    with pytest.raises(UserError, match="not what MONAI Label writes"):
+        import_folder(Desk(results), folder, "ann")
+
+
 def test_rows_that_are_wrong_are_named_and_the_others_count(results, folder, capsys):
     fill(folder, a_liver="perhaps", a_spleen="wrong", b_liver="unsure")
     text = (folder / "queue.csv").read_text().replace(";spleen;", ";nothing;")
     (folder / "queue.csv").write_text(text.replace("b;liver", "../../b;liver"))
-    write(folder / "edited/b.nii.gz", label_map(), GRID)
+    write(folder / "labels/final/b.nii.gz", label_map(), GRID)
     assert take(results, folder) == 1
     out = capsys.readouterr().out
     for told in ("row 2: decision 'perhaps'", "row 3: class 'nothing'", "row 4: case '../../b'", "b.nii.gz: not used"):

@@ -65,8 +65,12 @@ def test_a_run_that_waits_for_its_review_ends_before_the_student_until_the_queue
     assert "label set pseudo waits for its review: the queue is made first" in copied.told("--summary")
     assert copied.run() == {"review/pseudo"}
     desk = Desk(copied.results)
-    for one in desk.asked():
-        desk.decide(one, "ann", "wrong")
+    asked = desk.asked()
+    for one, decision in zip(asked, ("wrong", "wrong", "wrong", "unsure"), strict=True):
+        desk.decide(one, "ann", decision)
+    assert "train/student" not in copied.planned()
+    assert "label set pseudo waits for its review: 1 label left to look at." in copied.told("--summary")
+    desk.decide(asked[3], "bob", "wrong")
     assert {"train/student", "report/page"} <= copied.planned()
 
 

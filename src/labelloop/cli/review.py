@@ -64,13 +64,13 @@ def _own_name() -> str:
 
 def _show(desk, reviewer: str, port: int, browser: bool) -> None:
     """Say how far a review is, and serve its page while there is something to ask."""
-    from labelloop.review.server import is_open, serve
+    from labelloop.review.server import serve
 
     def tell() -> int:
         asked = desk.asked()
-        left = sum(one.settled is None for one in asked)
+        left = sum(one.is_open for one in asked)
         print(f"label set {desk.labels}: {left} of {count(len(asked), 'label')} to look at, decisions in {desk.folder}")
-        return sum(map(is_open, asked))
+        return left
 
     if not tell():
         print("There is nothing to ask.")

@@ -28,6 +28,8 @@ KEPT, EDITED_MAPS = "kept", "edited"
 DECISIONS = RIGHT, WRONG, ABSENT, EDITED, UNSURE = "right", "wrong", "absent", "edited", "unsure"
 DIFFER = "differ"
 """What becomes of a class about which two reviewers say different things."""
+AGAIN = UNSURE, DIFFER
+"""What settles nothing: it is asked again, and is no answer that a run could wait for."""
 COLUMNS = tuple(TABLES["decisions"])
 SHA256 = re.compile(r"[0-9a-f]{64}")
 ACTION = "The row is not used; mend it, or append a new one"
@@ -250,6 +252,11 @@ class Settled:
     def last(self) -> Decision:
         """The decision that counts: the last one."""
         return self.by[-1]
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it settles what was asked."""
+        return self.decision not in AGAIN
 
     @property
     def reviewers(self) -> list[str]:

@@ -65,6 +65,11 @@ class Asked:
     upside_down: bool = False
     box: str = ""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits for an answer that settles it."""
+        return self.settled is None or not self.settled.is_answer
+
 
 class Desk:
     """The review of one label set.

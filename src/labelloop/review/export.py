@@ -1,26 +1,37 @@
-"""A review as files instead of a page: a folder for 3D Slicer and ITK-SNAP, and the way back."""
+"""A review as files instead of a page: a folder for 3D Slicer, ITK-SNAP and MONAI Label, and the way back.
+
+The folder is one that MONAI Label's local datastore reads (``monailabel/datastore/local.py``): NIfTI images at the top,
+label maps below ``labels/original``, and those that people are done with below ``labels/final``.
+"""
 
 import csv
 import io
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import sha256, write_text
 from labelloop.base.tables import delimiter_of
 from labelloop.base.wording import count
-from labelloop.images.detached import parts
 from labelloop.images.listing import EXTENSIONS, extension
-from labelloop.images.scan import read_surveyed
+from labelloop.images.scan import read_label, read_surveyed
 from labelloop.images.volume import write
-from labelloop.review.decisions import DECISIONS, EDITED, Decision
+from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, Decision
 from labelloop.review.desk import Asked, Desk
-from labelloop.review.maps import ENDING
+from labelloop.review.maps import ENDING, read_reviewed
 
 log = logging.getLogger(__name__)
 QUEUE, README = "queue.csv", "README.txt"
+ORIGINAL, FINAL, DATASTORE = "labels/original", "labels/final", "datastore_v2.json"
+"""Where MONAI Label looks for label maps and puts those of people, and what it says of them."""
 SLICER, SNAP = "labels_slicer.ctbl", "labels_itksnap.txt"
 FILLED = ("decision", "seconds", "comment")
 """Columns that the reviewer fills in."""
@@ -28,21 +39,25 @@ GIVEN = ("rank", "case", "class", "asked", "selected", "reasons", "image", "labe
 TOLD = """Labels of the set {labels} to look at
 {line}
 
-1. Open images/CASE with labels/CASE.nii.gz over it (3D Slicer: as a segmentation, colors of {slicer};
+1. Open CASE with {original}/CASE.nii.gz over it (3D Slicer: as a segmentation, colors of {slicer};
    ITK-SNAP: as a segmentation, label descriptions of {snap}). What single models said lies in models/.
 2. Look at the class that the row of {queue} asks about, and write into its column "decision":
 
    right    the class is as it should be
    wrong    it is not; nobody learns from it
    absent   this patient has none of it
-   edited   it was wrong and is right now, in edited/CASE.nii.gz
+   edited   it was wrong and is right now, in {final}/CASE.nii.gz
    unsure   ask somebody else
 
-   An empty decision is none. "seconds" and "comment" may stay empty.
-3. Edit: save the whole label map, with its ids and on its grid, as edited/CASE.nii.gz (NRRD and MHA will do, a
-   .seg.nrrd of 3D Slicer will not: export it as a label map). Of the map, only classes whose row says "edited" count.
+   "seconds" and "comment" may stay empty.
+3. Edit: save the whole label map, with its ids and on its grid, as {final}/CASE.nii.gz (NRRD and MHA will do, a
+   .seg.nrrd of 3D Slicer will not: export it as a label map). Only the classes that are asked about count.
+   Where a decision is empty, a map in {final} is the answer: the class is "edited" where it is not as it was, else
+   "right". Without such a map, an empty decision is none.
 4. labelloop review RESULTS --labels {labels} --import THIS_FOLDER --reviewer YOUR_NAME
    Then type the command of the run again.
+
+MONAI Label: monailabel start_server --app APP --studies THIS_FOLDER. Submitted labels come to {final}.
 """
 
 
@@ -57,7 +72,7 @@ def export_folder(desk: Desk, out: Path) -> list[str]:
         raise UserError(f"{out}: there already; name a new folder")
     if not asked:
         raise UserError(f"{desk.results}: the review queue of {desk.labels} is empty; there is nothing to look at")
-    for folder in ("images", "labels", "edited", "models", "pictures"):
+    for folder in (ORIGINAL, FINAL, "models", "pictures"):
         (out / folder).mkdir(parents=True)
     images: dict[str, str] = {}
     problems: list[str] = []
@@ -67,8 +82,8 @@ def export_folder(desk: Desk, out: Path) -> list[str]:
     rows = [_row(one, images[one.case], out) for one in asked]
     _write_rows(out / QUEUE, rows)
     title = f"Labels of the set {desk.labels} to look at"
-    told = TOLD.format(labels=desk.labels, line="=" * len(title), slicer=SLICER, snap=SNAP, queue=QUEUE)
-    write_text(out / README, told)
+    names = {"slicer": SLICER, "snap": SNAP, "queue": QUEUE, "original": ORIGINAL, "final": FINAL}
+    write_text(out / README, TOLD.format(labels=desk.labels, line="=" * len(title), **names))
     _write_colors(desk, out)
     log.info("%s: %s of %s", out, count(len(rows), "label"), count(len(images), "case"))
     return problems
@@ -81,7 +96,7 @@ def _copy_case(one: Asked, out: Path, problems: list[str]) -> str:
     except (CaseError, OSError, ValueError) as error:
         problems.append(f"{one.case}: no image: {error}")
         image = ""
-    maps = {f"models/{model}": path for model, path in one.models.items()} | ({"labels": one.map} if one.map else {})
+    maps = {f"models/{model}": path for model, path in one.models.items()} | ({ORIGINAL: one.map} if one.map else {})
     for folder, source in maps.items():
         (out / folder).mkdir(exist_ok=True)
         try:
@@ -92,13 +107,13 @@ def _copy_case(one: Asked, out: Path, problems: list[str]) -> str:
 
 
 def _copy_image(one: Asked, out: Path) -> str:
-    """Copy an image as it is; one of two files as NIfTI, because header and voxels know each other by name."""
-    if len(parts(one.image)) == 1:
-        name = f"images/{one.case}{extension(one.image.name)}"
+    """Copy an image that is NIfTI as it is, another one as NIfTI: MONAI Label reads no other format of one file."""
+    name = f"{one.case}{ENDING}"
+    if one.image.name.endswith(ENDING):
         shutil.copyfile(one.image, out / name)
-        return name
-    name, volume = f"images/{one.case}{ENDING}", read_surveyed(one.image)
-    write(out / name, volume.array, volume.geometry)
+    else:
+        volume = read_surveyed(one.image)
+        write(out / name, volume.array, volume.geometry)
     return name
 
 
@@ -107,7 +122,7 @@ def _row(one: Asked, image: str, out: Path) -> dict[str, str]:
     if one.picture and one.picture.is_file():
         picture = f"pictures/{one.picture.name}"
         shutil.copyfile(one.picture, out / picture)
-    label = out / "labels" / f"{one.case}{ENDING}"
+    label = out / ORIGINAL / f"{one.case}{ENDING}"
     given = {
         "rank": str(one.rank),
         "case": one.case,
@@ -116,7 +131,7 @@ def _row(one: Asked, image: str, out: Path) -> dict[str, str]:
         "selected": one.decision,
         "reasons": " | ".join(one.reasons),
         "image": image,
-        "label": f"labels/{label.name}" if label.is_file() else "",
+        "label": f"{ORIGINAL}/{label.name}" if label.is_file() else "",
         "models": ";".join(one.models),
         "picture": picture,
         "sha256": one.sha256,
@@ -155,19 +170,17 @@ def import_folder(desk: Desk, folder: Path, reviewer: str) -> tuple[list[Decisio
         raise UserError("--reviewer: say who decided")
     made: list[Decision] = []
     problems: list[str] = []
-    edited: set[str] = set()
-    for number, row in _read_rows(folder / QUEUE):
-        decision = row["decision"].strip().lower()
-        if not decision:
-            continue
-        try:
-            made.append(_take(desk, folder, reviewer, decision, row))
-            edited |= {row["case"]} if decision == EDITED else set()
-        except (CaseError, UserError) as error:
-            problems.append(f"{folder / QUEUE}: row {number}: {error}")
-    for file in sorted((folder / "edited").glob("*")):
+    with tempfile.TemporaryDirectory() as scratch:
+        maps = _Maps(desk, folder, Path(scratch))
+        for number, row in _read_rows(folder / QUEUE):
+            if row["decision"].strip() or row["case"] in maps.files:
+                try:
+                    made.append(_take(desk, maps, reviewer, row))
+                except (CaseError, UserError) as error:
+                    problems.append(f"{folder / QUEUE}: row {number}: {error}")
+    for file in sorted((folder / FINAL).glob("*")):
         case = file.name.removesuffix(extension(file.name) or file.suffix)
-        if file.is_file() and case not in edited and not file.name.startswith("."):
+        if file.is_file() and case not in maps.used and not file.name.startswith("."):
             problems.append(f"{file}: not used: no row of case {case!r} says edited, or the row cannot be used")
     return made, problems
 
@@ -187,24 +200,99 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
 
 
-def _take(desk: Desk, folder: Path, reviewer: str, decision: str, row: Mapping[str, str]) -> Decision:
-    if decision not in DECISIONS:
+def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> Decision:
+    decision = row["decision"].strip().lower()
+    if decision and decision not in DECISIONS:
         raise UserError(f"decision {decision[:40]!r}, where one of {', '.join(DECISIONS)} is expected")
     try:
         seconds = float(row["seconds"].replace(",", ".")) if row["seconds"].strip() else None
     except ValueError:
         raise UserError(f"seconds {row['seconds'][:40]!r}, where a number or nothing is expected") from None
     one = desk.question(row["case"], row["class"], row["sha256"], row["asked"])
-    shown = folder / "labels" / f"{row['case']}{ENDING}"
-    altered = bool(row["sha256"]) and shown.is_file() and sha256(shown) != row["sha256"]
-    edited = _edited(folder, row["case"]) or (shown if altered else None)
+    shown = maps.shown(one.case)
+    altered = bool(one.sha256) and shown.is_file() and sha256(shown) != one.sha256
+    judged = shown if shown.is_file() and not altered else None
+    decision = decision or maps.answer(one, judged)
+    edited = (maps.final(one.case) or (shown if altered else None)) if decision == EDITED else None
     if altered and decision != EDITED:
         raise UserError(f"{shown} was altered, but the decision is {decision}; say edited, or put the map back")
-    judged = shown if shown.is_file() and not altered else None
     comment = row["comment"]
     return desk.decide(one, reviewer, decision, judged=judged, edited=edited, comment=comment, seconds=seconds)
 
 
-def _edited(folder: Path, case: str) -> Path | None:
-    files = [folder / "edited" / f"{case}{ending}" for ending in EXTENSIONS]
-    return next((file for file in files if file.is_file()), None)
+class _Maps:
+    """The label maps of a folder that comes back. ``files`` are those that people are done with, by case.
+
+    Args:
+        scratch: folder for maps that are written anew, in the ids of the class scheme.
+    """
+
+    def __init__(self, desk: Desk, folder: Path, scratch: Path):
+        self._ids, self._folder, self._scratch = desk.ids, folder, scratch
+        self._segments = _segments(folder / DATASTORE)
+        found = [file for file in sorted((folder / FINAL).glob("*")) if file.is_file()]
+        self.files = {
+            file.name.removesuffix(ending): file
+            for ending, file in product(reversed(EXTENSIONS), found)
+            if file.name.endswith(ending)
+        }
+        self.used: set[str] = set()
+
+    def shown(self, case: str) -> Path:
+        """Return the map that was looked at; it may not be there."""
+        return self._folder / ORIGINAL / f"{case}{ENDING}"
+
+    def answer(self, one: Asked, judged: Path | None) -> str:
+        """Return what the map that a person is done with says of a class, whose row says nothing.
+
+        Raises:
+            CaseError: the map cannot be used.
+        """
+        final = self.final(one.case)
+        if final is None or judged is None:
+            return EDITED
+        before, id_ = read_label(judged), self._ids[one.name]
+        after = read_reviewed(final, list(self._ids.values()), before.geometry)
+        return RIGHT if np.array_equal(before.array == id_, after.array == id_) else EDITED
+
+    def final(self, case: str) -> Path | None:
+        """Return the map that a person is done with, in the ids of the class scheme; None where there is none.
+
+        Raises:
+            CaseError: it has segments that are no classes, or cannot be read.
+        """
+        if case not in self.files:
+            return None
+        self.used.add(case)
+        made = self._scratch / f"{case}{ENDING}"
+        if case in self._segments and not made.is_file():
+            self._renumber(self.files[case], self._segments[case], made)
+        return made if made.is_file() else self.files[case]
+
+    def _renumber(self, source: Path, names: Mapping[int, str], out: Path) -> None:
+        """Write a map of MONAI Label's, whose clients number segments as they come, in the ids of their names."""
+        volume = read_label(source)
+        numbers = np.unique(volume.array)
+        named = {number: names.get(number, f"id {number} without a name") for number in numbers.tolist() if number}
+        strange = sorted(set(named.values()) - self._ids.keys())
+        if strange:
+            found = f"segments of MONAI Label that are no classes of the label set: {', '.join(strange)[:200]}"
+            raise CaseError("label_unknown_ids", str(source), found, "Name them as the classes are, and submit again.")
+        ids = np.array([self._ids[named[number]] if number else 0 for number in numbers.tolist()], np.uint8)
+        write(out, ids[np.searchsorted(numbers, volume.array)], volume.geometry)
+
+
+def _segments(path: Path) -> dict[str, dict[int, str]]:
+    """Return the names of the ids of final maps, by case, as MONAI Label's clients give them; none without."""
+    if not path.is_file():
+        return {}
+    objects: Any = read_json(path).get("objects", {})
+    found: dict[str, dict[int, str]] = {}
+    try:
+        for case, entry in objects.items():
+            told = entry.get("labels", {}).get("final", {}).get("info", {}).get("label_info")
+            if told:
+                found[case] = {int(segment["idx"]): str(segment["name"]) for segment in told}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not what MONAI Label writes: {error!r}; restore it, or remove it") from error
+    return found

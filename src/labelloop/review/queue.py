@@ -25,6 +25,7 @@ from labelloop.images.boxes import box_voxels
 from labelloop.images.pictures import CT_WINDOW, case_picture
 from labelloop.images.scan import read_surveyed
 from labelloop.images.volume import canonical, read, upright_volume
+from labelloop.review.decisions import AGAIN
 
 log = logging.getLogger(__name__)
 DISAGREE = 0.8
@@ -35,8 +36,6 @@ KEYS = ["case", "class"]
 DOUBT, RANDOM = "doubt", "random"
 EVERY = 3
 """One of so many labels of the queue is drawn at random."""
-AGAIN = ("unsure", "differ")
-"""What reviewers say that settles nothing: they are asked again."""
 BY_REVIEWERS = {"reviewer", "reviewers_differ"}
 """Criteria of selection that reviewers gave."""
 
@@ -121,7 +120,7 @@ def _is_doubtful(decision: str, failed: bool, doubted: bool, dice: float, said: 
 
 def _in_turns(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return the rows with the most suspicious first, in which classes take turns."""
-    ordered: list[dict[str, Any]] = sorted(rows, key=_doubt)
+    ordered: list[dict[str, Any]] = sorted(rows, key=by_doubt)
     table = pd.DataFrame(ordered, columns=list(TABLES["review"]))
     turn = table.groupby("class").cumcount() // ALIKE
     return table.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
@@ -143,7 +142,8 @@ def _by_label(verdicts: pd.DataFrame, verdict: str) -> dict[Any, list[dict[Hasha
     return {key: part.to_dict("records") for key, part in parts}
 
 
-def _doubt(row: Mapping[str, Any]) -> tuple[bool, float, int, int, float, str, str]:
+def by_doubt(row: Mapping[str, Any]) -> tuple[bool, float, int, int, float, str, str]:
+    """Return what rows of a queue are sorted by so that the most suspicious label is first."""
     again = row["reasons"].startswith("review: ")
     failed, doubted = (len(list(filter(None, row[column].split(";")))) for column in ("failed", "doubted"))
     dice, quality = row["pairwise_dice"], row["quality"]

@@ -31,7 +31,7 @@ from labelloop.base.errors import CaseError, UserError
 from labelloop.base.heartbeat import hushed
 from labelloop.base.wording import plain
 from labelloop.images.volume import write
-from labelloop.review.decisions import DECISIONS, DIFFER, EDITED, UNSURE
+from labelloop.review.decisions import DECISIONS, EDITED
 from labelloop.review.desk import Asked, Desk
 from labelloop.review.maps import ENDING
 from labelloop.review.views import Case, Cut
@@ -161,7 +161,7 @@ class Room:
             for decision in one.settled.by
             if decision.seconds is not None
         ]
-        left = sum(is_open(one) for one in asked)
+        left = sum(one.is_open for one in asked)
         return {
             "labels": self.desk.labels,
             "reviewer": self.reviewer,
@@ -179,11 +179,6 @@ class Room:
         self._deciding.acquire()
 
 
-def is_open(asked: Asked) -> bool:
-    """Say whether a question still waits for an answer that settles it."""
-    return asked.settled is None or asked.settled.decision in (UNSURE, DIFFER)
-
-
 def _row(one: Asked) -> dict[str, Any]:
     lines = [line.partition(": ") for line in one.reasons]
     return {
@@ -197,7 +192,7 @@ def _row(one: Asked) -> dict[str, Any]:
         "predicted": one.map is not None,
         "picture": one.picture is not None,
         "modality": one.modality,
-        "open": is_open(one),
+        "open": one.is_open,
         "decision": one.settled.decision if one.settled else "",
         "said": one.settled.said() if one.settled else "",
     }

@@ -8,7 +8,7 @@ from labelloop.review.decisions import Reviews
 
 
 def left_to_answer(queue: Path, reviews: Reviews, labels: str, limit: int) -> int | None:
-    """Return how many labels of a review queue nobody has said anything of; None when there is no queue yet.
+    """Return how many answers a review queue still lacks; None when there is no queue yet.
 
     A queue is made anew from what is left to ask, so that it is answered, too, once as many labels as it can hold were.
 
@@ -18,8 +18,8 @@ def left_to_answer(queue: Path, reviews: Reviews, labels: str, limit: int) -> in
     if not queue.is_file():
         return None
     said = reviews.settled
-    everything = flat(case.values() for case in said.values())
-    answered = sum(any(one.labels == labels for one in settled.by) for settled in everything)
+    answers = [one for one in flat(case.values() for case in said.values()) if one.is_answer]
+    given = sum(any(one.labels == labels for one in settled.by) for settled in answers)
     with queue.open(newline="", encoding="utf-8") as file:
-        rows = [(row.get("case", ""), row.get("class", "")) for row in csv.DictReader(file)]
-    return sum(name not in said.get(case, {}) for case, name in rows) if answered < limit else 0
+        rows = [said.get(row.get("case", ""), {}).get(row.get("class", "")) for row in csv.DictReader(file)]
+    return min(sum(row is None or not row.is_answer for row in rows), max(0, limit - given))

@@ -1,0 +1,105 @@
+"""What the experiments on the loop train on: real scans in folds, or the phantom; and how Snakemake trains it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import SimpleITK as sitk
+from arms import ORGANS, Size
+
+from labelloop.base.files import write_text
+from labelloop.cases.folders import pair_folders
+from labelloop.cases.table import Case, load_cases, write_cases
+from labelloop.phantom import write_phantom
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDS = 4
+LABELED = 4
+
+
+class Fold(NamedTuple):
+    """The cases of one fold with all their labels; those ``labeled`` are known, others of role train are not."""
+
+    name: str
+    cases: list[Case]
+    labeled: frozenset[str]
+
+    def known(self) -> list[Case]:
+        """Return the cases as the loop sees them."""
+        hidden = {"label": "", "annotated": ""}
+        seen = [c.role == "test" or c.case in self.labeled for c in self.cases]
+        return [c if s else c.model_copy(update=hidden) for c, s in zip(self.cases, seen, strict=True)]
+
+
+def btcv_folds(folder: Path) -> list[Fold]:
+    """Return the folds of real scans: each case is tested once; of the others one in three is labeled."""
+    found = sorted(pair_folders(folder.resolve(), folder.resolve()).items())
+    folds = []
+    for fold in range(FOLDS):
+        cases = [
+            Case(
+                case=case, image=str(image), label=str(label), dataset="btcv", modality="CT", patient=case,
+                role="test" if number % FOLDS == fold else "train", annotated=";".join(ORGANS),
+            )
+            for number, (case, (image, label)) in enumerate(found)
+        ]  # fmt: skip
+        labeled = frozenset(case for number, (case, _) in enumerate(found) if number % FOLDS == (fold + 1) % FOLDS)
+        folds.append(Fold(f"fold{fold}", cases, labeled))
+    return folds
+
+
+def phantom_fold(folder: Path, size: Size) -> Fold:
+    """Return the phantom with all its labels: its own test cases, and of the others the first ones labeled."""
+    table = folder / "cases.csv"
+    if not table.is_file():
+        write_phantom(folder, size.phantoms, seed=1, spacing_mm=size.phantom_mm)
+    complete = {"annotated": ";".join(ORGANS)}
+    cases = [
+        c.model_copy(update=complete | {"label": str((folder / "truth" / f"{c.case}.nii.gz").resolve())})
+        for c in load_cases(table)[0]
+    ]
+    return Fold("phantom", cases, frozenset([c.case for c in cases if c.role == "train"][:LABELED]))
+
+
+def train(
+    folder: Path,
+    cases: Sequence[Case],
+    content: dict[str, Any],
+    device: str,
+    cores: str,
+    targets: Sequence[str] = (),
+    **settings: Any,
+) -> bool:
+    """Let Snakemake train and score a recipe in ``folder``; what fails does not stop the rest.
+
+    Args:
+        targets: files to make, below ``folder``; all that the recipe leads to without any.
+        settings: of the configuration, besides cases, recipe, results and device.
+
+    Returns:
+        whether all is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_cases(folder / "cases.csv", cases)
+    config = {"cases": str((folder / "cases.csv").resolve()), "recipe": "recipe.yaml", "results": "results"}
+    write_text(folder / "recipe.yaml", json.dumps(content, indent=2))  # JSON is YAML
+    write_text(folder / "config.yaml", json.dumps(config | {"device": device} | settings))
+    places = ["--directory", str(folder.resolve()), "--configfile", str((folder / "config.yaml").resolve())]
+    command = [sys.executable, "-m", "snakemake", *places, "--cores", cores, "--keep-going", *targets]
+    done = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    if not done:
+        print(f"{folder}: not all arms are finished; type the same command again to go on")
+    return done
+
+
+def resampled(image: sitk.Image, interpolation: int, spacing: Sequence[float]) -> sitk.Image:
+    """Return an image with voxels of ``spacing``, in mm, from the same corner on."""
+    old = zip(image.GetSize(), image.GetSpacing(), spacing, strict=True)
+    size = [max(1, round(n * mm / new)) for n, mm, new in old]
+    filled = sitk.GetArrayViewFromImage(image).min().item()
+    return sitk.Resample(
+        image, size, sitk.Transform(), interpolation, image.GetOrigin(), spacing, image.GetDirection(), filled
+    )
