@@ -42,19 +42,21 @@ def write_results(
     reasons: str = "volume: odd\nleak: odd, too",
     modality: str = "",
     scheme: ClassScheme = SCHEME,
+    labels: str = "pseudo",
 ) -> Path:
     """Write results with a queue; return their folder.
 
     Args:
         images: by case. maps: label map and its grid, by case.
         asked: case, class, and doubt or random, of each label of the queue.
+        labels: name of the label set.
         models: label maps by model and case; None: one, ``m``, that made the maps themselves.
     """
     root, paths = folder / "results", Paths(str(folder / "results"))
     models = {"m": {case: array for case, (array, _) in maps.items()}} if models is None else models
     rows, cases, queue = [], [], []
     for case, (array, grid) in maps.items():
-        write(root / f"labels/pseudo/{case}.nii.gz", array, grid)
+        write(root / f"labels/{labels}/{case}.nii.gz", array, grid)
         for model, made in models.items():
             if case in made:
                 write(root / f"models/{model}/predictions/{case}.nii.gz", made[case], grid)
@@ -64,11 +66,11 @@ def write_results(
         rows += [empty | {"case": case, "class": name, "decision": "accepted"} for name in scheme.names]
     for rank, (case, name, why) in enumerate(asked, start=1):
         made = {"case": case, "class": name, "asked": why, "rank": rank, "reasons": reasons, "decision": "demoted"}
-        made |= {"file": f"../labels/pseudo/{case}.nii.gz", "image": str(images[case])}
-        made["sha256"] = sha256(root / f"labels/pseudo/{case}.nii.gz")
+        made |= {"file": f"../labels/{labels}/{case}.nii.gz", "image": str(images[case])}
+        made["sha256"] = sha256(root / f"labels/{labels}/{case}.nii.gz")
         queue.append(dict.fromkeys(TABLES["review"], "") | made)
     write_table(paths.table("cases"), cases, "cases")
-    write_table(paths.label_table("selected", "pseudo"), rows, "selected")
-    write_table(paths.review("pseudo"), queue, "review")
-    write_desk(Path(paths.desk("pseudo")), "pseudo", str(folder / "reviews/pseudo"), scheme, [*models, "gone"])
+    write_table(paths.label_table("selected", labels), rows, "selected")
+    write_table(paths.review(labels), queue, "review")
+    write_desk(Path(paths.desk(labels)), labels, str(folder / "reviews" / labels), scheme, [*models, "gone"])
     return root

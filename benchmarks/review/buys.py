@@ -93,7 +93,7 @@ ARMS = (*MAIN, *WRONGS, CEILING)
 
 
 def fold_recipe(size: Size, seeds: Iterable[int], arms: Sequence[Arm]) -> dict[str, Any]:
-    """Return the recipe of some arms: teachers, label sets and students of each seed; all take equal updates."""
+    """Return the recipe of the control and some arms: teachers, label sets and students of each seed."""
     models: dict[str, Any] = {}
     labels: dict[str, Any] = {}
     scored = []
@@ -101,7 +101,7 @@ def fold_recipe(size: Size, seeds: Iterable[int], arms: Sequence[Arm]) -> dict[s
         teachers = [named(BASE, seed), named("second", seed)]
         models[teachers[0]] = model(size, 1, seed)
         models[teachers[1]] = model(size, 1, seed + 1000)
-        for arm in arms:
+        for arm in (CONTROL, *arms):
             labels[arm.labels(seed)] = label_set(teachers)
             models[named(arm.name, seed)] = student(size, 1, seed, arm.labels(seed))
             scored.append(named(arm.name, seed))
@@ -206,7 +206,7 @@ def buys(folds: Sequence[Fold], out: Path, size: Size, seeds: range, arms: Seque
 
     The arms of one number of labels are trained before those of the next.
     """
-    recipe, paths = fold_recipe(size, seeds, (CONTROL, *ARMS)), Paths("results")
+    recipe, paths = fold_recipe(size, seeds, ARMS), Paths("results")
     queues = [paths.table("cases"), *(paths.review(CONTROL.labels(seed)) for seed in seeds)]
     groups = list(dict.fromkeys((arm.count, arm.answer) for arm in arms))
     for fold in folds:
