@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
@@ -77,7 +78,7 @@ class Arm(NamedTuple):
     def name(self) -> str:
         """Name of its label sets and models."""
         wrong = "_wrong" if self.answer == WRONG else ""
-        return f"{self.order}{wrong}_{self.count}"
+        return f"{self.order}{wrong}_{'all' if self.count == EVERY_LABEL else self.count}"
 
     def labels(self, seed: int) -> str:
         """Name of its label set of a seed."""
@@ -291,13 +292,16 @@ def about(folds: Sequence[Fold], size: Size, seeds: range, command: str) -> Iter
     updates = size.epochs * size.trainer["iterations_per_epoch"]
     where = f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, torch {torch.__version__}"
     yield from ("# What review buys", "", f"Written by `{command}` on {date.today()}: {where}.", "")
-    yield f"{', '.join(fold.name for fold in folds)}: {labeled[0]} labeled cases, {train_cases[0] - labeled[0]} without"
-    yield f"labels, {tested[0]} to test in each; {len(seeds)} seeds; voxels of {size.plan['spacing_mm'][0]} mm."
-    yield f"Two teachers of {updates} updates on the labeled cases; each student takes {updates} more on the label set."
-    yield f"The oracle says `right` at a DSC of {LIMIT_DSC} or more, `absent` where the truth has none, else `edited`"
-    yield f"(or `wrong`, order `queue_wrong`). Work is assumed: {LOOK_S} s to look, {DRAW_S} s more to draw. `queue` is"
-    yield "the order of the review queue; `doubt` its doubtful labels, the largest doubt first; `random` draws from all"
-    yield "that models made. Intervals are over test cases and seeds."
+    text = f"""
+    {", ".join(fold.name for fold in folds)}: {labeled[0]} labeled cases, {train_cases[0] - labeled[0]} without labels,
+    {tested[0]} to test; {len(seeds)} seeds; voxels of {size.plan["spacing_mm"][0]} mm. Two teachers take {updates}
+    updates on the labeled cases; each student takes {updates} more on their label set. The oracle says `right` at a DSC
+    of {LIMIT_DSC} or more, `absent` where the truth has none, else `edited` (or `wrong`: `queue_wrong`). Work is
+    assumed, not measured: {LOOK_S} s to look, {DRAW_S} s more to draw. `queue` is the order of the review queue;
+    `doubt` its doubtful labels, the largest doubt first; `random` draws from all labels that models made. Intervals are
+    over test cases and seeds.
+    """
+    yield from textwrap.wrap(" ".join(text.split()), 140)
     yield ""
 
 

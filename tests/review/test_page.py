@@ -145,50 +145,53 @@ def test_strokes_are_taken_back_and_a_models_class_is_taken(results, tmp_path):
     assert (after == np.where((model == liver) & (before == 0), liver, before)).all() and (after != before).any()
 
 
-def outline(tab: chromium.Chromium, x_reach: float, y_reach: float) -> None:
-    """Draw a rectangle around the middle of the large plane; reaches are shares of the canvas."""
+def large_plane(tab: chromium.Chromium, *places: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return points of the window; places count from the middle of the large plane, in shares of the canvas."""
     box = tab.ask("(({left, top, width, height}) => ({left, top, width, height}))(canvas.getBoundingClientRect())")
-    x, y = box["left"] + 0.32 * box["width"], box["top"] + 0.5 * box["height"]
-    right, down = x_reach * box["width"], y_reach * box["height"]
-    corners = [(x - right, y - down), (x + right, y - down), (x + right, y + down), (x - right, y + down)]
-    tab.drag(*corners, corners[0])
-
-
-def strokes(tab: chromium.Chromium, number: int) -> None:
-    """Wait until so many changes were drawn."""
-    tab.wait(f"strokes.textContent === '{number} so far'")
+    across, down = (0.32, 0.5)
+    return [(box["left"] + (across + x) * box["width"], box["top"] + (down + y) * box["height"]) for x, y in places]
 
 
 def test_outlines_are_erased_and_filled_and_slices_are_filled_between(results, tmp_path):
-    """A hole is solid; a slice that is erased comes back from those beside it; what F fills is what R erases."""
+    """A hole is solid; F fills what R erases; a slice that is erased comes back from those beside it."""
+    outline = [(-0.04, -0.05), (0.04, -0.05), (0.04, 0.05), (-0.04, 0.05), (-0.04, -0.05)]
+    lines = [[(x, -0.35), (x, -0.1), (x, 0.1), (x, 0.35)] for x in (-0.12, 0.0, 0.12)]
+    liver, spleen = 9, 10
     with serving(results, "kim") as address, chromium.Chromium(tmp_path / "profile", (1920, 1080)) as tab:
         tab.open(address)
-        for number, keys in ((9, "r"), (5, "rirf")):
+        for number, keys in ((liver, "r"), (liver, "rf"), (spleen, "x")):
             tab.wait("document.body.dataset.ready")
             tab.ask(f"document.querySelectorAll('#progress i')[{number - 1}].click()")
             shown(tab, number)
             tab.press("e")
             tab.wait("!tools.hidden")
+            tab.press("i")
+            tab.wait("note.textContent.startsWith('No slice between')")
             for done, key in enumerate(keys, start=1):
                 tab.press(key)
-                if key != "i":
-                    outline(tab, *((0.2, 0.3) if keys[:2] == "ri" and done == 1 else (0.02, 0.03)))
-                strokes(tab, done)
+                for _ in range(30 if key == "x" else 0):
+                    tab.press("]")
+                for points in lines if key == "x" else [outline]:
+                    tab.drag(*large_plane(tab, *points))
+                tab.wait(f"parseInt(strokes.textContent) >= {done}")
+            if number == spleen:
+                tab.picture()
+                drawn = int(tab.ask("parseInt(strokes.textContent)"))
+                tab.press("i")
+                tab.wait(f"strokes.textContent === '{drawn + 1} so far'")
             tab.press("s")
             tab.wait(f"document.body.dataset.ready && document.body.dataset.ready !== '{number}'")
         assert not tab.said
     desk = Desk(results)
-    made = {one.case: one for one in read_decisions(desk.folder)[0] if one.reviewer == "kim"}
-    before, after = {}, {}
-    for case, one in made.items():
-        both = results / f"labels/pseudo/{case}.nii.gz", desk.folder / one.file
-        before[case], after[case] = (canonical(read(path)).array == SCHEME.ids["liver"] for path in both)
-    hole = before["three"] & ~after["three"]
-    [slice_] = np.flatnonzero(hole.any(axis=(1, 2)))
-    assert hole.sum() >= 9 and not (after["three"] & ~before["three"]).any()
-    assert (ndimage.binary_fill_holes(hole[slice_]) == hole[slice_]).all()
-    [slice_] = np.flatnonzero((before["two"] != after["two"]).any(axis=(1, 2)))
-    assert 0.7 < dice(before["two"][slice_], after["two"][slice_]) < 1
+    made = [desk.folder / one.file for one in read_decisions(desk.folder)[0] if one.reviewer == "kim"]
+    before, cut, same, filled = (canonical(read(p)).array for p in (results / "labels/pseudo/three.nii.gz", *made))
+    hole = (before == SCHEME.ids["liver"]) & (cut == 0)
+    [place] = np.flatnonzero((before != cut).any(axis=(1, 2)))
+    assert hole.sum() >= 9 and (hole == (before != cut)).all()
+    assert (ndimage.binary_fill_holes(hole[place]) == hole[place]).all()
+    assert (same == before).all()
+    [place] = np.flatnonzero((before != filled).any(axis=(1, 2)))
+    assert 0.6 < dice(*(array[place] == SCHEME.ids["spleen"] for array in (before, filled))) < 1
 
 
 def test_a_browser_that_cannot_show_volumes_takes_decisions(results, tmp_path):

@@ -283,13 +283,16 @@ export class Viewer {
     this.stroke();
   }
 
-  /** Fill the class between the slices in which it is drawn, in the large plane. */
+  /** Fill the empty slices between those that have the class, in the large plane; return how many gaps there were. */
   interpolate() {
     const whole = this.nv.drawBitmap;
     const mask = whole.map((id) => (id === this.asked.id ? 1 : 0));
+    const gaps = this.gaps(mask);
     this.nv.drawBitmap = mask;
     try {
-      this.nv.interpolateMaskSlices(undefined, undefined, { sliceType: this.plane, useIntensityGuided: false });
+      // between the ends of one gap: left to itself, NiiVue blends the first and the last slice over all between them
+      const options = { sliceType: this.plane, useIntensityGuided: false, binaryThreshold: 0.5 };
+      for (const [low, high] of gaps) this.nv.interpolateMaskSlices(low, high, options);
     } finally {
       this.nv.drawBitmap = whole;
     }
@@ -298,6 +301,18 @@ export class Viewer {
     }
     this.settle();
     this.nv.refreshDrawing(true);
+    return gaps.length;
+  }
+
+  /** Return pairs of slices of the large plane that have voxels of a mask, where those between them have none. */
+  gaps(mask) {
+    const axis = AXES[this.plane];
+    const size = this.nv.back.dims.slice(1, 4);
+    const stride = size.slice(0, axis).reduce((product, side) => product * side, 1);
+    const has = new Array(size[axis]).fill(false);
+    for (let at = 0; at < mask.length; at++) if (mask[at]) has[Math.floor(at / stride) % size[axis]] = true;
+    const drawn = [...has.keys()].filter((slice) => has[slice]);
+    return drawn.slice(1).map((slice, i) => [drawn[i], slice]).filter(([low, high]) => high - low > 1);
   }
 
   /** Take the class from another label map, where no other class is in its way. */
