@@ -322,6 +322,11 @@ class Reviews:
         return read(self.folder, self._cases, self._classes)
 
     @property
+    def decisions(self) -> list[Decision]:
+        """All that can be used, in the order in which they were made."""
+        return self._read[0]
+
+    @property
     def problems(self) -> list[Problem]:
         """Rows that are not used."""
         return self._read[1]
@@ -329,7 +334,7 @@ class Reviews:
     @cached_property
     def settled(self) -> dict[str, dict[str, Settled]]:
         """What holds, by case and class."""
-        return settle(self._read[0])
+        return settle(self.decisions)
 
     def of(self, case: str) -> dict[str, Settled]:
         """Return what holds of a case, by class."""

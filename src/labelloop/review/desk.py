@@ -14,11 +14,11 @@ from typing import Any
 from labelloop.base.classes import ClassScheme
 from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError, nearest
-from labelloop.base.files import sha256, write_json
+from labelloop.base.files import sha256, stamp, write_json
 from labelloop.base.paths import Paths
 from labelloop.base.tables import read_table, upside_down
 from labelloop.images.volume import read_geometry
-from labelloop.review.decisions import EDITED, RIGHT, Decision, Reviews, Settled, append, check, one_line, read
+from labelloop.review.decisions import EDITED, FILE, RIGHT, Decision, Reviews, Settled, append, check, one_line
 from labelloop.review.maps import keep, keep_edited
 
 
@@ -94,14 +94,19 @@ class Desk:
         self.ids: dict[str, int] = {entry["name"]: entry["id"] for entry in about["classes"]}
         self.colors: dict[str, str] = {entry["name"]: entry["color"] for entry in about["classes"]}
         self.model_names: list[str] = about["models"]
+        self._kept: tuple[list[int] | None, Reviews] | None = None
 
     def _below(self, name: str) -> Path:
         return Path(os.path.normpath(Path(self._paths.desk(self.labels)).parent / name))
 
     @property
     def reviews(self) -> Reviews:
-        """The decisions as they are now."""
-        return Reviews(self.folder, classes=self.ids)
+        """The decisions as they are now; read again only when their file is another one."""
+        now = stamp(self.folder / FILE)
+        kept = self._kept
+        if kept is None or kept[0] != now:
+            kept = self._kept = (now, Reviews(self.folder, classes=self.ids))
+        return kept[1]
 
     @cached_property
     def _rows(self) -> list[dict[Hashable, Any]]:
@@ -220,9 +225,8 @@ class Desk:
 
     def _is_said(self, made: Decision) -> bool:
         """Say whether it is what the reviewer said last of the label."""
-        mine = [
-            d for d in read(self.folder)[0] if (d.reviewer, d.case, d.name) == (made.reviewer, made.case, made.name)
-        ]
+        about = (made.reviewer, made.case, made.name)
+        mine = [d for d in self.reviews.decisions if (d.reviewer, d.case, d.name) == about]
         fields = ("decision", "sha256", "file", "comment", "labels")
         return bool(mine) and all(getattr(mine[-1], f) == one_line(getattr(made, f)) for f in fields)
 
