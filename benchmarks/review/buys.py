@@ -250,6 +250,8 @@ def report(folds: Sequence[Fold], out: Path, seeds: range) -> Iterator[str]:
     missing = [arm.name for arm, tables in found.items() if not tables]
     if missing:
         yield from (f"Not finished: {', '.join(missing)}.", "")
+    if len(missing) == len(found):
+        return
     columns = [ABSENT, EDITED, WRONG, "work, min", "DSC, %", "against no review (95 %)", "against random order (95 %)"]
     yield f"| order | labels judged | {RIGHT} | {' | '.join(columns)} |"
     yield f"| --- |{' ---: |' * (len(columns) + 2)}"
