@@ -1,4 +1,4 @@
-"""One contestant in a process of its own: segment images, print seconds per stage and case as JSON.
+"""One contestant in a process of its own: segment images, print seconds per stage and multiply-adds of each case.
 
     python benchmarks/inference/contestant.py NAME MODEL OUT IMAGE...
 
@@ -34,7 +34,7 @@ def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
 
     ledger = Ledger(out, "benchmark")
     run_cases([InputImage(case_name(image), image) for image in images], load, ledger, Options())
-    return {case: extra["seconds"] for case, extra in ledger.extras().items()}
+    return {case: {"seconds": extra["seconds"], "gmacs": extra["gmacs"]} for case, extra in ledger.extras().items()}
 
 
 def run_stock(name: str, model: Path, out: Path, images: list[Path]) -> dict:
@@ -59,9 +59,9 @@ def main() -> None:
     name, model, out, *images = sys.argv[1:]
     run = run_stock if name in STOCK else run_ours
     Path(out).mkdir(parents=True, exist_ok=True)
-    seconds = run(name, Path(model), Path(out), [Path(image) for image in images])
+    cases = run(name, Path(model), Path(out), [Path(image) for image in images])
     peak_kb = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
-    print(json.dumps({"seconds": seconds, "peak_mb": int(peak_kb) / 1024}))
+    print(json.dumps({"cases": cases, "peak_mb": int(peak_kb) / 1024}))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ work shares the machine, CPU seconds tell more than wall seconds. The model is t
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,11 +29,14 @@ import memory
 import numpy as np
 import psutil
 import skipping
+import torch
 from contestant import STOCK
 from model import trained_model
+from peak import peak_gmacs
 from scans import BUILD, REAL, RESULTS, ROOT, SIZES, machine, scan, stock_models
 
 from labelloop.base.files import link, write_text
+from labelloop.base.precision import choose_precision
 from labelloop.images.volume import read, read_geometry
 from labelloop.inference.finding import case_name
 from labelloop.metrics.efficiency import Meter
@@ -63,11 +67,13 @@ class Result:
     total_s: float
     total_cpu_s: float
     stages: dict[str, float]
+    gmacs: float | None
     labels: np.ndarray
 
 
-def run(name: str, model: Path, scans: list[Path]) -> Result:
+def run(name: str, model: Path, scans: list[Path], threads: int | None) -> Result:
     """Run a contestant on scans, one after the other; a scan may come more than once."""
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryDirectory() as folder:
         images = [Path(folder) / "in" / f"{case_name(image)}_{i}_0000.nii.gz" for i, image in enumerate(scans)]
         for image, copy in zip(scans, images, strict=True):
@@ -76,7 +82,7 @@ def run(name: str, model: Path, scans: list[Path]) -> Result:
         command = [sys.executable, str(HERE.with_name("contestant.py")), name, str(model), str(out), *map(str, images)]
         start = time.perf_counter()
         with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(command, stdout=printed, stderr=errors)
+            process = subprocess.Popen(command, stdout=printed, stderr=errors, env=environment)
             with Meter(process.pid, interval_s=3, shared=True) as meter:
                 cold = _spent_until(1, process.pid, out, start)
                 last = _spent_until(len(images), process.pid, out, start)
@@ -85,11 +91,12 @@ def run(name: str, model: Path, scans: list[Path]) -> Result:
         if process.returncode:
             raise SystemExit(f"{name} failed:\n{failure}")
         told = json.loads(told.splitlines()[-1])
+        case = told["cases"].get(case_name(images[-1]), {})
         more = len(images) - 1
         warm = [(b - a) / more if more else None for a, b in zip(cold, last, strict=True)]
         return Result(
             name, cold[0], warm[0], cold[1], warm[1], max(meter.usage().peak_ram_mb, told["peak_mb"]), *last,
-            told["seconds"].get(case_name(images[-1]), {}), read(min(out.glob("*.nii.gz"))).array,
+            case.get("seconds", {}), case.get("gmacs"), read(min(out.glob("*.nii.gz"))).array,
         )  # fmt: skip
 
 
@@ -133,13 +140,15 @@ def floor(image: Path, network_s: float) -> str:
     return f"{unzip:.1f} + {network_s:.1f} = {unzip + network_s:.1f}"
 
 
-def compare(title: str, image: Path, names: list[str], model: Path, stock: dict[bool, Path], repeats: int) -> tuple:
-    """Run all contestants on one image and return the rows of its table, and those of the stages."""
+def compare(title: str, image: Path, model: Path, stock: dict[bool, Path], arguments: argparse.Namespace) -> tuple:
+    """Run all contestants on one image and return the rows of its tables."""
+    names, repeats = arguments.contestants, arguments.repeats
     about = json.loads((model / "model.json").read_text())
     ids = np.array([0, *(about["class_ids"][c] for c in about["classes"])], np.uint8)
     done: dict[str, Result] = {}
     for name in names:
-        done[name] = run(name, _folder(name, model, stock), [image] * (1 if name in ONCE else repeats))
+        images = [image] * (1 if name in ONCE else repeats)
+        done[name] = run(name, _folder(name, model, stock), images, arguments.threads)
         r = done[name]
         if name in STOCK:  # nnU-Net numbers the classes of a model without gaps
             r.labels = ids[r.labels]
@@ -160,18 +169,33 @@ def compare(title: str, image: Path, names: list[str], model: Path, stock: dict[
         if r.stages:
             cells = " | ".join(f"{r.stages.get(s, 0):.1f}" for s in ("read", "prepare", "network", "export", "write"))
             stages.append(f"| {title} | {name} | {cells} | {floor(image, r.stages['network'])} |")
-    return rows, ratios, stages
+    return rows, ratios, stages, floors(title, done)
+
+
+def floors(title: str, done: dict[str, Result]) -> list[str]:
+    """Return the rows of multiply-adds: how long they take at the peak of one thread, and the case as a whole."""
+    exact, rows = done.get("exact"), []
+    for name, r in done.items():
+        windows_of = exact if name in STOCK and not STOCK[name][0] else r
+        spent = r.warm_cpu_s or r.cold_cpu_s
+        if windows_of is not None and windows_of.gmacs:
+            wanted = "bf16" if name.endswith("bf16") else "fp32"
+            precision = choose_precision(wanted, torch.device("cpu"), on_cpu="fp32")
+            seconds = windows_of.gmacs / peak_gmacs(precision)
+            cells = f"{precision} | {windows_of.gmacs:.0f} | {seconds:.1f} | {spent:.1f} | {spent / seconds:.1f}"
+            rows.append(f"| {title} | {name} | {cells} |")
+    return rows
 
 
 def _folder(name: str, model: Path, stock: dict[bool, Path]) -> Path:
     return stock[STOCK[name][1]] if name in STOCK else model
 
 
-def together(images: list[Path], names: list[str], model: Path, stock: dict[bool, Path]) -> list[str]:
+def together(images: list[Path], model: Path, stock: dict[bool, Path], arguments: argparse.Namespace) -> list[str]:
     """Run all contestants on a folder of the images, and return the rows of the table."""
     images, rows, done = sorted(images, key=lambda image: image.name), [], {}
-    for name in names:
-        r = done[name] = run(name, _folder(name, model, stock), images)
+    for name in arguments.contestants:
+        r = done[name] = run(name, _folder(name, model, stock), images, arguments.threads)
         print(f"folder: {name}: {r.total_s:.1f} s, CPU {r.total_cpu_s:.1f} s, {r.peak_mb:.0f} MB", flush=True)
         others = [None if name in STOCK else done.get(other) for other in ("stock_fastest", "stock_default")]
         ratios = [f"{o.total_s / r.total_s:.1f} ({o.total_cpu_s / r.total_cpu_s:.1f})" if o else "" for o in others]
@@ -196,14 +220,14 @@ def report(arguments: argparse.Namespace, model: Path) -> str:
     network = build_network(plan, len(about.classes) + 1)
     macs = count_macs(network, plan.patch)
     stock = stock_models(model, build)
-    tables: list[list[str]] = [[], [], []]
+    tables: list[list[str]] = [[], [], [], []]
     images: list[Path] = []
     for name in arguments.scans:
         if (image := scan(name, build)) is None:
             print(f"skipped {name}: not beside the project")
             continue
         title = f"{name} ({'x'.join(map(str, read_geometry(image).size))})"
-        found = compare(title, image, arguments.contestants, model, stock, arguments.repeats)
+        found = compare(title, image, model, stock, arguments)
         images.append(image)
         for table, rows in zip(tables, found, strict=True):
             table += rows
@@ -212,16 +236,19 @@ def report(arguments: argparse.Namespace, model: Path) -> str:
         f"voxels of {'x'.join(f'{mm:g}' for mm in plan.spacing_mm)} mm, {macs / 1e9:.1f} GMAC a window of "
         f"{'x'.join(map(str, plan.patch))}."
     )
-    rows, ratios, stages = ("\n".join(table) for table in tables)
-    smallest = f"{SMALLEST_ML:g}"
-    text = TEXT.format(size=network_size, machine=machine(), rows=rows, ratios=ratios, stages=stages, smallest=smallest)
+    rows, ratios, stages, floors = ("\n".join(table) for table in tables)
+    text = TEXT.format(
+        size=network_size, machine=machine(), threads=arguments.threads or "as many as torch takes", rows=rows,
+        ratios=ratios, stages=stages, floors=floors, smallest=f"{SMALLEST_ML:g}",
+        peaks=", ".join(f"{peak_gmacs(precision):.0f} in {precision}" for precision in ("fp32", "bf16")),
+    )  # fmt: skip
     if len(images) > 1:
-        text += FOLDER.format(rows="\n".join(together(images, arguments.contestants, model, stock)))
+        text += FOLDER.format(rows="\n".join(together(images, model, stock, arguments)))
     return text
 
 
 TEXT = """{size}
-Machine: {machine}.
+Machine: {machine}. Threads of a contestant: {threads}.
 
 Seconds of the first case, with the start of Python and the loading of the model (cold), and the mean of a second
 and third in the same process (warm). Peak memory in GiB. `equal` (percent of voxels) and `DSC` (mean over classes;
@@ -243,6 +270,13 @@ Wall seconds per stage of the last case, and the floor: gunzip + network.
 | scan | setting | read | prepare | network | export | write | floor |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {stages}
+
+The multiply-adds of the windows, the CPU seconds that they take at this machine's peak (measured in this run: {peaks},
+10^9 a second of one thread), and the CPU seconds of a warm case, or of a cold one that is the only one.
+
+| scan | setting | precision | GMAC | floor s | CPU s | times the floor |
+| --- | --- | --- | ---: | ---: | ---: | ---: |
+{floors}
 """
 
 FOLDER = """
@@ -259,6 +293,7 @@ def main() -> None:
     parser.add_argument("--scans", nargs="+", choices=[*SIZES, *REAL], default=["small"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="default: all but those that mirror")
     parser.add_argument("--repeats", type=int, default=3, help="times the image is segmented in a row")
+    parser.add_argument("--threads", type=int, help="threads of a contestant's network; default: as torch takes them")
     parser.add_argument("--model", type=Path, help="model folder; default: train one, or the one trained before")
     parser.add_argument("--steps", type=int, default=TRAINING_STEPS, help="training steps of the model")
     other = parser.add_mutually_exclusive_group()

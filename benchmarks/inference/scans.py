@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from labelloop.base.files import write_json
+from labelloop.base.machine import processor
 from labelloop.images.volume import write
 from labelloop.phantom import draw_patient, field_of_view, render
 
@@ -51,8 +52,9 @@ def stock_models(model: Path, build: Path) -> dict[bool, Path]:
 
 
 def machine() -> str:
-    """Return kind of machine, what it is busy with besides, and versions."""
+    """Return the processor, what it is busy with besides, and versions."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "nnunetv2", "SimpleITK", "numpy"))
-    kind = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPU cores ({platform.machine()}), no GPU used"
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} CPU cores"
+    kind = f"{processor()}, {cores} ({platform.machine()}), no GPU used"
     shared = f"niceness {os.nice(0)}, load average {os.getloadavg()[2]:.1f}"
     return f"{kind}; {shared}; Python {platform.python_version()}, {versions}"

@@ -13,14 +13,14 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="session")
-def load_benchmark() -> Callable[[str], ModuleType]:
-    """Return a function that imports ``benchmarks/<name>/run.py``, which finds the modules beside it."""
+def load_benchmark() -> Callable[..., ModuleType]:
+    """Return a function that imports a module of ``benchmarks/<name>``, which finds the modules beside it."""
 
-    def load(name: str) -> ModuleType:
+    def load(name: str, module: str = "run") -> ModuleType:
         folder = BENCHMARKS / name
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(folder))
-            spec = importlib.util.spec_from_file_location(f"{name}_benchmark", folder / "run.py")
+            spec = importlib.util.spec_from_file_location(f"{name}_{module}_benchmark", folder / f"{module}.py")
             benchmark = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, spec.name, benchmark)
             spec.loader.exec_module(benchmark)
