@@ -42,6 +42,14 @@ def test_who_is_told_where_to_look_sees_all_that_was_found(backends, image):
     assert all(part.stop <= n for part, n in zip(box, exact.shape, strict=True))
 
 
+def test_it_says_how_many_classes_decide(backends):
+    labels = np.array([0, 0, 2, 2, 7], np.uint8)
+    assert (
+        backends.classes_in({"a": labels, "b": labels * 0}, 0.5)
+        == "2 classes in a, the smallest of 0.5 ml; 0 classes in b"
+    )
+
+
 def test_a_backend_that_is_not_installed_is_named(backends, monkeypatch, tmp_path):
     failed = CompletedProcess([], 1, "", "Traceback\nModuleNotFoundError: No module named 'openvino'")
     monkeypatch.setattr(backends.subprocess, "run", lambda *_, **__: failed)
