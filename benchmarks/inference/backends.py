@@ -11,6 +11,7 @@ and the lowest mean of the scans.
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -310,8 +311,8 @@ def main() -> None:
     text = report(model, arguments.ways, arguments.scans)
     print(f"\n{text}")
     if arguments.write:
-        command = " ".join(["python benchmarks/inference/backends.py", *(a for a in sys.argv[1:] if a != "--write")])
-        head = f"# Backends of the network\n\nWritten by `{command} --write` on {time.strftime('%Y-%m-%d')}.\n\n"
+        command = f"python benchmarks/inference/backends.py {shlex.join(sys.argv[1:])}"
+        head = f"# Backends of the network\n\nWritten by `{command}` on {time.strftime('%Y-%m-%d')}.\n\n"
         write_text(RESULTS / f"inference_backends_{model.name}.md", head + text)
 
 
