@@ -1,5 +1,6 @@
 """Preparation equals nnU-Net's, and does not depend on how the file stores its axes."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from labelloop.images.volume import Geometry, Volume, canonical
 from labelloop.inference.prepare import Frame, nonzero_box, prepare_image, prepare_label
 from labelloop.inference.resample import Resampling, resample_labels
 from labelloop.networks.grey import to_grey
+from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.settings import GreySettings
 from strategies import few, millimeters, orientations, seeds, spacings
 
@@ -206,3 +208,23 @@ def test_modality_and_grid_are_checked(rng):
     other = Volume(volume.array, Geometry(volume.geometry.size, (9.0, 1.0, 1.0)))
     with pytest.raises(CaseError, match="spacing"):
         prepare_label(other, frame)
+
+
+NETWORK = {
+    "strides": [[1, 1, 1], [2, 2, 2]], "kernels": [[3, 3, 3]] * 2, "norm": {"eps": 1e-5, "affine": True},
+    "nonlinearity": {"inplace": True},
+}  # fmt: skip
+
+
+@few()
+@given(orientations, st.permutations(range(3)), st.sampled_from(["stored", "canonical"]), seeds)
+def test_labels_lie_on_the_images_that_plans_of_nnunet_prepare(orientation, transpose, by, seed):
+    """Also from the frame that a file holds: where the image is bright, the label is."""
+    labels = random_volume(np.random.default_rng(seed), (7, 8, 9), (2.0, 2.0, 2.0))
+    labels = turned(Volume((labels.array > 100).astype(np.uint8), labels.geometry), *orientation)
+    plan = {"normalization": {"kind": "none"}, "transpose": transpose, "orientation": by}
+    plan = NnunetPlan(**tiny_plan().model_dump(include={"patch", "features"}) | NETWORK | plan, spacing_mm=[2.0] * 3)
+    prepared = prepare_image(Volume(labels.array * 100, labels.geometry), plan, "MR")
+    frame = Frame.from_dict(json.loads(json.dumps(prepared.frame.as_dict())))
+    assert frame == prepared.frame
+    assert np.array_equal(prepare_label(labels, frame), prepared.array == 100)

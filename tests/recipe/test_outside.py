@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from tiny_nnunet import configuration, save_nnunet
 
 from labelloop.base.errors import UserError
 from labelloop.inference.outside import CommandModel, FilesModel, classes_of
@@ -109,3 +110,60 @@ def test_what_is_put_into_a_command_stays_within_its_word():
     model = CommandModel(command="tool '{case} x' --in={image} {output}", version="tool", dataset="flare22")
     values = {"case": "a; rm -rf /", "image": "/scans/my $(scan).nii.gz", "output": "{case}", "device": "cpu"}
     assert model.words(values) == ["tool", "a; rm -rf / x", "--in=/scans/my $(scan).nii.gz", "{case}"]
+
+
+FINE = {"fine": {"like": "zoo"}}
+STARTING = {"student": {"init_from": "zoo"}}
+
+
+def zoo(folder, **changes) -> dict:
+    """Return a model of nnU-Net's, of two folds, as a recipe names it, with its files."""
+    save_nnunet(folder, configuration(residual=True, batch_size=3), folds=(0, 1))
+    return {"nnunet": str(folder / "Dataset001_Tiny"), "dataset": "flare22", "folds": [1]} | changes
+
+
+def test_a_plan_is_like_that_of_a_model_of_nnunet_and_takes_nothing_else(tmp_path):
+    plan = load(tmp_path, {"zoo": zoo(tmp_path)}, plans=FINE, models=STARTING).plans["fine"]
+    assert (plan.spacing_mm, plan.patch, plan.batch_size, plan.batch_dice) == ((2.5, 1.5, 1.5), (16, 16, 16), 3, True)
+    assert plan.residual and plan.folds == 1 and plan.spline == 3
+    assert plan.normalization.kind == "ct" and plan.normalization.mean == 60
+
+
+def test_a_key_beside_like_overrides_the_model_and_strange_ones_are_refused(tmp_path):
+    outside = {"zoo": zoo(tmp_path)}
+    small = {"fine": {"like": "zoo", "batch_size": 1, "orientation": "canonical"}}
+    plan = load(tmp_path, outside, plans=small, models=STARTING).plans["fine"]
+    assert (plan.batch_size, plan.orientation, plan.patch) == (1, "canonical", (16, 16, 16))
+    with pytest.raises(UserError, match=r"fine.batchsize: unknown key of nnunet_plan; did you mean 'batch_size'"):
+        load(tmp_path, outside, plans={"fine": {"like": "zoo", "batchsize": 1}})
+    with pytest.raises(UserError, match=r"plans.fine: .*upright: images of a plan of nnU-Net's are"):
+        load(tmp_path, outside, plans={"fine": {"like": "zoo", "upright": True}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "plan", "said"),
+    [
+        (
+            {"folds": []},
+            FINE,
+            "models.student.init_from: 'zoo' is the mean of folds 0, 1, and a training ",
+        ),
+        ({}, {}, "models.student.init_from: the plans fine and of zoo have different networks (features "),
+        ({"nnunet": "gone"}, FINE, "plans.fine.like: gone: no such file or folder"),
+    ],
+)
+def test_what_keeps_a_training_from_starting_from_a_model_of_nnunet_is_told(tmp_path, changes, plan, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        load(tmp_path, {"zoo": zoo(tmp_path, **changes)}, plans=plan, models=STARTING)
+
+
+def test_other_models_from_outside_have_no_plan(tmp_path):
+    with pytest.raises(UserError, match=r"plans.fine.like: 'tool' is a model from outside; of these, nnU-Net's"):
+        load(tmp_path, {"tool": FILES}, plans={"fine": {"like": "tool"}})
+
+
+def test_slices_are_not_cropped_along_another_axis(tmp_path):
+    plan = {"fine": {"like": "zoo", "transpose": [1, 0, 2]}}
+    models = {"student": {"init_from": "zoo", "trainer": {"crop_z_mm": 5}}}
+    with pytest.raises(UserError, match=r"models.student.trainer.crop_z_mm: plan fine sees another axis than z first"):
+        load(tmp_path, {"zoo": zoo(tmp_path)}, plans=plan, models=models)

@@ -162,3 +162,37 @@ def test_licenses_of_all_that_a_student_learned_from_reach_it(place):
     datasets = {"amos": "", "btcv": "terms of Synapse", "flare22": ""}
     assert found.licenses("student") == {"datasets": datasets, "models": {"zoo": "Apache-2.0"}}
     assert found.licenses("teacher")["models"] == {}
+
+
+def starting(**changes) -> Run:
+    """Return a run whose student starts from the model of nnU-Net's, which labels nothing."""
+    models = {"student": {"init_from": "zoo", "validation_fraction": 0.5}}
+    ours = {"pseudo": {"predict": ["teacher", "teacher_b"]}, "later": {"predict": ["student", "teacher"]}}
+    models["last"] = {"like": "student", "init_from": "student", "labels": "later"}
+    plans = {"fine": {"like": "zoo"}}
+    return run({"zoo": zoo(license="MIT", **changes)}, labels=ours, models=models, plans=plans, inference=LAST)
+
+
+LAST = [{"segment": "last"}]
+
+
+def test_what_descends_from_a_model_has_seen_what_that_saw(place):
+    found = starting(saw=["btcv"])
+    assert found.outside.names == ["zoo"] and found.problems() == []
+    assert [found.outside.seen_before(name) for name in ("student", "last", "teacher")] == [["btcv"], ["btcv"], []]
+    assert (found.outside.saw("later"), found.outside.saw("pseudo")) == (["btcv"], [])
+    assert found.licenses("last")["models"] == {"zoo": "MIT"} != found.licenses("teacher")["models"]
+    assert found.updates()["final"] == 0  # nobody knows how many are behind the first weights
+    assert any("outside.zoo: may have learned from 1 test case" in note for note in found.outside.notes())
+
+
+def test_patients_that_the_first_weights_know_validate_nothing(place):
+    for saw, seen in ((["btcv"], True), ([], False)):
+        held_out = starting(saw=saw)._expected.split("last").validation
+        assert held_out and seen != any(case.startswith("a") for case in held_out)
+
+
+def test_the_classes_of_the_first_weights_go_by_the_data_set_file(place):
+    found = starting(classes=["liver"])
+    assert found.outside.start_names("student") == {"Leber": "liver"}
+    assert found.outside.start_names("last") is found.outside.start_names("teacher") is None

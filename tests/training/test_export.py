@@ -2,15 +2,19 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import save_model, tiny_plan
+from tiny_nnunet import configuration, plans
 
 from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.inference.engine import Predictor
+from labelloop.inference.nnunet_files import model_plan
+from labelloop.training.stock import CONFIGURATION, plans_json
 
 GEOMETRY = Geometry((25, 30, 20), (2.0, 2.5, 4.0), (-20.0, 30.0, 5.0))
 CLASSES = {"liver": 1, "spleen": 2, "tumor": 3}
@@ -84,3 +88,18 @@ def test_what_nnunet_cannot_do_is_refused(tmp_path, capsys):
     (model / "model.json").write_text(json.dumps({"kind": "slice_classifier"}))
     assert main(["export", str(model), "--to", "nnunet", "--out", str(out)]) == 2
     assert not out.exists()
+
+
+CHANGES = {
+    "as planned": {},
+    "residual": {"residual": True},
+    "MR, inside of the body": {"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [True]},
+    "linear": {"resampling_fn_data": "resample_torch_fornnunet", "resampling_fn_data_kwargs": {"is_seg": False}},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("more", [{}, {"image_reader_writer": "NibabelIOWithReorient", "transpose_forward": [1, 0, 2]}])
+def test_a_plan_of_nnunet_goes_back_as_it_came(changes, more):
+    plan = model_plan(plans(configuration(**changes), **more), "3d_fullres", 1, Path("theirs"))
+    assert model_plan(plans_json("mine", plan), CONFIGURATION, 1, Path("back")) == plan

@@ -9,7 +9,8 @@ from tiny_training import CLASSES, PLAN, PRESENT, make_job
 
 from labelloop.base.errors import UserError
 from labelloop.inference.nnunet import import_nnunet
-from labelloop.networks.network import build_network
+from labelloop.networks.network import build_network, load_network
+from labelloop.networks.nnunet_plan import parse_plan
 from labelloop.networks.plans import Plan
 from labelloop.training.export import export_nnunet
 from labelloop.training.initial import start_from
@@ -113,3 +114,19 @@ def test_weights_of_a_model_of_nnunets_are_a_start_and_no_export(tmp_path):
     assert not head[2].any()
     with pytest.raises(UserError, match="nnU-Net trained this model"):
         export_nnunet(ours, tmp_path / "out")
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_a_model_of_nnunet_lends_its_rows_by_the_names_that_a_data_set_file_gives(tmp_path, residual):
+    labels = {"background": 0, "Leber": 1, "Milz": 2, "Niere": 3, "Niere2": 4, "spleen": 5}
+    zoo = import_nnunet(save_nnunet(tmp_path, configuration(residual=residual), labels=labels), tmp_path / "ours")
+    plan = parse_plan(json.loads((zoo / "model.json").read_text())["plan"])
+    theirs = load_network(lambda: build_network(plan, 6), zoo / "weights.pt")
+    image = torch.randn(1, 1, *plan.patch, generator=torch.Generator().manual_seed(0))
+    mine, names = ("spleen", "liver", "kidney"), {"Leber": "liver", "Milz": "spleen", "Niere": "kidney"}
+    network = build_network(plan, 4)
+    start_from(network, zoo, mine, names=names)
+    before, after = outputs(theirs, image), outputs(network, image)
+    torch.testing.assert_close(after, before[:, [0, 2, 1, 3]])
+    start_from(network, zoo, mine, names=names | {"Niere2": "kidney"})  # of two outputs, neither is the class
+    assert (outputs(network, image)[:, 3] == 0).all()

@@ -1,11 +1,13 @@
 """Models from outside as teachers beside one of our own, in Snakemake: made once, and anew where something changed."""
 
 import csv
+import json
 import re
 import sys
 
 import numpy as np
 import pytest
+import torch
 from tiny_nnunet import save_nnunet
 from tiny_project import PLAN, TRAINER, Project
 
@@ -14,6 +16,8 @@ from labelloop.base.files import write_text
 from labelloop.base.shards import Ledger, read_manifests
 from labelloop.base.tables import read_table, write_table
 from labelloop.images.volume import Geometry, read, write
+from labelloop.inference.nnunet import import_nnunet
+from labelloop.training.export import export_nnunet
 
 IDS = load_classes("flare").ids
 GRID = Geometry((24, 20, 16), (8.0, 8.0, 8.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -24,10 +28,13 @@ case, image, out = sys.argv[1:]
 sys.exit("out of order") if case == "other" else shutil.copy(f"made/{case}.nii.gz", out)
 """
 RECIPE = {
-    "plans": {"tiny": PLAN},
+    "plans": {"tiny": PLAN, "theirs": {"like": "zoo"}},
     "models": {
         "teacher": {"plan": "tiny", "classes": "organs", "trainer": TRAINER},
-        "student": {"plan": "tiny", "classes": "organs", "labels": "pseudo", "trainer": TRAINER},
+        "student": {
+            "plan": "theirs", "classes": "organs", "labels": "pseudo", "init_from": "zoo",
+            "trainer": TRAINER | {"kind": "partial"},
+        },
     },
     "outside": {
         "zoo": {"nnunet": "Dataset001_Tiny", "folds": [0], "dataset": "zoo.yaml", "license": "Apache-2.0", "saw": []},
@@ -142,3 +149,19 @@ def test_only_what_changed_is_made_anew(project):
     write(project.folder / "made" / "plain.nii.gz", label_map(7), GRID)
     (project.folder / "version.txt").write_text("1.1")
     assert due(project) == {"predict_outside": 2, "fuse": 1, "agree": 1, "held_out": 1, "select": 1}
+
+
+def test_a_student_goes_on_from_the_weights_of_a_model_of_nnunet(project):
+    """It sees images as that one does, and its files say where it comes from; nnU-Net can take it back."""
+    project.snakemake("--cores", "2", "results/models/student/model.json")
+    models = project.results / "models"
+    zoo, student = (json.loads((models / name / "model.json").read_text()) for name in ("zoo", "student"))
+    assert student["plan"] == zoo["plan"]
+    assert student["init_from"] == {key: zoo[key] for key in ("name", "weights_sha256")}
+    assert student["licenses"]["models"]["zoo"] == "Apache-2.0"
+    back = import_nnunet(export_nnunet(models / "student", project.folder / "back"), project.folder / "again")
+    assert json.loads((back / "model.json").read_text())["plan"] == student["plan"]
+    started = torch.load(models / "zoo" / "weights.pt", weights_only=True)["weights"]
+    trained = torch.load(models / "student" / "weights.pt", weights_only=True)["weights"]
+    name = "encoder.stages.0.0.convs.0.conv.weight"
+    assert 0 < (trained[name] - started[name]).abs().max() < started[name].abs().max() / 4

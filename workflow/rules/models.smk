@@ -48,6 +48,8 @@ rule train:
         classes=run.chain.classes,
         groups=wiring.groups(),
         licenses=lambda w: run.licenses(w.model),
+        start_names=lambda w: run.outside.start_names(w.model),
+        saw=lambda w: run.outside.seen_before(w.model),
         deterministic=run.config.deterministic,
         trigger=trigger(TRAINING_VERSION, run.scheme.fingerprint()),
     message:

@@ -55,6 +55,15 @@ def by_verb(verbs: Sequence[str], what: str = "a step") -> Discriminator:
     return _told(verb_of, f"expected {what} with one of the keys {_or(verbs)}")
 
 
+def by_form(form_of: Callable[[Any], str], expected: str) -> Discriminator:
+    """Tell the members of a union by what ``form_of`` says of a value.
+
+    Args:
+        expected: said of a value that is none of them.
+    """
+    return _told(lambda value: MARK + form_of(value), expected)
+
+
 def _told(by: Callable[[Any], str | None], otherwise: str) -> Discriminator:
     return Discriminator(by, custom_error_type="no_such_kind", custom_error_message=otherwise)
 

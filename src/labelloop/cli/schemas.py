@@ -11,6 +11,7 @@ from labelloop.base.tables import TABLES
 from labelloop.cases.table import Case
 from labelloop.images.datasets import Dataset
 from labelloop.inference.outside import OUTSIDE
+from labelloop.networks.nnunet_plan import PLANS
 from labelloop.recipe import Recipe
 from labelloop.recipe.inheritance import NAMED
 from labelloop.run.config import RunConfig
@@ -51,7 +52,8 @@ def _add_inheritance(schema: dict[str, Any]) -> None:
     for section in NAMED:
         entries = keys[section]
         entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
-    what = {"Plan": "plan", "ModelSpec": "model", "LabelSetSpec": "label set"}
+    what = {"ModelSpec": "model", "LabelSetSpec": "label set"}
+    what |= {settings.__name__: "plan, or model of nnU-Net's," for settings in PLANS.values()}
     what |= {settings.__name__: "trainer, or kind of trainer," for settings in TRAINER_SETTINGS.values()}
     what |= {settings.__name__: "model" for settings in OUTSIDE.values()}
     for part, named in what.items():

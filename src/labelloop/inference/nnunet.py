@@ -24,7 +24,7 @@ from labelloop.base.sequences import flat
 from labelloop.base.wording import named
 from labelloop.inference.nnunet_files import INSTEAD, Checkpoint, DatasetFile, dataset_of, model_name, model_plan
 from labelloop.networks.network import build_network
-from labelloop.networks.nnunet_plan import NnunetPlan
+from labelloop.networks.nnunet_plan import NnunetPlan, unfit_for
 from labelloop.networks.plans import Plan
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ REFUSED = (
     "Only tensors, numbers and texts are taken from a checkpoint. If you trust it, load it with torch, and save anew "
     "its network_weights, trainer_name, init_args and inference_allowed_mirroring_axes alone."
 )
-IMPORT_VERSION = 2
+IMPORT_VERSION = 3
 """Raised when the same files are read as another model."""
 DEEPEST = 3
 """Levels below a folder at which a model is looked for: a data set's folder, and ``nnUNet_results``."""
@@ -56,8 +56,7 @@ def is_nnunet(path: str | Path) -> bool:
 
 def tell_unfit(model: str, plan: Plan, modalities: Iterable[str]) -> None:
     """Warn where a model of nnU-Net's takes CT for MR, or MR for CT: it normalizes all images alike."""
-    found = [plan.normalization.unfit_for(m) for m in sorted(set(modalities))] if isinstance(plan, NnunetPlan) else []
-    for words in filter(None, found):
+    for words in unfit_for(plan, modalities):
         log.warning("model %s %s", model, words)
 
 
@@ -67,17 +66,21 @@ class NnunetFiles:
 
     Args:
         class_ids: id of each class in its label maps.
+        plan: of one of its folds; None where the name of its folder does not say which of nnU-Net's configurations.
+        folds: of which its predictions are the mean.
         files: those that its predictions depend on; a zip is one.
     """
 
     class_ids: dict[str, int]
+    plan: NnunetPlan | None
+    folds: tuple[str, ...]
     files: tuple[Path, ...]
 
 
 def described_nnunet(path: str | Path, folds: Sequence[str] = ()) -> NnunetFiles:
     """Return what a folder or zip says of its model; no checkpoint is opened, and nothing is written that stays.
 
-    The plan is looked at where the name of the model's folder says which configuration it is, as nnU-Net's do.
+    The plan is read where the name of the model's folder says which configuration it is, as nnU-Net's do.
 
     Raises:
         UserError: as :func:`import_nnunet`, for all but the checkpoints.
@@ -88,24 +91,23 @@ def described_nnunet(path: str | Path, folds: Sequence[str] = ()) -> NnunetFiles
         raise UserError(f"{path}: {found}; expected a folder with plans.json, dataset.json and its folds, or a zip")
     if path.is_dir():
         model = _only(path, _models_in(path))
-        chosen = [model / fold / CHECKPOINT for fold in _folds(model, path, folds)]
-        return NnunetFiles(_described(model, path, model.name), (model / "plans.json", model / "dataset.json", *chosen))
+        chosen = _folds(model, path, folds)
+        files = (model / "plans.json", model / "dataset.json", *(model / fold / CHECKPOINT for fold in chosen))
+        return NnunetFiles(*_described(model, path, model.name), tuple(chosen), files)
     with tempfile.TemporaryDirectory(prefix="labelloop-") as place:
         try:
             name = _unzip(path, Path(place), folds, weights=False)
-            _folds(Path(place), path, folds)
-            return NnunetFiles(_described(Path(place), path, name), (path,))
+            chosen = _folds(Path(place), path, folds)
+            return NnunetFiles(*_described(Path(place), path, name), tuple(chosen), (path,))
         except UserError as error:  # the user knows the zip, not what it was copied to
             raise UserError(str(error).replace(place, str(path))) from error
 
 
-def _described(model: Path, path: Path, name: str) -> dict[str, int]:
-    """Return the classes of the model in ``model``, whose folder is called ``name``; look at its plan."""
+def _described(model: Path, path: Path, name: str) -> tuple[dict[str, int], NnunetPlan | None]:
+    """Return the classes and the plan of the model in ``model``, whose folder is called ``name``."""
     classes = _classes(model, path)
     configuration = name.rpartition("__")[2] if name.count("__") == 2 else ""
-    if configuration:
-        model_plan(read_json(model / "plans.json"), configuration, 1, path)
-    return classes
+    return classes, model_plan(read_json(model / "plans.json"), configuration, 1, path) if configuration else None
 
 
 def _classes(model: Path, path: Path) -> dict[str, int]:

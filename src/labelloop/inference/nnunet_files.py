@@ -127,6 +127,8 @@ class Configuration(Loose):
 
     preprocessor_name: str
     patch_size: tuple[int, ...]
+    batch_size: int = 2
+    batch_dice: bool = False
     spacing: tuple[float, ...]
     normalization_schemes: tuple[str, ...] = Field(min_length=1)
     use_mask_for_norm: tuple[bool, ...] = Field(min_length=1)
@@ -212,6 +214,8 @@ def model_plan(content: Mapping[str, Any], name: str, folds: int, path: Path) ->
     described = {
         "spacing_mm": one.spacing,
         "patch": one.patch_size,
+        "batch_size": one.batch_size,
+        "batch_dice": one.batch_dice,
         "features": network.features_per_stage,
         "strides": network.strides,
         "kernels": network.kernel_sizes,

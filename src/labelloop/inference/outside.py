@@ -72,6 +72,15 @@ class NnunetModel(Outside):
         except UserError:  # told when a run starts (``run.outside``)
             return super().own_ids(dataset)
 
+    def our_names(self, dataset: Dataset) -> dict[str, str]:
+        """Return the class that each of the network's outputs is, by their own names; those that are none are left out.
+
+        Raises:
+            UserError: when the model cannot be read.
+        """
+        found = {own: dataset.class_of(number) for own, number in self.described.class_ids.items()}
+        return {own: name for own, name in found.items() if name is not None}
+
 
 class CommandModel(Outside):
     """A command that writes the label map of one image. No shell reads it; quotes keep words together."""

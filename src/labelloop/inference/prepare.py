@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 
 from labelloop.base.errors import CaseError
-from labelloop.images.volume import Geometry, Turn, Volume, axes_to_ras, canonical, turned, whole_numbers
+from labelloop.images.volume import Geometry, Turn, Volume, axes_to_ras, turned, whole_numbers
 from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.resample import Resampling, Shape, resample_labels, separate_axis, target_shape
 from labelloop.inference.splines import spline_resampled
@@ -63,18 +63,24 @@ class Frame:
     def zeros(self) -> tuple[np.ndarray, np.ndarray]:
         """Return a label map of zeros on the stored grid, uint8, and the part that is the canonical crop: a view."""
         labels = np.zeros(self.stored.shape, np.uint8)
-        return labels, turned(Volume(labels, self.stored), self.turn or axes_to_ras(self.stored)).array[self.slices]
+        return labels, self.turned(Volume(labels, self.stored)).array[self.slices]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the frame as plain JSON-able data; only those of our own plans are kept in files."""
-        return {key: value for key, value in asdict(self).items() if key not in ("turn", "separate_z")}
+        """Return the frame as plain JSON-able data."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Frame":
         """Return the frame that :meth:`as_dict` described, also after a round trip through JSON."""
         stored, oriented = (Geometry(**{k: tuple(v) for k, v in content[g].items()}) for g in ("stored", "oriented"))
         z, y, x = (tuple(part) for part in content["crop"])
-        return cls(stored, oriented, (z, y, x), tuple(content["spacing_mm"]))
+        turn = content.get("turn")
+        kept = (tuple(turn[0]), tuple(turn[1])) if turn else None
+        return cls(stored, oriented, (z, y, x), tuple(content["spacing_mm"]), kept, content.get("separate_z"))
+
+    def turned(self, volume: Volume) -> Volume:
+        """Return a volume on the stored grid in the orientation in which the network sees it."""
+        return turned(volume, self.turn or axes_to_ras(self.stored))
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,7 @@ def prepare_label(label: Volume, frame: Frame) -> np.ndarray:
     if difference := label.geometry.difference(frame.stored):
         raise CaseError("label_grid", "", f"image and label map differ in {difference}", "Draw it on its image.")
     try:
-        cropped = whole_numbers(canonical(label).array[frame.slices])
+        cropped = whole_numbers(frame.turned(label).array[frame.slices])
     except ValueError as error:
         raise CaseError("label_fractional", "", str(error), "Write whole numbers.") from error
     if cropped.size and cropped.min() < 0:

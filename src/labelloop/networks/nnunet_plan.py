@@ -1,12 +1,13 @@
 """Plans of models that nnU-Net trained: networks and preparations of images that our own plans do not have."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from labelloop.base.classes import Strict
-from labelloop.networks.plans import Finite, Plan, Triple
+from labelloop.base.unions import Family, by_form, tag
+from labelloop.networks.plans import ADAPTATION, Finite, Plan, Triple
 
 SOURCE: Literal["nnunet"] = "nnunet"
 NormArguments = dict[
@@ -46,33 +47,32 @@ class Normalization(Strict):
 
 
 class NnunetPlan(Plan):
-    """A plan of nnU-Net's. ``ct`` and ``mr`` of :class:`Plan` do not count.
+    """A plan of nnU-Net's: images are prepared as nnU-Net does; ``ct`` and ``mr`` do not count.
 
     ``spacing_mm`` and ``patch`` are in the order of ``transpose``, and so is the network grid.
-
-    Args:
-        orientation: of the axes, before ``transpose``: as stored, or canonical.
-        transpose: order in which the network sees the axes z, y, x.
-        spline: order of the splines by which images are resampled; None: linear.
-        norm, nonlinearity: their arguments.
-        separate_z, separate_z_back: whether images, and scores, are resampled by nearest neighbor along their coarse
-            axis; None: where a grid is strongly anisotropic.
-        folds: networks of which the mean is taken.
     """
 
     smallest_side: ClassVar[int] = 1
 
-    source: Literal["nnunet"] = SOURCE
-    conv_bias: bool = True
-    norm: NormArguments
-    nonlinearity: NonlinearityArguments
-    normalization: Normalization
-    orientation: Literal["stored", "canonical"] = "stored"
-    transpose: Triple = (0, 1, 2)
-    spline: int | None = Field(None, ge=0, le=5)
-    separate_z: bool | None = None
-    separate_z_back: bool | None = None
-    folds: int = Field(1, ge=1, le=100)
+    source: Literal["nnunet"] = Field(SOURCE, description="tells it from a plan of labelloop's")
+    conv_bias: bool = Field(True, description="convolutions have a bias")
+    norm: NormArguments = Field(description="arguments of the instance norms")
+    nonlinearity: NonlinearityArguments = Field(description="arguments of the leaky ReLUs")
+    normalization: Normalization = Field(description="of intensities, whatever the modality")
+    orientation: Literal["stored", "canonical"] = Field(
+        "stored", description="of the axes, before `transpose`: as the file stores them, or as labelloop's own plans"
+    )
+    transpose: Triple = Field((0, 1, 2), description="order in which the network sees the axes z, y, x")
+    spline: int | None = Field(
+        None, ge=0, le=5, description="order of the splines by which images are resampled; none: linear"
+    )
+    separate_z: bool | None = Field(
+        None,
+        description="images are resampled by nearest neighbor along their coarse axis; none: where a grid is strongly "
+        "anisotropic",
+    )
+    separate_z_back: bool | None = Field(None, description="the same of scores, on their way back")
+    folds: int = Field(1, ge=1, le=100, description="networks of which the mean is taken; of a training, one")
 
     @model_validator(mode="after")
     def _fits(self) -> "NnunetPlan":
@@ -80,7 +80,14 @@ class NnunetPlan(Plan):
             raise ValueError(f"transpose: {self.transpose} is no order of three axes")
         if self.strides is None or self.kernels is None:
             raise ValueError("strides and kernels must be given")
+        asked = [key for key in ADAPTATION if getattr(self, key)]
+        if asked:
+            raise ValueError(f"{', '.join(asked)}: images of a plan of nnU-Net's are prepared as nnU-Net does")
         return self
+
+    def axis(self, canonical: int) -> int:
+        """Return the place of an axis, given by its place in z, y, x, among those of the network."""
+        return self.transpose.index(canonical)
 
     @property
     def images(self) -> dict[str, Any]:
@@ -97,6 +104,24 @@ class NnunetPlan(Plan):
             "nonlin_kwargs": dict(self.nonlinearity),
         }
         return described
+
+
+def _form_of(content: Any) -> str:
+    source = content.get("source") if isinstance(content, Mapping) else getattr(content, "source", None)
+    return "nnunet_plan" if source == SOURCE else "plan"
+
+
+PLANS: Family = {"plan": Plan, "nnunet_plan": NnunetPlan}
+AnyPlan = Annotated[
+    Annotated[Plan, tag("plan")] | Annotated[NnunetPlan, tag("nnunet_plan")], by_form(_form_of, "expected a plan")
+]
+"""A plan as it stands in a recipe."""
+
+
+def unfit_for(plan: Plan, modalities: Iterable[str]) -> list[str]:
+    """Say how a plan of nnU-Net's takes images of one modality (CT, MR) for those of the other, a line each."""
+    found = [plan.normalization.unfit_for(m) for m in sorted(set(modalities))] if isinstance(plan, NnunetPlan) else []
+    return list(filter(None, found))
 
 
 def parse_plan(content: Mapping[str, Any]) -> Plan:

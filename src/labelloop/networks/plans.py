@@ -144,6 +144,10 @@ class Plan(Strict):
         """Convolution kernels of each stage: as pinned, or nnU-Net's rule (see :func:`_topology`)."""
         return self.kernels or tuple(k for _, k in _topology(self))
 
+    def axis(self, canonical: int) -> int:
+        """Return the place of an axis, given by its place in z, y, x, among those of the network."""
+        return canonical
+
     @property
     def decoder_stages(self) -> int:
         """Stages of the decoder: one for each of the encoder but the last."""

@@ -12,6 +12,7 @@ from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.cases.groups import built_in, check_groups, name_problem
 from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import CleanStep
+from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.settings import KIDNEYS
 from labelloop.recipe.inference_checks import inference_errors
 from labelloop.recipe.outside_checks import not_trained_here, outside_errors
@@ -167,7 +168,7 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
         references.append((f"models.{name}.plan", spec.plan, recipe.plans))
         references.append((f"models.{name}.labels", spec.labels, {TRUTH: None, **recipe.labels}))
         if spec.init_from:
-            references.append((f"models.{name}.init_from", spec.init_from, recipe.models))
+            references.append((f"models.{name}.init_from", spec.init_from, labeling))
     for name, labels in recipe.labels.items():
         references += [(f"labels.{name}.predict", model, labeling) for model in labels.predict]
     for number, step in enumerate(recipe.inference):
@@ -264,8 +265,9 @@ def _adaptation_errors(recipe: Recipe) -> Iterable[str]:
         plan = plans.get(spec.plan)
         if plan and spec.trainer.kind == TRANSLATOR and (plan.grey is None or plan.translate):
             yield f"models.{name}.plan: {spec.plan} must have `grey` and no `translate`: a translator sees CT as it is"
-        if plan and spec.trainer.kind == SLICE_CLASSIFIER and plan.grey:
-            yield f"models.{name}.plan: a slice classifier windows Hounsfield units; {spec.plan} has a grey scale"
+        if plan and spec.trainer.kind == SLICE_CLASSIFIER and (plan.grey or isinstance(plan, NnunetPlan)):
+            scale = "a grey scale" if plan.grey else "the intensities of nnU-Net's model"
+            yield f"models.{name}.plan: a slice classifier windows Hounsfield units; {spec.plan} has {scale}"
     upright = {spec.plan: plans[spec.plan].upright for spec in models.values() if spec.plan in plans}
     if len(set(upright.values())) > 1:
         wrong = ", ".join(name for name, value in upright.items() if not value)

@@ -9,6 +9,7 @@ from labelloop.base.documents import read_yaml, short
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.lookup import find
 from labelloop.base.unions import keys_of
+from labelloop.inference.nnunet import described_nnunet
 from labelloop.inference.settings import SKIPS
 from labelloop.training.settings import TRAINER_SETTINGS
 
@@ -19,6 +20,7 @@ KINDS: dict[str, type[Strict]] = {**TRAINER_SETTINGS, **SKIPS}
 LIST = "clean"
 """Holds a list, also where its only entry stands alone; as other lists, it is replaced as a whole."""
 Raw = dict[str, Any]
+NOTHING: Mapping[str, Any] = {}
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Raw:
@@ -100,10 +102,11 @@ def written_out(raw: Raw) -> Raw:
             spec | {"trainer": _trainer(f"{place}.trainer", spec["trainer"], trainers)} if "trainer" in spec else spec
         )
 
-    for section in ("plans", "models", "outside", "labels"):
+    for section in ("outside", "plans", "models", "labels"):
         if section in result:
             prepared = with_trainer if section == "models" else _as_it_is
-            result[section] = _section(section, result[section], prepared)
+            elsewhere = result.get("outside") or {} if section == "plans" else {}
+            result[section] = _section(section, result[section], prepared, elsewhere)
     if isinstance(result.get("inference"), list):
         result["inference"] = [_cleaned(step, result.get("labels") or {}) for step in result["inference"]]
     return result
@@ -113,8 +116,14 @@ def _as_it_is(place: str, spec: Raw) -> Raw:
     return spec
 
 
-def _section(section: str, entries: Mapping[str, Any], prepared: Callable[[str, Raw], Raw]) -> Raw:
-    """Return the entries of a section with those that they are ``like`` merged in."""
+def _section(
+    section: str, entries: Mapping[str, Any], prepared: Callable[[str, Raw], Raw], outside: Mapping[str, Any] = NOTHING
+) -> Raw:
+    """Return the entries of a section with those that they are ``like`` merged in.
+
+    Args:
+        outside: models that are not trained here; a plan may be like that of one of nnU-Net's.
+    """
 
     def resolve(name: str, seen: tuple[str, ...]) -> Raw:
         place = f"{section}.{name}"
@@ -129,12 +138,31 @@ def _section(section: str, entries: Mapping[str, Any], prepared: Callable[[str, 
             raise UserError(f"{place}.like: found {short(base, 80)}, expected a name under {section}")
         if section == "trainers" and base in TRAINER_SETTINGS and base not in entries:
             return merged({"kind": base}, spec)
+        if base in outside and (base == name or base not in entries):
+            return merged(_plan_of(f"{place}.like", base, outside[base]), spec)
         if base in (name, *seen) or base not in entries:
             known = "a circle" if base in entries else f"no such name {base!r} under {section}{nearest(base, entries)}"
             raise UserError(f"{place}.like: {known}")
         return merged(resolve(base, (*seen, name)), spec)
 
     return {name: resolve(name, ()) for name in entries}
+
+
+def _plan_of(place: str, name: str, model: Mapping[str, Any]) -> Raw:
+    """Return the plan of a model from outside, which its files hold."""
+    folder = model.get("nnunet")
+    if not isinstance(folder, str):
+        raise UserError(f"{place}: {name!r} is a model from outside; of these, nnU-Net's (`nnunet`) alone have a plan")
+    try:
+        plan = described_nnunet(folder).plan
+    except UserError as error:
+        raise UserError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from error
+    if plan is None:
+        raise UserError(
+            f"{place}: {folder}: its name does not say which of nnU-Net's configurations it is; expected a folder "
+            "<trainer>__<plans>__<configuration>, as nnU-Net names it"
+        )
+    return plan.model_dump(mode="json", exclude={"ct", "mr"})
 
 
 def _trainer(place: str, value: Any, trainers: Mapping[str, Raw]) -> Any:

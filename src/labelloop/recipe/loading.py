@@ -16,6 +16,7 @@ from labelloop.inference.outside import OUTSIDE
 from labelloop.inference.settings import SKIPS
 from labelloop.inference.steps import INFERENCE_STEPS
 from labelloop.labels.settings import CLEANING
+from labelloop.networks.nnunet_plan import PLANS
 from labelloop.recipe.checks import meaning_errors
 from labelloop.recipe.ensembles import ensemble_errors, same_for_all, with_members
 from labelloop.recipe.inheritance import merged, with_extended, written_out
@@ -23,7 +24,7 @@ from labelloop.recipe.spec import Recipe
 from labelloop.recipe.spellings import old_spellings
 from labelloop.training.settings import TRAINER_SETTINGS
 
-FAMILIES: tuple[Family, ...] = (TRAINER_SETTINGS, INFERENCE_STEPS, CLEANING, SKIPS, OUTSIDE)
+FAMILIES: tuple[Family, ...] = (TRAINER_SETTINGS, INFERENCE_STEPS, CLEANING, SKIPS, OUTSIDE, PLANS)
 """All settings of which there are several kinds."""
 
 

@@ -5,16 +5,38 @@ from collections.abc import Iterable
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError, nearest
 from labelloop.images.datasets import Dataset, load_dataset, read_dataset
-from labelloop.inference.outside import Outside
+from labelloop.inference.outside import NnunetModel, Outside
 from labelloop.recipe.spec import Recipe
 
 
 def not_trained_here(name: str) -> str:
     """Say what a model from outside is good for, where something else is asked of it."""
     return (
-        f"{name!r} is a model from outside, which labels the cases of label sets (`predict`) and can be scored "
-        "(`evaluate`); here, a model that this recipe trains is needed"
+        f"{name!r} is a model from outside, which labels the cases of label sets (`predict`), can be scored "
+        "(`evaluate`) and, where nnU-Net trained it, be started from (`init_from`); here, a model that this recipe "
+        "trains is needed"
     )
+
+
+def start_errors(key: str, name: str, model: Outside) -> Iterable[str]:
+    """Yield a line for what keeps a training from starting from the weights of a model from outside.
+
+    Args:
+        key: where the recipe names it.
+        name: of the model.
+    """
+    if not isinstance(model, NnunetModel):
+        yield f"{key}: {name!r} is a model from outside, `{model.verb}`; of these, nnU-Net's alone have weights here"
+        return
+    try:
+        folds = [fold.removeprefix("fold_") for fold in model.described.folds]
+    except UserError:  # told when a run starts
+        return
+    if len(folds) > 1:
+        yield (
+            f"{key}: {name!r} is the mean of folds {', '.join(folds)}, and a training starts from one network; write "
+            f"outside.{name}.folds: [{folds[0]}], or name its folder once more, with that fold alone"
+        )
 
 
 def outside_errors(recipe: Recipe) -> Iterable[str]:

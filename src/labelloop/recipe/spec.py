@@ -12,7 +12,7 @@ from labelloop.inference.outside import OutsideModel, classes_of
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.labels.settings import CleanSteps, SelectSettings, TumorVoxels
-from labelloop.networks.plans import Plan
+from labelloop.networks.nnunet_plan import AnyPlan
 from labelloop.networks.settings import TransferSettings
 from labelloop.training.settings import SupervisedSettings, TrainerSettings
 
@@ -30,8 +30,8 @@ class ModelSpec(Strict):
     classes: Names = Field(("all",), min_length=1, description="classes or class sets that the model outputs")
     init_from: str | None = Field(
         None,
-        description="model to start from; classes keep their output rows by name. Ensembles: member by member, or all "
-        "from one model",
+        description="model to start from, of the recipe or of nnU-Net's (`outside`); classes keep their output rows by "
+        "name. Ensembles: member by member, or all from one model",
     )
     trainer: TrainerSettings = Field(
         SupervisedSettings(),
@@ -115,7 +115,7 @@ class Recipe(Strict):
     description: str = Field("", description="what the recipe does, in a few sentences")
     classes: str = Field("flare", description="class scheme: a name (`config/classes`), or a file")
     groups: dict[str, Group] = Field({}, description="groups of cases, besides the built-in ones")
-    plans: dict[str, Plan] = Field(description="networks and what they see, by name")
+    plans: dict[str, AnyPlan] = Field(description="networks and what they see, by name")
     trainers: dict[str, TrainerSettings] = Field(
         {}, description="settings of trainings that several models use, by name"
     )

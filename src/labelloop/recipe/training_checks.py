@@ -1,8 +1,13 @@
 """What trainings of a recipe cannot do: checked before any job starts, as they would fail after days, or in silence."""
 
 from collections.abc import Iterable
+from typing import Any
 
+from labelloop.base.errors import UserError
+from labelloop.inference.outside import NnunetModel
+from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import Plan
+from labelloop.recipe.outside_checks import start_errors
 from labelloop.recipe.rounds import ancestors
 from labelloop.recipe.spec import ModelSpec, Recipe
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, SegmenterSettings
@@ -12,6 +17,8 @@ NETWORK = {
     "residual": "residual", "convs_per_stage": "encoder_counts", "convs_per_stage_decoder": "decoder_counts",
 }  # fmt: skip
 """Keys of a plan that decide what its network is, and where their values stand, also those that follow from others."""
+PARTS = ("conv_bias", "norm_op_kwargs", "nonlin_kwargs")
+"""What else decides it, in nnU-Net's words: only plans of nnU-Net's may differ in it."""
 
 
 def training_errors(chain: Recipe) -> Iterable[str]:
@@ -20,8 +27,17 @@ def training_errors(chain: Recipe) -> Iterable[str]:
         if spec.trainer.kind == TRANSLATOR:
             continue
         place, plan = f"models.{name}", chain.plans[spec.plan]
+        if spec.init_from in chain.outside:
+            yield from start_errors(f"{place}.init_from", spec.init_from, chain.outside[spec.init_from])
         if spec.init_from:
             yield from _network_errors(f"{place}.init_from", spec, chain)
+        if isinstance(plan, NnunetPlan) and plan.folds > 1:
+            yield f"plans.{spec.plan}.folds: {plan.folds}, and a training is of one network. Leave it out"
+        if _slices_elsewhere(plan, spec):
+            yield (
+                f"{place}.trainer.crop_z_mm: plan {spec.plan} sees another axis than z first (transpose), "
+                "and slices are cut along the first. Leave it out"
+            )
         if spec.trainer.kind in SEMI_SUPERVISED and plan.batch_size < 2:
             yield (
                 f"{place}.trainer.kind: {spec.trainer.kind} needs room for labeled and unlabeled samples in a batch; "
@@ -44,15 +60,46 @@ def exports_best(spec: ModelSpec) -> bool:
 
 def _network_errors(key: str, spec: ModelSpec, chain: Recipe) -> Iterable[str]:
     """Yield a line when the weights of the model to start from do not fit the network."""
-    other = chain.models[spec.init_from or ""].plan
-    ours, theirs = chain.plans[spec.plan], chain.plans[other]
-    wrong = [key for key, where in NETWORK.items() if getattr(ours, where) != getattr(theirs, where)]
+    start = spec.init_from or ""
+    other = f"of {start}" if start in chain.outside else chain.models[start].plan
+    ours, theirs = chain.plans[spec.plan], _plan_of(start, chain)
+    wrong = _differences(ours, theirs) if theirs else []
     if wrong:
-        found = "; ".join(f"{name} {_shown(ours, name)}, not {_shown(theirs, name)}" for name in wrong)
+        instead = f"plans.{spec.plan}: {{like: {start}}}" if start in chain.outside else f"plan: {other}"
         yield (
-            f"{key}: the plans {spec.plan} and {other} have different networks ({found}), and weights of "
-            f"{spec.init_from} do not fit. Write plan: {other}, or leave init_from out"
+            f"{key}: the plans {spec.plan} and {other} have different networks ({'; '.join(wrong)}), and weights of "
+            f"{start} do not fit. Write {instead}, or leave init_from out"
         )
+
+
+def _plan_of(model: str, chain: Recipe) -> Plan | None:
+    """Return the plan of a model, trained here or not; None where its files do not tell it."""
+    if model in chain.models:
+        return chain.plans[chain.models[model].plan]
+    outside = chain.outside[model]
+    try:
+        return outside.described.plan if isinstance(outside, NnunetModel) else None
+    except UserError:  # told when a run starts
+        return None
+
+
+def _differences(ours: Plan, theirs: Plan) -> list[str]:
+    """Return in what the networks of two plans differ, in words."""
+    keys = [key for key, where in NETWORK.items() if getattr(ours, where) != getattr(theirs, where)]
+    found = [f"{key} {_shown(ours, key)}, not {_shown(theirs, key)}" for key in keys]
+    parts = [_part(plan) for plan in (ours, theirs)]
+    return found + [f"{key} {parts[0][key]}, not {parts[1][key]}" for key in PARTS if parts[0][key] != parts[1][key]]
+
+
+def _part(plan: Plan) -> dict[str, Any]:
+    """Return what a plan's network is made of; whether it computes in place decides nothing."""
+    given = plan.architecture()["arch_kwargs"]
+    return given | {"nonlin_kwargs": {key: value for key, value in given["nonlin_kwargs"].items() if key != "inplace"}}
+
+
+def _slices_elsewhere(plan: Plan, spec: ModelSpec) -> bool:
+    """Say whether a training crops slices and does not see them along its first axis."""
+    return isinstance(spec.trainer, SegmenterSettings) and spec.trainer.crop_z_mm is not None and plan.axis(0) != 0
 
 
 def _shown(plan: Plan, key: str) -> str:

@@ -59,19 +59,18 @@ def needed(recipe: Recipe) -> set[str]:
 
 
 def lineage(recipe: Recipe, model: str) -> list[str]:
-    """Return the models whose weights a model starts from, the nearest first."""
-    before = recipe.models[model].init_from
+    """Return the models whose weights a model starts from, the nearest first; the last may be one from outside."""
+    before = recipe.models[model].init_from if model in recipe.models else None
     return [before, *lineage(recipe, before)] if before else []
 
 
 def updates(recipe: Recipe, model: str) -> int:
     """Return the updates behind a model's weights: its own, and those of the models that it started from.
 
-    0 for a model from outside, of which nobody knows.
+    0 for a model from outside, of which nobody knows, and for what starts from one.
     """
-    if model in recipe.outside:
-        return 0
-    return sum(own_updates(recipe, name) for name in (model, *lineage(recipe, model)))
+    behind = (model, *lineage(recipe, model))
+    return 0 if behind[-1] in recipe.outside else sum(own_updates(recipe, name) for name in behind)
 
 
 def own_updates(recipe: Recipe, model: str) -> int:

@@ -132,7 +132,7 @@ class Expected:
         known, patients = self.known(model), {case: row.patient for case, row in self.cases.items()}
         drawn = {case: self.annotated[case] & outputs for case in known}
         judged = known if spec.validate_on == "labels" else {case: names for case, names in drawn.items() if names}
-        seen = self.learned_from(lineage(self.chain, model))
+        seen = self.seen_by(lineage(self.chain, model))
         held_out = held_out_cases(known, judged, patients, seen, spec.validation_fraction, spec.validation_seed)
         away = {patients[case] for case in held_out}
         learning = members if spec.trainer.kind in SEMI_SUPERVISED else known
@@ -145,6 +145,12 @@ class Expected:
     def learned_from(self, models: Iterable[str]) -> set[str]:
         """Return the patients that any of ``models`` is expected to learn from."""
         return {self.cases[case].patient for case in flat(self.split(model).train for model in models)}
+
+    def seen_by(self, models: Iterable[str]) -> set[str]:
+        """Return the patients that any of ``models``, trained here or not, learned from, or may have."""
+        asked = list(models)
+        ours = [model for model in asked if model in self.chain.models]
+        return self.learned_from(ours) | self.may_have_seen([model for model in asked if model not in ours])
 
     def may_have_seen(self, models: Iterable[str]) -> set[str]:
         """Return the patients that any of ``models``, those from outside, may have learned from."""

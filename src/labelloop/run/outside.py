@@ -17,6 +17,7 @@ from labelloop.images.datasets import read_dataset
 from labelloop.images.detached import known_parts
 from labelloop.inference.outside import CommandModel, FilesModel, NnunetModel, Outside, dataset_of
 from labelloop.recipe import Recipe, ancestors
+from labelloop.run.chain import lineage
 
 VERSION_LIMIT_S = 300.0
 """Seconds that a command may take to print its version: some load torch first."""
@@ -29,14 +30,24 @@ class Outsiders:
         chain: the recipe, its rounds written out.
         shards: cases by shard.
         predictions: the (model, shard) of the label maps that the run needs.
+        trained: the models that the run trains; they may start from some.
     """
 
-    def __init__(self, chain: Recipe, shards: Mapping[str, Sequence[Case]], predictions: Iterable[tuple[str, str]]):
+    def __init__(
+        self,
+        chain: Recipe,
+        shards: Mapping[str, Sequence[Case]],
+        predictions: Iterable[tuple[str, str]],
+        trained: Iterable[str],
+    ):
         self._chain, self._shards = chain, shards
         self._asked: dict[str, list[Case]] = {}
         for name, shard in predictions:
             if name in chain.outside:
                 self._asked.setdefault(name, []).extend(shards[shard])
+        for name in filter(None, (chain.models[model].init_from for model in trained)):
+            if name in chain.outside:
+                self._asked.setdefault(name, [])
         self.names = [name for name in chain.outside if name in self._asked]
 
     @property
@@ -82,6 +93,16 @@ class Outsiders:
     def saw(self, labels: str) -> list[str]:
         """Return the data sets, as the case table names them, that models behind a label set may have learned from."""
         return may_have_seen(self._chain, behind(self._chain, labels), self._data_sets)
+
+    def seen_before(self, model: str) -> list[str]:
+        """Return the data sets that models from outside whose weights a model starts from may have learned from."""
+        before = [name for name in lineage(self._chain, model) if name in self._chain.outside]
+        return may_have_seen(self._chain, before, self._data_sets)
+
+    def start_names(self, model: str) -> dict[str, str] | None:
+        """Return our names of the classes of the model from outside that a model starts from; None without one."""
+        spec = self._chain.outside.get(self._chain.models[model].init_from or "")
+        return spec.our_names(dataset_of(spec, self._chain.scheme)) if isinstance(spec, NnunetModel) else None
 
     @cached_property
     def _data_sets(self) -> set[str]:

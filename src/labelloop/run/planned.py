@@ -17,6 +17,7 @@ from labelloop.base.sequences import flat
 from labelloop.base.wording import count
 from labelloop.cases.table import load_cases
 from labelloop.networks.network import build_network, count_parameters
+from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import ADAPTATION, Plan
 from labelloop.recipe import Recipe, load_recipe
 from labelloop.training.planning import Configuration, PlannedNetwork, plan_for, shapes_of, usual_memory_gb
@@ -54,6 +55,8 @@ def write_planned(
         raise UserError(f"{out}: exists; name another file, or remove it")
     recipe = load_recipe(name)
     replaced = _plan_name(recipe, plan_name)
+    if isinstance(recipe.plans[replaced], NnunetPlan):
+        raise UserError(f"recipe {name}: plan {replaced} is that of a model of nnU-Net's, whose weights fit no other")
     models = [spec for spec in recipe.models.values() if spec.plan == replaced and spec.trainer.kind != TRANSLATOR]
     classes = recipe.scheme.select(flat(spec.classes for spec in models))
     if not models:

@@ -70,7 +70,7 @@ class Run:
         self.shards = Shards(self.cases, self.config.shard_size, self.config.infer_roles)
         self.wiring = Wiring(self.recipe, self.chain)
         self.trainings = TrainingResources(self.config, self.chain, self.wiring, self.shards)
-        self.outside = Outsiders(self.chain, self.shards.cases, self.predictions())
+        self.outside = Outsiders(self.chain, self.shards.cases, self.predictions(), self.wiring.used_models)
         self._reviews: dict[str, Reviews] = {}
 
     def problems(self) -> list[str]:

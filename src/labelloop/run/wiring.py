@@ -38,8 +38,8 @@ class Wiring:
         return arrays_of(self._chain, model)
 
     def lineage(self, model: str) -> list[str]:
-        """Models whose weights a model starts from."""
-        return lineage(self._chain, model)
+        """Models of the chain whose weights a model starts from."""
+        return [name for name in lineage(self._chain, model) if name in self._chain.models]
 
     def cutmix(self, model: str) -> CutMix | None:
         """Return which tumor objects a model pastes, and how; None where it pastes none."""

@@ -17,7 +17,7 @@ from labelloop.base.shards import Ledger
 from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.cases.groups import Group, group_cases
 from labelloop.cases.survey import merge_survey, survey_shard
-from labelloop.networks.plans import Plan
+from labelloop.networks.nnunet_plan import parse_plan, unfit_for
 from labelloop.steps.common import SurveyTables, as_cases, read_cases, read_many
 
 log = logging.getLogger(__name__)
@@ -120,10 +120,12 @@ def prepare(
     from labelloop.inference.prepare import prepare_image
     from labelloop.inference.prepared import write_image_array
 
-    settings = Plan.model_validate(plan)
+    settings, items = parse_plan(plan), survey.usable()
+    for words in unfit_for(settings, (item.case.modality for item in items)):
+        log.warning("the plan, of a model of nnU-Net's, %s", words)
     translating = _Translation(model_of(translator[0]), device) if translator else None
     ledger = Ledger.of(manifest)
-    for item in survey.usable():
+    for item in items:
         look = translating if item.case.modality == "CT" else None
 
         def work(item=item, look=look):

@@ -14,7 +14,7 @@ from labelloop.base.tables import write_table
 from labelloop.cases.annotation import UNKNOWN, annotated
 from labelloop.cases.usable import UsableCase
 from labelloop.inference.settings import Device
-from labelloop.networks.plans import Plan
+from labelloop.networks.nnunet_plan import parse_plan
 from labelloop.recipe import TRUTH, ModelSpec
 from labelloop.run.resources import Workers, loader_workers
 from labelloop.steps.common import (
@@ -60,6 +60,8 @@ def train(
     learned: Sequence[Path] = (),
     objects: Sequence[Path] = (),
     licenses: dict[str, dict[str, str]] | None = None,
+    start_names: dict[str, str] | None = None,
+    saw: Sequence[str] = (),
 ) -> None:
     """Train one model on its label set.
 
@@ -74,6 +76,8 @@ def train(
         learned: tables of the cases that that model, and those it started from, were trained with.
         objects: manifests of the tumor objects that the training pastes, if it does.
         licenses: of the data sets and the models from outside that it learns from, for ``model.json``.
+        start_names: which of our classes the classes of the model that it starts from are, where that is from outside.
+        saw: data sets that models from outside that it starts from may have learned from.
 
     Raises:
         UserError: when no case is left to learn from.
@@ -84,7 +88,7 @@ def train(
     usable = in_groups(survey.usable(), asked.cases, scheme, groups)
     full = _full(asked, usable, scheme, groups)
     outputs = scheme.select(asked.classes)
-    patients, seen = _patients(survey.cases, learned)
+    patients, seen = _patients(survey.cases, learned, saw)
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
     states = trusted(selected, usable)
     cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, *states)
@@ -92,7 +96,7 @@ def train(
         TrainingJob(
             name=name,
             folder=model_of(model),
-            plan=Plan.model_validate(plan),
+            plan=parse_plan(plan),
             images=folder_of(images[0]),
             labels=folder_of(labels[0]),
             cases=cases,
@@ -101,6 +105,7 @@ def train(
             licenses=licenses or {},
             settings=settings_of(asked.trainer, TrainingSettings),
             init_from=model_of(init_from[0]) if init_from else None,
+            start_names=start_names,
             tumors=_tumor_bank(objects, {c.case for c in cases}) if objects else None,
             device=device,
             deterministic=deterministic,
@@ -115,10 +120,12 @@ train_slices = train
 """A slice classifier leaves other files beside its ``model.json``."""
 
 
-def _patients(cases: Sequence[Path], learned: Sequence[Path]) -> tuple[dict[str, str], set[str]]:
-    """Return the patient of each case, and the patients that earlier trainings learned from."""
-    patients = {case.case: case.patient for case in read_cases(cases)}
-    return patients, {patients[case] for case in learned_cases(learned) if case in patients}
+def _patients(cases: Sequence[Path], learned: Sequence[Path], saw: Collection[str]) -> tuple[dict[str, str], set[str]]:
+    """Return the patient of each case, and the patients that earlier trainings learned from, here or elsewhere."""
+    rows = read_cases(cases)
+    patients = {case.case: case.patient for case in rows}
+    seen = {patients[case] for case in learned_cases(learned) if case in patients}
+    return patients, seen | {case.patient for case in rows if case.dataset in saw}
 
 
 def _full(model: ModelSpec, cases: Sequence[UsableCase], scheme: ClassScheme, groups: dict[str, dict]) -> set[str]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
-from labelloop.base.documents import load_tensors
+from labelloop.base.documents import load_tensors, read_json
 from labelloop.base.errors import UserError
 from labelloop.base.files import atomic, write_json
 from labelloop.base.outputs import refuse_overwriting
 from labelloop.inference.engine import ModelFile, read_model
-from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import ADAPTATION
 from labelloop.training.stock import CONFIGURATION, PLANS, dataset_json, plans_json
 
@@ -75,7 +74,7 @@ def export_tree(model: Path, out: Path, modality: str = "CT", number: int = 900)
 
 def _described(model: Path) -> ModelFile:
     described = read_model(model)
-    if isinstance(described.plan, NnunetPlan):
+    if "nnunet" in read_json(model / "model.json"):
         raise UserError(f"{model}: nnU-Net trained this model; give its tools the folder or zip that it was made from")
     asked = [key for key in ADAPTATION if getattr(described.plan, key)]
     if asked:

@@ -12,6 +12,7 @@ from labelloop.cases.annotation import UNKNOWN
 from labelloop.inference.settings import Device
 from labelloop.networks.plans import Plan
 from labelloop.training.settings import (
+    AXES,
     TRAINING_VERSION,
     Determinism,
     PartialSettings,
@@ -85,6 +86,8 @@ class TrainingJob:
             training.
         cards: cards that share each batch, at most; on ``cpu``, processes (see ``distributed``).
         init_from: folder of a finished model whose weights the training starts from (see ``initial``).
+        start_names: the class of ours that each class of that model is; those not named are none. None: they have our
+            names.
         stage: folder on this node's own disk to which the arrays are copied first (see ``staging``); None: they are
             read in place.
         tumors: objects that ``settings.cutmix`` pastes.
@@ -104,6 +107,7 @@ class TrainingJob:
     workers: int = 1
     cards: int = 1
     init_from: Path | None = None
+    start_names: Mapping[str, str] | None = None
     tumors: TumorBank | None = None
     stage: str | None = None
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -129,6 +133,8 @@ class TrainingJob:
         }
         if self.init_from:
             content["init_from"] = described(self.init_from)["weights_sha256"]
+        if self.start_names is not None:
+            content["start_names"] = sorted(self.start_names.items())
         settings = self.settings
         if not isinstance(settings, SegmenterSettings) or settings.sampling != "uniform":
             content["truth"] = sorted((c.case, sorted(c.truth)) for c in self.cases if c.truth is not None)
@@ -137,6 +143,11 @@ class TrainingJob:
         if cutmix_of(settings) and self.tumors:
             content["tumors"] = sorted(self.tumors.keys.items())
         return content
+
+
+def mirror_axes_of(job: TrainingJob) -> tuple[int, ...]:
+    """Return the axes of the network's grid along which patches are mirrored."""
+    return tuple(job.plan.axis(AXES.index(axis)) for axis in job.segmenter.mirror_axes)
 
 
 def described(model: Path) -> dict[str, Any]:

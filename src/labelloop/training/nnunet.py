@@ -14,9 +14,9 @@ from labelloop.base.files import atomic, sha256, write_json
 from labelloop.base.paths import OUTPUTS
 from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
-from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described
+from labelloop.training.job import TrainingCase, TrainingJob, TumorBank, described, mirror_axes_of
 from labelloop.training.progress import Progress, draw_curve
-from labelloop.training.settings import AXES, TRAINING_VERSION
+from labelloop.training.settings import TRAINING_VERSION
 from labelloop.training.staging import staged_job
 from labelloop.training.stock import dataset_json, plans_json
 from labelloop.training.work import Work
@@ -100,7 +100,7 @@ def _describe(job: TrainingJob, precision: str, progress: Progress, cases: dict[
         "channels": ["background", *job.classes],
         "plan": job.plan.model_dump(mode="json"),
         "settings": job.settings.model_dump(mode="json"),
-        "mirror_axes": [AXES.index(axis) for axis in job.segmenter.mirror_axes],
+        "mirror_axes": mirror_axes_of(job),
         "fingerprint": job.fingerprint,
         "precision": precision,
         "training_version": TRAINING_VERSION,

@@ -1,22 +1,29 @@
 """A plan in nnU-Net's words: the ``plans.json`` and ``dataset.json`` that it reads.
 
-Canonical orientation is ``NibabelIOWithReorient``, resampling is ``resample_torch_fornnunet`` (linear), intensity
-properties are the plan's pinned ones.
+Canonical orientation is ``NibabelIOWithReorient``, linear resampling is ``resample_torch_fornnunet``, intensity
+properties are the plan's pinned ones. A plan that came from nnU-Net goes back as it came.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from labelloop.inference.nnunet_files import LINEAR, NORMALIZATIONS, SPLINES
+from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import Plan
 
 CONFIGURATION = "3d_fullres"
 PLANS = "labelloop"
-NORMALIZATION = {"CT": "CTNormalization", "MR": "ZScoreNormalization"}
+SCHEMES = {kind: scheme for scheme, kind in NORMALIZATIONS.items()}
+READERS = {"stored": "SimpleITKIO", "canonical": "NibabelIOWithReorient"}
+"""nnU-Net's readers of images, by the orientation in which they give them."""
 
 
 def plans_json(name: str, plan: Plan, modality: str = "CT") -> dict[str, Any]:
-    """Return nnU-Net's ``plans.json`` for ``plan`` on images of one modality, CT or MR."""
-    low, high = plan.ct.clip_hu
-    resampling = {"force_separate_z": False, "memefficient_seg_resampling": False}
+    """Return nnU-Net's ``plans.json`` for ``plan``.
+
+    Args:
+        modality: of the images, CT or MR, which nnU-Net normalizes alike. A plan of nnU-Net's says itself how.
+    """
     configuration: dict[str, Any] = {
         "data_identifier": "labelloop",
         "preprocessor_name": "DefaultPreprocessor",
@@ -24,37 +31,79 @@ def plans_json(name: str, plan: Plan, modality: str = "CT") -> dict[str, Any]:
         "patch_size": list(plan.patch),
         "median_image_size_in_voxels": list(plan.patch),  # only ever printed
         "spacing": list(plan.spacing_mm),
-        "normalization_schemes": [NORMALIZATION[modality]],
-        "use_mask_for_norm": [False],
         "architecture": plan.architecture(),
         "batch_dice": plan.batch_dice,
     }
-    for what, labels in (("data", False), ("seg", True), ("probabilities", False)):
-        configuration[f"resampling_fn_{what}"] = "resample_torch_fornnunet"
-        configuration[f"resampling_fn_{what}_kwargs"] = {"is_seg": labels, **resampling}
+    prepared = _as_nnunet(plan) if isinstance(plan, NnunetPlan) else _as_ours(plan, modality)
+    transpose = list(prepared.transpose)
     return {
         "dataset_name": name,
         "plans_name": PLANS,
         "original_median_spacing_after_transp": list(plan.spacing_mm),
         "original_median_shape_after_transp": list(plan.patch),
-        "image_reader_writer": "NibabelIOWithReorient",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
+        "image_reader_writer": prepared.reader,
+        "transpose_forward": transpose,
+        "transpose_backward": [transpose.index(axis) for axis in range(3)],
         "experiment_planner_used": "labelloop",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {
-            "0": {
-                "percentile_00_5": low,
-                "percentile_99_5": high,
-                "mean": plan.ct.mean,
-                "std": plan.ct.std,
-                "median": plan.ct.mean,
-                "min": low,
-                "max": high,
-            }
-        },
-        "configurations": {CONFIGURATION: configuration},
+        "foreground_intensity_properties_per_channel": {"0": prepared.intensities},
+        "configurations": {CONFIGURATION: configuration | prepared.configuration},
     }
+
+
+class Preparation(NamedTuple):
+    """How nnU-Net is told to prepare images: its reader, order of axes, intensities, and keys of a configuration."""
+
+    reader: str
+    transpose: Sequence[int]
+    intensities: dict[str, float]
+    configuration: dict[str, Any]
+
+
+def _as_ours(plan: Plan, modality: str) -> Preparation:
+    """Return what makes nnU-Net prepare images as plans of our own do."""
+    kind = "ct" if modality == "CT" else "zscore"
+    how = plan.ct
+    intensities = _intensities(how.clip_hu, how.mean, how.std)
+    return Preparation(
+        READERS["canonical"], (0, 1, 2), intensities, _configuration(kind, _linear(False), _linear(False))
+    )
+
+
+def _as_nnunet(plan: NnunetPlan) -> Preparation:
+    """Return what makes nnU-Net prepare images as a plan of its own says."""
+    how, given = plan.normalization, _linear(plan.separate_z)
+    if plan.spline is not None:
+        given = SPLINES, {"order": plan.spline, "order_z": 0, "force_separate_z": plan.separate_z}
+    intensities = _intensities(how.clip or (0.0, 0.0), how.mean, how.std)
+    configuration = _configuration(how.kind, given, _linear(plan.separate_z_back))
+    return Preparation(READERS[plan.orientation], plan.transpose, intensities, configuration)
+
+
+Function = tuple[str, dict[str, Any]]
+"""A function of nnU-Net's that resamples, and its arguments but for ``is_seg``."""
+
+
+def _linear(separate_z: bool | None) -> Function:
+    return LINEAR, {"force_separate_z": separate_z, "memefficient_seg_resampling": False}
+
+
+def _configuration(kind: str, images: Function, scores: Function) -> dict[str, Any]:
+    inside = kind == "zscore_inside"
+    content: dict[str, Any] = {
+        "normalization_schemes": [SCHEMES["zscore" if inside else kind]],
+        "use_mask_for_norm": [inside],
+    }
+    for what, (function, arguments) in (("data", images), ("seg", _linear(False)), ("probabilities", scores)):
+        content[f"resampling_fn_{what}"] = function
+        content[f"resampling_fn_{what}_kwargs"] = {"is_seg": what == "seg", **arguments}
+    return content
+
+
+def _intensities(clip: tuple[float, float], mean: float, std: float) -> dict[str, float]:
+    low, high = clip
+    quantiles = {"percentile_00_5": low, "percentile_99_5": high, "min": low, "median": mean, "max": high}
+    return quantiles | {"mean": mean, "std": std}
 
 
 def dataset_json(classes: tuple[str, ...], cases: int, modality: str = "CT") -> dict[str, Any]:

@@ -23,11 +23,11 @@ from labelloop.training.cpu import by_onednn
 from labelloop.training.distributed import Team
 from labelloop.training.initial import start_from
 from labelloop.training.intensity import RandomIntensityTransform
-from labelloop.training.job import TrainingCase, TrainingJob
+from labelloop.training.job import TrainingCase, TrainingJob, mirror_axes_of
 from labelloop.training.loading import Channels, PreparedDataset
 from labelloop.training.losses import LossTerms
 from labelloop.training.sampling import Chooser, Loader, streams
-from labelloop.training.settings import AXES, SegmenterSettings
+from labelloop.training.settings import SegmenterSettings
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ class Adapter(nnUNetTrainer):
         )
         self.network = self.new_network()
         if self.job.init_from:
-            start_from(bare(self.network), self.job.init_from, self.job.classes, self.settings.new_class_bias or 0.0)
+            bias, job = self.settings.new_class_bias or 0.0, self.job
+            start_from(bare(self.network), self.job.init_from, job.classes, bias, job.start_names)
         self.add_networks()
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.loss = self._build_loss()
@@ -152,7 +153,7 @@ class Adapter(nnUNetTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
         rotation, dummy_2d, initial_patch, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        return rotation, dummy_2d, initial_patch, tuple(AXES.index(axis) for axis in self.settings.mirror_axes)
+        return rotation, dummy_2d, initial_patch, mirror_axes_of(self.job)
 
     def get_dataloaders(self) -> dict[str, Loader]:
         """Return the loader of each training stream, and of validation if it has cases and iterations."""
