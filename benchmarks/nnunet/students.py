@@ -1,0 +1,114 @@
+"""What learns from a model of nnU-Net's: a student of its labels beside one of our labels, and one from its weights.
+
+All models have the network and the plan of nnU-Net's, and are scored on the same scans. An arm that starts from ``own``
+takes N updates on top of its N, as ``fine_tuned`` does on top of nnU-Net's N; ``control`` takes 2 N on labels alone.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from labelloop.base.classes import load_classes
+from labelloop.base.tables import read_table
+from labelloop.metrics.compare import compare_scores
+
+LOOP = Path(__file__).resolve().parents[1] / "loop"
+ZOO, CONTROL = "nnunet", "control"
+ABOUT = {
+    ZOO: "nnU-Net's own training on the labeled scans, N",
+    "own": "ours, the same, N",
+    CONTROL: "ours, the same, 2 N",
+    "student_of_nnunet": "`own`, then N on the labels that `nnunet` makes of all scans",
+    "student_of_own": "`own`, then N on the labels that `own` makes of all scans",
+    "fine_tuned": "`nnunet`, then N of ours on the labeled scans",
+}
+
+
+@lru_cache
+def experiment() -> ModuleType:
+    """Return ``benchmarks/loop/run.py`` as a module."""
+    sys.path.append(str(LOOP))
+    spec = importlib.util.spec_from_file_location("loop_experiment", LOOP / "run.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{LOOP / 'run.py'} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def recipe(zoo: Path, organs: Iterable[str], epochs: int, updates: int, seeds: range) -> dict[str, Any]:
+    """Return the recipe of all arms.
+
+    Args:
+        zoo: folder of the model of nnU-Net's.
+        epochs: of N updates.
+        updates: in an epoch.
+    """
+    models: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    common = {"classes": list(organs), "select": {"min_pairwise_dice": None}}
+    for seed in seeds:
+        trainer = {"kind": "partial", "epochs": epochs, "iterations_per_epoch": updates, "validation_iterations": 0}
+        trainer["seed"] = seed
+        on_labels = {
+            "plan": "p",
+            "classes": common["classes"],
+            "cases": "labeled",
+            "validation_fraction": 0,
+            "trainer": trainer,
+        }
+        models[f"own_seed{seed}"] = on_labels
+        models[f"{CONTROL}_seed{seed}"] = on_labels | {"trainer": trainer | {"epochs": 2 * epochs}}
+        models[f"fine_tuned_seed{seed}"] = on_labels | {"init_from": ZOO}
+        for teacher, name in ((ZOO, "nnunet"), (f"own_seed{seed}", "own")):
+            labels[f"by_{name}{seed}"] = common | {"predict": [teacher]}
+            student = {"cases": "all", "labels": f"by_{name}{seed}", "init_from": f"own_seed{seed}"}
+            models[f"student_of_{name}_seed{seed}"] = on_labels | student
+    return {
+        "name": "students",
+        "plans": {"p": {"like": ZOO}},
+        "outside": {ZOO: {"nnunet": str(zoo.resolve()), "dataset": "btcv", "saw": []}},
+        "models": models,
+        "labels": labels,
+        "inference": [{"segment": f"{CONTROL}_seed0"}],
+        "evaluate": {"models": [ZOO, *models], "protocol": "corrected"},
+    }
+
+
+def report(out: Path, fold: Any, zoo: Path, epochs: int, updates: int, seeds: range) -> Iterable[str]:
+    """Train and score all arms; yield their table."""
+    loop = experiment()
+    loop.train(out, fold.known(), recipe(zoo, loop.ORGANS, epochs, updates, seeds), "cpu", "1")
+    amount = f"N is {epochs * updates} updates; {len(seeds)} seeds"
+    yield f"{amount}; DSC of the {len(loop.ORGANS)} organs of the other scans."
+    yield ""
+    yield "| arm | what it is | DSC, % | against the control (95 %) |"
+    yield "| --- | --- | ---: | ---: |"
+    scored = {arm: _scores(out, arm, seeds) for arm in ABOUT}
+    for arm, about in ABOUT.items():
+        if not scored[arm]:
+            yield f"| {arm} | {about} | not finished | – |"
+            continue
+        rows = pd.concat(scored[arm])
+        mean = rows[rows["class"].isin(loop.ORGANS)].groupby("class")["dsc"].mean().mean()
+        yield f"| {arm} | {about} | {100 * mean:.1f} | {_against(scored, arm)} |"
+
+
+def _scores(out: Path, arm: str, seeds: range) -> list[pd.DataFrame]:
+    """Return the scores of an arm, a table a seed; none while some are missing. nnU-Net's model is the same for all."""
+    files = [out / "results" / "evaluation" / f"{arm if arm == ZOO else f'{arm}_seed{seed}'}.csv" for seed in seeds]
+    return [read_table(file, "scores") for file in files] if all(file.is_file() for file in files) else []
+
+
+def _against(scored: dict[str, list[pd.DataFrame]], arm: str) -> str:
+    if arm == CONTROL or not scored[CONTROL]:
+        return "–"
+    table = compare_scores(scored[CONTROL], scored[arm], load_classes("flare")).set_index(["class", "metric"])
+    row = table.loc[("organ mean", "dsc")]
+    return f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"

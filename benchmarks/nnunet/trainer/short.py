@@ -1,0 +1,27 @@
+"""nnU-Net's trainer with few updates, for a CPU; found by nnU-Net through ``nnUNet_extTrainer``."""
+
+import os
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class nnUNetTrainerShort(nnUNetTrainer):  # noqa: N801
+    """Few epochs of 20 updates, by default 15, as ``SHORT_EPOCHS`` says; what it predicts is looked at elsewhere."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = int(os.environ.get("SHORT_EPOCHS", "15"))
+        self.num_iterations_per_epoch = 20
+        self.num_val_iterations_per_epoch = 1
+        self.save_every = 1
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Leave out the validation, which would segment the training cases."""
