@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import stock
 import students
-from stock import LABELS, PLANNERS, UPDATES_AN_EPOCH, Stock, link_images
 
 from labelloop.base.documents import read_json
 from labelloop.base.files import write_json, write_text
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for everything that is made")
     parser.add_argument("--btcv", type=Path, required=True, help="folder of <case>_0000.nii.gz and <case>.nii.gz")
-    parser.add_argument("--epochs", type=int, default=15, help=f"of the models, {UPDATES_AN_EPOCH} updates each")
+    parser.add_argument("--epochs", type=int, default=15, help=f"of the models, {stock.UPDATES_AN_EPOCH} updates each")
     parser.add_argument("--students", action="store_true", help="also train what learns from the models")
     parser.add_argument("--seeds", type=int, default=3, help="of the students")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}, too")
@@ -53,26 +53,27 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):  # all that is started from here shares one core
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     fold = students.experiment().btcv_folds(options.btcv)[0]
-    stock = Stock(options.out / "nnunet", options.epochs)
-    stock.write_raw([case for case in fold.cases if case.case in fold.labeled])
+    nnunet = stock.Stock(options.out / "nnunet", options.epochs)
+    nnunet.write_raw([case for case in fold.cases if case.case in fold.labeled])
     tested = [case for case in fold.cases if case.role == "test"]
-    link_images(tested, options.out / "images")
+    stock.link_images(tested, options.out / "images")
+    updates = options.epochs * stock.UPDATES_AN_EPOCH
     lines = [
-        f"{len(fold.labeled)} scans to learn from, {options.epochs * UPDATES_AN_EPOCH} updates; {len(tested)} others.",
+        f"{len(fold.labeled)} scans to learn from, {updates} updates; {len(tested)} others are segmented.",
         "",
         "| model | images | equal voxels, % | worst scan, % | DSC of nnU-Net's | of ours "
         "| nnU-Net, s (CPU s) | labelloop, s (CPU s) | times as fast (by CPU) |",
         f"| --- | --- |{' ---: |' * 7}",
     ]
-    for plans in PLANNERS:
-        stock.plan(plans)
-        stock.train(plans)
+    for plans in stock.PLANNERS:
+        nnunet.plan(plans)
+        nnunet.train(plans)
         for mode in MODES:
-            lines.append(row(stock, plans, mode, options.out, tested))
+            lines.append(row(nnunet, plans, mode, options.out / f"updates_{updates}", tested))
             print(lines[-1], flush=True)
     if options.students:
-        place, zoo = options.out / "students", stock.folder("plain")
-        amount = (options.epochs, UPDATES_AN_EPOCH, range(options.seeds))
+        place, zoo = options.out / f"students_{updates}", nnunet.folder("plain")
+        amount = (options.epochs, stock.UPDATES_AN_EPOCH, range(options.seeds))
         lines += ["", *students.report(place, fold, zoo, *amount)]
     text = "\n".join(lines) + "\n"
     print(text)
@@ -80,22 +81,22 @@ def main() -> None:
         write_text(RESULT, f"# A model that nnU-Net trained\n\n{_made()}\n\n{ABOUT}\n\n{text}")
 
 
-def row(stock: Stock, plans: str, mode: str, out: Path, tested: Sequence[Case]) -> str:
+def row(nnunet: stock.Stock, plans: str, mode: str, out: Path, tested: Sequence[Case]) -> str:
     """Let both segment the scans; return the row of the table."""
-    images, mirror, folder = out / "images", MODES[mode], stock.folder(plans)
+    images, mirror, folder = out.parent / "images", MODES[mode], nnunet.folder(plans)
     theirs, ours = (out / f"{plans}_{mode.replace(' ', '_')}" / name for name in ("nnunet", "labelloop"))
     command = [str(PROGRAM), "infer", str(images), "--model", str(folder), "--out", str(ours), "--device", "cpu"]
     command.append("--mirror" if mirror else "--no-mirror")
     spent = [
-        timed(theirs, lambda: stock.predict(plans, images, theirs, mirror)),
-        timed(ours, lambda: stock.run(command)),
+        timed(theirs, lambda: nnunet.predict(plans, images, theirs, mirror)),
+        timed(ours, lambda: nnunet.run(command)),
     ]
     found = [compared(case, theirs, ours) for case in tested]
     plan = described_nnunet(folder).plan
     if plan is None:
         raise SystemExit(f"{folder}: no plan")
     cells = [
-        f"{plans}, {count_parameters(build_network(plan, len(LABELS) + 1)) / 1e6:.2f} M weights",
+        f"{plans}, {count_parameters(build_network(plan, len(stock.LABELS) + 1)) / 1e6:.2f} M weights",
         mode,
         f"{100 * sum(one.equal for one in found) / sum(one.voxels for one in found):.4f}",
         f"{100 * min(one.equal / one.voxels for one in found):.4f}",
@@ -132,7 +133,7 @@ def compared(case: Case, theirs: Path, ours: Path) -> Compared:
     """Compare the label maps of a scan with each other, and with the truth."""
     files = (theirs / f"{case.case}.nii.gz", ours / f"{case.case}.nii.gz", case.label)
     first, second, truth = (read(file).array for file in files)
-    dice = tuple([dice_of(labels, truth, own) for own in range(1, len(LABELS) + 1)] for labels in (first, second))
+    dice = tuple([dice_of(labels, truth, own) for own in range(1, len(stock.LABELS) + 1)] for labels in (first, second))
     return Compared(int((first == second).sum()), first.size, dice)
 
 

@@ -40,7 +40,8 @@ class Stock:
     """
 
     def __init__(self, folder: Path, epochs: int):
-        self._raw, self._prepared, self._trained = (folder / name for name in ("raw", "preprocessed", "trained"))
+        self._raw, self._prepared = (folder / name for name in ("raw", "preprocessed"))
+        self._trained = folder / f"trained_{epochs * UPDATES_AN_EPOCH}"
         self._environment = os.environ | {
             "nnUNet_raw": str(self._raw.resolve()),
             "nnUNet_preprocessed": str(self._prepared.resolve()),
