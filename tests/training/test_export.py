@@ -14,6 +14,7 @@ from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.inference.engine import Predictor
 from labelloop.inference.nnunet_files import model_plan
+from labelloop.networks.network import build_network, load_network
 from labelloop.training.stock import CONFIGURATION, plans_json
 
 GEOMETRY = Geometry((25, 30, 20), (2.0, 2.5, 4.0), (-20.0, 30.0, 5.0))
@@ -103,3 +104,31 @@ CHANGES = {
 def test_a_plan_of_nnunet_goes_back_as_it_came(changes, more):
     plan = model_plan(plans(configuration(**changes), **more), "3d_fullres", 1, Path("theirs"))
     assert model_plan(plans_json("mine", plan), CONFIGURATION, 1, Path("back")) == plan
+
+
+@pytest.mark.parametrize("changes", [{}, {"residual": True}], ids=["plain", "residual"])
+def test_an_onnx_file_gives_the_logits_of_torch_and_says_what_it_is(tmp_path, changes):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = save_model(tmp_path / "student", tiny_plan(**changes), ids=CLASSES)
+    out = tmp_path / "student.onnx"
+    assert main(["export", str(model), "--to", "onnx", "--out", str(out)]) == 0
+    session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    told = json.loads(session.get_modelmeta().custom_metadata_map["labelloop"])
+    assert told == json.loads((model / "model.json").read_text())
+    network = load_network(lambda: build_network(tiny_plan(**changes), 4), model / "weights.pt").eval()
+    for batch in (1, 2):
+        image = torch.randn(batch, 1, 16, 16, 16, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            expected = network(image)
+        (found,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+    assert main(["export", str(model), "--to", "onnx", "--out", str(out)]) == 2  # never over what is there
+
+
+def test_what_is_missing_for_onnx_is_told_and_how_to_install_it(tmp_path, capsys, monkeypatch):
+    model = save_model(tmp_path / "student")
+    monkeypatch.setattr("labelloop.inference.onnx_file.NEEDED", ("onnx", "no_such_package"))
+    assert main(["export", str(model), "--to", "onnx", "--out", str(tmp_path / "student.onnx")]) == 2
+    assert "no_such_package: pip install 'labelloop[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "student.onnx").exists()

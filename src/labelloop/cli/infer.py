@@ -105,12 +105,18 @@ def _settings(run: "Settings", **options: object) -> "Settings":
 @app.command(epilog="Example: labelloop export results/mine/models/student --to nnunet --out student.zip")
 def export(
     model: Annotated[Path, Argument(help="model folder, e.g. results/mine/models/student")],
-    to: Annotated[Literal["nnunet"], Option(help="the other tool")],
-    out: Annotated[Path, Option(help="a .zip to install, or nnU-Net's results folder")],
+    to: Annotated[Literal["nnunet", "onnx"], Option(help="the other tool, or a file of the network alone")],
+    out: Annotated[Path, Option(help="nnunet: a .zip to install, or nnU-Net's results folder; onnx: a file")],
     modality: Annotated[Modality, Option(help="of the images it is for")] = "CT",
     dataset_id: Annotated[int, Option(min=1, max=999, help="number that nnU-Net is to know it by")] = 900,
 ) -> None:
     """Write a trained model for another tool."""
+    if to == "onnx":
+        from labelloop.inference.onnx_file import export_onnx
+
+        shape = export_onnx(model, out)
+        print(f"{out}: image [batch, 1, {', '.join(map(str, shape))}] to logits [batch, outputs, z, y, x]")
+        return
     from labelloop.training.export import export_tree
     from labelloop.training.stock import CONFIGURATION, PLANS
 
