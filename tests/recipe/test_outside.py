@@ -123,10 +123,12 @@ def zoo(folder, **changes) -> dict:
 
 
 def test_a_plan_is_like_that_of_a_model_of_nnunet_and_takes_nothing_else(tmp_path):
-    plan = load(tmp_path, {"zoo": zoo(tmp_path)}, plans=FINE, models=STARTING).plans["fine"]
+    recipe = load(tmp_path, {"zoo": zoo(tmp_path)}, plans=FINE, models=STARTING)
+    plan = recipe.plans["fine"]
     assert (plan.spacing_mm, plan.patch, plan.batch_size, plan.batch_dice) == ((2.5, 1.5, 1.5), (16, 16, 16), 3, True)
     assert plan.residual and plan.folds == 1 and plan.spline == 3
     assert plan.normalization.kind == "ct" and plan.normalization.mean == 60
+    assert "student" in {training.model for training in cost.cost_of(recipe, cost.Setting(100)).trainings}
 
 
 def test_a_key_beside_like_overrides_the_model_and_strange_ones_are_refused(tmp_path):

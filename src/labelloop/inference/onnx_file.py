@@ -38,12 +38,12 @@ def export_onnx(model: Path, out: Path) -> tuple[int, ...]:
     import torch
 
     patch = torch.zeros((1, 1, *described.plan.patch))
-    batch = {0: torch.export.Dim("batch")}
-    names = {"input_names": ["image"], "output_names": ["logits"]}
+    any_batch = ({0: torch.export.Dim("batch")},)
     with torch.no_grad(), atomic(out) as temporary:
         program = torch.onnx.export(
-            network.eval(), (patch,), **names, dynamo=True, dynamic_shapes=(batch,), verbose=False
-        )
+            network.eval(), (patch,), input_names=["image"], output_names=["logits"], dynamic_shapes=any_batch,
+            dynamo=True, verbose=False,
+        )  # fmt: skip
         if program is None:
             raise RuntimeError(f"{model}: torch.onnx.export gave no program")
         program.model.metadata_props[KEY] = json.dumps(read_json(model / "model.json"))

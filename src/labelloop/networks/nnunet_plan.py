@@ -18,16 +18,15 @@ NonlinearityArguments = dict[Literal["negative_slope", "inplace"], Finite | bool
 
 
 class Normalization(Strict):
-    """How an image is normalized, whatever its modality.
+    """How an image is normalized, whatever its modality."""
 
-    ``ct``: clip, subtract ``mean``, divide by ``std``. ``zscore``: over the image; ``zscore_inside``: over its body of
-    voxels that are not zero, holes included, with 0 elsewhere. ``range``: from 0 to 1. ``none``: as stored.
-    """
-
-    kind: Literal["ct", "zscore", "zscore_inside", "range", "none"]
-    clip: tuple[Finite, Finite] | None = None
-    mean: Finite = 0.0
-    std: Finite = Field(1.0, ge=0)
+    kind: Literal["ct", "zscore", "zscore_inside", "range", "none"] = Field(
+        description="`ct`: clip, subtract `mean`, divide by `std`. `zscore`: over the image; `zscore_inside`: over its "
+        "body of voxels that are not zero, holes included, with 0 elsewhere. `range`: from 0 to 1. `none`: as stored"
+    )
+    clip: tuple[Finite, Finite] | None = Field(None, description="values outside of these become the nearer one")
+    mean: Finite = Field(0.0, description="value that becomes 0")
+    std: Finite = Field(1.0, ge=0, description="value that becomes 1 unit")
 
     def unfit_for(self, modality: str) -> str:
         """Say how images of a modality (CT, MR) are taken for those of the other one; empty where they are not."""
@@ -84,6 +83,9 @@ class NnunetPlan(Plan):
         if asked:
             raise ValueError(f"{', '.join(asked)}: images of a plan of nnU-Net's are prepared as nnU-Net does")
         return self
+
+    def __hash__(self) -> int:  # its arguments are mappings, which have none
+        return hash(self.model_dump_json())
 
     def axis(self, canonical: int) -> int:
         """Return the place of an axis, given by its place in z, y, x, among those of the network."""
