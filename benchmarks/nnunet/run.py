@@ -1,6 +1,6 @@
 """A model that nnU-Net plans and trains by its own commands: its label maps here, as a teacher, and fine-tuned.
 
-    python benchmarks/nnunet/run.py OUT --btcv FOLDER             # half an hour on one core
+    python benchmarks/nnunet/run.py OUT --btcv FOLDER             # half an hour or so on one core
     python benchmarks/nnunet/run.py OUT --btcv FOLDER --students  # besides, what learns from them: hours
 
 Stock ``nnUNetv2_plan_and_preprocess`` (default planner and ResEnc M) and ``nnUNetv2_train`` make two models from 4
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for everything that is made")
     parser.add_argument("--btcv", type=Path, required=True, help="folder of <case>_0000.nii.gz and <case>.nii.gz")
-    parser.add_argument("--epochs", type=int, default=15, help=f"of the models, {stock.UPDATES_AN_EPOCH} updates each")
+    parser.add_argument("--epochs", type=int, default=50, help=f"of the models, {stock.UPDATES_AN_EPOCH} updates each")
     parser.add_argument("--students", action="store_true", help="also train what learns from the models")
     parser.add_argument("--seeds", type=int, default=3, help="of the students")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}, too")

@@ -7,7 +7,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 class nnUNetTrainerShort(nnUNetTrainer):  # noqa: N801
-    """Few epochs of 20 updates, by default 15, as ``SHORT_EPOCHS`` says; what it predicts is looked at elsewhere."""
+    """Few epochs of 20 updates, by default 50, as ``SHORT_EPOCHS`` says; what it predicts is looked at elsewhere."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class nnUNetTrainerShort(nnUNetTrainer):  # noqa: N801
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = int(os.environ.get("SHORT_EPOCHS", "15"))
+        self.num_epochs = int(os.environ.get("SHORT_EPOCHS", "50"))
         self.num_iterations_per_epoch = 20
         self.num_val_iterations_per_epoch = 1
         self.save_every = 1
