@@ -106,10 +106,10 @@ def test_a_plan_of_nnunet_goes_back_as_it_came(changes, more):
     assert model_plan(plans_json("mine", plan), CONFIGURATION, 1, Path("back")) == plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"residual": True}], ids=["plain", "residual"])
 def test_an_onnx_file_gives_the_logits_of_torch_and_says_what_it_is(tmp_path, changes):
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
+    runtime = pytest.importorskip("onnxruntime")  # the tests' own; where it has no wheel, there is nothing to compare
     model = save_model(tmp_path / "student", tiny_plan(**changes), ids=CLASSES)
     out = tmp_path / "student.onnx"
     assert main(["export", str(model), "--to", "onnx", "--out", str(out)]) == 0
