@@ -6,6 +6,7 @@ import pytest
 
 from labelloop.base.classes import load_classes
 from labelloop.base.tables import TABLES, write_table
+from labelloop.cases.table import Case
 from labelloop.images.volume import Geometry, write
 from labelloop.run.chain import updates
 
@@ -86,6 +87,6 @@ def test_the_true_dsc_of_accepted_and_refused_labels(loop, tmp_path):
     rows = [("a", "liver", "present", "accepted", "", ""), ("a", "spleen", "unknown", "demoted", "agreement", "why")]
     write_table(folder / "selected.csv", pd.DataFrame(rows, columns=list(TABLES["selected"])), "selected")
     image = str(tmp_path / "truth.nii.gz")
-    case = loop.Case(case="a", image=image, label=image, dataset="phantom", modality="CT", patient="a", role="train")
+    case = Case(case="a", image=image, label=image, dataset="phantom", modality="CT", patient="a", role="train")
     lines = list(loop.label_quality(tmp_path, [loop.Fold("fold0", [case], frozenset())]))
     assert lines[-1] == "| default | 100.0 (1) | 66.7 (1) |"
