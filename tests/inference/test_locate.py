@@ -14,7 +14,7 @@ from tiny_models import IDS, save_model, tiny_plan
 from labelloop.images.volume import Geometry, Volume, canonical, to_image
 from labelloop.inference.engine import Predictor
 from labelloop.inference.locate import box_of_mask, box_of_slices, grown, height_mm, part_of, span
-from labelloop.inference.postprocess import Chain
+from labelloop.inference.postprocess import Chain, State
 from labelloop.inference.prepare import Frame
 from labelloop.inference.slices import SliceClassifier
 from labelloop.inference.steps import Locate
@@ -146,6 +146,19 @@ def test_located_labels_land_where_they_belong(orientation, truth, models):
     assert result.labels.shape == volume.array.shape
     volumes = {row["class"]: row["volume_ml"] for row in result.rows}
     assert volumes["tumor"] == pytest.approx((expected == IDS["tumor"]).sum() * 16 / 1000)
+
+
+@given(orientation=orientations)
+def test_a_part_is_seen_with_its_axes_as_stored(orientation, truth):
+    volume = turned(image_of(truth), *orientation)
+    state, box = State(volume, "CT"), ((4, 9), (3, 20), (11, 13))
+    state.narrow(box)
+    whole, part = to_image(volume), to_image(state.volume)
+    np.testing.assert_allclose(part.GetDirection(), whole.GetDirection())
+    place = whole.TransformPhysicalPointToIndex(part.TransformIndexToPhysicalPoint((0, 0, 0)))
+    inside = tuple(slice(start, start + n) for start, n in zip(place[::-1], state.volume.array.shape, strict=True))
+    np.testing.assert_array_equal(state.volume.array, volume.array[inside])
+    np.testing.assert_array_equal(canonical(state.volume).array, part_of(canonical(volume), box).array)
 
 
 @pytest.mark.parametrize("orientation", [ORIENTATIONS[0], ORIENTATIONS[13], ORIENTATIONS[-1]], ids=str)

@@ -236,6 +236,12 @@ def turned(volume: Volume, turn: Turn) -> Volume:
     return Volume(array, Geometry(size, spacing, tuple(origin.tolist()), tuple(axes.ravel().tolist())))
 
 
+def inverse(turn: Turn) -> Turn:
+    """Return the turn that undoes another."""
+    permutation, flips = turn
+    return tuple(permutation.index(axis) for axis in range(3)), tuple(permutation[axis] for axis in flips)
+
+
 def upright_volume(volume: Volume) -> Volume:
     """Return a volume whose header takes head for foot with a true one: mirrored in z about the middle of its grid.
 

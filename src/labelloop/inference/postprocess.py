@@ -31,7 +31,7 @@ from labelloop.base.documents import place_of
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.sequences import flat
-from labelloop.images.volume import Volume, canonical, restore
+from labelloop.images.volume import Volume, axes_to_ras, canonical, inverse, restore, turned
 from labelloop.inference.budget import Budget
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
@@ -51,9 +51,8 @@ log = logging.getLogger(__name__)
 class State:
     """What the steps of a chain hand on for one case.
 
-    ``volume`` is what the next ``segment`` sees: the image as stored, or the part of it, in canonical orientation, that
-    a ``locate`` step cut out; ``box`` then says where that part lies in the canonical grid. Results lie on the grid of
-    the image as stored.
+    ``volume`` is what the next ``segment`` sees: the image, or the part of it that a ``locate`` step cut out, its axes as
+    stored; ``box`` then says where that part lies in the canonical grid. Results lie on the grid of the image as stored.
     """
 
     volume: Volume
@@ -76,14 +75,16 @@ class State:
 
     def narrow(self, box: Box) -> None:
         """Let later steps see only what lies in ``box`` of the whole image's canonical grid."""
-        self.volume, self.box, self.prepared = part_of(canonical(self.whole), box), box, {}
+        part, as_stored = part_of(canonical(self.whole), box), inverse(axes_to_ras(self.whole.geometry))
+        self.volume, self.box, self.prepared = turned(part, as_stored), box, {}
 
     def on_whole(self, prediction: Prediction) -> Prediction:
         """Return a prediction of ``volume`` on the grid of the whole image, as stored; outside it is background."""
         if self.box is None:
             return prediction
         labels = np.zeros(canonical(self.whole).array.shape, prediction.labels.dtype)
-        labels[tuple(slice(*part) for part in self.box)] = prediction.labels
+        part = canonical(Volume(prediction.labels, self.volume.geometry))
+        labels[tuple(slice(*side) for side in self.box)] = part.array
         return Prediction(restore(labels, self.whole.geometry), prediction.rows)
 
 
@@ -331,8 +332,8 @@ def _compose_step(chain: Chain, state: State, step: Compose) -> None:
 
 
 def _clean_step(chain: Chain, state: State, step: Clean) -> None:
-    turned = canonical(Volume(state.latest.labels, state.whole.geometry))
-    cleaned, rows = clean(turned.array, turned.geometry, step.clean, chain.scheme)
+    oriented = canonical(Volume(state.latest.labels, state.whole.geometry))
+    cleaned, rows = clean(oriented.array, oriented.geometry, step.clean, chain.scheme)
     for row in rows:
         if row["voxels_changed"]:
             log.info("%s: %d voxels of %s removed", row["step"], row["voxels_changed"], row["class"])
