@@ -196,3 +196,10 @@ def test_the_classes_of_the_first_weights_go_by_the_data_set_file(place):
     found = starting(classes=["liver"])
     assert found.outside.start_names("student") == {"Leber": "liver"}
     assert found.outside.start_names("last") is found.outside.start_names("teacher") is None
+
+
+def test_images_that_a_plan_takes_for_another_modality_are_told_before_they_are_prepared(place):
+    plan = {"like": "zoo", "normalization": {"kind": "zscore"}}
+    assert not any("plans.fine" in line for line in starting().warnings())
+    [line] = [line for line in run({"zoo": zoo()}, plans={"fine": plan}).warnings() if "plans.fine" in line]
+    assert line.startswith("plans.fine: normalizes every image by its own mean") and line.endswith("images of CT")

@@ -12,9 +12,10 @@ from labelloop.cases.groups import canonical_name
 from labelloop.cases.table import Case
 from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import CleanStep, RemoveDistantIslands
+from labelloop.networks.nnunet_plan import unfit_for
 from labelloop.recipe import Recipe
 from labelloop.recipe.inference_checks import labeled_by
-from labelloop.run.chain import ordered
+from labelloop.run.chain import needed, ordered
 from labelloop.run.expected import Expected, expected_states
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, PartialSettings, SegmenterSettings, settings_of
 
@@ -42,6 +43,14 @@ def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], schem
 def _some(what: str, cases: Sequence[Case]) -> str:
     names = ", ".join(case.case for case in cases[:NAMED]) + (", ..." if len(cases) > NAMED else "")
     return f"{count(len(cases), 'case')} will be set aside: {what}: {names}"
+
+
+def unfit_plans(expected: Expected) -> Iterator[str]:
+    """Yield a line for each plan of nnU-Net's that takes images of one modality for those of the other."""
+    recipe, used = expected.chain, needed(expected.chain)
+    modalities = {case.modality for case in expected.cases.values() if case.modality}
+    for name in dict.fromkeys(spec.plan for model, spec in recipe.models.items() if model in used):
+        yield from (f"plans.{name}: {words}" for words in unfit_for(recipe.plans[name], modalities))
 
 
 def group_sizes(expected: Expected) -> dict[str, int]:

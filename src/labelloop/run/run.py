@@ -91,8 +91,9 @@ class Run:
             raise UserError("\n".join(found))
 
     def warnings(self) -> list[str]:
-        """Return what the case table tells of cases that are, or will be, set aside, and of classes, a line each."""
-        return [*preflight.warnings(self.cases, self.rejected, self.scheme), *self.notes]
+        """Return what the case table tells of cases set aside, now or later, of classes and of plans, a line each."""
+        unfit = preflight.unfit_plans(self._expected)
+        return [*preflight.warnings(self.cases, self.rejected, self.scheme), *self.notes, *unfit]
 
     def reviews(self, labels: str) -> Reviews:
         """Return what people decided about a label set; its rounds share that."""
