@@ -152,6 +152,12 @@ def test_a_key_beside_like_overrides_the_model_and_strange_ones_are_refused(tmp_
         ),
         ({}, {}, "models.student.init_from: the plans fine and of zoo have different networks (features "),
         ({"nnunet": "gone"}, FINE, "plans.fine.like: gone: no such file or folder"),
+        (
+            {},
+            {"fine": {"like": "zooo"}},
+            "plans.fine.like: no such name 'zooo' under plans or outside; did you mean 'zoo'",
+        ),
+        ({}, {"fine": {"like": "zoo", "norm": {"eps": 0.1}}}, "different networks (norm {'eps': 0.1, "),
     ],
 )
 def test_what_keeps_a_training_from_starting_from_a_model_of_nnunet_is_told(tmp_path, changes, plan, said):

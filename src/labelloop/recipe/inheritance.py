@@ -141,8 +141,9 @@ def _section(
         if base in outside and (base == name or base not in entries):
             return merged(_plan_of(f"{place}.like", base, outside[base]), spec)
         if base in (name, *seen) or base not in entries:
-            known = "a circle" if base in entries else f"no such name {base!r} under {section}{nearest(base, entries)}"
-            raise UserError(f"{place}.like: {known}")
+            sections = f"{section} or outside" if outside else section
+            missing = f"no such name {base!r} under {sections}{nearest(base, [*entries, *outside])}"
+            raise UserError(f"{place}.like: {'a circle' if base in entries else missing}")
         return merged(resolve(base, (*seen, name)), spec)
 
     return {name: resolve(name, ()) for name in entries}

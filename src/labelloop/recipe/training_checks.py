@@ -17,8 +17,8 @@ NETWORK = {
     "residual": "residual", "convs_per_stage": "encoder_counts", "convs_per_stage_decoder": "decoder_counts",
 }  # fmt: skip
 """Keys of a plan that decide what its network is, and where their values stand, also those that follow from others."""
-PARTS = ("conv_bias", "norm_op_kwargs", "nonlin_kwargs")
-"""What else decides it, in nnU-Net's words: only plans of nnU-Net's may differ in it."""
+PARTS = {"conv_bias": "conv_bias", "norm": "norm_op_kwargs", "nonlinearity": "nonlin_kwargs"}
+"""Keys of plans of nnU-Net's that decide it besides, and what they are in its words: other plans all have the same."""
 
 
 def training_errors(chain: Recipe) -> Iterable[str]:
@@ -94,7 +94,8 @@ def _differences(ours: Plan, theirs: Plan) -> list[str]:
 def _part(plan: Plan) -> dict[str, Any]:
     """Return what a plan's network is made of; whether it computes in place decides nothing."""
     given = plan.architecture()["arch_kwargs"]
-    return given | {"nonlin_kwargs": {key: value for key, value in given["nonlin_kwargs"].items() if key != "inplace"}}
+    found = {key: given[where] for key, where in PARTS.items()}
+    return found | {"nonlinearity": {key: value for key, value in found["nonlinearity"].items() if key != "inplace"}}
 
 
 def _slices_elsewhere(plan: Plan, spec: ModelSpec) -> bool:
