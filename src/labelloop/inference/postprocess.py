@@ -51,8 +51,9 @@ log = logging.getLogger(__name__)
 class State:
     """What the steps of a chain hand on for one case.
 
-    ``volume`` is what the next ``segment`` sees: the image, or the part of it that a ``locate`` step cut out, its axes as
-    stored; ``box`` then says where that part lies in the canonical grid. Results lie on the grid of the image as stored.
+    ``volume`` is what the next ``segment`` sees, its axes as stored: the image, or the part of it that a ``locate``
+    step cut out; ``box`` then says where that part lies in the canonical grid. Results lie on the grid of the image as
+    stored.
     """
 
     volume: Volume
