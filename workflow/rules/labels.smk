@@ -223,7 +223,7 @@ rule select:
             mode="json", include={"classes", "select"}
         ),
         classes=run.chain.classes,
-        trigger=trigger(4, run.scheme.fingerprint()),
+        trigger=trigger(5, run.scheme.fingerprint()),
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:

@@ -121,7 +121,8 @@ TABLES: dict[str, dict[str, str]] = {
         "threshold": Number("what it was held against"),
         "unit": "unit of both",
         "reason": "in words",
-        "box": "where, of what is broken: center x y z (mm, LPS) and sides left-right, front-back, up-down (mm)",
+        "box": "where, of what is broken: center x y z (mm, LPS; of a case stored upside down, as it truly lies) and sides "
+        "left-right, front-back, up-down (mm)",
     },
     "evidence": {
         "case": "case id",
@@ -342,7 +343,10 @@ def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
     missing = set(TABLES[kind]) - set(table.columns)
     if missing:
         found = ", ".join(map(str, table.columns[:20]))
-        raise UserError(f"{path}: a {kind} table lacks the columns {sorted(missing)}; its columns are {found[:200]}")
+        raise UserError(
+            f"{path}: a {kind} table lacks the columns {sorted(missing)}; its columns are {found[:200]}. If an earlier "
+            "version wrote it, run what wrote it again"
+        )
     for name in numeric(kind):
         table[name] = _as_numbers(table[name], path)
     return table[list(TABLES[kind])]
