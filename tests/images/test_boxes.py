@@ -43,6 +43,12 @@ def test_a_box_is_the_same_place_on_a_finer_grid():
     assert box_voxels(box_text(box, coarse), fine) == tuple(slice(4 * b.start, 4 * b.stop) for b in box)
 
 
+def test_a_box_ends_where_the_volume_does():
+    geometry = Geometry(SIZE, (2.0, 2.0, 2.0))
+    beyond, within = ((slice(38, end), slice(28, end - 10), slice(0, 2)) for end in (42, 40))
+    assert box_text(beyond, geometry) == box_text(within, geometry)
+
+
 def test_no_place_and_no_box():
     geometry = Geometry(SIZE, (1.0, 1.0, 1.0))
     assert box_text(None, geometry) == "" and box_voxels("", geometry) is None

@@ -14,10 +14,11 @@ Box = tuple[slice, slice, slice]
 
 
 def box_text(box: Sequence[slice] | None, geometry: Geometry) -> str:
-    """Return the text of a box of voxels (z, y, x) of a canonical grid; nothing for None."""
+    """Return the text of a box of voxels (z, y, x) of a canonical grid, as far as it lies in it; nothing for None."""
     if box is None:
         return ""
     first, last = (np.array([getattr(side, end) for side in box][::-1], float) for end in ("start", "stop"))
+    first, last = np.maximum(first, 0), np.minimum(last, geometry.size)  # voxels of a coarser grid reach beyond
     spacing, turn = np.asarray(geometry.spacing), np.asarray(geometry.direction).reshape(3, 3)
     center = np.asarray(geometry.origin) + turn @ ((first + last - 1) / 2 * spacing)
     return " ".join(f"{value:.1f}" for value in (*center, *((last - first) * spacing)))
