@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labelloop.base.classes import IGNORED
 from labelloop.base.errors import CaseError, UserError
 from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
@@ -102,7 +103,7 @@ def test_a_map_that_was_edited_in_its_place_is_the_edited_one(results, folder, c
 
 @pytest.mark.parametrize(
     ("problem", "told"),
-    [("grid", "label_spacing_differs"), ("ids", "label ids 200"), ("text", "label_"), ("none", "no edited map")],
+    [("grid", "label_spacing_differs"), ("ids", "label ids 200"), ("text", "label_"), ("none", "labels/final/a.nii.gz is expected")],
 )
 def test_an_edited_map_that_cannot_be_used_is_named_and_leaves_nothing(results, folder, capsys, problem, told):
     array = label_map()
@@ -137,14 +138,18 @@ def test_what_is_submitted_to_monai_label_comes_back_by_the_names_of_segments(re
     before = label_map()
     array = np.select([before == SPLEEN, before == LIVER], [1, 2]).astype(np.uint8)
     array[6, 6:9, 6:9] = 1
+    array[0, 0, 0] = IGNORED  # as it was loaded: it is no segment
     submit(folder, "a", array, ["spleen", "liver"])
     submit(folder, "b", array, ["spleen", "Segment_2"])
     assert take(results, folder) == take(results, folder) == 1
     assert said(results) == [("a", "liver", "right"), ("a", "spleen", "edited")]
     [_, edited] = read_decisions(Desk(results).folder)[0]
     after = read(Desk(results).folder / edited.file).array
-    assert set(np.unique(after)) == {0, LIVER, SPLEEN} and ((after == SPLEEN) == (array == 1)).all()
+    assert set(np.unique(after)) == {0, LIVER, SPLEEN, IGNORED} and ((after == SPLEEN) == (array == 1)).all()
     assert "no classes of the label set: Segment_2" in capsys.readouterr().out
+    submit(folder, "b", np.zeros_like(array), ["spleen"])  # without the class: absent, or not looked at?
+    assert take(results, folder) == 1 and len(said(results)) == 2
+    assert "b.nii.gz was submitted without a segment 'liver'" in capsys.readouterr().out
     submit(folder, "b", np.zeros_like(array), ["spleen", "liver"])
     fill(folder, a_liver="wrong")
     assert take(results, folder) == 0

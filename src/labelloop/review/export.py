@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import sha256, write_text
@@ -216,6 +217,8 @@ def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> D
     edited = (maps.final(one.case) or (shown if altered else None)) if decision == EDITED else None
     if altered and decision != EDITED:
         raise UserError(f"{shown} was altered, but the decision is {decision}; say edited, or put the map back")
+    if decision == EDITED and edited is None:
+        raise UserError(f"edited, but there is no edited map; {maps.expected(one.case)} is expected")
     comment = row["comment"]
     return desk.decide(one, reviewer, decision, judged=judged, edited=edited, comment=comment, seconds=seconds)
 
@@ -242,13 +245,23 @@ class _Maps:
         """Return the map that was looked at; it may not be there."""
         return self._folder / ORIGINAL / f"{case}{ENDING}"
 
+    def expected(self, case: str) -> Path:
+        """Return where the map is looked for that a person is done with; its format may be another."""
+        return self._folder / FINAL / f"{case}{ENDING}"
+
     def answer(self, one: Asked, judged: Path | None) -> str:
         """Return what the map that a person is done with says of a class, whose row says nothing.
 
         Raises:
             CaseError: the map cannot be used.
+            UserError: it was submitted without a segment of the class: it may be absent, or was never looked at.
         """
         final = self.final(one.case)
+        if one.name not in self._segments.get(one.case, {0: one.name}).values():
+            raise UserError(
+                f"{self.files[one.case]} was submitted without a segment {one.name!r}; "
+                "submit it with one (empty if the class is absent), or fill in the decision"
+            )
         if final is None or judged is None:
             return EDITED
         before, id_ = read_label(judged), self._ids[one.name]
@@ -273,12 +286,14 @@ class _Maps:
         """Write a map of MONAI Label's, whose clients number segments as they come, in the ids of their names."""
         volume = read_label(source)
         numbers = np.unique(volume.array)
-        named = {number: names.get(number, f"id {number} without a name") for number in numbers.tolist() if number}
+        kept = {BACKGROUND, IGNORED} - names.keys()
+        found = [number for number in numbers.tolist() if number not in kept]
+        named = {number: names.get(number, f"id {number} without a name") for number in found}
         strange = sorted(set(named.values()) - self._ids.keys())
         if strange:
-            found = f"segments of MONAI Label that are no classes of the label set: {', '.join(strange)[:200]}"
-            raise CaseError("label_unknown_ids", str(source), found, "Name them as the classes are, and submit again.")
-        ids = np.array([self._ids[named[number]] if number else 0 for number in numbers.tolist()], np.uint8)
+            told = f"segments of MONAI Label that are no classes of the label set: {', '.join(strange)[:200]}"
+            raise CaseError("label_unknown_ids", str(source), told, "Name them as the classes are, and submit again.")
+        ids = np.array([self._ids[named[n]] if n in named else n for n in numbers.tolist()], np.uint8)
         write(out, ids[np.searchsorted(numbers, volume.array)], volume.geometry)
 
 
