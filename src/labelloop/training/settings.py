@@ -168,7 +168,7 @@ class SegmenterSettings(TrainingSettings):
     )
     # What is None is no part of a training's fingerprint.
     optimizer: Literal["adamw"] | None = Field(
-        None, description="AdamW, which a short training gets further with; none: SGD with `momentum`, as nnU-Net"
+        None, description="AdamW (torch's betas, no `momentum`); none: SGD with `momentum`, as nnU-Net"
     )
     class_weights: dict[str, float] | None = Field(
         None, description="weights of classes in the cross-entropy; 1 for those not named"
