@@ -48,7 +48,7 @@ def test_columns_are_those_of_the_schema(tmp_path, wrong):
     with pytest.raises(UserError, match="a groups table has"):
         write_table(tmp_path / "groups.csv", [wrong], "groups")
     pd.DataFrame([{"case": "a"}]).to_csv(tmp_path / "groups.csv", index=False)
-    with pytest.raises(UserError, match="lacks the columns.*run what wrote it again"):
+    with pytest.raises(UserError, match=r"lacks the columns.*run what wrote it again"):
         read_table(tmp_path / "groups.csv", "groups")
 
 

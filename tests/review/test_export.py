@@ -103,7 +103,12 @@ def test_a_map_that_was_edited_in_its_place_is_the_edited_one(results, folder, c
 
 @pytest.mark.parametrize(
     ("problem", "told"),
-    [("grid", "label_spacing_differs"), ("ids", "label ids 200"), ("text", "label_"), ("none", "labels/final/a.nii.gz is expected")],
+    [
+        ("grid", "label_spacing_differs"),
+        ("ids", "label ids 200"),
+        ("text", "label_"),
+        ("none", "labels/final/a.nii.gz is expected"),
+    ],
 )
 def test_an_edited_map_that_cannot_be_used_is_named_and_leaves_nothing(results, folder, capsys, problem, told):
     array = label_map()
@@ -154,9 +159,11 @@ def test_what_is_submitted_to_monai_label_comes_back_by_the_names_of_segments(re
     fill(folder, a_liver="wrong")
     assert take(results, folder) == 0
     assert said(results)[2:] == [("a", "liver", "wrong"), ("b", "liver", "edited")]
-    (folder / "datastore_v2.json").write_text('{"objects": {"a": 3}}')
-    with pytest.raises(UserError, match="not what MONAI Label writes"):
-        import_folder(Desk(results), folder, "ann")
+    store = (folder / "datastore_v2.json").read_text()
+    for broken in ('{"objects": {"a": 3}}', store.replace('"idx": 1', '"idx": Infinity')):
+        (folder / "datastore_v2.json").write_text(broken)
+        with pytest.raises(UserError, match="not what MONAI Label writes"):
+            import_folder(Desk(results), folder, "ann")
 
 
 def test_rows_that_are_wrong_are_named_and_the_others_count(results, folder, capsys):

@@ -121,8 +121,8 @@ TABLES: dict[str, dict[str, str]] = {
         "threshold": Number("what it was held against"),
         "unit": "unit of both",
         "reason": "in words",
-        "box": "where, of what is broken: center x y z (mm, LPS; of a case stored upside down, as it truly lies) and sides "
-        "left-right, front-back, up-down (mm)",
+        "box": "where, of what is broken: center x y z (mm, LPS; of a case stored upside down, as it truly lies) and "
+        "sides left-right, front-back, up-down (mm)",
     },
     "evidence": {
         "case": "case id",

@@ -308,6 +308,6 @@ def _segments(path: Path) -> dict[str, dict[int, str]]:
             told = entry.get("labels", {}).get("final", {}).get("info", {}).get("label_info")
             if told:
                 found[case] = {int(segment["idx"]): str(segment["name"]) for segment in told}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not what MONAI Label writes: {error!r}; restore it, or remove it") from error
     return found
