@@ -161,7 +161,9 @@ def label_maps(w):
     if w.labels == "truth":
         return []
     agreed = wiring.label_set(w.labels).select.voxels == "agreed"
-    return manifest_of(paths.trusted(w.labels) if agreed else paths.labels(w.labels), w.shard)
+    return manifest_of(
+        paths.trusted(w.labels) if agreed else paths.labels(w.labels), w.shard
+    )
 
 
 def compared_voxels(w):
