@@ -63,13 +63,12 @@ def train(
     start_names: dict[str, str] | None = None,
     saw: Sequence[str] = (),
 ) -> None:
-    """Train one model on its label set.
+    """Train one model on its label set. Raises UserError when no case is left to learn from.
 
     Args:
         images, labels: manifests of what was prepared: images of the model's plan, labels that the model learns from.
         model: the model's ``model.json``, to write with what lies beside it.
-        threads: of the job; they load batches where ``workers`` is ``auto``.
-        gpu: cards that share the batches, at most; 0 for none.
+        threads: of the job; they load batches where ``workers`` is ``auto``. gpu: cards that share them; 0 for none.
         stage: folder on this node's own disk for a copy of the arrays (see ``training.staging``).
         selected: which labels are trusted; None for the truth.
         init_from: files of the model whose weights it starts from.
@@ -78,9 +77,6 @@ def train(
         licenses: of the data sets and the models from outside that it learns from, for ``model.json``.
         start_names: which of our classes the classes of the model that it starts from are, where that is from outside.
         saw: data sets that models from outside that it starts from may have learned from.
-
-    Raises:
-        UserError: when no case is left to learn from.
     """
     from labelloop.training.nnunet import TrainingJob
 
@@ -90,8 +86,7 @@ def train(
     outputs = scheme.select(asked.classes)
     patients, seen = _patients(survey.cases, learned, saw)
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
-    states = trusted(selected, usable)
-    cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, *states)
+    cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, *trusted(selected, usable))
     _trainer(asked)(
         TrainingJob(
             name=name,
