@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 import stock
-import students
 
 from labelloop.base.documents import read_json
 from labelloop.base.files import write_json, write_text
@@ -32,6 +31,10 @@ from labelloop.cases.table import Case
 from labelloop.images.volume import read
 from labelloop.inference.nnunet import described_nnunet
 from labelloop.networks.network import build_network, count_parameters
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "loop"))
+import students
+from folds import btcv_folds
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "nnunet.md"
 PROGRAM = Path(sys.executable).with_name("labelloop")
@@ -52,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # all that is started from here shares one core
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    fold = students.experiment().btcv_folds(options.btcv)[0]
+    fold = btcv_folds(options.btcv)[0]
     nnunet = stock.Stock(options.out / "nnunet", options.epochs)
     nnunet.write_raw([case for case in fold.cases if case.case in fold.labeled])
     tested = [case for case in fold.cases if case.role == "test"]

@@ -4,21 +4,18 @@ All models have the network and the plan of nnU-Net's, and are scored on the sam
 takes N updates on top of its N, as ``fine_tuned`` does on top of nnU-Net's N; ``control`` takes 2 N on labels alone.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
+from arms import ORGANS
+from folds import Fold, train
 
 from labelloop.base.classes import load_classes
 from labelloop.base.tables import read_table
 from labelloop.metrics.compare import compare_scores
 
-LOOP = Path(__file__).resolve().parents[1] / "loop"
 ZOO, CONTROL = "nnunet", "control"
 ABOUT = {
     ZOO: "nnU-Net's own training on the labeled scans, N",
@@ -28,18 +25,6 @@ ABOUT = {
     "student_of_own": "`own`, then N on the labels that `own` makes of all scans",
     "fine_tuned": "`nnunet`, then N of ours on the labeled scans",
 }
-
-
-@lru_cache
-def experiment() -> ModuleType:
-    """Return ``benchmarks/loop/run.py`` as a module."""
-    sys.path.append(str(LOOP))
-    spec = importlib.util.spec_from_file_location("loop_experiment", LOOP / "run.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{LOOP / 'run.py'} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def recipe(zoo: Path, organs: Iterable[str], epochs: int, updates: int, seeds: range) -> dict[str, Any]:
@@ -81,12 +66,11 @@ def recipe(zoo: Path, organs: Iterable[str], epochs: int, updates: int, seeds: r
     }
 
 
-def report(out: Path, fold: Any, zoo: Path, epochs: int, updates: int, seeds: range) -> Iterable[str]:
+def report(out: Path, fold: Fold, zoo: Path, epochs: int, updates: int, seeds: range) -> Iterable[str]:
     """Train and score all arms; yield their table."""
-    loop = experiment()
-    loop.train(out, fold.known(), recipe(zoo, loop.ORGANS, epochs, updates, seeds), "cpu", "1")
+    train(out, fold.known(), recipe(zoo, ORGANS, epochs, updates, seeds), "cpu", "1")
     amount = f"N is {epochs * updates} updates; {len(seeds)} seeds"
-    yield f"{amount}; DSC of the {len(loop.ORGANS)} organs of the other scans."
+    yield f"{amount}; DSC of the {len(ORGANS)} organs of the other scans."
     yield ""
     yield "| arm | what it is | DSC, % | against the control (95 %) |"
     yield "| --- | --- | ---: | ---: |"
@@ -96,7 +80,7 @@ def report(out: Path, fold: Any, zoo: Path, epochs: int, updates: int, seeds: ra
             yield f"| {arm} | {about} | not finished | – |"
             continue
         rows = pd.concat(scored[arm])
-        mean = rows[rows["class"].isin(loop.ORGANS)].groupby("class")["dsc"].mean().mean()
+        mean = rows[rows["class"].isin(ORGANS)].groupby("class")["dsc"].mean().mean()
         yield f"| {arm} | {about} | {100 * mean:.1f} | {_against(scored, arm)} |"
 
 
