@@ -115,6 +115,8 @@ def against(found: dict[str, list[pd.DataFrame]], arm: str) -> tuple[str, str]:
     gain = f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
     if arm == ORACLE or not found[ORACLE]:
         return gain, "–"
+    if _organ_mean(compare_scores(found[CONTROL], found[ORACLE], load_classes("flare")))["low_95"] <= 0:
+        return gain, "no certain gap"
     share, low, high = share_of_gap(*(_by_case(found[name]) for name in (CONTROL, arm, ORACLE)))
     return gain, f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
