@@ -2,9 +2,13 @@
 
     python benchmarks/chaos/run.py BTCV CHAOS OUT [--write] [--pictures FOLDER]
 
-BTCV and CHAOS are folders of ``<case>_0000.nii.gz`` and ``<case>.nii.gz``. All CT are labeled, all MR are unlabeled;
-the labels of the MR are read when all is done, to score with. The MR that are scored are therefore those whose images
-(not labels) were learned from. Printed: DSC of each organ for the model of CT alone and each step of ``recipe.yaml``.
+BTCV and CHAOS are folders of ``<case>_0000.nii.gz`` and ``<case>.nii.gz``. All CT are labeled. The MR are halved:
+models learn from the images of one half and are tested on the other. Models of CT alone are tested on both. No label of
+an MR is learned from. Each fold and seed is a run of Snakemake below OUT, which goes on where it was stopped.
+
+Printed: DSC of each organ for each arm (a model of ``recipe.yaml``), and its differences to ``ct_only``, which takes N
+updates, and to ``control``, which takes the 2 N of every later arm, with 95 % intervals over MR and seeds
+(``hierarchical_bootstrap``). Arms that are not finished are named.
 """
 
 import argparse
@@ -12,31 +16,61 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+import yaml
 
 from labelloop.base.files import atomic, write_json, write_text
+from labelloop.base.machine import processor
 from labelloop.cases.annotation import PRESENT
 from labelloop.cases.folders import pair_folders
 from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case, write_cases
 from labelloop.images.pictures import case_picture
 from labelloop.images.volume import read
+from labelloop.metrics.compare import compare_scores
 from labelloop.metrics.flare import score_case
-from labelloop.recipe import load_recipe, unroll
+from labelloop.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).with_name("recipe.yaml")
 RESULT = ROOT / "benchmarks" / "results" / "chaos.md"
+CHAIN = load_recipe(RECIPE)
+ARMS = CHAIN.evaluate.models
+CT_ARMS = ("ct_only", "random", "control")
+"""Arms that see no MR. They are trained in the first fold alone, and tested on all MR."""
 ORGANS = ("liver", "right_kidney", "left_kidney", "spleen")
 RULES = "corrected"
-SHARD = "train-000"
+FOLDS = 2
 BAR = """The public bar for this pair of sets is SIFA (Chen et al., TMI 2020), with about 85 mean DSC over these organs.
-It learned from 14 to 16 MR volumes and 24 to 30 CT and was tested on other MR, in 2-D slices cut to the organs; here
-the volumes are whole and coarse, and the MR that are scored are those whose images, not labels, were learned from."""
+It learned from 14 to 16 MR volumes and 24 to 30 CT and was tested on 4 other MR, in 2-D slices cut to the organs; here
+the volumes are whole and coarse, and models that learn from MR learn from 3."""
+
+
+class Fold(NamedTuple):
+    """Cases of a fold: all CT, and the MR, of which one half is tested."""
+
+    number: int
+    ct: list[Case]
+    mr: list[Case]
+
+    @property
+    def cases(self) -> list[Case]:
+        """Cases as the workflow sees them: MR to learn from without their labels."""
+        hidden = {"label": "", "annotated": ""}
+        seen = [case if case.role == "test" else case.model_copy(update=hidden) for case in self.mr]
+        return [*self.ct, *seen]
+
+    def tests(self, arm: str) -> list[Case]:
+        """Return the MR on which an arm is tested in this fold."""
+        if arm in CT_ARMS:
+            return self.mr if self.number == 0 else []
+        return [case for case in self.mr if case.role == "test"]
 
 
 def main() -> None:
@@ -44,36 +78,34 @@ def main() -> None:
     parser.add_argument("btcv", type=Path)
     parser.add_argument("chaos", type=Path)
     parser.add_argument("out", type=Path, help="folder for everything that is trained")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS, help="what is trained and scored")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
+    parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
     parser.add_argument("--write", action="store_true", help=f"write the table to {RESULT.name}")
-    parser.add_argument(
-        "--pictures", type=Path, help="folder for a picture of each MR and model, with the truth dashed"
-    )
+    parser.add_argument("--pictures", type=Path, help="folder for a picture of each MR and arm of the first seed")
     options = parser.parse_args()
-    mr = write_table(options.btcv, options.chaos, options.out)
-    models = unroll(load_recipe(RECIPE)).evaluate.models
-    train(options.out, models, options.device, options.cores)
-    found = pd.DataFrame(row for model in models for row in scores(options.out, model, mr, options.pictures))
+    folds, seeds = [read_fold(options.btcv, options.chaos, number) for number in range(FOLDS)], range(options.seeds)
+    if not options.print:
+        for seed in seeds:
+            for fold in folds:
+                train(place(options.out, fold, seed), fold, seed, options.arms, options.device, options.cores)
+    found = {arm: [scores(options.out, folds, arm, seed) for seed in seeds] for arm in ARMS}
     text = "\n".join([*lines(found), "", BAR]) + "\n"
     print(text)
     if options.write:
-        command = " ".join(["python benchmarks/chaos/run.py", *sys.argv[1:]])
-        where = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores, no GPU"
-        versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-        head = (
-            f"# CT labels, MR images: BTCV to CHAOS\n\nWritten by `{command}` on {date.today()}: {where}; {versions}."
-        )
-        write_text(RESULT, f"{head}\n\n{text}")
+        write_text(RESULT, f"# CT labels, MR images: BTCV to CHAOS\n\n{_made()}\n\n{text}")
+    if options.pictures:
+        draw(options.out, folds, options.pictures)
 
 
-def write_table(btcv: Path, chaos: Path, out: Path) -> dict[str, Case]:
-    """Write the case table; return the MR cases with their labels, which are not in it."""
+def read_fold(btcv: Path, chaos: Path, number: int) -> Fold:
+    """Return the cases of a fold; every second MR is tested."""
     ct = _cases(btcv, dataset="btcv", modality="CT")
     mr = _cases(chaos, dataset="chaos_mr", modality="MR", sequence="t2w")
-    out.mkdir(parents=True, exist_ok=True)
-    write_cases(out / "cases.csv", [*ct, *(case.model_copy(update={"label": ""}) for case in mr)])
-    return {case.case: case for case in mr}
+    roles = ["test" if n % FOLDS == number else "train" for n in range(len(mr))]
+    return Fold(number, ct, [case.model_copy(update={"role": role}) for case, role in zip(mr, roles, strict=True)])
 
 
 def _cases(folder: Path, **fields: str) -> list[Case]:
@@ -81,41 +113,109 @@ def _cases(folder: Path, **fields: str) -> list[Case]:
     return [Case(case=case, image=str(i), label=str(label), patient=case, **fields) for case, (i, label) in pairs]
 
 
-def train(out: Path, models: tuple[str, ...], device: str, cores: str) -> None:
-    """Let Snakemake train the models and predict the MR."""
-    config = {"cases": str((out / "cases.csv").resolve()), "recipe": str(RECIPE), "results": "results"}
-    write_json(out / "config.yaml", config | {"device": device, "shard_size": 64})  # JSON is YAML; one shard
-    places = ["--directory", str(out.resolve()), "--configfile", str((out / "config.yaml").resolve())]
-    targets = [f"results/models/{model}/predictions/shards/{SHARD}.csv" for model in models]
-    subprocess.run([sys.executable, "-m", "snakemake", *places, "--cores", cores, *targets], cwd=ROOT, check=True)
+def place(out: Path, fold: Fold, seed: int) -> Path:
+    """Return the folder of a run."""
+    return out / f"fold{fold.number}_seed{seed}"
 
 
-def scores(out: Path, model: str, mr: dict[str, Case], pictures: Path | None):
-    """Yield a row for each MR and organ; draw the predictions with the truth dashed."""
-    scheme = load_recipe(RECIPE).scheme
-    for case in mr.values():
-        truth = read_truth(case, scheme)
-        prediction = read(out / "results" / "models" / model / "predictions" / f"{case.case}.nii.gz")
-        for row in score_case(truth, prediction, scheme, RULES, dict.fromkeys(ORGANS, PRESENT)):
-            yield {"model": model, "case": case.case, "class": row["class"], "dsc": row["dsc"]}
-        if pictures:
-            with atomic(pictures / f"{case.case}_{model}.png") as temporary:
-                temporary.write_bytes(
-                    case_picture(read(case.image), prediction, scheme, truth, window=None, focus=ORGANS)
-                )
+def recipe(seed: int) -> dict[str, Any]:
+    """Return ``recipe.yaml`` with the seed of every training."""
+    content = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    for name in ("to_t2w", "ct_only"):  # all others are like ct_only
+        content["models"][name]["trainer"]["seed"] = seed
+    return content
 
 
-def lines(found: pd.DataFrame):
-    """Yield a table: DSC of each organ by model, in %, the mean over the MR."""
-    means = 100 * found.groupby(["model", "class"], sort=False)["dsc"].mean().unstack("class")
-    yield f"DSC in %, mean over {found['case'].nunique()} MR, rules `{RULES}`."
+def train(folder: Path, fold: Fold, seed: int, arms: Sequence[str], device: str, cores: str) -> None:
+    """Let Snakemake train arms and predict the MR that they are tested on; what fails does not stop the rest."""
+    targets = [
+        f"results/models/{arm}/predictions/shards/{role}-000.csv"
+        for arm in arms
+        for role in sorted({case.role for case in fold.tests(arm)})
+    ]
+    if not targets:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_cases(folder / "cases.csv", fold.cases)
+    write_json(folder / "recipe.yaml", recipe(seed))  # JSON is YAML
+    config = {"cases": str((folder / "cases.csv").resolve()), "recipe": "recipe.yaml", "results": "results"}
+    write_json(folder / "config.yaml", config | {"device": device, "shard_size": 64})  # one shard a role
+    places = ["--directory", str(folder.resolve()), "--configfile", str((folder / "config.yaml").resolve())]
+    command = [sys.executable, "-m", "snakemake", *places, "--cores", cores, "--keep-going", *targets]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        print(f"{folder}: not all arms are finished; type the same command again to go on")
+
+
+def scores(out: Path, folds: Sequence[Fold], arm: str, seed: int) -> pd.DataFrame | None:
+    """Return the scores of an arm on all MR; None while a prediction is missing."""
+    rows = []
+    for fold in folds:
+        for case in fold.tests(arm):
+            file = _prediction(out, fold, arm, seed, case)
+            if not file.is_file():
+                return None
+            scored = score_case(
+                read_truth(case, CHAIN.scheme), read(file), CHAIN.scheme, RULES, dict.fromkeys(ORGANS, PRESENT)
+            )
+            rows += [{"case": case.case, **row} for row in scored]
+    return pd.DataFrame(rows)
+
+
+def _prediction(out: Path, fold: Fold, arm: str, seed: int, case: Case) -> Path:
+    return place(out, fold, seed) / "results" / "models" / arm / "predictions" / f"{case.case}.nii.gz"
+
+
+def draw(out: Path, folds: Sequence[Fold], pictures: Path) -> None:
+    """Draw the predictions of the first seed, with the truth dashed."""
+    for fold in folds:
+        for arm in ARMS:
+            for case in fold.tests(arm):
+                file = _prediction(out, fold, arm, 0, case)
+                if not file.is_file():
+                    continue
+                truth = read_truth(case, CHAIN.scheme)
+                drawn = case_picture(read(case.image), read(file), CHAIN.scheme, truth, window=None, focus=ORGANS)
+                with atomic(pictures / f"{case.case}_{arm}.png") as temporary:
+                    temporary.write_bytes(drawn)
+
+
+def lines(found: dict[str, list[pd.DataFrame | None]]) -> Iterator[str]:
+    """Yield a table: DSC of each organ by arm, in %, the mean over MR and seeds, and the differences of the means."""
+    complete = {arm: [t for t in tables if t is not None] for arm, tables in found.items()}
+    finished = {arm: tables for arm, tables in complete.items() if tables and len(tables) == len(found[arm])}
+    missing = [arm for arm in found if arm not in finished]
+    if missing:
+        yield f"Not finished: {', '.join(missing)}."
+        yield ""
+    if not finished:
+        return
+    some = next(iter(finished.values()))
+    yield f"DSC in %, mean over {some[0]['case'].nunique()} MR and {len(some)} seeds, rules `{RULES}`."
     yield ""
-    yield "| model | " + " | ".join(ORGANS) + " | mean |"
-    yield "| --- |" + " ---: |" * (len(ORGANS) + 1)
-    for model, row in means.iterrows():
-        yield (
-            f"| {model} | " + " | ".join(f"{row[name]:.1f}" for name in ORGANS) + f" | {row[list(ORGANS)].mean():.1f} |"
-        )
+    yield "| arm | " + " | ".join(ORGANS) + " | mean | against ct_only (95 %) | against control (95 %) |"
+    yield "| --- |" + " ---: |" * (len(ORGANS) + 3)
+    for arm, tables in finished.items():
+        means = 100 * pd.concat(tables).groupby("class")["dsc"].mean()
+        cells = [f"{means[name]:.1f}" for name in ORGANS] + [f"{means[list(ORGANS)].mean():.1f}"]
+        cells += [against(finished, other, arm) for other in ("ct_only", "control")]
+        yield f"| {arm} | {' | '.join(cells)} |"
+
+
+def against(finished: dict[str, list[pd.DataFrame]], other: str, arm: str) -> str:
+    """Return the difference of an arm's mean DSC to another's, with its interval."""
+    if arm == other or other not in finished:
+        return "–"
+    compared = compare_scores(finished[other], finished[arm], CHAIN.scheme).set_index(["class", "metric"])
+    row = compared.loc[("organ mean", "dsc")]
+    return f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
+
+
+def _made() -> str:
+    command = " ".join(["python benchmarks/chaos/run.py", *map(str, sys.argv[1:])])
+    cpu = f"{processor()}, {os.cpu_count()} cores"
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"Written by `{command}` on {date.today()}: {where}; {versions}."
 
 
 if __name__ == "__main__":

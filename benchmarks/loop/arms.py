@@ -27,8 +27,10 @@ LABELS = {
     "without_anatomy": {"check": None},
 }
 """Label sets of the loop, by the arm that learns from them: what they change."""
+TRAINERS = {"mixed": {"sampling": {"truth_alone": 0}}}
+"""Students of the default's labels, by what their trainer changes: pseudo-labels from the first update on."""
 SEMI = ("mean_teacher", "cross_pseudo")
-ARMS = (BASE, CONTROL, *LABELS, "from_scratch", "twice", *SEMI, "best", ORACLE)
+ARMS = (BASE, CONTROL, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", ORACLE)
 
 
 class Size(NamedTuple):
@@ -84,6 +86,8 @@ def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] 
         for arm, change in LABELS.items():
             labels[f"set_{arm}{seed}"] = label_set([named(CONTROL, seed), base]) | change
             models[named(arm, seed)] = student(size, schedule, seed, f"set_{arm}{seed}")
+        for arm, change in TRAINERS.items():
+            models[named(arm, seed)] = student(size, schedule, seed, f"set_default{seed}", **change)
         whole = model(size, 2 * schedule, seed)
         models[named("from_scratch", seed)] = whole | {"cases": "all", "labels": f"set_default{seed}"}
         labels[f"set_twice{seed}"] = label_set([named(CONTROL, seed), named("default", seed)])
@@ -111,9 +115,9 @@ def model(size: Size, schedule: float, seed: int, **trainer: Any) -> dict[str, A
     return {"plan": "p", "classes": list(ORGANS), "cases": "labeled", "validation_fraction": 0, "trainer": settings}
 
 
-def student(size: Size, schedule: float, seed: int, labels: str) -> dict[str, Any]:
+def student(size: Size, schedule: float, seed: int, labels: str, **trainer: Any) -> dict[str, Any]:
     """Return a model that goes on from the labeled cases alone with a label set of all cases."""
-    return model(size, schedule, seed) | {"cases": "all", "labels": labels, "init_from": named(BASE, seed)}
+    return model(size, schedule, seed, **trainer) | {"cases": "all", "labels": labels, "init_from": named(BASE, seed)}
 
 
 def label_set(predict: list[str]) -> dict[str, Any]:
