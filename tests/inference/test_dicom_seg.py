@@ -1,10 +1,13 @@
-"""DICOM segmentations lie where the organs lie: held against places in the patient, read by pydicom alone."""
+"""DICOM segmentations lie where the organs lie: held against places in the patient, read by pydicom and by dcmqi."""
 
+import json
 import logging
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -167,6 +170,26 @@ SERIES = {
 def test_a_segmentation_lies_where_the_organs_lie(tmp_path, kind):
     folder = write_series(tmp_path / "in", SERIES[kind])
     check_places(SERIES[kind], *segmented(folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("kind", SERIES)
+def test_dcmqi_reads_it_where_the_organs_lie(tmp_path, kind):
+    """dcmqi stands on DCMTK and ITK: it shares no code with what writes the segmentation, and is in 3D Slicer."""
+    dcmqi = pytest.importorskip("dcmqi", reason="dcmqi is not installed (pip install labelloop[dev])")
+    made, out = SERIES[kind], tmp_path / "out"
+    segmented(write_series(tmp_path / "in", made), out)
+    program = Path(dcmqi.__file__).parent / "bin" / "segimage2itkimage"
+    asked = ["--inputDICOM", out / "dicom_seg" / "p.dcm", "--outputDirectory", tmp_path, "--outputType", "nii"]
+    subprocess.run([program, *asked], check=True, capture_output=True, timeout=60)
+    about = [segment for (segment,) in json.loads((tmp_path / "meta.json").read_text())["segmentAttributes"]]
+    assert sorted(segment["SegmentLabel"] for segment in about) == sorted(ORGANS)
+    for number, segment in enumerate(about, start=1):
+        read_back = nib.load(tmp_path / f"{number}.nii.gz")
+        voxels = np.argwhere(np.asarray(read_back.dataobj) == segment["labelID"])
+        places = nib.affines.apply_affine(read_back.affine, voxels) * (-1, -1, 1)  # NIfTI's RAS to LPS
+        there = np.zeros(made.shape, int)
+        np.add.at(there, tuple(made.index(places).T), 1)
+        np.testing.assert_array_equal(there, made.organ(segment["SegmentLabel"]))
 
 
 @few()
