@@ -38,6 +38,7 @@ PLACES = {
     "test_mistakes.py": "slow",
     "test_stories.py": "slow",
     "test_wheel.py": "workflow",
+    "training/test_channels.py": "training",
     "training/test_compiled.py": "training",
     "training/test_not_finite.py": "training",
     "training/test_planning.py": "slow",

@@ -98,7 +98,8 @@ def btcv_parts(folder: Path, out: Path, size: Size, seeds: range) -> Iterable[Pa
     scheme = load_classes("flare")
     organs = [n for n in scheme.names if n in load_dataset("btcv", scheme).annotated]
     cases = []
-    for number, (case, (image, label)) in enumerate(sorted(pair_folders(folder.resolve(), folder.resolve()).items())):
+    pairs = sorted(pair_folders(folder.resolve(), folder.resolve()).items())
+    for number, (case, ((image,), label)) in enumerate(pairs):
         test = number % 4 == 3
         kept = organs if test else organs[(number % 4) :: 3]
         files = {"image": str(image), "label": str(label), "dataset": "btcv", "modality": "CT", "patient": case}

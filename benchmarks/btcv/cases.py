@@ -28,7 +28,7 @@ def main(folder: Path, out: Path) -> None:
             patient=case,
             role="test" if number % 4 == TEST else "train",
         )
-        for number, (case, (image, label)) in enumerate(sorted(pairs.items()))
+        for number, (case, ((image,), label)) in enumerate(sorted(pairs.items()))
     ]
     write_cases(out, cases)
 

@@ -110,7 +110,7 @@ def read_fold(btcv: Path, chaos: Path, number: int) -> Fold:
 
 def _cases(folder: Path, **fields: str) -> list[Case]:
     pairs = sorted(pair_folders(folder.resolve(), folder.resolve()).items())
-    return [Case(case=case, image=str(i), label=str(label), patient=case, **fields) for case, (i, label) in pairs]
+    return [Case(case=case, image=str(i), label=str(label), patient=case, **fields) for case, ((i,), label) in pairs]
 
 
 def place(out: Path, fold: Fold, seed: int) -> Path:

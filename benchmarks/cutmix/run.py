@@ -64,7 +64,7 @@ def phantom_job(folder: Path, settings: CutMix) -> TrainingJob:
         cases.append(TrainingCase(case, "train", states, case))
         if with_tumor:
             path = folder / "bank" / f"{case}.npz"
-            objects = cut_tumors(case, prepared.array, label, PLAN.spacing_mm, scheme.ids[TUMOR], settings.cut)
+            objects = cut_tumors(case, prepared.array[0], label, PLAN.spacing_mm, scheme.ids[TUMOR], settings.cut)
             write_objects(path, objects, states)
             keys[case] = case
     trainer = PartialSettings(cutmix=settings)

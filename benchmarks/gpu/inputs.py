@@ -148,7 +148,7 @@ def _seen(scan: Phantom, plan: Plan) -> trained.Scan:
     """Return image and label map as a network of ``plan`` sees them."""
     geometry = upright(tuple(scan.image.shape[::-1]), (scan.spacing,) * 3)
     prepared = prepare_image(Volume(scan.image.numpy(), geometry), plan, "CT")
-    return prepared.array, prepare_label(Volume(scan.truth.numpy(), geometry), prepared.frame)
+    return prepared.array[0], prepare_label(Volume(scan.truth.numpy(), geometry), prepared.frame)
 
 
 def _fitting(crop: tuple[int, int, int], plan: Plan) -> tuple[int, ...]:

@@ -114,7 +114,7 @@ def experiment() -> ModuleType:
 def carry(source: Path, folder: Path) -> list[Path]:
     """Write the labeled scans of a folder coarser in plane, in few bytes; return the files."""
     files: list[Path] = []
-    for case, (image, label) in sorted(pair_folders(source.resolve(), source.resolve()).items()):
+    for case, ((image,), label) in sorted(pair_folders(source.resolve(), source.resolve()).items()):
         if label is None:
             continue
         read = sitk.ReadImage(str(image), sitk.sitkFloat32)

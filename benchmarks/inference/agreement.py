@@ -73,9 +73,9 @@ def report(model: Path, name: str, image: Path) -> str:
 
     predictor = Predictor(model, "cpu")
     prepared = predictor.prepare(read(image), "CT")
-    array = middle(prepared.array, predictor.plan.patch)
+    array = middle(prepared.array[0], predictor.plan.patch)
     exact = torch.cat(
-        list(predictor.logit_blocks(Prepared(array, prepared.frame), predictor.choices(prepared.frame)[0])), 1
+        list(predictor.logit_blocks(Prepared(array[None], prepared.frame), predictor.choices(prepared.frame)[0])), 1
     )
     logits = stock_logits(stock_models(model, BUILD)[False])
     rows = [

@@ -192,7 +192,7 @@ def segmented(network: Network, array: np.ndarray, plan: Plan, outputs: int, way
     """Return the label map of a normalized image [z, y, x]."""
     moved = np.pad(array, [(way.moved, 0)] * 3, mode="edge")
     window = Window(plan.patch, outputs, way.step, batch=way.batch)
-    blocks = slide_blocks(network, torch.from_numpy(moved), window)
+    blocks = slide_blocks(network, torch.from_numpy(moved)[None], window)
     return np.concatenate([block.argmax(0).numpy().astype(np.uint8) for block in blocks])[(slice(way.moved, None),) * 3]
 
 
@@ -235,7 +235,7 @@ def report(model: Path, names: Sequence[str], scans: Sequence[str]) -> str:
             image = scan(name, BUILD)
             if image is None:
                 raise SystemExit(f"{name}: not beside the project")
-            np.save(folder / f"{name}.npy", Predictor(model, "cpu").prepare(read(image), "CT").array)
+            np.save(folder / f"{name}.npy", Predictor(model, "cpu").prepare(read(image), "CT").array[0])
         first = measured("exact", model, folder)
         if isinstance(first, str):
             raise SystemExit(f"exact {first}")

@@ -58,7 +58,7 @@ def report(machine: str) -> str:
         network = Knowing(len(classes) + 1)
         walk = skipping_walk(skip, truth.shape, PLAN.patch, STEP, PLAN.spacing_mm, classes)
         window = Window(PLAN.patch, network.outputs, STEP)
-        blocks = slide_blocks(network, torch.from_numpy(truth.astype(np.float32)), window, walk)
+        blocks = slide_blocks(network, torch.from_numpy(truth.astype(np.float32))[None], window, walk)
         labels = np.concatenate([block.argmax(0).numpy() for block in blocks])
         every = every or network.windows
         total, lost = (int(part.sum()) * voxel_ml for part in (truth > 0, (truth > 0) & (labels == 0)))

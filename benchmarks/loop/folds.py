@@ -44,7 +44,7 @@ def btcv_folds(folder: Path) -> list[Fold]:
                 case=case, image=str(image), label=str(label), dataset="btcv", modality="CT", patient=case,
                 role="test" if number % FOLDS == fold else "train", annotated=";".join(ORGANS),
             )
-            for number, (case, (image, label)) in enumerate(found)
+            for number, (case, ((image,), label)) in enumerate(found)
         ]  # fmt: skip
         labeled = frozenset(case for number, (case, _) in enumerate(found) if number % FOLDS == (fold + 1) % FOLDS)
         folds.append(Fold(f"fold{fold}", cases, labeled))

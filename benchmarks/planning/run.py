@@ -78,7 +78,7 @@ def folder(place: Path, dataset: str, modality: str) -> list[Case]:
     """Return the cases of a folder of images and labels."""
     found = pair_folders(place.resolve(), place.resolve())
     common = {"dataset": dataset, "modality": modality, "role": "train"}
-    files = [(case, str(image), str(label)) for case, (image, label) in found.items()]
+    files = [(case, str(image), str(label)) for case, ((image,), label) in found.items()]
     return [Case(case=case, patient=case, image=image, label=label, **common) for case, image, label in files]
 
 

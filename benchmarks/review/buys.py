@@ -114,7 +114,7 @@ def folds_of(out: Path, size: Size, btcv: Path | None, numbers: Sequence[int]) -
     if not btcv:
         return [phantom_fold(out / "phantom", size)]
     folder, spacing = out / "btcv", size.plan["spacing_mm"]
-    for case, (image, label) in pair_folders(btcv.resolve(), btcv.resolve()).items():
+    for case, ((image,), label) in pair_folders(btcv.resolve(), btcv.resolve()).items():
         sources = {f"{case}_0000.nii.gz": (image, sitk.sitkLinear), f"{case}.nii.gz": (label, sitk.sitkNearestNeighbor)}
         for name, (source, interpolation) in sources.items():
             if source and not (folder / name).is_file():

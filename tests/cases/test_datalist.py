@@ -66,7 +66,7 @@ def test_files_that_are_not_there_take_their_case_along_and_fail_by_the_exit_cod
 
 
 REFUSED = {
-    "channels": ({"training": [{"image": ["a.nii.gz", "b.nii.gz"], "label": "c.nii.gz"}]}, "training.0: an image of 2"),
+    "channels": ({"training": [{"image": ["a.nii.gz", 1], "label": "c.nii.gz"}]}, "training.0: found"),
     "masks": ({"training": [{"image": "a.nii.gz", "label": ["b.nii.gz", "c.nii.gz"]}]}, "training.0: label"),
     "no image": ({"training": [{"img": "a.nii.gz"}]}, "training.0: found"),
     "straddles": ({"training": [pair("a")], "test": [{"image": "images/a.nii.gz"}]}, "stands in it 2 times"),

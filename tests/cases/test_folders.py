@@ -23,7 +23,7 @@ def test_folders_in_nnunet_naming_are_paired(tmp_path):
     )
     labels = touch(tmp_path / "labelsTr", "FLARE_0001.nii.gz", "b.mha")
     pairs = pair_folders(images, labels)
-    assert {c: (i.name, label and label.name) for c, (i, label) in pairs.items()} == {
+    assert {c: (i.name, label and label.name) for c, ((i,), label) in pairs.items()} == {
         "FLARE_0001": ("FLARE_0001_0000.nii.gz", "FLARE_0001.nii.gz"),
         "FLARE_0002": ("FLARE_0002_0000.nii.gz", None),
         "b": ("b.nrrd", "b.mha"),
@@ -36,7 +36,7 @@ def test_images_and_labels_in_one_folder_are_paired(tmp_path):
         tmp_path / "x", *(f"FLARE_{i:04d}{s}.nii.gz" for i in range(3) for s in ("", "_0000")), "u_0000.nii.gz"
     )
     pairs = pair_folders(both, both)
-    assert {c: (i.name, label and label.name) for c, (i, label) in pairs.items()} == {
+    assert {c: (i.name, label and label.name) for c, ((i,), label) in pairs.items()} == {
         **{f"FLARE_{i:04d}": (f"FLARE_{i:04d}_0000.nii.gz", f"FLARE_{i:04d}.nii.gz") for i in range(3)},
         "u": ("u_0000.nii.gz", None),
     }
@@ -50,7 +50,6 @@ def test_images_and_labels_in_one_folder_are_paired(tmp_path):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["a_0000.nii.gz", "a_0001.nii.gz"], "several channels"),
         (["a_0000.nii.gz", "a_0000.nrrd"], "keep one"),
         (["notes.txt"], "no image"),
     ],

@@ -68,14 +68,16 @@ def test_labels_of_test_images_are_taken_and_none_are_drawn_then(tmp_path):
 
 
 REFUSED = {
-    "channels": ({"channel_names": {"0": "CT", "1": "PET"}, "labels": LABELS}, "images of 2 channels (CT, PET)"),
+    "channels": (
+        {"channel_names": {"0": "CT", "1": "PET"}, "labels": LABELS},
+        "1 file of each image, e.g. of a, for 2",
+    ),
     "regions": (CT | {"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "regions, which overlap"),
     "order": (CT | {"labels": LABELS, "regions_class_order": [1, 2]}, "regions, which overlap"),
     "modality": ({"channel_names": {"0": "PET"}, "labels": LABELS}, "the channel is 'PET', which says neither"),
     "no channel": ({"labels": LABELS}, "say it with --modality"),
     "no labels": (CT, "no labels"),
     "fractions": (CT | {"labels": {"background": 0, "liver": 1.5}}, "expected a whole number for each class"),
-    "listed channels": ({"channel_names": ["T1", "T2"], "labels": LABELS}, "images of 2 channels (T1, T2)"),
     "background": (CT | {"labels": {"0": "liver", "1": "spleen"}}, "liver has id 0"),
     "no name": (CT | {"labels": {"background": 0, "": 1}}, "expected a whole number for each class"),
     "a long number": (

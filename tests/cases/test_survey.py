@@ -387,7 +387,7 @@ def test_no_real_scan_is_flagged(folder, dataset, wanted):
     labeled = any(path.name.count("_0000") == 0 for path in (SHARED / folder).glob("*.nii.gz"))
     pairs = pair_folders(SHARED / folder, SHARED / folder if labeled else None)
     for name in wanted.split():
-        image, label = pairs[name]
+        (image,), label = pairs[name]
         row = {"case": name, "image": str(image), "label": str(label or ""), "dataset": dataset}
         result = survey_case(Case(**row, modality=loaded.modality), loaded, SCHEME)
         assert result.quarantine == ()
@@ -399,7 +399,7 @@ def test_no_real_scan_is_flagged(folder, dataset, wanted):
 @pytest.mark.parametrize(("name", "dataset"), [("ts_ct", "totalsegmentator"), ("ts_mr", "totalsegmentator_mr")])
 def test_model_labels_of_totalsegmentator_lack_the_esophagus_only(name, dataset):
     loaded = load_dataset(dataset, SCHEME)
-    image, label = pair_folders(SHARED / "totalseg", SHARED / "totalseg")[name]
+    (image,), label = pair_folders(SHARED / "totalseg", SHARED / "totalseg")[name]
     case = Case(case=name, image=str(image), label=str(label), dataset=dataset, modality=loaded.modality)
     result = survey_case(case, loaded, SCHEME)
     assert [row["code"] for row in result.quarantine] == ["label_class_empty"]

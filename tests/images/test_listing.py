@@ -168,7 +168,7 @@ def test_totalsegmentators_folders_are_recognized(tmp_path):
 
 def test_folders_of_cases_and_of_dicom_are_recognized(tmp_path):
     touch(tmp_path / "cases" / "s0000", "ct.nii.gz")
-    assert [(case, image.name) for case, (image, _) in pair_folders(tmp_path / "cases").items()] == [
+    assert [(case, image.name) for case, ((image,), _) in pair_folders(tmp_path / "cases").items()] == [
         ("s0000", "ct.nii.gz")
     ]
     with pytest.raises(UserError, match=r"a folder a case \(s0000/ct\.nii\.gz\)"):
@@ -218,11 +218,12 @@ def test_an_image_is_left_out_of_label_maps_only_beside_its_label_map(tmp_path, 
     assert [e.path.name for e in listing.left_out if "taken for the image" in e.reason] == ["a_0000.nii.gz"]
 
 
-def test_channels_of_an_examination_are_refused_by_every_door(tmp_path):
+def test_channels_of_an_examination_are_one_image_at_every_door(tmp_path):
     folder = volumes(tmp_path / "x", *(f"p_{i:04d}.nii.gz" for i in range(4)), "q_0000.nii.gz")
-    for call in (pair_folders, find_cases):
-        with pytest.raises(UserError, match="1 case with several channels"):
-            call(folder)
+    expected = {"p": [f"p_{i:04d}.nii.gz" for i in range(4)], "q": ["q_0000.nii.gz"]}
+    found = {case: images for case, (images, _) in pair_folders(folder).items()}
+    for images in (found, {case.case: case.files for case in find_cases(folder)}):
+        assert {case: [file.name for file in files] for case, files in images.items()} == expected
 
 
 def test_numbered_scans_keep_their_names(tmp_path):
@@ -236,8 +237,7 @@ def test_numbered_scans_keep_their_names(tmp_path):
     assert list(pair_folders(alike, volumes(tmp_path / "l", "scan_0001.nii.gz"))) == numbered
     for number in range(2):  # two examinations, each of a small and a large image
         volumes(tmp_path / "grids", f"p_{number:04d}.nii.gz", grid=Geometry((8, 8, 6 + number), GRID.spacing))
-    with pytest.raises(UserError, match="2 cases with several channels"):
-        find_cases(tmp_path / "grids")
+    assert [(case.case, len(case.files)) for case in find_cases(tmp_path / "grids")] == [("p", 2), ("scan", 3)]
     many = touch(tmp_path / "many", *(f"scan_{i:04d}.nii.gz" for i in range(12)))
     assert len(find_cases(many)) == 12 and find_cases(many)[0].case == "scan_0000"
     assert list(image_cases(list_folder(touch(tmp_path / "one", "a_0000.nii.gz")))) == ["a"]

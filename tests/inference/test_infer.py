@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_prepare import random_volume
 from tiny_dicom import body_hu, write_series
-from tiny_models import IDS, save_model
+from tiny_models import IDS, save_model, tiny_plan
 
 from labelloop.base.classes import load_classes
 from labelloop.base.errors import CaseError, UserError
@@ -451,3 +451,19 @@ def test_inputs_that_cannot_be_read_are_a_failure(folder, tmp_path, monkeypatch,
     assert infer(folder, tmp_path, tmp_path / "out") == 1
     assert any("dead link" in line and "gone_0000.nii.gz" in line for line in caplog.messages)
     assert read_table(tmp_path / "out" / "shards" / "infer.csv", "manifest")["status"].eq("done").all()
+
+
+def test_a_case_without_all_channels_fails_alone_and_a_folder_of_such_cases_is_refused(tmp_path, model_folder, rng):
+    two, images = save_model(tmp_path / "two", tiny_plan(channels=("T1", "T2"))), tmp_path / "in"
+    volume = random_volume(rng)
+    for name in ("a_0000", "a_0001", "b_0000"):
+        write(images / f"{name}.nii.gz", volume.array, volume.geometry)
+    assert infer(images, two, tmp_path / "out", device="cpu", modality="MR") == 1
+    failed = pd.read_csv(tmp_path / "out" / "shards" / "infer.csv").set_index("case")
+    assert failed["status"].to_dict() == {"a": "done", "b": "failed"}
+    assert "an image of 1 channel, and the model takes 2 channels (T1, T2)" in failed["reason"]["b"]
+    with pytest.raises(UserError, match=r"takes images of 2 channels \(T1, T2\), and a has 1 file"):
+        infer(images / "a_0000.nii.gz", two, tmp_path / "one", device="cpu", modality="MR")
+    (images / "b_0000.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"takes images of 1 channel, and a has 2 files.*rename the files"):
+        infer(images, model_folder, tmp_path / "other", device="cpu", modality="MR")

@@ -63,16 +63,28 @@ def scan(folder, spacing=(2.0, 2.5, 4.0), direction=LPS):
             SAGITTAL,
             id="MR inside, turned to RAS, transposed",
         ),
+        pytest.param(
+            {"normalization_schemes": ["CTNormalization", "ZScoreNormalization"], "use_mask_for_norm": [False, True]},
+            {"channels": {"0": "CT", "1": "PET"}},
+            (2.0, 2.5, 4.0),
+            LPS,
+            id="two channels",
+        ),
         pytest.param(TORCH, {"folds": (0, 1), "mirror": (1,)}, (1.2, 1.3, 5.0), LPS, id="two folds, linear"),
     ],
 )  # fmt: skip
 @pytest.mark.slow
 def test_the_labels_are_those_of_nnunet(tmp_path, given, model, spacing, direction):
     folder = save_nnunet(tmp_path, configuration(**given), **model)
-    image, folds = scan(tmp_path, spacing, direction), model.get("folds", (0,))
-    as_nnunet_predicts(folder, image, tmp_path / "theirs", folds)
+    images, folds = [scan(tmp_path / "in", spacing, direction)], model.get("folds", (0,))
+    for channel in range(1, len(model.get("channels", "1"))):
+        first = read(images[0])
+        images.append(tmp_path / "in" / f"a_{channel:04d}.nii.gz")
+        write(images[-1], np.roll(first.array, channel, 0) ** 2 // 100, first.geometry)
+    as_nnunet_predicts(folder, images, tmp_path / "theirs", folds)
     theirs = read(tmp_path / "theirs.nii.gz").array
-    asked = ["infer", image, "--model", folder, "--out", tmp_path / "out", "--device", "cpu", "--modality", "MR"]
+    asked = ["infer", tmp_path / "in", "--model", folder, "--out", tmp_path / "out", "--device", "cpu"]
+    asked += ["--modality", "MR"]
     assert main([str(option) for option in asked]) == 0
     ours = read(tmp_path / "out" / "a.nii.gz").array
     assert len(np.unique(theirs)) > 1
@@ -189,7 +201,6 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("model", "found"),
     [
-        ({"channels": {"0": "T1", "1": "T2"}}, r"2 input channels \(T1, T2\), expected one"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "its labels are regions, which overlap: whole"),
         ({"given": configuration(patch_size=[16, 16])}, "segments slices"),
         ({"given": configuration(previous_stage="3d_lowres")}, "refines what 3d_lowres finds"),

@@ -64,7 +64,7 @@ def turned(volume, permutation, flips):
 def test_a_grey_plan_shows_the_network_the_grey_scale_from_minus_one_to_one(rng, modality, percentiles):
     volume = random_volume(rng, spacing=(2.5, 1.5, 1.5))
     settings = GreySettings(mr_percentiles=percentiles)
-    seen = prepare_image(volume, tiny_plan(grey=settings), modality).array
+    (seen,) = prepare_image(volume, tiny_plan(grey=settings), modality).array
     np.testing.assert_allclose(seen, to_grey(volume.array, modality, settings) / 127.5 - 1, atol=1e-5)
     assert seen.min() == -1 and seen.max() == 1
 
@@ -107,9 +107,9 @@ def test_image_equals_nnunets(grid, modality, seed):
     plan = tiny_plan(spacing_mm=target)
     expected, properties = stock(volume, plan, modality)
     prepared = prepare_image(volume, plan, modality)
-    np.testing.assert_allclose(prepared.array, expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(prepared.array[0], expected, atol=1e-5, rtol=0)
     assert [list(part) for part in prepared.frame.crop] == [list(b) for b in properties["bbox_used_for_cropping"]]
-    assert prepared.frame.shape == prepared.array.shape
+    assert (1, *prepared.frame.shape) == prepared.array.shape
     assert prepared.array.dtype == np.float32 and prepared.array.flags.c_contiguous
 
 
@@ -179,7 +179,7 @@ def test_box_of_an_empty_volume_is_the_volume():
 
 def test_thin_volume_keeps_a_voxel():
     volume = Volume(np.ones((1, 9, 9), np.int16), Geometry((9, 9, 1), (1.5, 1.5, 0.5)))
-    assert prepare_image(volume, tiny_plan(), "CT").array.shape[0] == 1
+    assert prepare_image(volume, tiny_plan(), "CT").array.shape[1] == 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -227,4 +227,4 @@ def test_labels_lie_on_the_images_that_plans_of_nnunet_prepare(orientation, tran
     prepared = prepare_image(Volume(labels.array * 100, labels.geometry), plan, "MR")
     frame = Frame.from_dict(json.loads(json.dumps(prepared.frame.as_dict())))
     assert frame == prepared.frame
-    assert np.array_equal(prepare_label(labels, frame), prepared.array == 100)
+    assert np.array_equal(prepare_label(labels, frame), prepared.array[0] == 100)

@@ -31,7 +31,7 @@ class Bright(nn.Module):
 def run(image, skip, step=0.5):
     network = Bright()
     walk = skipping_walk(skip, image.shape, PATCH, step, SPACING, CLASSES)
-    logits = torch.cat(list(slide_blocks(network, image, Window(PATCH, 3, step), walk)), 1)
+    logits = torch.cat(list(slide_blocks(network, image[None], Window(PATCH, 3, step), walk)), 1)
     assert logits.shape == (3, *image.shape) and torch.isfinite(logits).all()
     return logits.argmax(0), network.windows
 

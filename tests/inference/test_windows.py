@@ -27,7 +27,7 @@ def network():
 
 
 def slide(network, image, window, walk=None):
-    return torch.cat(list(slide_blocks(network, image, window, walk)), 1)
+    return torch.cat(list(slide_blocks(network, image[None], window, walk)), 1)
 
 
 def stock_logits(network, image, step, gaussian, mirror):

@@ -71,7 +71,9 @@ def plans(given, **changes):
         "configurations": {"3d_fullres": given},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": INTENSITIES},
+        "foreground_intensity_properties_per_channel": {
+            str(channel): INTENSITIES for channel, _ in enumerate(given["normalization_schemes"])
+        },
     } | changes
 
 
@@ -82,7 +84,9 @@ def network_of(given, outputs):
     for key in described["_kw_requires_import"]:
         arguments[key] = arguments[key] and resolve_name(arguments[key])
     network = resolve_name(described["network_class_name"])
-    return network(input_channels=1, num_classes=outputs, deep_supervision=False, **arguments)
+    return network(
+        input_channels=len(given["normalization_schemes"]), num_classes=outputs, deep_supervision=False, **arguments
+    )
 
 
 def save_nnunet(parent, given=None, folds=(0,), mirror=(0, 1, 2), labels=None, channels=None, more=None, **changes):
@@ -121,8 +125,8 @@ class FullPrecision:
         return getattr(torch, name)
 
 
-def as_nnunet_predicts(folder, image, out, folds=(0,)):
-    """Write what nnU-Net's own predictor makes of an image file: ``<out>.nii.gz``.
+def as_nnunet_predicts(folder, images, out, folds=(0,)):
+    """Write what nnU-Net's own predictor makes of an image, a file for each channel: ``<out>.nii.gz``.
 
     It adds up logits in half precision, in which random networks, whose classes are close, lose a voxel in a thousand;
     here it does so in float32.
@@ -134,4 +138,4 @@ def as_nnunet_predicts(folder, image, out, folds=(0,)):
     gaussian = partial(stock.compute_gaussian, dtype=torch.float32)
     gaussian.cache_clear = stock.compute_gaussian.cache_clear
     with mock.patch.multiple(stock, torch=FullPrecision(), compute_gaussian=gaussian):
-        predictor.predict_from_files_sequential([[str(image)]], [str(out)])
+        predictor.predict_from_files_sequential([list(map(str, images))], [str(out)])

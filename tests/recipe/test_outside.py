@@ -131,6 +131,18 @@ def test_a_plan_is_like_that_of_a_model_of_nnunet_and_takes_nothing_else(tmp_pat
     assert "student" in {training.model for training in cost.cost_of(recipe, cost.Setting(100)).trainings}
 
 
+def test_a_plan_is_like_that_of_a_model_of_several_channels_whose_names_may_be_others(tmp_path):
+    given = {"normalization_schemes": ["CTNormalization", "ZScoreNormalization"], "use_mask_for_norm": [False, False]}
+    save_nnunet(tmp_path, configuration(**given), channels={"0": "CT", "1": "PET"})
+    outside = {"zoo": {"nnunet": str(tmp_path / "Dataset001_Tiny"), "dataset": "flare22"}}
+    for names in ({}, {"channels": ["CT", "SUV"]}):
+        plan = load(tmp_path, outside, plans={"fine": {"like": "zoo"} | names}, models=STARTING).plans["fine"]
+        assert plan.channels == tuple(names.get("channels", ("CT", "PET")))
+        assert [one.kind for one in plan.normalizations] == ["ct", "zscore"]
+    with pytest.raises(UserError, match="expected one for each of 3 channels"):
+        load(tmp_path, outside, plans={"fine": {"like": "zoo", "channels": ["CT", "PET", "T1"]}}, models=STARTING)
+
+
 def test_a_key_beside_like_overrides_the_model_and_strange_ones_are_refused(tmp_path):
     outside = {"zoo": zoo(tmp_path)}
     small = {"fine": {"like": "zoo", "batch_size": 1, "orientation": "canonical"}}

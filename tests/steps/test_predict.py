@@ -14,6 +14,7 @@ from labelloop.base.paths import manifest_of
 from labelloop.base.shards import read_manifests
 from labelloop.base.tables import write_table
 from labelloop.images.volume import read, write
+from labelloop.inference.prepared import open_image
 from labelloop.steps.cases import prepare
 from labelloop.steps.common import SurveyTables
 from labelloop.steps.models import predict
@@ -108,3 +109,30 @@ def test_a_new_image_gets_a_new_label_map(scans):
     scans.save("ct", random_volume(np.random.default_rng(2), SHAPE, SPACING_MM))
     second = scans.predict("own", "out", scans.prepare("own"))
     assert {case for case in first if first[case] != second[case]} == {"ct"}
+
+
+def test_an_image_of_several_channels_is_prepared_and_labeled_by_all_of_them(tmp_path):
+    rng, plan = np.random.default_rng(3), tiny_plan(channels=("CT", "PET"))
+    files = [tmp_path / f"a_{channel:04d}.nii.gz" for channel in range(2)]
+    ct = random_volume(rng, SHAPE, SPACING_MM)
+    (tmp_path / "pet.yaml").write_text("{name: pet, modality: CT, channels: [CT, PET], labels: {1: liver}}")
+    row = {"case": "a", "image": ";".join(map(str, files)), "dataset": str(tmp_path / "pet.yaml"), "modality": "CT"}
+    model = save_model(tmp_path / "model", plan)
+    found = []
+    for number in range(2):
+        for file, volume in zip(files, (ct, random_volume(rng, SHAPE, SPACING_MM, low=1)), strict=True):
+            write(file, volume.array, ct.geometry)
+        survey = do_survey([row], tmp_path / "results", SHARD)
+        arrays = manifest(tmp_path / "prepared")
+        prepare(survey, plan.model_dump(mode="json"), arrays, 1)
+        (stored,) = read_manifests([arrays]).itertuples()
+        assert open_image(stored.file).array.shape[0] == 2
+        for out, given in (("from_files", None), ("from_arrays", arrays)):
+            made = manifest(tmp_path / f"{out}{number}")
+            table = made.parent / "confidence.csv"
+            inputs = [model / "model.json", model / "weights.pt"]
+            predict(survey, inputs, {}, made, table, "cpu", prepared=given)
+            (labels,) = read_manifests([made]).itertuples()
+            found.append(sha256(Path(labels.file)))
+    assert found[0] == found[1] and found[2] == found[3]
+    assert found[0] != found[2]  # the second channel alone is another one

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,14 @@ def scan(tmp_path_factory):
     return file
 
 
-@pytest.mark.parametrize("modality", ["CT", "MR"])
-def test_installed_by_nnunet_it_gives_the_same_labels(tmp_path, scan, monkeypatch, capsys, modality):
+@pytest.mark.parametrize(
+    ("modality", "channels"), [("CT", ()), ("MR", ()), ("CT", ("CT", "PET"))], ids=["CT", "MR", "two channels"]
+)
+def test_installed_by_nnunet_it_gives_the_same_labels(tmp_path, scan, monkeypatch, capsys, modality, channels):
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.model_sharing import model_import
 
-    model = save_model(tmp_path / "models" / "student", ids=CLASSES)
+    model = save_model(tmp_path / "models" / "student", tiny_plan(channels=channels), ids=CLASSES)
     file = tmp_path / "student.zip"
     asked = ["export", str(model), "--to", "nnunet", "--out", str(file), "--modality", modality]
     assert main([*asked, "--dataset-id", "7"]) == 0
@@ -45,10 +48,15 @@ def test_installed_by_nnunet_it_gives_the_same_labels(tmp_path, scan, monkeypatc
     folder = tmp_path / "nnUNet_results" / "Dataset007_student" / "nnUNetTrainer__labelloop__3d_fullres"
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), use_folds=(0,))
-    predictor.predict_from_files_sequential([[str(scan)]], [str(tmp_path / "theirs")])
+    files, image = [str(scan)], read(scan)
+    for name in channels[1:]:
+        files.append(str(tmp_path / f"{name}.nii.gz"))
+        image = replace(image, more=(np.roll(image.array, 3, 1) // 2,))
+        write(files[-1], image.more[0], GEOMETRY)
+    predictor.predict_from_files_sequential([files], [str(tmp_path / "theirs")])
     theirs = read(tmp_path / "theirs.nii.gz").array
-    ours = Predictor(model, device="cpu").predict(read(scan), modality).labels
-    assert set(np.unique(theirs)) > {0}
+    ours = Predictor(model, device="cpu").predict(image, modality).labels
+    assert len(np.unique(theirs)) > 1
     assert (theirs == ours).mean() >= 0.999
 
 
@@ -94,6 +102,10 @@ def test_what_nnunet_cannot_do_is_refused(tmp_path, capsys):
 CHANGES = {
     "as planned": {},
     "residual": {"residual": True},
+    "two channels": {
+        "normalization_schemes": ["CTNormalization", "ZScoreNormalization"],
+        "use_mask_for_norm": [False, True],
+    },
     "MR, inside of the body": {"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [True]},
     "linear": {"resampling_fn_data": "resample_torch_fornnunet", "resampling_fn_data_kwargs": {"is_seg": False}},
 }
@@ -102,8 +114,9 @@ CHANGES = {
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("more", [{}, {"image_reader_writer": "NibabelIOWithReorient", "transpose_forward": [1, 0, 2]}])
 def test_a_plan_of_nnunet_goes_back_as_it_came(changes, more):
-    plan = model_plan(plans(configuration(**changes), **more), "3d_fullres", 1, Path("theirs"))
-    assert model_plan(plans_json("mine", plan), CONFIGURATION, 1, Path("back")) == plan
+    channels = ("CT", "PET")[: len(changes.get("normalization_schemes", "1"))]
+    plan = model_plan(plans(configuration(**changes), **more), "3d_fullres", 1, Path("theirs"), channels)
+    assert model_plan(plans_json("mine", plan), CONFIGURATION, 1, Path("back"), channels) == plan
 
 
 @pytest.mark.slow

@@ -116,13 +116,25 @@ def test_weights_of_a_model_of_nnunets_are_a_start_and_no_export(tmp_path):
         export_nnunet(ours, tmp_path / "out")
 
 
-@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
-def test_a_model_of_nnunet_lends_its_rows_by_the_names_that_a_data_set_file_gives(tmp_path, residual):
+@pytest.mark.parametrize(
+    ("given", "channels"),
+    [
+        ({}, None),
+        ({"residual": True}, None),
+        (
+            {"normalization_schemes": ["ZScoreNormalization"] * 2, "use_mask_for_norm": [False] * 2},
+            {"0": "T1", "1": "T2"},
+        ),
+    ],
+    ids=["plain", "residual", "two channels"],
+)
+def test_a_model_of_nnunet_lends_its_rows_by_the_names_that_a_data_set_file_gives(tmp_path, given, channels):
     labels = {"background": 0, "Leber": 1, "Milz": 2, "Niere": 3, "Niere2": 4, "spleen": 5}
-    zoo = import_nnunet(save_nnunet(tmp_path, configuration(residual=residual), labels=labels), tmp_path / "ours")
+    folder = save_nnunet(tmp_path, configuration(**given), labels=labels, channels=channels)
+    zoo = import_nnunet(folder, tmp_path / "ours")
     plan = parse_plan(json.loads((zoo / "model.json").read_text())["plan"])
     theirs = load_network(lambda: build_network(plan, 6), zoo / "weights.pt")
-    image = torch.randn(1, 1, *plan.patch, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, plan.inputs, *plan.patch, generator=torch.Generator().manual_seed(0))
     mine, names = ("spleen", "liver", "kidney"), {"Leber": "liver", "Milz": "spleen", "Niere": "kidney"}
     network = build_network(plan, 4)
     start_from(network, zoo, mine, names=names)

@@ -138,6 +138,6 @@ def test_stock_preprocessing_of_the_export_is_ours(tmp_path):
     configuration = plans.get_configuration(CONFIGURATION)
     preprocessor = configuration.preprocessor_class(verbose=False)
     theirs, *_ = preprocessor.run_case([str(file)], None, plans, configuration, dataset_json(CLASSES, 1))
-    ours = prepare_image(read(file), PLAN, "CT").array
+    (ours,) = prepare_image(read(file), PLAN, "CT").array
     assert theirs[0].shape == ours.shape
     assert np.allclose(theirs[0], ours, atol=1e-4)

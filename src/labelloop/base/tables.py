@@ -28,10 +28,10 @@ class Number(str):
 
 CASES = {
     "case": "unique id; letters, digits, '.', '_' and '-' only",
-    "image": "image file, absolute or relative to the table",
+    "image": "image file, absolute or relative to the table; of several channels, a file for each, separated by ';'",
     "label": "label file, empty when there is none",
     "dataset": "what the label ids mean: name of a data set (`labelloop dataset list`), or a data set file",
-    "modality": "CT or MR",
+    "modality": "CT or MR; of several channels, that of the first",
     "sequence": "MR sequence or CT phase, may be empty",
     "patient": "patient id; cases of one patient never straddle train and test",
     "role": "train or test",
@@ -53,8 +53,8 @@ TABLES: dict[str, dict[str, str]] = {
         "minimum": Number("smallest intensity"),
         "maximum": Number("largest intensity"),
         "cut_off": "values below and above which a CT was cut off (saturated); empty: at neither end",
-        "image_sha256": "of the image file",
-        "image_voxels": "fingerprint of the voxels, whatever the format, header and order of axes",
+        "image_sha256": "of the image file; of several channels, a fingerprint of their files",
+        "image_voxels": "fingerprint of the (first channel's) voxels, whatever the format, header and order of axes",
         "label_sha256": "of the label file, empty without",
         "label_ids": "fingerprint of what the label's ids mean: the class id of each id of the data set; empty without",
     },
@@ -216,7 +216,7 @@ TABLES: dict[str, dict[str, str]] = {
         "asked": "doubt, or random: drawn from the accepted labels, whatever is known of them",
         "sha256": "of the label map; empty when nothing was predicted",
         "file": "label map, relative to the table's folder; empty when nothing was predicted",
-        "image": "image, as in cases.csv",
+        "image": "image, as in cases.csv; of several channels, the first",
         "picture": "picture with the reasons written on it, relative to the table's folder",
     },
     "structure": {

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelloop.base.documents import short
+from labelloop.base.documents import read_json, short
 from labelloop.base.errors import UserError
+from labelloop.base.sequences import flat
 from labelloop.base.wording import NAMED, count, shown
 from labelloop.cases.folders import Pair
 from labelloop.images.listing import (
@@ -21,41 +22,39 @@ from labelloop.images.listing import (
     stem,
     tell_left_out,
 )
-from labelloop.images.nnunet_json import read_dataset_json
 
 log = logging.getLogger(__name__)
 
 LISTS = ("training", "validation", "test")
 MISSING = "no such file"
-Entry = tuple[str, Path, Path | None]
-"""Name of the list, image and label."""
+Entry = tuple[str, tuple[Path, ...], Path | None]
+"""Name of the list, image (a file for each channel) and label."""
 
 
 def datalist_pairs(path: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
     """Return the cases of a datalist: those in ``training`` have ``role``, all others are for testing.
 
-    An entry is ``{"image": ..., "label": ...}``, or the path of an image alone. A case is named as its image; where
-    several images have one name, as folder and image.
+    An entry is ``{"image": ..., "label": ...}``, or the path of an image alone; of several channels, the image is a
+    list. A case is named as its (first) image; where several have one name, as folder and image.
 
     Args:
         lost: gets the files that are not there or cannot be read; their cases are left out.
 
     Raises:
-        UserError: for entries of another form or with several images, images that stand twice, and images of several
-            channels.
+        UserError: for entries of another form, and images that stand twice.
     """
-    content = read_dataset_json(path)
+    content = read_json(path)
     entries = _entries(path, content)
     _tell_others(path, content)
     gone = list(_unusable(entries))
     tell_left_out(gone, path.parent)
     lost += gone
     bad = {entry.path for entry in gone}
-    names = _names(path, [image for _, image, _ in entries])
+    names = _names(path, [images[0] for _, images, _ in entries])
     pairs: list[Pair] = [
-        (role if name == LISTS[0] else "test", case, image, label)
-        for case, (name, image, label) in zip(names, entries, strict=True)
-        if image not in bad and label not in bad
+        (role if name == LISTS[0] else "test", case, images, label)
+        for case, (name, images, label) in zip(names, entries, strict=True)
+        if bad.isdisjoint(images) and label not in bad
     ]
     if not pairs:
         raise UserError(f"{path}: no case is left; paths in it are relative to its folder, {path.parent}")
@@ -82,7 +81,7 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
                 problems.append(f"{path}: {name}.{number}: {problem}")
             else:
                 entries.append((name, *_files(entry, path.parent)))
-    times = Counter(image for _, image, _ in entries)
+    times = Counter(flat(images for _, images, _ in entries))
     problems += [f"{path}: {image}: stands in it {n} times" for image, n in times.items() if n > 1]
     if not entries and not problems:
         problems.append(f"{path}: no list {', '.join(LISTS)} with an entry")
@@ -106,9 +105,7 @@ def _problem(entry: Any) -> str:
     if isinstance(entry, str):
         return ""
     image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (None, None)
-    if isinstance(image, list) and len(image) > 1:
-        return f"an image of {len(image)} channels, and labelloop reads one for now; keep one file"
-    if not _is_file_name(image):
+    if not _is_file_name(image) and not _are_file_names(image):
         return f'found {short(repr(entry), 80)}, expected {{"image": path, "label": path}}'
     if label is not None and not _is_file_name(label):
         return f"label: found {short(repr(label), 80)}, expected one path; join several masks into one label map"
@@ -121,17 +118,24 @@ def _is_file_name(value: Any) -> bool:
     return isinstance(alone, str) and bool(alone)
 
 
-def _files(entry: Any, folder: Path) -> tuple[Path, Path | None]:
+def _are_file_names(value: Any) -> bool:
+    """Say whether a value is a list of paths, those of the channels of an image."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
+
+
+def _files(entry: Any, folder: Path) -> tuple[tuple[Path, ...], Path | None]:
     if isinstance(entry, str):
-        return folder / entry, None
-    image, label = (v[0] if isinstance(v, list) else v for v in (entry["image"], entry.get("label")))
-    return folder / image, folder / label if label else None
+        return (folder / entry,), None
+    image, label = entry["image"], entry.get("label")
+    images = image if isinstance(image, list) else [image]
+    label = label[0] if isinstance(label, list) else label
+    return tuple(folder / one for one in images), folder / label if label else None
 
 
 def _unusable(entries: Sequence[Entry]) -> Iterator[LeftOut]:
     """Yield the files that cannot be read, with the reason."""
-    for _, image, label in entries:
-        for file in (image, label):
+    for _, images, label in entries:
+        for file in (*images, label):
             reason = "" if file is None else _why_not(file)
             if file is not None and reason:
                 yield LeftOut(file, reason, lost=True)

@@ -22,18 +22,18 @@ from labelloop.images.listing import (
 
 log = logging.getLogger(__name__)
 
-Pair = tuple[str, str, Path, Path | None]
-"""Role, case, image and label."""
+Pair = tuple[str, str, tuple[Path, ...], Path | None]
+"""Role, case, image (a file for each channel) and label."""
 
 
 def pair_folders(
     images: str | Path | Listing, labels: str | Path | Listing | None = None, lost: list[LeftOut] | None = None
-) -> dict[str, tuple[Path, Path | None]]:
-    """Return ``{case: (image, label or None)}`` of folders in nnU-Net / FLARE naming, and say what is left out.
+) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
+    """Return ``{case: (images, label or None)}`` of folders in nnU-Net / FLARE naming, and say what is left out.
 
-    Images are ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, labels ``<case>.nii.gz`` (any of
-    :data:`labelloop.images.listing.EXTENSIONS`). Both may lie in one folder when the images carry ``_0000``. Images may
-    lie in a folder each, too (:func:`labelloop.images.listing.list_images`).
+    Images are ``<case>_0000.nii.gz`` (and ``<case>_0001.nii.gz``, ..., their other channels) or ``<case>.nii.gz``,
+    labels ``<case>.nii.gz`` (any of :data:`labelloop.images.listing.EXTENSIONS`). Both may lie in one folder when
+    images carry ``_0000``. Images may lie in a folder each, too (:func:`labelloop.images.listing.list_images`).
 
     Args:
         images, labels: folders, or what is known to lie in them.
@@ -41,7 +41,7 @@ def pair_folders(
             it would pass for an unlabeled one.
 
     Raises:
-        UserError: for images of several channels, ambiguous names, folders without an image or label map, and labels
+        UserError: for ambiguous names, folders without an image or label map, and labels
             none of which has an image.
     """
     pictures = images if isinstance(images, Listing) else list_images(images)
@@ -90,8 +90,7 @@ def _of_one_folder(listing: Listing) -> tuple[Listing, Listing]:
     named_alike = {*listing.volumes, *(stem(entry.path) for entry in listing.lost)}
     beside = {name for name in listing.volumes if f"{name}{CHANNEL}" in named_alike}
     pictures = {name: path for name, path in listing.volumes.items() if name not in beside}
-    image_cases(Listing(listing.folder, pictures), beside)  # refuses channels
-    orphans = [name for name in pictures if not name.endswith(CHANNEL)]
+    orphans = [case for case, files in image_cases(Listing(listing.folder, pictures), beside).items() if _alone(files)]
     if orphans:
         raise UserError(
             f"{listing.folder}: images and labels share this folder, but {named(orphans)} could be either; name "
@@ -103,6 +102,11 @@ def _of_one_folder(listing: Listing) -> tuple[Listing, Listing]:
         )
     targets = {name: listing.volumes[name] for name in sorted(beside)}
     return Listing(listing.folder, pictures, listing.left_out), Listing(listing.folder, targets)
+
+
+def _alone(files: tuple[Path, ...]) -> bool:
+    """Say whether an image is no channel ``_0000``, so that it could be a label map."""
+    return not stem(files[0]).endswith(CHANNEL)
 
 
 def _refuse_labels_among(pictures: Listing) -> None:

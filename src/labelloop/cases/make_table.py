@@ -20,7 +20,7 @@ from labelloop.cases.folders import Pair, pair_folders
 from labelloop.cases.nnunet_folder import nnunet_folder, nnunet_pairs
 from labelloop.cases.table import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, Case, write_cases
 from labelloop.images.datasets import Dataset, all_class_names, label_counts, read_dataset, write_dataset
-from labelloop.images.listing import LeftOut, Listing
+from labelloop.images.listing import LeftOut, Listing, tell_left_out
 from labelloop.images.mask_folders import Masks, find_masks, merge, refuse_merged
 from labelloop.images.nnunet_json import NAME, dataset_in_json
 
@@ -102,8 +102,8 @@ def make_table(
 
     Args:
         images: folder of images (:func:`labelloop.cases.folders.pair_folders`), or what is known to lie in it; or what
-            names labels and classes, too: nnU-Net's data set folder (:mod:`labelloop.cases.nnunet_folder`) or MONAI's
-            datalist (:mod:`labelloop.cases.datalist`).
+            names labels, too: nnU-Net's data set folder (:mod:`labelloop.cases.nnunet_folder`), MONAI's datalist
+            (:mod:`labelloop.cases.datalist`).
         labels: folder of labels, the same folder, or None.
         dataset: data set that explains the label ids: a name or the path of a data set file. None: a data set file is
             written beside the table, where the collection says what its ids mean.
@@ -152,6 +152,7 @@ def _of_folders(
     if options.test_images is not None:
         tested = pair_folders(options.test_images, masks.listed(options.test_labels), lost)
         pairs += [("test", case, *files) for case, files in tested.items()]
+    pairs = _of_all_channels(pairs, read_dataset(dataset), pairs[0][2][0].parent, lost)
     _check_files(pairs, [find("datasets", dataset)], out)
     pairs = masks.write(pairs, lost)
     return _Found(pairs, dataset, masks.annotated | _annotated(pairs, dataset, options))
@@ -172,9 +173,8 @@ def checked_dataset(dataset: str | None) -> str:
     return dataset
 
 
-def _of_json(
-    names: Path, labels: str | Path | None, dataset: str | None, out: Path, options: Options, lost: list[LeftOut]
-) -> _Found:
+def _refuse_beside(names: Path, labels: str | Path | None, options: Options) -> None:
+    """Refuse options that name what a collection names itself."""
     beside = {
         "--labels": labels,
         "--test-images": options.test_images,
@@ -184,20 +184,40 @@ def _of_json(
     given = [option for option, value in beside.items() if value is not None]
     if given:
         raise UserError(f"{names}: names images and labels itself; leave out {', '.join(given)}")
+
+
+def _of_json(
+    names: Path, labels: str | Path | None, dataset: str | None, out: Path, options: Options, lost: list[LeftOut]
+) -> _Found:
+    _refuse_beside(names, labels, options)
     folder = nnunet_folder(names)
     read = nnunet_pairs(folder, options.role, lost) if folder else datalist_pairs(names, options.role, lost)
     if options.test_fraction and any(role == "test" and label for role, _, _, label in read):
         raise UserError(f"{names}: has labeled test cases of its own; leave out --test-fraction")
+    described = read_dataset(dataset) if dataset else _described(names, options.modality, out.parent)
+    read = _of_all_channels(read, described, names, lost)
     inputs = [names, *([find("datasets", dataset)] if dataset else [])]
     _check_files(read, inputs, out)
     meaning = dataset or str(_dataset_file(names, options.modality, out.parent))
     return _Found(read, meaning, _annotated(read, meaning, options))
 
 
+def _place_of(dataset: Dataset, folder: Path) -> Path:
+    """Return where what a JSON file says is, or will be, written as a data set file."""
+    return folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}.yaml"
+
+
+def _described(names: Path, modality: str, folder: Path) -> Dataset:
+    """Return what the data set file of a JSON file says, or will say when it is written."""
+    dataset = dataset_in_json(names, modality)
+    path = _place_of(dataset, folder)
+    return read_dataset(path) if path.is_file() else dataset
+
+
 def _dataset_file(names: Path, modality: str, folder: Path) -> Path:
     """Write what a JSON file says of its label ids as a data set file, for people to edit; keep one that is there."""
     dataset = dataset_in_json(names, modality)
-    path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}.yaml"
+    path = _place_of(dataset, folder)
     if path.is_file():
         _refuse_others(path, names)
         kept = read_dataset(path)
@@ -233,7 +253,42 @@ def _refuse_others(path: Path, names: Path) -> None:
 
 def _check_files(pairs: list[Pair], inputs: list[Path], out: Path) -> None:
     _check_ids([case for _, case, _, _ in pairs])
-    refuse_overwriting([out], [*inputs, *filter(None, flat(files for _, _, *files in pairs))], is_table("cases"))
+    read = [*flat(images for _, _, images, _ in pairs), *(label for *_, label in pairs if label)]
+    wrong = [str(file) for file in read if ";" in str(file)]
+    if wrong:
+        raise UserError(
+            f"{wrong[0]}: a name with ';', which separates the files of channels in a case table: rename it"
+        )
+    refuse_overwriting([out], [*inputs, *read], is_table("cases"))
+
+
+def _of_all_channels(pairs: list[Pair], dataset: Dataset, place: Path, lost: list[LeftOut]) -> list[Pair]:
+    """Return the cases that have a file for each channel of a data set; the others are told, and in ``lost``.
+
+    Args:
+        place: folder or file that names the cases.
+
+    Raises:
+        UserError: when there is none.
+    """
+    expected = len(dataset.channels) or 1
+    of_dataset = f"{count(expected, 'channel')} of data set {dataset.name}"
+    wrong = [pair for pair in pairs if len(pair[2]) != expected]
+    if len(wrong) == len(pairs):
+        _, case, files, _ = wrong[0]
+        raise UserError(
+            f"{shown(place)}: {count(len(files), 'file')} of each image, e.g. of {case}, for {of_dataset}. If they are "
+            "channels (_0000, _0001), name them in the data set file, `channels: [T1, T2]`, and give that with "
+            "--dataset; else keep the file to use. Sequences of MR that stand for themselves are cases of one patient. "
+            "If _0000 and _0001 are numbers of cases, rename the files. Split a 4-D file into a file for each channel"
+        )
+    gone = [
+        LeftOut(files[0], f"the image has {count(len(files), 'file')} for {of_dataset}", lost=True)
+        for _, _, files, _ in wrong
+    ]
+    tell_left_out(gone, place if place.is_dir() else place.parent)
+    lost += gone
+    return [pair for pair in pairs if len(pair[2]) == expected]
 
 
 def _annotated(pairs: list[Pair], dataset: str, options: Options) -> dict[str, str]:
@@ -258,11 +313,11 @@ def _rows(found: _Found, drawn: set[str], options: Options) -> list[Case]:
 
 
 def _row(pair: Pair, found: _Found, options: Options) -> Case:
-    role, case, image, label = pair
+    role, case, images, label = pair
     dataset, known = found.dataset, options.known.get(case, {})
     return Case(
         case=case,
-        image=str(image.absolute()),
+        image=";".join(str(image.absolute()) for image in images),
         label=str(label.absolute()) if label else "",
         dataset=str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset,
         modality=known.get("modality") or options.modality,
@@ -301,7 +356,7 @@ class _MaskLabels:
         if self._merged is None:
             return pairs
         labeled = {case: self._masks[case] for _, case, _, label in pairs if label}
-        refuse_merged(self._merged, labeled, [image for _, _, image, _ in pairs])
+        refuse_merged(self._merged, labeled, flat(images for _, _, images, _ in pairs))
         failed = set()
         for case, masks in labeled.items():
             out = self._merged / f"{case}.nii.gz"

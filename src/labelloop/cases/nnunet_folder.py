@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labelloop.base.documents import read_json
 from labelloop.base.errors import UserError
 from labelloop.cases.folders import Pair, pair_folders
 from labelloop.images.listing import FORMAT, LeftOut, list_folder, tell_left_out
-from labelloop.images.nnunet_json import NAME, read_dataset_json
+from labelloop.images.nnunet_json import NAME
 
 TRAIN, TEST = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")
 NO_PART = "no part of the data set that is read; images to test on can be named with --test-images"
@@ -26,10 +27,10 @@ def nnunet_pairs(folder: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
         lost: see :func:`labelloop.cases.folders.pair_folders`.
 
     Raises:
-        UserError: when images have several channels, or the file keeps cases for validation, as a datalist does; see
-            also :func:`labelloop.cases.folders.pair_folders`.
+        UserError: when the file keeps cases for validation, as a datalist does; see also
+            :func:`labelloop.cases.folders.pair_folders`.
     """
-    _refuse_validation(folder / NAME, read_dataset_json(folder / NAME))
+    _refuse_validation(folder / NAME, read_json(folder / NAME))
     pairs: list[Pair] = []
     for (images, labels), its_role in ((TRAIN, role), (TEST, "test")):
         if images == TEST[0] and not _holds_volumes(folder / images):

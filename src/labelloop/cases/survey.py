@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
+from labelloop.base.channels import modality_of
 from labelloop.base.classes import IGNORED, ClassScheme
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import digest
@@ -29,7 +30,7 @@ from labelloop.images import scan
 from labelloop.images.datasets import Dataset, label_counts, load_dataset
 from labelloop.images.detached import stamps as stamps_of
 from labelloop.images.hounsfield import cut_off
-from labelloop.images.scan import Scan, ScanFile, check_same_grid, check_values, read_scan
+from labelloop.images.scan import Scan, ScanFile, check_same_grid, check_values, content_key, read_scan
 from labelloop.images.volume import Volume
 
 REASONS: dict[str, str] = {
@@ -100,9 +101,10 @@ def survey_case(case: Case, dataset: Dataset, scheme: ClassScheme) -> SurveyResu
     with findings.errors():
         annotated = annotated_classes(case, dataset, scheme)
     with findings.errors():
-        image = _Surveyed.read(case.image, "image")
-        for code, found in check_values(image.volume.array, case.modality, case.image):
-            findings.warn(code, case.image, found)
+        image = _Surveyed.read(case.images[0], "image")
+        for code, found in check_values(image.volume.array, case.modality, case.images[0]):
+            findings.warn(code, case.images[0], found)
+    more = _read_more(case, dataset, image, findings)
     with findings.errors():
         label = _Surveyed.read(case.label, "label") if case.label else None
     with findings.errors():
@@ -112,13 +114,13 @@ def survey_case(case: Case, dataset: Dataset, scheme: ClassScheme) -> SurveyResu
         if label and annotated is not None:
             states |= _states(label.volume.array, case, dataset, annotated, findings)
     if case.annotated and not case.label:
-        findings.warn("annotated_without_label", case.image, f"annotated: {case.annotated}")
+        findings.warn("annotated_without_label", case.images[0], f"annotated: {case.annotated}")
     for file in filter(None, (image, label)):
         for code, found in file.scan.warnings:
             findings.warn(code, file.scan.file, found)
     if image is None or any(row["severity"] == "error" for row in findings.rows):
         return SurveyResult(case.case, None, None, tuple(findings.rows))
-    row = _geometry_row(case, image, label)
+    row = _geometry_row(case, image, label, content_key([image.sha256, *more]))
     return SurveyResult(case.case, row, states, tuple(findings.rows), profile(image.volume, case.modality))
 
 
@@ -138,6 +140,20 @@ class _Surveyed:
         return cls(scan, scan.volume(), sha256)
 
 
+def _read_more(case: Case, dataset: Dataset, image: _Surveyed | None, findings: _Findings) -> list[str]:
+    """Look at the channels after the first, ``image``; return the fingerprints of their files."""
+    hashes = []
+    for file, name in zip(case.images[1:], dataset.channels[1:], strict=True):
+        with findings.errors():
+            channel = _Surveyed.read(file, "image")
+            hashes.append(channel.sha256)
+            for code, found in (*check_values(channel.volume.array, modality_of(name), file), *channel.scan.warnings):
+                findings.warn(code, file, found)
+            if image:
+                check_same_grid(channel.volume.geometry, image.volume.geometry, file, "channel")
+    return hashes
+
+
 def annotated_classes(case: Case, dataset: Dataset, scheme: ClassScheme) -> tuple[str, ...]:
     """Return the classes annotated in a labeled case: as its row says, else as the data set file says.
 
@@ -149,7 +165,7 @@ def annotated_classes(case: Case, dataset: Dataset, scheme: ClassScheme) -> tupl
         return scheme.select(case.annotated_names(dataset.annotated))
     except UserError as error:
         code = "class_unknown"
-        raise CaseError(code, case.label or case.image, str(error), REASONS[code]) from error
+        raise CaseError(code, case.label or case.images[0], str(error), REASONS[code]) from error
 
 
 def _states(
@@ -189,7 +205,7 @@ def _states(
     return states | {name: PRESENT for name in voxels if name in states}
 
 
-def _geometry_row(case: Case, image: _Surveyed, label: _Surveyed | None) -> dict[str, Any]:
+def _geometry_row(case: Case, image: _Surveyed, label: _Surveyed | None, sha256: str) -> dict[str, Any]:
     g, values = image.volume.geometry, image.volume.array
     low, high = image.scan.range()
     row: dict[str, Any] = {"case": case.case}
@@ -201,7 +217,7 @@ def _geometry_row(case: Case, image: _Surveyed, label: _Surveyed | None) -> dict
     row["cut_off"] = ";".join(
         f"{word} {end:g}" for word, end in zip(("below", "above"), ends, strict=True) if end is not None
     )
-    row |= {"image_sha256": image.sha256, "image_voxels": voxel_fingerprint(values)}
+    row |= {"image_sha256": sha256, "image_voxels": voxel_fingerprint(values)}
     return row | {"label_sha256": label.sha256 if label else ""}
 
 
@@ -243,12 +259,12 @@ def survey_shard(
 
 def _key(case: Case, dataset: Dataset, scheme: ClassScheme) -> str:
     row = case.model_dump(exclude={"role", "patient", "sequence"})
-    stamps = [stamps_of(file) if file else None for file in (case.image, case.label)]
+    stamps = [stamps_of(file) if file else None for file in (*case.images, case.label)]
     return digest([SURVEY_VERSION, row, dataset.content, scheme.ids, scheme.sets, *stamps])
 
 
 def _failed(case: Case, reason: str) -> SurveyResult:
-    row = quarantine(case.case, case.image, "survey_failed", reason, REASONS["survey_failed"])
+    row = quarantine(case.case, case.images[0], "survey_failed", reason, REASONS["survey_failed"])
     return SurveyResult(case.case, None, None, (row,))
 
 
@@ -258,7 +274,7 @@ def _unless_tested(result: SurveyResult, case: Case, tested: Mapping[str, str]) 
     if other is None:
         return result
     code, found = "image_straddles", f"voxel by voxel the image of {other}, which is tested on"
-    row = quarantine(case.case, case.image, code, found, REASONS[code])
+    row = quarantine(case.case, case.images[0], code, found, REASONS[code])
     return SurveyResult(case.case, None, None, (*result.quarantine, row))
 
 

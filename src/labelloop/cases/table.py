@@ -9,18 +9,20 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ConfigDict
 
+from labelloop.base.channels import modality_of
 from labelloop.base.classes import Strict
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.files import atomic, digest
 from labelloop.base.lookup import SUFFIXES, known
 from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.base.tables import delimiter_of
-from labelloop.images.datasets import read_dataset
+from labelloop.base.wording import count
+from labelloop.images.datasets import Dataset, read_dataset
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ REASONS = {
     "one of them, unless the results stay on disks that tell capitals apart.",
     "row_malformed": "Write as many fields as the header has; put quotes around a field that holds the separator.",
     "image_not_named": "Fill in the column image.",
+    "channels_differ": "Write the files of all channels into the column image, separated by ';', in the order of "
+    "`channels` in the data set file; or correct that.",
+    "channel_modality": "Leave modality empty, or write that of the first channel.",
     "role_unknown": "Write train or test, or leave the field empty for train.",
     "modality_unknown": "Write CT or MR, or leave the field empty for the data set's own.",
     "dataset_unknown": "Give the name of a data set (`labelloop dataset list`), or the path of a data set file.",
@@ -47,7 +52,7 @@ REASONS = {
     "Change role or patient.",
     "image_straddles": "The same image must not be trained on and tested on; the train cases are set aside. Remove one "
     "of the two rows, or change role.",
-    "image_repeated": "Two cases name the same image; remove one unless this is meant.",
+    "image_repeated": "Two cases, or two channels, name the same image; remove one unless this is meant.",
 }
 """What to do about each reason code of a case table's rows."""
 
@@ -82,6 +87,16 @@ class Case(Strict):
         return names(self.annotated) or tuple(default)
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """Image file of each channel; of most cases, one."""
+        return names(self.image)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the case: of its channels, then the label, if it has one."""
+        return (*self.images, self.label) if self.label else self.images
+
+    @property
     def surgery_names(self) -> tuple[str, ...]:
         """Classes removed by surgery."""
         return names(self.surgery)
@@ -114,13 +129,13 @@ def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
     """
     path = Path(path)
     rows = _read_rows(path)
-    modalities: dict[str, str | None] = {}
+    datasets: dict[str, Dataset | None] = {}
     ids = Counter(row["case"] for row, _, _ in rows)
     cases: list[tuple[Case, int]] = []
     rejected: list[dict] = []
     for row, line, malformed in rows:
-        case = _complete(row, path.parent, modalities)
-        problems = _problems(row, case, malformed, ids[row["case"]], modalities[case.dataset] is not None)
+        case = _complete(row, path.parent, datasets)
+        problems = _problems(row, case, malformed, ids[row["case"]], datasets[case.dataset])
         rejected += [quarantine(row["case"], path, c, f"line {line}: {f}", REASONS[c]) for c, f in problems]
         cases.append((case, line if not problems else 0))
     usable = [case for case, line in cases if line]
@@ -129,11 +144,11 @@ def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
     for column in ("patient", "image"):
         leaks = _straddling(usable, everyone, column)
         rejected += [
-            quarantine(c.case, path, f"{column}_straddles", f"{column} {getattr(c, column)} is also tested on, in "
-                       f"{tested}", REASONS[f"{column}_straddles"])
-            for c, tested in leaks if c.case not in aside
+            quarantine(case, path, f"{column}_straddles", f"{column} {value} is also tested on, in {tested}",
+                       REASONS[f"{column}_straddles"])
+            for case, value, tested in leaks if case not in aside
         ]  # fmt: skip
-        aside |= {c.case for c, _ in leaks}
+        aside |= {case for case, _, _ in leaks}
     usable = [case for case in usable if case.case not in aside]
     return usable, [*rejected, *_repeated(usable, path), *_in_capitals(usable, path)]
 
@@ -178,16 +193,21 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError("\n".join(f"{path}: {line}" for line in lines))
 
 
-def _complete(row: dict[str, str], folder: Path, modalities: dict[str, str | None]) -> Case:
-    """Fill in the defaults of a row and make its paths absolute; ``modalities`` remembers each data set's."""
+def _complete(row: dict[str, str], folder: Path, datasets: dict[str, Dataset | None]) -> Case:
+    """Fill in the defaults of a row and make its paths absolute; ``datasets`` remembers what was read."""
     name = str(folder / row["dataset"]) if row["dataset"].endswith(SUFFIXES) else row["dataset"]
-    if name not in modalities:
+    if name not in datasets:
         exists = Path(name).is_file() if name.endswith(SUFFIXES) else name in known("datasets")
-        modalities[name] = read_dataset(name).modality if exists else None
-    paths = {c: os.path.abspath(folder / row[c]) if row[c] else "" for c in ("image", "label")}  # noqa: PTH100
+        datasets[name] = read_dataset(name) if exists else None
+    dataset = datasets[name]
+    images, label = names(row["image"]), row["label"]
+    paths = {
+        "image": ";".join(os.path.abspath(folder / image) for image in images),  # noqa: PTH100
+        "label": os.path.abspath(folder / label) if label else "",  # noqa: PTH100
+    }
     filled = {
         "dataset": name,
-        "modality": row["modality"].upper() or modalities[name] or "",
+        "modality": row["modality"].upper() or (dataset.modality if dataset else ""),
         "patient": row["patient"] or row["case"],
         "role": row["role"].lower() or "train",
     }
@@ -195,7 +215,7 @@ def _complete(row: dict[str, str], folder: Path, modalities: dict[str, str | Non
 
 
 def _problems(
-    row: dict[str, str], case: Case, malformed: str, copies: int, known_dataset: bool
+    row: dict[str, str], case: Case, malformed: str, copies: int, dataset: Dataset | None
 ) -> list[tuple[str, str]]:
     """Return (reason code, what was found) of everything that is wrong with one row."""
     checks = [
@@ -207,27 +227,54 @@ def _problems(
         ("modality_unknown", case.modality and case.modality not in MODALITIES, f"modality {row['modality']!r}"),
     ]
     problems = [(code, found) for code, wrong, found in checks if wrong]
-    if not known_dataset:
+    if dataset is None:
         found = f"data set {row['dataset']!r}{nearest(row['dataset'], known('datasets'))}"
         problems.append(("dataset_unknown", found))
-    return problems
+        return problems
+    return [*problems, *_channel_problems(case, dataset)]
 
 
-def _straddling(usable: Sequence[Case], everyone: Sequence[Case], column: str) -> list[tuple[Case, str]]:
-    """Return train cases that share ``column`` with a test case, and a test case that they share it with."""
-    tested = {getattr(c, column): c.case for c in everyone if c.role == "test" and getattr(c, column)}
-    return [(c, tested[getattr(c, column)]) for c in usable if c.role == "train" and getattr(c, column) in tested]
+def _channel_problems(case: Case, dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """Yield how a row differs from what its data set says of channels."""
+    expected, files = len(dataset.channels) or 1, len(case.images)
+    if files and files != expected:
+        named = f" ({', '.join(dataset.channels)})" if dataset.channels else ""
+        listed = f"{count(expected, 'channel')}{named}"
+        yield "channels_differ", f"{count(files, 'image file')}, and data set {dataset.name} has {listed}"
+    first = dataset.channels[0] if dataset.channels else ""
+    if first and case.modality in MODALITIES and case.modality != modality_of(first):
+        yield "channel_modality", f"modality {case.modality}, where the first channel is {first}"
+
+
+def _values(case: Case, column: str) -> tuple[str, ...]:
+    """Return what a case has in a column; of several channels, the image of each."""
+    return case.images if column == "image" else tuple(filter(None, [getattr(case, column)]))
+
+
+def _straddling(usable: Sequence[Case], everyone: Sequence[Case], column: str) -> list[tuple[str, str, str]]:
+    """Return train cases that share ``column`` with a test case: case, what they share, and that test case."""
+    tested: dict[str, str] = {}
+    for case in everyone:
+        if case.role == "test":
+            tested |= dict.fromkeys(_values(case, column), case.case)
+    shared = {c.case: next(filter(tested.get, _values(c, column)), "") for c in usable if c.role == "train"}
+    return [(case, value, tested[value]) for case, value in shared.items() if value]
 
 
 def _repeated(cases: Sequence[Case], path: Path) -> list[dict]:
-    """Return warnings for cases that name the image of an earlier case."""
+    """Return warnings for cases that name the image of an earlier case, and for channels that are the same file."""
+    code = "image_repeated"
     first: dict[str, str] = {}
     rows = []
     for case in cases:
-        other = first.setdefault(case.image, case.case)
-        if other != case.case:
-            found = f"image {case.image} is also that of {other}"
-            rows.append(quarantine(case.case, path, "image_repeated", found, REASONS["image_repeated"], "warning"))
+        for image in case.images:
+            other = first.setdefault(image, case.case)
+            if other != case.case:
+                found = f"image {image} is also that of {other}"
+                rows.append(quarantine(case.case, path, code, found, REASONS[code], "warning"))
+        if len(set(case.images)) < len(case.images):
+            found = "one file stands for several channels"
+            rows.append(quarantine(case.case, path, code, found, REASONS[code], "warning"))
     return rows
 
 
@@ -247,5 +294,6 @@ def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for case in cases:
-            paths = {c: getattr(case, c).removeprefix(folder) for c in ("image", "label", "dataset")}
+            paths = {c: getattr(case, c).removeprefix(folder) for c in ("label", "dataset")}
+            paths["image"] = ";".join(image.removeprefix(folder) for image in case.images)
             writer.writerow(case.model_dump() | paths)

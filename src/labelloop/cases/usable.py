@@ -48,8 +48,12 @@ class UsableCase:
         return ["upside down"] if self.upside_down else []
 
     def image(self) -> Volume:
-        """Read the image; turn it upright if it is stored upside down."""
-        return self.upright(read_surveyed(self.case.image))
+        """Read the image, of several channels the first; turn it upright if it is stored upside down."""
+        return self.upright(read_surveyed(self.case.images[0]))
+
+    def all_channels(self) -> Volume:
+        """Read the image with all its channels; turn it upright if it is stored upside down."""
+        return self.upright(read_surveyed(*self.case.images))
 
     def label(self, path: str | Path) -> Volume:
         """Read a label map that is stored as the image is."""

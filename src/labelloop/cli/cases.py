@@ -43,7 +43,8 @@ def convert(
 @app.command(epilog="Example: labelloop cases --images scans --labels labels --dataset flare22 --out cases.csv")
 def cases(
     images: Annotated[
-        Path, Option(help="folder of images; or nnU-Net's data set folder or MONAI's datalist, which names labels, too")
+        Path,
+        Option(help="folder of images; or nnU-Net's data set folder or MONAI's datalist, which name labels, too"),
     ],
     out: Annotated[Path, Option(help="the table to write")],
     dataset: Annotated[

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from pydantic import PrivateAttr, field_validator, model_validator
 
+from labelloop.base.channels import ChannelNames, modality_of
 from labelloop.base.classes import BACKGROUND, IGNORE, IGNORED, ClassScheme, Names, Strict, load_classes
 from labelloop.base.documents import read_yaml, validated
 from labelloop.base.errors import CaseError, UserError, nearest
@@ -36,12 +37,14 @@ class Dataset(Strict):
     ``labels`` maps the data set's own ids to class names; null stands for a known structure that is no class of
     ours, ``ignore`` for voxels whose class nobody knows, as nnU-Net's ignore label: they are left out of losses and
     scores. ``annotated`` names the classes that somebody looked for in every labeled case (a case table can say
-    otherwise for a case); by default the classes that ``labels`` maps to. ``license`` is told in ``model.json`` of the
-    models that learn from the data set.
+    otherwise for a case); by default the classes that ``labels`` maps to. ``channels`` says what the channels of an
+    image are, in order, where they are several; ``modality`` is that of the first then. ``license`` is told in
+    ``model.json`` of the models that learn from the data set.
     """
 
     name: str
     modality: Literal["CT", "MR"]
+    channels: ChannelNames = ()
     source: str = ""
     license: str = ""
     labels: dict[int, str | None]
@@ -56,6 +59,13 @@ class Dataset(Strict):
             names = (n for n in values["labels"].values() if n and n != IGNORE)
             values = values | {"annotated": tuple(dict.fromkeys(names))}
         return values
+
+    @model_validator(mode="after")
+    def _modality_of_the_first(self) -> "Dataset":
+        if self.channels and self.modality != modality_of(self.channels[0]):
+            expected = modality_of(self.channels[0])
+            raise ValueError(f"modality {self.modality}: the first channel is {self.channels[0]}; expected {expected}")
+        return self
 
     @field_validator("labels")
     @classmethod
@@ -77,7 +87,7 @@ class Dataset(Strict):
     @property
     def content(self) -> dict[str, Any]:
         """What the survey of a case of this data set depends on: all but its license."""
-        return self.model_dump(exclude={"license"})
+        return self.model_dump(exclude={"license"} if self.channels else {"license", "channels"})
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -189,7 +199,10 @@ def as_known(name: str) -> str:
 
 def write_dataset(path: Path, dataset: Dataset, head: str) -> None:
     """Write a data set file, for people to edit, under some lines of comment."""
-    content = dataset.model_dump(include={"name", "modality", "source", "license", "labels"}, exclude_defaults=True)
+    told = {"name", "modality", "channels", "source", "license", "labels"}
+    content = dataset.model_dump(include=told, exclude_defaults=True)
+    if dataset.channels:
+        content["channels"] = list(dataset.channels)
     write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
 

@@ -201,17 +201,17 @@ def list_labels(folder: str | Path) -> Listing:
     return listing
 
 
-def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, Path]:
-    """Return the images of a listing by case: ``<case>_0000`` (nnU-Net, FLARE) or ``<case>``.
+def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, tuple[Path, ...]]:
+    """Return the images of a listing by case: ``<case>_0000`` (nnU-Net, FLARE) or ``<case>``; a file for each channel.
 
-    Files that are alike but for a number, ``scan_0000``, ``scan_0001``, ..., are cases of their own, with their whole
-    name, when ``labels``, ids of cases, says so; or when all that is numbered is alike, and grids differ or there are
-    too many for channels. Where several names are numbered, these are rather examinations.
+    Files that are alike but for a number, ``a_0000``, ``a_0001``, ..., are channels of one examination, in this order.
+    They are cases of their own, with their whole name, when ``labels``, ids of cases, says so; or when all that is
+    numbered is alike, and grids differ or there are too many for channels.
 
     Raises:
-        UserError: when they can be channels of one examination, or two files are images of one case.
+        UserError: when two files are images of one case.
     """
-    cases: dict[str, Path] = {}
+    cases: dict[str, tuple[Path, ...]] = {}
     families = _families(listing.volumes)
     several = [prefix for prefix, names in families.items() if f"{prefix}_0001" in names]
     numbered = {
@@ -219,19 +219,16 @@ def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, Path
         for prefix, names in families.items()
         if _are_numbered(names, listing.volumes, labels, alone=several == [prefix])
     }
-    channels = sorted(set(several) - numbered)
-    if channels:
-        raise UserError(
-            f"{listing.folder}: {count(len(channels), 'case')} with several channels (_0000, _0001), e.g. "
-            f"{channels[0]}; one image a case is read. Keep the channel to use; sequences of MR that stand for "
-            "themselves are cases of one patient. If _0000 and _0001 are numbers of cases, rename the files"
-        )
+    channels = {prefix: families[prefix] for prefix in several if prefix not in numbered}
+    further = set(flat(names[1:] for names in channels.values()))
     for name, path in listing.volumes.items():
         prefix = name.removesuffix(CHANNEL)
         case = name if prefix in numbered or not prefix else prefix
+        if name in further:
+            continue
         if case in cases:
             raise UserError(f"{listing.folder}: several inputs for {case}; rename them or move them apart")
-        cases[case] = path
+        cases[case] = (path, *(listing.volumes[other] for other in channels.get(prefix, [])[1:]))
     return cases
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from labelloop.base.channels import modality_of
 from labelloop.base.classes import BACKGROUND, ClassScheme
 from labelloop.base.documents import read_json, short, validated
 from labelloop.base.errors import UserError
 from labelloop.base.lookup import find
-from labelloop.base.wording import named, plain, shown
+from labelloop.base.wording import named, shown
 from labelloop.images.datasets import LARGEST_ID, Dataset, all_class_names, as_known, bound, load_dataset
 
 log = logging.getLogger(__name__)
@@ -27,38 +28,24 @@ REGIONS = (
 )
 
 
-def read_dataset_json(path: Path) -> dict[str, Any]:
-    """Return what such a file says.
-
-    Raises:
-        UserError: when it is no such file, or of images of several channels.
-    """
-    content = read_json(path)
-    channels = _channels(content)
-    if len(channels) > 1:
-        raise UserError(
-            f"{path}: images of {len(channels)} channels ({named([plain(name) for name in channels])}); labelloop "
-            "reads one channel for now. Copy the files of the channel to use, <case>_0000, into a folder, and give "
-            "that with --images; sequences of MR that stand for themselves are cases of one patient"
-        )
-    return content
-
-
 def dataset_in_json(path: Path, modality: str = "") -> Dataset:
     """Return what a ``dataset.json`` says of its label maps.
 
     A class is called as a class scheme calls it, whatever the order of its words: ``kidney_right`` is right_kidney.
 
     Args:
-        modality: CT or MR; empty: as the file's channel says.
+        modality: CT or MR; empty: as the file's channel says. Of several channels, the file says it of each.
 
     Raises:
         UserError: when it is no such file, does not name classes, or not the modality, or its labels are regions.
     """
     content = read_json(path)
+    channels = _channels(content)
+    several = len(channels) > 1
     described = {
         "name": path.absolute().parent.name if path.name == NAME else path.stem,
-        "modality": _modality(path, content, modality),
+        "modality": modality_of(channels[0]) if several else _modality(path, content, modality),
+        "channels": channels if several else (),
         "source": _first_text(content, "reference", "description"),
         "license": _first_text(content, "licence", "license"),
         "labels": dict(_labels(path, content)),
@@ -96,7 +83,8 @@ def _channels(content: Mapping[str, Any]) -> list[str]:
     """Return what the file calls the channels of an image; version 1, the Decathlon and MONAI call them modality."""
     found = content.get("channel_names", content.get("modality"))
     if isinstance(found, dict):
-        found = list(found.values())
+        numbered = all(str(key).isdecimal() for key in found)
+        found = [found[key] for key in (sorted(found, key=int) if numbered else found)]
     values = found if isinstance(found, list) else [found]
     return [value for value in values if isinstance(value, str)]
 

@@ -12,9 +12,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from labelloop.base.classes import BACKGROUND, ClassScheme
 from labelloop.base.errors import CaseError
+from labelloop.base.files import digest
 from labelloop.images import metaimage, nifti, nrrd
 from labelloop.images.datasets import REASONS as LABEL_REASONS
 from labelloop.images.datasets import Dataset, whole_ids
@@ -76,6 +77,11 @@ REASONS = {
     "it is an MR, set the modality.",
     "image_hu_doubtful": "Its Hounsfield units may be shifted or scaled: look at the values of air (-1000) and fat "
     "(-100) in a viewer, and at rescale slope and intercept in the headers.",
+    **dict.fromkeys(
+        (f"channel_{what}_differs" for what in ("size", "spacing", "direction", "origin")),
+        "All channels of a case lie on the grid of the first: resample this one to it, e.g. with SimpleITK's Resample, "
+        "once you have seen that both show the same place in the patient.",
+    ),
     "label_size_differs": "Write the label on the image's grid.",
     "label_spacing_differs": "Write the label on the image's grid.",
     "label_direction_differs": "Write the label on the image's grid; a flipped axis swaps left and right.",
@@ -211,6 +217,11 @@ class ScanFile:
         return files
 
 
+def content_key(hashes: Sequence[str]) -> str:
+    """Return the sha256 of an image's file, or, of several channels, one fingerprint of theirs."""
+    return hashes[0] if len(hashes) == 1 else digest(list(hashes))
+
+
 def read_scan(path: str | Path, kind: str) -> Scan:
     """Read one volume whole and check the file itself; ``kind`` is image or label and begins the reason codes.
 
@@ -231,14 +242,18 @@ def read_image(path: str | Path, modality: str) -> Volume:
     return checked_image(read_scan(path, "image"), modality)
 
 
-def read_surveyed(path: str | Path) -> Volume:
+def read_surveyed(path: str | Path, *more: str | Path) -> Volume:
     """Return an image that the survey has found good; its intensities are not looked at again.
+
+    Args:
+        path, more: the file, or one for each channel.
 
     Raises:
         CaseError: see :func:`read_scan`, when the file has changed since.
         OSError, MemoryError: when the file is away, or the disk or memory at fault.
     """
-    return ScanFile(path, "image", surveyed=True).scan().volume()
+    first, *others = ((file, ScanFile(file, "image", surveyed=True).scan().volume()) for file in (path, *more))
+    return joined(first[1], others)
 
 
 def checked_image(scan: Scan, modality: str) -> Volume:
@@ -310,11 +325,29 @@ def read_classes(
     return Volume(volume.array.astype(np.uint8, copy=False), volume.geometry)
 
 
-def check_same_grid(label: Geometry, image: Geometry, file: str | Path) -> None:
-    """Raise CaseError ``label_size_differs``, ``..spacing..``, ``..direction..`` or ``..origin..`` for another grid."""
+def check_same_grid(label: Geometry, image: Geometry, file: str | Path, kind: str = "label") -> None:
+    """Raise CaseError ``label_size_differs``, ``..spacing..``, ``..direction..`` or ``..origin..`` for another grid.
+
+    Args:
+        kind: label, or channel: then ``image`` is the first channel.
+    """
     difference = label.difference(image)
     if difference:
-        raise _error(f"label_{difference.split()[0]}_differs", file, f"label against image: {difference}")
+        than = "image" if kind == "label" else "first channel"
+        raise _error(f"{kind}_{difference.split()[0]}_differs", file, f"{kind} against {than}: {difference}")
+
+
+def joined(first: Volume, others: Iterable[tuple[str | Path, Volume]]) -> Volume:
+    """Return an image of several channels: the first, with the files and volumes of the others.
+
+    Raises:
+        CaseError: ``channel_size_differs`` and the like, when one lies on another grid.
+    """
+    more = []
+    for file, volume in others:
+        check_same_grid(volume.geometry, first.geometry, file, "channel")
+        more.append(volume.array)
+    return replace(first, more=tuple(more))
 
 
 def _plausible(geometry: Geometry, kind: str) -> list[tuple[str, str]]:

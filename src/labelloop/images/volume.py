@@ -10,7 +10,7 @@ SimpleITK is imported where files are read and written, so that arrays can be se
 import errno
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,10 +71,20 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """An array ``[z, y, x]`` and its geometry."""
+    """An array ``[z, y, x]`` and its geometry.
+
+    Of an image with several channels (PET/CT, phases of a CT, T1 and T2), ``array`` is the first; ``more`` are the
+    others, which lie on the same grid.
+    """
 
     array: np.ndarray
     geometry: Geometry
+    more: tuple[np.ndarray, ...] = ()
+
+    @property
+    def channels(self) -> tuple[np.ndarray, ...]:
+        """All channels, each [z, y, x]."""
+        return (self.array, *self.more)
 
 
 def _short(values) -> tuple[float, ...]:
@@ -222,7 +232,7 @@ def canonical(volume: Volume) -> Volume:
 def turned(volume: Volume, turn: Turn) -> Volume:
     """Return the volume with its axes permuted and flipped: views, no interpolation."""
     permutation, flips = turn
-    array = np.flip(np.transpose(volume.array, permutation), flips)
+    first, *more = (np.flip(np.transpose(channel, permutation), flips) for channel in volume.channels)
     g = volume.geometry
     direction = np.asarray(g.direction).reshape(3, 3)
     columns = [2 - permutation[2 - world] for world in range(3)]  # image axis now serving as x, y, z
@@ -233,7 +243,8 @@ def turned(volume: Volume, turn: Turn) -> Volume:
     axes = direction[:, columns] * signs
     corner = np.array([size[i] - 1 if signs[i] < 0 else 0 for i in range(3)], float)
     origin = np.asarray(g.origin) + direction[:, columns] @ (corner * np.asarray(spacing))
-    return Volume(array, Geometry(size, spacing, tuple(origin.tolist()), tuple(axes.ravel().tolist())))
+    geometry = Geometry(size, spacing, tuple(origin.tolist()), tuple(axes.ravel().tolist()))
+    return Volume(first, geometry, tuple(more))
 
 
 def inverse(turn: Turn) -> Turn:
@@ -252,7 +263,7 @@ def upright_volume(volume: Volume) -> Volume:
     middle = np.asarray(g.origin) + direction @ ((np.asarray(g.size) - 1) / 2 * np.asarray(g.spacing))
     mirrored = np.diag([1.0, 1.0, -1.0]) @ direction
     origin = (g.origin[0], g.origin[1], float(2 * middle[2] - g.origin[2]))
-    return Volume(volume.array, Geometry(g.size, g.spacing, origin, tuple(mirrored.ravel().tolist())))
+    return replace(volume, geometry=Geometry(g.size, g.spacing, origin, tuple(mirrored.ravel().tolist())))
 
 
 def restore(array: np.ndarray, geometry: Geometry) -> np.ndarray:

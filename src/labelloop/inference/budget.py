@@ -63,7 +63,7 @@ class Sizes:
     """What decides the memory of a case.
 
     Args:
-        stored: voxels of the image as stored, and ``stored_bytes`` of one of them.
+        stored: voxels of the image as stored, and ``stored_bytes`` of one of them, all channels together.
         network: shape (z, y, x) on the network grid.
         outputs: channels of the network.
         full_logits: all logits are held at once (ensembles), instead of one patch's height of them.
@@ -80,7 +80,7 @@ class Sizes:
 def ram_mb(sizes: Sizes, choice: Choice, gpu: bool) -> float:
     """Return the estimated peak of RAM in MiB: one image in work, one label map being written, nothing read ahead."""
     image = sizes.stored * sizes.stored_bytes
-    prepared = _voxels(sizes.network) * FLOAT
+    prepared = sizes.plan.inputs * _voxels(sizes.network) * FLOAT
     labels = 3 * sizes.stored  # the one in work, its turned copy, the one being written
     total = image + image // 2 + 2 * prepared + labels + 8 * choice.slab_voxels * FLOAT
     if not choice.on_gpu:
@@ -88,7 +88,8 @@ def ram_mb(sizes: Sizes, choice: Choice, gpu: bool) -> float:
     if not gpu:
         total += _activations(sizes.plan, choice.batch)
     if isinstance(sizes.plan, NnunetPlan):
-        inside = sizes.plan.normalization.kind == "zscore_inside"  # which takes copies in double precision, and a mask
+        kinds = {one.kind for one in sizes.plan.normalizations}
+        inside = "zscore_inside" in kinds  # which takes copies in double precision, and a mask
         total += _weights(sizes.plan) * FLOAT + sizes.stored * (5 * FLOAT if inside else FLOAT)
     return PROGRAM_MB + (CUDA_MB if gpu else 0) + total / MIB
 
@@ -97,7 +98,11 @@ def gpu_mb(sizes: Sizes, choice: Choice) -> float:
     """Return the estimated peak of GPU memory in MiB."""
     total = _activations(sizes.plan, choice.batch) + 3 * _weights(sizes.plan) * FLOAT
     if choice.on_gpu:
-        total += _accumulated(sizes) + 2 * _voxels(sizes.network) * FLOAT + 8 * choice.slab_voxels * FLOAT
+        total += (
+            _accumulated(sizes)
+            + 2 * sizes.plan.inputs * _voxels(sizes.network) * FLOAT
+            + 8 * choice.slab_voxels * FLOAT
+        )
     return CUDA_MB + total / MIB
 
 
@@ -181,7 +186,7 @@ def _activations(plan: Plan, batch: int) -> int:
 
 def _weights(plan: Plan) -> int:
     """Roughly the number of weights of the network."""
-    pairs = zip((1, *plan.features), plan.features, strict=False)
+    pairs = zip((plan.inputs, *plan.features), plan.features, strict=False)
     each = 2 if plan.residual else 1
     counts = [each * n + m for n, m in zip(plan.encoder_counts, (*plan.decoder_counts, 0), strict=True)]
     folds = plan.folds if isinstance(plan, NnunetPlan) else 1

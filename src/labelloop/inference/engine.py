@@ -170,7 +170,7 @@ class Predictor:
         return first_that_fits(self.choices(prepared.frame, full_logits=True), partial(self._logits, prepared))
 
     def _logits(self, prepared: Prepared, choice: Choice) -> torch.Tensor:
-        logits = torch.empty((len(self.classes) + 1, *prepared.array.shape), device=self._home(choice))
+        logits = torch.empty((len(self.classes) + 1, *prepared.array.shape[1:]), device=self._home(choice))
         start = 0
         for block in self.logit_blocks(prepared, choice):
             logits[:, start : start + block.shape[1]] = block
@@ -181,7 +181,8 @@ class Predictor:
         """Yield the logits [1 + classes, planes, y, x] from the first plane to the last, as they are finished."""
         s, plan = self.settings, self.plan
         image = torch.from_numpy(prepared.array).to(self._home(choice))
-        z, y, x = (n + sum(pad) for n, pad in zip(image.shape, padding(image.shape, plan.patch), strict=True))
+        size = image.shape[1:]
+        z, y, x = (n + sum(pad) for n, pad in zip(size, padding(size, plan.patch), strict=True))
         padded = (z, y, x)
         step = step_for(padded, plan.patch, s.step, s.many_windows)
         window = Window(
@@ -189,7 +190,7 @@ class Predictor:
             self.device,
         )  # fmt: skip
         walk = skipping_walk(s.skip, padded, plan.patch, step, plan.spacing_mm, self.classes)
-        return staged("network", _told(slide_blocks(Counted(self.network), image, window, walk), image.shape[0]))
+        return staged("network", _told(slide_blocks(Counted(self.network), image, window, walk), size[0]))
 
     def predict(self, volume: Volume, modality: str) -> Prediction:
         """Return the label map of ``volume`` on its stored grid, and volume and confidence of each class.

@@ -65,7 +65,7 @@ def find_cases(
     if not files and not folders:
         listing = Listing(inputs, {}, tuple(left_out))
         raise UserError(nothing_in(listing, "image, and no DICOM series at any depth; looked for"))
-    cases = [InputImage(case, path, modality) for case, path in files.items()]
+    cases = [InputImage(case, image, modality, more=tuple(more)) for case, (image, *more) in files.items()]
     for folder, number, uid in _with_series(folders, inputs, series, left_out) if series else _each_series(folders):
         suffix = f"_series{number}" if number else ""
         cases.append(InputImage(_folder_name(folder, inputs) + suffix, folder, modality, series=uid))
@@ -81,8 +81,8 @@ def find_cases(
     return cases
 
 
-def _inside(folder: Path) -> tuple[dict[str, Path], list[SeriesFolder], list[LeftOut]]:
-    """Return the image files of a folder by case, the DICOM folders at any depth, and what is neither."""
+def _inside(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[SeriesFolder], list[LeftOut]]:
+    """Return the image files (of each channel) of a folder by case, its DICOM folders at any depth, and the rest."""
     strange: list[LeftOut] = []
     series = folders_with_images(folder, strange)
     listing = list_folder(folder) if series else list_images(folder)

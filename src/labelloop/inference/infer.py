@@ -12,9 +12,10 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
 from labelloop.base.heartbeat import counted
 from labelloop.base.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
+from labelloop.base.sequences import flat
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import write_table
-from labelloop.base.wording import count, shown
+from labelloop.base.wording import count, named, shown
 from labelloop.images.datasets import Dataset, load_dataset
 from labelloop.images.listing import NAME, LeftOut, is_utf8
 from labelloop.images.volume import Volume
@@ -27,6 +28,7 @@ from labelloop.inference.running import Beside, Options, Segmenter, efficiency, 
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.networks.nnunet_plan import NnunetPlan
+from labelloop.networks.plans import Plan
 
 if TYPE_CHECKING:
     from labelloop.inference.postprocess import Model
@@ -95,7 +97,7 @@ def infer(
     beside = _beside(out, scheme, masks, dicom_seg)
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
-    models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, modality)
+    models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, cases)
     load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, beside)
     try:
         with counted("case", len(cases)):
@@ -193,7 +195,7 @@ def _claim(inputs: Path, cases: Sequence[InputImage], out: Path) -> None:
     Raises:
         UserError: see :mod:`labelloop.base.outputs`.
     """
-    read = [case.image for case in cases]
+    read = flat(case.files for case in cases)
     folders = {path if path.is_dir() else path.parent for path in read}
     refuse_folder_of_inputs(out, {inputs, *folders})
     if not is_utf8(out):
@@ -248,9 +250,13 @@ def _loaded_models(
     budget: Budget,
     folds: Sequence[str],
     mirror: bool | None,
-    modality: str,
+    cases: Sequence[InputImage],
 ) -> "dict[str, Model]":
-    """Return the models by name; those of nnU-Net's mirror as nnU-Net does, unless ``mirror`` says otherwise."""
+    """Return the models by name; those of nnU-Net's mirror as nnU-Net does, unless ``mirror`` says otherwise.
+
+    Raises:
+        UserError: also when a model takes images of other channels than all cases have.
+    """
     from labelloop.inference.engine import Predictor
     from labelloop.inference.nnunet import import_nnunet, is_nnunet, tell_unfit
     from labelloop.inference.postprocess import load_model
@@ -265,9 +271,23 @@ def _loaded_models(
         plan = model.plan
         if isinstance(model, Predictor) and (isinstance(plan, NnunetPlan) if mirror is None else mirror):
             model = model.with_settings(mirror_axes=model.model.mirror_axes)
-        tell_unfit(name, plan, [modality])
+        _check_channels(name, plan, cases)
+        tell_unfit(name, plan, (case.modality for case in cases))
         models[name] = model
     return models
+
+
+def _check_channels(model: str, plan: Plan, cases: Sequence[InputImage]) -> None:
+    """Refuse cases none of which has the channels of a model; single ones fail by themselves."""
+    if any(len(case.files) == plan.inputs for case in cases):
+        return
+    listed = f" ({', '.join(plan.channels)})" if plan.channels else ""
+    found = f"{count(len(cases[0].files), 'file')}, {named([file.name for file in cases[0].files])}"
+    raise UserError(
+        f"{model} takes images of {count(plan.inputs, 'channel')}{listed}, and {cases[0].case} has {found}. Give a "
+        "folder with <case>_0000 and, of several channels, <case>_0001, ... in the order of the model. If _0000 and "
+        "_0001 are numbers of cases, rename the files"
+    )
 
 
 def _check_classes(known: Sequence[str], scheme: ClassScheme) -> None:

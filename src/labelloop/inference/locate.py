@@ -86,8 +86,8 @@ def part_of(volume: Volume, box: Box) -> Volume:
     start = np.array([part[0] for part in reversed(box)]) * np.asarray(grid.spacing)  # x, y, z
     origin = np.asarray(grid.origin) + np.asarray(grid.direction).reshape(3, 3) @ start
     x, y, z = (stop - begin for begin, stop in reversed(box))
-    array = volume.array[tuple(slice(*part) for part in box)]
-    return Volume(array, replace(grid, size=(x, y, z), origin=tuple(origin.tolist())))
+    first, *more = (channel[tuple(slice(*part) for part in box)] for channel in volume.channels)
+    return Volume(first, replace(grid, size=(x, y, z), origin=tuple(origin.tolist())), tuple(more))
 
 
 def in_whole(box: Box, part: Box) -> Box:

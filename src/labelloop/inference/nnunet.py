@@ -22,7 +22,15 @@ from labelloop.base.errors import UserError
 from labelloop.base.files import atomic, digest, sha256, write_json
 from labelloop.base.sequences import flat
 from labelloop.base.wording import named
-from labelloop.inference.nnunet_files import INSTEAD, Checkpoint, DatasetFile, dataset_of, model_name, model_plan
+from labelloop.inference.nnunet_files import (
+    INSTEAD,
+    Checkpoint,
+    DatasetFile,
+    channels_of,
+    dataset_of,
+    model_name,
+    model_plan,
+)
 from labelloop.networks.network import build_network
 from labelloop.networks.nnunet_plan import NnunetPlan, unfit_for
 from labelloop.networks.plans import Plan
@@ -105,16 +113,19 @@ def described_nnunet(path: str | Path, folds: Sequence[str] = ()) -> NnunetFiles
 
 def _described(model: Path, path: Path, name: str) -> tuple[dict[str, int], NnunetPlan | None]:
     """Return the classes and the plan of the model in ``model``, whose folder is called ``name``."""
-    classes = _classes(model, path)
+    dataset = _dataset(model)
+    classes = dataset_of(dataset, path)
     configuration = name.rpartition("__")[2] if name.count("__") == 2 else ""
-    return classes, model_plan(read_json(model / "plans.json"), configuration, 1, path) if configuration else None
+    if not configuration:
+        return classes, None
+    return classes, model_plan(read_json(model / "plans.json"), configuration, 1, path, channels_of(dataset))
 
 
-def _classes(model: Path, path: Path) -> dict[str, int]:
+def _dataset(model: Path) -> DatasetFile:
     file = model / "dataset.json"
     if not file.is_file():
         raise UserError(f"{file}: no such file; a model of nnU-Net's has plans.json, dataset.json and its folds")
-    return dataset_of(validated(DatasetFile, read_json(file), file), path)
+    return validated(DatasetFile, read_json(file), file)
 
 
 def import_nnunet(path: str | Path, home: Path, folds: Sequence[str] = ()) -> Path:
@@ -264,10 +275,11 @@ def _write(model: Path, path: Path, folder: Path, folds: Sequence[str]) -> None:
     """Write ``model.json`` and ``weights.pt`` of the model in ``model``, which the user knows as ``path``."""
     import torch
 
-    classes = _classes(model, path)
+    dataset = _dataset(model)
+    classes = dataset_of(dataset, path)
     first, weights = _checkpoint(model / folds[0] / CHECKPOINT)
     name = first.init_args.configuration
-    plan = model_plan(read_json(model / "plans.json"), name, len(folds), path)
+    plan = model_plan(read_json(model / "plans.json"), name, len(folds), path, channels_of(dataset))
     if len(folds) > 1:
         weights = {f"0.{key}": value for key, value in weights.items()}
     for number, fold in enumerate(folds[1:], start=1):

@@ -1,6 +1,6 @@
 """What the files of a model of nnU-Net's say, checked and put in our words; what only nnU-Net can do is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,7 +52,9 @@ class Loose(BaseModel):
 class DatasetFile(Loose):
     """What is read of ``dataset.json``."""
 
-    channel_names: dict[str, str] = Field(validation_alias=AliasChoices("modality", "channel_names"))
+    channel_names: dict[Annotated[str, Field(pattern=r"^\d{1,3}$")], str] = Field(
+        min_length=1, validation_alias=AliasChoices("modality", "channel_names")
+    )
     labels: dict[Annotated[str, Field(min_length=1)], int | list[int]]
 
 
@@ -174,11 +176,8 @@ def dataset_of(dataset: DatasetFile, path: Path) -> dict[str, int]:
     """Return the id of each class, in the order of the network's channels.
 
     Raises:
-        UserError: for several input channels, for regions, and for ids that are not 0 (background), 1, 2, 3, ...
+        UserError: for regions, and for ids that are not 0 (background), 1, 2, 3, ...
     """
-    if len(dataset.channel_names) != 1:
-        channels = ", ".join(dataset.channel_names.values())
-        raise UserError(f"{path}: {len(dataset.channel_names)} input channels ({channels}), expected one. {INSTEAD}")
     listed = {name: value if isinstance(value, list) else [value] for name, value in dataset.labels.items()}
     regions = [name for name, values in listed.items() if len(values) != 1]
     if regions:
@@ -192,11 +191,19 @@ def dataset_of(dataset: DatasetFile, path: Path) -> dict[str, int]:
     return ids
 
 
-def model_plan(content: Mapping[str, Any], name: str, folds: int, path: Path) -> NnunetPlan:
+def channels_of(dataset: DatasetFile) -> tuple[str, ...]:
+    """Return the names of the input channels, in the order of their numbers."""
+    return tuple(dataset.channel_names[number] for number in sorted(dataset.channel_names, key=int))
+
+
+def model_plan(
+    content: Mapping[str, Any], name: str, folds: int, path: Path, channels: Sequence[str] = ("image",)
+) -> NnunetPlan:
     """Return the plan of a configuration of ``plans.json``.
 
     Args:
         name: of the configuration.
+        channels: names of the input channels.
 
     Raises:
         UserError: when it is not there, is damaged, or asks for what is not done here.
@@ -210,6 +217,12 @@ def model_plan(content: Mapping[str, Any], name: str, folds: int, path: Path) ->
     one = validated(Configuration, given, file)
     _refuse_unknown(plans, one, name, path)
     network, residual = _network(one, given, path)
+    of_channels = (one.normalization_schemes, one.use_mask_for_norm)
+    if any(len(values) != len(channels) for values in of_channels):
+        found = f"normalization of {len(one.normalization_schemes)} channels (use_mask_for_norm: of "
+        found += f"{len(one.use_mask_for_norm)})"
+        raise UserError(f"{path}: {found}, and dataset.json names {len(channels)}: {named(channels)}. Copy both again")
+    normalizations = [_normalization(plans, one, channel, file) for channel in range(len(channels))]
     by_splines = one.resampling_fn_data == SPLINES and one.resampling_fn_data_kwargs.order != 1
     described = {
         "spacing_mm": one.spacing,
@@ -225,7 +238,8 @@ def model_plan(content: Mapping[str, Any], name: str, folds: int, path: Path) ->
         "conv_bias": network.conv_bias,
         "norm": network.norm_op_kwargs or {},
         "nonlinearity": network.nonlin_kwargs or {},
-        "normalization": _normalization(plans, one, file),
+        "channels": channels if len(channels) > 1 else (),
+        "normalization": normalizations if len(channels) > 1 else normalizations[0],
         "orientation": ORIENTATIONS[plans.image_reader_writer],
         "transpose": plans.transpose_forward,
         "spline": one.resampling_fn_data_kwargs.order if by_splines else None,
@@ -236,13 +250,13 @@ def model_plan(content: Mapping[str, Any], name: str, folds: int, path: Path) ->
     return validated(NnunetPlan, described, file)
 
 
-def _normalization(plans: PlansFile, one: Configuration, file: Path) -> dict[str, Any]:
-    kind = NORMALIZATIONS[one.normalization_schemes[0]]
-    if kind == "zscore" and one.use_mask_for_norm[0]:
+def _normalization(plans: PlansFile, one: Configuration, channel: int, file: Path) -> dict[str, Any]:
+    kind = NORMALIZATIONS[one.normalization_schemes[channel]]
+    if kind == "zscore" and one.use_mask_for_norm[channel]:
         return {"kind": "zscore_inside"}
     if kind != "ct":
         return {"kind": kind}
-    known = plans.foreground_intensity_properties_per_channel.get("0")
+    known = plans.foreground_intensity_properties_per_channel.get(str(channel))
     if known is None:
         raise UserError(f"{file}: CTNormalization without foreground_intensity_properties_per_channel. Copy it again.")
     clip = (known.percentile_00_5, known.percentile_99_5)
@@ -285,12 +299,13 @@ def _refuse_unknown(plans: PlansFile, one: Configuration, name: str, path: Path)
         "image_reader_writer": (plans.image_reader_writer, ORIENTATIONS),
         "label_manager": (plans.label_manager, ("LabelManager",)),
         "preprocessor_name": (one.preprocessor_name, ("DefaultPreprocessor",)),
-        "normalization_schemes": (one.normalization_schemes[0], NORMALIZATIONS),
         "resampling_fn_data": (one.resampling_fn_data, (SPLINES, LINEAR)),
         "resampling_fn_probabilities": (one.resampling_fn_probabilities, (SPLINES, LINEAR)),
     }
     for key, (found, these) in known.items():
         _refuse(key, found, these, path)
+    for scheme in one.normalization_schemes:
+        _refuse("normalization_schemes", scheme, NORMALIZATIONS, path)
 
 
 def _refuse(key: str, found: str, known: Any, path: Path) -> None:

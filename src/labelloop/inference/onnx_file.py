@@ -19,7 +19,7 @@ KEY = "labelloop"
 def export_onnx(model: Path, out: Path) -> tuple[int, ...]:
     """Write the network of ``model`` to ``out``, an ONNX file; return the shape (z, y, x) of what it sees at a time.
 
-    It maps ``image`` [batch, 1, z, y, x], float32, a patch as the model's plan prepares it, to ``logits`` [batch,
+    It maps ``image`` [batch, channel, z, y, x], float32, a patch as the model's plan prepares it, to ``logits`` [batch,
     outputs, z, y, x], of which output 0 is background and output ``i`` class ``i`` of ``model.json``. Preparation,
     windows and the way back to the grid of the image are not part of it.
 
@@ -37,7 +37,7 @@ def export_onnx(model: Path, out: Path) -> tuple[int, ...]:
     network = load_network(lambda: build_network(described.plan, len(described.classes) + 1), model / "weights.pt")
     import torch
 
-    patch = torch.zeros((1, 1, *described.plan.patch))
+    patch = torch.zeros((1, described.plan.inputs, *described.plan.patch))
     any_batch = ({0: torch.export.Dim("batch")},)
     with torch.no_grad(), atomic(out) as temporary:
         program = torch.onnx.export(

@@ -5,6 +5,7 @@ orientation. Training and inference both go through here, so they cannot drift a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from scipy import ndimage
 
 from labelloop.base.errors import CaseError
+from labelloop.base.wording import count
 from labelloop.images.volume import Geometry, Turn, Volume, axes_to_ras, turned, whole_numbers
 from labelloop.inference.budget import SLAB_VOXELS
 from labelloop.inference.resample import Resampling, Shape, resample_labels, separate_axis, target_shape
@@ -85,9 +87,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float32 array [z, y, x] on the network grid, and where it came from.
+    """A float32 array [channel, z, y, x] on the network grid, and where it came from.
 
-    ``stored_bytes`` is the size of a voxel of the image as stored, which counts in a memory budget.
+    ``stored_bytes`` is the size of a voxel of the image as stored, all channels together; it counts in a memory budget.
     """
 
     array: np.ndarray
@@ -101,28 +103,51 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
     Args:
         volume: any orientation and spacing, any numeric type (HU for CT).
         modality: ``CT`` (clip, shift and scale by ``plan.ct``) or ``MR`` (z-score over the crop). With ``plan.grey``,
-            both come to one scale from -1 to 1. A plan's ``upright`` and ``translate`` are others' affair.
+            both come to one scale from -1 to 1. A plan's ``upright`` and ``translate`` are others' affair. Where the
+            plan has ``channels``, their names say it for each.
 
     Raises:
-        CaseError: when the volume is empty, not 3-D or not finite; ``prepared_too_large``, when there would be more
-            than :data:`LARGEST_PREPARED` voxels.
+        CaseError: when the volume is empty, not 3-D or not finite; ``channels_differ``, when it has not the channels of
+            the plan; ``prepared_too_large``, when there would be more than :data:`LARGEST_PREPARED` voxels.
         ValueError: when the modality is unknown.
     """
     if volume.array.ndim != 3 or not volume.array.size:
         raise CaseError("image_not_3d", "", f"array of shape {volume.array.shape}", "Give one 3-D image.")
+    _check_channels(volume, plan)
     turn = nnunet_turn(volume.geometry, plan) if isinstance(plan, NnunetPlan) else axes_to_ras(volume.geometry)
     oriented = turned(volume, turn)
-    frame = Frame(volume.geometry, oriented.geometry, nonzero_box(oriented.array), plan.spacing_mm)
+    frame = Frame(volume.geometry, oriented.geometry, nonzero_box(*oriented.channels), plan.spacing_mm)
     if isinstance(plan, NnunetPlan):
         frame = replace(frame, turn=turn, separate_z=plan.separate_z_back)
     _refuse_too_large(frame)
-    cropped = oriented.array[frame.slices]
-    if np.issubdtype(cropped.dtype, np.floating) and (bad := sum(int((~np.isfinite(p)).sum()) for p in cropped)):
-        raise CaseError("image_not_finite", "", f"{bad} voxels are not finite", "Write numbers there.")
+    cropped = [channel[frame.slices] for channel in oriented.channels]
+    for channel in cropped:
+        _check_finite(channel)
     if isinstance(plan, NnunetPlan):
-        return Prepared(_as_nnunet(cropped, frame, plan), frame, volume.array.itemsize)
-    array = _network_grid(cropped, frame, scaling(cropped, plan, modality))
-    return Prepared(array, frame, volume.array.itemsize)
+        made = _as_nnunet(cropped, frame, plan)
+    else:
+        kinds = plan.modalities(modality)
+        made = [_network_grid(c, frame, scaling(c, plan, kind)) for c, kind in zip(cropped, kinds, strict=True)]
+    array = made[0][None] if len(made) == 1 else np.stack(made)  # a view of one channel, which may be large
+    return Prepared(array, frame, sum(channel.itemsize for channel in volume.channels))
+
+
+def _check_channels(volume: Volume, plan: Plan) -> None:
+    if len(volume.channels) == plan.inputs:
+        return
+    takes = f"the model takes {count(plan.inputs, 'channel')}"
+    takes += f" ({', '.join(plan.channels)})" if plan.channels else ""
+    found = f"an image of {count(len(volume.channels), 'channel')}, and {takes}"
+    action = "Give a folder with its channels, <case>_0000, <case>_0001, ..., in this order, or take another model."
+    raise CaseError("channels_differ", "image", found, action, common=True)
+
+
+def _check_finite(array: np.ndarray) -> None:
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    bad = sum(int((~np.isfinite(plane)).sum()) for plane in array)
+    if bad:
+        raise CaseError("image_not_finite", "", f"{bad} voxels are not finite", "Write numbers there.")
 
 
 def nnunet_turn(stored: Geometry, plan: NnunetPlan) -> Turn:
@@ -132,16 +157,31 @@ def nnunet_turn(stored: Geometry, plan: NnunetPlan) -> Turn:
     return tuple(permutation[axis] for axis in plan.transpose), flipped
 
 
-def _as_nnunet(cropped: np.ndarray, frame: Frame, plan: NnunetPlan) -> np.ndarray:
-    """Normalize and resample a crop as nnU-Net's ``DefaultPreprocessor`` does by its plans."""
-    if plan.normalization.kind == "zscore_inside":
-        cropped, normalization = _zscore_inside(cropped), Scaling(None, 0.0, 1.0)
-    else:
-        normalization = _nnunet_scaling(cropped, plan.normalization)
-    if plan.spline is None:
-        return _network_grid(cropped, frame, normalization, plan.separate_z)
+def _as_nnunet(cropped: Sequence[np.ndarray], frame: Frame, plan: NnunetPlan) -> list[np.ndarray]:
+    """Normalize and resample the channels of a crop as nnU-Net's ``DefaultPreprocessor`` does by its plans."""
+    inside = None
+    if any(how.kind == "zscore_inside" for how in plan.normalizations):
+        inside = _body(cropped)
     separate = separate_axis(frame.oriented.spacing_zyx, frame.spacing_mm, plan.separate_z)
-    return spline_resampled(cropped, frame.shape, plan.spline, separate, normalization.apply)
+    made = []
+    for channel, how in zip(cropped, plan.normalizations, strict=True):
+        if how.kind == "zscore_inside" and inside is not None:
+            channel, normalization = _zscore_inside(channel, inside), Scaling(None, 0.0, 1.0)
+        else:
+            normalization = _nnunet_scaling(channel, how)
+        if plan.spline is None:
+            made.append(_network_grid(channel, frame, normalization, plan.separate_z))
+        else:
+            made.append(spline_resampled(channel, frame.shape, plan.spline, separate, normalization.apply))
+    return made
+
+
+def _body(channels: Sequence[np.ndarray]) -> np.ndarray:
+    """Return where any channel is not zero, holes included: what nnU-Net takes for the body."""
+    seen = channels[0] != 0
+    for channel in channels[1:]:
+        seen |= channel != 0
+    return ndimage.binary_fill_holes(seen)
 
 
 def _nnunet_scaling(array: np.ndarray, normalization: Normalization) -> "Scaling":
@@ -154,9 +194,8 @@ def _nnunet_scaling(array: np.ndarray, normalization: Normalization) -> "Scaling
     return Scaling(None, 0.0, 1.0)
 
 
-def _zscore_inside(array: np.ndarray) -> np.ndarray:
-    """Return a float32 image, z-scored over its voxels that are not zero, holes among them included; 0 elsewhere."""
-    inside = ndimage.binary_fill_holes(array != 0)
+def _zscore_inside(array: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return a float32 image, z-scored over its voxels ``inside`` of a mask; 0 elsewhere."""
     values = array[inside].astype(np.float64)
     result = np.zeros(array.shape, np.float32)
     result[inside] = (values - values.mean()) / max(float(values.std()), SMALLEST_STD)
@@ -257,18 +296,34 @@ def _zscore(array: np.ndarray) -> Scaling:
     return Scaling(None, mean, variance**0.5)
 
 
-def nonzero_box(array: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def nonzero_box(*channels: np.ndarray) -> Box:
     """Return ``(start, stop)`` per axis of the box around all nonzero voxels; the whole volume if there are none.
 
-    Planes are looked at from the outside in, so that a CT, whose air is not zero, costs six planes.
+    Planes are looked at from the outside in, so that a CT, whose air is not zero, costs six planes. Of several channels
+    [z, y, x], voxels count that are nonzero in any.
     """
+    found = [box for box in map(_nonzero_box, channels) if box is not None]
+    if not found:
+        return _whole(channels[0])
+    z, y, x = ((min(start for start, _ in side), max(stop for _, stop in side)) for side in zip(*found, strict=True))
+    return z, y, x
+
+
+def _whole(array: np.ndarray) -> Box:
+    return (0, array.shape[0]), (0, array.shape[1]), (0, array.shape[2])
+
+
+def _nonzero_box(array: np.ndarray) -> Box | None:
     box = [(0, n) for n in array.shape]
     for axis in range(3):
         inner = array[tuple(slice(*part) for part in box)]
         planes = np.moveaxis(inner, axis, 0)
         start = next((i for i in range(len(planes)) if planes[i].any()), None)
         if start is None:
-            return (0, array.shape[0]), (0, array.shape[1]), (0, array.shape[2])
+            return None
         stop = next(i for i in range(len(planes), 0, -1) if planes[i - 1].any())
         box[axis] = (start, stop)
     z, y, x = box

@@ -29,7 +29,7 @@ LOCATIONS_SEED = 1234
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An opened image: ``array`` is a read-only Blosc2 array float32 [1, z, y, x]; slice it before anything else."""
+    """An opened image: ``array`` is a read-only Blosc2 array float32 [channel, z, y, x]; slice it before all else."""
 
     array: Any
     frame: dict[str, Any]
@@ -65,12 +65,14 @@ def _with_channel(places: np.ndarray) -> np.ndarray:
 
 
 def write_image_array(path: str | Path, array: np.ndarray, frame: Mapping[str, Any] | None = None) -> None:
-    """Write a prepared image, float32 [z, y, x], atomically to ``path`` (``<folder>/<case>.b2nd``).
+    """Write a prepared image atomically to ``path`` (``<folder>/<case>.b2nd``).
 
     Args:
+        array: float32 [channel, z, y, x], or [z, y, x] of one channel.
         frame: JSON-able description of where the array came from; comes back as ``PreparedImage.frame``.
     """
-    _write(path, np.asarray(array, np.float32), {"frame": dict(frame or {})})
+    whole = np.asarray(array, np.float32)
+    _write(path, whole if whole.ndim == 4 else whole[None], {"frame": dict(frame or {})})
 
 
 def write_label_array(path: str | Path, array: np.ndarray) -> None:
@@ -86,7 +88,7 @@ def write_label_array(path: str | Path, array: np.ndarray) -> None:
     if high == IGNORED:
         known = np.flatnonzero(array != IGNORED)
         content["known"] = _drawn(known, min(len(known), LOCATIONS_AT_LEAST), IGNORED, array.shape).tobytes()
-    _write(path, np.asarray(array, np.int16), content)
+    _write(path, np.asarray(array, np.int16)[None], content)
 
 
 def open_image(path: str | Path) -> PreparedImage:
@@ -104,7 +106,7 @@ def read_image(path: str | Path) -> "Prepared":
     from labelloop.inference.prepare import Frame, Prepared
 
     image = open_image(path)
-    return Prepared(np.ascontiguousarray(image.array[0]), Frame.from_dict(image.frame))
+    return Prepared(np.ascontiguousarray(image.array[:]), Frame.from_dict(image.frame))
 
 
 def open_label(path: str | Path) -> PreparedLabel:
@@ -123,8 +125,8 @@ def _open(path: str | Path) -> Any:
 def _write(path: str | Path, array: np.ndarray, content: dict[str, Any]) -> None:
     import blosc2
 
-    if array.ndim != 3 or not array.size:
-        raise ValueError(f"{path}: a prepared array is [z, y, x], found shape {array.shape}")
+    if array.ndim != 4 or not array.size:
+        raise ValueError(f"{path}: a prepared array is [channel, z, y, x], found shape {array.shape}")
     if Path(path).suffix != SUFFIX:
         raise ValueError(f"{path}: prepared arrays end in {SUFFIX}")
     compression = {
@@ -133,10 +135,10 @@ def _write(path: str | Path, array: np.ndarray, content: dict[str, Any]) -> None
         "nthreads": 1,
         "filters": [blosc2.Filter.SHUFFLE],
     }
-    sides = [(1, *(min(side, n) for side, n in zip(shape, array.shape, strict=True))) for shape in (CHUNK, BLOCK)]
+    sides = [(1, *(min(side, n) for side, n in zip(shape, array.shape[1:], strict=True))) for shape in (CHUNK, BLOCK)]
     with atomic(path) as temporary:
         stored = blosc2.asarray(
-            np.ascontiguousarray(array[None]),
+            np.ascontiguousarray(array),
             urlpath=str(temporary),
             chunks=sides[0],
             blocks=sides[1],

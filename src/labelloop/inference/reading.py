@@ -1,12 +1,16 @@
 """The images to segment: each file is read once for both its hash and its voxels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from labelloop.base.errors import CaseError
-from labelloop.images.scan import ScanFile, check_values, checked_image, tell_warnings
+from labelloop.images.scan import ScanFile, check_values, checked_image, content_key, joined, tell_warnings
 from labelloop.images.volume import Volume, blame_machine
 from labelloop.inference.dicom import fingerprint, read_dicom
+
+OF_OTHERS = "MR"
+"""Modality as which the channels after the first are checked: nothing is known of their unit."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class PreparedFile:
 class InputImage:
     """An image to segment. ``image`` is a file, or a folder with a DICOM series.
 
+    ``more``: the files of its other channels, where it has several.
     ``series``: number or UID of the series to take of a folder; empty: the only one.
     ``upside_down``: whether it is stored so; None: nobody knows, and models that want upright images let CT, and MR
     of a ``sequence`` that can tell, be judged.
@@ -36,30 +41,40 @@ class InputImage:
     sequence: str = ""
     series: str = ""
     prepared: PreparedFile | None = None
+    more: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of all channels, or the folder."""
+        return (self.image, *self.more)
 
 
 class Image:
-    """An image file, or a folder with a DICOM series. A file is read from disk once.
+    """An image file for each channel, or a folder with a DICOM series. A file is read from disk once.
 
     Args:
-        series: see :class:`InputImage`.
+        series, more: see :class:`InputImage`.
         surveyed: see :class:`~labelloop.images.scan.ScanFile`.
     """
 
-    def __init__(self, path: str | Path, series: str = "", surveyed: bool = False):
+    def __init__(self, path: str | Path, series: str = "", surveyed: bool = False, more: Sequence[str | Path] = ()):
         self.path = Path(path)
         self._series = series
-        self._file = None if self.path.is_dir() else ScanFile(self.path, "image", surveyed)
+        files = [] if self.path.is_dir() else [self.path, *more]
+        self._files = [ScanFile(file, "image", surveyed) for file in files]
 
     @classmethod
     def of(cls, case: InputImage) -> "Image":
         """Return the image of a case; the survey noted the hash of those that it found good."""
-        return cls(case.image, case.series, bool(case.image_sha256))
+        return cls(case.image, case.series, bool(case.image_sha256), case.more)
 
     def sha256(self) -> str:
-        """Return the sha256 of the file (of header and voxels), or a fingerprint of the series of a folder."""
-        if self._file is not None:
-            return self._file.sha256()
+        """Return the sha256 of the file (of header and voxels), or a fingerprint of the series of a folder.
+
+        Of several channels: a fingerprint of their files.
+        """
+        if self._files:
+            return content_key([file.sha256() for file in self._files])
         return fingerprint(self.path, self._series)
 
     def volume(self, modality: str) -> Volume:
@@ -69,8 +84,10 @@ class Image:
             CaseError: when the file, or what is in it, is no 3-D image that can be used.
             OSError, MemoryError: when the disk or memory is at fault.
         """
-        if self._file is not None:
-            return checked_image(self._file.scan(), modality)
+        if self._files:
+            first, *more = self._files
+            whole = checked_image(first.scan(), modality)
+            return joined(whole, ((file.path, checked_image(file.scan(), OF_OTHERS)) for file in more))
         try:
             volume = read_dicom(self.path, self._series, modality)
         except RuntimeError as error:  # ITK's only one; its last line says what happened

@@ -87,7 +87,9 @@ class SliceClassifier:
     def find(self, prepared: Prepared) -> np.ndarray:
         """Return for each plane of the network grid whether it is part of the abdomen, bool [z]."""
         with stage("network"):
-            probabilities = classify(Counted(self.network), prepared.array, self.plan.ct, self.model.input, self.device)
+            probabilities = classify(
+                Counted(self.network), prepared.array[0], self.plan.ct, self.model.input, self.device
+            )
         return probabilities >= THRESHOLD
 
 

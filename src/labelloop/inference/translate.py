@@ -57,7 +57,7 @@ def translate(network: nn.Module, image: np.ndarray, patch: tuple[int, int, int]
     network.eval()
 
     def blocks(home: torch.device) -> list[torch.Tensor]:
-        return [block.float().cpu() for block in slide_blocks(network, padded.to(home), window)]
+        return [block.float().cpu() for block in slide_blocks(network, padded[None].to(home), window)]
 
     homes = list(dict.fromkeys([device, torch.device("cpu")]))  # where windows are added up
     whole = torch.cat(first_that_fits(homes, blocks), dim=1)[0]

@@ -109,24 +109,25 @@ class Window:
 def slide_blocks(
     network: Network, image: torch.Tensor, window: Window, walk: Walk | None = None
 ) -> Iterator[torch.Tensor]:
-    """Yield the logits [outputs, planes, y, x] of ``image`` [z, y, x] from the first plane to the last.
+    """Yield the logits [outputs, planes, y, x] of ``image`` [channel, z, y, x] from the first plane to the last.
 
     Args:
         walk: which windows to compute, as positions in the padded image; default all. Voxels that no window covers
             are background: channel 0 is 1, the others 0.
     """
-    pad = padding(image.shape, window.patch)
+    pad = padding(image.shape[1:], window.patch)
     padded = functional.pad(image, flat(reversed(pad)))
-    walk = walk or every_window(window_starts(padded.shape, window.patch, window.step))
-    planes = _Planes(padded.shape, window, image.device)
-    inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape, strict=True))
+    shape = padded.shape[1:]
+    walk = walk or every_window(window_starts(shape, window.patch, window.step))
+    planes = _Planes(shape, window, image.device)
+    inner = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape[1:], strict=True))
     positions, wanted = next(walk)
     while positions:
         for block in planes.until(positions[0][0]):
             yield from _inside(block, inner)
         views = [planes.add(*part, wanted) for part in _logits(network, padded, window, positions)]
         positions, wanted = _send(walk, views)
-    for block in planes.until(padded.shape[0]):
+    for block in planes.until(shape[0]):
         yield from _inside(block, inner)
 
 
@@ -201,7 +202,7 @@ def _logits(
     device = window.device or padded.device
     for some in _chunks(positions, window.batch):
         boxes = [tuple(slice(s, s + p) for s, p in zip(at, window.patch, strict=True)) for at in some]
-        windows = _sent(torch.stack([padded[box] for box in boxes])[:, None].to(window.dtype), device)
+        windows = _sent(torch.stack([padded[(slice(None), *box)] for box in boxes]).to(window.dtype), device)
         if device.type == "cpu":  # see inference.cpu
             windows = windows.contiguous(memory_format=torch.channels_last_3d)
         with torch.inference_mode():

@@ -176,7 +176,7 @@ def _files(labels: Path, images: Path | None, dataset: Dataset) -> _Files:
     if images and images.resolve() == labels.resolve() and not masks:
         pictures = Listing(images, {n: p for n, p in pictures.volumes.items() if n not in maps.volumes})
     found = image_cases(pictures, maps.volumes)
-    used = {case: path for case, path in found.items() if case in maps.volumes}
+    used = {case: files[0] for case, files in found.items() if case in maps.volumes}  # rules know no other channel
     tell(maps, len(maps.volumes), "label map")
     if images:
         tell(pictures, len(used), "image")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def build_network(plan: Plan, outputs: int, deep_supervision: bool = False) -> "nn.Module":
     """Return the untrained U-Net of ``plan`` with ``outputs`` channels (background included).
 
-    That of several folds of nnU-Net's gives the mean of a network each. Its forward pass maps [batch, 1, z, y, x] to
-    logits [batch, outputs, z, y, x], or to a list of them from the finest to the coarsest resolution with
-    ``deep_supervision``.
+    That of several folds of nnU-Net's gives the mean of a network each. Its forward pass maps [batch, channels of the
+    image, z, y, x] to logits [batch, outputs, z, y, x], or to a list of them from the finest to the coarsest resolution
+    with ``deep_supervision``.
     """
     architecture = plan.architecture()
     arguments = dict(architecture["arch_kwargs"])
@@ -31,7 +31,7 @@ def build_network(plan: Plan, outputs: int, deep_supervision: bool = False) -> "
         if arguments[name] is not None:
             arguments[name] = resolve_name(arguments[name])
     network_class = resolve_name(architecture["network_class_name"])
-    arguments |= {"input_channels": 1, "num_classes": outputs, "deep_supervision": deep_supervision}
+    arguments |= {"input_channels": plan.inputs, "num_classes": outputs, "deep_supervision": deep_supervision}
     if isinstance(plan, NnunetPlan) and plan.folds > 1:
         return mean_of([network_class(**arguments) for _ in range(plan.folds)])
     return network_class(**arguments)
@@ -128,13 +128,13 @@ def counting_macs(network: "nn.Module") -> Iterator[list[int]]:
             hook.remove()
 
 
-def count_macs(network: "nn.Module", patch: Sequence[int]) -> int:
-    """Return the multiply-accumulates of one forward pass of a ``patch`` [z, y, x]; nothing is computed."""
+def count_macs(network: "nn.Module", patch: Sequence[int], inputs: int = 1) -> int:
+    """Return the multiply-accumulates of a forward pass of a ``patch`` [z, y, x] of ``inputs`` channels, not done."""
     import copy
 
     import torch
 
     shadow = copy.deepcopy(network).to("meta")
     with counting_macs(shadow) as counted, torch.no_grad():
-        shadow(torch.empty((1, 1, *patch), device="meta"))
+        shadow(torch.empty((1, inputs, *patch), device="meta"))
     return sum(counted)

@@ -45,6 +45,10 @@ class Normalization(Strict):
         return self
 
 
+def _form_of_normalization(content: Any) -> str:
+    return "each" if isinstance(content, (list, tuple)) else "one"
+
+
 class NnunetPlan(Plan):
     """A plan of nnU-Net's: images are prepared as nnU-Net does; ``ct`` and ``mr`` do not count.
 
@@ -57,7 +61,10 @@ class NnunetPlan(Plan):
     conv_bias: bool = Field(True, description="convolutions have a bias")
     norm: NormArguments = Field(description="arguments of the instance norms")
     nonlinearity: NonlinearityArguments = Field(description="arguments of the leaky ReLUs")
-    normalization: Normalization = Field(description="of intensities, whatever the modality")
+    normalization: Annotated[
+        Annotated[Normalization, tag("one")] | Annotated[tuple[Normalization, ...], tag("each")],
+        by_form(_form_of_normalization, "expected a normalization, or a list with one for each channel"),
+    ] = Field(description="of intensities, whatever the modality; of several `channels`, a list with one for each")
     orientation: Literal["stored", "canonical"] = Field(
         "stored", description="of the axes, before `transpose`: as the file stores them, or as labelloop's own plans"
     )
@@ -82,7 +89,16 @@ class NnunetPlan(Plan):
         asked = [key for key in ADAPTATION if getattr(self, key)]
         if asked:
             raise ValueError(f"{', '.join(asked)}: images of a plan of nnU-Net's are prepared as nnU-Net does")
+        if len(self.normalizations) != self.inputs:
+            raise ValueError(
+                f"normalization: {len(self.normalizations)}, expected one for each of {self.inputs} channels"
+            )
         return self
+
+    @property
+    def normalizations(self) -> tuple[Normalization, ...]:
+        """Normalization of each channel."""
+        return (self.normalization,) if isinstance(self.normalization, Normalization) else self.normalization
 
     def __hash__(self) -> int:  # its arguments are mappings, which have none
         return hash(self.model_dump_json())
@@ -121,8 +137,13 @@ AnyPlan = Annotated[
 
 
 def unfit_for(plan: Plan, modalities: Iterable[str]) -> list[str]:
-    """Say how a plan of nnU-Net's takes images of one modality (CT, MR) for those of the other, a line each."""
-    found = [plan.normalization.unfit_for(m) for m in sorted(set(modalities))] if isinstance(plan, NnunetPlan) else []
+    """Say how a plan of nnU-Net's takes images of one modality (CT, MR) for those of the other, a line each.
+
+    Of several channels, a case's modality is that of the first.
+    """
+    found = (
+        [plan.normalizations[0].unfit_for(m) for m in sorted(set(modalities))] if isinstance(plan, NnunetPlan) else []
+    )
     return list(filter(None, found))
 
 

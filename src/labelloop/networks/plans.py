@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from labelloop.base.channels import ChannelNames, modality_of
 from labelloop.base.classes import Strict
 from labelloop.base.sequences import flat
 from labelloop.networks.settings import GreySettings
@@ -27,7 +28,7 @@ SMALLEST_ALONE = 3 * SMALLEST_FEATURE_MAP
 """Side of a feature map from which an axis is pooled while no other is (nnU-Net)."""
 ADAPTATION = ("grey", "upright", "translate")
 """Keys of a plan that adapts CT to MR."""
-OPTIONAL = (*ADAPTATION, "residual")
+OPTIONAL = (*ADAPTATION, "residual", "channels")
 """Keys that are no part of the fingerprint of a plan that does not ask for them."""
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
@@ -70,6 +71,12 @@ class Plan(Strict):
     )
     convs_per_stage_decoder: Count | tuple[Count, ...] = Field(
         2, description="convolutions of each stage of the decoder: one number, or one for each stage but the last"
+    )
+    channels: ChannelNames = Field(
+        (),
+        description="what the channels of an image are, in order, as the data set file says, where they are several: "
+        "`CT` is normalized as CT, and any other channel as MR. None: images of one channel, normalized by the "
+        "modality of each case",
     )
     ct: CtNormalization = Field(CtNormalization(), description="how CT is normalized")
     mr: Literal["zscore"] = Field("zscore", description="how MR is normalized: each volume to mean 0 and deviation 1")
@@ -114,6 +121,9 @@ class Plan(Strict):
             )
         if self.translate and self.grey is None:
             raise ValueError("translate needs `grey`: {} for the published scale")
+        asked = [key for key in ADAPTATION if getattr(self, key)]
+        if self.channels and asked:
+            raise ValueError(f"{', '.join(asked)}: done to images of one channel; leave `channels` or this out")
         return self
 
     def _check_stages(self) -> None:
@@ -132,7 +142,16 @@ class Plan(Strict):
     @property
     def images(self) -> dict[str, Any]:
         """The fields that decide how an image is prepared."""
-        return self.model_dump(mode="json", include={"spacing_mm", "ct", "mr", *ADAPTATION})
+        return self.model_dump(mode="json", include={"spacing_mm", "channels", "ct", "mr", *ADAPTATION})
+
+    @property
+    def inputs(self) -> int:
+        """Channels of an image, and of the network's input."""
+        return len(self.channels) or 1
+
+    def modalities(self, modality: str) -> tuple[str, ...]:
+        """Return the modality (CT, MR) by which each channel is normalized; of one channel, that of the case."""
+        return tuple(map(modality_of, self.channels)) or (modality,)
 
     @property
     def stage_strides(self) -> tuple[Triple, ...]:

@@ -14,6 +14,7 @@ from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import CleanStep
 from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.settings import KIDNEYS
+from labelloop.recipe.channel_checks import channel_errors
 from labelloop.recipe.inference_checks import inference_errors
 from labelloop.recipe.outside_checks import not_trained_here, outside_errors
 from labelloop.recipe.rounds import ROUND, ancestors, looped, unroll
@@ -56,7 +57,7 @@ def _chain_errors(recipe: Recipe, all_known: bool) -> Iterable[str]:
     for name, labels in chain.labels.items():
         lines += _selection_errors(f"labels.{name}", labels, chain.scheme)
     if all_known:
-        lines += [*training_errors(chain), *inference_errors(chain)]
+        lines += [*training_errors(chain), *channel_errors(chain), *inference_errors(chain)]
     once: dict[str, str] = {}
     for line in lines:
         once.setdefault(re.sub(rf"{ROUND}\d+", "", line), line)

@@ -13,7 +13,7 @@ from labelloop.recipe.spec import ModelSpec, Recipe
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, SegmenterSettings
 
 NETWORK = {
-    "features": "features", "strides": "stage_strides", "kernels": "stage_kernels",
+    "channels": "inputs", "features": "features", "strides": "stage_strides", "kernels": "stage_kernels",
     "residual": "residual", "convs_per_stage": "encoder_counts", "convs_per_stage_decoder": "decoder_counts",
 }  # fmt: skip
 """Keys of a plan that decide what its network is, and where their values stand, also those that follow from others."""

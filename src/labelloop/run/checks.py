@@ -11,9 +11,12 @@ from pathlib import Path
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.wording import count
+from labelloop.cases.table import Case
+from labelloop.images.datasets import read_dataset
 from labelloop.labels.settings import LEAST_PATIENTS, SelectSettings
 from labelloop.networks.settings import TranslatorSettings
 from labelloop.recipe import TRUTH, ModelSpec, Recipe, ancestors
+from labelloop.recipe.channel_checks import listed
 from labelloop.recipe.training_checks import exports_best
 from labelloop.run import outside
 from labelloop.run.chain import needed, ordered
@@ -34,6 +37,22 @@ def of_cases(expected: Expected) -> Iterator[str]:
             yield from _training_problems(key, model, expected)
     for name in (name for name in recipe.labels if name in used):
         yield from _label_set_problems(f"labels.{name}", name, expected)
+
+
+def of_channels(cases: Sequence[Case], recipe: Recipe) -> Iterator[str]:
+    """Yield a line for each data set whose images have other channels than the models of a chain take."""
+    used = needed(recipe)
+    plans = [spec.plan for name, spec in recipe.models.items() if name in used]
+    taken = recipe.plans[plans[0]].channels if plans else ()
+    for name in sorted({case.dataset for case in cases} if plans else ()):
+        found = read_dataset(name)
+        if found.channels != taken:
+            keys = " and ".join(f"plans.{plan}" for plan in dict.fromkeys(plans))
+            write = f"channels: [{', '.join(found.channels)}]" if found.channels else "no `channels`"
+            yield (
+                f"{keys}: images of data set {found.name} have {listed(found.channels)}, and the models take "
+                f"{listed(taken)}. Write {write} there, or leave its cases out"
+            )
 
 
 def _nothing(key: str, spec: ModelSpec, expected: Expected, outputs: Sequence[str]) -> str:

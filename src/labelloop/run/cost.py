@@ -198,7 +198,7 @@ def _macs(plan: Plan, outputs: int) -> tuple[int, int]:
 
     with torch.device("meta"):
         network = build_network(plan, outputs)
-    return count_macs(network, plan.patch), count_parameters(network)
+    return count_macs(network, plan.patch, plan.inputs), count_parameters(network)
 
 
 def passes(settings: SegmenterSettings, batch_size: int) -> tuple[float, float]:

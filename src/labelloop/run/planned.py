@@ -63,6 +63,8 @@ def write_planned(
         raise UserError(f"recipe {name}: no model that segments has the plan {replaced}")
     cases, _ = load_cases(table)
     labeled = [case for case in cases if case.role == "train" and case.label]
+    if recipe.plans[replaced].channels or any(len(case.images) > 1 for case in labeled):
+        raise UserError(f"{table}: images of several channels, for which no plan is made; write one into the recipe")
     shapes = shapes_of(labeled, recipe.scheme, classes, most)
     outputs = max(len(recipe.scheme.select(spec.classes)) for spec in models)
     memory_gb = gpu_memory_gb or usual_memory_gb(network)

@@ -30,10 +30,13 @@ def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], schem
         first = next(row for row in rejected if row["code"] == code)
         what = "set aside" if first["severity"] == "error" else "doubtful"
         yield f"{count(number, 'row')} {what}: {code}, as {first['case']}: {first['found']}. {first['action']}"
-    for column in ("image", "label"):
-        missing = [case for case in cases if getattr(case, column) and not Path(getattr(case, column)).is_file()]
-        if missing:
-            yield _some(f"no such {column}", missing) + f"; first: {getattr(missing[0], column)}"
+    images = {case.case: case.images for case in cases}
+    labels = {case.case: (case.label,) if case.label else () for case in cases}
+    for what, named in (("image", images), ("label", labels)):
+        missing = {case: [file for file in files if not Path(file).is_file()] for case, files in named.items()}
+        without = [case for case in cases if missing[case.case]]
+        if without:
+            yield _some(f"no such {what}", without) + f"; first: {missing[without[0].case][0]}"
     known = expected_states(cases, scheme)
     if wrong := [case for case in cases if case.case not in known]:
         known_names = ", ".join((*scheme.names, *scheme.sets))

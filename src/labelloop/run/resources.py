@@ -70,18 +70,18 @@ def training_mb(plan: Plan, settings: TrainerSettings, cases: int, workers: int,
 
 def cache_mb(plan: Plan, cases: int) -> float:
     """Return the page cache in MiB that holds the prepared arrays of ``cases``, or as many of them as is sensible."""
-    voxels = math.prod(SCAN_MM) / math.prod(plan.spacing_mm)
+    voxels = plan.inputs * math.prod(SCAN_MM) / math.prod(plan.spacing_mm)
     return min(CACHE_MB, cases * (voxels * IMAGE_BYTES / MIB + LABEL_MB))
 
 
 def _loader_mb(plan: Plan) -> float:
-    voxels = math.prod(plan.patch)
+    voxels = plan.inputs * math.prod(plan.patch)
     return WORKER_MB + voxels * (PREFETCHED * plan.batch_size * SAMPLE_BYTES + AUGMENTED_BYTES) / MIB
 
 
 def _network_mb(plan: Plan, gpu: bool) -> float:
     """Return what a network takes of RAM: its weights and, where it is trained there, its activations."""
-    pairs = zip((1, *plan.features), plan.features, strict=False)
+    pairs = zip((plan.inputs, *plan.features), plan.features, strict=False)
     total = WEIGHT_BYTES * sum(27 * (a * b + 3 * b * b) for a, b in pairs)
     voxels = math.prod(plan.patch)
     for features, stride in zip(plan.features, plan.stage_strides, strict=True):

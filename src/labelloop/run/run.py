@@ -60,7 +60,7 @@ class Run:
         if not self.cases:
             reasons = "\n".join(f"  {row['case']}: {row['code']}: {row['found']}" for row in self.rejected)
             raise UserError(f"{self.config.cases}: no usable case\n{reasons}")
-        files = list(filter(None, flat((case.image, case.label) for case in self.cases)))
+        files = flat(case.files for case in self.cases)
         files += [self.config.cases, *filter(None, [self.config.reviews])]
         refuse_inputs_among(Path(self.results), WRITTEN, files)
         self._expected = Expected(self.cases, unroll(self.recipe))
@@ -75,7 +75,8 @@ class Run:
 
     def problems(self) -> list[str]:
         """Return what of the recipe cannot be done with these cases, or with the files that it names, a line each."""
-        found = [*checks.of_cases(self._expected), *checks.of_files(self.chain), *self.outside.problems()]
+        found = [*checks.of_cases(self._expected), *checks.of_channels(self.cases, self.chain)]
+        found += [*checks.of_files(self.chain), *self.outside.problems()]
         with _collected(found):
             refuse_inputs_among(Path(self.results), WRITTEN, self.outside.places())
         return [f"recipe {self.recipe.name}: {problem}" for problem in found]

@@ -57,7 +57,7 @@ class Shards:
 
     def files(self, shard: str) -> list[str]:
         """Image and label files of a shard that exist; the survey sets aside the cases of those that do not."""
-        named = filter(None, flat((case.image, case.label) for case in self.cases[shard]))
+        named = flat(case.files for case in self.cases[shard])
         return [str(part) for part in flat(map(known_parts, named)) if part.is_file()]
 
     def stamps(self, shard: str) -> str:

@@ -46,7 +46,7 @@ def judge(survey: SurveyTables, table: Path, manifest: Path, version: int) -> No
             continue
 
         def work(item=item):
-            stored, modality = read_surveyed(item.case.image), item.case.modality
+            stored, modality = read_surveyed(item.case.images[0]), item.case.modality
             return None, asdict(judge_upright(Volume(to_grey(stored.array, modality), stored.geometry), modality))
 
         ledger.run(item.id, digest([version, item.image_sha256, item.case.modality]), work)

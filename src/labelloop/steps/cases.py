@@ -129,9 +129,9 @@ def prepare(
         look = translating if item.case.modality == "CT" else None
 
         def work(item=item, look=look):
-            prepared = prepare_image(item.image(), settings, item.case.modality)
+            prepared = prepare_image(item.all_channels(), settings, item.case.modality)
             path = ledger.folder / f"{item.id}.b2nd"
-            array = look.of_mr(prepared.array) if look else prepared.array
+            array = look.of_mr(prepared.array[0]) if look else prepared.array
             write_image_array(path, array, prepared.frame.as_dict())
             return path, {}
 

@@ -157,5 +157,7 @@ def input_image(item: UsableCase, prepared: Files | None = None) -> "InputImage"
 
     ready = prepared is not None and item.id in prepared and not item.upside_down
     array = PreparedFile(prepared.path(item.id), prepared.key(item.id)) if prepared is not None and ready else None
-    image = Path(item.case.image)
-    return InputImage(item.id, image, item.case.modality, item.image_sha256, item.upside_down, prepared=array)
+    image, *more = map(Path, item.case.images)
+    return InputImage(
+        item.id, image, item.case.modality, item.image_sha256, item.upside_down, prepared=array, more=tuple(more)
+    )

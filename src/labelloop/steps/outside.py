@@ -137,7 +137,7 @@ class _Commands:
     def map_of(self, item: UsableCase, image: Volume, read: Read) -> np.ndarray:
         """Return the label map of a case with this image, as ``read`` reads it."""
         with _empty(self._folder / f".work-{item.id}") as place:
-            shown, out = Path(item.case.image), place / f"{item.id}.nii.gz"
+            shown, out = Path(item.case.images[0]), place / f"{item.id}.nii.gz"
             if item.upside_down:
                 shown = place / "image" / f"{item.id}.nii.gz"
                 write(shown, image.array, image.geometry)

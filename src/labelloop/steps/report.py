@@ -110,7 +110,7 @@ def review(
     labels, turned = Files(maps, "label_map"), upside_down(upright) if upright else set()
     files = {
         case.case: CaseFiles(
-            Path(case.image), case.modality, labels.path(case.case), labels.key(case.case), case.case in turned
+            Path(case.images[0]), case.modality, labels.path(case.case), labels.key(case.case), case.case in turned
         )
         for case in read_cases(cases)
         if case.case in labels

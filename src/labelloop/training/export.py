@@ -26,7 +26,8 @@ def export_nnunet(model: str | Path, out: str | Path, modality: str = "CT") -> P
     Args:
         model: a model folder, with ``model.json`` and ``weights.pt``.
         out: folder to write: ``plans.json``, ``dataset.json`` and ``fold_0/checkpoint_final.pth``.
-        modality: CT or MR. nnU-Net normalizes all images in one way, labelloop by the modality of each.
+        modality: CT or MR. nnU-Net normalizes all images in one way, labelloop by the modality of each; of images of
+            several channels, the plan says it.
 
     Raises:
         UserError: when the model is not finished, segments nothing, or prepares images as nnU-Net cannot.
@@ -40,7 +41,7 @@ def export_nnunet(model: str | Path, out: str | Path, modality: str = "CT") -> P
     }
     name = Path(model).resolve().name
     write_json(out / "plans.json", plans_json(name, described.plan, modality))
-    write_json(out / "dataset.json", dataset_json(tuple(described.classes), 0, modality))
+    write_json(out / "dataset.json", dataset_json(tuple(described.classes), 0, modality, described.plan.channels))
     with atomic(out / "fold_0" / CHECKPOINT) as temporary:
         torch.save(checkpoint, temporary)
     return out

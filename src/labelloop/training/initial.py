@@ -47,7 +47,8 @@ def start_from(
     if misfits or len(body) + len(heads) != len(sources):
         raise UserError(
             f"init_from: the network of model {description['name']} is built otherwise, e.g. at "
-            f"{misfits[0] if misfits else 'its depth'}; both need the same features, strides, kernels and convolutions"
+            f"{misfits[0] if misfits else 'its depth'}; both need the same input channels, features, strides, kernels "
+            "and convolutions"
         )
     with torch.no_grad():
         for name, parameter in body:

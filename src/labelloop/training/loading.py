@@ -82,14 +82,14 @@ class PreparedDataset(nnUNetBaseDataset):
         self._levels: dict[str, tuple[int, int]] = {}
 
     def load_case(self, identifier: str) -> tuple[Any, MappedLabel | Levels, None, dict[str, Any]]:
-        """Return image [1, z, y, x], label of channels [1, z, y, x], None, and the properties of a case, unread."""
+        """Return image [channel, z, y, x], label [1, z, y, x], None, and the properties of a case, unread."""
         channels = self._cases[str(identifier)]
         image = open_image(Path(self.source_folder) / f"{identifier}{SUFFIX}")
         if not channels:
-            empty = MappedLabel(np.broadcast_to(np.int16(0), image.array.shape), channels)
+            empty = MappedLabel(np.broadcast_to(np.int16(0), (1, *image.array.shape[1:])), channels)
             return image.array, empty, None, {"class_locations": {}}
         label = open_label(self._labels / f"{identifier}{SUFFIX}")
-        if image.array.shape != label.array.shape:
+        if image.array.shape[1:] != label.array.shape[1:]:
             raise RuntimeError(f"{identifier}: image {image.array.shape[1:]} and label {label.array.shape[1:]} differ")
         places = {channels[i]: where for i, where in label.locations.items() if i in channels}
         first, last = self._levels_of(str(identifier), label.array, channels)

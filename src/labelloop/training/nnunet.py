@@ -73,7 +73,7 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
         torch.save({"weights": trainer.exported_weights()}, temporary)
     cases = {split: len(trainer.cases[split]) for split in trainer.SPLITS}
     write_json(folder / "plans.json", plans_json(job.name, job.plan))
-    write_json(folder / "dataset.json", dataset_json(job.classes, cases["train"]))
+    write_json(folder / "dataset.json", dataset_json(job.classes, cases["train"], channels=job.plan.channels))
     progress.write(folder / "training.jsonl")
     draw_curve(folder / "curve.png", progress.epochs)
     learned = flat(trainer.cases[split] for split in trainer.SPLITS)

@@ -100,7 +100,7 @@ def _read(cases: Sequence[Case], scheme: ClassScheme, classes: Sequence[str], sa
     wanted[[scheme.ids[name] for name in classes]] = 1
     for number, case in enumerate(cases, start=1):
         try:
-            truth, image = read_truth(case, scheme), read_image(case.image, case.modality)
+            truth, image = read_truth(case, scheme), read_image(case.images[0], case.modality)
             if truth is None:
                 continue
             check_same_grid(truth.geometry, image.geometry, case.label)

@@ -22,7 +22,8 @@ def plans_json(name: str, plan: Plan, modality: str = "CT") -> dict[str, Any]:
     """Return nnU-Net's ``plans.json`` for ``plan``.
 
     Args:
-        modality: of the images, CT or MR, which nnU-Net normalizes alike. A plan of nnU-Net's says itself how.
+        modality: of the images, CT or MR, which nnU-Net normalizes alike. A plan of nnU-Net's, or one with
+            ``channels``, says itself how.
     """
     configuration: dict[str, Any] = {
         "data_identifier": "labelloop",
@@ -46,37 +47,40 @@ def plans_json(name: str, plan: Plan, modality: str = "CT") -> dict[str, Any]:
         "transpose_backward": [transpose.index(axis) for axis in range(3)],
         "experiment_planner_used": "labelloop",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": prepared.intensities},
+        "foreground_intensity_properties_per_channel": {
+            str(channel): found for channel, found in enumerate(prepared.intensities)
+        },
         "configurations": {CONFIGURATION: configuration | prepared.configuration},
     }
 
 
 class Preparation(NamedTuple):
-    """How nnU-Net is told to prepare images: its reader, order of axes, intensities, and keys of a configuration."""
+    """How nnU-Net is told to prepare images: reader, axes, intensities of channels, keys of a configuration."""
 
     reader: str
     transpose: Sequence[int]
-    intensities: dict[str, float]
+    intensities: list[dict[str, float]]
     configuration: dict[str, Any]
 
 
 def _as_ours(plan: Plan, modality: str) -> Preparation:
     """Return what makes nnU-Net prepare images as plans of our own do."""
-    kind = "ct" if modality == "CT" else "zscore"
+    kinds = ["ct" if of_channel == "CT" else "zscore" for of_channel in plan.modalities(modality)]
     how = plan.ct
-    intensities = _intensities(how.clip_hu, how.mean, how.std)
+    intensities = [_intensities(how.clip_hu, how.mean, how.std) for _ in kinds]
     return Preparation(
-        READERS["canonical"], (0, 1, 2), intensities, _configuration(kind, _linear(False), _linear(False))
+        READERS["canonical"], (0, 1, 2), intensities, _configuration(kinds, _linear(False), _linear(False))
     )
 
 
 def _as_nnunet(plan: NnunetPlan) -> Preparation:
     """Return what makes nnU-Net prepare images as a plan of its own says."""
-    how, given = plan.normalization, _linear(plan.separate_z)
+    given = _linear(plan.separate_z)
     if plan.spline is not None:
         given = SPLINES, {"order": plan.spline, "order_z": 0, "force_separate_z": plan.separate_z}
-    intensities = _intensities(how.clip or (0.0, 0.0), how.mean, how.std)
-    configuration = _configuration(how.kind, given, _linear(plan.separate_z_back))
+    intensities = [_intensities(how.clip or (0.0, 0.0), how.mean, how.std) for how in plan.normalizations]
+    kinds = [how.kind for how in plan.normalizations]
+    configuration = _configuration(kinds, given, _linear(plan.separate_z_back))
     return Preparation(READERS[plan.orientation], plan.transpose, intensities, configuration)
 
 
@@ -88,11 +92,12 @@ def _linear(separate_z: bool | None) -> Function:
     return LINEAR, {"force_separate_z": separate_z, "memefficient_seg_resampling": False}
 
 
-def _configuration(kind: str, images: Function, scores: Function) -> dict[str, Any]:
-    inside = kind == "zscore_inside"
+def _configuration(kinds: Sequence[str], images: Function, scores: Function) -> dict[str, Any]:
+    """Return keys of a configuration; ``kinds`` are those of the normalization of each channel."""
+    inside = [kind == "zscore_inside" for kind in kinds]
     content: dict[str, Any] = {
-        "normalization_schemes": [SCHEMES["zscore" if inside else kind]],
-        "use_mask_for_norm": [inside],
+        "normalization_schemes": [SCHEMES["zscore" if kind == "zscore_inside" else kind] for kind in kinds],
+        "use_mask_for_norm": inside,
     }
     for what, (function, arguments) in (("data", images), ("seg", _linear(False)), ("probabilities", scores)):
         content[f"resampling_fn_{what}"] = function
@@ -106,10 +111,17 @@ def _intensities(clip: tuple[float, float], mean: float, std: float) -> dict[str
     return quantiles | {"mean": mean, "std": std}
 
 
-def dataset_json(classes: tuple[str, ...], cases: int, modality: str = "CT") -> dict[str, Any]:
-    """Return nnU-Net's ``dataset.json`` for a model of ``classes``; label ``i`` is output channel ``i``."""
+def dataset_json(
+    classes: tuple[str, ...], cases: int, modality: str = "CT", channels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return nnU-Net's ``dataset.json`` for a model of ``classes``; label ``i`` is output channel ``i``.
+
+    Args:
+        modality: of images of one channel.
+        channels: names of the channels, where they are several.
+    """
     return {
-        "channel_names": {"0": modality},
+        "channel_names": {str(channel): name for channel, name in enumerate(channels or (modality,))},
         "labels": {"background": 0} | {name: i for i, name in enumerate(classes, start=1)},
         "numTraining": cases,
         "file_ending": ".nii.gz",

@@ -97,7 +97,7 @@ class Trainer(Adapter):
     def training_loss(
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a training batch, images [batch, 1, ...], and its terms by name."""
+        """Return the loss of a training batch, images [batch, channel, ...], and its terms by name."""
         loss = self.compute_loss(self.logits_of(self.network, data), targets, unknown)
         return loss, self._terms.take()
 
@@ -126,7 +126,13 @@ class Trainer(Adapter):
         cases = usable_cases(job, cls.why_not, cls.SPLITS)
         plans = plans_json(job.name, job.plan) | {"continue_training": False}
         with nnunet_folders_elsewhere(), contextlib.redirect_stdout(io.StringIO()):
-            trainer = cls(plans, CONFIGURATION, 0, dataset_json(job.classes, len(cases["train"])), device)
+            trainer = cls(
+                plans,
+                CONFIGURATION,
+                0,
+                dataset_json(job.classes, len(cases["train"]), channels=job.plan.channels),
+                device,
+            )
         trainer.job, trainer.cases, trainer.team = job, cases, ALONE
         trainer.ignored = len(job.classes) + 1 if _some_are_ignored(job, cases) else None
         trainer.precision = precision_of(job)

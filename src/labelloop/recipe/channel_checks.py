@@ -1,0 +1,52 @@
+"""What a recipe asks of images of several channels that cannot be done: checked before any job starts."""
+
+from collections.abc import Iterable
+
+from labelloop.base.errors import UserError
+from labelloop.inference.outside import CommandModel, NnunetModel
+from labelloop.recipe.spec import Recipe
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, cutmix_of
+
+ONE = "one channel"
+
+
+def listed(channels: Iterable[str]) -> str:
+    """Return names of channels in words."""
+    return ", ".join(channels) or ONE
+
+
+def channel_errors(chain: Recipe) -> Iterable[str]:
+    """Yield a line for each part of an unrolled recipe, all of whose names exist, that takes other channels."""
+    plans = {spec.plan: chain.plans[spec.plan].channels for spec in chain.models.values()}
+    asked = next(filter(None, plans.values()), ())
+    wrong = [name for name, channels in plans.items() if channels != asked]
+    if wrong:
+        found = "; ".join(f"{name}: {listed(channels)}" for name, channels in plans.items())
+        yield f"plans: all models of a run see the same images, and plans have other channels ({found}). Write one list"
+    yield from _outside_errors(chain, asked, bool(plans))
+    if not asked:
+        return
+    for name, spec in chain.models.items():
+        if spec.trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR):
+            kind = spec.trainer.kind.replace("_", " ")
+            yield f"models.{name}.trainer: a {kind} sees one channel, and plan {spec.plan} has {listed(asked)}"
+        if cutmix_of(spec.trainer):
+            yield f"models.{name}.trainer.cutmix: pastes into images of one channel, and there are {listed(asked)}"
+    for name, labels in chain.labels.items():
+        if labels.transfer:
+            yield f"labels.{name}.transfer: aligns images of one channel, and there are {listed(asked)}"
+
+
+def _outside_errors(chain: Recipe, asked: tuple[str, ...], trained: bool) -> Iterable[str]:
+    """Yield a line for each model from outside that takes other channels than the models that are trained."""
+    for name, model in chain.outside.items():
+        if isinstance(model, CommandModel) and asked:
+            yield f"outside.{name}.command: is given one file an image, and there are {listed(asked)}"
+        if not isinstance(model, NnunetModel):
+            continue
+        try:
+            plan = model.described.plan
+        except UserError:  # told when a run starts
+            continue
+        if plan is not None and trained and plan.inputs != (len(asked) or 1):
+            yield f"outside.{name}: takes {listed(plan.channels)}, and the plans of the recipe have {listed(asked)}"
