@@ -1,4 +1,4 @@
-"""Write a case table: of folders of images and labels, of nnU-Net's data set folders, of MONAI's datalists."""
+"""Write a case table: of folders of images and labels, of nnU-Net's and BIDS data sets, of MONAI's datalists."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from labelloop.base.errors import CaseError, UserError
@@ -15,6 +15,7 @@ from labelloop.base.lookup import SUFFIXES, find
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.wording import NAMED, count, named, shown
+from labelloop.cases.bids import bids_folder, bids_pairs
 from labelloop.cases.datalist import datalist_pairs
 from labelloop.cases.folders import Pair, pair_folders
 from labelloop.cases.nnunet_folder import nnunet_folder, nnunet_pairs
@@ -103,7 +104,7 @@ def make_table(
     Args:
         images: folder of images (:func:`labelloop.cases.folders.pair_folders`), or what is known to lie in it; or what
             names labels, too: nnU-Net's data set folder (:mod:`labelloop.cases.nnunet_folder`), MONAI's datalist
-            (:mod:`labelloop.cases.datalist`).
+            (:mod:`labelloop.cases.datalist`), a BIDS folder (:mod:`labelloop.cases.bids`).
         labels: folder of labels, the same folder, or None.
         dataset: data set that explains the label ids: a name or the path of a data set file. None: a data set file is
             written beside the table, where the collection says what its ids mean.
@@ -118,7 +119,9 @@ def make_table(
     out, options, lost = Path(out), options or Options(), [] if lost is None else lost
     options.check(out)
     names = None if isinstance(images, Listing) else _named_by(Path(images))
-    if names is None:
+    if not isinstance(images, Listing) and bids_folder(Path(images)):
+        found, options = _of_bids(Path(images), labels, dataset, out, options, lost)
+    elif names is None:
         found = _of_folders(images, labels, dataset, out, options, lost)
     else:
         found = _of_json(names, labels, dataset, out, options, lost)
@@ -171,6 +174,18 @@ def checked_dataset(dataset: str | None) -> str:
         )
     read_dataset(dataset)
     return dataset
+
+
+def _of_bids(
+    folder: Path, labels: str | Path | None, dataset: str | None, out: Path, options: Options, lost: list[LeftOut]
+) -> tuple[_Found, Options]:
+    """Return the cases of a BIDS folder, and options with what the names of its files say."""
+    _refuse_beside(folder, labels, options)
+    dataset = checked_dataset(dataset)
+    pairs, known = bids_pairs(folder, options.role, lost)
+    pairs = _of_all_channels(pairs, read_dataset(dataset), folder, lost)
+    _check_files(pairs, [find("datasets", dataset)], out)
+    return _Found(pairs, dataset, _annotated(pairs, dataset, options)), replace(options, known=known)
 
 
 def _refuse_beside(names: Path, labels: str | Path | None, options: Options) -> None:
@@ -321,7 +336,7 @@ def _row(pair: Pair, found: _Found, options: Options) -> Case:
         label=str(label.absolute()) if label else "",
         dataset=str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset,
         modality=known.get("modality") or options.modality,
-        sequence=options.sequence,
+        sequence=options.sequence or known.get("sequence", ""),
         patient=known.get("patient", ""),
         role=role,
         annotated=found.annotated.get(case, ""),

@@ -44,7 +44,7 @@ def convert(
 def cases(
     images: Annotated[
         Path,
-        Option(help="folder of images; or nnU-Net's data set folder or MONAI's datalist, which name labels, too"),
+        Option(help="folder of images; or nnU-Net's or BIDS data set, or MONAI's datalist, which name labels, too"),
     ],
     out: Annotated[Path, Option(help="the table to write")],
     dataset: Annotated[
