@@ -144,6 +144,15 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             {"labels__pseudo__check": None, "labels__pseudo__thresholds": "fitted.yaml"},
             r"labels\.pseudo\.thresholds: asks the rules of anatomy, and check is null",
         ),
+        (
+            {
+                "labels__pseudo__predict": ["teacher", "student"],
+                "labels__pseudo__check": None,
+                "labels__pseudo__thresholds": "fitted.yaml",
+                "labels__pseudo__select": {"verdicts": ["volume"]},
+            },
+            r"(?s)labels\.pseudo\.thresholds: asks .*labels\.pseudo\.select\.verdicts: asks the rules of anatomy",
+        ),
         ({"plans__p__spacing_mm": [5, 5, 500]}, r"plans\.p: .*spacing_mm must be above 0 and at most 100"),
         ({"plans__p__ct": {"mean": 400}}, r"plans\.p\.ct: .*mean: 400 lies outside of clip_hu, -200 to 300"),
         ({"plans__p__features": [4]}, r"plans\.p\.features: .*at least 2 items"),

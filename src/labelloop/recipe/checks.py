@@ -144,11 +144,11 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
             known = (*(["all"] if key in OF_WHOLE_CASES else []), *scheme.names)
             if name not in known:
                 yield f"{place}.select.{key}: no class {name!r}{nearest(name, known)}"
+    asks_rules = {"thresholds": labels.thresholds, "select.verdicts": select.verdicts not in ("all", ())}
+    for key in (key for key, asks in asks_rules.items() if asks and labels.check is None):
+        yield f"{place}.{key}: asks the rules of anatomy, and check is null. Write check: anatomy, or leave it out"
     if len(labels.predict) > 1:
         return
-    if labels.check is None and (labels.thresholds or select.verdicts not in ("all", ())):
-        named = "thresholds" if labels.thresholds else "select.verdicts"
-        yield f"{place}.{named}: asks the rules of anatomy, and check is null. Write check: anatomy, or leave it out"
     asked = ["min_pairwise_dice", "max_uncertainty", "keep_least_uncertain", "drop_most_uncertain"]
     if select.score == "agreement":
         asked.append("target_dsc")
