@@ -14,6 +14,8 @@ from labelloop.images.boxes import box_voxels
 from labelloop.images.volume import Geometry, Volume, canonical, read
 from labelloop.labels.check import KINDS, check, load_rules
 from labelloop.labels.fit import measure
+from labelloop.labels.rules.base import COUNTS
+from labelloop.labels.settings import CRITERIA
 from strategies import few, orientations
 
 BTCV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "btcv"
@@ -481,6 +483,14 @@ def test_wrong_rules_are_refused_by_name(scheme, change, said):
     with pytest.raises(UserError, match=r"rule 'odd'") as error:
         load_rules(with_rule(scheme, **change))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*COUNTS, *CRITERIA, "a;b"])
+def test_a_rule_has_a_name_that_tables_can_tell_from_others(scheme, name):
+    with pytest.raises(UserError, match=f"rule '{name}': name: .*give the rule another name"):
+        load_rules(with_rule(scheme, name=name))
+    described = TABLES["selected"]["criterion"]
+    assert name not in CRITERIA or name in described
 
 
 def test_a_rule_and_class_may_stand_only_once(scheme):

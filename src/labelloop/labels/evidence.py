@@ -15,6 +15,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, load_rules
 from labelloop.labels.position import MEASURES
 from labelloop.labels.rules import Evidence
+from labelloop.labels.rules.base import COUNTS
 from labelloop.labels.rules.border import COARSEST_MM
 from labelloop.labels.surface import Surface
 
@@ -30,8 +31,6 @@ GROUPS = {
 """Groups of evidence, in words."""
 PREDICTED = ("agreement", "stability", "confidence")
 """Groups that only labels from models have."""
-RULES = ("failed", "doubted", "applied")
-"""How many rules fail, doubt, and were applied at all."""
 SURFACE = ("border", "step", "goes_on", "flat", "leak", "spread", "rough")
 """Share (%) of the surface that shows a border; median step across it, in the least that is a border; largest patches
 that go on, that do so in one plane, and that leak, in % of the surface; standard deviation deep inside, in steps; area
@@ -50,7 +49,7 @@ def columns(scheme: ClassScheme) -> tuple[str, ...]:
     """Return the columns of evidence for a class scheme, whose rules are among them."""
     rules = dict.fromkeys(rule.name for rule in load_rules(scheme))
     return (
-        *(f"rules.{name}" for name in (*RULES, *rules)),
+        *(f"rules.{name}" for name in (*COUNTS, *rules)),
         *(f"surface.{name}" for name in SURFACE),
         *(f"shape.{name}" for name in SHAPE),
         *(f"position.{name}" for name in (*MEASURES, FARTHEST)),
@@ -119,7 +118,7 @@ def _of_rules(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return of each rule how far a value lies beyond its threshold, as a share of it: above 0, the rule is broken."""
     applied = [row for row in rows if row["verdict"] != NOT_APPLICABLE]
     counts = [sum(row["verdict"] == verdict for row in applied) for verdict in (FAIL, DOUBT)]
-    found = dict(zip((f"rules.{name}" for name in RULES), (*counts, len(applied)), strict=True))
+    found = dict(zip((f"rules.{name}" for name in COUNTS), (*counts, len(applied)), strict=True))
     return found | {f"rules.{row['rule']}": _beyond(row) for row in applied}
 
 

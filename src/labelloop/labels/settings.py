@@ -16,6 +16,11 @@ Range = tuple[float, float]
 UNALTERED, CORRUPTED, HELD_OUT, PSEUDO = "unaltered", "corrupted", "held_out", "pseudo"
 """Sources of labels: the truth; the truth with known errors; predictions for labeled cases that no model learned from;
 those whose quality is to be predicted."""
+CRITERIA = (
+    "agreement", "uncertainty", "quality", "calibration", "rank", "reviewer", "reviewers_differ", "whole_case",
+    "nothing_known", "not_predicted", "not_found",
+)  # fmt: skip
+"""What speaks against a label besides rules of anatomy, as selection writes it."""
 LEAST_PATIENTS = 10
 """Labeled patients that the quality of labels can be learned from; fewer are no basis for what holds of others."""
 

@@ -13,8 +13,11 @@ from labelloop.base.classes import Strict
 from labelloop.cases.annotation import States
 from labelloop.images.hounsfield import cut_off
 from labelloop.labels.facts import Box, LabelFacts
+from labelloop.labels.settings import CRITERIA
 from labelloop.labels.surface import Surfaces
 
+COUNTS = ("failed", "doubted", "applied")
+"""How many rules fail, doubt, and were applied at all: they stand beside the rules in tables of evidence."""
 Exceptions = tuple[Literal["absent", "models", "surgery", "cut"], ...]
 
 
@@ -35,6 +38,13 @@ class Rule(Strict):
     modality: tuple[Literal["CT", "MR"], ...] = ("CT", "MR")
     verdict: Literal["fail", "doubt"] = "fail"
     exceptions: Exceptions = ("absent", "models", "surgery", "cut")
+
+    @field_validator("name")
+    @classmethod
+    def _its_own(cls, name: str) -> str:
+        if name in (*COUNTS, *CRITERIA) or ";" in name:
+            raise ValueError("tables name something else so, or part names by ';' in it; give the rule another name")
+        return name
 
     @property
     def compared(self) -> tuple[str, ...]:
