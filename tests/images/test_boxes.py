@@ -54,5 +54,7 @@ def test_no_place_and_no_box():
     assert box_text(None, geometry) == "" and box_voxels("", geometry) is None
     with pytest.raises(ValueError, match="six numbers"):
         box_voxels("1 2 3", geometry)
+    with pytest.raises(ValueError, match="six numbers"):
+        box_voxels("nan 2 3 4 5 6", geometry)
     with pytest.raises(ValueError, match="outside of a grid"):
         box_voxels("500 0 0 1 1 1", geometry)

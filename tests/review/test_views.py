@@ -77,6 +77,12 @@ def test_what_is_sent_is_upright_and_lies_where_the_image_lies(tmp_path, directi
     assert label.shape == cut.map(MAP_OF_SET).shape[::-1] == image.shape
 
 
+def test_a_place_that_cannot_be_read_costs_nothing_but_itself(tmp_path, caplog):
+    cut = shown(tmp_path).cut(LIVER, CROP)
+    assert cut.about("0 0 nowhere") == cut.about()
+    assert "a: the place of the doubt is not shown" in caplog.text
+
+
 def test_the_cut_holds_the_organ_of_all_maps_and_a_margin(tmp_path):
     case = shown(tmp_path)
     cut, about = case.cut(LIVER, CROP), case.cut(LIVER, CROP).about()

@@ -4,12 +4,14 @@
 nearest to left-right, front-back and up-down, in mm. Empty text: no place.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from labelloop.images.volume import Geometry
 
+log = logging.getLogger(__name__)
 Box = tuple[slice, slice, slice]
 
 
@@ -33,7 +35,7 @@ def box_voxels(text: str, geometry: Geometry) -> Box | None:
     if not text:
         return None
     values = np.array([float(word) for word in text.split()])
-    if len(values) != 6:
+    if len(values) != 6 or not np.isfinite(values).all():
         raise ValueError(f"{text!r} is no box: six numbers are expected")
     spacing, turn = np.asarray(geometry.spacing), np.asarray(geometry.direction).reshape(3, 3)
     center = turn.T @ (values[:3] - np.asarray(geometry.origin)) / spacing
@@ -44,3 +46,12 @@ def box_voxels(text: str, geometry: Geometry) -> Box | None:
         raise ValueError(f"{text!r} lies outside of a grid of {geometry.size} voxels (x, y, z)")
     x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
     return z, y, x
+
+
+def box_or_none(text: str, geometry: Geometry, label: str) -> Box | None:
+    """Return what :func:`box_voxels` returns; None, with a warning that begins with ``label``, for a text that is no box."""
+    try:
+        return box_voxels(text, geometry)
+    except ValueError as error:
+        log.warning("%s: the place of the doubt is not shown: %s", label, error)
+        return None

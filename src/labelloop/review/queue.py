@@ -21,7 +21,7 @@ from labelloop.base.files import atomic
 from labelloop.base.seals import put_seal_of_files
 from labelloop.base.tables import TABLES, write_table
 from labelloop.base.wording import plain
-from labelloop.images.boxes import box_voxels
+from labelloop.images.boxes import box_or_none
 from labelloop.images.pictures import CT_WINDOW, case_picture
 from labelloop.images.scan import read_surveyed
 from labelloop.images.volume import canonical, read, upright_volume
@@ -240,7 +240,8 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
         image, labels = (upright_volume(v) if files.turned else v for v in read_both)
         grid, pictures = canonical(image).geometry, {}
         for row in rows.to_dict("records"):
-            told = options | {"focus": [row["class"]], "box": box_voxels(row["box"], grid), "note": _note(row)}
+            box = box_or_none(row["box"], grid, f"{row['case']}, {row['class']}")
+            told = options | {"focus": [row["class"]], "box": box, "note": _note(row)}
             pictures[row["rank"]] = case_picture(image, labels, scheme, **told)
         return pictures
     except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:

@@ -20,7 +20,7 @@ from labelloop.base.errors import CaseError
 from labelloop.base.files import sha256
 from labelloop.base.wording import count, plain
 from labelloop.images import nifti
-from labelloop.images.boxes import box_voxels
+from labelloop.images.boxes import box_or_none
 from labelloop.images.scan import REASONS, ras_affine, read_surveyed
 from labelloop.images.volume import Geometry, Volume, canonical, restore, upright_volume
 from labelloop.review.desk import Asked
@@ -216,7 +216,7 @@ class Cut:
 
     def _middle_of(self, text: str) -> list[int] | None:
         """Return the voxel (x, y, z) in the middle of a box of the whole case; None where it is not in this one."""
-        found = box_voxels(text, self.case.image.geometry)
+        found = box_or_none(text, self.case.image.geometry, self.case.asked.case)
         if found is None:
             return None
         voxel = [
