@@ -9,6 +9,7 @@ import pytest
 
 from labelloop.base.classes import IGNORED
 from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import sha256
 from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.review.decisions import read as read_decisions
@@ -130,11 +131,12 @@ def test_an_edited_map_that_cannot_be_used_is_named_and_leaves_nothing(results, 
 
 def submit(folder: Path, case: str, array: np.ndarray, names: list[str]) -> None:
     """Submit a label as MONAI Label's server does for 3D Slicer: segments count from 1, and have names."""
-    write(folder / "labels/final" / f"{case}.nii.gz", array, GRID)
-    path = folder / "datastore_v2.json"
+    final, path = folder / "labels/final" / f"{case}.nii.gz", folder / "datastore_v2.json"
+    write(final, array, GRID)
     store = json.loads(path.read_text()) if path.is_file() else {"name": "new-dataset", "objects": {}}
     segments = [{"name": name, "idx": number} for number, name in enumerate(names, start=1)]
-    entry = {"ext": ".nii.gz", "info": {"label_info": segments, "ts": 1, "name": f"{case}.nii.gz"}}
+    info = {"label_info": segments, "ts": 1, "checksum": sha256(final), "name": final.name}
+    entry = {"ext": ".nii.gz", "info": info}
     store["objects"][case] = {"image": {"ext": ".nii.gz", "info": {}}, "labels": {"original": {}, "final": entry}}
     path.write_text(json.dumps(store))
 
@@ -164,6 +166,23 @@ def test_what_is_submitted_to_monai_label_comes_back_by_the_names_of_segments(re
         (folder / "datastore_v2.json").write_text(broken)
         with pytest.raises(UserError, match="not what MONAI Label writes"):
             import_folder(Desk(results), folder, "ann")
+
+
+def test_a_map_saved_over_what_was_submitted_is_not_read_by_its_segments(results, folder, capsys):
+    submit(folder, "a", np.zeros(GRID.shape, np.uint8), ["spleen", "liver"])
+    write(folder / "labels/final/a.nii.gz", label_map(), GRID)
+    assert take(results, folder) == 1 and said(results) == []
+    assert "a.nii.gz is not what was submitted to MONAI Label" in capsys.readouterr().out
+    (folder / "datastore_v2.json").unlink()
+    assert take(results, folder) == 0
+    assert said(results) == [("a", "liver", "right"), ("a", "spleen", "right")]
+
+
+def test_of_two_maps_of_a_case_neither_is_taken(results, folder, capsys):
+    for name in ("a.nii.gz", "a.mha", "b.nii.gz"):
+        write(folder / "labels/final" / name, label_map(), GRID)
+    assert take(results, folder) == 1 and said(results) == [("b", "liver", "right")]
+    assert "a: a.mha, a.nii.gz in labels/final; keep one" in capsys.readouterr().out
 
 
 def test_rows_that_are_wrong_are_named_and_the_others_count(results, folder, capsys):

@@ -49,7 +49,7 @@ def box_voxels(text: str, geometry: Geometry) -> Box | None:
 
 
 def box_or_none(text: str, geometry: Geometry, label: str) -> Box | None:
-    """Return what :func:`box_voxels` returns; None, with a warning that begins with ``label``, for a text that is no box."""
+    """Return the box of a text as :func:`box_voxels` does; None, with a warning about ``label``, where it is none."""
     try:
         return box_voxels(text, geometry)
     except ValueError as error:

@@ -10,9 +10,8 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,8 @@ from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import sha256, write_text
 from labelloop.base.tables import delimiter_of
-from labelloop.base.wording import count
-from labelloop.images.listing import EXTENSIONS, extension
+from labelloop.base.wording import count, named
+from labelloop.images.listing import extension
 from labelloop.images.scan import read_label, read_surveyed
 from labelloop.images.volume import write
 from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, Decision
@@ -223,8 +222,15 @@ def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> D
     return desk.decide(one, reviewer, decision, judged=judged, edited=edited, comment=comment, seconds=seconds)
 
 
+class _Submitted(NamedTuple):
+    """What MONAI Label says of a final map: the names of its ids, and the sha256 of the file (empty: not told)."""
+
+    names: dict[int, str]
+    sha256: str
+
+
 class _Maps:
-    """The label maps of a folder that comes back. ``files`` are those that people are done with, by case.
+    """The label maps of a folder that comes back. ``files``: those that people are done with, by case.
 
     Args:
         scratch: folder for maps that are written anew, in the ids of the class scheme.
@@ -232,13 +238,12 @@ class _Maps:
 
     def __init__(self, desk: Desk, folder: Path, scratch: Path):
         self._ids, self._folder, self._scratch = desk.ids, folder, scratch
-        self._segments = _segments(folder / DATASTORE)
-        found = [file for file in sorted((folder / FINAL).glob("*")) if file.is_file()]
-        self.files = {
-            file.name.removesuffix(ending): file
-            for ending, file in product(reversed(EXTENSIONS), found)
-            if file.name.endswith(ending)
-        }
+        self._submitted = _submitted(folder / DATASTORE)
+        self.files: dict[str, list[Path]] = {}
+        for file in sorted((folder / FINAL).glob("*")):
+            ending = extension(file.name)
+            if ending and file.is_file() and file.name.endswith(ending):
+                self.files.setdefault(file.name.removesuffix(ending), []).append(file)
         self.used: set[str] = set()
 
     def shown(self, case: str) -> Path:
@@ -257,9 +262,10 @@ class _Maps:
             UserError: it was submitted without a segment of the class: it may be absent, or was never looked at.
         """
         final = self.final(one.case)
-        if one.name not in self._segments.get(one.case, {0: one.name}).values():
+        submitted = self._submitted.get(one.case)
+        if submitted and one.name not in submitted.names.values():
             raise UserError(
-                f"{self.files[one.case]} was submitted without a segment {one.name!r}; "
+                f"{self.files[one.case][0]} was submitted without a segment {one.name!r}; "
                 "submit it with one (empty if the class is absent), or fill in the decision"
             )
         if final is None or judged is None:
@@ -273,14 +279,26 @@ class _Maps:
 
         Raises:
             CaseError: it has segments that are no classes, or cannot be read.
+            UserError: there are several; or it was submitted to MONAI Label, and altered afterwards: nobody says
+                what its ids mean.
         """
         if case not in self.files:
             return None
         self.used.add(case)
+        file, *others = self.files[case]
+        if others:
+            raise UserError(f"{case}: {named([f.name for f in self.files[case]])} in {FINAL}; keep one")
         made = self._scratch / f"{case}{ENDING}"
-        if case in self._segments and not made.is_file():
-            self._renumber(self.files[case], self._segments[case], made)
-        return made if made.is_file() else self.files[case]
+        submitted = self._submitted.get(case)
+        if submitted and not made.is_file():
+            if submitted.sha256 and sha256(file) != submitted.sha256:
+                raise UserError(
+                    f"{file} is not what was submitted to MONAI Label: its ids may be numbers of segments "
+                    f"or those of the classes. Submit it again; or, if they are those of the classes, remove {case!r} "
+                    f"from {self._folder / DATASTORE}"
+                )
+            self._renumber(file, submitted.names, made)
+        return made if made.is_file() else file
 
     def _renumber(self, source: Path, names: Mapping[int, str], out: Path) -> None:
         """Write a map of MONAI Label's, whose clients number segments as they come, in the ids of their names."""
@@ -297,17 +315,19 @@ class _Maps:
         write(out, ids[np.searchsorted(numbers, volume.array)], volume.geometry)
 
 
-def _segments(path: Path) -> dict[str, dict[int, str]]:
-    """Return the names of the ids of final maps, by case, as MONAI Label's clients give them; none without."""
+def _submitted(path: Path) -> dict[str, _Submitted]:
+    """Return what MONAI Label says of the final maps that its clients submitted, by case; nothing without its file."""
     if not path.is_file():
         return {}
     objects: Any = read_json(path).get("objects", {})
-    found: dict[str, dict[int, str]] = {}
+    found: dict[str, _Submitted] = {}
     try:
         for case, entry in objects.items():
-            told = entry.get("labels", {}).get("final", {}).get("info", {}).get("label_info")
+            info = entry.get("labels", {}).get("final", {}).get("info", {})
+            told = info.get("label_info")
             if told:
-                found[case] = {int(segment["idx"]): str(segment["name"]) for segment in told}
+                names = {int(segment["idx"]): str(segment["name"]) for segment in told}
+                found[case] = _Submitted(names, str(info.get("checksum") or ""))
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not what MONAI Label writes: {error!r}; restore it, or remove it") from error
     return found
