@@ -154,6 +154,18 @@ def test_several_series_in_a_folder_are_a_case_each(tmp_path, caplog):
     assert len({Image.of(case).sha256() for case in found.values()}) == 3
 
 
+def test_series_are_counted_by_number_and_time_whatever_their_uids(tmp_path):
+    told = {"1.2.3.6": ("", ""), "1.2.3.7": ("12", "080000"), "1.2.3.8": ("3", "100000"), "1.2.3.9": ("3", "090000.5"),
+            "1.2.3.10": ("3", "100000")}  # fmt: skip
+    for uid, (number, time) in told.items():
+        tags = {(8, 0x21): ("DA", "20260102"), (8, 0x31): ("TM", time), (0x20, 0x11): ("IS", number)}
+        write_series(tmp_path, body_hu()[:6], series=uid, more=tags)
+    expected = ["1.2.3.9", "1.2.3.10", "1.2.3.8", "1.2.3.7", "1.2.3.6"]
+    assert list(read_series(tmp_path)) == expected
+    found = {case.case: case.series for case in find_cases(tmp_path)}
+    assert found == {f"{tmp_path.name}_series{n}": uid for n, uid in enumerate(expected, start=1)}
+
+
 def test_of_several_series_only_the_one_that_is_split_is_put_aside(tmp_path):
     slices = sorted(write_series(tmp_path / "1", series="1.2.3.7").iterdir())
     (tmp_path / "2").mkdir()

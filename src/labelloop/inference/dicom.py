@@ -9,11 +9,9 @@ projection, and at least a few slices.
 import logging
 import math
 import os
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +23,8 @@ from labelloop.base.files import digest, sha256
 from labelloop.base.wording import count, named, shown
 from labelloop.images.listing import extension, is_dicom, is_utf8
 from labelloop.images.volume import Volume, geometry_of
-from labelloop.inference.dicom_elements import is_whole, values_of
+from labelloop.inference.dicom_elements import values_of
+from labelloop.inference.dicom_headers import PARTS, Slice, number_in, quiet, read_header
 from labelloop.inference.dicom_pixels import unlike_neighbors
 
 log = logging.getLogger(__name__)
@@ -44,34 +43,9 @@ MOST_LISTED = 30
 """Series that a message lists."""
 OVERLAP = 1.5
 """Slices so many times as thick as their distance come from more than one acquisition, or overlap on purpose."""
-NO_VOLUMES = {
-    "localizer": re.compile("LOCALIZER|SCOUT|TOPOGRAM"),
-    "projection": re.compile(
-        "(?<![A-Z])(M(AX|IN)?_?IP|MNIP|PROJECTION IMAGE|CURVED(_MPR)?|(VOLUME|SURFACE)_RENDER|VRT)(?![A-Z])"
-    ),
-}
-"""Series that are no volume of the patient, by words of ImageType and VolumeBasedCalculationTechnique (PS3.3,
-C.8.16.2.1.3). The brightest or darkest voxel along a ray lies at any depth."""
-PARTS = {
-    "0020|0012": "AcquisitionNumber",
-    "0020|0100": "TemporalPositionIdentifier",
-    "0018|0086": "EchoNumbers",
-    "0018|0081": "EchoTime",
-    "0018|9087": "DiffusionBValue",
-}
-"""Tags that tell the phases, echoes and time points of a series from each other."""
-PLACE = {
-    "0028|0030": ("PixelSpacing", 2),
-    "0020|0037": ("ImageOrientationPatient", 6),
-    "0020|0032": ("ImagePositionPatient", 3),
-}
-"""Tags that say where a slice lies, and how many numbers each holds; where one is missing, ITK makes it up."""
-ALIKE = {"0010|0020": "PatientID", "0020|0052": "FrameOfReferenceUID", "0028|0004": "PhotometricInterpretation"}
 GRAY = "MONOCHROME2"
 """The only kind of pixels that is read; ITK inverts the values of MONOCHROME1, and makes gray of colors."""
 POSITION = (0x0020, 0x0032)
-KIND = ("0008|0008", "0008|9207")
-RESCALE = "0028|1052"
 NO_MODALITY = ("", "OT")
 REASONS = {
     "dicom_series": "Say which with --series and its number or UID.",
@@ -95,101 +69,6 @@ SUFFIXES = (".dcm", ".ima", ".dicom")
 OTHER_FILES = (".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".zip", ".gz", ".md", ".yaml")
 
 
-@dataclass(frozen=True)
-class Slice:
-    """The header of one image file. Positions and directions are ITK's, in LPS mm."""
-
-    file: Path
-    series: str
-    description: str
-    kind: str
-    modality: str
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    direction: tuple[float, ...]
-    position: tuple[float, ...]
-    number: str
-    thickness: float
-    storage: str = ""
-    lacking: str = ""
-    parts: dict[str, str] = field(default_factory=dict)
-    alike: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def frames(self) -> int:
-        """How many slices the file holds."""
-        return self.size[2] if len(self.size) > 2 else 1
-
-    @property
-    def no_volume(self) -> str:
-        """Which of :data:`NO_VOLUMES` it is; empty for a slice of a volume."""
-        return next((what for what, words in NO_VOLUMES.items() if words.search(self.kind.upper())), "")
-
-    @property
-    def normal(self) -> np.ndarray:
-        """Unit vector at right angles to the slice."""
-        return np.asarray(self.direction).reshape(3, 3)[:, 2]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ITK from printing warnings of its own; what they say is said in our words."""
-    import SimpleITK as sitk
-
-    shown_before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown_before)
-
-
-def read_header(file: Path) -> Slice | None:
-    """Read the header of one DICOM file; None when it holds no image, or less than it says."""
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    try:
-        if not is_whole(file):
-            return None
-        with _quiet():
-            reader.ReadImageInformation()
-    except (RuntimeError, OSError):
-        return None
-    keys = set(reader.GetMetaDataKeys())
-
-    def tag(key: str) -> str:
-        return reader.GetMetaData(key).strip().strip("\0") if key in keys else ""
-
-    return Slice(
-        file, tag("0020|000e"), tag("0008|103e"), "\\".join(map(tag, KIND)), tag("0008|0060"), reader.GetSize(),
-        reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin(), tag("0020|0013"),
-        _number(tag("0018|0050")), tag("0008|0016"), _lacking(tag),
-        {name: tag(key) for key, name in PARTS.items() if tag(key)},
-        {name: tag(key) for key, name in ALIKE.items()} | {"rescaling": "with" if tag(RESCALE) else "without"},
-    )  # fmt: skip
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _lacking(tag: Callable[[str], str]) -> str:
-    """Return the first name in :data:`PLACE` that a header does not give; empty when it gives all."""
-    return next((name for key, (name, count) in PLACE.items() if not _holds_numbers(tag(key), count)), "")
-
-
-def _holds_numbers(text: str, count: int) -> bool:
-    """Say whether a tag holds so many numbers, not all of them 0."""
-    numbers = [_number(part) for part in text.split("\\")]
-    return len(numbers) == count and all(map(math.isfinite, numbers)) and (any(numbers) or count == 3)
-
-
 def candidates(folder: Path) -> list[Path]:
     """Return the files of a folder that may be DICOM: those whose names do not say otherwise."""
     with os.scandir(folder) as entries:
@@ -204,7 +83,7 @@ def looks_like_dicom(file: Path) -> bool:
 
 
 def read_series(folder: Path, strange: list[Path] | None = None) -> dict[str, list[Slice]]:
-    """Return the image files of a folder by series UID, in the order of the UIDs.
+    """Return the image files of a folder by series UID, ordered by series number, then by time, then by UID.
 
     Args:
         strange: gets the DICOM files that hold no image, or none that can be read.
@@ -225,7 +104,14 @@ def _read_files(stamped: tuple[tuple[Path, int, int], ...]) -> tuple[dict[str, l
             series[header.series].append(header)
         elif is_dicom(file) or file.suffix.lower() in SUFFIXES:
             unread.append(file)
-    return dict(sorted(series.items())), unread
+    return dict(sorted(series.items(), key=_place_of)), unread
+
+
+def _place_of(series: tuple[str, list[Slice]]) -> tuple[float, str, str]:
+    """Return what series of a folder are ordered by. UIDs, which may be random, come last."""
+    uid, slices = series
+    numbers = [s.series_number for s in slices if math.isfinite(s.series_number)]
+    return min(numbers, default=math.inf), min(s.series_time for s in slices), uid
 
 
 def _error(code: str, folder: Path, found: str) -> CaseError:
@@ -313,7 +199,7 @@ def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
     if modality and found not in (*NO_MODALITY, modality):
         raise _error("dicom_modality", folder, f"the headers say {found}, not {modality}")
     slices = in_order(folder, chosen)
-    with _quiet():
+    with quiet():
         if len(slices) == 1:  # many frames in one file
             image = sitk.ReadImage(str(slices[0].file))
         else:
@@ -390,7 +276,7 @@ def _check_frames(folder: Path, one: Slice) -> None:
 
     A file that gives one place for all says how far its slices are apart, and ITK believes it.
     """
-    places = [tuple(map(_number, text.split("\\"))) for text in values_of(one.file, POSITION)]
+    places = [tuple(map(number_in, text.split("\\"))) for text in values_of(one.file, POSITION)]
     if not places or any(len(place) != 3 or not all(map(math.isfinite, place)) for place in places):
         raise _error("dicom_place", folder, "a file of many slices that do not say their ImagePositionPatient")
     if len(places) != one.frames:

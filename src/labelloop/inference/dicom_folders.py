@@ -9,7 +9,6 @@ from pathlib import Path
 from labelloop.images.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
 from labelloop.inference.dicom import (
     SUFFIXES,
-    Slice,
     candidates,
     describe,
     looks_like_dicom,
@@ -17,6 +16,7 @@ from labelloop.inference.dicom import (
     read_series,
     volumes_among,
 )
+from labelloop.inference.dicom_headers import Slice
 
 SPLIT = "a part of a DICOM series whose other slices lie in another folder: put them into one"
 CLOSED = "a folder that cannot be looked into"

@@ -28,6 +28,7 @@ from labelloop.images.listing import (
 )
 from labelloop.inference import dicom
 from labelloop.inference.dicom_folders import SeriesFolder, folders_with_images
+from labelloop.inference.dicom_headers import read_header
 from labelloop.inference.reading import InputImage
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def _checked(file: Path) -> Path:
     """Refuse a single file that is a slice of many, or that ITK cannot be given."""
     if not is_utf8(file):
         raise UserError(f"{shown(file)}: {NAME}")
-    alone = dicom.read_header(file) if is_dicom(file) else None
+    alone = read_header(file) if is_dicom(file) else None
     if alone is None:
         return file
     slices = dicom.read_series(file.absolute().parent).get(alone.series, [])
