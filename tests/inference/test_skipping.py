@@ -1,12 +1,17 @@
 """Windows are skipped where nothing is, and what is skipped is background."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from test_prepare import random_volume
+from tiny_nnunet import configuration, save_nnunet
 from torch import nn
 
+from labelloop.images.volume import Volume
 from labelloop.inference.engine import Predictor
+from labelloop.inference.nnunet import import_nnunet
 from labelloop.inference.settings import CenterFirst, ProbeFirst, Settings
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.windows import Window, slide_blocks, window_starts
@@ -123,3 +128,14 @@ def test_predictor_with_nothing_but_skipped_windows_around_the_probes(model_fold
     outside[:, 12:48, 12:48] = False
     assert result.labels.any() and not result.labels[outside].any()
     assert predictor.fingerprint != Predictor(model_folder, "cpu").fingerprint
+
+
+def test_no_window_is_skipped_where_levels_do_not_lie_above_each_other(tmp_path, rng):
+    """A model of nnU-Net's sees the axes as the file stores them: here, the last one goes up the patient."""
+    model = import_nnunet(save_nnunet(tmp_path, configuration()), tmp_path / "home")
+    skip = ProbeFirst(from_levels=1, min_foreground_ml=1e9)
+    axial = random_volume(rng, (24, 36, 36), (2.5, 1.5, 1.5))
+    sagittal = Volume(axial.array, replace(axial.geometry, direction=(0.0, 0, -1.0, 0, 1.0, 0, 1.0, 0, 0)))
+    skipping, whole = (Predictor(model, "cpu", Settings(skip=asked)) for asked in (skip, None))
+    same = [np.array_equal(skipping.predict(v, "CT").labels, whole.predict(v, "CT").labels) for v in (axial, sagittal)]
+    assert same == [False, True]

@@ -180,10 +180,3 @@ def test_what_keeps_a_training_from_starting_from_a_model_of_nnunet_is_told(tmp_
 def test_other_models_from_outside_have_no_plan(tmp_path):
     with pytest.raises(UserError, match=r"plans.fine.like: 'tool' is a model from outside; of these, nnU-Net's"):
         load(tmp_path, {"tool": FILES}, plans={"fine": {"like": "tool"}})
-
-
-def test_slices_are_not_cropped_along_another_axis(tmp_path):
-    plan = {"fine": {"like": "zoo", "transpose": [1, 0, 2]}}
-    models = {"student": {"init_from": "zoo", "trainer": {"crop_z_mm": 5}}}
-    with pytest.raises(UserError, match=r"models.student.trainer.crop_z_mm: plan fine sees another axis than z first"):
-        load(tmp_path, {"zoo": zoo(tmp_path)}, plans=plan, models=models)

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
-from tiny_training import CLASSES, IDS, make_job
+from tiny_training import CLASSES, IDS, frame_of, make_job
 
+from labelloop.base.classes import IGNORED
 from labelloop.inference.prepared import open_image, open_label, write_image_array, write_label_array
-from labelloop.training.loading import PreparedDataset
+from labelloop.training.loading import KNOWN, PreparedDataset
 from labelloop.training.trainers import TRAINERS
 
+CORONAL = (1.0, 0, 0, 0, 0, -1.0, 0, 1.0, 0)
+"""Directions of the axes x, y, z of an array, in columns: y goes up the patient."""
+SAGITTAL = (0.0, 0, -1.0, 0, 1.0, 0, 1.0, 0, 0)
+"""x goes up the patient."""
 CHANNELS = {IDS["liver"]: 1, IDS["spleen"]: 2}
 
 
@@ -16,13 +21,14 @@ def case(tmp_path):
     rng = np.random.default_rng(0)
     label = np.zeros((40, 16, 18), np.int16)
     label[12:15, 4:8, 4:8], label[19, 3, 3], label[33, 3, 3] = IDS["liver"], IDS["spleen"], IDS["tumor"]
-    write_image_array(tmp_path / "images" / "a.b2nd", rng.normal(size=label.shape))
+    write_image_array(tmp_path / "images" / "a.b2nd", rng.normal(size=label.shape), frame_of(label.shape))
     write_label_array(tmp_path / "labels" / "a.b2nd", label)
     return tmp_path
 
 
 def load(case, channels, margin):
-    return PreparedDataset(case / "images", case / "labels", {"a": channels}, margin).load_case("a")
+    margins = None if margin is None else (margin, 99, 99)
+    return PreparedDataset(case / "images", case / "labels", {"a": channels}, margins).load_case("a")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,29 @@ def test_levels_of_the_classes_and_a_margin_are_seen(case, margin, levels):
     np.testing.assert_array_equal(image[:, 2:4, 5:9, 1:3][0], stored[0][2:4, 5:9, 1:3])
     for channel, where in properties["class_locations"].items():
         assert all(label[:, z : z + 1, y : y + 1, x : x + 1].item() == channel for _, z, y, x in where)
+
+
+@pytest.mark.parametrize(("direction", "axis"), [(CORONAL, 1), (SAGITTAL, 2)])
+def test_axial_slices_are_those_of_the_patient_however_the_array_lies(tmp_path, direction, axis):
+    """A plan of nnU-Net's may see the axes as the file stores them."""
+    label = np.zeros((20, 30, 40), np.int16)
+    label[4:6, 12:15, 22:26] = IDS["liver"]
+    label[0, 0, 0] = IGNORED
+    write_image_array(tmp_path / "images" / "a.b2nd", np.zeros(label.shape), frame_of(label.shape, direction))
+    write_label_array(tmp_path / "labels" / "a.b2nd", label)
+    margins = [99, 99, 99]
+    margins[axis] = 2
+    seen = PreparedDataset(tmp_path / "images", tmp_path / "labels", {"a": CHANNELS | {IGNORED: 3}}, margins)
+    image, mapped, _, properties = seen.load_case("a")
+    shape = [20, 30, 40]
+    shape[axis] = 4 + {1: 3, 2: 4}[axis]
+    assert list(image.shape[1:]) == list(mapped.shape[1:]) == shape
+    everything = (slice(None),) * 4
+    assert image[everything].shape == image.shape and (mapped[everything] == 1).sum() == 2 * 3 * 4
+    for _, z, y, x in properties["class_locations"][1]:
+        assert mapped[:, z : z + 1, y : y + 1, x : x + 1].item() == 1
+    known = properties["class_locations"][KNOWN]
+    assert (known >= 0).all() and (known < [1, *shape]).all()
 
 
 def test_a_case_without_any_of_the_classes_is_seen_whole(case):

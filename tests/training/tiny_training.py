@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from labelloop.base.paths import OUTPUTS
+from labelloop.images.volume import Geometry
+from labelloop.inference.prepare import Frame
 from labelloop.inference.prepared import write_image_array, write_label_array
 from labelloop.networks.plans import Plan
 from labelloop.training.job import TrainingCase, TrainingJob
@@ -33,8 +35,15 @@ def write_cases(root: Path, shape=(20, 28, 30)) -> None:
             start = [int(rng.integers(0, side - 8)) for side in shape]
             box = tuple(slice(s, s + 8) for s in start)
             label[box], image[box] = IDS[name], image[box] + 1 + shift
-        write_image_array(root / "images" / f"case{number}.b2nd", image)
+        write_image_array(root / "images" / f"case{number}.b2nd", image, frame_of(shape))
         write_label_array(root / "labels" / f"case{number}.b2nd", label)
+
+
+def frame_of(shape, direction=(1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), spacing_mm=PLAN.spacing_mm) -> dict:
+    """Return the frame of an image that was prepared without cropping and resampling."""
+    grid = Geometry(tuple(shape[::-1]), tuple(spacing_mm[::-1]), direction=direction)
+    depth, height, width = shape
+    return Frame(grid, grid, ((0, depth), (0, height), (0, width)), tuple(spacing_mm)).as_dict()
 
 
 def make_job(root: Path, folder: Path, states=None, **options) -> TrainingJob:

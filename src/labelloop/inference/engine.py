@@ -21,7 +21,7 @@ from labelloop.inference.budget import Budget, Choice, Sizes, best_batch, choice
 from labelloop.inference.cpu import OneDnnConv, channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.prepare import Frame, Prepared, prepare_image
-from labelloop.inference.settings import ENGINE_VERSION, MirrorAxes, Settings
+from labelloop.inference.settings import ENGINE_VERSION, MirrorAxes, Settings, Skip
 from labelloop.inference.shortage import first_that_fits, free_mb
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
@@ -189,8 +189,16 @@ class Predictor:
             plan.patch, len(self.classes) + 1, step, s.gaussian, s.mirror_axes, choice.batch, self._dtype,
             self.device,
         )  # fmt: skip
-        walk = skipping_walk(s.skip, padded, plan.patch, step, plan.spacing_mm, self.classes)
+        skip = self._skip_of(prepared.frame)
+        walk = skipping_walk(skip, padded, plan.patch, step, plan.spacing_mm, self.classes)
         return staged("network", _told(slide_blocks(Counted(self.network), image, window, walk), size[0]))
+
+    def _skip_of(self, frame: Frame) -> Skip | None:
+        """Return the test for windows that need not be computed; it goes from level to level along the first axis."""
+        if self.settings.skip and frame.height_axis != 0:
+            log.info("model %s sees another axis than z first: no window is skipped", self.model.name)
+            return None
+        return self.settings.skip
 
     def predict(self, volume: Volume, modality: str) -> Prediction:
         """Return the label map of ``volume`` on its stored grid, and volume and confidence of each class.

@@ -62,6 +62,11 @@ class Frame:
         """Shape (z, y, x) on the network grid."""
         return target_shape(self.cropped_shape, self.oriented.spacing_zyx, self.spacing_mm)
 
+    @property
+    def height_axis(self) -> int:
+        """The axis of the network grid that is nearest to inferior-superior, 0 to 2."""
+        return axes_to_ras(self.oriented)[0][0]
+
     def zeros(self) -> tuple[np.ndarray, np.ndarray]:
         """Return a label map of zeros on the stored grid, uint8, and the part that is the canonical crop: a view."""
         labels = np.zeros(self.stored.shape, np.uint8)

@@ -100,7 +100,9 @@ class Settings(Strict):
         "What the device would only emulate becomes fp32",
     )
     skip: Skip | None = Field(
-        None, description="test for windows that need not be computed; what no window covers is background"
+        None,
+        description="test for windows that need not be computed; what no window covers is background. Where a model of "
+        "nnU-Net's sees another axis than z first, all are computed",
     )
 
 

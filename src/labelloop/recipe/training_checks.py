@@ -33,11 +33,6 @@ def training_errors(chain: Recipe) -> Iterable[str]:
             yield from _network_errors(f"{place}.init_from", spec, chain)
         if isinstance(plan, NnunetPlan) and plan.folds > 1:
             yield f"plans.{spec.plan}.folds: {plan.folds}, and a training is of one network. Leave it out"
-        if _slices_elsewhere(plan, spec):
-            yield (
-                f"{place}.trainer.crop_z_mm: plan {spec.plan} sees another axis than z first (transpose), "
-                "and slices are cut along the first. Leave it out"
-            )
         if spec.trainer.kind in SEMI_SUPERVISED and plan.batch_size < 2:
             yield (
                 f"{place}.trainer.kind: {spec.trainer.kind} needs room for labeled and unlabeled samples in a batch; "
@@ -96,11 +91,6 @@ def _part(plan: Plan) -> dict[str, Any]:
     given = plan.architecture()["arch_kwargs"]
     found = {key: given[where] for key, where in PARTS.items()}
     return found | {"nonlinearity": {key: value for key, value in found["nonlinearity"].items() if key != "inplace"}}
-
-
-def _slices_elsewhere(plan: Plan, spec: ModelSpec) -> bool:
-    """Say whether a training crops slices and does not see them along its first axis."""
-    return isinstance(spec.trainer, SegmenterSettings) and spec.trainer.crop_z_mm is not None and plan.axis(0) != 0
 
 
 def _shown(plan: Plan, key: str) -> str:

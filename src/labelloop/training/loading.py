@@ -19,7 +19,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from labelloop.base.classes import IGNORED
-from labelloop.inference.prepared import SUFFIX, open_image, open_label
+from labelloop.inference.prepare import Frame
+from labelloop.inference.prepared import SUFFIX, PreparedImage, open_image, open_label
 
 
 class Draw(NamedTuple):
@@ -49,19 +50,27 @@ class MappedLabel:
         return self._table[self._array[index]]
 
 
-class Levels:
-    """The levels from ``start`` to ``stop`` of a stored array [channel, z, y, x], unread; answers slices."""
+class Part(NamedTuple):
+    """The planes from ``start`` to ``stop`` along one axis of an array [channel, z, y, x]."""
 
-    def __init__(self, array: Any, start: int, stop: int):
-        self._array, self._start = array, start
-        channels, _, *plane = array.shape
-        self.shape, self.dtype = (channels, stop - start, *plane), array.dtype
-        self.ndim = len(self.shape)
+    axis: int
+    start: int
+    stop: int
+
+
+class Planes:
+    """A part of a stored array [channel, z, y, x], unread; answers slices."""
+
+    def __init__(self, array: Any, part: Part):
+        self._array, self._part = array, part
+        sides = list(array.shape)
+        sides[part.axis] = part.stop - part.start
+        self.shape, self.dtype, self.ndim = tuple(sides), array.dtype, len(sides)
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        channels, z, *plane = index
-        start, stop, step = z.indices(self.shape[1])
-        return self._array[(channels, slice(start + self._start, stop + self._start, step), *plane)]
+        axis, first = self._part.axis, self._part.start
+        start, stop, step = index[axis].indices(self.shape[axis])
+        return self._array[(*index[:axis], slice(start + first, stop + first, step), *index[axis + 1 :])]
 
 
 class PreparedDataset(nnUNetBaseDataset):
@@ -73,15 +82,16 @@ class PreparedDataset(nnUNetBaseDataset):
         cases: for each case, which class id is which output channel there. Classes that are unknown in a case are
             left out, so that their voxels, if there are any, are background and are never sampled. A case without
             any id needs no label.
-        margin: levels kept above and below the classes of a case; the others are hidden. None: all are seen.
+        margin: axial slices kept above and below the classes of a case, by the axis (z, y, x) along which they are
+            stacked; the others are hidden. None: all are seen.
     """
 
-    def __init__(self, images: Path, labels: Path, cases: Mapping[str, Channels], margin: int | None = None):
+    def __init__(self, images: Path, labels: Path, cases: Mapping[str, Channels], margin: Sequence[int] | None = None):
         super().__init__(str(images), sorted(cases))
         self._labels, self._cases, self._margin = Path(labels), dict(cases), margin
-        self._levels: dict[str, tuple[int, int]] = {}
+        self._parts: dict[str, Part] = {}
 
-    def load_case(self, identifier: str) -> tuple[Any, MappedLabel | Levels, None, dict[str, Any]]:
+    def load_case(self, identifier: str) -> tuple[Any, MappedLabel | Planes, None, dict[str, Any]]:
         """Return image [channel, z, y, x], label [1, z, y, x], None, and the properties of a case, unread."""
         channels = self._cases[str(identifier)]
         image = open_image(Path(self.source_folder) / f"{identifier}{SUFFIX}")
@@ -92,22 +102,27 @@ class PreparedDataset(nnUNetBaseDataset):
         if image.array.shape[1:] != label.array.shape[1:]:
             raise RuntimeError(f"{identifier}: image {image.array.shape[1:]} and label {label.array.shape[1:]} differ")
         places = {channels[i]: where for i, where in label.locations.items() if i in channels}
-        first, last = self._levels_of(str(identifier), label.array, channels)
+        part = self._part_of(str(identifier), image, label.array, channels)
         if label.ignores:
-            places[KNOWN] = label.known[(label.known[:, 1] >= first) & (label.known[:, 1] < last)]
-        places = {channel: where - np.array([0, first, 0, 0]) for channel, where in places.items()}
-        seen = [Levels(array, first, last) for array in (image.array, MappedLabel(label.array, channels))]
+            heights = label.known[:, part.axis]
+            places[KNOWN] = label.known[(heights >= part.start) & (heights < part.stop)]
+        moved = np.where(np.arange(4) == part.axis, part.start, 0)
+        places = {channel: where - moved for channel, where in places.items()}
+        seen = [Planes(array, part) for array in (image.array, MappedLabel(label.array, channels))]
         return seen[0], seen[1], None, {"class_locations": places}
 
-    def _levels_of(self, case: str, label: Any, channels: Channels) -> tuple[int, int]:
-        """Return the levels of a case that are seen; looked up once, because that reads the whole label map."""
+    def _part_of(self, case: str, image: PreparedImage, label: Any, channels: Channels) -> Part:
+        """Return the part of a case that is seen; looked up once, because that reads the whole label map."""
         if self._margin is None:
-            return 0, label.shape[1]
-        if case not in self._levels:
-            found = np.flatnonzero(np.isin(label[:], [i for i in channels if i != IGNORED]).any((0, 2, 3)))
-            first, last = (found[0], found[-1] + 1) if len(found) else (0, label.shape[1])
-            self._levels[case] = max(0, int(first) - self._margin), min(label.shape[1], int(last) + self._margin)
-        return self._levels[case]
+            return Part(1, 0, label.shape[1])
+        if case not in self._parts:
+            axis = 1 + Frame.from_dict(image.frame).height_axis
+            size, margin = label.shape[axis], self._margin[axis - 1]
+            across = tuple(other for other in range(4) if other != axis)
+            found = np.flatnonzero(np.isin(label[:], [i for i in channels if i != IGNORED]).any(across))
+            first, last = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, size)
+            self._parts[case] = Part(axis, max(0, first - margin), min(size, last + margin))
+        return self._parts[case]
 
     @staticmethod
     def get_identifiers(folder: str) -> list[str]:

@@ -193,7 +193,7 @@ class Adapter(nnUNetTrainer):
 
     def _loader(self, split: str, first_patch: list[int], transforms: Any, **options) -> Loader:
         crop = self.settings.crop_z_mm
-        margin = None if crop is None else math.ceil(crop / self.job.plan.spacing_mm[0])
+        margin = None if crop is None else [math.ceil(crop / side) for side in self.job.plan.spacing_mm]
         channels = {c.case: self.channels_of(c.states) for c in self.cases[split]}
         return Loader(
             PreparedDataset(self.job.images, self.job.labels, channels, margin),
