@@ -175,7 +175,7 @@ def test_calibrated_thresholds(world):
         world.select(table, **{**asked, "target_dsc": 0.95})
     with pytest.raises(UserError, match="no calibration table"):
         world.select(**asked)
-    with pytest.raises(ValidationError, match="calibration needs target_dsc"):
+    with pytest.raises(ValidationError, match="calibration: without effect without `target_dsc`"):
         SelectSettings(calibration="calibration.csv")
 
 

@@ -153,6 +153,10 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
             },
             r"(?s)labels\.pseudo\.thresholds: asks .*labels\.pseudo\.select\.verdicts: asks the rules of anatomy",
         ),
+        (
+            {"models__student__trainer": {"kind": "partial", "new_class_bias": -2}},
+            r"models\.student\.trainer\.new_class_bias: without effect without init_from",
+        ),
         ({"plans__p__spacing_mm": [5, 5, 500]}, r"plans\.p: .*spacing_mm must be above 0 and at most 100"),
         ({"plans__p__ct": {"mean": 400}}, r"plans\.p\.ct: .*mean: 400 lies outside of clip_hu, -200 to 300"),
         ({"plans__p__features": [4]}, r"plans\.p\.features: .*at least 2 items"),

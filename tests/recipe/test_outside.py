@@ -150,7 +150,7 @@ def test_a_key_beside_like_overrides_the_model_and_strange_ones_are_refused(tmp_
     assert (plan.batch_size, plan.orientation, plan.patch) == (1, "canonical", (16, 16, 16))
     with pytest.raises(UserError, match=r"fine.batchsize: unknown key of nnunet_plan; did you mean 'batch_size'"):
         load(tmp_path, outside, plans={"fine": {"like": "zoo", "batchsize": 1}})
-    with pytest.raises(UserError, match=r"plans.fine: .*upright: images of a plan of nnU-Net's are"):
+    with pytest.raises(UserError, match=r"plans.fine: .*upright: without effect in a plan of nnU-Net's"):
         load(tmp_path, outside, plans={"fine": {"like": "zoo", "upright": True}})
 
 

@@ -99,6 +99,13 @@ def test_what_nnunet_cannot_do_is_refused(tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("option", [("--modality", "MR"), ("--dataset-id", "7")])
+def test_what_is_said_to_nnunet_alone_is_refused_with_onnx(tmp_path, capsys, option):
+    model = save_model(tmp_path / "student")
+    assert main(["export", str(model), "--to", "onnx", "--out", str(tmp_path / "out.onnx"), *option]) == 2
+    assert "--modality, --dataset-id: go with --to nnunet" in capsys.readouterr().err
+
+
 CHANGES = {
     "as planned": {},
     "residual": {"residual": True},

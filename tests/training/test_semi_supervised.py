@@ -152,11 +152,11 @@ def test_teacher_is_the_moving_average_of_the_student(unlabeled):
 def test_consistency_is_a_real_switch(unlabeled):
     students = {}
     for name, options in {
-        "on": {"consistency_weight": 10.0},
+        "on": {"consistency_weight": 10.0, "consistency_ramp": 0.0},
         "off": {"consistency": False},
-        "zero": {"consistency_weight": 0.0},
+        "zero": {"consistency_weight": 0.0, "consistency_ramp": 0.0},
     }.items():
-        trainer = trainer_of(unlabeled, "mean_teacher", consistency_ramp=0.0, **options)
+        trainer = trainer_of(unlabeled, "mean_teacher", **options)
         terms = [trainer.train_step(batch_of(trainer, step)) for step in range(2)]
         assert ("consistency" in terms[0]) == (name != "off")
         students[name] = parameters(trainer.network)

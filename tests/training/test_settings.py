@@ -42,13 +42,15 @@ def test_each_kind_has_its_own_settings_and_supervised_is_the_default():
         ({"merge": "max"}, "merge\n +Extra inputs"),
         ({"kind": "supervised", "cutmix": {}}, "cutmix\n +Extra inputs"),
         ({"kind": "mean_teacher", "cross_weight": 1}, "cross_weight\n +Extra inputs"),
-        ({"kind": "partial", "batches": {"full_first_epochs": 3}}, "full_first_epochs needs `full`"),
+        ({"kind": "partial", "batches": {"full_first_epochs": 3}}, "full_first_epochs: without effect without `full`"),
         ({"kind": "partial", "unknown": "background"}, "unknown\n +Extra inputs"),
         ({"kind": "translator", "momentum": 0.9}, "momentum\n +Extra inputs"),
         ({"kind": "partal"}, "expected kind: supervised, partial, .* or translator"),
         ({"export": "best", "validation_iterations": 0}, "validation_iterations above 0"),
         ({"mirror_axes": ("x", "x")}, "twice"),
         ({"epoch": 3}, "Extra inputs"),
+        ({"seed": 2**32}, "seed\n +Input should be less than 4294967296"),
+        ({"kind": "translator", "seed": 2**32}, "seed\n +Input should be less than 4294967296"),
     ],
 )
 def test_contradictions_are_refused(wrong, words):

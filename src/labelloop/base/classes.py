@@ -1,8 +1,9 @@
 """Class schemes: ids, names, colors and tolerances of what is segmented, from ``config/classes/*.yaml``."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -26,10 +27,32 @@ IGNORE = "ignore"
 """What data set files call such voxels; no class has this name."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Where random numbers begin: what numpy and torch take."""
+
+
+class Idle(NamedTuple):
+    """Settings that count for nothing in some combination: ``when`` says so of a model, ``why`` in words."""
+
+    keys: tuple[str, ...]
+    when: Callable[[Any], bool]
+    why: str
+
+
 class Strict(BaseModel):
-    """A model that refuses keys it does not know."""
+    """A model that refuses keys it does not know, and values (other than defaults) that count for nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    idle: ClassVar[tuple[Idle, ...]] = ()
+
+    @model_validator(mode="after")
+    def _all_count(self) -> Self:
+        fields = type(self).model_fields
+        for keys, when, why in flat(vars(one).get("idle", ()) for one in type(self).__mro__):
+            given = [key for key in keys if getattr(self, key) != fields[key].get_default(call_default_factory=True)]
+            if given and when(self):
+                raise ValueError(f"{', '.join(given)}: without effect {why}. Leave it out")
+        return self
 
 
 class Code(Strict):

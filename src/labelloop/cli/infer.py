@@ -107,10 +107,14 @@ def export(
     model: Annotated[Path, Argument(help="model folder, e.g. results/mine/models/student")],
     to: Annotated[Literal["nnunet", "onnx"], Option(help="the other tool, or a file of the network alone")],
     out: Annotated[Path, Option(help="nnunet: a .zip to install, or nnU-Net's results folder; onnx: a file")],
-    modality: Annotated[Modality, Option(help="of the images it is for")] = "CT",
-    dataset_id: Annotated[int, Option(min=1, max=999, help="number that nnU-Net is to know it by")] = 900,
+    modality: Annotated[Modality | None, Option(help="nnunet: of the images it is for; default: CT")] = None,
+    dataset_id: Annotated[
+        int | None, Option(min=1, max=999, help="nnunet: number that it is to know the model by; default: 900")
+    ] = None,
 ) -> None:
     """Write a trained model for another tool."""
+    if to == "onnx" and (modality or dataset_id):
+        raise UserError("--modality, --dataset-id: go with --to nnunet; an ONNX file holds the network alone")
     if to == "onnx":
         from labelloop.inference.onnx_file import export_onnx
 
@@ -120,7 +124,8 @@ def export(
     from labelloop.training.export import export_tree
     from labelloop.training.stock import CONFIGURATION, PLANS
 
-    export_tree(model, out, modality, dataset_id)
+    number = dataset_id or 900
+    export_tree(model, out, modality or "CT", number)
     if out.suffix == ".zip":
         print(f"nnUNetv2_install_pretrained_model_from_zip {out}")
-    print(f"nnUNetv2_predict -d {dataset_id} -c {CONFIGURATION} -p {PLANS} -f 0 -i IMAGES -o LABELS")
+    print(f"nnUNetv2_predict -d {number} -c {CONFIGURATION} -p {PLANS} -f 0 -i IMAGES -o LABELS")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from labelloop.base.classes import Names, Strict
+from labelloop.base.classes import Idle, Names, Seed, Strict
 from labelloop.base.unions import Verb, by_verb, tag
 
 TumorVoxels = Literal["predicted_organ", "nearest_organ"]
@@ -66,6 +66,7 @@ class KeepLargest(InSlices):
     """Keep one component of each class: the largest, or the one with most voxels in the slices of ``of``."""
 
     verb = "keep_largest"
+    idle = (Idle(("above_mm", "below_mm"), lambda s: s.of is None, "without `of`, in whose slices"),)
     keep_largest: Names = Field(description="classes of which one component stays")
     of: Names | None = Field(None, description="classes in whose slices voxels count; none: all count")
 
@@ -161,6 +162,14 @@ class SelectSettings(Strict):
     accepted class; what people drew stays.
     """
 
+    idle = (
+        Idle(("calibration", "confidence"), lambda s: s.target_dsc is None, "without `target_dsc`, which they are for"),
+        Idle(
+            ("rank",),
+            lambda s: s.keep_least_uncertain is None and not s.drop_most_uncertain,
+            "without keep_least_uncertain or drop_most_uncertain, which ask for ranks",
+        ),
+    )
     verdicts: Literal["all"] | Names = Field("all", description="anatomy rules whose failure refuses a class")
     min_pairwise_dice: Dice | dict[str, Dice] | None = Field(None, description="smallest mean pairwise Dice")
     min_quality: Dice | dict[str, Dice] | None = Field(
@@ -198,8 +207,6 @@ class SelectSettings(Strict):
 
     @model_validator(mode="after")
     def _calibrated(self) -> "SelectSettings":
-        if self.calibration is not None and self.target_dsc is None:
-            raise ValueError("calibration needs target_dsc, for which the table was made")
         if self.score == "quality" and (self.target_dsc is None or self.calibration is not None):
             raise ValueError("score: quality needs target_dsc, and thresholds that the run finds itself")
         if self.min_quality is not None and self.target_dsc is not None:
@@ -237,4 +244,4 @@ class CutSettings(Strict):
         description="surroundings on each side, drawn for each object between these bounds (z, y, x)",
     )
     at_least_ml: float = Field(0.0, ge=0, description="smaller tumors are passed over (Zhou: 100 voxels, 0.56 ml)")
-    seed: int = Field(0, ge=0, description="of the margins that are drawn")
+    seed: Seed = Field(0, description="of the margins that are drawn")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from labelloop.base.classes import Strict
+from labelloop.base.classes import Idle, Strict
 from labelloop.base.unions import Family, by_form, tag
 from labelloop.networks.plans import ADAPTATION, Finite, Plan, Triple
 
@@ -20,6 +20,7 @@ NonlinearityArguments = dict[Literal["negative_slope", "inplace"], Finite | bool
 class Normalization(Strict):
     """How an image is normalized, whatever its modality."""
 
+    idle = (Idle(("clip", "mean", "std"), lambda n: n.kind != "ct", "without kind: ct"),)
     kind: Literal["ct", "zscore", "zscore_inside", "range", "none"] = Field(
         description="`ct`: clip, subtract `mean`, divide by `std`. `zscore`: over the image; `zscore_inside`: over its "
         "body of voxels that are not zero, holes included, with 0 elsewhere. `range`: from 0 to 1. `none`: as stored"
@@ -56,6 +57,7 @@ class NnunetPlan(Plan):
     """
 
     smallest_side: ClassVar[int] = 1
+    idle = (Idle((*ADAPTATION, "ct"), lambda _: True, "in a plan of nnU-Net's, whose images are prepared as it does"),)
 
     source: Literal["nnunet"] = Field(SOURCE, description="tells it from a plan of labelloop's")
     conv_bias: bool = Field(True, description="convolutions have a bias")
@@ -86,9 +88,6 @@ class NnunetPlan(Plan):
             raise ValueError(f"transpose: {self.transpose} is no order of three axes")
         if self.strides is None or self.kernels is None:
             raise ValueError("strides and kernels must be given")
-        asked = [key for key in ADAPTATION if getattr(self, key)]
-        if asked:
-            raise ValueError(f"{', '.join(asked)}: images of a plan of nnU-Net's are prepared as nnU-Net does")
         if len(self.normalizations) != self.inputs:
             raise ValueError(
                 f"normalization: {len(self.normalizations)}, expected one for each of {self.inputs} channels"

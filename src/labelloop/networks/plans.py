@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from labelloop.base.channels import ChannelNames, modality_of
-from labelloop.base.classes import Strict
+from labelloop.base.classes import Idle, Strict
 from labelloop.base.sequences import flat
 from labelloop.networks.settings import GreySettings
 
@@ -55,6 +55,7 @@ class Plan(Strict):
     """What a network is and what it sees. Two models with the same ``images`` fields share their prepared images."""
 
     smallest_side: ClassVar[int] = 8
+    idle = (Idle(("ct",), lambda p: p.grey is not None, "with `grey`, the scale of CT and MR"),)
 
     spacing_mm: tuple[Finite, Finite, Finite] = Field(description="voxels of the network (z, y, x)")
     patch: Triple = Field(description="voxels that the network sees at a time (z, y, x)")

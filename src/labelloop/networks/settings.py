@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from labelloop.base.classes import Names, Strict
+from labelloop.base.classes import Idle, Names, Seed, Strict
 
 
 class GreySettings(Strict):
@@ -39,6 +39,7 @@ KIDNEYS = ("right_kidney", "left_kidney")
 class TransferSettings(Strict):
     """When the labels of T1W may serve another sequence: the kidney test (He, section 2.4)."""
 
+    idle = (Idle(("both_kidneys_dsc",), lambda s: not s.both, "where `both` names no sequence"),)
     source: str = Field("t1w", min_length=1, description="sequence that labels come from")
     one_kidney_dsc: float = Field(0.85, ge=0, le=1, description="at least one kidney must exceed this, in any sequence")
     both_kidneys_dsc: float = Field(0.8, ge=0, le=1, description="both must exceed it in the sequences of `both`")
@@ -99,7 +100,7 @@ class TranslatorSettings(Strict):
     iterations_per_epoch: int = Field(498, ge=1, description="He: one patch of each of 498 CTs")
     save_every: int = Field(5, ge=1, description="epochs between checkpoints")
     overlap: float = Field(0.5, ge=0, lt=1, description="of neighboring windows in use, as a share of the patch")
-    seed: int = Field(0, ge=0, description="of weights, patches and pools")
+    seed: Seed = Field(0, description="of weights, patches and pools")
     reference: str | None = Field(
         None,
         description="case that all others are aligned with, by translation of body masks: patches come from within its "

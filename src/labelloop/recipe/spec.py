@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from labelloop.base.classes import ClassScheme, Names, Strict, load_classes
+from labelloop.base.classes import ClassScheme, Idle, Names, Seed, Strict, load_classes
 from labelloop.base.errors import UserError
 from labelloop.cases.groups import Group
 from labelloop.inference.outside import OutsideModel, classes_of
@@ -14,7 +14,7 @@ from labelloop.inference.steps import InferenceStep
 from labelloop.labels.settings import CleanSteps, SelectSettings, TumorVoxels
 from labelloop.networks.nnunet_plan import AnyPlan
 from labelloop.networks.settings import TransferSettings
-from labelloop.training.settings import SupervisedSettings, TrainerSettings
+from labelloop.training.settings import TRANSLATOR, SupervisedSettings, TrainerSettings
 
 TRUTH = "truth"
 RESERVED = (TRUTH, "final", "predictions")
@@ -24,6 +24,18 @@ RESERVED = (TRUTH, "final", "predictions")
 class ModelSpec(Strict):
     """A model: what it learns (classes), from which labels and cases, on which plan, by which trainer."""
 
+    idle = (
+        Idle(
+            ("validate_on", "validation_seed"),
+            lambda s: not s.validation_fraction,
+            "where validation_fraction is 0: no case is kept",
+        ),
+        Idle(
+            ("classes", "validation_fraction", "validate_on", "validation_seed"),
+            lambda s: s.trainer.kind == TRANSLATOR,
+            "for a translator, which learns from images alone and is not validated",
+        ),
+    )
     plan: str = Field(description="plan: what the network is, and what it sees")
     labels: str = Field(TRUTH, description="label set to learn from; `truth` is what annotators gave")
     cases: Names = Field(("all",), min_length=1, description="groups of cases; a case in any of them is used")
@@ -37,7 +49,7 @@ class ModelSpec(Strict):
         SupervisedSettings(),
         description="settings of the training, a name of `trainers`, or a kind; `like` starts from either",
     )
-    seeds: tuple[int, ...] | None = Field(
+    seeds: tuple[Seed, ...] | None = Field(
         None,
         min_length=2,
         description="makes an ensemble: a model with each of these seeds, in place of the trainer's. Its members are "
@@ -50,23 +62,27 @@ class ModelSpec(Strict):
         "truth",
         description="what annotators gave, of patients that no model it starts from learned from; or the label set",
     )
-    validation_seed: int = Field(
+    validation_seed: Seed = Field(
         0,
-        ge=0,
         description="models with equal seeds keep the same patients, which calibration can then ask; folds differ",
     )
 
     @field_validator("seeds")
     @classmethod
     def _all_different(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if seeds and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
-            raise ValueError("seeds are 0 or more, each once")
+        if seeds and len(set(seeds)) < len(seeds):
+            raise ValueError("seeds stand each once")
         return seeds
 
 
 class LabelSetSpec(Strict):
     """A label set: predictions of one or more models, fused with the truth, checked, cleaned and selected."""
 
+    idle = (
+        Idle(
+            ("tumor_voxels",), lambda s: s.fuse != "truth_first", "with fuse: predictions_only, where truth has no say"
+        ),
+    )
     predict: Names = Field(min_length=1, description="models whose predictions are used, the leading one first")
     cases: Names = Field(("all",), min_length=1, description="groups of cases that the label set holds")
     classes: Names = Field(("all",), min_length=1, description="classes or class sets that the label set holds")

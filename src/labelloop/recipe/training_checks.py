@@ -33,6 +33,8 @@ def training_errors(chain: Recipe) -> Iterable[str]:
             yield from _network_errors(f"{place}.init_from", spec, chain)
         if isinstance(plan, NnunetPlan) and plan.folds > 1:
             yield f"plans.{spec.plan}.folds: {plan.folds}, and a training is of one network. Leave it out"
+        if getattr(spec.trainer, "new_class_bias", None) is not None and not spec.init_from:
+            yield f"{place}.trainer.new_class_bias: without effect without init_from. Leave it out"
         if spec.trainer.kind in SEMI_SUPERVISED and plan.batch_size < 2:
             yield (
                 f"{place}.trainer.kind: {spec.trainer.kind} needs room for labeled and unlabeled samples in a batch; "

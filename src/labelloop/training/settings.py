@@ -4,11 +4,11 @@ Each kind of training has a class of settings, with the keys that this kind read
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
-from labelloop.base.classes import Names, Strict
+from labelloop.base.classes import Idle, Names, Seed, Strict
 from labelloop.base.unions import by_kind, tag
 from labelloop.inference.settings import SliceInput
 from labelloop.labels.settings import CutSettings
@@ -35,16 +35,11 @@ class BatchTypes(Strict):
     stream, from which the training begins.
     """
 
+    idle = (Idle(("full_first_epochs", "alternate"), lambda s: not s.full, "without `full`, groups of full labels"),)
     full: Names = Field((), description="groups of cases with full labels; none: one stream of all cases")
     full_first_epochs: int = Field(0, ge=0, description="epochs on the full labels alone (Zhou: 150 of 1200)")
     alternate: bool = Field(True, description="afterwards every other batch is of full labels; else of any type")
     fewest_cases: int = Field(1, ge=1, description="types with fewer cases are left out (Zhou: the batch size, 4)")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "BatchTypes":
-        if self.full_first_epochs and not self.full:
-            raise ValueError("full_first_epochs needs `full`, the groups of cases with full labels")
-        return self
 
 
 class Sampling(Strict):
@@ -99,6 +94,7 @@ class RandomIntensity(Strict):
 class Unlabeled(Strict):
     """How much of a batch is unlabeled, from when on it counts, and what of it (mean_teacher and cross_pseudo)."""
 
+    idle = (Idle(("balanced",), lambda s: not s.confidence, "where `confidence` is 0, which it lowers"),)
     share: float = Field(0.5, gt=0, lt=1, description="of a batch, rounded down, at least one sample")
     after: float = Field(
         0.0, ge=0, lt=1, description="share of the epochs on labels alone, before unlabeled cases count"
@@ -112,12 +108,6 @@ class Unlabeled(Strict):
     strong_view: bool = Field(
         False, description="the network that learns sees other contrast, brightness, gamma and noise than the other one"
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Unlabeled":
-        if self.balanced and not self.confidence:
-            raise ValueError("balanced lowers `confidence`, which is 0")
-        return self
 
 
 class TrainingSettings(Strict):
@@ -133,12 +123,15 @@ class TrainingSettings(Strict):
     save_every: int = Field(
         10, ge=1, description="epochs between checkpoints (nnU-Net: 50); a kill loses no more than these"
     )
-    seed: int = Field(0, ge=0, description="of weights, order of cases and augmentation")
+    seed: Seed = Field(0, description="of weights, order of cases and augmentation")
 
 
 class SegmenterSettings(TrainingSettings):
     """What all trainings of networks that segment may set: nnU-Net's, except where a description says so."""
 
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("momentum",), lambda s: s.optimizer == "adamw", "with optimizer: adamw, which has torch's betas"),
+    )
     momentum: float = Field(0.99, ge=0, lt=1, description="Nesterov momentum of SGD; 0: plain SGD")
     foreground_fraction: float = Field(
         0.5,
@@ -219,6 +212,13 @@ class MergingSettings(SegmenterSettings):
 class PartialSettings(MergingSettings):
     """Learn also from cases in which some classes are unknown, by merging those into the background."""
 
+    idle = (
+        Idle(
+            ("sampling",),
+            lambda s: s.batches is not None and s.sampling != "uniform",
+            "with `batches`, which draw a type, then its cases alike",
+        ),
+    )
     kind: Literal["partial"] = Field("partial", description="learns from what is annotated of each case")
     batches: BatchTypes | None = Field(None, description="batches of one annotation type")
     cutmix: CutMix | None = Field(None, description="tumor objects pasted into patches")
@@ -233,6 +233,14 @@ class SemiSupervisedSettings(MergingSettings):
 class MeanTeacherSettings(SemiSupervisedSettings):
     """A teacher that is the moving average of the student and that the student agrees with (He, section 2.3)."""
 
+    idle = (
+        Idle(
+            ("consistency_on", "consistency_weight", "consistency_ramp", "noise", "noise_limit", "unlabeled"),
+            lambda s: not s.consistency,
+            "with consistency: false, where labels alone teach",
+        ),
+        Idle(("noise_limit",), lambda s: not s.noise, "where `noise` is 0"),
+    )
     kind: Literal["mean_teacher"] = Field("mean_teacher", description="agrees with the moving average of its weights")
     consistency: bool = Field(True, description="false: the student learns from labels alone, as in He's code")
     consistency_on: Literal["unlabeled", "all"] = Field(
