@@ -63,6 +63,14 @@ def test_the_slower_of_card_and_batches_sets_the_pace(demo, cost):
         assert fed.hours == pytest.approx(fed.updates * fed.batch_s / 3600)
 
 
+def test_a_checkpoint_holds_what_the_optimizer_keeps(demo):
+    """Weights, those and the best ones in the checkpoint, and one momentum of SGD or two moments of AdamW."""
+    settings = [trainer_settings(given) for given in ({"momentum": 0.0}, {}, {"optimizer": "adamw"})]
+    trained = [{n: m.model_copy(update={"trainer": one}) for n, m in demo.models.items()} for one in settings]
+    found = [cost_of(demo.model_copy(update={"models": m}), SETTING).disk_mb["models"] for m in trained]
+    assert found == pytest.approx([found[0], found[0] * 4 / 3, found[0] * 5 / 3])
+
+
 def test_two_networks_cost_twice_one(demo):
     kinds = ("cross_pseudo", "partial")
     pair, one = (demo.models["teacher"].model_copy(update={"trainer": trainer_settings({"kind": k})}) for k in kinds)

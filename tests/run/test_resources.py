@@ -26,6 +26,7 @@ def test_memory_grows_with_cases_workers_and_networks_up_to_a_bound_for_the_cach
     assert need(workers=4) < need(workers=11)
     assert need(gpu=True) < need(gpu=False)  # activations of a CPU are RAM
     assert need(gpu=False) < need(gpu=False, kind="cross_pseudo")
+    assert need(momentum=0) < need() < need(optimizer="adamw")
     finer = FINE.model_copy(update={"spacing_mm": (1.0, 0.8, 0.8)})
     assert need() < need(plan=finer)
     assert need(cases=1, workers=0, plan=Plan(spacing_mm=(6, 5, 5), patch=(32, 48, 56))) == LEAST_MB

@@ -34,6 +34,7 @@ from labelloop.training.settings import (
     SliceClassifierSettings,
     SupervisedSettings,
     cutmix_of,
+    optimizer_buffers,
     settings_of,
 )
 
@@ -54,8 +55,11 @@ OTHER_S = 1.0
 """Seconds a case takes beside its network: reading, preparing, export, writing, as far as they do not overlap."""
 START_S = 25.0
 """Seconds until a job has started and loaded its model."""
-COPIES = 4
-"""Copies of a network's parameters that a training leaves: weights, and a checkpoint with momentum and best weights."""
+COPIES = 3
+"""Copies of a network's parameters that a training leaves: weights, and a checkpoint with these and the best ones.
+
+The checkpoint also holds what the optimizer keeps of each (``training.settings.optimizer_buffers``).
+"""
 MB = 1e6
 RULE = "| --- | ---: | ---: | ---: | ---: |"
 
@@ -302,12 +306,16 @@ def disk(chain: Recipe, models: Sequence[str], setting: Setting) -> dict[str, fl
     maps = set(flat(chain.labels[name].predict for name in needed(chain) & set(chain.labels)))
     maps |= needed(chain) & set(chain.labels)
     segmenters = [m for m in models if not _other(chain, m)]
-    parameters = sum(_macs(chain.plans[chain.models[m].plan], _outputs(chain, m))[1] for m in segmenters)
+    numbers = sum(
+        (COPIES + optimizer_buffers(chain.models[m].trainer))
+        * _macs(chain.plans[chain.models[m].plan], _outputs(chain, m))[1]
+        for m in segmenters
+    )
     return {
         "prepared images": setting.cases * voxels * setting.bytes_a_voxel / MB,
         "prepared labels": setting.cases * len(_prepared_labels(chain, models)) * LABEL_MB,
         "label maps": (setting.cases * len(maps) + setting.test_cases) * LABEL_MB,
-        "models": COPIES * 4 * parameters / MB,
+        "models": 4 * numbers / MB,
     }
 
 
@@ -452,7 +460,7 @@ def assumptions(setting: Setting) -> Iterator[str]:
     yield f"Every label set predicts all {setting.cases} cases; {setting.test_cases} cases are tested on."
     yield (
         f"A prepared image takes {setting.bytes_a_voxel:.2f} bytes a voxel, a label map {LABEL_MB:g} MB; a training "
-        f"leaves {COPIES} copies of its parameters."
+        f"leaves {COPIES} copies of its parameters, and what its optimizer keeps: one more with SGD, two with AdamW."
     )
     yield "Jobs without a GPU (survey, prepare, fuse, check) and waits for the queue are not in the wall time."
 

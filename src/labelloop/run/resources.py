@@ -11,7 +11,7 @@ from labelloop.base.wording import count
 from labelloop.inference.budget import MIB
 from labelloop.networks.plans import Plan
 from labelloop.recipe import TRUTH, Recipe
-from labelloop.training.settings import SEMI_SUPERVISED, TRANSLATOR, TrainerSettings
+from labelloop.training.settings import SEMI_SUPERVISED, TRANSLATOR, TrainerSettings, optimizer_buffers
 
 if TYPE_CHECKING:
     from labelloop.run.config import RunConfig
@@ -29,8 +29,8 @@ PREFETCHED, SAMPLE_BYTES, AUGMENTED_BYTES = 4, 8, 60
 """Batches that a loader holds; bytes a voxel of a sample that is ready, and of one that is being augmented."""
 ACTIVATIONS = 16
 """Tensors of a stage's size that a step on a CPU holds, forwards and backwards."""
-WEIGHT_BYTES = 16
-"""Of a weight: value, gradient, momentum, and a copy while a checkpoint is written."""
+WEIGHT_COPIES, FLOAT_BYTES = 3, 4
+"""Numbers of each weight beside those of the optimizer: value, gradient, and a copy while a checkpoint is written."""
 SCAN_MM = (450.0, 400.0, 400.0)
 """Size (z, y, x) of a large abdominal scan."""
 IMAGE_BYTES = 1.5
@@ -64,7 +64,7 @@ def training_mb(plan: Plan, settings: TrainerSettings, cases: int, workers: int,
     if settings.kind == TRANSLATOR:
         own = max(own, TRANSLATOR_MB)
     else:
-        own += (2 if settings.kind == "cross_pseudo" else 1) * _network_mb(plan, gpu)
+        own += (2 if settings.kind == "cross_pseudo" else 1) * _network_mb(plan, settings, gpu)
     return max(LEAST_MB, math.ceil(cards * own + cache_mb(plan, cases)))
 
 
@@ -79,14 +79,15 @@ def _loader_mb(plan: Plan) -> float:
     return WORKER_MB + voxels * (PREFETCHED * plan.batch_size * SAMPLE_BYTES + AUGMENTED_BYTES) / MIB
 
 
-def _network_mb(plan: Plan, gpu: bool) -> float:
+def _network_mb(plan: Plan, settings: TrainerSettings, gpu: bool) -> float:
     """Return what a network takes of RAM: its weights and, where it is trained there, its activations."""
     pairs = zip((plan.inputs, *plan.features), plan.features, strict=False)
-    total = WEIGHT_BYTES * sum(27 * (a * b + 3 * b * b) for a, b in pairs)
+    weights = sum(27 * (a * b + 3 * b * b) for a, b in pairs)
+    total = FLOAT_BYTES * (WEIGHT_COPIES + optimizer_buffers(settings)) * weights
     voxels = math.prod(plan.patch)
     for features, stride in zip(plan.features, plan.stage_strides, strict=True):
         voxels //= math.prod(stride)
-        total += 0 if gpu else 4 * ACTIVATIONS * plan.batch_size * voxels * features
+        total += 0 if gpu else FLOAT_BYTES * ACTIVATIONS * plan.batch_size * voxels * features
     return total / MIB
 
 

@@ -323,6 +323,13 @@ def settings_of(settings: Strict, kind: type[Wanted]) -> Wanted:
     return settings
 
 
+def optimizer_buffers(settings: Strict) -> int:
+    """Return how many numbers an optimizer keeps of each weight: AdamW and Adam two moments, SGD its momentum."""
+    if not isinstance(settings, SegmenterSettings) or settings.optimizer == "adamw":
+        return 2
+    return 1 if settings.momentum else 0
+
+
 def cutmix_of(settings: Strict) -> CutMix | None:
     """Return which tumor objects a training pastes, and how; None where it pastes none."""
     return settings.cutmix if isinstance(settings, PartialSettings) else None
