@@ -194,9 +194,9 @@ def lines(rows: pd.DataFrame, scheme: ClassScheme, names: Sequence[str]) -> Iter
     for better, worse in COMPARED:
         yield f"| {better} minus {worse} | {' | '.join(cells(judged, scores[better], scores[worse]))} |"
     yield ""
-    yield from by_model(judged, scores)
+    yield from by_group(judged, scores, "model", pooled, list(TOLD))
     yield ""
-    yield from by_class(judged, scores)
+    yield from by_group(judged, scores, "class", ranked, ["labels", "mean DSC"], "rank correlation: ")
     yield ""
     yield from intervals(judged, rows, scheme)
 
@@ -318,26 +318,36 @@ def accepted(judged: Judged) -> float:
     return float(number[pure].max() / good.sum()) if pure.any() else 0.0
 
 
-def by_model(judged: pd.DataFrame, scores: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield the AUROC of each model's labels."""
-    yield f"| model | labels | mean DSC | below {BAD} | {' | '.join(scores)} |"
-    yield "| --- | ---: | ---: | ---: |" + " ---: |" * len(scores)
-    for name in judged["model"].unique():
-        mine = (judged["model"] == name).to_numpy()
-        part = judged[mine]
-        found = " | ".join(f"{pooled(Judged.of(part, score[mine])):.2f}" for score in scores.values())
-        yield f"| {name} | {len(part)} | {part['dsc'].mean():.2f} | {int((part['dsc'] < BAD).sum())} | {found} |"
+TOLD: dict[str, Callable[[pd.DataFrame], str]] = {
+    "labels": lambda part: str(len(part)),
+    "mean DSC": lambda part: f"{part['dsc'].mean():.2f}",
+    f"below {BAD}": lambda part: str(int((part["dsc"] < BAD).sum())),
+}
+"""What is told of a part of the judged labels beside how well scores tell good ones from bad ones."""
 
 
-def by_class(judged: pd.DataFrame, scores: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield the rank correlation of each class."""
-    yield f"| class | labels | mean DSC | rank correlation: {' | '.join(scores)} |"
-    yield "| --- | ---: | ---: |" + " ---: |" * len(scores)
-    for name in judged["class"].unique():
-        mine = (judged["class"] == name).to_numpy()
+def by_group(
+    judged: pd.DataFrame,
+    scores: dict[str, np.ndarray],
+    group: str,
+    measure: Callable[[Judged], float],
+    told: Sequence[str],
+    what: str = "",
+) -> Iterator[str]:
+    """Yield a row for the labels of each model or class: what is told of them, and a measure of each score.
+
+    Args:
+        group: column that parts the labels. told: keys of :data:`TOLD`.
+        what: begins the heading of the first score.
+    """
+    yield f"| {group} | {' | '.join(told)} | {what}{' | '.join(scores)} |"
+    yield "| --- |" + " ---: |" * (len(told) + len(scores))
+    for name in judged[group].unique():
+        mine = (judged[group] == name).to_numpy()
         part = judged[mine]
-        found = " | ".join(f"{ranked(Judged.of(part, score[mine])):.2f}" for score in scores.values())
-        yield f"| {name} | {len(part)} | {part['dsc'].mean():.2f} | {found} |"
+        cells = [TOLD[key](part) for key in told]
+        cells += [f"{measure(Judged.of(part, score[mine])):.2f}" for score in scores.values()]
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def intervals(judged: pd.DataFrame, rows: pd.DataFrame, scheme: ClassScheme) -> Iterator[str]:
