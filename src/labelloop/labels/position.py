@@ -109,8 +109,9 @@ class Positions:
     def __init__(self, cases: Mapping[str, Places], classes: Sequence[str]):
         self.classes, self._names = tuple(classes), (*classes, BODY)
         self._rows = {case: row for row, case in enumerate(cases)}
-        self._single = np.stack([self._table(case) for case in cases.values()] or [self._table({})])
-        self._pairs = np.stack([_differences(table) for table in self._single])
+        tables = [self._table(case) for case in cases.values()] or [self._table({})]
+        self._single = np.stack(tables, axis=-1)
+        self._pairs = np.stack([_differences(table) for table in tables], axis=-1)
         self._usual: dict[frozenset[str], _Usual] = {}
 
     def _table(self, found: Places) -> np.ndarray:
@@ -128,11 +129,9 @@ class Positions:
         """
         usual = self._usual_without(frozenset(without) & set(self._rows))
         own = self._table(found)
-        single, pairs = usual.single.scores(own), usual.pairs.scores(_differences(own))
-        scores = single.copy()
-        for measure, name in enumerate(MEASURES):
-            if name in PAIRED:
-                scores[:, measure] = _median(pairs[..., PAIRED.index(name)], 1)
+        scores = usual.single.scores(own)
+        paired = [MEASURES.index(name) for name in PAIRED]
+        scores[:, paired] = _median(_both_ways(usual.pairs.scores(_differences(own)), len(own)))
         clipped = np.clip(scores, -LARGEST_Z, LARGEST_Z)
         return {
             name: {measure: float(z) for measure, z in zip(MEASURES, row, strict=True)}
@@ -144,7 +143,7 @@ class Positions:
         if left_out not in self._usual:
             rows = [row for case, row in self._rows.items() if case not in left_out]
             spreads = [np.array([LEAST_SPREAD[name] for name in names]) for names in (MEASURES, PAIRED)]
-            both = zip((self._single[rows], self._pairs[rows]), spreads, strict=True)
+            both = zip((self._single[..., rows], self._pairs[..., rows]), spreads, strict=True)
             self._usual = {left_out: _Usual(*(_Spread.of(values, least) for values, least in both))}
         return self._usual[left_out]
 
@@ -158,10 +157,10 @@ class _Spread:
 
     @classmethod
     def of(cls, values: np.ndarray, least: np.ndarray) -> "_Spread":
-        """Return the spread of values [case, ...]; ``least`` deviation of each of the last axis."""
-        few = np.isfinite(values).sum(axis=0) < LEAST_CASES
-        middle = _median(values, 0)
-        deviation = np.maximum(NORMAL_MAD * _median(np.abs(values - middle), 0), least)
+        """Return the spread of values [..., measure, case]; ``least`` deviation of each measure."""
+        few = np.isfinite(values).sum(axis=-1) < LEAST_CASES
+        middle = _median(values)
+        deviation = np.maximum(NORMAL_MAD * _median(np.abs(values - middle[..., None])), least)
         return cls(np.where(few, np.nan, middle), deviation)
 
     def scores(self, values: np.ndarray) -> np.ndarray:
@@ -176,22 +175,26 @@ class _Usual:
 
 
 def _differences(table: np.ndarray) -> np.ndarray:
-    """Return of measures [class, measure] those that are paired, minus those of each other class [class, other, 4]."""
+    """Return of measures [class, measure] those that are paired, minus those of each later class [pair, 4]."""
     paired = table[:, [MEASURES.index(name) for name in PAIRED]]
-    differences = paired[:, None] - paired[None]
-    differences[np.arange(len(paired)), np.arange(len(paired))] = np.nan
-    return differences
+    one, other = np.triu_indices(len(table), 1)
+    return paired[one] - paired[other]
 
 
-def _median(values: np.ndarray, axis: int) -> np.ndarray:
-    """Return the median of what is known along an axis; NaN where nothing is."""
-    known = np.isfinite(values)
-    ordered = np.sort(np.where(known, values, np.inf), axis=axis)
-    number = known.sum(axis=axis)
-    last = max(values.shape[axis] - 1, 0)
-    if not values.shape[axis]:
+def _both_ways(pairs: np.ndarray, classes: int) -> np.ndarray:
+    """Return scores of pairs [pair, 4] of each class with each other one [class, 4, other]: one is minus the other."""
+    found = np.full((classes, len(PAIRED), classes), np.nan)
+    one, other = np.triu_indices(classes, 1)
+    found[one, :, other], found[other, :, one] = pairs, -pairs
+    return found
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Return the median of what is known along the last axis; NaN where nothing is."""
+    number, size = np.isfinite(values).sum(axis=-1), values.shape[-1]
+    if not size:
         return np.full(number.shape, np.nan)
-    ends = [np.expand_dims(np.clip(at, 0, last), axis) for at in ((number - 1) // 2, number // 2)]
-    low, high = (np.take_along_axis(ordered, at, axis).squeeze(axis) for at in ends)
-    with np.errstate(invalid="ignore"):
-        return np.where(number > 0, (low + high) / 2, np.nan)
+    ordered = np.sort(values, axis=-1)  # what is not known comes last
+    ends = [np.clip(at, 0, size - 1)[..., None] for at in ((number - 1) // 2, number // 2)]
+    low, high = (np.take_along_axis(ordered, at, axis=-1)[..., 0] for at in ends)
+    return np.where(number > 0, (low + high) / 2, np.nan)
