@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from labelloop.labels.settings import KeepLargest, SelectSettings
-from labelloop.networks.nnunet_plan import NnunetPlan, Normalization
+from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import Plan
 from labelloop.networks.settings import TransferSettings
 from labelloop.recipe.spec import LabelSetSpec, ModelSpec
@@ -50,7 +50,6 @@ HU = {"clip_hu": [-100, 200], "mean": 0, "std": 50}
         (TransferSettings, {"both": []}, {"both_kidneys_dsc": 0.5}),
         (Plan, SMALL | {"grey": {}}, {"ct": HU}),
         (NnunetPlan, THEIRS, {"ct": HU}),
-        (Normalization, {"kind": "range"}, {"clip": [0, 1]}),
     ],
 )
 def test_what_counts_for_nothing_is_refused(settings, others, idle):

@@ -20,7 +20,6 @@ NonlinearityArguments = dict[Literal["negative_slope", "inplace"], Finite | bool
 class Normalization(Strict):
     """How an image is normalized, whatever its modality."""
 
-    idle = (Idle(("clip", "mean", "std"), lambda n: n.kind != "ct", "without kind: ct"),)
     kind: Literal["ct", "zscore", "zscore_inside", "range", "none"] = Field(
         description="`ct`: clip, subtract `mean`, divide by `std`. `zscore`: over the image; `zscore_inside`: over its "
         "body of voxels that are not zero, holes included, with 0 elsewhere. `range`: from 0 to 1. `none`: as stored"
