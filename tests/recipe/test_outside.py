@@ -36,7 +36,7 @@ def load(folder, outside, **changes):
         (COMMAND | {"command": "tool '{image} {output}"}, "cannot be split into words"),
         (FILES | {"files": "made/x.nii.gz"}, "lacks {case}"),
         (FILES | {"dataset": "flare2"}, ".dataset: no data set 'flare2'"),
-        (FILES | {"saw": ["btvc"]}, ".saw: no data set 'btvc'"),
+        (FILES | {"learned_from": ["btvc"]}, ".learned_from: no data set 'btvc'"),
         (FILES | {"classes": ["livr"]}, ".classes: no class or set 'livr'; did you mean 'liver'?"),
         (FILES | {"classes": ["tumor"]}, ".classes: data set flare22 names no 'tumor'; its classes in flare: liver, "),
         ({"like": "tol"}, ".like: no such name 'tol' under outside"),
@@ -67,10 +67,12 @@ def test_a_name_in_the_wrong_place_is_refused(tmp_path, names, changes, said):
 
 
 def test_all_mistakes_are_told_at_once(tmp_path):
-    outside = {"a": FILES | {"dataset": "flare2"}, "b": COMMAND | {"saw": ["btvc"]}}
+    outside = {"a": FILES | {"dataset": "flare2"}, "b": COMMAND | {"learned_from": ["btvc"]}}
     with pytest.raises(UserError) as caught:
         load(tmp_path, outside)
-    assert re.search(r"outside\.a\.dataset", str(caught.value)) and re.search(r"outside\.b\.saw", str(caught.value))
+    assert re.search(r"outside\.a\.dataset", str(caught.value)) and re.search(
+        r"outside\.b\.learned_from", str(caught.value)
+    )
 
 
 def test_a_model_knows_the_classes_that_its_data_set_names_and_that_count(tmp_path):

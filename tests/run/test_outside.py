@@ -136,21 +136,21 @@ def test_cases_without_a_file_and_test_cases_that_a_model_may_know_are_told(plac
     assert list(run({"made": made}).outside.notes()) == [
         "outside.made: no file for 5 of 9 cases, of which it says nothing; first: a2"
     ]
-    [line] = [line for line in run({"made": made | {"saw": "btcv"}}).outside.notes() if "test case" in line]
+    [line] = [line for line in run({"made": made | {"learned_from": "btcv"}}).outside.notes() if "test case" in line]
     assert line.startswith("outside.made: may have learned from 1 test case (btcv)")
 
 
 def test_a_promise_is_not_made_by_cases_that_a_model_may_have_seen(place):
-    """Of each data set some patients are held out by the teacher: those of `saw` do not count."""
+    """Of each data set some patients are held out by the teacher: those of `learned_from` do not count."""
     promise = {"predict": ["teacher", "zoo"], "select": {"target_dsc": 0.9, "min_pairwise_dice": None}}
 
-    def promised(*saw: str) -> list[str]:
-        found = run({"zoo": zoo(saw=list(saw))}, labels={"pseudo": promise})
+    def promised(*learned_from: str) -> list[str]:
+        found = run({"zoo": zoo(learned_from=list(learned_from))}, labels={"pseudo": promise})
         return [line for line in found.problems() if "target_dsc" in line]
 
     assert not promised()
     assert promised("btcv", "flare22")
-    assert run({"zoo": zoo(saw=["btcv"])}).outside.saw("pseudo") == ["btcv"]
+    assert run({"zoo": zoo(learned_from=["btcv"])}).outside.learned_from("pseudo") == ["btcv"]
 
 
 def test_licenses_of_all_that_a_student_learned_from_reach_it(place):
@@ -177,18 +177,18 @@ LAST = [{"segment": "last"}]
 
 
 def test_what_descends_from_a_model_has_seen_what_that_saw(place):
-    found = starting(saw=["btcv"])
+    found = starting(learned_from=["btcv"])
     assert found.outside.names == ["zoo"] and found.problems() == []
     assert [found.outside.seen_before(name) for name in ("student", "last", "teacher")] == [["btcv"], ["btcv"], []]
-    assert (found.outside.saw("later"), found.outside.saw("pseudo")) == (["btcv"], [])
+    assert (found.outside.learned_from("later"), found.outside.learned_from("pseudo")) == (["btcv"], [])
     assert found.licenses("last")["models"] == {"zoo": "MIT"} != found.licenses("teacher")["models"]
     assert found.updates()["final"] == 0  # nobody knows how many are behind the first weights
     assert any("outside.zoo: may have learned from 1 test case" in note for note in found.outside.notes())
 
 
 def test_patients_that_the_first_weights_know_validate_nothing(place):
-    for saw, seen in ((["btcv"], True), ([], False)):
-        held_out = starting(saw=saw)._expected.split("last").validation
+    for learned_from, seen in ((["btcv"], True), ([], False)):
+        held_out = starting(learned_from=learned_from)._expected.split("last").validation
         assert held_out and seen != any(case.startswith("a") for case in held_out)
 
 

@@ -37,14 +37,20 @@ RECIPE = {
         },
     },
     "outside": {
-        "zoo": {"nnunet": "Dataset001_Tiny", "folds": [0], "dataset": "zoo.yaml", "license": "Apache-2.0", "saw": []},
+        "zoo": {
+            "nnunet": "Dataset001_Tiny",
+            "folds": [0],
+            "dataset": "zoo.yaml",
+            "license": "Apache-2.0",
+            "learned_from": [],
+        },
         "tool": {
             "command": f"{sys.executable} -S tool.py {{case}} {{image}} {{output}}",
             "version": "cat version.txt",
             "dataset": "phantom",
             "classes": ["liver", "spleen"],
         },
-        "made": {"files": "made/{case}.nii.gz", "dataset": "phantom", "classes": "liver", "saw": "flare22"},
+        "made": {"files": "made/{case}.nii.gz", "dataset": "phantom", "classes": "liver", "learned_from": "flare22"},
     },
     "labels": {
         "pseudo": {

@@ -49,7 +49,7 @@ rule train:
         groups=wiring.groups(),
         licenses=lambda w: run.licenses(w.model),
         start_names=lambda w: run.outside.start_names(w.model),
-        saw=lambda w: run.outside.seen_before(w.model),
+        learned_from=lambda w: run.outside.seen_before(w.model),
         deterministic=run.config.deterministic,
         trigger=trigger(TRAINING_VERSION, run.scheme.fingerprint()),
     message:
@@ -157,7 +157,7 @@ if run.outside.names:
         params:
             number=lambda w: shards.size(w.shard),
             spec=lambda w: run.outside.spec(w.model).model_dump(
-                mode="json", exclude={"license", "saw"}
+                mode="json", exclude={"license", "learned_from"}
             ),
             answer=lambda w: run.outside.version(w.model),
             classes=run.chain.classes,

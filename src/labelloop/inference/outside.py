@@ -33,7 +33,7 @@ class Outside(Verb):
     dataset: str = Field(description="data set whose ids its label maps have; a class that it does not name is unknown")
     classes: Names = Field(("all",), min_length=1, description="classes or class sets that count, of those it names")
     license: str = Field("", description="its license; told in `model.json` of what learns from it, and on the page")
-    saw: Names | None = Field(
+    learned_from: Names | None = Field(
         None,
         description="data sets that it may have learned from, which are then not held out for it; none: its `dataset`",
     )
@@ -41,7 +41,7 @@ class Outside(Verb):
     @property
     def may_have_seen(self) -> tuple[str, ...]:
         """The data sets that it may have learned from."""
-        return (self.dataset,) if self.saw is None else self.saw
+        return (self.dataset,) if self.learned_from is None else self.learned_from
 
     def own_ids(self, dataset: Dataset) -> frozenset[int]:
         """Return the ids, in those of its data set, that its label maps may hold."""

@@ -49,11 +49,11 @@ def outside_errors(recipe: Recipe) -> Iterable[str]:
             yield from (f"{place}.dataset: {line}" for line in str(error).splitlines())
         else:
             yield from _class_errors(f"{place}.classes", model, dataset, recipe.scheme)
-        for seen in model.saw or ():
+        for seen in model.learned_from or ():
             try:
                 read_dataset(seen)
             except UserError as error:
-                yield from (f"{place}.saw: {line}" for line in str(error).splitlines())
+                yield from (f"{place}.learned_from: {line}" for line in str(error).splitlines())
 
 
 def _class_errors(key: str, model: Outside, dataset: Dataset, scheme: ClassScheme) -> Iterable[str]:

@@ -139,8 +139,8 @@ def _label_set_problems(key: str, name: str, expected: Expected) -> Iterator[str
             trained = ", ".join(behind) or "models that are trained"
             yield (
                 f"{key}.select.target_dsc: asks labeled patients that no model behind the label set learned from, and "
-                f"there are none. Set validation_fraction above 0 for {trained}, leave patients out, or say what "
-                "models from outside saw"
+                f"there are none. Set validation_fraction above 0 for {trained}, leave patients out, or set "
+                "`learned_from` of the models from outside"
             )
     if spec.select.asks_quality:
         patients = {expected.cases[case].patient for case, known in expected.annotated.items() if known}

@@ -90,7 +90,7 @@ class Outsiders:
         spec = self.spec(model)
         return version_of(spec.version) if isinstance(spec, CommandModel) else ""
 
-    def saw(self, labels: str) -> list[str]:
+    def learned_from(self, labels: str) -> list[str]:
         """Return the data sets, as the case table names them, that models behind a label set may have learned from."""
         return may_have_seen(self._chain, behind(self._chain, labels), self._data_sets)
 
@@ -134,7 +134,7 @@ class Outsiders:
                 number = count(sum(case.dataset in known for case in tested), "test case")
                 yield (
                     f"outside.{name}: may have learned from {number} ({', '.join(known)}), whose scores then promise "
-                    "too much. If it has not, say what it learned from: `saw`"
+                    "too much. If it has not, say what it learned from: `learned_from`"
                 )
 
 

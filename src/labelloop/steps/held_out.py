@@ -64,7 +64,7 @@ def held_out(
     manifest: Path,
     version: int,
     learned: Sequence[Path] = (),
-    saw: Sequence[str] = (),
+    learned_from: Sequence[str] = (),
     transferred: Path | None = None,
     carried: Path | None = None,
     thresholds: Path | None = None,
@@ -84,7 +84,7 @@ def held_out(
         rules: the class scheme.
         table, manifest: to write.
         learned: tables of the cases that the models, and the models these descend from, were trained with.
-        saw: data sets that models from outside may have learned from.
+        learned_from: data sets that models from outside may have learned from.
         transferred, carried: manifest and volumes of labels of other sequences, which take the predictions' place.
         thresholds: file of fitted thresholds that take the place of the scheme's.
     """
@@ -94,7 +94,7 @@ def held_out(
     way = Way(
         spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions, transferred)
     )
-    is_unseen = unseen(relatives, learned, saw)
+    is_unseen = unseen(relatives, learned, learned_from)
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
     predicted = volumes_said(volumes, carried).groupby(["case", "class"])["volume_ml"].max()
     overruled = overruled_by(read_table(reviewed, "reviewed"))
@@ -112,16 +112,18 @@ def held_out(
     write_table(table, table_of(ledger.extras(), "rows"), "held_out")
 
 
-def unseen(relatives: Sequence[Path], learned: Sequence[Path], saw: Sequence[str]) -> Callable[[UsableCase], bool]:
+def unseen(
+    relatives: Sequence[Path], learned: Sequence[Path], learned_from: Sequence[str]
+) -> Callable[[UsableCase], bool]:
     """Return what says whether a case is labeled, and of a patient that no model learned from.
 
     Args:
-        relatives, learned, saw: as :func:`held_out` takes them.
+        relatives, learned, learned_from: as :func:`held_out` takes them.
     """
     related = read_cases(relatives)
     patients = {case.case: case.patient for case in related}
     seen = {patients[case] for case in learned_cases(learned) if case in patients}
-    seen |= {case.patient for case in related if case.dataset in saw}
+    seen |= {case.patient for case in related if case.dataset in learned_from}
     return lambda item: item.case.patient not in seen and bool(annotated(item.states))
 
 

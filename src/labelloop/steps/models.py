@@ -61,7 +61,7 @@ def train(
     objects: Sequence[Path] = (),
     licenses: dict[str, dict[str, str]] | None = None,
     start_names: dict[str, str] | None = None,
-    saw: Sequence[str] = (),
+    learned_from: Sequence[str] = (),
 ) -> None:
     """Train one model on its label set. Raises UserError when no case is left to learn from.
 
@@ -76,7 +76,7 @@ def train(
         objects: manifests of the tumor objects that the training pastes, if it does.
         licenses: of the data sets and the models from outside that it learns from, for ``model.json``.
         start_names: which of our classes the classes of the model that it starts from are, where that is from outside.
-        saw: data sets that models from outside that it starts from may have learned from.
+        learned_from: data sets that models from outside that it starts from may have learned from.
     """
     from labelloop.training.nnunet import TrainingJob
 
@@ -84,7 +84,7 @@ def train(
     usable = in_groups(survey.usable(), asked.cases, scheme, groups)
     full = _full(asked, usable, scheme, groups)
     outputs = scheme.select(asked.classes)
-    patients, seen = _patients(survey.cases, learned, saw)
+    patients, seen = _patients(survey.cases, learned, learned_from)
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
     cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, *trusted(selected, usable))
     _trainer(asked)(
@@ -115,12 +115,14 @@ train_slices = train
 """A slice classifier leaves other files beside its ``model.json``."""
 
 
-def _patients(cases: Sequence[Path], learned: Sequence[Path], saw: Collection[str]) -> tuple[dict[str, str], set[str]]:
+def _patients(
+    cases: Sequence[Path], learned: Sequence[Path], learned_from: Collection[str]
+) -> tuple[dict[str, str], set[str]]:
     """Return the patient of each case, and the patients that earlier trainings learned from, here or elsewhere."""
     rows = read_cases(cases)
     patients = {case.case: case.patient for case in rows}
     seen = {patients[case] for case in learned_cases(learned) if case in patients}
-    return patients, seen | {case.patient for case in rows if case.dataset in saw}
+    return patients, seen | {case.patient for case in rows if case.dataset in learned_from}
 
 
 def _full(model: ModelSpec, cases: Sequence[UsableCase], scheme: ClassScheme, groups: dict[str, dict]) -> set[str]:

@@ -77,7 +77,7 @@ def measure(
     manifest: Path,
     version: int,
     learned: Sequence[Path] = (),
-    saw: Sequence[str] = (),
+    learned_from: Sequence[str] = (),
     transferred: Path | None = None,
     carried: Path | None = None,
 ) -> None:
@@ -87,7 +87,8 @@ def measure(
     true DSC is known.
 
     Args:
-        relatives, learned, saw: as :func:`labelloop.steps.held_out.held_out` takes them; of which cases that is so.
+        relatives, learned, learned_from: as :func:`labelloop.steps.held_out.held_out` takes them; of which cases that
+            is so.
         maps: manifest of the label maps of the set. provenance: table of the shard: who labeled a class.
         predictions: manifest of each model in ``spec``, in their order.
         transferred, carried: manifest and volumes of labels of other sequences, which take the predictions' place.
@@ -100,7 +101,7 @@ def measure(
     scheme = ClassScheme.model_validate(rules)
     speaking = predictions_of(spec["predict"], predictions, transferred)
     way = Way(spec | {"fuse": "predictions_only"}, known, scheme, speaking)
-    files, ledger, held_out = Files([maps], "label_map"), Ledger.of(manifest), unseen(relatives, learned, saw)
+    files, ledger, held_out = Files([maps], "label_map"), Ledger.of(manifest), unseen(relatives, learned, learned_from)
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
     sure = dict(list(volumes_said(volumes, carried).groupby("case")))
     by_models = labeled_by_models(read_table(provenance, "provenance"))
