@@ -24,6 +24,7 @@ PLACES = {
     "inference/test_dicom_seg.py": "slow",
     "inference/test_shortage.py": "slow",
     "labels/test_check.py": "slow",
+    "labels/test_circumstances.py": "slow",
     "labels/test_fit.py": "slow",
     "labels/test_quality.py": "slow",
     "labels/test_registration.py": "slow",

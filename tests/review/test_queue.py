@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from labelloop.base.classes import load_classes
 from labelloop.base.tables import TABLES, read_table
@@ -15,6 +16,88 @@ EMPTY = {kind: pd.DataFrame(columns=list(TABLES[kind])) for kind in ("selected",
 
 def _queue(**rows: list[tuple]) -> pd.DataFrame:
     return queue(*(pd.DataFrame(rows.get(kind, []), columns=list(TABLES[kind])) for kind in EMPTY))
+
+
+def test_queue_leaves_out_agreeing_labels_and_truth_that_passes():
+    selected = [("a", "liver", "present", "truth", "", ""), ("b", "liver", "present", "accepted", "", "")]
+    disagreement = [("a", "liver", 0.1, 1.0, 2, None), ("b", "liver", 0.95, 0.1, 2, None)]
+    assert _queue(selected=selected, disagreement=disagreement).empty
+
+
+def test_queue_puts_more_failed_rules_first_then_less_agreement():
+    selected = [(case, "liver", "unknown", "demoted", "agreement", "pairwise_dice low") for case in "abc"]
+    selected += [("d", "liver", "present", "truth", "", "annotated")]
+    failed = [("c", "volume"), ("d", "volume"), ("d", "side")]
+    verdicts = [(case, "liver", rule, "fail", 1.0, 2.0, "ml", "odd", "") for case, rule in failed]
+    disagreement = [
+        (case, "liver", dice, 0.1, 2, None) for case, dice in zip("abcd", (0.4, 0.3, 0.6, 0.1), strict=True)
+    ]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=disagreement)
+    assert list(table["case"]) == ["d", "c", "b", "a"]
+    assert list(table["failed"]) == ["volume;side", "volume", "", ""]
+    assert list(table["rank"]) == [1, 2, 3, 4]
+    assert pd.isna(table["pairwise_dice"][0])  # what models say of a truth is not asked
+
+
+def test_queue_lists_accepted_labels_that_a_rule_doubts_behind_those_that_fail():
+    """A doubt refuses nothing; truth that is doubted is left alone."""
+    selected = [(case, "liver", "present", "accepted", "", "") for case in "abc"]
+    selected += [("d", "liver", "present", "truth", "", "annotated")]
+    given = [("a", "contrast", "doubt"), ("b", "volume", "fail"), ("b", "leak", "doubt"), ("d", "leak", "doubt")]
+    verdicts = [(case, "liver", rule, verdict, 1.0, 2.0, "ml", "odd", f"{rule} box") for case, rule, verdict in given]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("c", "liver", 0.5, 0.1, 2, None)])
+    assert list(table["case"]) == ["b", "a", "c"]
+    assert list(table["failed"]) == ["volume", "", ""]
+    assert list(table["doubted"]) == ["leak", "contrast", ""]
+    assert list(table["reasons"])[:2] == ["volume: odd\nleak: odd", "contrast: odd"]
+    assert list(table["box"]) == ["volume box", "contrast box", ""]
+
+
+def test_queue_puts_the_smallest_predicted_dsc_first_and_says_what_lowers_it():
+    selected = [(case, "liver", "present", "accepted", "", "") for case in "abc"]
+    verdicts = [("c", "liver", "leak", "doubt", 3.0, 2.0, "ml", "odd", "")]
+    quality = pd.DataFrame(
+        [
+            (case, "pseudo", "liver", dsc, 0.1, 1.0, f"a DSC of {dsc} is predicted")
+            for case, dsc in zip("abc", (0.5, 0.3, 0.9), strict=True)
+        ],
+        columns=list(TABLES["quality"]),
+    )
+    given = (
+        pd.DataFrame(rows, columns=list(TABLES[kind]))
+        for rows, kind in zip((selected, verdicts, []), EMPTY, strict=True)
+    )
+    table = queue(*given, quality=quality)
+    assert list(table["case"]) == ["b", "a", "c"]
+    assert list(table["quality"]) == [0.3, 0.5, 0.9]
+    assert table["reasons"][0] == "a DSC of 0.3 is predicted"
+    assert table["reasons"][2] == "leak: odd\na DSC of 0.9 is predicted"
+
+
+def test_what_goes_wrong_in_every_case_does_not_hide_the_rest():
+    selected = [(case, "aorta", "unknown", "demoted", "volume", "volume: too small") for case in "abcde"]
+    selected += [("a", "liver", "unknown", "demoted", "agreement", "pairwise_dice 0.6 below 0.7")]
+    verdicts = [(case, "aorta", "volume", "fail", 1.0, 2.0, "ml", "too small", "") for case in "abcde"]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.6, 0.1, 2, None)])
+    assert list(zip(table["case"], table["class"], strict=True)) == [
+        ("a", "aorta"), ("b", "aorta"), ("a", "liver"), ("c", "aorta"), ("d", "aorta"), ("e", "aorta"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("decision", "criteria", "said", "lines"),
+    [
+        ("demoted", "volume;agreement", "volume: 3 ml, 10 to 900 expected; pairwise_dice 0.1 below 0.7",
+         ["volume: 3 ml; 10 to 900 expected", "pairwise_dice 0.1 below 0.7"]),
+        ("dropped", "nothing_known;volume", "no class is known; volume: 3 ml, 10 to 900 expected",
+         ["volume: 3 ml; 10 to 900 expected", "no class is known", "pairwise_dice 0.1 below 0.8"]),
+    ],
+)  # fmt: skip
+def test_a_reason_is_said_once_and_what_selection_adds_stays(decision, criteria, said, lines):
+    verdicts = [("a", "liver", "volume", "fail", 3.0, 10.0, "ml", "3 ml; 10 to 900 expected", "")]
+    selected = [("a", "liver", "unknown", decision, criteria, said)]
+    table = _queue(selected=selected, verdicts=verdicts, disagreement=[("a", "liver", 0.1, 1.0, 2, None)])
+    assert table["reasons"][0].splitlines() == lines
 
 
 def test_a_place_that_cannot_be_read_costs_no_picture(tmp_path, caplog):
