@@ -180,9 +180,9 @@ def test_a_translation_that_loses_the_organs_is_noticed(archive, to_mr, tmp_path
         structure(
             archive.survey, PLAN.model_dump(mode="json"), "flare", to_mr / "cases.csv", [manifest(images)],
             [manifest(archive.grey)], [manifest(images / "labels" / "truth")], tmp_path / "structure.csv",
-            tmp_path / "looks.png", manifest(images / "structure"), 1,
+            tmp_path / "translated.png", manifest(images / "structure"), 1,
         )  # fmt: skip
-        assert (tmp_path / "looks.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "translated.png").read_bytes().startswith(b"\x89PNG")
         return read_table(tmp_path / "structure.csv", "structure").set_index("case")
 
     kept = look(archive.grey)

@@ -67,7 +67,7 @@ def test_a_translator_that_was_killed_goes_on_and_its_fakes_are_looked_at(projec
     ct = [row for row in _table(project.folder / "../cases.csv") if row["modality"] == "CT"]
     labeled = {row["case"] for row in ct if row["label"]}
     assert {row["case"] for row in project.table("prepared/fake/structure.csv")} == labeled != set()
-    assert (project.results / "prepared/fake/looks.png").stat().st_size > 1000
+    assert (project.results / "prepared/fake/translated.png").stat().st_size > 1000
     jobs = jobs_of(project)
     assert {job.rule for job in jobs if job.opened} == {"train_translator", "prepare", "prepare_labels", "structure"}
     assert undeclared(jobs) == {} and unread(jobs) == {}

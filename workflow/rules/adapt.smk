@@ -1,7 +1,7 @@
 """From CT to MR: volumes stored upside down, translators, and what these make of CT.
 
 REQUIRED INPUTS: survey tables, prepared images.
-OUTPUTS: upright.csv, models/<translator>, prepared/<plan>/structure.csv and looks.png
+OUTPUTS: upright.csv, models/<translator>, prepared/<plan>/structure.csv and translated.png
 """
 
 from labelloop.base.paths import TRANSLATOR_OUTPUTS
@@ -106,8 +106,8 @@ if wiring.translations:
             table=paths.structure("structure.csv"),
             manifest=manifest_of(paths.structure("structure"), "all"),
             picture=report(
-                paths.structure("looks.png"),
-                caption="../report/looks.rst",
+                paths.structure("translated.png"),
+                caption="../report/translated.rst",
                 category="Models",
                 labels={"plan": "{plan}"},
             ),

@@ -74,7 +74,7 @@ rule report:
             expand(
                 paths.structure("{file}"),
                 plan=wiring.translations,
-                file=["structure.csv", "looks.png"],
+                file=["structure.csv", "translated.png"],
             ),
             expand([paths.scores(), paths.lesions()], name=run.evaluated()),
             [paths.final_table(table) for table in ("summary", "efficiency")],

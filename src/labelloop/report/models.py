@@ -51,7 +51,7 @@ def translation(results: Results, plan: str) -> dict[str, Any]:
         "plan": plan,
         "labeled": len(table),
         "wrong": sorted(wrong["case"]),
-        "picture": _embedded(results, results.paths.structure("looks.png", plan)),
+        "picture": _embedded(results, results.paths.structure("translated.png", plan)),
     }
 
 
