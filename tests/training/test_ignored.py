@@ -5,7 +5,7 @@ import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from tiny_training import CASES, CLASSES, IDS, PLAN, PRESENT, make_job
+from tiny_training import CASES, CLASSES, IDS, PLAN, PRESENT, frame_of, make_job
 
 from labelloop.base.classes import IGNORED
 from labelloop.inference.prepared import open_image, open_label, write_image_array, write_label_array
@@ -105,7 +105,7 @@ def ignoring(data, tmp_path_factory):
         label[:, :, 15:] = IGNORED
         if number == 3:
             label[:] = IGNORED
-        write_image_array(root / "images" / f"case{number}.b2nd", image)
+        write_image_array(root / "images" / f"case{number}.b2nd", image, frame_of(image.shape))
         write_label_array(root / "labels" / f"case{number}.b2nd", label)
     return root
 
