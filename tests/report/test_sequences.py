@@ -62,6 +62,16 @@ def test_each_sequence_has_its_row_and_its_reasons(results):
     assert transfers(Results(results), atlas, "another") is None
 
 
+def test_of_several_channels_the_first_is_drawn(results):
+    from labelloop.base.tables import read_table
+    from labelloop.report.gallery import Atlas
+
+    table = read_table(results / "cases.csv", "cases")
+    alone = Atlas.of(Results(results), table, SCHEME, None)
+    both = Atlas.of(Results(results), table.assign(image=table["image"] + ";pet.nii.gz"), SCHEME, None)
+    assert both.images == alone.images and both.images["p_t1w"][0].is_file()
+
+
 def test_the_page_shows_them(results):
     page = results / "report" / "index.html"
     write_report(results, page, [], SCHEME, label_sets=["carried"])

@@ -44,8 +44,9 @@ class Atlas:
         """Return the atlas of a case table; image files are absolute, or relative to the results or to where we are."""
         images = {}
         for case, image, modality in zip(cases["case"], cases["image"], cases["modality"], strict=True):
-            beside = results.root / image
-            images[case] = (beside if beside.is_file() else Path(image), modality)
+            first = image.split(";")[0]  # of several channels
+            beside = results.root / first
+            images[case] = (beside if beside.is_file() else Path(first), modality)
         upright = results.paths.table("upright")
         turned = upside_down(results.root / upright) if upright in results else set()
         return cls(results, images, scheme, truth, frozenset(turned))
