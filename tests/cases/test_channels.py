@@ -97,6 +97,16 @@ def test_a_case_without_one_of_the_channels_is_told_and_lost(tmp_path, caplog, c
     assert "2 files of each image, e.g. of a, for 1 channel of data set" in capsys.readouterr().err
 
 
+def test_no_channel_is_taken_for_that_whose_file_is_missing(tmp_path, caplog):
+    three = {"channel_names": {"0": "CT", "1": "PET", "2": "T2"}, "labels": LABELS, "file_ending": ".nii.gz"}
+    folder = collection(tmp_path / "d", content=three)
+    for case, number in (("a", 2), ("b", 3)):  # _0002 of b is missing; what is _0003?
+        save(folder / "imagesTr" / f"{case}_{number:04d}.nii.gz", 20)
+    assert cli.main(["cases", "--images", str(folder), "--out", str(tmp_path / "c.csv")]) == 1
+    assert [case.case for case in load_cases(tmp_path / "c.csv")[0]] == ["a"]
+    assert "2 files for 3 channels" in caplog.text and "b_0003.nii.gz" in caplog.text
+
+
 def test_rows_are_held_against_the_channels_of_their_data_set(table):
     made = load_cases(table)[0]
     first, second = made[0].images

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -205,6 +205,7 @@ def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, tupl
     """Return the images of a listing by case: ``<case>_0000`` (nnU-Net, FLARE) or ``<case>``; a file for each channel.
 
     Files that are alike but for a number, ``a_0000``, ``a_0001``, ..., are channels of one examination, in this order.
+    What stands behind a gap in the numbers is a case of its own, so that no channel is taken for that before it.
     They are cases of their own, with their whole name, when ``labels``, ids of cases, says so; or when all that is
     numbered is alike, and grids differ or there are too many for channels.
 
@@ -219,7 +220,7 @@ def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, tupl
         for prefix, names in families.items()
         if _are_numbered(names, listing.volumes, labels, alone=several == [prefix])
     }
-    channels = {prefix: families[prefix] for prefix in several if prefix not in numbered}
+    channels = {prefix: _without_gap(families[prefix]) for prefix in several if prefix not in numbered}
     further = set(flat(names[1:] for names in channels.values()))
     for name, path in listing.volumes.items():
         prefix = name.removesuffix(CHANNEL)
@@ -230,6 +231,11 @@ def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, tupl
             raise UserError(f"{listing.folder}: several inputs for {case}; rename them or move them apart")
         cases[case] = (path, *(listing.volumes[other] for other in channels.get(prefix, [])[1:]))
     return cases
+
+
+def _without_gap(names: Sequence[str]) -> list[str]:
+    """Return the names up to the first number that is missing."""
+    return [name for number, name in enumerate(sorted(names)) if name.endswith(f"_{number:04d}")]
 
 
 def _families(volumes: Mapping[str, Path]) -> dict[str, list[str]]:
