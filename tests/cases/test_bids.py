@@ -64,6 +64,56 @@ def test_an_image_with_several_label_maps_is_lost(tmp_path, caplog):
     assert "2 left out, label maps of one image" in caplog.text
 
 
+M = "derivatives/m/sub-01/anat/sub-01_"
+NAMED_BY_BIDS = {
+    "runs": (["run-1_T1w", "run-2_T1w"], {"run-1_dseg": "run-1_T1w", "run-2_desc-manual_dseg": "run-2_T1w"}),
+    "one name begins the other": (["T1w", "acq-hr_T1w"], {"dseg": "T1w", "acq-hr_dseg": "acq-hr_T1w"}),
+    "another space": (["T1w"], {"space-T1w_dseg": "T1w", "space-MNI152_dseg": ""}),
+    "only another space": (["T1w"], {"T1w_space-MNI152_dseg": ""}),
+    "another image": (["T1w"], {"T2w_dseg": "", "acq-hr_dseg": ""}),
+    "two images": (["T1w", "T2w"], {"dseg": "", "T2w_dseg": "T2w"}),
+}
+
+
+@pytest.mark.parametrize("what", NAMED_BY_BIDS)
+def test_a_label_map_is_of_the_image_whose_entities_it_has_or_is_told(tmp_path, caplog, what):
+    images, labels = NAMED_BY_BIDS[what]
+    files = [*(f"sub-01/anat/sub-01_{name}.nii.gz" for name in images), *(f"{M}{name}.nii.gz" for name in labels)]
+    with caplog.at_level(logging.INFO):
+        cases = make_table(collection(tmp_path / "d", files), None, "flare24", tmp_path / "c.csv")
+    found = {case.label.rpartition("/sub-01_")[2]: case.case.removeprefix("sub-01_") for case in cases if case.label}
+    assert {case.case.removeprefix("sub-01_") for case in cases} == set(images)
+    assert found == {f"{label}.nii.gz": image for label, image in labels.items() if image}
+    for label in (label for label, image in labels.items() if not image):
+        assert f"{M}{label}.nii.gz" in caplog.text
+
+
+def test_label_maps_that_lie_where_nobody_looks_are_told(tmp_path, caplog):
+    strays = [f"derivatives/{place}_dseg.nii.gz" for place in ("sub-02/anat/sub-02", "m/sub-02/sub-02", "m/sub-09")]
+    folder = collection(tmp_path / "d", [FILES[4], *strays])
+    with caplog.at_level(logging.INFO):
+        make_table(folder, None, "flare24", tmp_path / "c.csv")
+    assert all(stray in caplog.text for stray in strays)
+
+
+def test_an_image_whose_label_map_cannot_be_read_is_lost(tmp_path, caplog):
+    folder = collection(tmp_path / "d", [*FILES[:2], FILES[4]])
+    label = folder / FILES[7]
+    label.parent.mkdir(parents=True)
+    label.symlink_to("/annex/gone.nii.gz")
+    assert cli.main(["cases", "--images", str(folder), "--dataset", "flare24", "--out", str(tmp_path / "c.csv")]) == 1
+    assert {case.case for case in load_cases(tmp_path / "c.csv")[0]} == {"sub-01_ses-1_T2w", "sub-02_T2w"}
+    assert "a dead link" in caplog.text and FILES[7] in caplog.text
+
+
+def test_a_ct_among_mr_is_ct_and_who_says_the_modality_is_heard(tmp_path):
+    folder = collection(tmp_path / "d", ["sub-01/anat/sub-01_CT.nii.gz", "sub-02/anat/T1w.nii.gz"])
+    cases = make_table(folder, None, "flare24", tmp_path / "c.csv")
+    assert [(case.modality, case.patient) for case in cases] == [("CT", "01"), ("MR", "02")]
+    cases = make_table(folder, None, "flare24", tmp_path / "c.csv", Options(modality="CT", overwrite=True))
+    assert [case.modality for case in cases] == ["CT", "CT"]
+
+
 def test_what_is_missing_is_said_in_words(tmp_path):
     folder = collection(tmp_path / "d", ["sub-01/func/sub-01_bold.nii.gz"])
     with pytest.raises(UserError, match="--dataset: name what the label ids mean"):

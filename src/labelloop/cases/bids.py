@@ -1,13 +1,13 @@
 """BIDS data sets: images below ``sub-*/[ses-*/]``, and their label maps below ``derivatives`` (bids-specification)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
 from labelloop.base.wording import shown
 from labelloop.cases.folders import Pair
-from labelloop.images.listing import LeftOut, Listing, list_folder, tell, tell_left_out
+from labelloop.images.listing import LeftOut, Listing, extension, list_folder, stem, tell, tell_left_out
 
 DESCRIPTION = "dataset_description.json"
 MODALITIES = {"anat": "MR", "ct": "CT"}
@@ -16,8 +16,14 @@ NO_IMAGES = ("defacemask", "dseg", "seg", "mask")
 """Suffixes of what lies among images and is none."""
 OF_LABELS = ("dseg", "seg")
 """Suffixes of label maps: that of BIDS, and the one of before."""
+OF_DERIVATIVES = ("space", "res", "den", "hemi", "atlas", "seg", "scale", "label", "desc")
+"""Entities that the names of derivatives have beside those of their image."""
+OWN_SPACES = ("orig", "native", "scanner", "individual")
+"""What ``space`` is called where a label map lies on its image; the image's suffix is another such name."""
 NO_IMAGE = "no image, by its suffix"
 SEVERAL = "label maps of one image: move all but one out of derivatives"
+OTHER_SPACE = "a label map in another space than its image"
+NO_LABEL = "label maps that are of no image, or may be of several: name them <image>_dseg, below derivatives/<any>/"
 
 
 def bids_folder(path: Path) -> bool:
@@ -29,38 +35,47 @@ def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair]
     """Return the cases of a data set, an image each, and what their names say: modality, sequence and patient, by case.
 
     The label map of ``<image>.nii.gz`` is the one file ``<image>_*dseg`` or ``<image>_*seg`` in the same folder below
-    ``derivatives/<any>``; where that folder holds one image alone, its name may lack the image's suffix.
+    ``derivatives/<any>``. Its name may lack the image's suffix, as BIDS has it, where no other image has these
+    entities. A label map in another ``space`` is none. What is of no image is told.
 
     Args:
         lost: gets what is named like an image or label map and cannot be read, and label maps of which an image has
-            several; their cases are left out.
+            several; their cases are left out: without its label, a case would pass for an unlabeled one.
 
     Raises:
         UserError: when there is no image.
     """
     pairs: list[Pair] = []
     known: dict[str, dict[str, str]] = {}
+    told: set[Path] = set()
     for place in _places(folder):
         listing = list_folder(place)
         images = {name: path for name, path in listing.volumes.items() if _suffix(name) not in NO_IMAGES}
         listing = listing.without(listing.volumes.keys() - images.keys(), NO_IMAGE)
         labels, unread = _label_maps(folder, place)
         lost += [*listing.lost, *unread]
-        for name, path in images.items():
-            found = _labels_of(name, labels, alone=len(images) == 1)
-            if len(found) > 1:
-                gone = [LeftOut(file, SEVERAL, lost=True) for file in found]
-                tell_left_out(gone, folder)
-                lost += gone
-                continue
-            pairs.append((role, name, (path,), found[0] if found else None))
-            subject = name.split("_")[0].removeprefix("sub-")
-            known[name] = {"modality": MODALITIES[place.name], "sequence": _suffix(name).lower(), "patient": subject}
-        tell(listing, len(images), "image")
+        gone = {entry.path for entry in unread}
+        found, elsewhere = _by_image(list(images), [*labels, *gone])
+        several = [LeftOut(file, SEVERAL, lost=True) for file in flat(f for f in found.values() if len(f) > 1)]
+        lost += several
+        told |= {*gone, *flat(found.values()), *(entry.path for entry in elsewhere)}
+        tell_left_out([*unread, *several, *elsewhere], folder)
+        used = {name: path for name, path in images.items() if len(found[name]) < 2 and gone.isdisjoint(found[name])}
+        pairs += [(role, name, (path,), found[name][0] if found[name] else None) for name, path in used.items()]
+        known |= {name: _said_by(name, place.relative_to(folder)) for name in used}
+        tell(listing, len(used), "image")
+    tell_left_out([LeftOut(path, NO_LABEL) for path in _all_label_maps(folder) if path not in told], folder)
     if not pairs:
         expected = f"sub-*/{{{','.join(MODALITIES)}}}/*.nii.gz"
         raise UserError(f"{shown(folder)}: a BIDS folder without an image {expected} that can be used")
     return pairs, known
+
+
+def _said_by(name: str, place: Path) -> dict[str, str]:
+    """Return modality, sequence and patient of an image, by its name and its folder ``sub-<patient>/.../anat``."""
+    sequence = _suffix(name).lower()
+    modality = "CT" if sequence == "ct" else MODALITIES[place.name]
+    return {"modality": modality, "sequence": sequence, "patient": place.parts[0].removeprefix("sub-")}
 
 
 def _places(folder: Path) -> Iterator[Path]:
@@ -70,29 +85,53 @@ def _places(folder: Path) -> Iterator[Path]:
             yield from (session / name for name in MODALITIES if (session / name).is_dir())
 
 
-def _label_maps(folder: Path, place: Path) -> tuple[dict[str, list[Path]], list[LeftOut]]:
-    """Return the label maps below ``derivatives`` of a folder of images by name, and what cannot be read there."""
-    found: dict[str, list[Path]] = {}
+def _label_maps(folder: Path, place: Path) -> tuple[list[Path], list[LeftOut]]:
+    """Return the label maps below ``derivatives`` of a folder of images, and what cannot be read there."""
+    found: list[Path] = []
     unread: list[LeftOut] = []
     for pipeline in sorted((folder / "derivatives").glob("*/")):
         below = pipeline / place.relative_to(folder)
         listing = list_folder(below) if below.is_dir() else Listing(below, {})
         unread += [entry for entry in listing.lost if _suffix(entry.case) in OF_LABELS]
-        for name, path in listing.volumes.items():
-            if _suffix(name) in OF_LABELS:
-                found.setdefault(name, []).append(path)
+        found += [path for name, path in listing.volumes.items() if _suffix(name) in OF_LABELS]
     return found, unread
 
 
-def _labels_of(image: str, labels: Mapping[str, list[Path]], alone: bool) -> list[Path]:
-    """Return the label maps of an image: all that are named so.
+def _all_label_maps(folder: Path) -> list[Path]:
+    """Return all that is named like a label map below ``derivatives``, at any depth."""
+    files = sorted((folder / "derivatives").rglob("*"))
+    return [path for path in files if extension(path.name) and _suffix(stem(path)) in OF_LABELS]
 
-    Args:
-        alone: whether no other image could be meant by a name without the image's suffix.
-    """
-    start = image.rpartition("_")[0] if alone else image
-    mine = [name for name in labels if name.startswith((f"{image}_", f"{start}_"))]
-    return flat(labels[name] for name in mine)
+
+def _by_image(images: Sequence[str], labels: Sequence[Path]) -> tuple[dict[str, list[Path]], list[LeftOut]]:
+    """Return the label maps of each image, and those of an image that lie in another space."""
+    found: dict[str, list[Path]] = {image: [] for image in images}
+    elsewhere: list[LeftOut] = []
+    for path in labels:
+        name = stem(path)
+        mine = [image for image in images if name.startswith(f"{image}_")]
+        mine = [max(mine, key=len)] if mine else [image for image in images if _is_of(name, image)]
+        if len(mine) != 1:
+            continue
+        if _in_other_space(name, mine[0]):
+            elsewhere.append(LeftOut(path, OTHER_SPACE))
+        else:
+            found[mine[0]].append(path)
+    return found, elsewhere
+
+
+def _is_of(label: str, image: str) -> bool:
+    """Say whether a label map has the entities of an image, without its suffix, and else only those of derivatives."""
+    start = f"{image.rpartition('_')[0]}_"
+    entities = label.removeprefix(start).split("_")[:-1]
+    return label.startswith(start) and all(entity.partition("-")[0] in OF_DERIVATIVES for entity in entities)
+
+
+def _in_other_space(label: str, image: str) -> bool:
+    """Say whether a label map is of a space that its image does not name."""
+    own = {*OWN_SPACES, _suffix(image).lower()}
+    more = set(label.split("_")) - set(image.split("_"))
+    return any(part.startswith("space-") and part.removeprefix("space-").lower() not in own for part in more)
 
 
 def _suffix(name: str) -> str:

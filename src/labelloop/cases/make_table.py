@@ -335,7 +335,7 @@ def _row(pair: Pair, found: _Found, options: Options) -> Case:
         image=";".join(str(image.absolute()) for image in images),
         label=str(label.absolute()) if label else "",
         dataset=str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset,
-        modality=known.get("modality") or options.modality,
+        modality=options.modality or known.get("modality", ""),
         sequence=options.sequence or known.get("sequence", ""),
         patient=known.get("patient", ""),
         role=role,
@@ -388,7 +388,10 @@ class _MaskLabels:
 
 def _check_ids(ids: list[str]) -> None:
     lines = [f"case id {i!r} from its file name: {REASONS['case_id_unsafe']}" for i in ids if not SAFE_ID.fullmatch(i)]
-    lines += [f"case {i!r} is in the train and in the test folder" for i, n in Counter(ids).items() if n > 1]
+    lines += [
+        f"case {i!r}: {n} images have this name, as where one is in the train and one in the test folder; rename all "
+        "but one" for i, n in Counter(ids).items() if n > 1
+    ]  # fmt: skip
     if lines:
         more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
         raise UserError("\n".join([*lines[:NAMED], *more]))
