@@ -47,6 +47,11 @@ def test_models_take_the_channels_that_the_data_sets_have(tmp_path):
 REFUSED = {
     "one": ("default_demo", {"plans": {"fine": {"channels": ["CT"]}}}, "plans.fine.channels: .*names one channel"),
     "grey": ("default_demo", {"plans": {"fine": {"channels": ["CT", "PET"], "grey": {}}}}, "grey: done to images of"),
+    "unnormalized": (
+        "default_demo",
+        {"plans": {"fine": {"channels": ["CT", "noNorm"]}}},
+        "noNorm asks nnU-Net for another normalization",
+    ),
     "cutmix": (
         "best_demo",
         {"plans": {"fine": {"channels": ["CT", "PET"]}, "coarse": {"channels": ["CT", "PET"]}}},

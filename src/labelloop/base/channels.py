@@ -18,6 +18,10 @@ ChannelNames = Annotated[
 """Two or more names in the order of the files; none: images of one channel."""
 
 
+NORMALIZED_OTHERWISE = ("nonorm", "rescale_to_0_1", "rgb_to_0_1")
+"""Names by which nnU-Net asks for a normalization that plans of labelloop's do not have, in small letters."""
+
+
 def modality_of(channel: str) -> str:
     """Return the modality as which a channel counts, by its name: CT, or else MR, as nnU-Net tells them apart."""
     return "CT" if channel.upper() == "CT" else "MR"

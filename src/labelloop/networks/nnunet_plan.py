@@ -93,6 +93,9 @@ class NnunetPlan(Plan):
             )
         return self
 
+    def _check_channel_names(self) -> None:
+        """Take all names: ``normalization`` says what is done."""
+
     @property
     def normalizations(self) -> tuple[Normalization, ...]:
         """Normalization of each channel."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from labelloop.base.channels import ChannelNames, modality_of
+from labelloop.base.channels import NORMALIZED_OTHERWISE, ChannelNames, modality_of
 from labelloop.base.classes import Idle, Strict
 from labelloop.base.sequences import flat
 from labelloop.networks.settings import GreySettings
@@ -125,7 +125,17 @@ class Plan(Strict):
         asked = [key for key in ADAPTATION if getattr(self, key)]
         if self.channels and asked:
             raise ValueError(f"{', '.join(asked)}: done to images of one channel; leave `channels` or this out")
+        self._check_channel_names()
         return self
+
+    def _check_channel_names(self) -> None:
+        """Refuse names by which nnU-Net asks for another normalization than this plan has."""
+        others = [name for name in self.channels if name.casefold() in NORMALIZED_OTHERWISE]
+        if others:
+            raise ValueError(
+                f"channels: {others[0]} asks nnU-Net for another normalization, and this plan normalizes all but CT by "
+                "mean and deviation; call the channel by what it shows, here and in the data set file, if that will do"
+            )
 
     def _check_stages(self) -> None:
         strides, kernels = self.strides or (), self.kernels or ()
