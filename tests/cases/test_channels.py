@@ -74,6 +74,13 @@ def test_a_data_set_folder_of_several_channels_becomes_a_table(table):
         assert found.states["liver"] == "present"
 
 
+def test_a_data_set_file_that_is_kept_with_other_channels_is_warned_of(table, caplog):
+    folder = table.parent / "Dataset001_Pet"
+    (folder / "dataset.json").write_text(json.dumps(PET | {"channel_names": {"0": "PET", "1": "CT"}}))
+    assert cli.main(["cases", "--images", str(folder), "--out", str(table), "--overwrite"]) == 0
+    assert "Dataset001_Pet.yaml: says other things of channels than" in caplog.text
+
+
 def test_a_datalist_names_the_channels_of_an_image_in_a_list(tmp_path):
     folder = collection(tmp_path / "d")
     lists = {"training": [{"image": [f"imagesTr/{case}_0000.nii.gz", f"imagesTr/{case}_0001.nii.gz"],
@@ -156,8 +163,11 @@ def test_each_channel_is_checked_as_what_it_is(tmp_path):
     for name, codes in (("PET", []), ("CT", ["image_not_hu"])):
         dataset = Dataset(name="two", modality="CT", channels=("CT", name), labels={}, annotated=())
         assert [row["code"] for row in surveyed(Case(**both), dataset).quarantine] == codes
-    write(other, np.full(GRID.shape, 7, np.int16), GRID)
     dataset = Dataset(name="two", modality="CT", channels=("CT", "PET"), labels={}, annotated=())
+    other.write_bytes(first.read_bytes())
+    (row,) = surveyed(Case(**both), dataset).quarantine
+    assert (row["code"], row["file"], row["severity"]) == ("channel_repeated", str(other), "warning")
+    write(other, np.full(GRID.shape, 7, np.int16), GRID)
     (row,) = surveyed(Case(**both), dataset).quarantine
     assert (row["code"], row["file"]) == ("image_constant", str(other))
 

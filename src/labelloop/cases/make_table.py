@@ -237,8 +237,14 @@ def _dataset_file(names: Path, modality: str, folder: Path) -> Path:
         _refuse_others(path, names)
         kept = read_dataset(path)
         log.info("%s: there before and kept", shown(path))
-        if kept.labels != dataset.labels:
-            log.warning("%s: says other things of label ids than %s; delete it to have it written anew", path, names)
+        differ = [
+            what for what, ours, theirs in (
+                ("label ids", kept.labels, dataset.labels), ("channels", kept.channels, dataset.channels)
+            ) if ours != theirs
+        ]  # fmt: skip
+        if differ:
+            said = " and ".join(differ)
+            log.warning("%s: says other things of %s than %s; delete it to have it written anew", path, said, names)
         return path
     write_dataset(path, dataset, HEAD.format(json.dumps(os.path.relpath(names, folder))) + HOW)
     log.info("%s: %s", shown(path), count(len(dataset.named), "class"))
@@ -293,9 +299,10 @@ def _of_all_channels(pairs: list[Pair], dataset: Dataset, place: Path, lost: lis
         _, case, files, _ = wrong[0]
         raise UserError(
             f"{shown(place)}: {count(len(files), 'file')} of each image, e.g. of {case}, for {of_dataset}. If they are "
-            "channels (_0000, _0001), name them in the data set file, `channels: [T1, T2]`, and give that with "
-            "--dataset; else keep the file to use. Sequences of MR that stand for themselves are cases of one patient. "
-            "If _0000 and _0001 are numbers of cases, rename the files. Split a 4-D file into a file for each channel"
+            "channels (_0000, _0001) on one grid, name them in the data set file, `channels: [T1, T2]`, and give that "
+            "with --dataset; else keep the file to use. Sequences of MR that stand for themselves are cases of one "
+            "patient. If _0000 and _0001 are numbers of cases, rename the files. Split a 4-D file into a file for each "
+            "channel"
         )
     gone = [
         LeftOut(files[0], f"the image has {count(len(files), 'file')} for {of_dataset}", lost=True)

@@ -39,6 +39,7 @@ REASONS: dict[str, str] = {
     "image_same_content": "Two cases have the same image; remove one.",
     "image_alike": "If both are of one examination (resampled, cropped, denoised), what is trained on is tested on: "
     "give both cases one patient, or remove one.",
+    "channel_repeated": "Two channels are files of the same content: copy the right one, unless this is meant.",
     "label_empty": "No voxel has a class. Right only if every annotated class is absent.",
     "label_class_empty": "Annotated but not there. Right after surgery or outside the field of view; else correct the "
     "column annotated.",
@@ -142,10 +143,12 @@ class _Surveyed:
 
 def _read_more(case: Case, dataset: Dataset, image: _Surveyed | None, findings: _Findings) -> list[str]:
     """Look at the channels after the first, ``image``; return the fingerprints of their files."""
-    hashes = []
+    hashes: list[str] = []
     for file, name in zip(case.images[1:], dataset.channels[1:], strict=True):
         with findings.errors():
             channel = _Surveyed.read(file, "image")
+            if channel.sha256 in (*hashes, image.sha256 if image else ""):
+                findings.warn("channel_repeated", file, "the same bytes as an earlier channel")
             hashes.append(channel.sha256)
             for code, found in (*check_values(channel.volume.array, modality_of(name), file), *channel.scan.warnings):
                 findings.warn(code, file, found)

@@ -285,8 +285,8 @@ def _check_channels(model: str, plan: Plan, cases: Sequence[InputImage]) -> None
     found = f"{count(len(cases[0].files), 'file')}, {named([file.name for file in cases[0].files])}"
     raise UserError(
         f"{model} takes images of {count(plan.inputs, 'channel')}{listed}, and {cases[0].case} has {found}. Give a "
-        "folder with <case>_0000 and, of several channels, <case>_0001, ... in the order of the model. If _0000 and "
-        "_0001 are numbers of cases, rename the files"
+        "folder with <case>_0000 and, of several channels, <case>_0001, ... on one grid, in the order of the model. If "
+        "_0000 and _0001 are numbers of cases, rename the files"
     )
 
 
