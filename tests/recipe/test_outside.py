@@ -141,6 +141,8 @@ def test_a_plan_is_like_that_of_a_model_of_several_channels_whose_names_may_be_o
         plan = load(tmp_path, outside, plans={"fine": {"like": "zoo"} | names}, models=STARTING).plans["fine"]
         assert plan.channels == tuple(names.get("channels", ("CT", "PET")))
         assert [one.kind for one in plan.normalizations] == ["ct", "zscore"]
+    with pytest.raises(UserError, match=r"takes CT, PET, and the plans .* have PET, CT\. Write them.* in the order of"):
+        load(tmp_path, outside, plans={"fine": {"like": "zoo", "channels": ["PET", "CT"]}}, models=STARTING)
     with pytest.raises(UserError, match="expected one for each of 3 channels"):
         load(tmp_path, outside, plans={"fine": {"like": "zoo", "channels": ["CT", "PET", "T1"]}}, models=STARTING)
 

@@ -48,5 +48,16 @@ def _outside_errors(chain: Recipe, asked: tuple[str, ...], trained: bool) -> Ite
             plan = model.described.plan
         except UserError:  # told when a run starts
             continue
-        if plan is not None and trained and plan.inputs != (len(asked) or 1):
-            yield f"outside.{name}: takes {listed(plan.channels)}, and the plans of the recipe have {listed(asked)}"
+        if plan is None or not trained:
+            continue
+        both = f"takes {listed(plan.channels)}, and the plans of the recipe have {listed(asked)}"
+        if plan.inputs != (len(asked) or 1):
+            yield f"outside.{name}: {both}"
+        elif _in_other_order(plan.channels, asked):
+            yield f"outside.{name}: {both}. Write them, and the files of the case table, in the order of the model"
+
+
+def _in_other_order(channels: Iterable[str], others: Iterable[str]) -> bool:
+    """Say whether channels are the same, by their names, in another order; other names may be of the same channels."""
+    ours, theirs = ([name.casefold() for name in names] for names in (channels, others))
+    return ours != theirs and sorted(ours) == sorted(theirs)
