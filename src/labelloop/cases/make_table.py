@@ -396,8 +396,8 @@ class _MaskLabels:
 def _check_ids(ids: list[str]) -> None:
     lines = [f"case id {i!r} from its file name: {REASONS['case_id_unsafe']}" for i in ids if not SAFE_ID.fullmatch(i)]
     lines += [
-        f"case {i!r}: {n} images have this name, as where one is in the train and one in the test folder; rename all "
-        "but one" for i, n in Counter(ids).items() if n > 1
+        f"case {i!r}: {n} images are called so, as where it is in the train and in the test folder; rename all but one"
+        for i, n in Counter(ids).items() if n > 1
     ]  # fmt: skip
     if lines:
         more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
