@@ -12,6 +12,7 @@ from labelloop.cases.survey import survey_case
 from labelloop.cases.table import Case, load_cases, write_cases
 from labelloop.cli import main as cli
 from labelloop.images.datasets import Dataset, load_dataset, read_dataset
+from labelloop.images.nnunet_json import ids_beside
 from labelloop.images.scan import read_surveyed
 from labelloop.images.volume import Geometry, canonical, upright_volume, write
 from labelloop.inference.locate import part_of
@@ -207,6 +208,13 @@ def test_a_data_set_says_of_one_channel_nothing():
     with pytest.raises(ValueError, match="the first channel is T1; expected MR"):
         Dataset(**one, channels=("T1", "T2"))
     assert "channels" not in Dataset(**one).content  # so that no case of one channel is surveyed anew
+
+
+def test_label_maps_are_read_whatever_the_file_beside_them_calls_the_channels(tmp_path):
+    for names in ({str(number): f"b{number}" for number in range(12)}, {"0": "T1", "1": ""}):
+        folder = collection(tmp_path / "d", content={"channel_names": names, "labels": LABELS})
+        dataset, _ = ids_beside(folder / "labelsTr", None, SCHEME)
+        assert dataset is not None and dataset.named == {1: "liver"} and dataset.channels == ()
 
 
 def test_what_no_data_set_knows_is_refused_with_what_to_do(tmp_path):

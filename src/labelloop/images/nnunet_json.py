@@ -28,20 +28,21 @@ REGIONS = (
 )
 
 
-def dataset_in_json(path: Path, modality: str = "") -> Dataset:
+def dataset_in_json(path: Path, modality: str = "", ids_alone: bool = False) -> Dataset:
     """Return what a ``dataset.json`` says of its label maps.
 
     A class is called as a class scheme calls it, whatever the order of its words: ``kidney_right`` is right_kidney.
 
     Args:
         modality: CT or MR; empty: as the file's channel says. Of several channels, the file says it of each.
+        ids_alone: take no notice of several channels, where only label maps are read; ``modality`` must be given.
 
     Raises:
         UserError: when it is no such file, does not name classes, or not the modality, or its labels are regions.
     """
     content = read_json(path)
     channels = _channels(content)
-    several = len(channels) > 1
+    several = len(channels) > 1 and not ids_alone
     described = {
         "name": path.absolute().parent.name if path.name == NAME else path.stem,
         "modality": modality_of(channels[0]) if several else _modality(path, content, modality),
@@ -71,7 +72,7 @@ def ids_beside(labels: Path, dataset: str | Path | None, scheme: ClassScheme) ->
         return None, []
     if dataset is None:
         log.info("%s: label maps in the ids of %s", shown(labels), shown(files[0]))
-    return bound(dataset_in_json(files[0], "CT"), scheme, files[0]), files[:1]
+    return bound(dataset_in_json(files[0], "CT", ids_alone=True), scheme, files[0]), files[:1]
 
 
 def _first_text(content: Mapping[str, Any], *keys: str) -> str:
