@@ -33,10 +33,12 @@ def collection(folder, files=FILES):
 
 
 def test_each_image_is_a_case_with_its_label_map_and_its_patient(tmp_path, caplog):
-    folder, out = collection(tmp_path / "d"), tmp_path / "c.csv"
+    sidecars = [file.replace(".nii.gz", ".json") for file in FILES[:6]]
+    folder, out = collection(tmp_path / "d", [*FILES, *sidecars]), tmp_path / "c.csv"
     with caplog.at_level(logging.INFO):
         assert cli.main(["cases", "--images", str(folder), "--dataset", "flare24", "--out", str(out)]) == 0
-    assert "1 left out, no image, by its suffix: sub-01_ses-1_T1w_defacemask.nii.gz" in caplog.text
+    assert f"1 left out, no image, by its suffix: {FILES[2]}" in caplog.text
+    assert caplog.text.count("no format that is read") == 1  # a sidecar of each image is nothing to tell one by one
     cases, rejected = load_cases(out)
     assert rejected == []
     assert {c.case: (c.patient, c.sequence, c.modality, c.label.removeprefix(f"{folder}/")) for c in cases} == {

@@ -1,13 +1,16 @@
 """BIDS data sets: images below ``sub-*/[ses-*/]``, and their label maps below ``derivatives`` (bids-specification)."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
-from labelloop.base.wording import shown
+from labelloop.base.wording import count, shown
 from labelloop.cases.folders import Pair
-from labelloop.images.listing import LeftOut, Listing, extension, list_folder, stem, tell, tell_left_out
+from labelloop.images.listing import LeftOut, Listing, extension, list_folder, stem, tell_left_out
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = "dataset_description.json"
 MODALITIES = {"anat": "MR", "ct": "CT"}
@@ -48,6 +51,7 @@ def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair]
     pairs: list[Pair] = []
     known: dict[str, dict[str, str]] = {}
     told: set[Path] = set()
+    left_out: list[LeftOut] = []
     for place in _places(folder):
         listing = list_folder(place)
         images = {name: path for name, path in listing.volumes.items() if _suffix(name) not in NO_IMAGES}
@@ -59,12 +63,13 @@ def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair]
         several = [LeftOut(file, SEVERAL, lost=True) for file in flat(f for f in found.values() if len(f) > 1)]
         lost += several
         told |= {*gone, *flat(found.values()), *(entry.path for entry in elsewhere)}
-        tell_left_out([*unread, *several, *elsewhere], folder)
+        left_out += [*listing.left_out, *unread, *several, *elsewhere]
         used = {name: path for name, path in images.items() if len(found[name]) < 2 and gone.isdisjoint(found[name])}
         pairs += [(role, name, (path,), found[name][0] if found[name] else None) for name, path in used.items()]
         known |= {name: _said_by(name, place.relative_to(folder)) for name in used}
-        tell(listing, len(used), "image")
-    tell_left_out([LeftOut(path, NO_LABEL) for path in _all_label_maps(folder) if path not in told], folder)
+    left_out += [LeftOut(path, NO_LABEL) for path in _all_label_maps(folder) if path not in told]
+    log.info("%s: %s", shown(folder), count(len(pairs), "image"))
+    tell_left_out(left_out, folder)
     if not pairs:
         expected = f"sub-*/{{{','.join(MODALITIES)}}}/*.nii.gz"
         raise UserError(f"{shown(folder)}: a BIDS folder without an image {expected} that can be used")
