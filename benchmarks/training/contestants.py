@@ -10,6 +10,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from labelloop.base.files import sha256
+from labelloop.images.volume import Geometry
+from labelloop.inference.prepare import Frame
 from labelloop.inference.prepared import write_image_array, write_label_array
 from labelloop.labels.tumors import cut_tumors, write_objects
 from labelloop.networks.plans import Plan
@@ -46,7 +48,8 @@ class Contestant(NamedTuple):
 def write_data(folder: Path, plan: Plan, classes: Classes = CLASSES) -> TumorBank:
     """Write prepared cases a third larger than the patch, with a ball of each class, and cut the tumors of two."""
     shape = [side * 4 // 3 for side in plan.patch]
-    keys = {}
+    z, y, x = plan.spacing_mm
+    frame, keys = Frame.whole(Geometry(tuple(shape[::-1]), (x, y, z))).as_dict(), {}
     for number in range(CASES):
         random = np.random.default_rng(number)
         image, label = random.normal(size=shape).astype(np.float32), np.zeros(shape, np.uint8)
@@ -55,7 +58,7 @@ def write_data(folder: Path, plan: Plan, classes: Classes = CLASSES) -> TumorBan
             center = [random.integers(n // 4, 3 * n // 4) for n in shape]
             ball = sum(((a - c) / (n / 12)) ** 2 for a, c, n in zip(axes, center, shape, strict=True)) < 1
             label[ball], image[ball] = index, image[ball] + 1
-        write_image_array(folder / "images" / f"case{number}.b2nd", image)
+        write_image_array(folder / "images" / f"case{number}.b2nd", image, frame)
         write_label_array(folder / "labels" / f"case{number}.b2nd", label)
         if number < 2:
             path = folder / "bank" / f"case{number}.npz"

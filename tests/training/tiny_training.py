@@ -42,8 +42,7 @@ def write_cases(root: Path, shape=(20, 28, 30)) -> None:
 def frame_of(shape, direction=(1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), spacing_mm=PLAN.spacing_mm) -> dict:
     """Return the frame of an image that was prepared without cropping and resampling."""
     grid = Geometry(tuple(shape[::-1]), tuple(spacing_mm[::-1]), direction=direction)
-    depth, height, width = shape
-    return Frame(grid, grid, ((0, depth), (0, height), (0, width)), tuple(spacing_mm)).as_dict()
+    return Frame.whole(grid).as_dict()
 
 
 def make_job(root: Path, folder: Path, states=None, **options) -> TrainingJob:

@@ -45,6 +45,12 @@ class Frame:
     turn: Turn | None = None
     separate_z: bool | None = None
 
+    @classmethod
+    def whole(cls, grid: Geometry) -> "Frame":
+        """Return the frame of an image that is neither turned, nor cropped, nor resampled."""
+        depth, height, width = grid.shape
+        return cls(grid, grid, ((0, depth), (0, height), (0, width)), grid.spacing_zyx)
+
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """The crop as an index into a canonical array."""
