@@ -39,8 +39,8 @@ from folds import btcv_folds
 RESULT = Path(__file__).resolve().parents[1] / "results" / "nnunet.md"
 PROGRAM = Path(sys.executable).with_name("labelloop")
 ABOUT = """Both models are small, so that a CPU can train them: 5 mm, features divided by 4 and patches of at most 48
-voxels by a configuration that inherits from the planner's. DSC: mean over structures and scans, by what annotators
-drew."""
+voxels by a configuration that inherits from the planner's; they learn by AdamW. DSC: mean over structures and scans, by
+what annotators drew."""
 MODES = {"mirrored": True, "not mirrored": False}
 
 
