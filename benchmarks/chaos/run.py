@@ -27,6 +27,7 @@ import yaml
 
 from labelloop.base.files import atomic, write_json, write_text
 from labelloop.base.machine import processor
+from labelloop.base.wording import count
 from labelloop.cases.annotation import PRESENT
 from labelloop.cases.folders import pair_folders
 from labelloop.cases.survey import read_truth
@@ -190,7 +191,7 @@ def lines(found: dict[str, list[pd.DataFrame | None]]) -> Iterator[str]:
     if not finished:
         return
     some = next(iter(finished.values()))
-    yield f"DSC in %, mean over {some[0]['case'].nunique()} MR and {len(some)} seeds, rules `{RULES}`."
+    yield f"DSC in %, mean over {some[0]['case'].nunique()} MR and {count(len(some), 'seed')}, rules `{RULES}`."
     yield ""
     yield "| arm | " + " | ".join(ORGANS) + " | mean | against ct_only (95 %) | against control (95 %) |"
     yield "| --- |" + " ---: |" * (len(ORGANS) + 3)
