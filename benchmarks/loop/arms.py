@@ -25,12 +25,18 @@ LABELS = {
     "voxels": {"select": {"voxels": "agreed"}},
     "without_agreement": {"select": {"min_pairwise_dice": None}},
     "without_anatomy": {"check": None},
+    "quality": {"select": {"min_quality": 0.7}},
 }
 """Label sets of the loop, by the arm that learns from them: what they change."""
 TRAINERS = {"mixed": {"sampling": {"truth_alone": 0}}}
 """Students of the default's labels, by what their trainer changes: pseudo-labels from the first update on."""
+QUALITY, LEARNED_FROM, HELD_OUT = "quality", 12, 0.25
+"""The arm whose labels are accepted by a predicted DSC, the labeled cases of the phantom that it takes to learn to
+predict one, and the share of them that no model learns from then."""
 SEMI = ("mean_teacher", "cross_pseudo")
 ARMS = (BASE, CONTROL, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", ORACLE)
+FEW = tuple(arm for arm in ARMS if arm != QUALITY)
+"""The arms that four labeled cases are enough for."""
 
 
 class Size(NamedTuple):
@@ -59,7 +65,7 @@ SIZES = {
         {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},
         QUICK | {"iterations_per_epoch": 2},
         1,
-        12,
+        20,
         10.0,
     ),
 }
@@ -70,12 +76,13 @@ def named(arm: str, seed: int) -> str:
     return f"{arm}_seed{seed}"
 
 
-def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] = ARMS) -> dict[str, Any]:
+def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] = FEW) -> dict[str, Any]:
     """Return the recipe of the arms that know a few labeled cases.
 
     Args:
         schedule: share of the updates that every arm takes.
-        arms: those that are scored. Only these are trained, and what they start and learn from.
+        arms: those that are scored. Only these are trained, and what they start and learn from. With
+            :data:`QUALITY`, no arm learns from some of the labeled cases.
     """
     models: dict[str, Any] = {}
     labels: dict[str, Any] = {}
@@ -83,8 +90,8 @@ def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] 
         base = named(BASE, seed)
         models[base] = model(size, schedule, seed)
         models[named(CONTROL, seed)] = model(size, 2 * schedule, seed)
-        for arm, change in LABELS.items():
-            labels[f"set_{arm}{seed}"] = label_set([named(CONTROL, seed), base]) | change
+        for arm in (arm for arm in LABELS if arm != QUALITY or QUALITY in arms):
+            labels[f"set_{arm}{seed}"] = label_set([named(CONTROL, seed), base]) | LABELS[arm]
             models[named(arm, seed)] = student(size, schedule, seed, f"set_{arm}{seed}")
         for arm, change in TRAINERS.items():
             models[named(arm, seed)] = student(size, schedule, seed, f"set_default{seed}", **change)
@@ -98,6 +105,8 @@ def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] 
         models[named("third", seed)] = model(size, 2 * schedule, seed + 1000)
         labels[f"set_best{seed}"] = label_set([named(CONTROL, seed), named("third", seed), base])
         models[named("best", seed)] = student(size, schedule, seed, f"set_best{seed}")
+    if QUALITY in arms:
+        models = {name: spec | {"validation_fraction": HELD_OUT} for name, spec in models.items()}
     return whole_recipe(size, models, labels, [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds])
 
 

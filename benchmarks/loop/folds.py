@@ -51,7 +51,7 @@ def btcv_folds(folder: Path) -> list[Fold]:
     return folds
 
 
-def phantom_fold(folder: Path, size: Size) -> Fold:
+def phantom_fold(folder: Path, size: Size, labeled: int = LABELED) -> Fold:
     """Return the phantom with all its labels: its own test cases, and of the others the first ones labeled."""
     table = folder / "cases.csv"
     if not table.is_file():
@@ -61,7 +61,7 @@ def phantom_fold(folder: Path, size: Size) -> Fold:
         c.model_copy(update=complete | {"label": str((folder / "truth" / f"{c.case}.nii.gz").resolve())})
         for c in load_cases(table)[0]
     ]
-    return Fold("phantom", cases, frozenset([c.case for c in cases if c.role == "train"][:LABELED]))
+    return Fold("phantom", cases, frozenset([c.case for c in cases if c.role == "train"][:labeled]))
 
 
 def train(

@@ -2,6 +2,7 @@
 
     python benchmarks/loop/run.py OUT --btcv FOLDER        # 16 real scans in 4 folds, each tested once: hours
     python benchmarks/loop/run.py OUT                      # on the phantom, 4 labeled cases
+    python benchmarks/loop/run.py OUT --arms default quality --against default    # 12 labeled cases of the phantom
     python benchmarks/loop/run.py OUT --size tiny --seeds 2    # does it run? The numbers mean nothing
 
 Each arm is a model of a recipe (``arms.py``); the arms of a fold and schedule are one run of Snakemake under OUT, which
@@ -21,13 +22,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from arms import ARMS, CONTROL, GROUPS, ORACLE, ORGANS, SIZES, named, oracle_recipe, recipe
-from folds import FOLDS, Fold, btcv_folds, phantom_fold, train
+from arms import ARMS, CONTROL, FEW, GROUPS, LEARNED_FROM, ORACLE, ORGANS, QUALITY, SIZES, named, oracle_recipe, recipe
+from folds import FOLDS, LABELED, Fold, btcv_folds, phantom_fold, train
 
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
 from labelloop.base.machine import processor
 from labelloop.base.tables import read_table
+from labelloop.base.wording import count
 from labelloop.cases.survey import read_truth
 from labelloop.images.volume import canonical, read
 from labelloop.labels.agree import disagreement
@@ -45,19 +47,23 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="cpu")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schedules", type=float, nargs="*", default=SCHEDULES, help="shares of the updates")
-    parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS, help="what is trained and scored")
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=FEW, help="what is trained and scored")
+    parser.add_argument("--against", choices=ARMS, default=CONTROL, help="the arm that the others are compared with")
     parser.add_argument("--folds", type=int, nargs="+", default=range(FOLDS), help="of the real scans: 0 to 3")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
-    parser.add_argument("--write", action="store_true", help="write loop_btcv.md, or loop_phantom.md, too")
+    parser.add_argument("--write", action="store_true", help="write loop_{btcv,phantom,quality}.md, too")
     options = parser.parse_args()
+    if QUALITY in options.arms and (options.btcv or ORACLE in options.arms):
+        parser.error(f"the arm {QUALITY} is for the phantom: {LEARNED_FROM} labeled cases, and no oracle")
     size, seeds = SIZES[options.size], range(options.seeds)
     if options.btcv:
         real = btcv_folds(options.btcv)
         folds = [real[number] for number in options.folds]
     else:
-        folds = [phantom_fold(options.out / "phantom", size)]
+        labeled = LEARNED_FROM if QUALITY in options.arms else LABELED
+        folds = [phantom_fold(options.out / "phantom", size, labeled)]
     lines: list[str] = []
     for schedule in options.schedules:
         out = options.out / f"schedule_{schedule:g}"
@@ -69,12 +75,14 @@ def main() -> None:
                     known = oracle_recipe(size, seeds, schedule)
                     train(out / f"{fold.name}_{ORACLE}", fold.cases, known, options.device, options.cores)
         updates = size.trainer["iterations_per_epoch"] * max(1, round(size.epochs * schedule))
-        lines += [f"## {updates} updates, and as many again", "", *report(out, folds, seeds), ""]
+        table = report(out, folds, seeds, options.arms, options.against)
+        lines += [f"## {updates} updates, and as many again", "", *table, ""]
     text = "\n".join(lines)
     print(text)
     if options.write:
         head = f"# Does the loop pay?\n\n{_made()}\n\n"
-        write_text(RESULTS / ("loop_btcv.md" if options.btcv else "loop_phantom.md"), head + text)
+        name = QUALITY if QUALITY in options.arms else "phantom"
+        write_text(RESULTS / f"loop_{'btcv' if options.btcv else name}.md", head + text)
 
 
 def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.DataFrame]:
@@ -89,31 +97,37 @@ def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.
     return tables
 
 
-def report(out: Path, folds: Sequence[Fold], seeds: range) -> Iterable[str]:
-    """Yield the table of the arms, what is missing, and the quality of the label sets."""
-    found = {arm: scores(out, folds, arm, seeds) for arm in ARMS}
+def report(
+    out: Path, folds: Sequence[Fold], seeds: range, arms: Sequence[str] = FEW, reference: str = CONTROL
+) -> Iterable[str]:
+    """Yield the table of the arms, what is missing, and the quality of the label sets.
+
+    Args:
+        reference: the arm that the others are compared with.
+    """
+    found = {arm: scores(out, folds, arm, seeds) for arm in ARMS if arm in arms}
     missing = [arm for arm, tables in found.items() if not tables]
     if missing:
         yield f"Not finished: {', '.join(missing)}."
         yield ""
     columns = [*(f"{group} organs" for group in GROUPS), f"all {len(ORGANS)}"]
-    yield f"| arm | {' | '.join(columns)} | against the control (95 %) | share of the gap closed (95 %) |"
+    yield f"| arm | {' | '.join(columns)} | against {_worded(reference)} (95 %) | share of the gap closed (95 %) |"
     yield f"| --- |{' ---: |' * (len(columns) + 2)}"
     for arm, tables in found.items():
         if tables:
             means = [f"{100 * _mean(tables, organs):.1f}" for organs in (*GROUPS.values(), ORGANS)]
-            yield f"| {arm} | {' | '.join([*means, *against(found, arm)])} |"
+            yield f"| {arm} | {' | '.join([*means, *against(found, arm, reference)])} |"
     yield ""
     yield from label_quality(out, folds)
 
 
-def against(found: dict[str, list[pd.DataFrame]], arm: str) -> tuple[str, str]:
-    """Return an arm's difference to the control, and the share of the gap to the oracle that it closes, in words."""
-    if arm == CONTROL or not found[CONTROL]:
+def against(found: dict[str, list[pd.DataFrame]], arm: str, reference: str) -> tuple[str, str]:
+    """Return an arm's difference to another, and the share of the gap to the oracle that it closes, in words."""
+    if arm == reference or not found.get(reference):
         return "–", "–"
-    row = _organ_mean(compare_scores(found[CONTROL], found[arm], load_classes("flare")))
+    row = _organ_mean(compare_scores(found[reference], found[arm], load_classes("flare")))
     gain = f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
-    if arm == ORACLE or not found[ORACLE]:
+    if arm in (CONTROL, ORACLE) or not found.get(CONTROL) or not found.get(ORACLE):
         return gain, "–"
     if _organ_mean(compare_scores(found[CONTROL], found[ORACLE], load_classes("flare")))["low_95"] <= 0:
         return gain, "no certain gap"
@@ -136,20 +150,27 @@ def label_quality(out: Path, folds: Sequence[Fold]) -> Iterable[str]:
                 both = [canonical(volume).array for volume in (truth, label)]
                 dice = {row["class"]: row["pairwise_dice"] for row in disagreement(both, scheme, ORGANS)}
                 arm = selected.parent.name.removeprefix("set_").rstrip("0123456789")
-                rows += [
-                    (arm, decision, dice[name]) for name, decision in zip(some["class"], some["decision"], strict=True)
-                ]
-    if not rows:
-        return
-    quality = (
-        pd.DataFrame(rows, columns=["arm", "decision", "dsc"]).groupby(["arm", "decision"])["dsc"].agg(["mean", "size"])
-    )
-    yield "| label set of | accepted: true DSC (labels) | refused: true DSC (labels) |"
-    yield "| --- | ---: | ---: |"
-    for arm in quality.index.unique(level=0):
-        parts = [quality.loc[(arm, d)] if (arm, d) in quality.index else None for d in ("accepted", "demoted")]
-        cells = ["–" if p is None else f"{100 * p['mean']:.1f} ({p['size']:.0f})" for p in parts]
+                decided = zip(some["class"], some["decision"], strict=True)
+                rows += [(arm, name, decision, dice[name]) for name, decision in decided]
+    if rows:
+        yield from _accepted_and_refused(pd.DataFrame(rows, columns=["arm", "class", "decision", "dsc"]))
+
+
+def _accepted_and_refused(labels: pd.DataFrame) -> Iterable[str]:
+    """Yield a row a label set: the mean DSC of what it accepted and refused, and how far these differ in a class."""
+    yield "| label set of | accepted: true DSC (labels) | refused: true DSC (labels) | difference in the same class |"
+    yield "| --- | ---: | ---: | ---: |"
+    for arm, some in labels.groupby("arm"):
+        parts = [some[some["decision"] == decision]["dsc"] for decision in ("accepted", "demoted")]
+        cells = [f"{100 * part.mean():.1f} ({len(part)})" if len(part) else "–" for part in parts]
+        by_class = some.pivot_table("dsc", "class", "decision").reindex(columns=["accepted", "demoted"]).dropna()
+        apart = 100 * (by_class["accepted"] - by_class["demoted"]).mean()
+        cells.append(f"{apart:+.1f} ({count(len(by_class), 'class')})" if len(by_class) else "–")
         yield f"| {arm} | {' | '.join(cells)} |"
+
+
+def _worded(arm: str) -> str:
+    return f"the {arm}" if arm == CONTROL else f"`{arm}`"
 
 
 def _organ_mean(compared: pd.DataFrame) -> pd.Series:

@@ -21,7 +21,7 @@ def loop(load_benchmark):
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
 @pytest.mark.parametrize("schedule", [0.25, 1.0])
 def test_every_arm_takes_as_many_updates_as_the_control(loop, load, size, schedule):
-    few = load(loop.recipe(loop.SIZES[size], SEEDS, schedule))
+    few = load(loop.recipe(loop.SIZES[size], SEEDS, schedule, loop.ARMS))
     all_known = load(loop.oracle_recipe(loop.SIZES[size], SEEDS, schedule))
     for seed in SEEDS:
         taken = {a: updates(few, loop.named(a, seed)) for a in loop.ARMS if a != loop.ORACLE}
@@ -84,9 +84,33 @@ def test_the_true_dsc_of_accepted_and_refused_labels(loop, tmp_path):
     write(tmp_path / "truth.nii.gz", truth, grid)
     folder = tmp_path / "fold0" / "results" / "labels" / "set_default0"
     write(folder / "a.nii.gz", label, grid)
-    rows = [("a", "liver", "present", "accepted", "", ""), ("a", "spleen", "unknown", "demoted", "agreement", "why")]
+    write(folder / "b.nii.gz", truth, grid)
+    accepted, refused = ("present", "accepted", "", ""), ("unknown", "demoted", "agreement", "why")
+    rows = [("a", "liver", *accepted), ("a", "spleen", *refused), ("b", "spleen", *accepted)]
     write_table(folder / "selected.csv", pd.DataFrame(rows, columns=list(TABLES["selected"])), "selected")
     image = str(tmp_path / "truth.nii.gz")
-    case = Case(case="a", image=image, label=image, dataset="phantom", modality="CT", patient="a", role="train")
-    lines = list(loop.label_quality(tmp_path, [loop.Fold("fold0", [case], frozenset())]))
-    assert lines[-1] == "| default | 100.0 (1) | 66.7 (1) |"
+    cases = [
+        Case(case=name, image=image, label=image, dataset="phantom", modality="CT", patient=name, role="train")
+        for name in "ab"
+    ]
+    lines = list(loop.label_quality(tmp_path, [loop.Fold("fold0", cases, frozenset())]))
+    assert lines[-1] == "| default | 100.0 (2) | 66.7 (1) | +33.3 (1 class) |"
+
+
+def test_with_the_arm_quality_no_model_learns_from_the_held_out(loop, load, load_benchmark):
+    size = loop.SIZES["tiny"]
+    few, asked = (load(loop.recipe(size, SEEDS, 1.0, arms)) for arms in (("default",), ("default", "quality")))
+    assert not any(select.select.asks_quality for select in few.labels.values())
+    assert asked.labels["set_quality0"].select.asks_quality
+    assert {model.validation_fraction for model in asked.models.values()} == {load_benchmark("loop", "arms").HELD_OUT}
+
+
+def test_arms_are_compared_with_the_one_that_was_named(loop, tmp_path):
+    cases, fold = [f"c{n}" for n in range(8)], loop.Fold("phantom", [], frozenset())
+    for seed in SEEDS:
+        for arm, shift in (("control", 0.0), ("default", 0.1), ("quality", 0.05)):
+            fake_scores(tmp_path / "phantom" / "results", loop.named(arm, seed), shift, cases)
+    lines = list(loop.report(tmp_path, [fold], SEEDS, ("control", "default", "quality"), "default"))
+    cells = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    assert "against `default`" in cells["arm"]
+    assert "-10.0 (-10.0 to -10.0)" in cells["control"] and "-5.0 (-5.0 to -5.0)" in cells["quality"]
