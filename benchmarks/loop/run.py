@@ -141,7 +141,7 @@ def label_quality(out: Path, folds: Sequence[Fold]) -> Iterable[str]:
     for fold in folds:
         truths = {case.case: case for case in fold.cases}
         for selected in sorted((out / fold.name / "results" / "labels").glob("set_*/selected.csv")):
-            table = read_table(selected, "selected").query("decision in ('accepted', 'demoted')")
+            table = read_table(selected, "selected").query("decision in ('accepted', 'demoted', 'dropped')")
             for case, some in table[table["class"].isin(ORGANS)].groupby("case"):
                 truth = read_truth(truths[str(case)], scheme)
                 label = read(selected.parent / f"{case}.nii.gz")
@@ -150,10 +150,10 @@ def label_quality(out: Path, folds: Sequence[Fold]) -> Iterable[str]:
                 both = [canonical(volume).array for volume in (truth, label)]
                 dice = {row["class"]: row["pairwise_dice"] for row in disagreement(both, scheme, ORGANS)}
                 arm = selected.parent.name.removeprefix("set_").rstrip("0123456789")
-                decided = zip(some["class"], some["decision"], strict=True)
-                rows += [(arm, name, decision, dice[name]) for name, decision in decided]
+                decided = zip(some["class"], some["decision"] == "accepted", strict=True)
+                rows += [(arm, name, accepted, dice[name]) for name, accepted in decided]
     if rows:
-        yield from _accepted_and_refused(pd.DataFrame(rows, columns=["arm", "class", "decision", "dsc"]))
+        yield from _accepted_and_refused(pd.DataFrame(rows, columns=["arm", "class", "accepted", "dsc"]))
 
 
 def _accepted_and_refused(labels: pd.DataFrame) -> Iterable[str]:
@@ -161,10 +161,10 @@ def _accepted_and_refused(labels: pd.DataFrame) -> Iterable[str]:
     yield "| label set of | accepted: true DSC (labels) | refused: true DSC (labels) | difference in the same class |"
     yield "| --- | ---: | ---: | ---: |"
     for arm, some in labels.groupby("arm"):
-        parts = [some[some["decision"] == decision]["dsc"] for decision in ("accepted", "demoted")]
+        parts = [some[some["accepted"] == accepted]["dsc"] for accepted in (True, False)]
         cells = [f"{100 * part.mean():.1f} ({len(part)})" if len(part) else "–" for part in parts]
-        by_class = some.pivot_table("dsc", "class", "decision").reindex(columns=["accepted", "demoted"]).dropna()
-        apart = 100 * (by_class["accepted"] - by_class["demoted"]).mean()
+        by_class = some.pivot_table("dsc", "class", "accepted").reindex(columns=[True, False]).dropna()
+        apart = 100 * (by_class[True] - by_class[False]).mean()
         cells.append(f"{apart:+.1f} ({count(len(by_class), 'class')})" if len(by_class) else "–")
         yield f"| {arm} | {' | '.join(cells)} |"
 

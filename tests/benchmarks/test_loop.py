@@ -86,15 +86,17 @@ def test_the_true_dsc_of_accepted_and_refused_labels(loop, tmp_path):
     write(folder / "a.nii.gz", label, grid)
     write(folder / "b.nii.gz", truth, grid)
     accepted, refused = ("present", "accepted", "", ""), ("unknown", "demoted", "agreement", "why")
-    rows = [("a", "liver", *accepted), ("a", "spleen", *refused), ("b", "spleen", *accepted)]
+    dropped = ("unknown", "dropped", "nothing_known;agreement", "why")
+    write(folder / "c.nii.gz", label, grid)
+    rows = [("a", "liver", *accepted), ("a", "spleen", *refused), ("b", "spleen", *accepted), ("c", "spleen", *dropped)]
     write_table(folder / "selected.csv", pd.DataFrame(rows, columns=list(TABLES["selected"])), "selected")
     image = str(tmp_path / "truth.nii.gz")
     cases = [
         Case(case=name, image=image, label=image, dataset="phantom", modality="CT", patient=name, role="train")
-        for name in "ab"
+        for name in "abc"
     ]
     lines = list(loop.label_quality(tmp_path, [loop.Fold("fold0", cases, frozenset())]))
-    assert lines[-1] == "| default | 100.0 (2) | 66.7 (1) | +33.3 (1 class) |"
+    assert lines[-1] == "| default | 100.0 (2) | 66.7 (2) | +33.3 (1 class) |"
 
 
 def test_with_the_arm_quality_no_model_learns_from_the_held_out(loop, load, load_benchmark):
