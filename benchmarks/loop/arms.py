@@ -4,7 +4,7 @@ An arm that starts from ``labels_only`` takes N updates on top of its N; ``contr
 and ``from_scratch``, which starts from nothing, all 2 N on the label set of ``default``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 ORGANS = (
@@ -34,7 +34,10 @@ QUALITY, LEARNED_FROM, HELD_OUT = "quality", 12, 0.25
 """The arm whose labels are accepted by a predicted DSC, the labeled cases of the phantom that it takes to learn to
 predict one, and the share of them that no model learns from then."""
 SEMI = ("mean_teacher", "cross_pseudo")
-ARMS = (BASE, CONTROL, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", ORACLE)
+CONTINUED, TRUE_LABELS = "continued", "true_labels"
+"""Arms that train as the default's student does: without pseudo-labels, and with the truth in their place."""
+ARMS = (BASE, CONTROL, CONTINUED, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", TRUE_LABELS, ORACLE)
+UNSEEN = {"files": "{case}.nii.gz", "dataset": "flare22"}
 FEW = tuple(arm for arm in ARMS if arm != QUALITY)
 """The arms that four labeled cases are enough for."""
 
@@ -76,20 +79,25 @@ def named(arm: str, seed: int) -> str:
     return f"{arm}_seed{seed}"
 
 
-def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] = FEW) -> dict[str, Any]:
+def recipe(
+    size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] = FEW, truth: Mapping[str, Any] = UNSEEN
+) -> dict[str, Any]:
     """Return the recipe of the arms that know a few labeled cases.
 
     Args:
         schedule: share of the updates that every arm takes.
         arms: those that are scored. Only these are trained, and what they start and learn from. With
             :data:`QUALITY`, no arm learns from some of the labeled cases.
+        truth: the model of label files that :data:`TRUE_LABELS` learns from.
     """
     models: dict[str, Any] = {}
-    labels: dict[str, Any] = {}
+    labels: dict[str, Any] = {"set_truth": {"predict": ["truth_files"], "classes": list(ORGANS), "check": None}}
     for seed in seeds:
         base = named(BASE, seed)
         models[base] = model(size, schedule, seed)
         models[named(CONTROL, seed)] = model(size, 2 * schedule, seed)
+        models[named(CONTINUED, seed)] = model(size, schedule, seed) | {"init_from": base}
+        models[named(TRUE_LABELS, seed)] = student(size, schedule, seed, "set_truth")
         for arm in (arm for arm in LABELS if arm != QUALITY or QUALITY in arms):
             labels[f"set_{arm}{seed}"] = label_set([named(CONTROL, seed), base]) | LABELS[arm]
             models[named(arm, seed)] = student(size, schedule, seed, f"set_{arm}{seed}")
@@ -107,7 +115,9 @@ def recipe(size: Size, seeds: range, schedule: float = 1.0, arms: Sequence[str] 
         models[named("best", seed)] = student(size, schedule, seed, f"set_best{seed}")
     if QUALITY in arms:
         models = {name: spec | {"validation_fraction": HELD_OUT} for name, spec in models.items()}
-    return whole_recipe(size, models, labels, [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds])
+    scored = [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds]
+    outside = {"truth_files": dict(truth) | {"classes": list(ORGANS)}}
+    return whole_recipe(size, models, labels, scored) | {"outside": outside}
 
 
 def oracle_recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:

@@ -33,6 +33,11 @@ class Fold(NamedTuple):
         seen = [c.role == "test" or c.case in self.labeled for c in self.cases]
         return [c if s else c.model_copy(update=hidden) for c, s in zip(self.cases, seen, strict=True)]
 
+    def truth(self) -> dict[str, Any]:
+        """Return the labels of all cases as a recipe's model of files; no test case is learned from."""
+        first = self.cases[0]
+        return {"files": str(Path(first.label).parent / "{case}.nii.gz"), "dataset": first.dataset, "learned_from": []}
+
 
 def btcv_folds(folder: Path) -> list[Fold]:
     """Return the folds of real scans: each case is tested once; of the others one in three is labeled."""

@@ -69,7 +69,7 @@ def main() -> None:
         out = options.out / f"schedule_{schedule:g}"
         if not options.print:
             for fold in folds:
-                few = recipe(size, seeds, schedule, options.arms)
+                few = recipe(size, seeds, schedule, options.arms, fold.truth())
                 train(out / fold.name, fold.known(), few, options.device, options.cores)
                 if ORACLE in options.arms:
                     known = oracle_recipe(size, seeds, schedule)

@@ -38,6 +38,16 @@ def test_without_agreement_and_without_anatomy_leave_out_that_alone(loop, load):
     assert not bold.select.min_pairwise_dice and whole.select.min_pairwise_dice
 
 
+def test_the_student_has_a_control_and_a_ceiling_that_train_as_it_does(loop, load):
+    truth = {"files": "truth/{case}.nii.gz", "dataset": "phantom"}
+    few = load(loop.recipe(loop.SIZES["tiny"], SEEDS, 1.0, loop.FEW, truth))
+    student, continued, ceiling = (few.models[f"{arm}_seed1"] for arm in ("default", "continued", "true_labels"))
+    assert ceiling.model_copy(update={"labels": student.labels}) == student
+    assert continued.model_copy(update={"labels": student.labels, "cases": student.cases}) == student
+    assert continued.labels == "truth" and continued.cases == few.models["labels_only_seed1"].cases
+    assert few.labels[ceiling.labels].predict == ("truth_files",) and few.outside["truth_files"].files == truth["files"]
+
+
 def test_each_real_scan_is_tested_once_and_most_others_have_no_label(loop, tmp_path):
     grid = Geometry((8, 8, 8), (5.0, 5.0, 5.0))
     for number in range(16):
