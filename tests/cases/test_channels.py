@@ -168,9 +168,25 @@ def test_each_channel_is_checked_as_what_it_is(tmp_path):
     other.write_bytes(first.read_bytes())
     (row,) = surveyed(Case(**both), dataset).quarantine
     assert (row["code"], row["file"], row["severity"]) == ("channel_repeated", str(other), "warning")
-    write(other, np.full(GRID.shape, 7, np.int16), GRID)
-    (row,) = surveyed(Case(**both), dataset).quarantine
-    assert (row["code"], row["file"]) == ("image_constant", str(other))
+
+
+def test_a_constant_channel_is_told_and_a_constant_first_one_sets_its_case_aside(tmp_path, caplog):
+    first, other = save(tmp_path / "a_0000.nii.gz", 0, ct=True), tmp_path / "a_0001.nii.gz"
+    both = {"case": "a", "image": f"{first};{other}", "dataset": "two", "modality": "CT"}
+    for name, value in (("PET", 0), ("CT", 40)):  # no uptake; a phase that was not taken
+        write(other, np.full(GRID.shape, value, np.int16), GRID)
+        dataset = Dataset(name="two", modality="CT", channels=("CT", name), labels={}, annotated=())
+        found = surveyed(Case(**both), dataset)
+        assert found.usable
+        (row,) = found.quarantine
+        assert (row["code"], row["file"], row["severity"]) == ("channel_constant", str(other), "warning")
+    assert len(Image(first, more=[other]).volume("CT").channels) == 2
+    assert f"{other}: channel_constant: every value is 40" in caplog.text
+    write(first, np.full(GRID.shape, 7, np.int16), GRID)
+    found = surveyed(Case(**both), dataset)
+    assert not found.usable and [row["code"] for row in found.quarantine] == ["image_constant", "channel_constant"]
+    with pytest.raises(CaseError, match="image_constant"):
+        Image(first, more=[other]).volume("CT")
 
 
 def test_every_channel_counts_in_the_fingerprint_and_one_alone_as_before(tmp_path):

@@ -1,6 +1,7 @@
 """Preparation equals nnU-Net's, and does not depend on how the file stores its axes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,3 +229,22 @@ def test_labels_lie_on_the_images_that_plans_of_nnunet_prepare(orientation, tran
     frame = Frame.from_dict(json.loads(json.dumps(prepared.frame.as_dict())))
     assert frame == prepared.frame
     assert np.array_equal(prepare_label(labels, frame), prepared.array[0] == 100)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["CT", "PET", "zscore", "zscore_inside", "range", "none", "ct"])
+@pytest.mark.parametrize("values", [np.int16(0), np.int16(7), np.float32(0.1), np.float32(-3e5)])
+def test_a_constant_channel_stays_constant_and_finite_beside_one_that_is_not(rng, kind, values):
+    volume = random_volume(rng)
+    volume = replace(volume, more=(np.full_like(volume.array, values, dtype=values.dtype),))
+    if kind in ("CT", "PET"):
+        plan = tiny_plan(channels=("MR", kind))
+    else:
+        normalization = [{"kind": "zscore"}, {"kind": kind, "clip": [-1000, 1000]}]
+        given = {"normalization": normalization, "channels": ["MR", "other"], "spacing_mm": [2.0] * 3}
+        plan = NnunetPlan(**tiny_plan().model_dump(include={"patch", "features"}) | NETWORK | given)
+    seen, constant = prepare_image(volume, plan, "MR").array
+    assert np.isfinite(seen).all() and seen.std() > 0.1
+    assert np.isfinite(constant).all() and np.ptp(constant) <= 1e-6 * abs(constant).max()
+    if kind in ("PET", "zscore", "zscore_inside"):
+        np.testing.assert_allclose(constant, 0, atol=0.01)

@@ -150,7 +150,8 @@ def _read_more(case: Case, dataset: Dataset, image: _Surveyed | None, findings: 
             if channel.sha256 in (*hashes, image.sha256 if image else ""):
                 findings.warn("channel_repeated", file, "the same bytes as an earlier channel")
             hashes.append(channel.sha256)
-            for code, found in (*check_values(channel.volume.array, modality_of(name), file), *channel.scan.warnings):
+            doubtful = check_values(channel.volume.array, modality_of(name), file, first=False)
+            for code, found in (*doubtful, *channel.scan.warnings):
                 findings.warn(code, file, found)
             if image:
                 check_same_grid(channel.volume.geometry, image.volume.geometry, file, "channel")

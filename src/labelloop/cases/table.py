@@ -26,7 +26,7 @@ from labelloop.images.datasets import Dataset, read_dataset
 
 log = logging.getLogger(__name__)
 
-SURVEY_VERSION = 4
+SURVEY_VERSION = 5
 """Raise it when the survey finds something else in the same files: every case is then looked at again."""
 ROLES = ("train", "test")
 MODALITIES = ("CT", "MR")

@@ -72,7 +72,10 @@ REASONS = {
     **{f"label_{code}": action for code, action in _FILE_REASONS.items()},
     **LABEL_REASONS,
     "image_not_finite": "Replace NaN and infinite values, e.g. by the value of air, in the tool the scan came from.",
-    "image_constant": "Every voxel has the same value: export the scan again.",
+    "image_constant": "Every voxel has the same value: export the scan again. Of several channels, the first is what "
+    "rules, pictures and people see of a case.",
+    "channel_constant": "Every voxel has the same value, so a network sees nothing there: right where nothing was to be "
+    "seen, as in a PET without uptake; else export this channel again.",
     "image_not_hu": "A CT must be in Hounsfield units: export it with rescale slope and intercept, unwindowed; or, if "
     "it is an MR, set the modality.",
     "image_hu_doubtful": "Its Hounsfield units may be shifted or scaled: look at the values of air (-1000) and fat "
@@ -256,11 +259,11 @@ def read_surveyed(path: str | Path, *more: str | Path) -> Volume:
     return joined(first[1], others)
 
 
-def checked_image(scan: Scan, modality: str) -> Volume:
+def checked_image(scan: Scan, modality: str, first: bool = True) -> Volume:
     """Return a scan's volume once its values are checked (:func:`check_values`); tell its warnings in the log."""
     tell_warnings(scan.file, scan.warnings)
     volume = scan.volume()
-    tell_warnings(scan.file, check_values(volume.array, modality, scan.file))
+    tell_warnings(scan.file, check_values(volume.array, modality, scan.file, first))
     return volume
 
 
@@ -270,8 +273,11 @@ def tell_warnings(file: str | Path, warnings: Iterable[tuple[str, str]]) -> None
         log.warning("%s: %s: %s. %s", file, code, found, REASONS[code])
 
 
-def check_values(values: np.ndarray, modality: str, file: str | Path) -> list[tuple[str, str]]:
+def check_values(values: np.ndarray, modality: str, file: str | Path, first: bool = True) -> list[tuple[str, str]]:
     """Refuse intensities that cannot be used; return warnings, as :class:`Scan` has them.
+
+    Args:
+        first: whether it is the only channel of an image, or the first. Another one may be constant: it is warned of.
 
     Raises:
         CaseError: ``image_not_finite``, ``image_constant`` or, of CT, ``image_not_hu``.
@@ -279,6 +285,8 @@ def check_values(values: np.ndarray, modality: str, file: str | Path) -> list[tu
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise _error("image_not_finite", file, f"values from {low:g} to {high:g}")
+    if low == high and not first:
+        return [("channel_constant", f"every value is {low:g}")]
     if low == high:
         raise _error("image_constant", file, f"every value is {low:g}")
     found = not_hu(values, low, high) if modality == "CT" else None
