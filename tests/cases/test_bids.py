@@ -116,6 +116,30 @@ def test_a_ct_among_mr_is_ct_and_who_says_the_modality_is_heard(tmp_path):
     assert [case.modality for case in cases] == ["CT", "CT"]
 
 
+def test_names_without_subject_or_session_have_those_of_their_folders(tmp_path):
+    images = [f"sub-0{subject}/ses-{session}/anat/{name}.nii.gz"
+              for subject in (1, 2) for session in (1, 2) for name in (f"sub-0{subject}_T1w", "T2w")]  # fmt: skip
+    labels = [f"derivatives/m/{images[0].replace('T1w', 'T1w_dseg')}",  # named as its image, and as BIDS wants it
+              "derivatives/m/sub-01/ses-2/anat/sub-01_ses-2_T1w_dseg.nii.gz"]  # fmt: skip
+    folder = collection(tmp_path / "d", [*images, *labels])
+    assert cli.main(["cases", "--images", str(folder), "--dataset", "flare24", "--out", str(tmp_path / "c.csv")]) == 0
+    cases = {case.case: case for case in load_cases(tmp_path / "c.csv")[0]}
+    assert set(cases) == {f"sub-0{n}_ses-{s}_{w}" for n in (1, 2) for s in (1, 2) for w in ("T1w", "T2w")}
+    assert {name: case.label.removeprefix(f"{folder}/") for name, case in cases.items() if case.label} == {
+        "sub-01_ses-1_T1w": labels[0], "sub-01_ses-2_T1w": labels[1],
+    }  # fmt: skip
+
+
+def test_images_of_one_name_are_told_and_none_of_them_is_used(tmp_path, caplog):
+    twice = ["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-1/anat/sub-01_T1w.nii.gz"]
+    moved = ["sub-02/anat/sub-03_T2w.nii.gz", "sub-03/anat/sub-03_T2w.nii.gz"]
+    folder = collection(tmp_path / "d", [*twice, *moved, "sub-04/ct/sub-04_ct.nii.gz"])
+    assert cli.main(["cases", "--images", str(folder), "--dataset", "flare24", "--out", str(tmp_path / "c.csv")]) == 1
+    assert [case.case for case in load_cases(tmp_path / "c.csv")[0]] == ["sub-04_ct"]
+    (line,) = (line for line in caplog.messages if "4 left out, images of one case" in line)
+    assert all(file in line for file in (twice[0], moved[0]))
+
+
 def test_what_is_missing_is_said_in_words(tmp_path):
     folder = collection(tmp_path / "d", ["sub-01/func/sub-01_bold.nii.gz"])
     with pytest.raises(UserError, match="--dataset: name what the label ids mean"):

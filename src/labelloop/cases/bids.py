@@ -1,7 +1,8 @@
 """BIDS data sets: images below ``sub-*/[ses-*/]``, and their label maps below ``derivatives`` (bids-specification)."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from labelloop.base.errors import UserError
@@ -24,6 +25,7 @@ OF_DERIVATIVES = ("space", "res", "den", "hemi", "atlas", "seg", "scale", "label
 OWN_SPACES = ("orig", "native", "scanner", "individual")
 """What ``space`` is called where a label map lies on its image; the image's suffix is another such name."""
 NO_IMAGE = "no image, by its suffix"
+ONE_CASE = "images of one case, by their names and folders: rename all but one, or move them out of the data set"
 SEVERAL = "label maps of one image: move all but one out of derivatives"
 OTHER_SPACE = "a label map in another space than its image"
 NO_LABEL = "label maps that are of no image, or may be of several: name them <image>_dseg, below derivatives/<any>/"
@@ -37,13 +39,15 @@ def bids_folder(path: Path) -> bool:
 def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair], dict[str, dict[str, str]]]:
     """Return the cases of a data set, an image each, and what their names say: modality, sequence and patient, by case.
 
-    The label map of ``<image>.nii.gz`` is the one file ``<image>_*dseg`` or ``<image>_*seg`` in the same folder below
+    A case is named as its image; subject and session that the name lacks are those of its folder. The label map of
+    ``<image>.nii.gz`` is the one file ``<image>_*dseg`` or ``<image>_*seg`` in the same folder below
     ``derivatives/<any>``. Its name may lack the image's suffix, as BIDS has it, where no other image has these
     entities. A label map in another ``space`` is none. What is of no image is told.
 
     Args:
         lost: gets what is named like an image or label map and cannot be read, and label maps of which an image has
-            several; their cases are left out: without its label, a case would pass for an unlabeled one.
+            several; their cases are left out: without its label, a case would pass for an unlabeled one. So are
+            images of one name.
 
     Raises:
         UserError: when there is no image.
@@ -59,14 +63,21 @@ def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair]
         labels, unread = _label_maps(folder, place)
         lost += [*listing.lost, *unread]
         gone = {entry.path for entry in unread}
-        found, elsewhere = _by_image(list(images), [*labels, *gone])
+        below = place.relative_to(folder)
+        found, elsewhere = _by_image(images, [*labels, *gone], below)
         several = [LeftOut(file, SEVERAL, lost=True) for file in flat(f for f in found.values() if len(f) > 1)]
         lost += several
         told |= {*gone, *flat(found.values()), *(entry.path for entry in elsewhere)}
         left_out += [*listing.left_out, *unread, *several, *elsewhere]
         used = {name: path for name, path in images.items() if len(found[name]) < 2 and gone.isdisjoint(found[name])}
-        pairs += [(role, name, (path,), found[name][0] if found[name] else None) for name, path in used.items()]
-        known |= {name: _said_by(name, place.relative_to(folder)) for name in used}
+        pairs += [
+            (role, _whole_name(name, below), (path,), found[name][0] if found[name] else None)
+            for name, path in used.items()
+        ]
+        known |= {_whole_name(name, below): _said_by(name, below) for name in used}
+    pairs, alike = _without_alike(pairs)
+    lost += alike
+    left_out += alike
     left_out += [LeftOut(path, NO_LABEL) for path in _all_label_maps(folder) if path not in told]
     log.info("%s: %s", shown(folder), count(len(pairs), "image"))
     tell_left_out(left_out, folder)
@@ -74,6 +85,24 @@ def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair]
         expected = f"sub-*/{{{','.join(MODALITIES)}}}/*.nii.gz"
         raise UserError(f"{shown(folder)}: a BIDS folder without an image {expected} that can be used")
     return pairs, known
+
+
+def _without_alike(pairs: list[Pair]) -> tuple[list[Pair], list[LeftOut]]:
+    """Return the cases whose names are theirs alone, and the images of the others."""
+    times = Counter(case for _, case, *_ in pairs)
+    alike = [LeftOut(images[0], ONE_CASE, lost=True) for _, case, images, _ in pairs if times[case] > 1]
+    return [pair for pair in pairs if times[pair[1]] == 1], alike
+
+
+def _whole_name(name: str, place: Path) -> str:
+    """Return a name with the subject and the session of its folder ``sub-01/ses-1/anat``, where it lacks them."""
+    before: list[str] = []
+    others = name.split("_")
+    for folder in place.parts[:-1]:
+        own = [part for part in others if part.startswith(folder[: folder.index("-") + 1])]
+        before += own or [folder]
+        others = [part for part in others if part not in own]
+    return "_".join([*before, *others])
 
 
 def _said_by(name: str, place: Path) -> dict[str, str]:
@@ -108,17 +137,20 @@ def _all_label_maps(folder: Path) -> list[Path]:
     return [path for path in files if extension(path.name) and _suffix(stem(path)) in OF_LABELS]
 
 
-def _by_image(images: Sequence[str], labels: Sequence[Path]) -> tuple[dict[str, list[Path]], list[LeftOut]]:
-    """Return the label maps of each image, and those of an image that lie in another space."""
-    found: dict[str, list[Path]] = {image: [] for image in images}
+def _by_image(
+    names: Iterable[str], labels: Sequence[Path], place: Path
+) -> tuple[dict[str, list[Path]], list[LeftOut]]:
+    """Return the label maps of each image of a folder, by its name, and those of an image that lie in another space."""
+    found: dict[str, list[Path]] = {name: [] for name in names}
+    whole = {name: _whole_name(name, place) for name in found}
     elsewhere: list[LeftOut] = []
     for path in labels:
-        name = stem(path)
-        mine = [image for image in images if name.startswith(f"{image}_")]
-        mine = [max(mine, key=len)] if mine else [image for image in images if _is_of(name, image)]
+        label = _whole_name(stem(path), place)
+        mine = [name for name, image in whole.items() if label.startswith(f"{image}_")]
+        mine = sorted(mine, key=len)[-1:] or [name for name, image in whole.items() if _is_of(label, image)]
         if len(mine) != 1:
             continue
-        if _in_other_space(name, mine[0]):
+        if _in_other_space(label, mine[0]):
             elsewhere.append(LeftOut(path, OTHER_SPACE))
         else:
             found[mine[0]].append(path)
