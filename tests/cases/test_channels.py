@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,3 +242,18 @@ def test_what_no_data_set_knows_is_refused_with_what_to_do(tmp_path):
         UserError, match=r"2 files of each image, e\.g\. of a, for 1 channel.*name them in the data set"
     ):
         make_table(folder, None, None, tmp_path / "c.csv")
+
+
+def test_channels_of_one_patient_on_two_grids_are_one_case_where_the_channels_are_known(tmp_path):
+    """Alone in a folder, such files could be two scans; a data set of two channels says that they are none."""
+    folder = collection(tmp_path / "d", cases=("a",))
+    save(folder / "imagesTs" / "p_0000.nii.gz", 5, ct=True)
+    save(folder / "imagesTs" / "p_0001.nii.gz", 6, replace(GRID, size=(6, 5, 5), spacing=(16.0, 16.0, 20.0)))
+    for images, dataset in ((folder, None), (folder / "imagesTs", tmp_path / "d.yaml")):
+        asked = ["cases", "--images", str(images), "--out", str(tmp_path / "c.csv"), "--overwrite"]
+        assert cli.main(asked + (["--dataset", str(dataset)] if dataset else [])) == 0
+        case = load_cases(tmp_path / "c.csv")[0][-1]
+        assert (case.case, [Path(image).name for image in case.images]) == ("p", ["p_0000.nii.gz", "p_0001.nii.gz"])
+    (row,) = surveyed(case).quarantine
+    assert row["severity"] == "error" and row["code"] == "channel_size_differs"
+    assert "channel against first channel (p_0000.nii.gz): size (6, 5, 5) against (12, 11, 10), spacing" in row["found"]

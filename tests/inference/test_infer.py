@@ -467,3 +467,13 @@ def test_a_case_without_all_channels_fails_alone_and_a_folder_of_such_cases_is_r
     (images / "b_0000.nii.gz").unlink()
     with pytest.raises(UserError, match=r"takes images of 1 channel, and a has 2 files.*rename the files"):
         infer(images, model_folder, tmp_path / "other", device="cpu", modality="MR")
+
+
+def test_channels_on_two_grids_fail_as_one_case_of_a_model_of_two_channels(tmp_path, rng):
+    two, images = save_model(tmp_path / "two", tiny_plan(channels=("T1", "T2"))), tmp_path / "in"
+    for channel, shape in enumerate(((16, 16, 16), (16, 16, 12))):
+        volume = random_volume(rng, shape)
+        write(images / f"p_{channel:04d}.nii.gz", volume.array, volume.geometry)
+    assert infer(images, two, tmp_path / "out", device="cpu", modality="MR") == 2
+    failed = pd.read_csv(tmp_path / "out" / "shards" / "infer.csv").set_index("case")
+    assert list(failed.index) == ["p"] and "first channel (p_0000.nii.gz): size (12, 16, 16)" in failed["reason"]["p"]

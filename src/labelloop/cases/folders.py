@@ -1,6 +1,7 @@
 """Folders of images and labels in nnU-Net's and FLARE's naming: find the files and pair them."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from labelloop.base.errors import UserError
@@ -27,7 +28,10 @@ Pair = tuple[str, str, tuple[Path, ...], Path | None]
 
 
 def pair_folders(
-    images: str | Path | Listing, labels: str | Path | Listing | None = None, lost: list[LeftOut] | None = None
+    images: str | Path | Listing,
+    labels: str | Path | Listing | None = None,
+    lost: list[LeftOut] | None = None,
+    several: Callable[[], bool] = lambda: False,
 ) -> dict[str, tuple[tuple[Path, ...], Path | None]]:
     """Return ``{case: (images, label or None)}`` of folders in nnU-Net / FLARE naming, and say what is left out.
 
@@ -39,6 +43,7 @@ def pair_folders(
         images, labels: folders, or what is known to lie in them.
         lost: gets what is named like an image or label and cannot be read. Such a case is left out: without its label
             it would pass for an unlabeled one.
+        several: see :func:`labelloop.images.listing.image_cases`.
 
     Raises:
         UserError: for ambiguous names, folders without an image or label map, and labels
@@ -56,7 +61,7 @@ def pair_folders(
     else:
         _refuse_labels_among(pictures)
         targets = None if labels is None else list_labels(labels)
-    found = image_cases(pictures, targets.volumes if targets else ())
+    found = image_cases(pictures, targets.volumes if targets else (), several)
     if not found:
         raise UserError(nothing_in(pictures, "image"))
     maps = targets.volumes if targets else {}

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from labelloop.base.errors import CaseError, UserError
@@ -149,13 +150,15 @@ def _of_folders(
     lost: list[LeftOut],
 ) -> _Found:
     dataset = checked_dataset(dataset)
-    masks = _MaskLabels(read_dataset(dataset), options.merged)
-    paired = pair_folders(images, masks.listed(labels), lost)
+    described = read_dataset(dataset)
+    several = partial(bool, described.channels)
+    masks = _MaskLabels(described, options.merged)
+    paired = pair_folders(images, masks.listed(labels), lost, several)
     pairs: list[Pair] = [(options.role, case, *files) for case, files in paired.items()]
     if options.test_images is not None:
-        tested = pair_folders(options.test_images, masks.listed(options.test_labels), lost)
+        tested = pair_folders(options.test_images, masks.listed(options.test_labels), lost, several)
         pairs += [("test", case, *files) for case, files in tested.items()]
-    pairs = _of_all_channels(pairs, read_dataset(dataset), pairs[0][2][0].parent, lost)
+    pairs = _of_all_channels(pairs, described, pairs[0][2][0].parent, lost)
     _check_files(pairs, [find("datasets", dataset)], out)
     pairs = masks.write(pairs, lost)
     return _Found(pairs, dataset, masks.annotated | _annotated(pairs, dataset, options))
@@ -206,10 +209,13 @@ def _of_json(
 ) -> _Found:
     _refuse_beside(names, labels, options)
     folder = nnunet_folder(names)
-    read = nnunet_pairs(folder, options.role, lost) if folder else datalist_pairs(names, options.role, lost)
+    described = read_dataset(dataset) if dataset else _described(names, options.modality, out.parent)
+    if folder:
+        read = nnunet_pairs(folder, options.role, lost, partial(bool, described.channels))
+    else:
+        read = datalist_pairs(names, options.role, lost)
     if options.test_fraction and any(role == "test" and label for role, _, _, label in read):
         raise UserError(f"{names}: has labeled test cases of its own; leave out --test-fraction")
-    described = read_dataset(dataset) if dataset else _described(names, options.modality, out.parent)
     read = _of_all_channels(read, described, names, lost)
     inputs = [names, *([find("datasets", dataset)] if dataset else [])]
     _check_files(read, inputs, out)

@@ -1,6 +1,6 @@
 """Data set folders of nnU-Net and of the Medical Segmentation Decathlon: imagesTr, labelsTr, imagesTs, dataset.json."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ def nnunet_folder(path: Path) -> Path | None:
     return folder if (folder / NAME).is_file() and (folder / TRAIN[0]).is_dir() else None
 
 
-def nnunet_pairs(folder: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
+def nnunet_pairs(
+    folder: Path, role: str, lost: list[LeftOut], several: Callable[[], bool] = lambda: False
+) -> list[Pair]:
     """Return the cases of a data set folder: those in imagesTr have ``role``, those in imagesTs are for testing.
 
     Args:
-        lost: see :func:`labelloop.cases.folders.pair_folders`.
+        lost, several: see :func:`labelloop.cases.folders.pair_folders`.
 
     Raises:
         UserError: when the file keeps cases for validation, as a datalist does; see also
@@ -36,7 +38,7 @@ def nnunet_pairs(folder: Path, role: str, lost: list[LeftOut]) -> list[Pair]:
         if images == TEST[0] and not _holds_volumes(folder / images):
             continue
         place = folder / labels if _holds_volumes(folder / labels) else None
-        found = pair_folders(folder / images, place, lost)
+        found = pair_folders(folder / images, place, lost, several)
         pairs += [(its_role, case, *files) for case, files in found.items()]
     used = {NAME, *TRAIN, *TEST}
     others = [LeftOut(path, NO_PART) for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in used]

@@ -154,7 +154,7 @@ def _read_more(case: Case, dataset: Dataset, image: _Surveyed | None, findings: 
             for code, found in (*doubtful, *channel.scan.warnings):
                 findings.warn(code, file, found)
             if image:
-                check_same_grid(channel.volume.geometry, image.volume.geometry, file, "channel")
+                check_same_grid(channel.volume.geometry, image.volume.geometry, file, case.images[0])
     return hashes
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -201,26 +201,32 @@ def list_labels(folder: str | Path) -> Listing:
     return listing
 
 
-def image_cases(listing: Listing, labels: Container[str] = ()) -> dict[str, tuple[Path, ...]]:
+def image_cases(
+    listing: Listing, labels: Container[str] = (), several: Callable[[], bool] = lambda: False
+) -> dict[str, tuple[Path, ...]]:
     """Return the images of a listing by case: ``<case>_0000`` (nnU-Net, FLARE) or ``<case>``; a file for each channel.
 
     Files that are alike but for a number, ``a_0000``, ``a_0001``, ..., are channels of one examination, in this order.
     What stands behind a gap in the numbers is a case of its own, so that no channel is taken for that before it.
     They are cases of their own, with their whole name, when ``labels``, ids of cases, says so; or when all that is
-    numbered is alike, and grids differ or there are too many for channels.
+    numbered is alike, and there are too many for channels, or grids differ.
+
+    Args:
+        several: says whether images are known to have several channels, by a data set or a model; asked only where
+            grids differ. Channels on other grids are then one case, which whoever reads it sets aside.
 
     Raises:
         UserError: when two files are images of one case.
     """
     cases: dict[str, tuple[Path, ...]] = {}
     families = _families(listing.volumes)
-    several = [prefix for prefix, names in families.items() if f"{prefix}_0001" in names]
+    with_second = [prefix for prefix, names in families.items() if f"{prefix}_0001" in names]
     numbered = {
         prefix
         for prefix, names in families.items()
-        if _are_numbered(names, listing.volumes, labels, alone=several == [prefix])
+        if _are_numbered(names, listing.volumes, labels, with_second == [prefix], several)
     }
-    channels = {prefix: _without_gap(families[prefix]) for prefix in several if prefix not in numbered}
+    channels = {prefix: _without_gap(families[prefix]) for prefix in with_second if prefix not in numbered}
     further = set(flat(names[1:] for names in channels.values()))
     for name, path in listing.volumes.items():
         prefix = name.removesuffix(CHANNEL)
@@ -247,11 +253,13 @@ def _families(volumes: Mapping[str, Path]) -> dict[str, list[str]]:
     return {prefix: names for prefix, names in families.items() if prefix + CHANNEL in names}
 
 
-def _are_numbered(names: list[str], volumes: Mapping[str, Path], labels: Container[str], alone: bool) -> bool:
+def _are_numbered(
+    names: list[str], volumes: Mapping[str, Path], labels: Container[str], alone: bool, several: Callable[[], bool]
+) -> bool:
     """Say whether files that are alike but for a number are scans of their own, not channels of one examination.
 
     Args:
-        alone: whether no other files are.
+        alone: whether no other files are. several: see :func:`image_cases`.
     """
     prefix = names[0][:-5]
     if prefix in volumes or prefix in labels:  # the label of one examination
@@ -268,7 +276,7 @@ def _are_numbered(names: list[str], volumes: Mapping[str, Path], labels: Contain
         first, *others = (read_geometry(volumes[name]) for name in names)
     except RuntimeError:  # no image: whoever reads it says so
         return False
-    return any(first.difference(other) for other in others)
+    return any(first.difference(other) for other in others) and not several()
 
 
 def tell(listing: Listing, used: int, what: str) -> None:

@@ -256,7 +256,7 @@ def read_surveyed(path: str | Path, *more: str | Path) -> Volume:
         OSError, MemoryError: when the file is away, or the disk or memory at fault.
     """
     first, *others = ((file, ScanFile(file, "image", surveyed=True).scan().volume()) for file in (path, *more))
-    return joined(first[1], others)
+    return joined(first, others)
 
 
 def checked_image(scan: Scan, modality: str, first: bool = True) -> Volume:
@@ -333,29 +333,31 @@ def read_classes(
     return Volume(volume.array.astype(np.uint8, copy=False), volume.geometry)
 
 
-def check_same_grid(label: Geometry, image: Geometry, file: str | Path, kind: str = "label") -> None:
+def check_same_grid(label: Geometry, image: Geometry, file: str | Path, first: str | Path | None = None) -> None:
     """Raise CaseError ``label_size_differs``, ``..spacing..``, ``..direction..`` or ``..origin..`` for another grid.
 
     Args:
-        kind: label, or channel: then ``image`` is the first channel.
+        first: file of the first channel, whose grid ``image`` is; ``file`` is another channel then, and no label.
     """
     difference = label.difference(image)
     if difference:
-        than = "image" if kind == "label" else "first channel"
+        kind = "channel" if first else "label"
+        than = f"first channel ({Path(first).name})" if first else "image"
         raise _error(f"{kind}_{difference.split()[0]}_differs", file, f"{kind} against {than}: {difference}")
 
 
-def joined(first: Volume, others: Iterable[tuple[str | Path, Volume]]) -> Volume:
-    """Return an image of several channels: the first, with the files and volumes of the others.
+def joined(first: tuple[str | Path, Volume], others: Iterable[tuple[str | Path, Volume]]) -> Volume:
+    """Return an image of several channels, each with its file.
 
     Raises:
         CaseError: ``channel_size_differs`` and the like, when one lies on another grid.
     """
+    path, whole = first
     more = []
     for file, volume in others:
-        check_same_grid(volume.geometry, first.geometry, file, "channel")
+        check_same_grid(volume.geometry, whole.geometry, file, path)
         more.append(volume.array)
-    return replace(first, more=tuple(more))
+    return replace(whole, more=tuple(more))
 
 
 def _plausible(geometry: Geometry, kind: str) -> list[tuple[str, str]]:

@@ -57,16 +57,17 @@ class Geometry:
         return float(np.prod(self.spacing)) / 1000.0
 
     def difference(self, other: "Geometry") -> str | None:
-        """Say in words in what two grids differ (size, spacing, origin or direction); None when they agree."""
+        """Say in words in what two grids differ (size, spacing, direction, origin); None when they agree."""
+        found = []
         if self.size != other.size:
-            return f"size {self.size} against {other.size}"
+            found.append(f"size {self.size} against {other.size}")
         if not np.allclose(self.spacing, other.spacing, atol=GRID_TOLERANCE, rtol=0):
-            return f"spacing {_short(self.spacing)} mm against {_short(other.spacing)} mm"
+            found.append(f"spacing {_short(self.spacing)} mm against {_short(other.spacing)} mm")
         if not np.allclose(self.direction, other.direction, atol=GRID_TOLERANCE, rtol=0):
-            return f"direction {_short(self.direction)} against {_short(other.direction)}"
+            found.append(f"direction {_short(self.direction)} against {_short(other.direction)}")
         if not np.allclose(self.origin, other.origin, atol=GRID_TOLERANCE * max(self.size), rtol=0):
-            return f"origin {_short(self.origin)} mm against {_short(other.origin)} mm"
-        return None
+            found.append(f"origin {_short(self.origin)} mm against {_short(other.origin)} mm")
+        return ", ".join(found) or None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from labelloop.base.errors import UserError
@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 
 
 def find_cases(
-    inputs: Path, modality: str = "CT", series: str = "", lost: list[LeftOut] | None = None
+    inputs: Path,
+    modality: str = "CT",
+    series: str = "",
+    lost: list[LeftOut] | None = None,
+    several: Callable[[], bool] = lambda: False,
 ) -> list[InputImage]:
     """Return the cases of a file, or of a folder: its files, and DICOM folders at any depth; say what is left out.
 
@@ -48,6 +52,7 @@ def find_cases(
     Args:
         series: number or UID of the DICOM series to take, where folders hold several.
         lost: gets what is named like an image and cannot be read.
+        several: see :func:`labelloop.images.listing.image_cases`.
 
     Raises:
         UserError: when there is nothing to segment, or two inputs would give the same case.
@@ -62,7 +67,7 @@ def find_cases(
         raise UserError(
             f"{shown(inputs)}: nnU-Net's data set folder; give the images in it that are meant, imagesTs or imagesTr"
         )
-    files, folders, left_out = _inside(inputs)
+    files, folders, left_out = _inside(inputs, several)
     if not files and not folders:
         listing = Listing(inputs, {}, tuple(left_out))
         raise UserError(nothing_in(listing, "image, and no DICOM series at any depth; looked for"))
@@ -82,7 +87,9 @@ def find_cases(
     return cases
 
 
-def _inside(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[SeriesFolder], list[LeftOut]]:
+def _inside(
+    folder: Path, several: Callable[[], bool]
+) -> tuple[dict[str, tuple[Path, ...]], list[SeriesFolder], list[LeftOut]]:
     """Return the image files (of each channel) of a folder by case, its DICOM folders at any depth, and the rest."""
     strange: list[LeftOut] = []
     series = folders_with_images(folder, strange)
@@ -92,7 +99,7 @@ def _inside(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[SeriesFolde
     told = {entry.path for entry in strange}
     places = [entry.path for entry in series]
     left_out = [entry for entry in listing.left_out if _unused(entry, places) and entry.path not in told]
-    return image_cases(listing, labels), series, [*left_out, *strange]
+    return image_cases(listing, labels, several), series, [*left_out, *strange]
 
 
 def _checked(file: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelloop.base.classes import ClassScheme
+from labelloop.base.documents import read_json
 from labelloop.base.errors import UserError
 from labelloop.base.heartbeat import counted
 from labelloop.base.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
@@ -91,8 +92,9 @@ def infer(
             written over.
     """
     lost: list[LeftOut] = []
-    cases = [replace(case, sequence=sequence) for case in find_cases(inputs, modality, series, lost)]
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
+    found = find_cases(inputs, modality, series, lost, partial(_take_several, folders))
+    cases = [replace(case, sequence=sequence) for case in found]
     named_by = _named_by(dataset, scheme, preview or check or dicom_seg)
     beside = _beside(out, scheme, masks, dicom_seg)
     _claim(inputs, cases, out)
@@ -275,6 +277,23 @@ def _loaded_models(
         tell_unfit(name, plan, (case.modality for case in cases))
         models[name] = model
     return models
+
+
+def _take_several(folders: Mapping[str, Path]) -> bool:
+    """Say whether models take images of several channels, by their files; what is wrong with these is told later."""
+    from labelloop.inference.nnunet import described_nnunet, is_nnunet
+
+    for folder in folders.values():
+        description = folder / "model.json"
+        if description.is_file():
+            plan = read_json(description).get("plan") or {}
+            channels = plan.get("channels") if isinstance(plan, dict) else None
+        else:
+            described = described_nnunet(folder).plan if is_nnunet(folder) else None
+            channels = described.channels if described else None
+        if channels:
+            return True
+    return False
 
 
 def _check_channels(model: str, plan: Plan, cases: Sequence[InputImage]) -> None:
