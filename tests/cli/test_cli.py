@@ -116,6 +116,35 @@ def test_what_is_typed_wrong_is_told_in_a_line(capsys, typed, said):
     assert told.startswith("labelloop: ") and said in told and told.count("\n") == 1
 
 
+CASES = ["cases", "--images", "scans", "--dataset", "flare22", "--out", "c.csv"]
+INFER = ["infer", "scans", "--out", "o"]
+CALIBRATE = ["calibrate", "--scores", "s", "--disagreement", "d", "--target-dsc", "0.9", "--out", "t"]
+IDLE = [
+    ([*INFER, "--results", "r", "--classes", "flare", "--no-mirror"], "--classes, --mirror", "--results"),
+    ([*INFER, "--model", "m", "--classes", "flare"], "--classes", "--preview, --check, --dataset or --dicom-seg"),
+    ([*INFER, "--model", "m", "--sequence", "t1w"], "--sequence", "--modality CT"),
+    ([*INFER, "--model", "m", "--device", "cpu", "--meter"], "--meter", "--device cpu"),
+    (["infer", __file__, "--out", "o", "--model", "m", "--series", "2"], "--series", "one file"),
+    (["export", "m", "--to", "onnx", "--out", "o", "--modality", "CT"], "--modality", "--to onnx"),
+    (["check", "--labels", "l", "--fit", "f", "--asked", "liver", "--rules", "r"], "--rules, --asked", "--fit"),
+    ([*CALIBRATE, "--on-average", "--confidence", "0.9"], "--confidence", "--on-average"),
+    ([*CASES, "--test-labels", "l"], "--test-labels", "--test-images"),
+    ([*CASES, "--merged", "m"], "--merged", "--labels"),
+    ([*CASES, "--annotated-from-ids"], "--annotated-from-ids", "labels"),
+    ([*CASES, "--role", "test", "--test-fraction", "0.2"], "--test-fraction", "--role test"),
+    ([*CASES, "--seed", "1"], "--seed", "--test-fraction"),
+    (["review", "r", "--export", "e", "--reviewer", "ann"], "--reviewer", "--export"),
+    (["review", "r", "--import", "e", "--no-browser", "--port", "80"], "--port, --browser", "--import"),
+]
+
+
+@pytest.mark.parametrize(("typed", "options", "beside"), IDLE)
+def test_an_option_that_counts_for_nothing_beside_others_is_refused(capsys, typed, options, beside):
+    assert main(typed) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"labelloop: {options}: without effect ") and beside in line and "Leave it out" in line
+
+
 def test_every_command_says_what_it_does_and_shows_an_example(capsys):
     commands = [[name] for name in ("init", "phantom", "convert", "cases", "run", "infer", "export")]
     commands += [["evaluate"], ["check"], ["calibrate"], ["recipe", "show"], ["recipe", "check"], ["recipe", "cost"]]

@@ -40,8 +40,12 @@ def test_installed_by_nnunet_it_gives_the_same_labels(tmp_path, scan, monkeypatc
 
     model = save_model(tmp_path / "models" / "student", tiny_plan(channels=channels), ids=CLASSES)
     file = tmp_path / "student.zip"
-    asked = ["export", str(model), "--to", "nnunet", "--out", str(file), "--modality", modality]
-    assert main([*asked, "--dataset-id", "7"]) == 0
+    asked = ["export", str(model), "--to", "nnunet", "--out", str(file), "--dataset-id", "7"]
+    said = ["--modality", modality]
+    if channels:
+        assert main([*asked, *said]) == 2
+        assert "--modality: without effect for a model whose channels (CT, PET) say it" in capsys.readouterr().err
+    assert main(asked if channels else [*asked, *said]) == 0
     assert "nnUNetv2_predict -d 7 -c 3d_fullres -p labelloop -f 0" in capsys.readouterr().out
     monkeypatch.setattr(model_import, "nnUNet_results", str(tmp_path / "nnUNet_results"))
     model_import.install_model_from_zip_file(str(file))
@@ -103,7 +107,7 @@ def test_what_nnunet_cannot_do_is_refused(tmp_path, capsys):
 def test_what_is_said_to_nnunet_alone_is_refused_with_onnx(tmp_path, capsys, option):
     model = save_model(tmp_path / "student")
     assert main(["export", str(model), "--to", "onnx", "--out", str(tmp_path / "out.onnx"), *option]) == 2
-    assert "--modality, --dataset-id: go with --to nnunet" in capsys.readouterr().err
+    assert f"{option[0]}: without effect with --to onnx" in capsys.readouterr().err
 
 
 CHANGES = {
@@ -127,18 +131,20 @@ def test_a_plan_of_nnunet_goes_back_as_it_came(changes, more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"residual": True}], ids=["plain", "residual"])
-def test_an_onnx_file_gives_the_logits_of_torch_and_says_what_it_is(tmp_path, changes):
+@pytest.mark.parametrize("changes", [{"channels": ("CT", "PET")}, {"residual": True}], ids=["channels", "residual"])
+def test_an_onnx_file_gives_the_logits_of_torch_and_says_what_it_is(tmp_path, capsys, changes):
     runtime = pytest.importorskip("onnxruntime")  # the tests' own; where it has no wheel, there is nothing to compare
     model = save_model(tmp_path / "student", tiny_plan(**changes), ids=CLASSES)
     out = tmp_path / "student.onnx"
     assert main(["export", str(model), "--to", "onnx", "--out", str(out)]) == 0
+    plan = tiny_plan(**changes)
+    assert f"image [batch, {plan.inputs}, 16, 16, 16] to logits" in capsys.readouterr().out
     session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     told = json.loads(session.get_modelmeta().custom_metadata_map["labelloop"])
     assert told == json.loads((model / "model.json").read_text())
-    network = load_network(lambda: build_network(tiny_plan(**changes), 4), model / "weights.pt").eval()
+    network = load_network(lambda: build_network(plan, 4), model / "weights.pt").eval()
     for batch in (1, 2):
-        image = torch.randn(batch, 1, 16, 16, 16, generator=torch.Generator().manual_seed(batch))
+        image = torch.randn(batch, plan.inputs, 16, 16, 16, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
             expected = network(image)
         (found,) = session.run(None, {"image": image.numpy()})

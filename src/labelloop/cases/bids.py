@@ -137,9 +137,7 @@ def _all_label_maps(folder: Path) -> list[Path]:
     return [path for path in files if extension(path.name) and _suffix(stem(path)) in OF_LABELS]
 
 
-def _by_image(
-    names: Iterable[str], labels: Sequence[Path], place: Path
-) -> tuple[dict[str, list[Path]], list[LeftOut]]:
+def _by_image(names: Iterable[str], labels: Sequence[Path], place: Path) -> tuple[dict[str, list[Path]], list[LeftOut]]:
     """Return the label maps of each image of a folder, by its name, and those of an image that lie in another space."""
     found: dict[str, list[Path]] = {name: [] for name in names}
     whole = {name: _whole_name(name, place) for name in found}

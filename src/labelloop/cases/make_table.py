@@ -149,6 +149,8 @@ def _of_folders(
     options: Options,
     lost: list[LeftOut],
 ) -> _Found:
+    if options.annotated_from_ids and labels is None and options.test_labels is None:
+        raise UserError("--annotated-from-ids: without effect without labels. Leave it out, or name them (--labels)")
     dataset = checked_dataset(dataset)
     described = read_dataset(dataset)
     several = partial(bool, described.channels)

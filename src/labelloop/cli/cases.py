@@ -4,14 +4,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Argument, Option, Typer
+from typer import Argument, Context, Option, Typer
 
+from labelloop.base.classes import Idle
 from labelloop.base.wording import count
+from labelloop.cli.idle import refuse_idle
 
 if TYPE_CHECKING:
     from labelloop.cases.make_table import Options
     from labelloop.images.listing import Listing
 
+IDLE = (
+    Idle(("test_labels",), lambda o: not o["test_images"], "without --test-images, whose labels they are"),
+    Idle(("merged",), lambda o: not (o["labels"] or o["test_labels"]), "without --labels, the masks to merge"),
+    Idle(("test_fraction",), lambda o: o["role"] == "test", "with --role test: all cases are for testing"),
+    Idle(("seed",), lambda o: not o["test_fraction"], "without --test-fraction, for which it draws"),
+)
 app = Typer()
 
 
@@ -42,6 +50,7 @@ def convert(
 
 @app.command(epilog="Example: labelloop cases --images scans --labels labels --dataset flare22 --out cases.csv")
 def cases(
+    context: Context,
     images: Annotated[
         Path,
         Option(help="folder of images; or nnU-Net's or BIDS data set, or MONAI's datalist, which name labels, too"),
@@ -76,6 +85,7 @@ def cases(
     """Write a case table of folders of scans, or of a data set as nnU-Net, TotalSegmentator or MONAI have it."""
     from labelloop.cases.make_table import Options, checked_dataset, make_table
 
+    refuse_idle(context, IDLE)
     lost: list = []
     options = Options(
         role=role,

@@ -3,19 +3,45 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Argument, Option, Typer
+from typer import Argument, Context, Option, Typer
 
+from labelloop.base.classes import Idle
 from labelloop.base.errors import UserError
+from labelloop.cli.idle import refuse_idle
 
 if TYPE_CHECKING:
     from labelloop.inference.settings import Settings
 
 Modality = Literal["CT", "MR"]
+USE_CLASSES = ("preview", "check", "dataset", "dicom_seg")
+IDLE_INFER = (
+    Idle(
+        ("classes", "dataset", "folds", "mirror"),
+        lambda o: o["results"] is not None,
+        "with --results: a run's recipe has its classes, and says what its models do",
+    ),
+    Idle(
+        ("classes",),
+        lambda o: not o["results"] and not any(o[key] for key in USE_CLASSES),
+        "without --preview, --check, --dataset or --dicom-seg, which ask for names, rules and codes",
+    ),
+    Idle(
+        ("sequence",),
+        lambda o: o["modality"] == "CT",
+        "with --modality CT, in which all scans can tell which end is up",
+    ),
+    Idle(("series",), lambda o: o["images"].is_file(), "for one file; DICOM series lie in folders"),
+    Idle(("meter",), lambda o: o["device"] == "cpu", "with --device cpu: it is the GPU that is measured"),
+)
+IDLE_EXPORT = (
+    Idle(("modality", "dataset_id"), lambda o: o["to"] == "onnx", "with --to onnx: the file holds the network alone"),
+)
 app = Typer()
 
 
 @app.command(epilog="Example: labelloop infer scans --model results/mine/models/student --out labels --preview")
 def infer(
+    context: Context,
     images: Annotated[Path, Argument(help="a file, a folder of files, or a DICOM series folder")],
     out: Annotated[Path, Option(help="folder to write <case>.nii.gz to")],
     model: Annotated[
@@ -43,7 +69,9 @@ def infer(
     ] = False,
     preview: Annotated[bool, Option("--preview", help="draw a picture of each case, finished ones too")] = False,
     check: Annotated[bool, Option("--check", help="hold the label maps against the rules of anatomy")] = False,
-    classes: Annotated[str, Option(help="class scheme with colors, rules of anatomy and codes for DICOM")] = "flare",
+    classes: Annotated[
+        str, Option(help="class scheme with colors, rules of anatomy and codes for DICOM; of --model")
+    ] = "flare",
     dataset: Annotated[
         str | None, Option(help="data set file that says which class of --classes each id of the model is")
     ] = None,
@@ -58,7 +86,8 @@ def infer(
     from labelloop.inference.settings import Settings
     from labelloop.inference.steps import FinishedInference
 
-    _refuse_contradictions(bool(model), bool(results), step, bool(dataset or folds or mirror is not None))
+    _refuse_contradictions(bool(model), bool(results), step)
+    refuse_idle(context, IDLE_INFER)
     finished = FinishedInference.read(results) if results else None
     shown = load_classes(classes) if preview or check or dataset or dicom_seg else None
     return infer_images(
@@ -86,14 +115,12 @@ def infer(
     )
 
 
-def _refuse_contradictions(model: bool, results: bool, step: float | None, of_models: bool) -> None:
+def _refuse_contradictions(model: bool, results: bool, step: float | None) -> None:
     """Raise UserError for options of which one contradicts another, or that say nothing."""
     if model == results:
         raise UserError("--model or --results: name one of them")
     if step is not None and not 0 < step <= 1:
         raise UserError(f"--step {step:g}: above 0 and at most 1")
-    if results and of_models:
-        raise UserError("--dataset, --folds, --mirror: go with --model; a run's recipe says what its models do")
 
 
 def _settings(run: "Settings", **options: object) -> "Settings":
@@ -104,6 +131,7 @@ def _settings(run: "Settings", **options: object) -> "Settings":
 
 @app.command(epilog="Example: labelloop export results/mine/models/student --to nnunet --out student.zip")
 def export(
+    context: Context,
     model: Annotated[Path, Argument(help="model folder, e.g. results/mine/models/student")],
     to: Annotated[Literal["nnunet", "onnx"], Option(help="the other tool, or a file of the network alone")],
     out: Annotated[Path, Option(help="nnunet: a .zip to install, or nnU-Net's results folder; onnx: a file")],
@@ -113,19 +141,18 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained model for another tool."""
-    if to == "onnx" and (modality or dataset_id):
-        raise UserError("--modality, --dataset-id: go with --to nnunet; an ONNX file holds the network alone")
+    refuse_idle(context, IDLE_EXPORT)
     if to == "onnx":
         from labelloop.inference.onnx_file import export_onnx
 
         shape = export_onnx(model, out)
-        print(f"{out}: image [batch, 1, {', '.join(map(str, shape))}] to logits [batch, outputs, z, y, x]")
+        print(f"{out}: image [batch, {', '.join(map(str, shape))}] to logits [batch, outputs, z, y, x]")
         return
     from labelloop.training.export import export_tree
     from labelloop.training.stock import CONFIGURATION, PLANS
 
     number = dataset_id or 900
-    export_tree(model, out, modality or "CT", number)
+    export_tree(model, out, modality, number)
     if out.suffix == ".zip":
         print(f"nnUNetv2_install_pretrained_model_from_zip {out}")
     print(f"nnUNetv2_predict -d {number} -c {CONFIGURATION} -p {PLANS} -f 0 -i IMAGES -o LABELS")

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Option, Typer
+from typer import Context, Option, Typer
 
+from labelloop.base.classes import Idle
 from labelloop.base.errors import UserError
+from labelloop.cli.idle import refuse_idle
 
 Classes = Annotated[str, Option(help="class scheme: a name or a file")]
+IDLE_CHECK = (Idle(("rules", "asked"), lambda o: o["fit"], "with --fit, which judges nothing"),)
+IDLE_CALIBRATE = (Idle(("confidence",), lambda o: o["on_average"], "with --on-average, which promises no probability"),)
 app = Typer()
 
 
@@ -37,6 +41,7 @@ def evaluate(
 
 @app.command(epilog="Example: labelloop check --labels labels --images scans --dataset btcv --out verdicts.csv")
 def check(
+    context: Context,
     labels: Annotated[Path, Option(help="folder of label maps, or with a folder of masks a case")],
     images: Annotated[Path | None, Option(help="folder of images, for the rules on intensity")] = None,
     classes: Classes = "flare",
@@ -59,6 +64,7 @@ def check(
     """Hold label maps against the rules of anatomy."""
     from labelloop.labels.folder import check_folder, fit_folder
 
+    refuse_idle(context, IDLE_CHECK)
     if fit and not out:
         return int(bool(fit_folder(labels, classes, fit, images, dataset, modality)))
     if out and not fit:
@@ -69,6 +75,7 @@ def check(
 
 @app.command(epilog="Example: labelloop calibrate --scores s.csv --disagreement d.csv --target-dsc 0.9 --out t.csv")
 def calibrate(
+    context: Context,
     scores: Annotated[Path, Option(help="scores of cases that the models did not learn from")],
     disagreement: Annotated[Path, Option(help="disagreement of the models on these cases")],
     target_dsc: Annotated[float, Option(help="mean DSC that accepted labels are to reach")],
@@ -82,6 +89,7 @@ def calibrate(
     """From which agreement on do labels reach a DSC? Asks held-out truth."""
     from labelloop.labels.calibrate import calibrate_files
 
+    refuse_idle(context, IDLE_CALIBRATE)
     promise = None if on_average else confidence
     table = calibrate_files(scores, disagreement, out, classes, target_dsc, promise)
     print(table[["class", "threshold", "cases", "coverage", "mean_dsc", "aurc", "reason"]].to_string(index=False))

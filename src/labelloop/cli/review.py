@@ -4,16 +4,23 @@ import getpass
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option, Typer
+from typer import Argument, Context, Option, Typer
 
+from labelloop.base.classes import Idle
 from labelloop.base.errors import UserError
 from labelloop.base.wording import count
+from labelloop.cli.idle import refuse_idle
 
+IDLE = (
+    Idle(("reviewer",), lambda o: o["export"], "with --export: who fills in the files is said with --import"),
+    Idle(("port", "browser"), lambda o: o["export"] or o["take"], "with --export and --import, which open no page"),
+)
 app = Typer()
 
 
 @app.command(epilog="Example: labelloop review results/run")
 def review(
+    context: Context,
     results: Annotated[Path, Argument(help="folder of the results of a run")],
     export: Annotated[Path | None, Option(metavar="DIR", help="new folder to write the queue to, as files")] = None,
     take: Annotated[
@@ -39,6 +46,7 @@ def review(
 
     if export and take:
         raise UserError("--export and --import: name one of them")
+    refuse_idle(context, IDLE)
     desk = Desk(results, labels, reviews)
     problems = [str(problem) for problem in desk.reviews.problems]
     if export:

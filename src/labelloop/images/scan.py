@@ -74,8 +74,8 @@ REASONS = {
     "image_not_finite": "Replace NaN and infinite values, e.g. by the value of air, in the tool the scan came from.",
     "image_constant": "Every voxel has the same value: export the scan again. Of several channels, the first is what "
     "rules, pictures and people see of a case.",
-    "channel_constant": "Every voxel has the same value, so a network sees nothing there: right where nothing was to be "
-    "seen, as in a PET without uptake; else export this channel again.",
+    "channel_constant": "Every voxel has the same value, so a network sees nothing there: right where nothing was to "
+    "be seen, as in a PET without uptake; else export this channel again.",
     "image_not_hu": "A CT must be in Hounsfield units: export it with rescale slope and intercept, unwindowed; or, if "
     "it is an MR, set the modality.",
     "image_hu_doubtful": "Its Hounsfield units may be shifted or scaled: look at the values of air (-1000) and fat "

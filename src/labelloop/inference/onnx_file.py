@@ -17,7 +17,8 @@ KEY = "labelloop"
 
 
 def export_onnx(model: Path, out: Path) -> tuple[int, ...]:
-    """Write the network of ``model`` to ``out``, an ONNX file; return the shape (z, y, x) of what it sees at a time.
+    """Write the network of ``model`` to ``out``, an ONNX file; return the shape (channel, z, y, x) of what it sees
+    at a time.
 
     It maps ``image`` [batch, channel, z, y, x], float32, a patch as the model's plan prepares it, to ``logits`` [batch,
     outputs, z, y, x], of which output 0 is background and output ``i`` class ``i`` of ``model.json``. Preparation,
@@ -48,4 +49,4 @@ def export_onnx(model: Path, out: Path) -> tuple[int, ...]:
             raise RuntimeError(f"{model}: torch.onnx.export gave no program")
         program.model.metadata_props[KEY] = json.dumps(read_json(model / "model.json"))
         program.save(str(temporary))
-    return described.plan.patch
+    return tuple(patch.shape[1:])

@@ -87,7 +87,9 @@ class Image:
         if self._files:
             first, *more = self._files
             whole = checked_image(first.scan(), modality)
-            return joined((first.path, whole), ((file.path, checked_image(file.scan(), OF_OTHERS, first=False)) for file in more))
+            return joined(
+                (first.path, whole), ((file.path, checked_image(file.scan(), OF_OTHERS, first=False)) for file in more)
+            )
         try:
             volume = read_dicom(self.path, self._series, modality)
         except RuntimeError as error:  # ITK's only one; its last line says what happened

@@ -18,7 +18,7 @@ CHECKPOINT = "checkpoint_final.pth"
 TRAINER = "nnUNetTrainer"
 
 
-def export_nnunet(model: str | Path, out: str | Path, modality: str = "CT") -> Path:
+def export_nnunet(model: str | Path, out: str | Path, modality: str | None = None) -> Path:
     """Write ``model`` as a folder that ``nnUNetPredictor.initialize_from_trained_model_folder`` takes.
 
     Label ``i`` of its predictions is the class of output channel ``i``, as ``dataset.json`` says.
@@ -26,13 +26,18 @@ def export_nnunet(model: str | Path, out: str | Path, modality: str = "CT") -> P
     Args:
         model: a model folder, with ``model.json`` and ``weights.pt``.
         out: folder to write: ``plans.json``, ``dataset.json`` and ``fold_0/checkpoint_final.pth``.
-        modality: CT or MR. nnU-Net normalizes all images in one way, labelloop by the modality of each; of images of
-            several channels, the plan says it.
+        modality: CT (None) or MR. nnU-Net normalizes all images in one way, labelloop by the modality of each; of
+            images of several channels, the plan says it.
 
     Raises:
-        UserError: when the model is not finished, segments nothing, or prepares images as nnU-Net cannot.
+        UserError: when the model is not finished, segments nothing, or prepares images as nnU-Net cannot; also for a
+            modality of images of several channels.
     """
     out, described = Path(out), _described(Path(model))
+    if modality and described.plan.channels:
+        channels = ", ".join(described.plan.channels)
+        raise UserError(f"--modality: without effect for a model whose channels ({channels}) say it. Leave it out")
+    modality = modality or "CT"
     checkpoint = {
         "network_weights": load_tensors(Path(model) / "weights.pt", "train the model again")["weights"],
         "trainer_name": TRAINER,
@@ -47,7 +52,7 @@ def export_nnunet(model: str | Path, out: str | Path, modality: str = "CT") -> P
     return out
 
 
-def export_tree(model: Path, out: Path, modality: str = "CT", number: int = 900) -> Path:
+def export_tree(model: Path, out: Path, modality: str | None = None, number: int = 900) -> Path:
     """Write ``model`` as a data set folder of ``nnUNet_results``, or as a zip of one; return its place in there.
 
     Args:
