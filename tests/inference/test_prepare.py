@@ -231,6 +231,20 @@ def test_labels_lie_on_the_images_that_plans_of_nnunet_prepare(orientation, tran
     assert np.array_equal(prepare_label(labels, frame), prepared.array[0] == 100)
 
 
+def test_each_channel_that_is_ct_may_have_a_normalization_of_its_own(rng):
+    volume = random_volume(rng)
+    volume = replace(volume, more=(np.abs(volume.array), volume.array))
+    hows = [{"clip_hu": (-100, 100), "mean": 0, "std": 10}, {"clip_hu": (-50, 50), "mean": 5, "std": 2}]
+    channels = ("CT", "PET", "CT")
+    seen = prepare_image(volume, tiny_plan(channels=channels, ct=hows), "CT").array
+    for number, how in enumerate(hows):
+        alone = prepare_image(replace(volume, more=()), tiny_plan(ct=how), "CT").array[0]
+        np.testing.assert_array_equal(seen[2 * number], alone)
+    for wrong in (channels[:2], ()):
+        with pytest.raises(ValueError, match=r"2 normalizations, expected one, or one for each of [01] channels CT"):
+            tiny_plan(channels=wrong, ct=hows)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["CT", "PET", "zscore", "zscore_inside", "range", "none", "ct"])
 @pytest.mark.parametrize("values", [np.int16(0), np.int16(7), np.float32(0.1), np.float32(-3e5)])

@@ -138,7 +138,10 @@ def prepare_image(volume: Volume, plan: Plan, modality: str) -> Prepared:
         made = _as_nnunet(cropped, frame, plan)
     else:
         kinds = plan.modalities(modality)
-        made = [_network_grid(c, frame, scaling(c, plan, kind)) for c, kind in zip(cropped, kinds, strict=True)]
+        made = [
+            _network_grid(channel, frame, scaling(channel, plan, kind, number))
+            for number, (channel, kind) in enumerate(zip(cropped, kinds, strict=True))
+        ]
     array = made[0][None] if len(made) == 1 else np.stack(made)  # a view of one channel, which may be large
     return Prepared(array, frame, sum(channel.itemsize for channel in volume.channels))
 
@@ -283,10 +286,13 @@ class Scaling:
         array /= np.float32(max(self.std, SMALLEST_STD))
 
 
-def scaling(array: np.ndarray, plan: Plan, modality: str) -> Scaling:
+def scaling(array: np.ndarray, plan: Plan, modality: str, channel: int = 0) -> Scaling:
     """Return nnU-Net's CTNormalization, or its ZScoreNormalization of ``array`` (without a mask).
 
     With ``plan.grey``: the grey scale of :mod:`labelloop.networks.grey`, from -1 to 1.
+
+    Args:
+        modality: of the channel, which is counted from 0.
 
     Raises:
         ValueError: for a modality other than CT and MR.
@@ -295,7 +301,8 @@ def scaling(array: np.ndarray, plan: Plan, modality: str) -> Scaling:
         low, high = black_and_white(array, modality, plan.grey)
         return Scaling((low, high), (low + high) / 2, (high - low) / 2)
     if modality == "CT":
-        return Scaling(plan.ct.clip_hu, plan.ct.mean, plan.ct.std)
+        how = plan.ct_of(channel)
+        return Scaling(how.clip_hu, how.mean, how.std)
     if modality != "MR":
         raise ValueError(f"modality {modality!r}; known: CT, MR")
     return _zscore(array)

@@ -88,7 +88,7 @@ class SliceClassifier:
         """Return for each plane of the network grid whether it is part of the abdomen, bool [z]."""
         with stage("network"):
             probabilities = classify(
-                Counted(self.network), prepared.array[0], self.plan.ct, self.model.input, self.device
+                Counted(self.network), prepared.array[0], self.plan.ct_of(), self.model.input, self.device
             )
         return probabilities >= THRESHOLD
 

@@ -13,6 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from labelloop.base.channels import NORMALIZED_OTHERWISE, ChannelNames, modality_of
 from labelloop.base.classes import Idle, Strict
 from labelloop.base.sequences import flat
+from labelloop.base.unions import by_form, tag
 from labelloop.networks.settings import GreySettings
 
 Triple = tuple[int, int, int]
@@ -51,6 +52,10 @@ class CtNormalization(Strict):
         return self
 
 
+def _form_of_ct(content: Any) -> str:
+    return "each" if isinstance(content, (list, tuple)) else "one"
+
+
 class Plan(Strict):
     """What a network is and what it sees. Two models with the same ``images`` fields share their prepared images."""
 
@@ -79,7 +84,14 @@ class Plan(Strict):
         "`CT` is normalized as CT, and any other channel as MR. None: images of one channel, normalized by the "
         "modality of each case",
     )
-    ct: CtNormalization = Field(CtNormalization(), description="how CT is normalized")
+    ct: Annotated[
+        Annotated[CtNormalization, tag("one")]
+        | Annotated[tuple[CtNormalization, ...], Field(min_length=2), tag("each")],
+        by_form(_form_of_ct, "expected a normalization, or a list with one for each channel that is CT"),
+    ] = Field(
+        CtNormalization(),
+        description="how CT is normalized; of several `channels` that are CT, one for all, or a list with one for each",
+    )
     mr: Literal["zscore"] = Field("zscore", description="how MR is normalized: each volume to mean 0 and deviation 1")
     batch_dice: bool = Field(False, description="Dice loss of a whole batch, not the mean of its patches")
     grey: GreySettings | None = Field(
@@ -126,6 +138,11 @@ class Plan(Strict):
         if self.channels and asked:
             raise ValueError(f"{', '.join(asked)}: done to images of one channel; leave `channels` or this out")
         self._check_channel_names()
+        tomographies = self.modalities("").count("CT")
+        if not isinstance(self.ct, CtNormalization) and len(self.ct) != tomographies:
+            raise ValueError(
+                f"ct: {len(self.ct)} normalizations, expected one, or one for each of {tomographies} channels CT"
+            )
         return self
 
     def _check_channel_names(self) -> None:
@@ -163,6 +180,12 @@ class Plan(Strict):
     def modalities(self, modality: str) -> tuple[str, ...]:
         """Return the modality (CT, MR) by which each channel is normalized; of one channel, that of the case."""
         return tuple(map(modality_of, self.channels)) or (modality,)
+
+    def ct_of(self, channel: int = 0) -> CtNormalization:
+        """Return how a channel, counted from 0, is normalized that is CT."""
+        if isinstance(self.ct, CtNormalization):
+            return self.ct
+        return self.ct[self.modalities("")[:channel].count("CT")]
 
     @property
     def stage_strides(self) -> tuple[Triple, ...]:

@@ -5,7 +5,7 @@ does not change when a case is added.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -15,11 +15,13 @@ from labelloop.base.files import write_text
 from labelloop.base.lookup import SUFFIXES
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count
-from labelloop.cases.table import load_cases
+from labelloop.cases.table import Case, load_cases
+from labelloop.images.datasets import read_dataset
 from labelloop.networks.network import build_network, count_parameters
 from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import ADAPTATION, Plan
 from labelloop.recipe import Recipe, load_recipe
+from labelloop.recipe.channel_checks import listed
 from labelloop.training.planning import Configuration, PlannedNetwork, plan_for, shapes_of, usual_memory_gb
 from labelloop.training.settings import TRANSLATOR
 
@@ -63,12 +65,11 @@ def write_planned(
         raise UserError(f"recipe {name}: no model that segments has the plan {replaced}")
     cases, _ = load_cases(table)
     labeled = [case for case in cases if case.role == "train" and case.label]
-    if recipe.plans[replaced].channels or any(len(case.images) > 1 for case in labeled):
-        raise UserError(f"{table}: images of several channels, for which no plan is made; write one into the recipe")
+    channels = _channels(table, labeled, recipe.plans[replaced], replaced)
     shapes = shapes_of(labeled, recipe.scheme, classes, most)
     outputs = max(len(recipe.scheme.select(spec.classes)) for spec in models)
     memory_gb = gpu_memory_gb or usual_memory_gb(network)
-    plan = plan_for(shapes, outputs, len(labeled), network, memory_gb, configuration)
+    plan = plan_for(shapes, outputs, len(labeled), network, memory_gb, configuration, channels)
     parameters = count_parameters(build_network(plan, outputs + 1)) / 1e6
     about = [
         f"Planned from {count(len(shapes), 'labeled case')} of {table.name}: nnU-Net's {configuration}, {network}.",
@@ -77,6 +78,24 @@ def write_planned(
     write_text(out, _text(out, name, replaced, plan, about))
     yield from about
     yield f"{out}: recipe {name} with this plan {replaced}. What it costs: labelloop recipe cost {out} --cases N"
+
+
+def _channels(table: Path, cases: Sequence[Case], plan: Plan, name: str) -> tuple[str, ...]:
+    """Return the channels of the images of all cases, as their data sets name them.
+
+    Raises:
+        UserError: when they differ, or the plan to replace has others.
+    """
+    datasets = {case.dataset: read_dataset(case.dataset).channels for case in cases}
+    channels = plan.channels or next(iter(datasets.values()), ())
+    others = {dataset: found for dataset, found in datasets.items() if found != channels}
+    if others:
+        dataset, found = next(iter(others.items()))
+        raise UserError(
+            f"{table}: the images of data set {dataset} have {listed(found)}, and those of plan {name}, or of other "
+            f"data sets, {listed(channels)}. A plan is of the same channels everywhere: write one list"
+        )
+    return channels
 
 
 def _plan_name(recipe: Recipe, wanted: str | None) -> str:

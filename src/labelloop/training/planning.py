@@ -10,20 +10,22 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from labelloop.base.channels import modality_of
 from labelloop.base.classes import IGNORED, ClassScheme
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import write_json
 from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case
-from labelloop.images.scan import check_same_grid, read_image
+from labelloop.images.scan import check_same_grid
 from labelloop.images.volume import Volume, canonical
 from labelloop.inference.prepare import nonzero_box
+from labelloop.inference.reading import Image
 from labelloop.networks.plans import Plan
 from labelloop.training.setup import nnunet_folders_elsewhere
 
@@ -43,9 +45,9 @@ class CaseShape:
 
     Args:
         spacing_mm: voxel size (z, y, x).
-        shape: voxels (z, y, x) of the box around all voxels that are not zero.
+        shape: voxels (z, y, x) of the box around all voxels that are not zero in any channel.
         share: that box, as a share of the image.
-        intensities: a sample of those inside the annotated structures, drawn with replacement.
+        intensities: a sample [channel, number] of those inside the annotated structures, drawn with replacement.
     """
 
     modality: str
@@ -65,14 +67,14 @@ def case_shape(image: Volume, labels: Volume, modality: str, samples: int) -> Ca
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
     oriented, truth = canonical(image), canonical(labels).array
-    box = tuple(slice(*part) for part in nonzero_box(oriented.array))
-    cropped = oriented.array[box]
+    box = tuple(slice(*part) for part in nonzero_box(*oriented.channels))
+    cropped = np.stack([channel[box].astype(np.float32) for channel in oriented.channels])
     drawn, _ = DatasetFingerprintExtractor.collect_foreground_intensities(
-        truth[box][None], cropped[None].astype(np.float32), num_samples=samples
+        truth[box][None], cropped, num_samples=samples
     )
-    z, y, x = cropped.shape
-    share = cropped.size / oriented.array.size
-    return CaseShape(modality, oriented.geometry.spacing_zyx, (z, y, x), share, np.asarray(drawn[0], np.float32))
+    _, z, y, x = cropped.shape
+    share = cropped[0].size / oriented.array.size
+    return CaseShape(modality, oriented.geometry.spacing_zyx, (z, y, x), share, np.asarray(drawn, np.float32))
 
 
 def shapes_of(cases: Sequence[Case], scheme: ClassScheme, classes: Sequence[str], most: int) -> list[CaseShape]:
@@ -100,7 +102,8 @@ def _read(cases: Sequence[Case], scheme: ClassScheme, classes: Sequence[str], sa
     wanted[[scheme.ids[name] for name in classes]] = 1
     for number, case in enumerate(cases, start=1):
         try:
-            truth, image = read_truth(case, scheme), read_image(case.images[0], case.modality)
+            truth = read_truth(case, scheme)
+            image = Image(case.images[0], more=case.images[1:]).volume(case.modality)
             if truth is None:
                 continue
             check_same_grid(truth.geometry, image.geometry, case.label)
@@ -122,6 +125,7 @@ def plan_for(
     network: PlannedNetwork = "plain",
     gpu_memory_gb: float | None = None,
     configuration: Configuration = "3d_fullres",
+    channels: Sequence[str] = (),
 ) -> Plan:
     """Return the plan that nnU-Net's planner makes.
 
@@ -130,13 +134,14 @@ def plan_for(
         labeled: cases that it will learn from: nnU-Net shows at most 5 % of their voxels in one batch.
         network: planner: nnU-Net's default, or its residual encoders M, L and XL.
         gpu_memory_gb: of the card; None: what the planner is made for.
+        channels: names of the channels of the images, where they have several.
 
     Raises:
-        UserError: when the images have no plan of that configuration.
+        UserError: when the images have no plan of that configuration, or of such channels.
     """
     with nnunet_folders_elsewhere() as folder, _silent():
         raw, prepared = folder / "nnUNet_raw" / DATASET, folder / "nnUNet_preprocessed" / DATASET
-        write_json(raw / "dataset.json", _dataset(classes, labeled, shapes[0].modality))
+        write_json(raw / "dataset.json", _dataset(classes, labeled, channels or [shapes[0].modality]))
         write_json(prepared / "dataset_fingerprint.json", _fingerprint(shapes))
         memory = {} if gpu_memory_gb is None else {"gpu_memory_target_in_gb": gpu_memory_gb}
         planned = _planner(network)(DATASET, suppress_transpose=True, **memory).plan_experiment()
@@ -144,8 +149,17 @@ def plan_for(
     if found is None:
         known = ", ".join(planned["configurations"])
         raise UserError(f"nnU-Net plans no {configuration} for these images, but {known}")
+    return _plan(found, channels, list(_of_ct(shapes, channels)))
+
+
+def _of_ct(shapes: Sequence[CaseShape], channels: Sequence[str]) -> Iterator[dict[str, float]]:
+    """Yield the intensities of each channel that is CT; of images of one channel, those of the cases that are."""
+    for number, name in enumerate(channels):
+        if modality_of(name) == "CT":
+            yield intensity_properties(shapes, number)
     ct = [shape for shape in shapes if shape.modality == "CT"]
-    return _plan(found, ct)
+    if ct and not channels:
+        yield intensity_properties(ct)
 
 
 def usual_memory_gb(network: PlannedNetwork) -> float:
@@ -173,11 +187,12 @@ def _planner(network: PlannedNetwork) -> Any:
     }[network]
 
 
-def _dataset(classes: int, labeled: int, modality: str) -> dict[str, Any]:
+def _dataset(classes: int, labeled: int, channels: Sequence[str]) -> dict[str, Any]:
     """Return a ``dataset.json``; nnU-Net asks of its files only how they would be read."""
-    named = {"image": {"images": ["image_0000.nii.gz"], "label": "label.nii.gz"}}
+    images = [f"image_{number:04d}.nii.gz" for number, _ in enumerate(channels)]
+    named = {"image": {"images": images, "label": "label.nii.gz"}}
     return {
-        "channel_names": {"0": modality},
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
         "labels": {"background": 0} | {f"class_{number}": number for number in range(1, classes + 1)},
         "numTraining": labeled,
         "file_ending": ".nii.gz",
@@ -192,13 +207,15 @@ def _fingerprint(shapes: Sequence[CaseShape]) -> dict[str, Any]:
         "spacings": [list(map(float, shape.spacing_mm)) for shape in shapes],
         "shapes_after_crop": [list(map(int, shape.shape)) for shape in shapes],
         "median_relative_size_after_cropping": float(np.median([shape.share for shape in shapes])),
-        "foreground_intensity_properties_per_channel": {"0": intensity_properties(shapes)},
+        "foreground_intensity_properties_per_channel": {
+            str(number): intensity_properties(shapes, number) for number, _ in enumerate(shapes[0].intensities)
+        },
     }
 
 
-def intensity_properties(shapes: Sequence[CaseShape]) -> dict[str, float]:
+def intensity_properties(shapes: Sequence[CaseShape], channel: int = 0) -> dict[str, float]:
     """Return what nnU-Net's fingerprint says of the intensities inside the annotated structures of all cases."""
-    values = np.concatenate([shape.intensities for shape in shapes])
+    values = np.concatenate([shape.intensities[channel] for shape in shapes])
     percentiles = np.percentile(values, list(PERCENTILES.values()))
     described = {name: float(value) for name, value in zip(PERCENTILES, percentiles, strict=True)}
     return described | {
@@ -209,11 +226,11 @@ def intensity_properties(shapes: Sequence[CaseShape]) -> dict[str, float]:
     }
 
 
-def _plan(configuration: dict[str, Any], ct: Sequence[CaseShape]) -> Plan:
+def _plan(configuration: dict[str, Any], channels: Sequence[str], ct: Sequence[Mapping[str, float]]) -> Plan:
     architecture = configuration["architecture"]
     network = architecture["arch_kwargs"]
     blocks = network.get("n_blocks_per_stage")
-    content = {
+    content: dict[str, Any] = {
         "spacing_mm": [_rounded(side) for side in configuration["spacing"]],
         "patch": [int(side) for side in configuration["patch_size"]],
         "batch_size": int(configuration["batch_size"]),
@@ -225,14 +242,21 @@ def _plan(configuration: dict[str, Any], ct: Sequence[CaseShape]) -> Plan:
         "convs_per_stage_decoder": network["n_conv_per_stage_decoder"],
         "batch_dice": bool(configuration["batch_dice"]),
     }
+    if channels:
+        content["channels"] = list(channels)
     if ct:
-        found = {name: _rounded(value) for name, value in intensity_properties(ct).items()}
-        clip = [found["percentile_00_5"], found["percentile_99_5"]]
-        content["ct"] = {"clip_hu": clip, "mean": found["mean"], "std": found["std"]}
+        normalizations = [_ct_normalization(found) for found in ct]
+        content["ct"] = normalizations if len(normalizations) > 1 else normalizations[0]
     try:
         return Plan.model_validate(content)
     except ValueError as error:
         raise UserError(f"nnU-Net's plan for these images cannot be used here: {error}") from error
+
+
+def _ct_normalization(properties: Mapping[str, float]) -> dict[str, Any]:
+    found = {name: _rounded(value) for name, value in properties.items()}
+    clip = [found["percentile_00_5"], found["percentile_99_5"]]
+    return {"clip_hu": clip, "mean": found["mean"], "std": found["std"]}
 
 
 def _rounded(value: float) -> float:

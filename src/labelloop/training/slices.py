@@ -158,7 +158,9 @@ class SliceTraining:
             return []
         self.network.eval()
         found = [
-            classify(self.network, self._image(c.case).array[0], self.job.plan.ct, self.settings, self.device)[c.known]
+            classify(self.network, self._image(c.case).array[0], self.job.plan.ct_of(), self.settings, self.device)[
+                c.known
+            ]
             for c in cases
         ]
         row = slice_scores(np.concatenate([c.positive[c.known] for c in cases]), np.concatenate(found))
@@ -241,7 +243,7 @@ class SliceLoader:
     """Makes batches of slices drawn from all slices alike, by numpy's global generator."""
 
     def __init__(self, job: TrainingJob, cases: Sequence[SlicedCase], view: SliceClassifierSettings, augment: bool):
-        self._folder, self._ct, self._view, self._augment = job.images, job.plan.ct, view, augment
+        self._folder, self._ct, self._view, self._augment = job.images, job.plan.ct_of(), view, augment
         self._slices: list[tuple[str, int, bool]] = []
         for c in cases:
             self._slices += [(c.case.case, int(z), bool(c.positive[z])) for z in np.flatnonzero(c.known)]

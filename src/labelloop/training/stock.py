@@ -66,8 +66,8 @@ class Preparation(NamedTuple):
 def _as_ours(plan: Plan, modality: str) -> Preparation:
     """Return what makes nnU-Net prepare images as plans of our own do."""
     kinds = ["ct" if of_channel == "CT" else "zscore" for of_channel in plan.modalities(modality)]
-    how = plan.ct
-    intensities = [_intensities(how.clip_hu, how.mean, how.std) for _ in kinds]
+    hows = [plan.ct_of(channel if kind == "ct" else 0) for channel, kind in enumerate(kinds)]
+    intensities = [_intensities(how.clip_hu, how.mean, how.std) for how in hows]
     return Preparation(
         READERS["canonical"], (0, 1, 2), intensities, _configuration(kinds, _linear(False), _linear(False))
     )
