@@ -10,6 +10,8 @@ import pytest
 from labelloop.base.classes import IGNORED
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import sha256
+from labelloop.base.paths import Paths
+from labelloop.base.tables import read_table, write_table
 from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.review.decisions import read as read_decisions
@@ -195,6 +197,15 @@ def test_rows_that_are_wrong_are_named_and_the_others_count(results, folder, cap
     for told in ("row 2: decision 'perhaps'", "row 3: class 'nothing'", "row 4: case '../../b'", "b.nii.gz: not used"):
         assert told in out
     assert said(results) == []
+
+
+def test_of_several_channels_the_first_is_shown_of_a_label_that_was_not_asked_about(results):
+    table = Path(Paths(str(results)).table("cases"))
+    cases = read_table(table, "cases")
+    first = cases["image"].iloc[0]
+    write_table(table, cases.assign(image=lambda rows: rows["image"] + ";/elsewhere/b_0001.nii.gz"), "cases")
+    shown = Desk(results).question(cases["case"].iloc[0], "pancreas").image
+    assert shown == Path(first) and shown.is_file()
 
 
 def test_the_door_refuses_what_is_no_decision(results):

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from labelloop.base.errors import UserError
+from labelloop.cli.main import main
 from labelloop.recipe import load_recipe
 from labelloop.run.run import Run
 
@@ -76,3 +77,10 @@ def test_what_takes_one_channel_is_refused(tmp_path, kind):
     content["plans"] = {name: plan for name, plan in content["plans"].items() if name in known}
     with pytest.raises(UserError, match=found):
         load_recipe(recipe(tmp_path, content, extends))
+
+
+def test_no_scan_of_one_channel_is_measured_for_plans_of_several(tmp_path, capsys):
+    given = ["recipe", "cost", recipe(tmp_path, TWO), "--cases", "4"]
+    assert main(given) == 0
+    assert main([*given, "--scans", str(tmp_path / "scan.nii.gz")]) == 2
+    assert "--scans: a scan is one channel, and plan fine takes several" in capsys.readouterr().err

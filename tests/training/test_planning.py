@@ -40,7 +40,7 @@ def test_what_is_drawn_does_not_depend_on_how_an_image_is_stored():
 CANONICAL = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def two_phases(folder, cases=("a", "b"), names=("CT", "CT")):
+def two_phases(folder, cases="abcde", names=("CT", "CT")):
     """Write nnU-Net's data set folder of two channels, the liver brighter in the second; return it."""
     rng, grid = np.random.default_rng(0), Geometry((24, 20, 16), (2.0, 2.0, 3.0), (24.0, 20.0, 0.0), CANONICAL)
     for case in cases:

@@ -110,6 +110,11 @@ def names(field: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in field.split(";") if part.strip())
 
 
+def first_image(field: str) -> str:
+    """Return the file of the first channel that a column ``image`` names: what people are shown of a case."""
+    return next(iter(names(field)), "")
+
+
 def quarantine(case: str, file: str | Path, code: str, found: str, action: str, severity: str = "error") -> dict:
     """Return a row of the quarantine table."""
     return {

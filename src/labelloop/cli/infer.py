@@ -30,7 +30,7 @@ IDLE_INFER = (
         lambda o: o["modality"] == "CT",
         "with --modality CT, in which all scans can tell which end is up",
     ),
-    Idle(("series",), lambda o: o["images"].is_file(), "for one file; DICOM series lie in folders"),
+    Idle(("series",), lambda o: Path(o["images"]).is_file(), "for one file; DICOM series lie in folders"),
     Idle(("meter",), lambda o: o["device"] == "cpu", "with --device cpu: it is the GPU that is measured"),
 )
 IDLE_EXPORT = (

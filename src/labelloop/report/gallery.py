@@ -14,6 +14,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.tables import upside_down
 from labelloop.base.wording import count, percent, plain
+from labelloop.cases.table import first_image
 from labelloop.images.pictures import AXES, CT_WINDOW, HATCHED, SHADE, case_picture, for_page
 from labelloop.images.scan import read_surveyed
 from labelloop.images.volume import Volume, read, upright_volume
@@ -44,7 +45,7 @@ class Atlas:
         """Return the atlas of a case table; image files are absolute, or relative to the results or to where we are."""
         images = {}
         for case, image, modality in zip(cases["case"], cases["image"], cases["modality"], strict=True):
-            first = image.split(";")[0]  # of several channels
+            first = first_image(image)
             beside = results.root / first
             images[case] = (beside if beside.is_file() else Path(first), modality)
         upright = results.paths.table("upright")

@@ -17,6 +17,7 @@ from labelloop.base.errors import CaseError, UserError, nearest
 from labelloop.base.files import sha256, stamp, write_json
 from labelloop.base.paths import Paths
 from labelloop.base.tables import read_table, upside_down
+from labelloop.cases.table import first_image
 from labelloop.images.volume import read_geometry
 from labelloop.review.decisions import EDITED, FILE, RIGHT, Decision, Reviews, Settled, append, check, one_line
 from labelloop.review.maps import keep, keep_edited
@@ -158,7 +159,7 @@ class Desk:
             "reasons": "",
             "picture": "",
             "box": "",
-            "image": self._cases.get(case, {}).get("image", ""),
+            "image": first_image(str(self._cases.get(case, {}).get("image", ""))),
             "file": "",
         }
         made = self._asked(empty | row | {"asked": asked, "sha256": sha256}, reviews.of(case).get(name))

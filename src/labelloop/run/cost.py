@@ -420,12 +420,16 @@ def measure(recipe: Recipe, scans: Iterable[Path]) -> Iterator[Stored]:
 
     Raises:
         CaseError: when a scan cannot be used.
+        UserError: when the plans take images of several channels.
     """
     from labelloop.images.scan import read_image
     from labelloop.inference.prepare import prepare_image
     from labelloop.inference.prepared import SUFFIX, write_image_array
 
     plans = {name: recipe.plans[name] for name in dict.fromkeys(images_of(recipe, name) for name in recipe.plans)}
+    several = [name for name, plan in plans.items() if plan.channels]
+    if several:
+        raise UserError(f"--scans: a scan is one channel, and plan {several[0]} takes several. Leave it out")
     with tempfile.TemporaryDirectory() as folder:
         for scan in scans:
             volume = read_image(scan, "CT")
