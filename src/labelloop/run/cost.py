@@ -8,7 +8,7 @@ constant here, and :func:`assumptions` says it in words.
 import heapq
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -415,7 +415,7 @@ class Stored:
     bytes: int
 
 
-def measure(recipe: Recipe, scans: Iterable[Path]) -> Iterator[Stored]:
+def measure(recipe: Recipe, scans: Sequence[Path]) -> Iterator[Stored]:
     """Prepare CT scans by each plan of a recipe that prepares images of its own, and yield what they take.
 
     Raises:
@@ -428,7 +428,7 @@ def measure(recipe: Recipe, scans: Iterable[Path]) -> Iterator[Stored]:
 
     plans = {name: recipe.plans[name] for name in dict.fromkeys(images_of(recipe, name) for name in recipe.plans)}
     several = [name for name, plan in plans.items() if plan.channels]
-    if several:
+    if several and scans:
         raise UserError(f"--scans: a scan is one channel, and plan {several[0]} takes several. Leave it out")
     with tempfile.TemporaryDirectory() as folder:
         for scan in scans:
