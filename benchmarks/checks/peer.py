@@ -163,7 +163,7 @@ def near(rule, m, name):
     of = [n for n in m.there(rule.of) if n != name]
     numbered, parts = m.parts(name)
     parts = [part for part in parts if part[1] * m.voxel_ml >= rule.component_ml]
-    if len(of) < rule.least or not parts:
+    if len(of) < rule.min_found or not parts:
         raise NotApplicable
     box = m.box([name, *of])
     distances = ndimage.distance_transform_edt(~m.mask(of, box), sampling=m.spacing)
@@ -174,7 +174,7 @@ def near(rule, m, name):
 
 def inside_abdomen(rule, m, name):
     of = m.there(rule.of)
-    if len(of) < rule.least:
+    if len(of) < rule.min_found:
         raise NotApplicable
     margin, box, abdomen = rule.margin_mm, m.box(of), True
     for axis, (below, above) in enumerate([(margin.below, margin.above)] + [(margin.aside, margin.aside)] * 2):

@@ -145,17 +145,17 @@ ERRORS = {
     ),
     "eroded spleen": (
         lambda a: (erase(a, "spleen", np.s_[:]), paint(a, "spleen", a.ball((62, 35, 30), (10, 7, 6)))),
-        {("spleen", "contrast"), ("spleen", "goes_on")},
+        {("spleen", "contrast"), ("spleen", "undersegmented")},
     ),
     "liver without its left lobe": (lambda a: erase(a, "liver", np.s_[:, :, :76]), {("liver", "cut_flat")}),
     "liver with holes": (lambda a: erase(a, "liver", np.s_[::4, ::2, ::2]), {("liver", "holes")}),
     "pancreas over aorta and fat": (
         lambda a: move(a, "pancreas", (0, -16, 0)),
-        {("pancreas", "uneven")},
+        {("pancreas", "heterogeneous")},
     ),
     "kidney in the liver": (
         lambda a: a.image.__setitem__(a.ball((60, 55, 90), (8, 8, 8)), 190),
-        {("liver", "foreign")},
+        {("liver", "like_kidney")},
     ),
     "stomach without its gas": (
         lambda a: (a.image.__setitem__(gas(a), -1000), a.labels.__setitem__(gas(a), 0)),

@@ -56,7 +56,7 @@ def test_the_surface_shows_what_was_left_out(anatomy, scheme):
     anatomy.labels[:62][anatomy.labels[:62] == anatomy.ids["spleen"]] = 0
     after = rows(anatomy, scheme)["spleen"]
     assert before["surface.border"] > 90 > after["surface.border"]
-    assert before["surface.goes_on"] < 1 < 10 < after["surface.goes_on"]
+    assert before["surface.undersegmented"] < 1 < 10 < after["surface.undersegmented"]
     assert after["surface.flat"] > before["surface.flat"]
     assert after["shape.volume"] == pytest.approx(before["shape.volume"] + math.log10(0.5), abs=0.05)
 

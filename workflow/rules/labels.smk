@@ -140,7 +140,7 @@ rule check:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
         classes=lambda w: list(wiring.label_set(w.labels).classes),
-        version=4,
+        version=5,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

@@ -22,7 +22,7 @@ rule corrupt:
     params:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
-        version=2,
+        version=3,
     message:
         "corrupt: known errors in the labeled of {params.number} cases of shard {wildcards.shard}"
     script:
@@ -63,7 +63,7 @@ rule measure:
         },
         learned_from=lambda w: run.outside.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
-        version=2,
+        version=3,
     message:
         "measure: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

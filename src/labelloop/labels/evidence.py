@@ -31,7 +31,7 @@ GROUPS = {
 """Groups of evidence, in words."""
 PREDICTED = ("agreement", "stability", "confidence")
 """Groups that only labels from models have."""
-SURFACE = ("border", "step", "goes_on", "flat", "leak", "spread", "rough")
+SURFACE = ("border", "step", "undersegmented", "flat", "leak", "spread", "rough")
 """Share (%) of the surface that shows a border; median step across it, in the least that is a border; largest patches
 that go on, that do so in one plane, and that leak, in % of the surface; standard deviation deep inside, in steps; area
 by that of a ball of its volume."""
@@ -138,12 +138,12 @@ def _of_surface(case: Evidence, name: str) -> dict[str, float]:
     step = surface.step(case.modality) if surface else 0.0
     if surface is None or step <= 0:
         return {}
-    area, going_on = float(surface.areas.sum()), surface.going_on(step)
+    area, continuing = float(surface.areas.sum()), surface.continuing(step)
     values = (
         surface.share(surface.stepping(step)),
         float(np.median(np.abs(surface.inner - surface.outer))) / step,
-        100 * surface.largest_patch(going_on).area / area,
-        100 * surface.largest_patch(going_on, flat=True).area / area,
+        100 * surface.largest_patch(continuing).area / area,
+        100 * surface.largest_patch(continuing, flat=True).area / area,
         100 * surface.largest_patch(surface.leaking(step)).area / area,
         surface.spread / step,
         area / float(np.cbrt(36 * math.pi * case.facts.ml(name) ** 2)),

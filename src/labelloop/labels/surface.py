@@ -75,7 +75,7 @@ class Surface:
         """Return the least difference in intensity that is a border of this class; 0 where there is no scale."""
         return hu if modality == "CT" else share * abs(self.middle)
 
-    def going_on(self, step: float) -> np.ndarray:
+    def continuing(self, step: float) -> np.ndarray:
         """Return where [n] what lies beyond without a label looks like the inside, with no step in between."""
         alike = np.abs(self.beside - self.middle) <= max(step, 2 * self.spread)
         return (self.free > 0.5) & alike & (np.abs(self.beside - self.inner) <= step)

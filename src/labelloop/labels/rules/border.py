@@ -23,12 +23,12 @@ LEAST_FREE = 15.0
 class Border(Limit):
     """``step_hu``: the least difference in HU that is a border (CT); ``step_share``: the same on MR, in medians.
 
-    ``unlike_hu``: where the organ's median lies in this range, as that of muscle, the rule does not apply (CT).
+    ``muscle_hu``: where the organ's median lies in this range, as that of muscle, the rule does not apply (CT).
     """
 
     step_hu: float = Field(STEP_HU, gt=0)
     step_share: float = Field(STEP_SHARE, gt=0)
-    unlike_hu: tuple[float, float] | None = None
+    muscle_hu: tuple[float, float] | None = None
 
 
 def _surface(rule: Border, case: Evidence, name: str) -> tuple[Surface, float]:
@@ -43,7 +43,7 @@ def _surface(rule: Border, case: Evidence, name: str) -> tuple[Surface, float]:
         raise Skip("too small to tell its inside from its border")
     if surface.middle in case.cut_off:
         raise Skip("the image is cut off throughout: there is no intensity to judge by")
-    if case.modality == "CT" and rule.unlike_hu and rule.unlike_hu[0] <= surface.middle <= rule.unlike_hu[1]:
+    if case.modality == "CT" and rule.muscle_hu and rule.muscle_hu[0] <= surface.middle <= rule.muscle_hu[1]:
         raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
     step = surface.step(case.modality, rule.step_hu, rule.step_share)
     if step <= 0:
@@ -80,30 +80,30 @@ def _contrast(rule: Contrast, case: Evidence, name: str) -> Finding:
     return Finding(value, limit, value < limit, said)
 
 
-def _going_on(rule: Border, case: Evidence, name: str) -> tuple[Surface, np.ndarray]:
+def _continuing(rule: Border, case: Evidence, name: str) -> tuple[Surface, np.ndarray]:
     """Return the surface of a class, and where what lies beyond it without a label looks like the inside.
 
     There is no step in between. Raises Skip, as ``_surface``.
     """
     surface, step = _surface(rule, case, name)
-    return surface, surface.going_on(step)
+    return surface, surface.continuing(step)
 
 
-@kind("goes_on", Border)
-def _goes_on(rule: Border, case: Evidence, name: str) -> Finding:
+@kind("undersegmented", Border)
+def _undersegmented(rule: Border, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface beyond which unlabeled tissue looks like the inside."""
-    surface, going_on = _going_on(rule, case, name)
-    (value, box), limit = surface.largest_patch(going_on), rule.limit(name)
-    said = f"beyond {value:.1f} cm2 of its surface the same tissue goes on unlabeled; at most {limit:g} cm2 expected"
+    surface, continuing = _continuing(rule, case, name)
+    (value, box), limit = surface.largest_patch(continuing), rule.limit(name)
+    said = f"beyond {value:.1f} cm2 of its surface the same tissue continues unlabeled; at most {limit:g} cm2 expected"
     return Finding(value, limit, value > limit, said, box)
 
 
 @kind("cut_flat", Border)
 def _cut_flat(rule: Border, case: Evidence, name: str) -> Finding:
     """The same in one plane of voxels: a label that was cut, by a window, a slice, or a hand."""
-    surface, going_on = _going_on(rule, case, name)
-    (value, box), limit = surface.largest_patch(going_on, flat=True), rule.limit(name)
-    said = f"it ends flat, on {value:.1f} cm2, in tissue that goes on without a label; at most {limit:g} cm2 expected"
+    surface, continuing = _continuing(rule, case, name)
+    (value, box), limit = surface.largest_patch(continuing, flat=True), rule.limit(name)
+    said = f"it ends flat, on {value:.1f} cm2, in tissue that continues without a label; at most {limit:g} cm2 expected"
     return Finding(value, limit, value > limit, said, box)
 
 
@@ -116,8 +116,8 @@ def _leak(rule: Border, case: Evidence, name: str) -> Finding:
     return Finding(value, limit, value > limit, said, box)
 
 
-@kind("uneven", Limit)
-def _uneven(rule: Limit, case: Evidence, name: str) -> Finding:
+@kind("heterogeneous", Limit)
+def _heterogeneous(rule: Limit, case: Evidence, name: str) -> Finding:
     """Standard deviation, in HU, of the intensity deep inside, by quantiles of local means: noise counts little."""
     surface = _surfaces(case).of(name)
     if surface is None:
@@ -151,7 +151,7 @@ def _beside(rule: Beside, case: Evidence, name: str) -> Finding:
     return Finding(value, limit, value > limit, f"{said}; at most {limit:g} cm2 expected", box)
 
 
-class Foreign(Border):
+class InclusionLike(Border):
     """``of``: organs whose intensity, as it is in this image, must not fill lumps of more than ``threshold`` ml.
 
     ``hu``: the same for what is no class, or may have no voxel, by its name. Only what is at least ``thick_mm`` thick
@@ -163,7 +163,7 @@ class Foreign(Border):
     thick_mm: float = Field(16.0, gt=0)
 
     @model_validator(mode="after")
-    def _something(self) -> "Foreign":
+    def _names_a_tissue(self) -> "InclusionLike":
         if not (self.of or self.hu):
             raise ValueError("neither of nor hu: nothing to look for")
         return self
@@ -173,8 +173,8 @@ class Foreign(Border):
         return self.of
 
 
-@kind("foreign", Foreign)
-def _foreign(rule: Foreign, case: Evidence, name: str) -> Finding:
+@kind("inclusion_like", InclusionLike)
+def _inclusion_like(rule: InclusionLike, case: Evidence, name: str) -> Finding:
     """Volume, in ml, of the lumps inside a class that look like another organ of this patient."""
     own, step = _surface(rule, case, name)
     surfaces = _surfaces(case)

@@ -9,7 +9,7 @@ from labelloop.base.parts import parts_of
 from labelloop.labels.facts import Box, LabelFacts, largest_box
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Skip, kind
 
-HU_KINDS = ("inside_body", "intensity", "tissue", "inclusion", "beside", "uneven")
+HU_KINDS = ("inside_body", "intensity", "tissue", "inclusion", "beside", "heterogeneous")
 """Kinds of rules that measure HU."""
 AIR_HU = -300
 BODY_MM = 4.0

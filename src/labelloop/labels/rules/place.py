@@ -136,12 +136,12 @@ def _offset_in_shared_slices(facts: LabelFacts, name: str, of: Sequence[str], ax
 class Near(Limit):
     """Each component of at least ``component_ml`` is at most ``threshold`` mm from one of the classes ``of``.
 
-    ``least``: of that many classes at least one must be in the map, or the rule does not apply.
+    ``min_found``: of that many classes at least one must be in the map, or the rule does not apply.
     """
 
     of: tuple[str, ...] = Field(min_length=1)
     component_ml: float = Field(0.0, ge=0)
-    least: int = Field(1, ge=1)
+    min_found: int = Field(1, ge=1)
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -152,8 +152,8 @@ class Near(Limit):
 def _near(rule: Near, case: Evidence, name: str) -> Finding:
     facts = case.facts
     of = facts.found(n for n in rule.of if n != name)
-    if len(of) < rule.least:
-        raise Skip(f"only {len(of)} of the {rule.least} structures needed to compare with")
+    if len(of) < rule.min_found:
+        raise Skip(f"only {len(of)} of the {rule.min_found} structures needed to compare with")
     parts, limit = facts.components(name), rule.limit(name)
     chosen = [i for i in parts.by_size if parts.voxels[i - 1] * facts.voxel_ml >= rule.component_ml]
     if not chosen:
@@ -185,10 +185,10 @@ class Margin(Strict):
 
 
 class InsideAbdomen(Limit):
-    """The box of the classes ``of`` (at least ``least`` of them), widened by ``margin_mm``."""
+    """The box of the classes ``of`` (at least ``min_found`` of them), widened by ``margin_mm``."""
 
     of: tuple[str, ...] = Field(min_length=1)
-    least: int = Field(1, ge=1)
+    min_found: int = Field(1, ge=1)
     margin_mm: Margin
 
     @property
@@ -201,8 +201,8 @@ def _inside_abdomen(rule: InsideAbdomen, case: Evidence, name: str) -> Finding:
     """Volume in ml outside of the organs' box with a margin (Zhou: tumor outside the box of organs is removed)."""
     facts = case.facts
     of = facts.found(rule.of)
-    if len(of) < rule.least:
-        raise Skip(f"only {len(of)} of the {rule.least} structures needed to outline the abdomen")
+    if len(of) < rule.min_found:
+        raise Skip(f"only {len(of)} of the {rule.min_found} structures needed to outline the abdomen")
     margin, box = rule.margin_mm, facts.box(name)
     abdomen = facts.abdomen_box(of, margin.above, margin.below, margin.aside)
     value = float(outside(facts.mask(name, box), box, abdomen).sum() * facts.voxel_ml)
@@ -211,10 +211,10 @@ def _inside_abdomen(rule: InsideAbdomen, case: Evidence, name: str) -> Finding:
 
 
 class Expected(Limit):
-    """The class has more than ``threshold`` ml where ``least`` of the classes ``beside`` lie whole in the scan."""
+    """The class has more than ``threshold`` ml where ``min_found`` of the classes ``beside`` lie whole in the scan."""
 
     beside: tuple[str, ...] = Field(min_length=1)
-    least: int = Field(1, ge=1)
+    min_found: int = Field(1, ge=1)
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -226,10 +226,10 @@ def _expected(rule: Expected, case: Evidence, name: str) -> Finding:
     """Volume, in ml, of a class that must be in the field of view, since its neighbors are, from end to end."""
     facts, value, limit = case.facts, case.facts.ml(name), rule.limit(name)
     whole = [n for n in facts.found(rule.beside) if n != name and not facts.sides(facts.box(n)) & {"z-", "z+"}]
-    if value <= limit and len(whole) < rule.least:
-        raise Skip(f"only {len(whole)} of its {rule.least} neighbors lie whole in the field of view")
+    if value <= limit and len(whole) < rule.min_found:
+        raise Skip(f"only {len(whole)} of its {rule.min_found} neighbors lie whole in the field of view")
     if value > limit:
         return Finding(value, limit, False, f"{value:.1f} ml; more than {limit:g} ml expected")
-    seen = " and ".join(whole[: rule.least]).replace("_", " ")
+    seen = " and ".join(whole[: rule.min_found]).replace("_", " ")
     said = f"it was not found, though {seen} lie whole in the field of view; was it removed (`surgery`)?"
     return Finding(value, limit, True, said)
