@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        job = phantom_job(Path(folder), CutMix(number=1))
+        job = phantom_job(Path(folder), CutMix(objects_per_patch=1))
         figure = draw(examples(job, EXAMPLES, options.seed), job)
     with atomic(options.out / "cutmix.png") as temporary:
         figure.savefig(temporary, dpi=100)

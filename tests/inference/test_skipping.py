@@ -70,9 +70,9 @@ def test_probe_first_wants_all_probes_to_be_empty():
 def test_low_volumes_and_single_columns_are_computed_whole():
     image = scene(12, (slice(2, 4), slice(0, 2), slice(10, 12)), depth=12)
     levels = len(window_starts(image.shape, PATCH, 0.5)[0])
-    skip = ProbeFirst(min_foreground_ml=1e6, from_levels=levels + 1)
+    skip = ProbeFirst(min_foreground_ml=1e6, min_levels=levels + 1)
     assert run(image, skip)[1] == run(image, None)[1]
-    assert run(image, skip.model_copy(update={"from_levels": levels}))[1] < run(image, None)[1]
+    assert run(image, skip.model_copy(update={"min_levels": levels}))[1] < run(image, None)[1]
     column = scene(8, (slice(2, 4), slice(0, 2), slice(6, 8)))
     assert run(column, ProbeFirst(min_foreground_ml=1e6))[1] == run(column, None)[1]
 
@@ -82,7 +82,7 @@ def test_threshold_is_a_volume():
     image = scene(16, (slice(4, 5), slice(7, 9), slice(7, 9)))
     image[4, 2, 2] = 2.0  # outside the center window's reach
     for ml, found in ((0.0079, True), (0.0081, False)):
-        labels, _ = run(image, ProbeFirst(min_foreground_ml=ml, from_levels=1))
+        labels, _ = run(image, ProbeFirst(min_foreground_ml=ml, min_levels=1))
         assert bool(labels[4, 2, 2]) is found
 
 
@@ -119,7 +119,7 @@ def test_a_tube_is_followed_where_it_leaves_the_center(reaches, windows):
     assert run(image, skip.model_copy(update={"tubes": ()}))[1] == 9 * levels
 
 
-@pytest.mark.parametrize("skip", [ProbeFirst(from_levels=1, min_foreground_ml=1e9), CenterFirst(min_foreground_ml=1e9)])
+@pytest.mark.parametrize("skip", [ProbeFirst(min_levels=1, min_foreground_ml=1e9), CenterFirst(min_foreground_ml=1e9)])
 def test_predictor_with_nothing_but_skipped_windows_around_the_probes(model_folder, rng, skip):
     volume = random_volume(rng, (40, 60, 60), (2.5, 1.5, 1.5))
     predictor = Predictor(model_folder, "cpu", Settings(skip=skip))
@@ -133,7 +133,7 @@ def test_predictor_with_nothing_but_skipped_windows_around_the_probes(model_fold
 def test_no_window_is_skipped_where_levels_do_not_lie_above_each_other(tmp_path, rng):
     """A model of nnU-Net's sees the axes as the file stores them: here, the last one goes up the patient."""
     model = import_nnunet(save_nnunet(tmp_path, configuration()), tmp_path / "home")
-    skip = ProbeFirst(from_levels=1, min_foreground_ml=1e9)
+    skip = ProbeFirst(min_levels=1, min_foreground_ml=1e9)
     axial = random_volume(rng, (24, 36, 36), (2.5, 1.5, 1.5))
     sagittal = Volume(axial.array, replace(axial.geometry, direction=(0.0, 0, -1.0, 0, 1.0, 0, 1.0, 0, 0)))
     skipping, whole = (Predictor(model, "cpu", Settings(skip=asked)) for asked in (skip, None))

@@ -59,7 +59,7 @@ def test_every_decision_is_a_row(carried, tmp_path):
     write_table(tmp_path / "transfers.csv", pd.DataFrame(rows), "transfers")
     table = read_table(tmp_path / "transfers.csv", "transfers").set_index("sequence")
     assert table.decision.to_dict() == {n: "accepted" if t.accepted else "refused" for n, t in result.items()}
-    assert table.moved_mm["arterial"] == pytest.approx(np.hypot(*MOVED[:2]), abs=2)
+    assert table.translation_mm["arterial"] == pytest.approx(np.hypot(*MOVED[:2]), abs=2)
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,9 @@ def test_diagonal_neighbors_are_one_tumor():
 
 def test_small_tumors_are_passed_over_by_volume_not_by_voxels(scan):
     ml = 4 * 5 * 6 * 5 * 2 * 2 / 1000
-    assert len(cut(scan, at_least_ml=ml * 0.99)) == 1
-    assert len(cut(scan, at_least_ml=ml * 1.01)) == 0
-    assert len(cut_tumors("a", *scan, (10, 4, 4), TUMOR, CutSettings(at_least_ml=ml * 1.01))) == 1
+    assert len(cut(scan, min_ml=ml * 0.99)) == 1
+    assert len(cut(scan, min_ml=ml * 1.01)) == 0
+    assert len(cut_tumors("a", *scan, (10, 4, 4), TUMOR, CutSettings(min_ml=ml * 1.01))) == 1
 
 
 def test_no_tumor_no_object(scan):

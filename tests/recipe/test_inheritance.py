@@ -89,7 +89,7 @@ def test_cleaning_steps_are_replaced_as_a_whole(load):
 
 
 def test_a_changed_kind_leaves_the_keys_of_the_former_behind():
-    base = {"kind": "partial", "epochs": 5, "cutmix": {"number": 2}, "merge": "max"}
+    base = {"kind": "partial", "epochs": 5, "cutmix": {"objects_per_patch": 2}, "merge": "max"}
     assert merged(base, {"kind": "mean_teacher"}) == {"kind": "mean_teacher", "epochs": 5, "merge": "max"}
     assert merged(base, {"kind": "partial"}) == base
     assert merged(base, {"kind": "no such"}) == base | {"kind": "no such"}

@@ -465,7 +465,7 @@ def test_models_that_paste_the_same_objects_share_them(tmp_path):
     content = changed()
     content["models"]["student"]["trainer"] = {"kind": "partial", "cutmix": {}}
     content["models"]["student_b"] = {"like": "student", "trainer": {"seed": 2, "cutmix": {"probability": 0.5}}}
-    content["models"]["wider"] = {"like": "student", "trainer": {"cutmix": {"at_least_ml": 1}}}
+    content["models"]["wider"] = {"like": "student", "trainer": {"cutmix": {"min_ml": 1}}}
     content["models"]["of_truth"] = {"like": "student", "labels": "truth"}
     recipe = load_recipe(write(tmp_path, content))
     banks = {name: bank_of(recipe, name) for name in ("student", "student_b", "wider", "of_truth")}

@@ -21,6 +21,13 @@ OLD_TRAINERS = [
     ({"kind": "slice_classifier", "slices": {"size": 64}}, "slices: .*beside `kind`"),
     ({"kind": "translator", "translator": EPOCHS}, "translator: .*beside `kind`"),
     ({"kind": "partial", "sampling": "cases"}, "sampling: .*write sampling: uniform"),
+    ({"kind": "partial", "schedule": 0.9}, "schedule: .*write poly_exponent"),
+    ({"kind": "mean_teacher", "unlabeled": {"after": 0.1}}, "unlabeled.after: .*write burn_in"),
+    ({"kind": "mean_teacher", "unlabeled": {"confidence": 0.1}}, "unlabeled.confidence: .*write confidence_threshold"),
+    ({"kind": "mean_teacher", "unlabeled": {"strong_view": True}}, "unlabeled.strong_view: .*write strong_augment"),
+    ({"kind": "partial", "batches": {"fewest_cases": 2}}, "batches.fewest_cases: .*write min_cases"),
+    ({"kind": "partial", "cutmix": {"at_least_ml": 2}}, "cutmix.at_least_ml: .*write min_ml"),
+    ({"kind": "partial", "cutmix": {"number": 2}}, "cutmix.number: .*write objects_per_patch"),
 ]
 OLD_CLEANING = [
     ({"step": "islands", "classes": "liver", "below_ml": 1}, r"islands is \{remove_islands: CLASSES\}"),
@@ -44,6 +51,11 @@ OTHERS = [
         r"select\.absence: .*write absent_if_not_found",
     ),
     ({"evaluate": {"rules": "corrected"}}, r"evaluate\.rules: .*write protocol"),
+    ({"engine": {"skip": {"kind": "probe_first", "from_levels": 3}}}, r"engine\.skip\.from_levels: .*write min_levels"),
+    (
+        {"labels": {"l": {"predict": "m", "transfer": {"grow_mm": 7, "grow_z_mm": 9}}}},
+        r"transfer\.grow_mm: .*write dilate_mm",
+    ),
 ]
 OLD = [
     *OTHERS,

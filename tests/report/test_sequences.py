@@ -57,7 +57,7 @@ def test_each_sequence_has_its_row_and_its_reasons(results):
     assert {name: (row["cases"], row["accepted"]) for name, row in rows.items()} == {
         "arterial": (1, 1), "t2w": (2, 0), "dwi": (1, 0)
     }  # fmt: skip
-    assert sorted(rows["t2w"]["why"].values()) == [1, 1] and rows["arterial"]["moved_mm"] == 5.5
+    assert sorted(rows["t2w"]["why"].values()) == [1, 1] and rows["arterial"]["translation_mm"] == 5.5
     assert found["sheet"]["name"] == "p_t1w" and found["sheet"]["src"].startswith("data:image/png")
     assert transfers(Results(results), atlas, "another") is None
 

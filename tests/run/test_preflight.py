@@ -190,13 +190,13 @@ def test_a_promised_dsc_needs_patients_that_nobody_learned_from(tmp_path):
 
 
 def test_batches_and_pasted_objects_need_cases(tmp_path):
-    batches = {"fewest_cases": 3, "full": "tumor"}
+    batches = {"min_cases": 3, "full": "tumor"}
     trainer = {"kind": "partial", "batches": batches, "cutmix": {"name": "tumor"}}
     student = {"labels": "truth", "init_from": None, "trainer": trainer}
     cases = several("organs", "organs", "liver;tumor", "")
     (few,) = problems_of(tmp_path, cases, models={"student": student})
-    assert few.startswith("models.student.trainer.batches.fewest_cases: 3 cases annotated alike, and the most frequent")
-    student["trainer"] = trainer | {"batches": batches | {"fewest_cases": 1, "full": "organs_full_no_tumor"}}
+    assert few.startswith("models.student.trainer.batches.min_cases: 3 cases annotated alike, and the most frequent")
+    student["trainer"] = trainer | {"batches": batches | {"min_cases": 1, "full": "organs_full_no_tumor"}}
     assert problems_of(tmp_path, cases, models={"student": student}) == []
     (none,) = problems_of(tmp_path, several("organs", "liver;tumor"), models={"student": student | {"cases": "tumor"}})
     assert none == "models.student.trainer.batches.full: none of 1 case is in organs_full_no_tumor"

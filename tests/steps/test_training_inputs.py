@@ -34,7 +34,7 @@ from survey_files import do_survey, tables_of
 
 SHARD = "train-000"
 PLAN = Plan(spacing_mm=(12, 12, 12), patch=(16, 16, 24), features=(4, 8))
-CUT = CutMix(at_least_ml=0.1).cut.model_dump(mode="json")
+CUT = CutMix(min_ml=0.1).cut.model_dump(mode="json")
 
 
 class Prepared:

@@ -108,7 +108,7 @@ def test_who_gets_objects_how_often_and_how_many(bank):
     share = np.mean([bool(paster(bank, probability=0.3)("x", *patch_of())) for _ in range(300)])
     assert share == pytest.approx(0.3, abs=0.08)
     image, label = patch_of()
-    assert paster(bank, number=3)("x", image, label) == ["case1"] * 3
+    assert paster(bank, objects_per_patch=3)("x", image, label) == ["case1"] * 3
     assert label.max() // WIDTH == 3
 
 

@@ -22,7 +22,7 @@ from labelloop.training.trainers.base import Trainer
 
 THREE = PLAN.model_copy(update={"batch_size": 3, "batch_dice": True})
 FEW = {"epochs": 1, "iterations_per_epoch": 3, "validation_iterations": 1, "precision": "fp32"}
-UNLABELED = {"strong_view": True, "confidence": 0.3, "balanced": True}
+UNLABELED = {"strong_augmentation": True, "confidence_threshold": 0.3, "balanced": True}
 
 
 # --- in one process

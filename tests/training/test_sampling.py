@@ -170,10 +170,10 @@ def test_a_training_with_both_streams(data, tmp_path):
 
 
 def test_types_with_too_few_cases_are_left_out(data, tmp_path):
-    job = partial(data, tmp_path, states={1: LIVER_ONLY}, batches={"fewest_cases": 2})
+    job = partial(data, tmp_path, states={1: LIVER_ONLY}, batches={"min_cases": 2})
     loader = TRAINERS["partial"].of(job).get_dataloaders()["train"]
     assert {str(case) for _ in range(30) for case in loader.get_indices()} == {"case2", "case3"}
-    nobody = partial(data, tmp_path, batches={"fewest_cases": 9})
+    nobody = partial(data, tmp_path, batches={"min_cases": 9})
     with pytest.raises(UserError, match="no type has so many"):
         TRAINERS["partial"].of(nobody).get_dataloaders()
     nobody = partial(data, tmp_path, batches={"full": ["organs_full"]})

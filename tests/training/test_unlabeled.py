@@ -12,7 +12,7 @@ from labelloop.networks.plans import Plan
 from labelloop.training.losses import PartialLabelLoss, ramp_up
 from labelloop.training.settings import Unlabeled, trainer_settings
 from labelloop.training.trainers import TRAINERS
-from labelloop.training.unlabeled import Trust, strong_view, unknown_but
+from labelloop.training.unlabeled import Trust, strong_augmentation, unknown_but
 
 KINDS = ("mean_teacher", "cross_pseudo")
 TERM = {"mean_teacher": "consistency", "cross_pseudo": "cross"}
@@ -54,7 +54,7 @@ def test_no_weight_before_unlabeled_cases_count():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_before_that_the_unlabeled_change_nothing(data, kind):
-    trainer = trainer_of(data, kind, after=0.5)
+    trainer = trainer_of(data, kind, burn_in=0.5)
     batch = batch_of(trainer)
     other = batch | {"data": torch.cat([batch["data"][:2], batch["data"][2:] * 2 + 1])}
     for epoch, same in ((4, True), (9, False)):
@@ -66,14 +66,16 @@ def test_before_that_the_unlabeled_change_nothing(data, kind):
 @pytest.mark.parametrize("confidence", [0.5, 0.7, 0.9])
 def test_voxels_teach_where_a_prediction_is_sure(confidence):
     found = probabilities()
-    trusted = Trust(Unlabeled(confidence=confidence), 4, torch.device("cpu"))(found)
+    trusted = Trust(Unlabeled(confidence_threshold=confidence), 4, torch.device("cpu"))(found)
     assert torch.equal(trusted, found.amax(1, keepdim=True) >= confidence)
 
 
 def test_a_class_of_which_a_network_is_never_sure_is_not_left_out():
     """Two classes: of one it is 95 % sure, of the other 60 %."""
     found = torch.tensor([0.95, 0.05, 0.4, 0.6]).view(2, 2).T.reshape(1, 2, 1, 1, 2)
-    plain, balanced = (Trust(Unlabeled(confidence=0.8, balanced=b), 2, torch.device("cpu")) for b in (False, True))
+    plain, balanced = (
+        Trust(Unlabeled(confidence_threshold=0.8, balanced=b), 2, torch.device("cpu")) for b in (False, True)
+    )
     for _ in range(1000):
         counted = balanced(found)
     assert plain(found).flatten().tolist() == [True, False]
@@ -96,7 +98,7 @@ def test_at_other_voxels_nothing_is_learned():
 @pytest.mark.parametrize("kind", KINDS)
 def test_confidence_that_nothing_reaches_leaves_the_labels_alone(data, kind):
     own = {"cross_on": "unlabeled"} if kind == "cross_pseudo" else {}
-    trainer = trainer_of(data, kind, own=own, confidence=1.0)
+    trainer = trainer_of(data, kind, own=own, confidence_threshold=1.0)
     batch = batch_of(trainer)
     other = batch | {"data": torch.cat([batch["data"][:2], batch["data"][2:] * 2 + 1])}
     terms = [trainer.training_loss(*trainer.on_device(b))[1][TERM[kind]] for b in (batch, other)]
@@ -105,7 +107,7 @@ def test_confidence_that_nothing_reaches_leaves_the_labels_alone(data, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_network_that_learns_sees_another_view_of_unlabeled_samples(data, kind):
-    trainer = trainer_of(data, kind, strong_view=True)
+    trainer = trainer_of(data, kind, strong_augmentation=True)
     seen = {"learns": [], "tells": []}
 
     def look(module, inputs):
@@ -127,16 +129,16 @@ def test_the_network_that_learns_sees_another_view_of_unlabeled_samples(data, ki
 def test_a_strong_view_moves_nothing_and_follows_its_generator():
     data = torch.randn(3, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     data[:, :, 4:] += 5
-    views = [strong_view(data, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    views = [strong_augmentation(data, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(views[0], views[1]) and not torch.allclose(views[0], views[2], atol=0.1)
     for view in views:
         assert (view[:, :, 4:].mean((1, 2, 3, 4)) > view[:, :, :4].mean((1, 2, 3, 4))).all()
-    assert torch.isfinite(strong_view(torch.zeros(1, 1, 4, 4, 4), torch.Generator().manual_seed(0))).all()
+    assert torch.isfinite(strong_augmentation(torch.zeros(1, 1, 4, 4, 4), torch.Generator().manual_seed(0))).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_remembered_of_classes_outlives_a_resume(data, kind):
-    options = {"confidence": 0.3, "balanced": True}
+    options = {"confidence_threshold": 0.3, "balanced": True}
     trainer, resumed = trainer_of(data, kind, **options), trainer_of(data, kind, **options)
     trainer.train_step(batch_of(trainer))
     assert not torch.equal(trainer.trust.means, resumed.trust.means)

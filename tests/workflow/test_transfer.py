@@ -110,10 +110,10 @@ def test_every_other_sequence_is_accepted_or_refused_with_a_reason(carried):
     lonely = table.loc["lonely_dwi"]
     assert lonely.decision == "refused" and "no t1w image" in lonely.reason and lonely.source == ""
     own = table.drop("lonely_dwi")
-    assert (own.source == "mr_002_t1w").all() and own.moved_mm.notna().all()
+    assert (own.source == "mr_002_t1w").all() and own.translation_mm.notna().all()
     for case, row in own.iterrows():
         folder = project.results / "labels/carried/transferred"
-        assert Transform.load(folder / f"{case}.json").degrees == pytest.approx(row.turned_degrees, rel=1e-4)
+        assert Transform.load(folder / f"{case}.json").degrees == pytest.approx(row.rotation_degrees, rel=1e-4)
         assert (folder / f"{case}.nii.gz").is_file() == (row.decision == "accepted")
 
 

@@ -31,7 +31,7 @@ rule transfer:
         classes=run.chain.classes,
         groups=wiring.groups(),
         trigger=trigger(run.scheme.fingerprint()),
-        version=2,
+        version=3,
     message:
         "transfer: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

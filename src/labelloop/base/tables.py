@@ -274,8 +274,8 @@ TABLES: dict[str, dict[str, str]] = {
             "of the carried label with the kidney as this image shows it; empty: no such kidney"
         ),
         "left_kidney_dsc": Number("likewise"),
-        "turned_degrees": Number("angle of the rotation that was found"),
-        "moved_mm": Number("how far the middle of the image was moved"),
+        "rotation_degrees": Number("angle of the rotation that was found"),
+        "translation_mm": Number("how far the middle of the image was moved"),
         "criterion": "no_source, not_registered, no_kidney, one_kidney or both_kidneys; empty: accepted",
         "reason": "in words",
     },

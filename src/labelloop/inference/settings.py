@@ -18,12 +18,12 @@ class ProbeFirst(Strict):
 
     A level is all windows at one height. With 3 x 3 windows the probe is the center, with 2 x 2 those on the diagonal.
     All probes must see less than ``min_foreground_ml``: 100 voxels of 2.5 x 1.5 x 1.5 mm (luckieucas/FLARE23;
-    another release asks for 1000, 5.6 ml). Volumes of fewer than ``from_levels`` levels are computed whole.
+    another release asks for 1000, 5.6 ml). Volumes of fewer than ``min_levels`` levels are computed whole.
     """
 
     kind: Literal["probe_first"] = Field("probe_first", description="the middle windows of each level first")
     min_foreground_ml: float = Field(0.5625, ge=0, description="what a probe must see, so that its level is computed")
-    from_levels: int = Field(5, ge=1, description="images of fewer levels are computed whole")
+    min_levels: int = Field(5, ge=1, description="images of fewer levels are computed whole")
 
 
 class CenterFirst(Strict):

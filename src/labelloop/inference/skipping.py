@@ -39,7 +39,7 @@ def skipping_walk(
 
 def _probe_first(skip: ProbeFirst, starts: Sequence[Sequence[int]], voxel_ml: float) -> Walk:
     z_starts, y_starts, x_starts = starts
-    if len(z_starts) < skip.from_levels or len(y_starts) * len(x_starts) == 1:
+    if len(z_starts) < skip.min_levels or len(y_starts) * len(x_starts) == 1:
         yield from every_window(starts)
         return
     probes = set(zip(_middle(y_starts), _middle(x_starts), strict=True))

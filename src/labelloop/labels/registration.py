@@ -58,7 +58,7 @@ class Transform:
         """Angle of the rotation of a rigid map."""
         return float(np.degrees(np.arccos(np.clip((np.trace(self._square) - 1) / 2, -1, 1))))
 
-    def moved_mm(self, geometry: Geometry) -> float:
+    def translation_mm(self, geometry: Geometry) -> float:
         """Return how far the center of a grid is moved."""
         center = _center(geometry)
         return float(np.linalg.norm(self(center) - center))

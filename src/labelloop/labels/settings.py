@@ -243,5 +243,5 @@ class CutSettings(Strict):
         ((20.0, 40.0), (36.0, 48.0), (36.0, 48.0)),
         description="surroundings on each side, drawn for each object between these bounds (z, y, x)",
     )
-    at_least_ml: float = Field(0.0, ge=0, description="smaller tumors are passed over (Zhou: 100 voxels, 0.56 ml)")
+    min_ml: float = Field(0.0, ge=0, description="smaller tumors are passed over (Zhou: 100 voxels, 0.56 ml)")
     seed: Seed = Field(0, description="of the margins that are drawn")

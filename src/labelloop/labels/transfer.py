@@ -50,8 +50,8 @@ class Transferred:
             "sequence": self.sequence,
             "decision": "accepted" if self.accepted else "refused",
             **{f"{kidney}_dsc": self.dsc.get(kidney) for kidney in KIDNEYS},
-            "turned_degrees": self.transform.degrees,
-            "moved_mm": self.transform.inverse().moved_mm(image.geometry),
+            "rotation_degrees": self.transform.degrees,
+            "translation_mm": self.transform.inverse().translation_mm(image.geometry),
             "criterion": self.criterion,
             "reason": self.reason,
         }
@@ -169,7 +169,7 @@ def kidney_dsc(
         kidney = labels == scheme.ids[name]
         if kidney.any():
             others = np.isin(labels, [scheme.ids[other] for other in NO_KIDNEY if other != name])
-            box = _around(kidney, 2 * max(settings.grow_mm, settings.grow_z_mm), spacing)
+            box = _around(kidney, 2 * max(settings.dilate_mm, settings.dilate_z_mm), spacing)
             shown = coarse_kidney(array[box], kidney[box], others[box], spacing, sequence, settings)
             scores[name] = 2 * int((shown & kidney[box]).sum()) / int(shown.sum() + kidney.sum())
     return scores
@@ -193,7 +193,7 @@ def coarse_kidney(
         spacing: voxel size (z, y, x) in mm.
     """
     z, y, x = spacing
-    region = _grown(kidney, 1.0, (z / settings.grow_z_mm, y / settings.grow_mm, x / settings.grow_mm)) & ~others
+    region = _grown(kidney, 1.0, (z / settings.dilate_z_mm, y / settings.dilate_mm, x / settings.dilate_mm)) & ~others
     threshold = otsu(image[region])
     dark = sequence in settings.dark_kidneys
     shown = region & ((image <= threshold) & (image > 0) if dark else image > threshold)

@@ -47,7 +47,7 @@ def cut_tumors(
     for number in np.argsort(-sizes, kind="stable"):
         low, high = np.array(settings.margin_mm).T
         pads = np.round(random.uniform(low, high) / np.asarray(spacing_mm)).astype(int)
-        if sizes[number] < settings.at_least_ml:
+        if sizes[number] < settings.min_ml:
             continue
         around = tuple(
             slice(max(0, side.start - pad), side.stop + pad)

@@ -50,8 +50,10 @@ class TransferSettings(Strict):
         {"t2w": "arterial", "dwi": "arterial"}, description="registered on images, to this sequence; others on masks"
     )
     # Released code: 6 dilations, 1 opening, up to 4 closings, on voxels of 1.2 x 1.2 x 3 mm: 7.2 mm in plane, 18 in z.
-    grow_mm: float = Field(7.2, gt=0, description="margin around the T1W kidney, in plane")
-    grow_z_mm: float = Field(18.0, gt=0, description="the same from head to foot, the way that breathing moves kidneys")
+    dilate_mm: float = Field(7.2, gt=0, description="margin around the T1W kidney, in plane")
+    dilate_z_mm: float = Field(
+        18.0, gt=0, description="the same from head to foot, the way that breathing moves kidneys"
+    )
     open_mm: float = Field(1.2, ge=0, description="radius of the opening of the kidney that was found")
     close_mm: float = Field(4.8, ge=0, description="radius of the closing after it")
 

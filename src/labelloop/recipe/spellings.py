@@ -50,6 +50,17 @@ MEAN_TEACHER = {
 }
 CROSS = {"weight": "cross_weight", "samples": "cross_on", "ramp": "cross_ramp", "partly_labeled": "partly_labeled"}
 
+RENAMED = {
+    "schedule": "poly_exponent",
+    "unlabeled.after": "burn_in",
+    "unlabeled.confidence": "confidence_threshold",
+    "unlabeled.strong_view": "strong_augmentation",
+    "batches.fewest_cases": "min_cases",
+    "cutmix.at_least_ml": "min_ml",
+    "cutmix.number": "objects_per_patch",
+}
+"""Former names of keys of a trainer, and what they are called."""
+
 
 def _beside_kind(names: Mapping[str, str]) -> str:
     return "write its keys beside `kind`: " + ", ".join(
@@ -65,6 +76,7 @@ SPELLINGS: tuple[Spelling, ...] = (
     *(Spelling(f"{place}.slices", "write its keys beside `kind`") for place in TRAINERS),
     *(Spelling(f"{place}.translator", "write its keys beside `kind`") for place in TRAINERS),
     *(Spelling(f"{place}.sampling", "write sampling: uniform", _is("cases")) for place in TRAINERS),
+    *(Spelling(f"{place}.{old}", f"write {new}") for place in TRAINERS for old, new in RENAMED.items()),
     *(Spelling(place, f"the verb is the key: {CLEANING}", _cleaning) for place in CLEANED),
     *(Spelling(f"{place}.from_mm", "write taller_than_mm") for place in CLEANED),
     Spelling("labels.*.select.demote", "write if_refused"),
@@ -77,6 +89,9 @@ SPELLINGS: tuple[Spelling, ...] = (
     ),
     Spelling("inference.*.within_z_mm", "see `near`"),
     Spelling("inference.*.from_mm", "write min_height_mm"),
+    Spelling("engine.skip.from_levels", "write min_levels"),
+    Spelling("labels.*.transfer.grow_mm", "write dilate_mm"),
+    Spelling("labels.*.transfer.grow_z_mm", "write dilate_z_mm"),
 )
 
 

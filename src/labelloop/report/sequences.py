@@ -60,7 +60,7 @@ def transfers(results: Results, atlas: Atlas, name: str) -> dict[str, Any] | Non
         accepted = part["decision"] == "accepted"
         refused = part[~accepted].groupby("criterion", sort=True)["reason"]
         why = dict(zip(refused.first(), refused.size().tolist(), strict=True))
-        measured = ("right_kidney_dsc", "left_kidney_dsc", "moved_mm", "turned_degrees")
+        measured = ("right_kidney_dsc", "left_kidney_dsc", "translation_mm", "rotation_degrees")
         row = {"sequence": sequence, "cases": len(part), "accepted": int(accepted.sum()), "why": why}
         rows.append(row | {column: float(part[column].astype(float).median()) for column in measured})
     return {"rows": rows, "sheet": _sheet(atlas, table, results.paths.labels(name))}

@@ -99,9 +99,9 @@ def _partial_problems(
 ) -> Iterator[str]:
     if trainer.batches:
         types = Counter(known.values())
-        if spec.labels == TRUTH and max(types.values()) < trainer.batches.fewest_cases:
+        if spec.labels == TRUTH and max(types.values()) < trainer.batches.min_cases:
             yield (
-                f"{key}.batches.fewest_cases: {trainer.batches.fewest_cases} cases annotated alike, and the "
+                f"{key}.batches.min_cases: {trainer.batches.min_cases} cases annotated alike, and the "
                 f"most frequent type has {max(types.values())}"
             )
         full = trainer.batches.full

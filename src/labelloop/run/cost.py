@@ -208,7 +208,7 @@ def _macs(plan: Plan, outputs: int) -> tuple[int, int]:
 def passes(settings: SegmenterSettings, batch_size: int) -> tuple[float, float]:
     """Return the work of an update and of a validation step, in forward passes of a batch."""
     if isinstance(settings, CrossPseudoSettings):
-        told = 2.0 if settings.unlabeled.strong_view else 0.0  # what teaches is then predicted apart, by both networks
+        told = 2.0 if settings.unlabeled.strong_augmentation else 0.0  # both networks then predict apart what teaches
         return 2.0 * (1 + BACKWARD) + told, 2.0
     if isinstance(settings, MeanTeacherSettings):
         unlabeled = max(1, int(settings.unlabeled.share * batch_size)) / batch_size

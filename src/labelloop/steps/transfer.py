@@ -101,7 +101,7 @@ def _one(patient: Mapping[str, list[UsableCase]], sequence: str) -> UsableCase |
 def _refuse(item: UsableCase, sources: int, settings: TransferSettings) -> tuple[None, dict]:
     found = f"{sources} {settings.source} images, one is needed" if sources else f"no {settings.source} image"
     row: dict[str, Any] = {"source": "", "sequence": item.case.sequence, "decision": "refused"}
-    measured = ("right_kidney_dsc", "left_kidney_dsc", "turned_degrees", "moved_mm")
+    measured = ("right_kidney_dsc", "left_kidney_dsc", "rotation_degrees", "translation_mm")
     row |= dict.fromkeys(measured)
     row |= {"criterion": "no_source", "reason": f"patient {item.case.patient} has {found}"}
     return None, {"transfers": [row], "volumes": []}

@@ -66,7 +66,7 @@ class Paster:
         if not len(spots):
             return []
         sources = []
-        for _ in range(self._settings.number):
+        for _ in range(self._settings.objects_per_patch):
             stored = self._objects[np.random.randint(len(self._objects))]
             sources.append(stored.case)
             center = spots[np.random.randint(len(spots))]

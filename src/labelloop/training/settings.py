@@ -39,7 +39,7 @@ class BatchTypes(Strict):
     full: Names = Field((), description="groups of cases with full labels; none: one stream of all cases")
     full_first_epochs: int = Field(0, ge=0, description="epochs on the full labels alone (Zhou: 150 of 1200)")
     alternate: bool = Field(True, description="afterwards every other batch is of full labels; else of any type")
-    fewest_cases: int = Field(1, ge=1, description="types with fewer cases are left out (Zhou: the batch size, 4)")
+    min_cases: int = Field(1, ge=1, description="types with fewer cases are left out (Zhou: the batch size, 4)")
 
 
 class Sampling(Strict):
@@ -69,7 +69,7 @@ class CutMix(CutSettings):
     """
 
     probability: float = Field(1.0, ge=0, le=1, description="share of such patches that get objects (Zhou: all)")
-    number: int = Field(1, ge=1, le=8, description="objects pasted into one patch (Zhou: 1)")
+    objects_per_patch: int = Field(1, ge=1, le=8, description="objects pasted into one patch (Zhou: 1)")
     placement: Literal["organs", "body"] = Field(
         "organs", description="in the body: inside the box of the labeled organs in the patch, or anywhere"
     )
@@ -94,18 +94,20 @@ class RandomIntensity(Strict):
 class Unlabeled(Strict):
     """How much of a batch is unlabeled, from when on it counts, and what of it (mean_teacher and cross_pseudo)."""
 
-    idle = (Idle(("balanced",), lambda s: not s.confidence, "where `confidence` is 0, which it lowers"),)
+    idle = (
+        Idle(("balanced",), lambda s: not s.confidence_threshold, "where `confidence_threshold` is 0, which it lowers"),
+    )
     share: float = Field(0.5, gt=0, lt=1, description="of a batch, rounded down, at least one sample")
-    after: float = Field(
+    burn_in: float = Field(
         0.0, ge=0, lt=1, description="share of the epochs on labels alone, before unlabeled cases count"
     )
-    confidence: float = Field(
+    confidence_threshold: float = Field(
         0.0, ge=0, le=1, description="voxels teach where the other network is at least so sure; 0: everywhere"
     )
     balanced: bool = Field(
-        False, description="lower the confidence asked for classes of which the network is less sure, e.g. small organs"
+        False, description="lower the threshold for classes of which the network is less sure, e.g. small organs"
     )
-    strong_view: bool = Field(
+    strong_augmentation: bool = Field(
         False, description="the network that learns sees other contrast, brightness, gamma and noise than the other one"
     )
 
@@ -119,7 +121,9 @@ class TrainingSettings(Strict):
     validation_iterations: int = Field(50, ge=0, description="batches that are validated after each epoch; 0: none")
     learning_rate: float = Field(1e-2, gt=0, description="at the start")
     weight_decay: float = Field(3e-5, ge=0, description="L2 penalty on the weights")
-    schedule: float = Field(0.9, ge=0, description="exponent of the polynomial decay of the learning rate; 0: none")
+    poly_exponent: float = Field(
+        0.9, ge=0, description="exponent of the polynomial decay of the learning rate; 0: it stays as it is"
+    )
     save_every: int = Field(
         10, ge=1, description="epochs between checkpoints (nnU-Net: 50); a kill loses no more than these"
     )

@@ -173,7 +173,7 @@ class SliceTraining:
 
     def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], pause: Pause, validate: bool) -> None:
         s = self.settings
-        rate = s.learning_rate * (1 - epoch / s.epochs) ** s.schedule
+        rate = s.learning_rate * (1 - epoch / s.epochs) ** s.poly_exponent
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.network.train()

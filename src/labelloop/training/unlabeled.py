@@ -15,7 +15,7 @@ nnU-Net's augmentation, but drawn for every patch; not tuned."""
 class Trust:
     """Says where a prediction is sure enough to teach, by a threshold of each class.
 
-    With ``balanced`` the threshold of class c is ``confidence`` times the mean confidence of voxels that are
+    With ``balanced`` the threshold of class c is ``confidence_threshold`` times the mean confidence of voxels that are
     predicted to be c, relative to that of the surest class (curriculum pseudo labeling: Zhang et al. 2021, FlexMatch,
     section 3; here by mean confidence, not by counts). Small organs, of which a network is never as sure as of the
     background, are not left out.
@@ -31,7 +31,7 @@ class Trust:
         confidence, predicted = probabilities.max(1, keepdim=True)
         if self._settings.balanced:
             self._remember(confidence.flatten(), predicted.flatten())
-        thresholds = self._settings.confidence * self.means / self.means.max()
+        thresholds = self._settings.confidence_threshold * self.means / self.means.max()
         return confidence >= thresholds[predicted]
 
     def _remember(self, confidence: Tensor, predicted: Tensor) -> None:
@@ -41,7 +41,7 @@ class Trust:
         self.means = torch.lerp(now, self.means, MEMORY)
 
 
-def strong_view(data: Tensor, generator: torch.Generator) -> Tensor:
+def strong_augmentation(data: Tensor, generator: torch.Generator) -> Tensor:
     """Return patches [batch, 1, ...] of other contrast, brightness, gamma and noise; no voxel moves.
 
     The network that learns sees this view, the one that labels sees the patch as it is (FixMatch: Sohn et al. 2020,

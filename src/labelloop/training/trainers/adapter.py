@@ -121,7 +121,7 @@ class Adapter(nnUNetTrainer):
                 momentum=settings.momentum,
                 nesterov=settings.momentum > 0,
             )
-        return optimizer, PolyLRScheduler(optimizer, settings.learning_rate, settings.epochs, settings.schedule)
+        return optimizer, PolyLRScheduler(optimizer, settings.learning_rate, settings.epochs, settings.poly_exponent)
 
     def _build_loss(self):
         loss = super()._build_loss()

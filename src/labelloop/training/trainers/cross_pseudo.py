@@ -44,7 +44,7 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
         seen = self.learned_from(data, self.labeled, self.update)
         logits = [self.logits_of(network, seen) for network in self.trained]
         told = [[output.detach() for output in outputs] for outputs in logits]
-        if self.unlabeled.strong_view:
+        if self.unlabeled.strong_augmentation:
             with torch.no_grad():
                 told = [self.logits_of(network, data) for network in self.trained]
         total, terms = torch.zeros((), device=self.device), {"cross_weight": torch.tensor(weight)}
@@ -63,7 +63,7 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
             return torch.zeros((), device=self.device)
         told = [output[first:] for output in other]
         unsure = [output.new_zeros(output.shape[:2], dtype=torch.bool) for output in told]
-        if self.unlabeled.confidence:
+        if self.unlabeled.confidence_threshold:
             unsure = [unknown_but(self.trust(output.softmax(1)), output.shape[1]) for output in told]
         loss = self.compute_loss([o[first:] for o in own], [o.argmax(1, keepdim=True) for o in told], unsure)
         self._terms.take()

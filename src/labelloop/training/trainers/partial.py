@@ -56,11 +56,11 @@ class PartialTrainer(Trainer):
         types: dict[tuple[str, ...], list[str]] = {}
         for case in self.cases["train"]:
             types.setdefault(case.known(self.job.classes), []).append(case.case)
-        used = [cases for cases in types.values() if len(cases) >= settings.fewest_cases]
+        used = [cases for cases in types.values() if len(cases) >= settings.min_cases]
         full = [case.case for case in self.cases["train"] if case.full]
         log.info("%s: %d annotation types, %d used; %d full cases", self.job.name, len(types), len(used), len(full))
         if not used:
-            raise UserError(f"model {self.job.name}: batches.fewest_cases {settings.fewest_cases}: no type has so many")
+            raise UserError(f"model {self.job.name}: batches.min_cases {settings.min_cases}: no type has so many")
         if settings.full and not full:
             raise UserError(f"model {self.job.name}: batches.full: no training case is in {' or '.join(settings.full)}")
         streams: dict[str, Chooser | None] = {"train": one_type(used, self.batch_size)}

@@ -13,7 +13,7 @@ from labelloop.training.losses import ramp_up
 from labelloop.training.sampling import Chooser, evenly, streams, two_parts
 from labelloop.training.settings import SemiSupervisedSettings, Unlabeled, settings_of
 from labelloop.training.trainers.partial import PartialTrainer
-from labelloop.training.unlabeled import Trust, strong_view
+from labelloop.training.unlabeled import Trust, strong_augmentation
 
 log = logging.getLogger(__name__)
 
@@ -83,17 +83,17 @@ class SemiSupervisedTrainer(PartialTrainer):
 
     def weight_now(self, weight: float, ramp: float) -> float:
         """Return the weight of unlabeled samples in this epoch, which grows to ``weight`` over a share ``ramp``."""
-        return weight * ramp_up(self.epoch, self.num_epochs, ramp, self.unlabeled.after)
+        return weight * ramp_up(self.epoch, self.num_epochs, ramp, self.unlabeled.burn_in)
 
     def learned_from(self, data: Tensor, first: int, step: int) -> Tensor:
         """Return the images that the network sees which learns: from sample ``first`` on in a strong view, if asked.
 
         The view follows from the seed and the number of the step alone.
         """
-        if not self.unlabeled.strong_view or first >= len(data):
+        if not self.unlabeled.strong_augmentation or first >= len(data):
             return data
         generator = torch.Generator(self.device).manual_seed(seed_of(self.settings.seed, "view", step))
-        return torch.cat([data[:first], strong_view(data[first:], generator)])
+        return torch.cat([data[:first], strong_augmentation(data[first:], generator)])
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"confidence": self.trust.means}
