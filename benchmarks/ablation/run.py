@@ -11,31 +11,26 @@ and its p (``labelloop.metrics.compare.hierarchical_bootstrap``).
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from recipes import BTCV_PAIR, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import RESULTS, gain_in_percent, train, written_by
 
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
 from labelloop.base.tables import read_table
 from labelloop.cases.folders import pair_folders
-from labelloop.cases.table import Case, load_cases, write_cases
+from labelloop.cases.table import Case, load_cases
 from labelloop.images.datasets import load_dataset
 from labelloop.metrics.compare import compare_scores
 from labelloop.phantom import write_phantom
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
 LABELED = (2, 4, 8)
 
 
@@ -54,23 +49,23 @@ def main() -> None:
     options = parser.parse_args()
     seeds, size = range(options.seeds), SIZES[options.size or ("btcv" if options.btcv else "full")]
     out, folder = options.out, options.btcv
-    parts = btcv_parts(folder, out, size, seeds) if folder else phantom_parts(out, size, seeds, options.labeled)
+    parts = btcv_parts(folder, size, seeds) if folder else phantom_parts(out, size, seeds, options.labeled)
     lines: list[str] = []
     for title, cases, recipe, pairs in parts:
-        results = train(out / title.replace(" ", "_"), cases, recipe, options.device, options.cores)
-        lines += [f"## {title}", "", *table(pairs, scores(results / "evaluation", pairs, seeds), recipe), ""]
+        part = out / title.replace(" ", "_")
+        if not train(part, cases, recipe, options.device, options.cores):
+            raise SystemExit(1)
+        evaluation = part / "results" / "evaluation"
+        lines += [f"## {title}", "", *table(pairs, scores(evaluation, pairs, seeds), recipe), ""]
     text = "\n".join(lines)
     print(text)
     if options.write:
-        command = " ".join(["python benchmarks/ablation/run.py", *map(str, sys.argv[1:])])
-        where = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores, no GPU"
-        versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-        head = f"# Ablation\n\nWritten by `{command}` on {date.today()}: {where}; {versions}.\n\n"
+        head = f"# Ablation\n\n{written_by(__file__, 'torch', gpu=options.device == 'cuda')}\n\n"
         write_text(RESULTS / ("ablation_btcv.md" if folder else "ablation.md"), head + text)
 
 
-Part = tuple[str, Path, dict, Sequence[Pair]]
-"""Title, case table, recipe and pairs of what is trained in one run of Snakemake."""
+Part = tuple[str, Sequence[Case], dict, Sequence[Pair]]
+"""Title, cases, recipe and pairs of what is trained in one run of Snakemake."""
 
 
 def phantom_parts(out: Path, size: Size, seeds: range, labeled: Sequence[int]) -> Iterable[Part]:
@@ -78,11 +73,10 @@ def phantom_parts(out: Path, size: Size, seeds: range, labeled: Sequence[int]) -
     table = out / "phantom" / "cases.csv"
     if not table.is_file():
         write_phantom(table.parent, size.phantoms, seed=1, spacing_mm=size.phantom_mm)
-    yield "partly labeled", table, partial_recipe(size, seeds), PAIRS
+    cases = load_cases(table)[0]
+    yield "partly labeled", cases, partial_recipe(size, seeds), PAIRS
     for number in labeled:
-        cases = out / f"cases_{number}.csv"
-        write_cases(cases, few_labeled(load_cases(table)[0], number))
-        yield f"{number} labeled cases", cases, semi_recipe(size, seeds), SEMI_PAIRS
+        yield f"{number} labeled cases", few_labeled(cases, number), semi_recipe(size, seeds), SEMI_PAIRS
 
 
 def few_labeled(cases: Sequence[Case], number: int) -> list[Case]:
@@ -93,7 +87,7 @@ def few_labeled(cases: Sequence[Case], number: int) -> list[Case]:
     return [c if c.role == "test" or c.case in full else c.model_copy(update=hidden) for c in cases]
 
 
-def btcv_parts(folder: Path, out: Path, size: Size, seeds: range) -> Iterable[Part]:
+def btcv_parts(folder: Path, size: Size, seeds: range) -> Iterable[Part]:
     """Yield one part: of every four cases one tests, the others keep a third of their organs, in turn."""
     scheme = load_classes("flare")
     organs = [n for n in scheme.names if n in load_dataset("btcv", scheme).annotated]
@@ -104,21 +98,9 @@ def btcv_parts(folder: Path, out: Path, size: Size, seeds: range) -> Iterable[Pa
         kept = organs if test else organs[(number % 4) :: 3]
         files = {"image": str(image), "label": str(label), "dataset": "btcv", "modality": "CT", "patient": case}
         cases.append(Case(case=case, role="test" if test else "train", annotated=";".join(kept), **files))
-    write_cases(out / "cases_btcv.csv", cases)
     recipe = partial_recipe(size, seeds, ("background", "max"), organs)
     pairs = [BTCV_PAIR, *(BTCV_PAIR._replace(what=organ) for organ in organs)]
-    yield "BTCV with a third of the organs", out / "cases_btcv.csv", recipe, pairs
-
-
-def train(folder: Path, cases: Path, recipe: dict, device: str, cores: str) -> Path:
-    """Let Snakemake train and score a recipe in ``folder``; return its results."""
-    config = {"cases": str(cases.resolve()), "recipe": "recipe.yaml", "results": "results", "device": device}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "recipe.yaml", json.dumps(recipe, indent=2))  # JSON is YAML
-    write_text(folder / "config.yaml", json.dumps(config))
-    places = ["--directory", str(folder.resolve()), "--configfile", str((folder / "config.yaml").resolve())]
-    subprocess.run([sys.executable, "-m", "snakemake", *places, "--cores", cores], cwd=ROOT, check=True)
-    return folder / "results"
+    yield "BTCV with a third of the organs", cases, recipe, pairs
 
 
 def scores(evaluation: Path, pairs: Sequence[Pair], seeds: range) -> dict[str, list[pd.DataFrame]]:
@@ -142,7 +124,7 @@ def table(pairs: Sequence[Pair], found: dict[str, list[pd.DataFrame]], recipe: d
             yield f"| {pair.question} | {pair.what} | 0 | – | – | – | – |"
             continue
         both = " | ".join(f"{100 * row[side]:.1f} ± {100 * row[f'{side}_sd']:.1f}" for side in ("first", "second"))
-        gain = f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
+        gain = gain_in_percent(row)
         yield f"| {pair.question} | {pair.what} | {row['cases']} | {both} | {gain} | {row['p']:.3f} |"
 
 

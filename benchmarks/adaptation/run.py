@@ -12,16 +12,15 @@ On MR phantoms, whose motion and truth are known, and on the real scans in ``--s
 """
 
 import argparse
-import os
-import platform
 import sys
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import written_by
 
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
@@ -54,11 +53,8 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if options.write:
-        command = " ".join(["python benchmarks/adaptation/run.py", *sys.argv[1:]])
-        where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}"
-        versions = f"NumPy {np.__version__}, SimpleITK {sitk.Version.VersionString()}"
         what = f"{options.patients} MR phantoms, seed {SEED}, voxels of {SPACING_MM:g} mm."
-        head = f"# From CT to MR: what is seen right\n\nWritten by `{command}` on {date.today()}: {where}, {versions}."
+        head = f"# From CT to MR: what is seen right\n\n{written_by(__file__, 'numpy', 'SimpleITK')}"
         write_text(RESULT, f"{head}\n\n{what}\n\n{text}")
 
 

@@ -11,19 +11,19 @@ the engine's Gaussian blending, so that results are compared where windows do no
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from datetime import date
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import written_by
 
 from labelloop.base.files import write_text
 from labelloop.inference.translate import translate
@@ -50,10 +50,8 @@ def main() -> None:
     text = "\n".join(table(found, options)) + "\n"
     print(text)
     if options.write:
-        command = " ".join(["python benchmarks/adaptation/translator.py", *sys.argv[1:]])
-        where = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores, no GPU"
-        versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-        head = f"# The translator in use\n\nWritten by `{command}` on {date.today()}: {where}; {versions}."
+        gpu = options.device == "cuda"
+        head = f"# The translator in use\n\n{written_by(__file__, 'torch', gpu=gpu)}"
         write_text(RESULT, f"{head}\n\n{text}")
 
 

@@ -9,13 +9,15 @@ has a rank correlation with the DSC that is given, 0 being a score that tells no
 """
 
 import argparse
-import platform
+import sys
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import written_by
 
 from labelloop.base.files import write_text
 from labelloop.labels.calibrate import threshold
@@ -91,9 +93,8 @@ def main() -> None:
     text = "\n".join(report(options.runs)) + "\n"
     print(text)
     if options.write:
-        said = f"Written by `python benchmarks/calibration/run.py --runs {options.runs} --write` on {date.today()}"
-        versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
-        write_text(RESULT, f"# What a calibrated threshold takes\n\n{said}: {versions}.\n\n{text}")
+        made = written_by(__file__, "numpy", "scipy")
+        write_text(RESULT, f"# What a calibrated threshold takes\n\n{made}\n\n{text}")
 
 
 if __name__ == "__main__":

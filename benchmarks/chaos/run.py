@@ -12,35 +12,30 @@ updates, and to ``control``, which takes the 2 N of every later arm, with 95 % i
 """
 
 import argparse
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 import yaml
 
-from labelloop.base.files import atomic, write_json, write_text
-from labelloop.base.machine import processor
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import RESULTS, gain_in_percent, organ_mean, train, written_by
+
+from labelloop.base.files import atomic, write_text
 from labelloop.base.wording import count
 from labelloop.cases.annotation import PRESENT
 from labelloop.cases.folders import pair_folders
 from labelloop.cases.survey import read_truth
-from labelloop.cases.table import Case, write_cases
+from labelloop.cases.table import Case
 from labelloop.images.pictures import case_picture
 from labelloop.images.volume import read
-from labelloop.metrics.compare import compare_scores
 from labelloop.metrics.flare import score_case
 from labelloop.recipe import load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).with_name("recipe.yaml")
-RESULT = ROOT / "benchmarks" / "results" / "chaos.md"
+RESULT = RESULTS / "chaos.md"
 CHAIN = load_recipe(RECIPE)
 ARMS = CHAIN.evaluate.models
 CT_ARMS = ("ct_only", "random", "control")
@@ -91,12 +86,13 @@ def main() -> None:
     if not options.print:
         for seed in seeds:
             for fold in folds:
-                train(place(options.out, fold, seed), fold, seed, options.arms, options.device, options.cores)
+                train_fold(place(options.out, fold, seed), fold, seed, options.arms, options.device, options.cores)
     found = {arm: [scores(options.out, folds, arm, seed) for seed in seeds] for arm in ARMS}
     text = "\n".join([*lines(found), "", BAR]) + "\n"
     print(text)
     if options.write:
-        write_text(RESULT, f"# CT labels, MR images: BTCV to CHAOS\n\n{_made()}\n\n{text}")
+        made = written_by(__file__, "torch", gpu=True)
+        write_text(RESULT, f"# CT labels, MR images: BTCV to CHAOS\n\n{made}\n\n{text}")
     if options.pictures:
         draw(options.out, folds, options.pictures)
 
@@ -127,24 +123,15 @@ def recipe(seed: int) -> dict[str, Any]:
     return content
 
 
-def train(folder: Path, fold: Fold, seed: int, arms: Sequence[str], device: str, cores: str) -> None:
-    """Let Snakemake train arms and predict the MR that they are tested on; what fails does not stop the rest."""
+def train_fold(folder: Path, fold: Fold, seed: int, arms: Sequence[str], device: str, cores: str) -> None:
+    """Train arms and predict the MR that they are tested on."""
     targets = [
         f"results/models/{arm}/predictions/shards/{role}-000.csv"
         for arm in arms
         for role in sorted({case.role for case in fold.tests(arm)})
     ]
-    if not targets:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_cases(folder / "cases.csv", fold.cases)
-    write_json(folder / "recipe.yaml", recipe(seed))  # JSON is YAML
-    config = {"cases": str((folder / "cases.csv").resolve()), "recipe": "recipe.yaml", "results": "results"}
-    write_json(folder / "config.yaml", config | {"device": device, "shard_size": 64})  # one shard a role
-    places = ["--directory", str(folder.resolve()), "--configfile", str((folder / "config.yaml").resolve())]
-    command = [sys.executable, "-m", "snakemake", *places, "--cores", cores, "--keep-going", *targets]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        print(f"{folder}: not all arms are finished; type the same command again to go on")
+    if targets:
+        train(folder, fold.cases, recipe(seed), device, cores, targets, shard_size=64)  # one shard a role
 
 
 def scores(out: Path, folds: Sequence[Fold], arm: str, seed: int) -> pd.DataFrame | None:
@@ -206,17 +193,7 @@ def against(finished: dict[str, list[pd.DataFrame]], other: str, arm: str) -> st
     """Return the difference of an arm's mean DSC to another's, with its interval."""
     if arm == other or other not in finished:
         return "–"
-    compared = compare_scores(finished[other], finished[arm], CHAIN.scheme).set_index(["class", "metric"])
-    row = compared.loc[("organ mean", "dsc")]
-    return f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
-
-
-def _made() -> str:
-    command = " ".join(["python benchmarks/chaos/run.py", *map(str, sys.argv[1:])])
-    cpu = f"{processor()}, {os.cpu_count()} cores"
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"Written by `{command}` on {date.today()}: {where}; {versions}."
+    return gain_in_percent(organ_mean(finished[other], finished[arm]))
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ theirs alone; it counts the arrays of labels and image as well.
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import written_by
 
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
@@ -137,11 +138,9 @@ def main() -> None:
     if options.work:
         print(json.dumps(work(options.work, options.folder)))
         return
-    command = "python benchmarks/checks/run.py" + (" --full" if options.full else "")
     text = "\n".join(
         [
-            f"Written by `{command} --write` on {date.today()}: {os.cpu_count()} CPU cores, one used, no GPU;",
-            f"Python {platform.python_version()}, NumPy {np.__version__}. `times`: CPU seconds over labelloop's.",
+            f"{written_by(__file__, 'numpy', details='one core used')} `times`: CPU seconds over labelloop's.",
             "",
             *compare(SIZES[options.full], options.repeats),
         ]

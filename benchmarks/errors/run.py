@@ -11,20 +11,19 @@ gallbladder (annotated absent), some scans begin in the middle of the kidneys.
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 import real
+from common import written_by
 from errors import ERRORS
 
 from labelloop import phantom as phantom_package
@@ -205,16 +204,12 @@ def main() -> None:
     if options.real:
         title, result = "Errors in expert labels of real scans", REAL_RESULT
         text = real_report(options)
-        command = " ".join(sys.argv[1:])
     else:
         title, result = "Errors that the anatomy rules find", RESULT
         text = "\n".join(report(run(options.maps, first=options.first), options.maps)) + "\n"
-        command = f"--maps {options.maps} --first {options.first} --write"
     print(text)
     if options.write:
-        where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}, NumPy {np.__version__}"
-        head = f"# {title}\n\nWritten by `python benchmarks/errors/run.py {command}` on {date.today()}: {where}."
-        write_text(result, f"{head}\n\n{text}")
+        write_text(result, f"# {title}\n\n{written_by(__file__, 'numpy')}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,16 @@
-"""What the experiments on the loop train on: real scans in folds, or the phantom; and how Snakemake trains it."""
+"""What the experiments on the loop train on: real scans in folds, or the phantom."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import SimpleITK as sitk
 from arms import ORGANS, Size
 
-from labelloop.base.files import write_text
 from labelloop.cases.folders import pair_folders
-from labelloop.cases.table import Case, load_cases, write_cases
+from labelloop.cases.table import Case, load_cases
 from labelloop.phantom import write_phantom
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDS = 4
 LABELED = 4
 
@@ -67,37 +62,6 @@ def phantom_fold(folder: Path, size: Size, labeled: int = LABELED) -> Fold:
         for c in load_cases(table)[0]
     ]
     return Fold("phantom", cases, frozenset([c.case for c in cases if c.role == "train"][:labeled]))
-
-
-def train(
-    folder: Path,
-    cases: Sequence[Case],
-    content: dict[str, Any],
-    device: str,
-    cores: str,
-    targets: Sequence[str] = (),
-    **settings: Any,
-) -> bool:
-    """Let Snakemake train and score a recipe in ``folder``; what fails does not stop the rest.
-
-    Args:
-        targets: files to make, below ``folder``; all that the recipe leads to without any.
-        settings: of the configuration, besides cases, recipe, results and device.
-
-    Returns:
-        whether all is there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_cases(folder / "cases.csv", cases)
-    config = {"cases": str((folder / "cases.csv").resolve()), "recipe": "recipe.yaml", "results": "results"}
-    write_text(folder / "recipe.yaml", json.dumps(content, indent=2))  # JSON is YAML
-    write_text(folder / "config.yaml", json.dumps(config | {"device": device} | settings))
-    places = ["--directory", str(folder.resolve()), "--configfile", str((folder / "config.yaml").resolve())]
-    command = [sys.executable, "-m", "snakemake", *places, "--cores", cores, "--keep-going", *targets]
-    done = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
-    if not done:
-        print(f"{folder}: not all arms are finished; type the same command again to go on")
-    return done
 
 
 def resampled(image: sitk.Image, interpolation: int, spacing: Sequence[float]) -> sitk.Image:

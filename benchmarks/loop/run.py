@@ -13,30 +13,26 @@ that the loop accepted and refused. Arms that are not finished are named.
 """
 
 import argparse
-import os
-import platform
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
-import torch
 from arms import ARMS, CONTROL, FEW, GROUPS, LEARNED_FROM, ORACLE, ORGANS, QUALITY, SIZES, named, oracle_recipe, recipe
-from folds import FOLDS, LABELED, Fold, btcv_folds, phantom_fold, train
+from folds import FOLDS, LABELED, Fold, btcv_folds, phantom_fold
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import RESULTS, gain_in_percent, organ_mean, train, written_by
 
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
-from labelloop.base.machine import processor
 from labelloop.base.tables import read_table
 from labelloop.base.wording import count
 from labelloop.cases.survey import read_truth
 from labelloop.images.volume import canonical, read
 from labelloop.labels.agree import disagreement
-from labelloop.metrics.compare import compare_scores, share_of_gap
+from labelloop.metrics.compare import share_of_gap
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
 SCHEDULES = (0.1, 0.25, 1.0)
 
 
@@ -80,7 +76,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.write:
-        head = f"# Does the loop pay?\n\n{_made()}\n\n"
+        head = f"# Does the loop pay?\n\n{written_by(__file__, 'torch', gpu=True)}\n\n"
         name = QUALITY if QUALITY in options.arms else "phantom"
         write_text(RESULTS / f"loop_{'btcv' if options.btcv else name}.md", head + text)
 
@@ -125,11 +121,10 @@ def against(found: dict[str, list[pd.DataFrame]], arm: str, reference: str) -> t
     """Return an arm's difference to another, and the share of the gap to the oracle that it closes, in words."""
     if arm == reference or not found.get(reference):
         return "–", "–"
-    row = _organ_mean(compare_scores(found[reference], found[arm], load_classes("flare")))
-    gain = f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
+    gain = gain_in_percent(organ_mean(found[reference], found[arm]))
     if arm in (CONTROL, ORACLE) or not found.get(CONTROL) or not found.get(ORACLE):
         return gain, "–"
-    if _organ_mean(compare_scores(found[CONTROL], found[ORACLE], load_classes("flare")))["low_95"] <= 0:
+    if organ_mean(found[CONTROL], found[ORACLE])["low_95"] <= 0:
         return gain, "no certain gap"
     share, low, high = share_of_gap(*(_by_case(found[name]) for name in (CONTROL, arm, ORACLE)))
     return gain, f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
@@ -173,10 +168,6 @@ def _worded(arm: str) -> str:
     return f"the {arm}" if arm == CONTROL else f"`{arm}`"
 
 
-def _organ_mean(compared: pd.DataFrame) -> pd.Series:
-    return compared.set_index(["class", "metric"]).loc[("organ mean", "dsc")]
-
-
 def _by_case(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return the mean DSC of the organs, a row a training and a column a case."""
     chosen = [table[table["class"].isin(ORGANS)].groupby("case")["dsc"].mean() for table in tables]
@@ -186,14 +177,6 @@ def _by_case(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _mean(tables: Sequence[pd.DataFrame], organs: Sequence[str]) -> float:
     rows = pd.concat(tables)
     return float(rows[rows["class"].isin(organs)].groupby("class")["dsc"].mean().mean())
-
-
-def _made() -> str:
-    command = " ".join(["python benchmarks/loop/run.py", *map(str, sys.argv[1:])])
-    cpu = f"{processor()}, {os.cpu_count()} cores"
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"Written by `{command}` on {date.today()}: {where}; {versions}."
 
 
 if __name__ == "__main__":

@@ -9,17 +9,17 @@ Cases that some model was not asked about, as one for MR is not about CT, are le
 
 import argparse
 import os
-import platform
+import sys
 from collections.abc import Iterator, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import RESULTS, written_by
+
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
-from labelloop.base.machine import processor
 from labelloop.base.tables import read_table
 
 FINAL = "final"
@@ -66,13 +66,9 @@ def main() -> None:
     text = "\n".join(lines(tables, scheme.sets["organs"], scheme.names)) + "\n"
     print(text)
     if options.write:
-        command = f"python benchmarks/loop/scores.py {options.results} --write {options.write}"
-        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
         allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "all that it has")
-        cpu = f"{processor()}, {os.cpu_count()} cores, oneDNN may use: {allowed}"
-        where = f"{cpu}; no GPU; Python {platform.python_version()}, {versions}"
-        head = f"# {options.write}\n\nWritten by `{command}` on {date.today()}: {where}."
-        write_text(Path(__file__).parents[1] / "results" / f"{options.write}.md", f"{head}\n\n{text}")
+        made = written_by(__file__, *PACKAGES, details=f"oneDNN may use: {allowed}")
+        write_text(RESULTS / f"{options.write}.md", f"# {options.write}\n\n{made}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,18 @@ Peers run when they can be imported (see README.md); each is timed once, labello
 """
 
 import argparse
-import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import edt
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import written_by
 
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.files import write_text
@@ -193,11 +194,7 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(f"\n{text}")
     if arguments.write:
-        command = "python benchmarks/metrics/run.py" + (" --full" if arguments.full else "")
-        versions = f"Python {platform.python_version()}, NumPy {np.__version__}, edt {version('edt')}"
-        head = f"# Metrics\n\nWritten by `{command} --write` on {date.today()}: "
-        head += f"{os.cpu_count()} CPU cores, no GPU; {versions}."
-        write_text(RESULT, f"{head}\n\n{text}")
+        write_text(RESULT, f"# Metrics\n\n{written_by(__file__, 'numpy', 'edt')}\n\n{text}")
 
 
 if __name__ == "__main__":

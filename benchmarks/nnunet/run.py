@@ -11,13 +11,10 @@ that inherits from the planner's, few updates, no validation. What is there alre
 
 import argparse
 import os
-import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,17 +23,17 @@ import stock
 
 from labelloop.base.documents import read_json
 from labelloop.base.files import write_json, write_text
-from labelloop.base.machine import processor
 from labelloop.cases.table import Case
 from labelloop.images.volume import read
 from labelloop.inference.nnunet import described_nnunet
 from labelloop.networks.network import build_network, count_parameters
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "loop"))
+sys.path += [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "loop")]
 import students
+from common import RESULTS, written_by
 from folds import btcv_folds
 
-RESULT = Path(__file__).resolve().parents[1] / "results" / "nnunet.md"
+RESULT = RESULTS / "nnunet.md"
 PROGRAM = Path(sys.executable).with_name("labelloop")
 ABOUT = """Both models are small, so that a CPU can train them: 5 mm, features divided by 4 and patches of at most 48
 voxels by a configuration that inherits from the planner's; they learn by AdamW. DSC: mean over structures and scans, by
@@ -147,11 +144,8 @@ def dice_of(labels: np.ndarray, truth: np.ndarray, own: int) -> float:
 
 
 def _made() -> str:
-    command = " ".join(["python benchmarks/nnunet/run.py", *sys.argv[1:]])
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "nnunetv2", "labelloop"))
-    shared = f"niceness {os.nice(0)}, load average {os.getloadavg()[2]:.1f}"
-    where = f"one core of {processor()}; {shared}; Python {platform.python_version()}, {versions}"
-    return f"Written by `{command}` on {date.today()}: {where}."
+    shared = f"one core, niceness {os.nice(0)}, load average {os.getloadavg()[2]:.1f}"
+    return written_by(__file__, "torch", "nnunetv2", "labelloop", details=shared)
 
 
 if __name__ == "__main__":

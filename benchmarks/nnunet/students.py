@@ -10,11 +10,10 @@ from typing import Any
 
 import pandas as pd
 from arms import ORGANS
-from folds import Fold, train
+from common import gain_in_percent, organ_mean, train
+from folds import Fold
 
-from labelloop.base.classes import load_classes
 from labelloop.base.tables import read_table
-from labelloop.metrics.compare import compare_scores
 
 ZOO, CONTROL = "nnunet", "control"
 ABOUT = {
@@ -93,6 +92,4 @@ def _scores(out: Path, arm: str, seeds: range) -> list[pd.DataFrame]:
 def _against(scored: dict[str, list[pd.DataFrame]], arm: str) -> str:
     if arm == CONTROL or not scored[CONTROL]:
         return "–"
-    table = compare_scores(scored[CONTROL], scored[arm], load_classes("flare")).set_index(["class", "metric"])
-    row = table.loc[("organ mean", "dsc")]
-    return f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
+    return gain_in_percent(organ_mean(scored[CONTROL], scored[arm]))

@@ -6,13 +6,10 @@ Its student goes on from the first teacher, as does that of the control, which n
 """
 
 import argparse
-import os
-import platform
 import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,27 +17,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-import torch
 from arms import BASE, QUICK, SATURATED, Size, label_set, model, named, student, whole_recipe
-from folds import FOLDS, Fold, btcv_folds, phantom_fold, resampled, train
+from common import RESULTS, gain_in_percent, organ_mean, train, written_by
+from folds import FOLDS, Fold, btcv_folds, phantom_fold, resampled
 
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.errors import UserError
 from labelloop.base.files import atomic, sha256, write_text
-from labelloop.base.machine import processor
 from labelloop.base.paths import Paths, reviews_of
 from labelloop.base.tables import read_table
 from labelloop.cases.folders import pair_folders
 from labelloop.cases.survey import read_truth
 from labelloop.images.volume import Volume, read, write
-from labelloop.metrics.compare import compare_scores
 from labelloop.metrics.surface import dice
 from labelloop.review.decisions import ABSENT, DECISIONS, EDITED, RIGHT, WRONG, Decision
 from labelloop.review.decisions import read as read_decisions
 from labelloop.review.desk import Asked, Desk
 from labelloop.review.queue import by_doubt, queue
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 ORDERS = QUEUE, DOUBT, RANDOM = "queue", "doubt", "random"
 COUNTS = (10, 30, 100)
 EVERY_LABEL = 10_000
@@ -261,7 +255,7 @@ def report(folds: Sequence[Fold], out: Path, seeds: range) -> Iterator[str]:
 
 
 def _row(arm: Arm, found: Mapping[Arm, list[pd.DataFrame]], answers: Counter[str], minutes: float) -> str:
-    dsc = _organ_mean(found[arm], found[arm])["mean_second"]
+    dsc = organ_mean(found[arm], found[arm])["mean_second"]
     rivals = [CONTROL, Arm(RANDOM, arm.count)]
     gains = [_gain(found.get(rival, []), found[arm]) if rival != arm else "–" for rival in rivals]
     counts = [f"{answers[name]:.1f}" for name in (RIGHT, ABSENT, EDITED, WRONG)]
@@ -279,21 +273,15 @@ def _row(arm: Arm, found: Mapping[Arm, list[pd.DataFrame]], answers: Counter[str
 def _gain(rival: Sequence[pd.DataFrame], tables: Sequence[pd.DataFrame]) -> str:
     if not rival:
         return "–"
-    row = _organ_mean(rival, tables)
-    return f"{100 * row['difference']:+.1f} ({100 * row['low_95']:+.1f} to {100 * row['high_95']:+.1f})"
+    return gain_in_percent(organ_mean(rival, tables))
 
 
-def _organ_mean(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame]) -> pd.Series:
-    return compare_scores(first, second, load_classes("flare")).set_index(["class", "metric"]).loc["organ mean", "dsc"]
-
-
-def about(folds: Sequence[Fold], size: Size, seeds: range, command: str) -> Iterator[str]:
+def about(folds: Sequence[Fold], size: Size, seeds: range) -> Iterator[str]:
     """Yield what is compared, and on what it was measured."""
     train_cases = [sum(case.role == "train" for case in fold.cases) for fold in folds]
     labeled, tested = [len(fold.labeled) for fold in folds], [sum(c.role == "test" for c in f.cases) for f in folds]
     updates = size.epochs * size.trainer["iterations_per_epoch"]
-    where = f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, torch {torch.__version__}"
-    yield from ("# What review buys", "", f"Written by `{command}` on {date.today()}: {where}.", "")
+    yield from ("# What review buys", "", written_by(str(Path(__file__).with_name("run.py")), "torch"), "")
     text = f"""
     {", ".join(fold.name for fold in folds)}: {labeled[0]} labeled cases, {train_cases[0] - labeled[0]} without labels,
     {tested[0]} to test; {len(seeds)} seeds; voxels of {size.plan["spacing_mm"][0]} mm. Two teachers take {updates}
@@ -327,8 +315,7 @@ def main(arguments: Sequence[str]) -> None:
         chosen = [arm for kind in options.arms for arm in KINDS[kind]]
         arms = [arm for count in (*options.counts, EVERY_LABEL) for arm in chosen if arm.count == count]
         buys(folds, out, size, seeds, arms, options.cores)
-    command = " ".join(["python benchmarks/review/run.py buys", *arguments])
-    text = "\n".join([*about(folds, size, seeds, command), *report(folds, out, seeds), ""])
+    text = "\n".join([*about(folds, size, seeds), *report(folds, out, seeds), ""])
     print(text)
     if options.write:
         write_text(RESULTS / f"review_buys_{'btcv' if options.btcv else 'phantom'}.md", text)

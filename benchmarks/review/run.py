@@ -24,7 +24,7 @@ from labelloop.review.desk import Desk
 from labelloop.review.server import PageServer
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks" / "loop")]
+sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "loop")]
 import buys  # noqa: E402
 
 from chromium import Chromium  # noqa: E402

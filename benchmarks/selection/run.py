@@ -15,17 +15,17 @@ What is there already is not made again, so a run that was interrupted goes on.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import date
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import written_by
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.files import write_text
@@ -213,9 +213,8 @@ def main() -> None:
     decided = judged(labels, truth, scheme, read_table(labels / "selected.csv", "selected"))
     others = by_other_settings(run, scheme, settings)
     target, confidence = settings.target_dsc, settings.confidence
-    where = f"{os.cpu_count()} CPU cores, no GPU; Python {platform.python_version()}, NumPy {np.__version__}"
     text = [
-        f"Written by `python benchmarks/selection/run.py {options.folder} --write` on {date.today()}: {where}.",
+        written_by(__file__, "numpy"),
         "",
         f"Two teachers; {LABELED} labeled patients, of whom they learned from a fifth, and {PATIENTS - LABELED}",
         f"without a label. Asked for: mean DSC {target:g} with confidence {confidence:g}.",

@@ -10,18 +10,19 @@ processes hardly matter; on a GPU it is wall time, and the ratio leaves batches 
 """
 
 import argparse
-import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 from contestants import KINDS, PEER, SMALL, Contestant, contestant, write_data
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import written_by
 
 from labelloop.base.files import write_text
 from labelloop.networks.plans import Plan
@@ -84,10 +85,8 @@ def main() -> None:
     text = "\n".join(report(found, plan, device)) + "\n"
     print(text)
     if options.write:
-        where = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} CPU cores, no GPU"
-        versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-        head = f"# What a training step costs\n\nWritten by `python benchmarks/training/run.py` on {date.today()}"
-        write_text(RESULT, f"{head}: {where}; {versions}; {options.rounds} rounds.\n\n{text}")
+        made = written_by(__file__, "torch", gpu=device.type == "cuda", details=f"{options.rounds} rounds")
+        write_text(RESULT, f"# What a training step costs\n\n{made}\n\n{text}")
 
 
 if __name__ == "__main__":
