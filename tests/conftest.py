@@ -34,7 +34,7 @@ PLACES = {
     "review/test_page.py": "slow",
     "run/test_cost.py": "slow",
     "steps/test_adaptation.py": "slow",
-    "steps/test_outside.py": "slow",
+    "steps/test_external.py": "slow",
     "steps/test_predict.py": "slow",
     "test_mistakes.py": "slow",
     "test_stories.py": "slow",

@@ -31,8 +31,8 @@ def test_files_of_ones_own(tmp_path):
 
 
 def test_models_from_outside(tmp_path):
-    (tmp_path / "mine.yaml").write_text(shown("recipes.md", "Models from outside"), encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(shown("recipes.md", "External models"), encoding="utf-8")
     recipe = load_recipe(tmp_path / "mine.yaml")
-    assert recipe.outside.keys() < needed(recipe)
+    assert recipe.external.keys() < needed(recipe)
     assert recipe.classes_of("blackbean") == ("liver", "spleen")
     assert set(recipe.scheme.sets["organs"]) == set(recipe.classes_of("totalseg"))

@@ -94,7 +94,7 @@ def test_totalsegmentator_and_an_organ_of_ones_own(scans, phantom, tmp_path):
     story = next(name for name in STORIES if name.startswith("TotalSegmentator"))
     write_files(story, tmp_path)
     said = type_commands(story, tmp_path)
-    assert "no error" in said and "predict_outside" in said
+    assert "no error" in said and "predict_external" in said
 
 
 def test_a_model_of_nnunet(scans, tmp_path):

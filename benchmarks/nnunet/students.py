@@ -57,7 +57,7 @@ def recipe(zoo: Path, organs: Iterable[str], epochs: int, updates: int, seeds: r
     return {
         "name": "students",
         "plans": {"p": {"like": ZOO}},
-        "outside": {ZOO: {"nnunet": str(zoo.resolve()), "dataset": "btcv", "learned_from": []}},
+        "external": {ZOO: {"nnunet": str(zoo.resolve()), "dataset": "btcv", "learned_from": []}},
         "models": models,
         "labels": labels,
         "inference": [{"segment": f"{CONTROL}_seed0"}],

@@ -50,6 +50,7 @@ OTHERS = [
         {"labels": {"l": {"predict": "m", "select": {"absence": "all"}}}},
         r"select\.absence: .*write absent_if_not_found",
     ),
+    ({"outside": {"tool": {"files": "{case}.nii.gz"}}}, "outside: .*write external"),
     ({"evaluate": {"rules": "corrected"}}, r"evaluate\.rules: .*write protocol"),
     ({"engine": {"skip": {"kind": "probe_first", "from_levels": 3}}}, r"engine\.skip\.from_levels: .*write min_levels"),
     (

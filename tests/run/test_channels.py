@@ -62,8 +62,8 @@ REFUSED = {
     "differ": ("two_stage_demo", {"plans": {"small": {"channels": ["CT", "PET"]}}}, "plans have other channels"),
     "command": (
         "default_demo",
-        TWO | {"outside": {"tool": {"command": "x {image} {output}", "version": "x", "dataset": "flare22"}}},
-        "outside.tool.command: is given one file an image",
+        TWO | {"external": {"tool": {"command": "x {image} {output}", "version": "x", "dataset": "flare22"}}},
+        "external.tool.command: is given one file an image",
     ),
 }  # fmt: skip
 

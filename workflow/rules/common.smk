@@ -48,7 +48,7 @@ if workflow.is_main_process:
         logger.warning(f"{run.config.cases}: {warning}")
     for line in [
         *trainings.fewer_cards(),
-        *run.outside.notes(),
+        *run.external.notes(),
         *run.unused_decisions(),
         *filter(None, [run.waits_for and run.left_to_review(run.waits_for)]),
     ]:

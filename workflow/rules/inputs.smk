@@ -108,11 +108,11 @@ def volumes_of(w):
     return [shard_table(paths.predictions(m), "confidence", w.shard) for m in models]
 
 
-def outside_inputs(w):
-    """What a model from outside labels a shard with, and what the survey found of the shard."""
-    if w.model in run.outside.of_nnunet:
+def external_inputs(w):
+    """What an external model labels a shard with, and what the survey found of the shard."""
+    if w.model in run.external.of_nnunet:
         return surveyed(w) | {"model": model_files(w.model)}
-    return surveyed(w) | {"files": run.outside.files(w.model, w.shard)}
+    return surveyed(w) | {"files": run.external.files(w.model, w.shard)}
 
 
 def learned_by(w):

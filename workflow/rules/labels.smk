@@ -179,7 +179,7 @@ rule held_out:
         known=lambda w: {
             m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
         },
-        learned_from=lambda w: run.outside.learned_from(w.labels),
+        learned_from=lambda w: run.external.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
         version=2,
     message:

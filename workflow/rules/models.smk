@@ -5,7 +5,7 @@ OUTPUTS: models/<model>, models/<model>/predictions
 """
 
 from labelloop.inference.nnunet import IMPORT_VERSION
-from labelloop.inference.outside import OUTSIDE_VERSION
+from labelloop.inference.external import EXTERNAL_VERSION
 from labelloop.inference.settings import ENGINE_VERSION
 from labelloop.base.paths import OUTPUTS, SLICE_OUTPUTS, WEIGHTS
 from labelloop.training.settings import TRAINING_VERSION
@@ -48,8 +48,8 @@ rule train:
         classes=run.chain.classes,
         groups=wiring.groups(),
         licenses=lambda w: run.licenses(w.model),
-        start_names=lambda w: run.outside.start_names(w.model),
-        learned_from=lambda w: run.outside.seen_before(w.model),
+        start_names=lambda w: run.external.start_names(w.model),
+        learned_from=lambda w: run.external.seen_before(w.model),
         deterministic=run.config.deterministic,
         trigger=trigger(TRAINING_VERSION, run.scheme.fingerprint()),
     message:
@@ -103,12 +103,12 @@ rule predict:
         "../scripts/step.py"
 
 
-if run.outside.of_nnunet:
+if run.external.of_nnunet:
 
     rule import_nnunet:
         """Write a model that nnU-Net trained as a model of ours; nothing in its checkpoints is executed."""
         input:
-            files=lambda w: run.outside.files(w.model),
+            files=lambda w: run.external.files(w.model),
         output:
             model=paths.model(WEIGHTS[0]),
             weights=paths.model(WEIGHTS[1]),
@@ -117,61 +117,61 @@ if run.outside.of_nnunet:
         benchmark:
             paths.benchmark("import_nnunet", "{model}")
         wildcard_constraints:
-            model="|".join(run.outside.of_nnunet),
+            model="|".join(run.external.of_nnunet),
         resources:
             mem_mb=memory(8000),
             runtime=minutes(30),
         params:
-            spec=lambda w: run.outside.spec(w.model).model_dump(
+            spec=lambda w: run.external.spec(w.model).model_dump(
                 mode="json", include={"nnunet", "folds", "dataset"}
             ),
-            trigger=lambda w: trigger(IMPORT_VERSION, run.outside.stamps(w.model)),
+            trigger=lambda w: trigger(IMPORT_VERSION, run.external.stamps(w.model)),
         message:
             "import: model {wildcards.model}"
         script:
             "../scripts/step.py"
 
 
-if run.outside.names:
+if run.external.names:
 
-    rule predict_outside:
+    rule predict_external:
         """Let a model that is not trained here label the cases of a shard, or take the label maps that it has made."""
         input:
-            unpack(outside_inputs),
+            unpack(external_inputs),
         output:
             manifest=manifest_of(paths.predictions()),
             confidence=shard_table(paths.predictions(), "confidence"),
         log:
-            paths.log("predict_outside", "{model}/{shard}"),
+            paths.log("predict_external", "{model}/{shard}"),
         benchmark:
-            paths.benchmark("predict_outside", "{model}/{shard}")
+            paths.benchmark("predict_external", "{model}/{shard}")
         wildcard_constraints:
-            model="|".join(run.outside.names),
+            model="|".join(run.external.names),
         threads: 4
         resources:
-            gpu=lambda w: 0 if run.outside.spec(w.model).verb == "files" else GPUS,
+            gpu=lambda w: 0 if run.external.spec(w.model).verb == "files" else GPUS,
             mem_mb=memory(12000),
             runtime=minutes(1440),
             device=run.config.device,
             deterministic=int(run.config.deterministic is True),
         params:
             number=lambda w: shards.size(w.shard),
-            spec=lambda w: run.outside.spec(w.model).model_dump(
+            spec=lambda w: run.external.spec(w.model).model_dump(
                 mode="json", exclude={"license", "learned_from"}
             ),
-            answer=lambda w: run.outside.version(w.model),
+            answer=lambda w: run.external.version(w.model),
             classes=run.chain.classes,
             engine=lambda w: (
                 run.chain.engine.model_dump(mode="json")
-                if w.model in run.outside.of_nnunet
+                if w.model in run.external.of_nnunet
                 else {}
             ),
             trigger=lambda w: trigger(
-                OUTSIDE_VERSION,
+                EXTERNAL_VERSION,
                 ENGINE_VERSION,
                 run.scheme.fingerprint(),
-                run.outside.meaning(w.model),
-                run.outside.stamps(w.model, w.shard),
+                run.external.meaning(w.model),
+                run.external.stamps(w.model, w.shard),
             ),
         message:
             "predict: {params.number} cases of shard {wildcards.shard} by model {wildcards.model}, not trained here"

@@ -61,7 +61,7 @@ rule measure:
         known=lambda w: {
             m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
         },
-        learned_from=lambda w: run.outside.learned_from(w.labels),
+        learned_from=lambda w: run.external.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
         version=3,
     message:

@@ -10,7 +10,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.tables import TABLES
 from labelloop.cases.table import Case
 from labelloop.images.datasets import Dataset
-from labelloop.inference.outside import OUTSIDE
+from labelloop.inference.external import EXTERNAL_KINDS
 from labelloop.networks.nnunet_plan import PLANS
 from labelloop.recipe import Recipe
 from labelloop.recipe.inheritance import NAMED
@@ -55,7 +55,7 @@ def _add_inheritance(schema: dict[str, Any]) -> None:
     what = {"ModelSpec": "model", "LabelSetSpec": "label set"}
     what |= {settings.__name__: "plan, or model of nnU-Net's," for settings in PLANS.values()}
     what |= {settings.__name__: "trainer, or kind of trainer," for settings in TRAINER_SETTINGS.values()}
-    what |= {settings.__name__: "model" for settings in OUTSIDE.values()}
+    what |= {settings.__name__: "model" for settings in EXTERNAL_KINDS.values()}
     for part, named in what.items():
         like = {"type": "string", "description": f"{named} to start from, overridden key by key"}
         parts[part]["properties"]["like"] = like

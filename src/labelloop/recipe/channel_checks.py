@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from labelloop.base.errors import UserError
-from labelloop.inference.outside import CommandModel, NnunetModel
+from labelloop.inference.external import CommandModel, NnunetModel
 from labelloop.recipe.spec import Recipe
 from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, cutmix_of
 
@@ -23,7 +23,7 @@ def channel_errors(chain: Recipe) -> Iterable[str]:
     if wrong:
         found = "; ".join(f"{name}: {listed(channels)}" for name, channels in plans.items())
         yield f"plans: all models of a run see the same images, and plans have other channels ({found}). Write one list"
-    yield from _outside_errors(chain, asked, bool(plans))
+    yield from _external_errors(chain, asked, bool(plans))
     if not asked:
         return
     for name, spec in chain.models.items():
@@ -37,11 +37,11 @@ def channel_errors(chain: Recipe) -> Iterable[str]:
             yield f"labels.{name}.transfer: aligns images of one channel, and there are {listed(asked)}"
 
 
-def _outside_errors(chain: Recipe, asked: tuple[str, ...], trained: bool) -> Iterable[str]:
+def _external_errors(chain: Recipe, asked: tuple[str, ...], trained: bool) -> Iterable[str]:
     """Yield a line for each model from outside that takes other channels than the models that are trained."""
-    for name, model in chain.outside.items():
+    for name, model in chain.external.items():
         if isinstance(model, CommandModel) and asked:
-            yield f"outside.{name}.command: is given one file an image, and there are {listed(asked)}"
+            yield f"external.{name}.command: is given one file an image, and there are {listed(asked)}"
         if not isinstance(model, NnunetModel):
             continue
         try:
@@ -52,9 +52,9 @@ def _outside_errors(chain: Recipe, asked: tuple[str, ...], trained: bool) -> Ite
             continue
         both = f"takes {listed(plan.channels)}, and the plans of the recipe have {listed(asked)}"
         if plan.inputs != (len(asked) or 1):
-            yield f"outside.{name}: {both}"
+            yield f"external.{name}: {both}"
         elif _in_other_order(plan.channels, asked):
-            yield f"outside.{name}: {both}. Write them, and the files of the case table, in the order of the model"
+            yield f"external.{name}: {both}. Write them, and the files of the case table, in the order of the model"
 
 
 def _in_other_order(channels: Iterable[str], others: Iterable[str]) -> bool:

@@ -15,8 +15,8 @@ from labelloop.labels.settings import CleanStep
 from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.settings import KIDNEYS
 from labelloop.recipe.channel_checks import channel_errors
+from labelloop.recipe.external_checks import external_errors, not_trained_here
 from labelloop.recipe.inference_checks import inference_errors
-from labelloop.recipe.outside_checks import not_trained_here, outside_errors
 from labelloop.recipe.rounds import ROUND, ancestors, looped, unroll
 from labelloop.recipe.spec import RESERVED, TRUTH, LabelSetSpec, Recipe, parents
 from labelloop.recipe.training_checks import training_errors
@@ -36,7 +36,7 @@ LONGEST_NAME = 64
 def meaning_errors(recipe: Recipe) -> Iterable[str]:
     """Yield a line for everything in a recipe of valid form that makes no sense: key, what was found, what is known."""
     scheme = recipe.scheme
-    unknown = [*_name_errors(recipe), *outside_errors(recipe), *_class_errors(recipe, scheme), *_circles(recipe)]
+    unknown = [*_name_errors(recipe), *external_errors(recipe), *_class_errors(recipe, scheme), *_circles(recipe)]
     yield from unknown
     yield from check_groups(recipe.groups, scheme)
     known_groups = {*built_in(scheme), *recipe.groups}
@@ -82,7 +82,7 @@ def _circles(recipe: Recipe) -> Iterable[str]:
     if recipe.rounds > 1 and not recipe.feedback:
         yield "rounds: more than one needs `feedback: {teacher: student}`, which model takes whose place in round 2"
     for teacher, student in recipe.feedback.items() if recipe.rounds > 1 else ():
-        known = teacher in {**recipe.models, **recipe.outside} and student in recipe.models
+        known = teacher in {**recipe.models, **recipe.external} and student in recipe.models
         if known and not cycle and teacher not in ancestors(recipe, student):
             yield f"feedback.{teacher}: {student!r} does not learn from {teacher!r}, so no round would differ"
 
@@ -163,7 +163,7 @@ def _selection_errors(place: str, labels: LabelSetSpec, scheme: ClassScheme) -> 
 
 def _name_errors(recipe: Recipe) -> Iterable[str]:
     references: list[tuple[str, str, Mapping[str, Any]]] = []
-    labeling = {**recipe.models, **recipe.outside}
+    labeling = {**recipe.models, **recipe.external}
     references += [(f"plans.{n}.translate", p.translate, recipe.models) for n, p in recipe.plans.items() if p.translate]
     for name, spec in recipe.models.items():
         references.append((f"models.{name}.plan", spec.plan, recipe.plans))
@@ -181,8 +181,8 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
         references += [("feedback", model, labeling), (f"feedback.{model}", replacement, recipe.models)]
     for key, name, known in references:
         if name not in known:
-            outside = not_trained_here(name) if name in recipe.outside else ""
-            yield f"{key}: {outside or f'no such name {name!r}{nearest(name, known)}'}"
+            external = not_trained_here(name) if name in recipe.external else ""
+            yield f"{key}: {external or f'no such name {name!r}{nearest(name, known)}'}"
     lists = {f"labels.{name}.predict": labels.predict for name, labels in recipe.labels.items()}
     lists |= {f"inference.{number}.segment": _segmented(step) for number, step in enumerate(recipe.inference)}
     lists |= {"evaluate.models": recipe.evaluate.models}
@@ -191,16 +191,16 @@ def _name_errors(recipe: Recipe) -> Iterable[str]:
             yield f"{key}: names {name!r} twice; keep one"
     for name in set(recipe.models) & set(recipe.labels):
         yield f"labels.{name}: a model has the same name"
-    for name in recipe.outside.keys() & {**recipe.models, **recipe.labels}.keys():
-        yield f"outside.{name}: a model or label set has the same name"
+    for name in recipe.external.keys() & {**recipe.models, **recipe.labels}.keys():
+        yield f"external.{name}: a model or label set has the same name"
     for name in recipe.trainers.keys() & TRAINER_SETTINGS.keys():
         yield f"trainers.{name}: this is a kind of trainer; take another name"
-    for name in [*recipe.models, *recipe.outside, *recipe.labels, *recipe.plans]:
+    for name in [*recipe.models, *recipe.external, *recipe.labels, *recipe.plans]:
         if not name.replace("_", "").isalnum() or "_round" in name or len(name) > LONGEST_NAME:
             yield f"{short(name, 80)!r}: names are at most {LONGEST_NAME} letters, digits and '_', without '_round'"
         if name in RESERVED:
             yield f"{name!r}: this name is taken by a folder or score of every run; take another"
-    alike = alike_but_for_capitals([*recipe.models, *recipe.outside, *recipe.labels, *RESERVED])
+    alike = alike_but_for_capitals([*recipe.models, *recipe.external, *recipe.labels, *RESERVED])
     for earlier, name in (*alike, *alike_but_for_capitals(recipe.plans)):
         yield f"{name!r}: differs from {earlier!r} in capitals alone, which not all disks tell apart; rename it"
 
@@ -213,7 +213,7 @@ def _transfer_errors(recipe: Recipe, scheme: ClassScheme) -> Iterable[str]:
         key, leading = f"labels.{name}.transfer", spec.predict[0]
         if len(spec.predict) > 1:
             yield f"{key}: carries the predictions of one model; `predict` names {len(spec.predict)}"
-        known = leading in {**recipe.models, **recipe.outside}
+        known = leading in {**recipe.models, **recipe.external}
         classes = recipe.classes_of(leading) if known else ("all",)
         if set(classes) <= {*scheme.names, *scheme.sets, "all"}:
             missing = [kidney for kidney in KIDNEYS if kidney not in scheme.select(classes)]

@@ -82,7 +82,7 @@ def _one(name: str | None, groups: Members) -> str | None:
 def ensemble_errors(recipe: Recipe) -> Iterable[str]:
     """Yield a line for each place of a recipe as it is written where an ensemble makes no sense."""
     groups = members_of(recipe)
-    taken = {*recipe.models, *recipe.outside, *recipe.labels, *recipe.plans}
+    taken = {*recipe.models, *recipe.external, *recipe.labels, *recipe.plans}
     for name, members in groups.items():
         for member in taken.intersection(members):
             yield f"models.{name}.seeds: its member {member!r} has the name of another thing; rename one of them"

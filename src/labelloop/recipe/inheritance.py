@@ -13,7 +13,7 @@ from labelloop.inference.nnunet import described_nnunet
 from labelloop.inference.settings import SKIPS
 from labelloop.training.settings import TRAINER_SETTINGS
 
-NAMED = ("plans", "trainers", "models", "outside", "labels")
+NAMED = ("plans", "trainers", "models", "external", "labels")
 """Sections whose entries may be ``like`` one another."""
 KINDS: dict[str, type[Strict]] = {**TRAINER_SETTINGS, **SKIPS}
 """All that is told by its ``kind``."""
@@ -102,10 +102,10 @@ def written_out(raw: Raw) -> Raw:
             spec | {"trainer": _trainer(f"{place}.trainer", spec["trainer"], trainers)} if "trainer" in spec else spec
         )
 
-    for section in ("outside", "plans", "models", "labels"):
+    for section in ("external", "plans", "models", "labels"):
         if section in result:
             prepared = with_trainer if section == "models" else _as_it_is
-            elsewhere = result.get("outside") or {} if section == "plans" else {}
+            elsewhere = result.get("external") or {} if section == "plans" else {}
             result[section] = _section(section, result[section], prepared, elsewhere)
     if isinstance(result.get("inference"), list):
         result["inference"] = [_cleaned(step, result.get("labels") or {}) for step in result["inference"]]
@@ -117,12 +117,12 @@ def _as_it_is(place: str, spec: Raw) -> Raw:
 
 
 def _section(
-    section: str, entries: Mapping[str, Any], prepared: Callable[[str, Raw], Raw], outside: Mapping[str, Any] = NOTHING
+    section: str, entries: Mapping[str, Any], prepared: Callable[[str, Raw], Raw], external: Mapping[str, Any] = NOTHING
 ) -> Raw:
     """Return the entries of a section with those that they are ``like`` merged in.
 
     Args:
-        outside: models that are not trained here; a plan may be like that of one of nnU-Net's.
+        external: models that are not trained here; a plan may be like that of one of nnU-Net's.
     """
 
     def resolve(name: str, seen: tuple[str, ...]) -> Raw:
@@ -138,11 +138,11 @@ def _section(
             raise UserError(f"{place}.like: found {short(base, 80)}, expected a name under {section}")
         if section == "trainers" and base in TRAINER_SETTINGS and base not in entries:
             return merged({"kind": base}, spec)
-        if base in outside and (base == name or base not in entries):
-            return merged(_plan_of(f"{place}.like", base, outside[base]), spec)
+        if base in external and (base == name or base not in entries):
+            return merged(_plan_of(f"{place}.like", base, external[base]), spec)
         if base in (name, *seen) or base not in entries:
-            sections = f"{section} or outside" if outside else section
-            missing = f"no such name {base!r} under {sections}{nearest(base, [*entries, *outside])}"
+            sections = f"{section} or external" if external else section
+            missing = f"no such name {base!r} under {sections}{nearest(base, [*entries, *external])}"
             raise UserError(f"{place}.like: {'a circle' if base in entries else missing}")
         return merged(resolve(base, (*seen, name)), spec)
 
@@ -150,10 +150,10 @@ def _section(
 
 
 def _plan_of(place: str, name: str, model: Mapping[str, Any]) -> Raw:
-    """Return the plan of a model from outside, which its files hold."""
+    """Return the plan of an external model, which its files hold."""
     folder = model.get("nnunet")
     if not isinstance(folder, str):
-        raise UserError(f"{place}: {name!r} is a model from outside; of these, nnU-Net's (`nnunet`) alone have a plan")
+        raise UserError(f"{place}: {name!r} is an external model; of these, nnU-Net's (`nnunet`) alone have a plan")
     try:
         plan = described_nnunet(folder).plan
     except UserError as error:

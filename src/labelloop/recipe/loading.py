@@ -12,7 +12,7 @@ from labelloop.base.errors import UserError, nearest
 from labelloop.base.lookup import find
 from labelloop.base.sequences import flat
 from labelloop.base.unions import Family, kind_at, why_unknown
-from labelloop.inference.outside import OUTSIDE
+from labelloop.inference.external import EXTERNAL_KINDS
 from labelloop.inference.settings import SKIPS
 from labelloop.inference.steps import INFERENCE_STEPS
 from labelloop.labels.settings import CLEANING
@@ -24,7 +24,7 @@ from labelloop.recipe.spec import Recipe
 from labelloop.recipe.spellings import old_spellings
 from labelloop.training.settings import TRAINER_SETTINGS
 
-FAMILIES: tuple[Family, ...] = (TRAINER_SETTINGS, INFERENCE_STEPS, CLEANING, SKIPS, OUTSIDE, PLANS)
+FAMILIES: tuple[Family, ...] = (TRAINER_SETTINGS, INFERENCE_STEPS, CLEANING, SKIPS, EXTERNAL_KINDS, PLANS)
 """All settings of which there are several kinds."""
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from labelloop.base.classes import ClassScheme, Idle, Names, Seed, Strict, load_classes
 from labelloop.base.errors import UserError
 from labelloop.cases.groups import Group
-from labelloop.inference.outside import OutsideModel, classes_of
+from labelloop.inference.external import ExternalModel, classes_of
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.labels.settings import CleanSteps, SelectSettings, TumorVoxels
@@ -42,8 +42,8 @@ class ModelSpec(Strict):
     classes: Names = Field(("all",), min_length=1, description="classes or class sets that the model outputs")
     init_from: str | None = Field(
         None,
-        description="model to start from, of the recipe or of nnU-Net's (`outside`); classes keep their output rows by "
-        "name. Ensembles: member by member, or all from one model",
+        description="model to start from, of the recipe or of nnU-Net's (`external`); classes keep their output rows "
+        "by name. Ensembles: member by member, or all from one model",
     )
     trainer: TrainerSettings = Field(
         SupervisedSettings(),
@@ -136,7 +136,7 @@ class Recipe(Strict):
         {}, description="settings of trainings that several models use, by name"
     )
     models: dict[str, ModelSpec] = Field(description="models, by name")
-    outside: dict[str, OutsideModel] = Field(
+    external: dict[str, ExternalModel] = Field(
         {}, description="models that are not trained here, by name: they can label cases, and be scored"
     )
     labels: dict[str, LabelSetSpec] = Field({}, description="label sets, by name")
@@ -153,13 +153,13 @@ class Recipe(Strict):
 
     def classes_of(self, model: str) -> tuple[str, ...]:
         """Return the classes (or class sets) that a model labels, whether or not it is trained here."""
-        return self.models[model].classes if model in self.models else self._outside_classes[model]
+        return self.models[model].classes if model in self.models else self._external_classes[model]
 
     @cached_property
-    def _outside_classes(self) -> dict[str, tuple[str, ...]]:
-        """The classes of the models from outside; none where the data set file is at fault, which the checks tell."""
+    def _external_classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of the external models; none where the data set file is at fault, which the checks tell."""
         found: dict[str, tuple[str, ...]] = {}
-        for name, model in self.outside.items():
+        for name, model in self.external.items():
             try:
                 found[name] = classes_of(model, self.scheme)
             except UserError:

@@ -81,6 +81,7 @@ SPELLINGS: tuple[Spelling, ...] = (
     *(Spelling(f"{place}.from_mm", "write taller_than_mm") for place in CLEANED),
     Spelling("labels.*.select.demote", "write if_refused"),
     Spelling("labels.*.select.absence", "write absent_if_not_found"),
+    Spelling("outside", "write external"),
     Spelling("evaluate.rules", "write protocol"),
     Spelling("inference.*.keep_largest", "write {clean: {keep_largest: CLASSES}}"),
     Spelling(

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from labelloop.base.errors import UserError
-from labelloop.inference.outside import NnunetModel
+from labelloop.inference.external import NnunetModel
 from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import Plan
-from labelloop.recipe.outside_checks import start_errors
+from labelloop.recipe.external_checks import start_errors
 from labelloop.recipe.rounds import ancestors
 from labelloop.recipe.spec import ModelSpec, Recipe
 from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, SegmenterSettings
@@ -27,8 +27,8 @@ def training_errors(chain: Recipe) -> Iterable[str]:
         if spec.trainer.kind == TRANSLATOR:
             continue
         place, plan = f"models.{name}", chain.plans[spec.plan]
-        if spec.init_from in chain.outside:
-            yield from start_errors(f"{place}.init_from", spec.init_from, chain.outside[spec.init_from])
+        if spec.init_from in chain.external:
+            yield from start_errors(f"{place}.init_from", spec.init_from, chain.external[spec.init_from])
         if spec.init_from:
             yield from _network_errors(f"{place}.init_from", spec, chain)
         if isinstance(plan, NnunetPlan) and plan.folds > 1:
@@ -58,11 +58,11 @@ def exports_best(spec: ModelSpec) -> bool:
 def _network_errors(key: str, spec: ModelSpec, chain: Recipe) -> Iterable[str]:
     """Yield a line when the weights of the model to start from do not fit the network."""
     start = spec.init_from or ""
-    other = f"of {start}" if start in chain.outside else chain.models[start].plan
+    other = f"of {start}" if start in chain.external else chain.models[start].plan
     ours, theirs = chain.plans[spec.plan], _plan_of(start, chain)
     wrong = _differences(ours, theirs) if theirs else []
     if wrong:
-        instead = f"plans.{spec.plan}: {{like: {start}}}" if start in chain.outside else f"plan: {other}"
+        instead = f"plans.{spec.plan}: {{like: {start}}}" if start in chain.external else f"plan: {other}"
         yield (
             f"{key}: the plans {spec.plan} and {other} have different networks ({'; '.join(wrong)}), and weights of "
             f"{start} do not fit. Write {instead}, or leave init_from out"
@@ -73,9 +73,9 @@ def _plan_of(model: str, chain: Recipe) -> Plan | None:
     """Return the plan of a model, trained here or not; None where its files do not tell it."""
     if model in chain.models:
         return chain.plans[chain.models[model].plan]
-    outside = chain.outside[model]
+    external = chain.external[model]
     try:
-        return outside.described.plan if isinstance(outside, NnunetModel) else None
+        return external.described.plan if isinstance(external, NnunetModel) else None
     except UserError:  # told when a run starts
         return None
 

@@ -16,7 +16,7 @@ from labelloop.base.wording import count, named
 
 KINDS = {
     "train": "training", "train_translator": "training",
-    "predict": "predicting", "predict_outside": "predicting", "infer": "predicting",
+    "predict": "predicting", "predict_external": "predicting", "infer": "predicting",
 }  # fmt: skip
 """What the time of a rule goes by; that of all others is one."""
 OTHER = "all else"

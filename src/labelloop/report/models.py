@@ -70,7 +70,7 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _licenses(about: Mapping[str, Any]) -> dict[str, str]:
-    """Return what ``model.json`` says of the licenses of data sets and of models from outside, in words."""
+    """Return what ``model.json`` says of the licenses of data sets and of external models, in words."""
     told = about.get("licenses") or {}
     return {
         kind: ", ".join(f"{name} ({text or 'not stated'})" for name, text in (told.get(kind) or {}).items())

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from labelloop.base.sequences import flat
-from labelloop.inference.outside import Outside
+from labelloop.inference.external import External
 from labelloop.inference.steps import Clean, InferenceStep
 from labelloop.recipe import TRUTH, LabelSetSpec, ModelSpec, Recipe, ancestors, origins, parents, unroll
 from labelloop.training.settings import TRANSLATOR, cutmix_of
@@ -59,7 +59,7 @@ def needed(recipe: Recipe) -> set[str]:
 
 
 def lineage(recipe: Recipe, model: str) -> list[str]:
-    """Return the models whose weights a model starts from, the nearest first; the last may be one from outside."""
+    """Return the models whose weights a model starts from, the nearest first; the last may be an external one."""
     before = recipe.models[model].init_from if model in recipe.models else None
     return [before, *lineage(recipe, before)] if before else []
 
@@ -67,10 +67,10 @@ def lineage(recipe: Recipe, model: str) -> list[str]:
 def updates(recipe: Recipe, model: str) -> int:
     """Return the updates behind a model's weights: its own, and those of the models that it started from.
 
-    0 for a model from outside, of which nobody knows, and for what starts from one.
+    0 for an external model, of which nobody knows, and for what starts from one.
     """
     behind = (model, *lineage(recipe, model))
-    return 0 if behind[-1] in recipe.outside else sum(own_updates(recipe, name) for name in behind)
+    return 0 if behind[-1] in recipe.external else sum(own_updates(recipe, name) for name in behind)
 
 
 def own_updates(recipe: Recipe, model: str) -> int:
@@ -84,7 +84,7 @@ def describe(recipe: Recipe) -> str:
     chain = unroll(recipe)
     lines = [f"{recipe.name}: {recipe.description.strip()}", ""]
     for name in ordered(chain):
-        spec = chain.models.get(name) or chain.outside.get(name) or chain.labels[name]
+        spec = chain.models.get(name) or chain.external.get(name) or chain.labels[name]
         lines.append(_line(chain, name, spec))
     lines += [f"inference: {_step_text(step)}" for step in chain.inference]
     lines.append(
@@ -93,13 +93,13 @@ def describe(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(chain: Recipe, name: str, spec: ModelSpec | Outside | LabelSetSpec) -> str:
+def _line(chain: Recipe, name: str, spec: ModelSpec | External | LabelSetSpec) -> str:
     if isinstance(spec, ModelSpec):
         return _model_line(chain, name, spec)
-    return _outside_line(chain, name, spec) if isinstance(spec, Outside) else _labels_line(name, spec)
+    return _external_line(chain, name, spec) if isinstance(spec, External) else _labels_line(name, spec)
 
 
-def _outside_line(chain: Recipe, name: str, spec: Outside) -> str:
+def _external_line(chain: Recipe, name: str, spec: External) -> str:
     known = ", ".join(chain.classes_of(name)) or "none"
     about = f", license {spec.license}" if spec.license else ""
     return (
@@ -190,7 +190,7 @@ def _drawn_parents(chain: Recipe, name: str) -> Iterable[str]:
         translator = chain.plans[spec.plan].translate
         named = () if spec.trainer.kind == TRANSLATOR else tuple(origins(spec).values())
         return (*named, translator) if translator else named
-    if name in chain.outside:
+    if name in chain.external:
         return ()
     truth = (TRUTH,) if chain.labels[name].fuse == "truth_first" else ()
     return (*truth, *chain.labels[name].predict)

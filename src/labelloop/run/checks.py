@@ -18,7 +18,7 @@ from labelloop.networks.settings import TranslatorSettings
 from labelloop.recipe import TRUTH, ModelSpec, Recipe, ancestors
 from labelloop.recipe.channel_checks import listed
 from labelloop.recipe.training_checks import exports_best
-from labelloop.run import outside
+from labelloop.run import external
 from labelloop.run.chain import needed, ordered
 from labelloop.run.expected import Expected, Known, needs_all_classes
 from labelloop.training.settings import TRANSLATOR, PartialSettings, settings_of
@@ -134,13 +134,13 @@ def _label_set_problems(key: str, name: str, expected: Expected) -> Iterator[str
             yield f"{key}.transfer.source: no train case is of the sequence {spec.transfer.source!r}{found}"
     if spec.select.target_dsc is not None and not spec.select.calibration:
         behind = [model for model in expected.chain.models if model in ancestors(expected.chain, name)]
-        seen = expected.learned_from(behind) | expected.may_have_seen(outside.behind(expected.chain, name))
+        seen = expected.learned_from(behind) | expected.may_have_seen(external.behind(expected.chain, name))
         if all(expected.cases[case].patient in seen for case, known in expected.annotated.items() if known):
             trained = ", ".join(behind) or "models that are trained"
             yield (
                 f"{key}.select.target_dsc: asks labeled patients that no model behind the label set learned from, and "
                 f"there are none. Set validation_fraction above 0 for {trained}, leave patients out, or set "
-                "`learned_from` of the models from outside"
+                "`learned_from` of the external models"
             )
     if spec.select.asks_quality:
         patients = {expected.cases[case].patient for case, known in expected.annotated.items() if known}

@@ -15,7 +15,7 @@ from labelloop.base.wording import count
 EVERY_S = 60.0
 """Seconds between two looks at how far the run is; it is said again when something has changed."""
 TRAINING = ("train", "train_slices", "train_translator")
-CASES = {"predict": "predictions", "predict_outside": "predictions from outside", "infer": "final label maps"}
+CASES = {"predict": "predictions", "predict_external": "external predictions", "infer": "final label maps"}
 """Rules that give cases label maps, and what these are called."""
 NOISE = ("Select jobs to execute", "Execute ")
 """How lines of Snakemake's scheduler begin that say nothing about the run."""

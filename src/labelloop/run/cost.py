@@ -18,7 +18,7 @@ from labelloop.base.errors import UserError, nearest
 from labelloop.base.sequences import flat
 from labelloop.base.shards import assign_shards
 from labelloop.base.wording import count
-from labelloop.inference.outside import NnunetModel
+from labelloop.inference.external import NnunetModel
 from labelloop.inference.steps import InferenceStep, Segment
 from labelloop.networks.plans import Plan
 from labelloop.networks.settings import TranslatorSettings
@@ -355,9 +355,9 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
         "train": len(kinds) - kinds.count(SLICE_CLASSIFIER) - kinds.count(TRANSLATOR),
         "train_slices": kinds.count(SLICE_CLASSIFIER), "train_translator": kinds.count(TRANSLATOR),
         "structure": len({name for name in images if chain.plans[name].translate}),
-        "import_nnunet": sum(isinstance(chain.outside.get(name), NnunetModel) for name in labeling),
+        "import_nnunet": sum(isinstance(chain.external.get(name), NnunetModel) for name in labeling),
         "predict": sum(shards for name, shards in predicting if name in chain.models),
-        "predict_outside": sum(shards for name, shards in predicting if name in chain.outside),
+        "predict_external": sum(shards for name, shards in predicting if name in chain.external),
         "transfer": train * sum(spec.transfer is not None for spec in labels),
         "fuse": train * len(labels), "agree": train * compared, "held_out": train * compared,
         "corrupt": train * bool(predicted), "measure": train * predicted, "quality": predicted,
@@ -392,7 +392,7 @@ def wall_hours(cost: Cost, cards: int | None = None) -> float:
         after = max((ready[parent] for parent in parents(chain, name)), default=0.0)
         if name in trainings:
             ready[name] = run(trainings[name].hours + START_S / 3600, after)
-        elif name in chain.outside:
+        elif name in chain.external:
             ready[name] = after
         else:
             ends = [after]
@@ -489,7 +489,7 @@ def lines(cost: Cost) -> Iterator[str]:
     parts = ", ".join(f"{name} {mb / 1000:.1f}" for name, mb in cost.disk_mb.items())
     yield f"Disk: {sum(cost.disk_mb.values()) / 1000:.1f} GB ({parts})."
     yield f"Jobs: {sum(cost.jobs.values())} ({', '.join(f'{name} {n}' for name, n in cost.jobs.items())})."
-    unknown = sorted(needed(cost.recipe) & cost.recipe.outside.keys())
+    unknown = sorted(needed(cost.recipe) & cost.recipe.external.keys())
     if unknown:
-        yield f"What models from outside take is not in these numbers: {', '.join(unknown)}."
+        yield f"What external models take is not in these numbers: {', '.join(unknown)}."
     yield from ("", "Assumed:", *(f"- {sentence}" for sentence in assumptions(s)))

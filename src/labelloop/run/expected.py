@@ -16,7 +16,7 @@ from labelloop.cases.table import Case
 from labelloop.images.datasets import load_dataset
 from labelloop.recipe import TRUTH, Recipe, ancestors
 from labelloop.run.chain import lineage
-from labelloop.run.outside import may_have_seen
+from labelloop.run.external import may_have_seen
 from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,
@@ -153,7 +153,7 @@ class Expected:
         return self.learned_from(ours) | self.may_have_seen([model for model in asked if model not in ours])
 
     def may_have_seen(self, models: Iterable[str]) -> set[str]:
-        """Return the patients that any of ``models``, those from outside, may have learned from."""
+        """Return the patients that any of ``models``, those that are external, may have learned from."""
         seen = may_have_seen(self.chain, models, {row.dataset for row in self.cases.values()})
         return {row.patient for row in self.cases.values() if row.dataset in seen}
 

@@ -41,7 +41,7 @@ class Repair:
 
     def _findings(self) -> Iterator[tuple[Path, Finding]]:
         yield from look_at_manifests(self._folders())
-        for model in (*self._run.chain.models, *self._run.outside.of_nnunet):
+        for model in (*self._run.chain.models, *self._run.external.of_nnunet):
             file = Path(self._run.paths.model("model.json", model))
             folder = model_of(file)
             found = look(file, folder)
@@ -60,7 +60,7 @@ class Repair:
     def _folders(self) -> list[str]:
         """Return the folders of the files that manifests list."""
         paths, chain = self._run.paths, self._run.chain
-        folders = [paths.predictions(model) for model in (*chain.models, *chain.outside)]
+        folders = [paths.predictions(model) for model in (*chain.models, *chain.external)]
         folders += [paths.labels(name) for name in chain.labels]
         folders += [paths.transferred(name) for name in chain.labels]
         folders += [paths.trusted(name) for name in chain.labels]

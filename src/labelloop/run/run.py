@@ -21,7 +21,7 @@ from labelloop.run import checks, preflight
 from labelloop.run.chain import own_updates, updates
 from labelloop.run.config import load_config
 from labelloop.run.expected import Expected
-from labelloop.run.outside import Outsiders, licenses
+from labelloop.run.external import ExternalModels, licenses
 from labelloop.run.resources import TrainingResources
 from labelloop.run.shards import Shards
 from labelloop.run.wiring import Wiring
@@ -70,19 +70,19 @@ class Run:
         self.shards = Shards(self.cases, self.config.shard_size, self.config.infer_roles)
         self.wiring = Wiring(self.recipe, self.chain)
         self.trainings = TrainingResources(self.config, self.chain, self.wiring, self.shards)
-        self.outside = Outsiders(self.chain, self.shards.cases, self.predictions(), self.wiring.used_models)
+        self.external = ExternalModels(self.chain, self.shards.cases, self.predictions(), self.wiring.used_models)
         self._reviews: dict[str, Reviews] = {}
 
     def problems(self) -> list[str]:
         """Return what of the recipe cannot be done with these cases, or with the files that it names, a line each."""
         found = [*checks.of_cases(self._expected), *checks.of_channels(self.cases, self.chain)]
-        found += [*checks.of_files(self.chain), *self.outside.problems()]
+        found += [*checks.of_files(self.chain), *self.external.problems()]
         with _collected(found):
-            refuse_inputs_among(Path(self.results), WRITTEN, self.outside.places())
+            refuse_inputs_among(Path(self.results), WRITTEN, self.external.places())
         return [f"recipe {self.recipe.name}: {problem}" for problem in found]
 
     def licenses(self, model: str) -> dict[str, dict[str, str]]:
-        """Licenses of the data sets and of the models from outside that a model learned from."""
+        """Licenses of the data sets and of the external models that a model learned from."""
         return licenses(self.chain, model, self._expected.data_sets(model))
 
     def refuse_problems(self) -> None:

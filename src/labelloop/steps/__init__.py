@@ -17,7 +17,7 @@ MODULES = {
     "cases": ("survey", "tested", "collect", "group", "prepare"),
     "adapt": ("judge", "upright", "train_translator", "structure"),
     "models": ("train", "train_slices", "predict"),
-    "outside": ("import_nnunet", "predict_outside"),
+    "external": ("import_nnunet", "predict_external"),
     "labels": ("fuse", "agree", "check", "select", "trust"),
     "arrays": ("prepare_labels", "cut_objects"),
     "transfer": ("transfer",),

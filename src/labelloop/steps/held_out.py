@@ -84,7 +84,7 @@ def held_out(
         rules: the class scheme.
         table, manifest: to write.
         learned: tables of the cases that the models, and the models these descend from, were trained with.
-        learned_from: data sets that models from outside may have learned from.
+        learned_from: data sets that external models may have learned from.
         transferred, carried: manifest and volumes of labels of other sequences, which take the predictions' place.
         thresholds: file of fitted thresholds that take the place of the scheme's.
     """

@@ -74,9 +74,9 @@ def train(
         init_from: files of the model whose weights it starts from.
         learned: tables of the cases that that model, and those it started from, were trained with.
         objects: manifests of the tumor objects that the training pastes, if it does.
-        licenses: of the data sets and the models from outside that it learns from, for ``model.json``.
-        start_names: which of our classes the classes of the model that it starts from are, where that is from outside.
-        learned_from: data sets that models from outside that it starts from may have learned from.
+        licenses: of the data sets and the external models that it learns from, for ``model.json``.
+        start_names: which of our classes the classes of the model that it starts from are, where that is external.
+        learned_from: data sets that external models that it starts from may have learned from.
     """
     from labelloop.training.nnunet import TrainingJob
 

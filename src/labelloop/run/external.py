@@ -15,7 +15,7 @@ from labelloop.base.wording import count
 from labelloop.cases.table import Case
 from labelloop.images.datasets import read_dataset
 from labelloop.images.detached import known_parts
-from labelloop.inference.outside import CommandModel, FilesModel, NnunetModel, Outside, dataset_of
+from labelloop.inference.external import CommandModel, External, FilesModel, NnunetModel, dataset_of
 from labelloop.recipe import Recipe, ancestors
 from labelloop.run.chain import lineage
 
@@ -23,7 +23,7 @@ VERSION_LIMIT_S = 300.0
 """Seconds that a command may take to print its version: some load torch first."""
 
 
-class Outsiders:
+class ExternalModels:
     """The models of a run that are not trained here, those that it uses.
 
     Args:
@@ -43,21 +43,21 @@ class Outsiders:
         self._chain, self._shards = chain, shards
         self._asked: dict[str, list[Case]] = {}
         for name, shard in predictions:
-            if name in chain.outside:
+            if name in chain.external:
                 self._asked.setdefault(name, []).extend(shards[shard])
         for name in filter(None, (chain.models[model].init_from for model in trained)):
-            if name in chain.outside:
+            if name in chain.external:
                 self._asked.setdefault(name, [])
-        self.names = [name for name in chain.outside if name in self._asked]
+        self.names = [name for name in chain.external if name in self._asked]
 
     @property
     def of_nnunet(self) -> list[str]:
         """Those that nnU-Net trained."""
-        return [name for name in self.names if isinstance(self._chain.outside[name], NnunetModel)]
+        return [name for name in self.names if isinstance(self._chain.external[name], NnunetModel)]
 
-    def spec(self, model: str) -> Outside:
+    def spec(self, model: str) -> External:
         """What the recipe says of a model."""
-        return self._chain.outside[model]
+        return self._chain.external[model]
 
     def files(self, model: str, shard: str = "") -> list[str]:
         """Return the files that a model is, or that it has of the cases of a shard, those that are there."""
@@ -95,13 +95,13 @@ class Outsiders:
         return may_have_seen(self._chain, behind(self._chain, labels), self._data_sets)
 
     def seen_before(self, model: str) -> list[str]:
-        """Return the data sets that models from outside whose weights a model starts from may have learned from."""
-        before = [name for name in lineage(self._chain, model) if name in self._chain.outside]
+        """Return the data sets that external models whose weights a model starts from may have learned from."""
+        before = [name for name in lineage(self._chain, model) if name in self._chain.external]
         return may_have_seen(self._chain, before, self._data_sets)
 
     def start_names(self, model: str) -> dict[str, str] | None:
-        """Return our names of the classes of the model from outside that a model starts from; None without one."""
-        spec = self._chain.outside.get(self._chain.models[model].init_from or "")
+        """Return our names of the classes of the external model that a model starts from; None without one."""
+        spec = self._chain.external.get(self._chain.models[model].init_from or "")
         return spec.our_names(dataset_of(spec, self._chain.scheme)) if isinstance(spec, NnunetModel) else None
 
     @cached_property
@@ -111,7 +111,7 @@ class Outsiders:
     def problems(self) -> Iterator[str]:
         """Yield a line for all that keeps the models from labeling their cases: key, what was found and expected."""
         for name in self.names:
-            model, key, cases = self.spec(name), f"outside.{name}", self._asked[name]
+            model, key, cases = self.spec(name), f"external.{name}", self._asked[name]
             if isinstance(model, NnunetModel):
                 yield from _nnunet_problems(key, model, self._chain.classes_of(name), self._chain.scheme)
             elif isinstance(model, CommandModel):
@@ -128,12 +128,12 @@ class Outsiders:
             lacking = [c.case for c in cases if isinstance(model, FilesModel) and not model.file(c.case).is_file()]
             if lacking:
                 found = f"no file for {len(lacking)} of {count(len(cases), 'case')}"
-                yield f"outside.{name}: {found}, of which it says nothing; first: {lacking[0]}"
+                yield f"external.{name}: {found}, of which it says nothing; first: {lacking[0]}"
             known = may_have_seen(self._chain, [name], {case.dataset for case in tested})
             if known:
                 number = count(sum(case.dataset in known for case in tested), "test case")
                 yield (
-                    f"outside.{name}: may have learned from {number} ({', '.join(known)}), whose scores then promise "
+                    f"external.{name}: may have learned from {number} ({', '.join(known)}), whose scores then promise "
                     "too much. If it has not, say what it learned from: `learned_from`"
                 )
 
@@ -197,18 +197,18 @@ def files_of(model: FilesModel, cases: Iterable[Case]) -> list[Path]:
 
 def may_have_seen(chain: Recipe, models: Iterable[str], data_sets: Iterable[str]) -> list[str]:
     """Return those of ``data_sets``, as the case table names them, that any of ``models`` may have learned from."""
-    seen = {read_dataset(name).name for name in flat(chain.outside[model].may_have_seen for model in models)}
+    seen = {read_dataset(name).name for name in flat(chain.external[model].may_have_seen for model in models)}
     return sorted(spelled for spelled in set(data_sets) if read_dataset(spelled).name in seen)
 
 
 def behind(chain: Recipe, name: str) -> list[str]:
-    """Return the models from outside that lead to a model or label set."""
+    """Return the external models that lead to a model or label set."""
     found = ancestors(chain, name)
-    return [model for model in chain.outside if model in found]
+    return [model for model in chain.external if model in found]
 
 
 def licenses(chain: Recipe, model: str, data_sets: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return the licenses of what a model learned from: of ``data_sets``, and of models from outside; "" if not stated.
+    """Return the licenses of what a model learned from: of ``data_sets``, and of external models; "" if not stated.
 
     Args:
         data_sets: of its cases, and of those of the models before it, as the case table names them.
@@ -216,5 +216,5 @@ def licenses(chain: Recipe, model: str, data_sets: Iterable[str]) -> dict[str, d
     read = [read_dataset(name) for name in data_sets]
     return {
         "datasets": {dataset.name: dataset.license for dataset in sorted(read, key=lambda dataset: dataset.name)},
-        "models": {name: chain.outside[name].license for name in behind(chain, model)},
+        "models": {name: chain.external[name].license for name in behind(chain, model)},
     }

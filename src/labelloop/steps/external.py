@@ -24,14 +24,14 @@ from labelloop.images.datasets import Dataset
 from labelloop.images.scan import ScanFile, check_same_grid, read_classes
 from labelloop.images.volume import Geometry, Volume, write
 from labelloop.inference.commands import run_command
-from labelloop.inference.outside import (
-    OUTSIDE_VERSION,
+from labelloop.inference.external import (
+    EXTERNAL_VERSION,
     CommandModel,
     FilesModel,
     NnunetModel,
     classes_of,
     dataset_of,
-    read_outside,
+    read_external,
 )
 from labelloop.steps.common import SurveyTables, input_image
 
@@ -50,7 +50,7 @@ def import_nnunet(files: Sequence[Path], spec: dict[str, Any], model: Path, weig
     """
     from labelloop.inference.nnunet import write_nnunet
 
-    asked = read_outside(spec)
+    asked = read_external(spec)
     if not isinstance(asked, NnunetModel):
         raise TypeError(f"{spec}: no model of nnU-Net's")
     log.info("%s: %s", asked.nnunet, count(len(files), "file"))
@@ -58,7 +58,7 @@ def import_nnunet(files: Sequence[Path], spec: dict[str, Any], model: Path, weig
     put_seal_of_files(model, model_of(model), WEIGHTS)
 
 
-def predict_outside(
+def predict_external(
     survey: SurveyTables,
     spec: dict[str, Any],
     answer: str,
@@ -82,7 +82,7 @@ def predict_outside(
     """
     from labelloop.inference.running import rows
 
-    asked, scheme, ledger = read_outside(spec), load_classes(classes), Ledger.of(manifest)
+    asked, scheme, ledger = read_external(spec), load_classes(classes), Ledger.of(manifest)
     dataset = dataset_of(asked, scheme)
     if isinstance(asked, NnunetModel):
         _by_network(survey, model_of(model[0]), dataset, scheme, engine, ledger, device, bool(deterministic))
@@ -94,7 +94,7 @@ def predict_outside(
         else:
             labeler = _Files(asked, set(files))
         for item in survey.usable():
-            key = digest([OUTSIDE_VERSION, labeler.key(item), dataset.fingerprint, known, item.image_key])
+            key = digest([EXTERNAL_VERSION, labeler.key(item), dataset.fingerprint, known, item.image_key])
             ledger.run(item.id, key, partial(_label, item, labeler, dataset, scheme, known, ledger.folder))
         ledger.close()
     write_table(confidence, rows(ledger), "confidence")

@@ -17,8 +17,8 @@ from labelloop.base.shards import read_manifests
 from labelloop.base.tables import read_table
 from labelloop.images.volume import Geometry, read, write
 from labelloop.inference.settings import Settings
+from labelloop.steps.external import import_nnunet, predict_external
 from labelloop.steps.labels import agree, fuse
-from labelloop.steps.outside import import_nnunet, predict_outside
 from survey_files import do_survey
 
 SHARD, SCHEME = "train-000", load_classes("flare")
@@ -73,7 +73,7 @@ class Shard:
         folder = Path(self.paths.predictions("m"))
         files = Path(manifest_of(folder, SHARD)), folder / "confidence" / f"{SHARD}.csv"
         spec = spec | {"dataset": str(self.dataset)}
-        predict_outside(self.survey, spec, answer, "flare", more.pop("engine", {}), *files, "cpu", **more)
+        predict_external(self.survey, spec, answer, "flare", more.pop("engine", {}), *files, "cpu", **more)
         return read_manifests(files[:1]).to_dict("index")
 
     def files(self, **spec) -> dict[str, dict]:

@@ -21,11 +21,11 @@ from labelloop.inference.nnunet import NnunetFiles, described_nnunet
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 IN_COMMAND = ("image", "output", "case", "device", "torch_device")
 IN_FILES = ("case",)
-OUTSIDE_VERSION = 1
+EXTERNAL_VERSION = 1
 """Raised when the same files, or the same command, are read as other label maps."""
 
 
-class Outside(Verb):
+class External(Verb):
     """A model that is not trained here."""
 
     what = "model"
@@ -48,7 +48,7 @@ class Outside(Verb):
         return frozenset(dataset.labels)
 
 
-class NnunetModel(Outside):
+class NnunetModel(External):
     """A model that nnU-Net v2 trained; it runs in our engine, as the recipe's ``engine`` says."""
 
     verb = "nnunet"
@@ -69,7 +69,7 @@ class NnunetModel(Outside):
         """Return the ids of the network's outputs; of a model that cannot be read, all of the data set."""
         try:
             return frozenset(self.described.class_ids.values())
-        except UserError:  # told when a run starts (``run.outside``)
+        except UserError:  # told when a run starts (``run.external``)
             return super().own_ids(dataset)
 
     def our_names(self, dataset: Dataset) -> dict[str, str]:
@@ -82,7 +82,7 @@ class NnunetModel(Outside):
         return {own: name for own, name in found.items() if name is not None}
 
 
-class CommandModel(Outside):
+class CommandModel(External):
     """A command that writes the label map of one image. No shell reads it; quotes keep words together."""
 
     verb = "command"
@@ -112,7 +112,7 @@ class CommandModel(Outside):
         return [_filled(word, values) for word in shlex.split(self.command)]
 
 
-class FilesModel(Outside):
+class FilesModel(External):
     """Label maps that another model has made. A case without a file is one that it says nothing about."""
 
     verb = "files"
@@ -129,23 +129,23 @@ class FilesModel(Outside):
         return Path(_filled(self.files, {"case": case}))
 
 
-OUTSIDE: dict[str, type[Outside]] = {kind.verb: kind for kind in (NnunetModel, CommandModel, FilesModel)}
+EXTERNAL_KINDS: dict[str, type[External]] = {kind.verb: kind for kind in (NnunetModel, CommandModel, FilesModel)}
 """Models that are not trained here, by their verbs."""
-OutsideModel = Annotated[
+ExternalModel = Annotated[
     Annotated[NnunetModel, tag("nnunet")]
     | Annotated[CommandModel, tag("command")]
     | Annotated[FilesModel, tag("files")],
-    by_verb(tuple(OUTSIDE), "a model"),
+    by_verb(tuple(EXTERNAL_KINDS), "a model"),
 ]
 """A model that is not trained here, as it stands in a recipe."""
 
 
-def read_outside(content: Mapping[str, Any]) -> OutsideModel:
+def read_external(content: Mapping[str, Any]) -> ExternalModel:
     """Return a model of this content. Raises pydantic's ValidationError."""
-    return TypeAdapter(OutsideModel).validate_python(dict(content))
+    return TypeAdapter(ExternalModel).validate_python(dict(content))
 
 
-def dataset_of(model: Outside, scheme: ClassScheme) -> Dataset:
+def dataset_of(model: External, scheme: ClassScheme) -> Dataset:
     """Return the data set of a model, in which classes that do not count are structures that are no class.
 
     Raises:
@@ -156,7 +156,7 @@ def dataset_of(model: Outside, scheme: ClassScheme) -> Dataset:
     return dataset.model_copy(update={"labels": labels})
 
 
-def classes_of(model: Outside, scheme: ClassScheme) -> tuple[str, ...]:
+def classes_of(model: External, scheme: ClassScheme) -> tuple[str, ...]:
     """Return the classes that a model knows, in the order of the scheme; all others are unknown to it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Models from outside as teachers beside one of our own, in Snakemake: made once, and anew where something changed."""
+"""External models as teachers beside one of our own, in Snakemake: made once, and anew where something changed."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ RECIPE = {
             "trainer": TRAINER | {"kind": "partial"},
         },
     },
-    "outside": {
+    "external": {
         "zoo": {
             "nnunet": "Dataset001_Tiny",
             "folds": [0],
@@ -86,7 +86,7 @@ def pretend(project: Project) -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """A run up to the selection of labels that four models make."""
-    folder = tmp_path_factory.mktemp("outside")
+    folder = tmp_path_factory.mktemp("external")
     rows = []
     for number, case in enumerate(CASES):
         image = np.random.default_rng(number).integers(-100, 200, GRID.shape).astype(np.int16)
@@ -138,7 +138,7 @@ def test_provenance_names_who_spoke_and_what_nobody_knows_stays_unknown(project)
 
 
 def test_what_a_model_may_have_seen_is_not_held_out_for_it(project):
-    """The one labeled case is of a data set that a model from outside saw, though no training of ours had it."""
+    """The one labeled case is of a data set that an external model saw, though no training of ours had it."""
     assert not len(read_table(project.results / "labels/pseudo/held_out.csv", "held_out"))
 
 
@@ -154,7 +154,7 @@ def test_only_what_changed_is_made_anew(project):
     assert due(project) == {}
     write(project.folder / "made" / "plain.nii.gz", label_map(7), GRID)
     (project.folder / "version.txt").write_text("1.1")
-    assert due(project) == {"predict_outside": 2, "fuse": 1, "agree": 1, "held_out": 1, "select": 1}
+    assert due(project) == {"predict_external": 2, "fuse": 1, "agree": 1, "held_out": 1, "select": 1}
 
 
 def test_a_student_goes_on_from_the_weights_of_a_model_of_nnunet(project):

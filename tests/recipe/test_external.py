@@ -7,7 +7,7 @@ import pytest
 from tiny_nnunet import configuration, save_nnunet
 
 from labelloop.base.errors import UserError
-from labelloop.inference.outside import CommandModel, FilesModel, classes_of
+from labelloop.inference.external import CommandModel, FilesModel, classes_of
 from labelloop.recipe import load_recipe, unroll
 from labelloop.run import cost
 from labelloop.run.chain import describe, graph, needed, ordered
@@ -17,10 +17,10 @@ FILES = {"files": "made/{case}.nii.gz", "dataset": "flare22"}
 BOTH = {"pseudo": {"predict": ["tool", "teacher"]}}
 
 
-def load(folder, outside, **changes):
-    """Load a recipe like `default` with models from outside."""
+def load(folder, external, **changes):
+    """Load a recipe like `default` with external models."""
     path = folder / "own.yaml"
-    path.write_text(json.dumps({"extends": "default", "outside": outside} | changes))
+    path.write_text(json.dumps({"extends": "default", "external": external} | changes))
     return load_recipe(path)
 
 
@@ -39,25 +39,25 @@ def load(folder, outside, **changes):
         (FILES | {"learned_from": ["btvc"]}, ".learned_from: no data set 'btvc'"),
         (FILES | {"classes": ["livr"]}, ".classes: no class or set 'livr'; did you mean 'liver'?"),
         (FILES | {"classes": ["tumor"]}, ".classes: data set flare22 names no 'tumor'; its classes in flare: liver, "),
-        ({"like": "tol"}, ".like: no such name 'tol' under outside"),
+        ({"like": "tol"}, ".like: no such name 'tol' under external"),
     ],
 )
 def test_a_mistake_in_a_model_is_refused_with_its_place(tmp_path, model, said):
-    with pytest.raises(UserError, match=f"own.yaml: outside.tool.*{re.escape(said)}"):
+    with pytest.raises(UserError, match=f"own.yaml: external.tool.*{re.escape(said)}"):
         load(tmp_path, {"tool": model})
 
 
 @pytest.mark.parametrize(
     ("names", "changes", "said"),
     [
-        (["teacher"], {}, "outside.teacher: a model or label set has the same name"),
+        (["teacher"], {}, "external.teacher: a model or label set has the same name"),
         (["a b"], {}, "'a b': names are"),
         (
             ["tool"],
             {"labels": {"pseudo": {"predict": ["tol"]}}},
             "labels.pseudo.predict: no such name 'tol'; did you m",
         ),
-        (["tool"], {"inference": [{"segment": "tool"}]}, "inference.0.segment: 'tool' is a model from outside"),
+        (["tool"], {"inference": [{"segment": "tool"}]}, "inference.0.segment: 'tool' is an external model"),
         (["tool"], {"models": {"student": {"init_from": "tool"}}}, "models.student.init_from: 'tool' is a model from "),
     ],
 )
@@ -67,11 +67,11 @@ def test_a_name_in_the_wrong_place_is_refused(tmp_path, names, changes, said):
 
 
 def test_all_mistakes_are_told_at_once(tmp_path):
-    outside = {"a": FILES | {"dataset": "flare2"}, "b": COMMAND | {"learned_from": ["btvc"]}}
+    external = {"a": FILES | {"dataset": "flare2"}, "b": COMMAND | {"learned_from": ["btvc"]}}
     with pytest.raises(UserError) as caught:
-        load(tmp_path, outside)
-    assert re.search(r"outside\.a\.dataset", str(caught.value)) and re.search(
-        r"outside\.b\.learned_from", str(caught.value)
+        load(tmp_path, external)
+    assert re.search(r"external\.a\.dataset", str(caught.value)) and re.search(
+        r"external\.b\.learned_from", str(caught.value)
     )
 
 
@@ -104,8 +104,8 @@ def test_a_model_from_outside_is_replaced_by_the_student_from_the_second_round_o
 def test_the_cost_counts_what_is_trained_here_and_says_what_it_leaves_out(tmp_path):
     found = cost.cost_of(load(tmp_path, {"tool": COMMAND}, labels=BOTH), cost.Setting(100))
     assert {p.model for p in found.predictions} >= {"teacher"} and "tool" not in {p.model for p in found.predictions}
-    assert found.jobs["predict_outside"] == found.setting.shards("train")
-    assert "What models from outside take is not in these numbers: tool." in list(cost.lines(found))
+    assert found.jobs["predict_external"] == found.setting.shards("train")
+    assert "What external models take is not in these numbers: tool." in list(cost.lines(found))
 
 
 def test_what_is_put_into_a_command_stays_within_its_word():
@@ -136,26 +136,26 @@ def test_a_plan_is_like_that_of_a_model_of_nnunet_and_takes_nothing_else(tmp_pat
 def test_a_plan_is_like_that_of_a_model_of_several_channels_whose_names_may_be_others(tmp_path):
     given = {"normalization_schemes": ["CTNormalization", "ZScoreNormalization"], "use_mask_for_norm": [False, False]}
     save_nnunet(tmp_path, configuration(**given), channels={"0": "CT", "1": "PET"})
-    outside = {"zoo": {"nnunet": str(tmp_path / "Dataset001_Tiny"), "dataset": "flare22"}}
+    external = {"zoo": {"nnunet": str(tmp_path / "Dataset001_Tiny"), "dataset": "flare22"}}
     for names in ({}, {"channels": ["CT", "SUV"]}):
-        plan = load(tmp_path, outside, plans={"fine": {"like": "zoo"} | names}, models=STARTING).plans["fine"]
+        plan = load(tmp_path, external, plans={"fine": {"like": "zoo"} | names}, models=STARTING).plans["fine"]
         assert plan.channels == tuple(names.get("channels", ("CT", "PET")))
         assert [one.kind for one in plan.normalizations] == ["ct", "zscore"]
     with pytest.raises(UserError, match=r"takes CT, PET, and the plans .* have PET, CT\. Write them.* in the order of"):
-        load(tmp_path, outside, plans={"fine": {"like": "zoo", "channels": ["PET", "CT"]}}, models=STARTING)
+        load(tmp_path, external, plans={"fine": {"like": "zoo", "channels": ["PET", "CT"]}}, models=STARTING)
     with pytest.raises(UserError, match="expected one for each of 3 channels"):
-        load(tmp_path, outside, plans={"fine": {"like": "zoo", "channels": ["CT", "PET", "T1"]}}, models=STARTING)
+        load(tmp_path, external, plans={"fine": {"like": "zoo", "channels": ["CT", "PET", "T1"]}}, models=STARTING)
 
 
 def test_a_key_beside_like_overrides_the_model_and_strange_ones_are_refused(tmp_path):
-    outside = {"zoo": zoo(tmp_path)}
+    external = {"zoo": zoo(tmp_path)}
     small = {"fine": {"like": "zoo", "batch_size": 1, "orientation": "canonical"}}
-    plan = load(tmp_path, outside, plans=small, models=STARTING).plans["fine"]
+    plan = load(tmp_path, external, plans=small, models=STARTING).plans["fine"]
     assert (plan.batch_size, plan.orientation, plan.patch) == (1, "canonical", (16, 16, 16))
     with pytest.raises(UserError, match=r"fine.batchsize: unknown key of nnunet_plan; did you mean 'batch_size'"):
-        load(tmp_path, outside, plans={"fine": {"like": "zoo", "batchsize": 1}})
+        load(tmp_path, external, plans={"fine": {"like": "zoo", "batchsize": 1}})
     with pytest.raises(UserError, match=r"plans.fine: .*upright: without effect in a plan of nnU-Net's"):
-        load(tmp_path, outside, plans={"fine": {"like": "zoo", "upright": True}})
+        load(tmp_path, external, plans={"fine": {"like": "zoo", "upright": True}})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_key_beside_like_overrides_the_model_and_strange_ones_are_refused(tmp_
         (
             {},
             {"fine": {"like": "zooo"}},
-            "plans.fine.like: no such name 'zooo' under plans or outside; did you mean 'zoo'",
+            "plans.fine.like: no such name 'zooo' under plans or external; did you mean 'zoo'",
         ),
         ({}, {"fine": {"like": "zoo", "norm": {"eps": 0.1}}}, "different networks (norm {'eps': 0.1, "),
     ],
@@ -182,5 +182,5 @@ def test_what_keeps_a_training_from_starting_from_a_model_of_nnunet_is_told(tmp_
 
 
 def test_other_models_from_outside_have_no_plan(tmp_path):
-    with pytest.raises(UserError, match=r"plans.fine.like: 'tool' is a model from outside; of these, nnU-Net's"):
+    with pytest.raises(UserError, match=r"plans.fine.like: 'tool' is an external model; of these, nnU-Net's"):
         load(tmp_path, {"tool": FILES}, plans={"fine": {"like": "tool"}})

@@ -35,10 +35,10 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(outside, **changes) -> Run:
-    """Return the run of a recipe like `default` whose label set is made by the teacher and a model from outside."""
-    labels = {"pseudo": {"predict": ["teacher", *outside]}}
-    recipe = {"extends": "default", "outside": outside, "labels": labels} | changes
+def run(external, **changes) -> Run:
+    """Return the run of a recipe like `default` whose label set is made by the teacher and an external model."""
+    labels = {"pseudo": {"predict": ["teacher", *external]}}
+    recipe = {"extends": "default", "external": external, "labels": labels} | changes
     Path("own.yaml").write_text(json.dumps(recipe))
     return Run(
         {"cases": "cases.csv", "recipe": "own.yaml", "results": str(Path("results").absolute()), "device": "cpu"}
@@ -58,7 +58,7 @@ def command(**changes):
 def test_what_is_not_there_is_told_at_once_with_key_and_place(place):
     (place / "other.yaml").write_text("{name: other, modality: CT, labels: {1: liver}}")
     save_nnunet(place / "slices", configuration(patch_size=[16, 16]), labels=LABELS)
-    outside = {
+    external = {
         "gone": zoo(nnunet="nowhere"),
         "no_fold": zoo(folds=[3]),
         "slices": zoo(nnunet="slices"),
@@ -69,7 +69,7 @@ def test_what_is_not_there_is_told_at_once_with_key_and_place(place):
         "no_files": {"files": "made/{case}.nii.gz", "dataset": "flare22"},
     }
     (place / "zoo.yaml").write_text("{name: zoo, modality: CT, labels: {1: liver, 2: spleen, 3: null, 4: pancreas}}")
-    found = run(outside).problems()
+    found = run(external).problems()
     expected = {
         "gone.nnunet: nowhere: no such file or folder",
         "no_fold.nnunet: Dataset001_Tiny: found no fold_3",
@@ -81,13 +81,13 @@ def test_what_is_not_there_is_told_at_once_with_key_and_place(place):
     }
     assert len(found) == len(expected)
     for line in expected:
-        assert any(problem.startswith(f"recipe own: outside.{line}") for problem in found), (line, found)
+        assert any(problem.startswith(f"recipe own: external.{line}") for problem in found), (line, found)
 
 
 def test_a_model_is_useless_when_none_of_its_classes_counts(place):
     (place / "zoo.yaml").write_text("{name: zoo, modality: CT, labels: {1: null, 2: spleen, 3: null, 4: liver}}")
     assert run({"zoo": zoo()}).chain.classes_of("zoo") == ("spleen",)  # no output of the model is a liver
-    assert any("outside.zoo.classes: none" in line for line in run({"zoo": zoo(classes="liver")}).problems())
+    assert any("external.zoo.classes: none" in line for line in run({"zoo": zoo(classes="liver")}).problems())
 
 
 def test_a_zip_says_what_its_folder_says(place):
@@ -118,14 +118,14 @@ def test_what_the_run_would_write_over_is_no_model(place):
 
 def test_another_version_or_another_file_is_noticed(place):
     (place / "version").write_text("1")
-    outside = {"tool": command(version="cat version"), "zoo": zoo()}
-    first = run(outside).outside
+    external = {"tool": command(version="cat version"), "zoo": zoo()}
+    first = run(external).external
     assert first.version("tool") == "1"
     before, meaning = first.stamps("zoo"), first.meaning("zoo")
     shutil.copy(place / "zoo.yaml", place / "Dataset001_Tiny" / NAME / "fold_0" / "checkpoint_final.pth")
     assert first.stamps("zoo") != before
     (place / "zoo.yaml").write_text("{name: zoo, modality: CT, labels: {1: spleen, 2: liver, 3: null}}")
-    assert run(outside).outside.meaning("zoo") != meaning
+    assert run(external).external.meaning("zoo") != meaning
 
 
 def test_cases_without_a_file_and_test_cases_that_a_model_may_know_are_told(place):
@@ -133,11 +133,11 @@ def test_cases_without_a_file_and_test_cases_that_a_model_may_know_are_told(plac
     for case in ("a0", "a1", "b0", "c0"):
         (place / "made" / f"{case}.nii.gz").touch()
     made = {"files": "made/{case}.nii.gz", "dataset": "flare22"}
-    assert list(run({"made": made}).outside.notes()) == [
-        "outside.made: no file for 5 of 9 cases, of which it says nothing; first: a2"
+    assert list(run({"made": made}).external.notes()) == [
+        "external.made: no file for 5 of 9 cases, of which it says nothing; first: a2"
     ]
-    [line] = [line for line in run({"made": made | {"learned_from": "btcv"}}).outside.notes() if "test case" in line]
-    assert line.startswith("outside.made: may have learned from 1 test case (btcv)")
+    [line] = [line for line in run({"made": made | {"learned_from": "btcv"}}).external.notes() if "test case" in line]
+    assert line.startswith("external.made: may have learned from 1 test case (btcv)")
 
 
 def test_a_promise_is_not_made_by_cases_that_a_model_may_have_seen(place):
@@ -150,7 +150,7 @@ def test_a_promise_is_not_made_by_cases_that_a_model_may_have_seen(place):
 
     assert not promised()
     assert promised("btcv", "flare22")
-    assert run({"zoo": zoo(learned_from=["btcv"])}).outside.learned_from("pseudo") == ["btcv"]
+    assert run({"zoo": zoo(learned_from=["btcv"])}).external.learned_from("pseudo") == ["btcv"]
 
 
 def test_licenses_of_all_that_a_student_learned_from_reach_it(place):
@@ -178,12 +178,12 @@ LAST = [{"segment": "last"}]
 
 def test_what_descends_from_a_model_has_seen_what_that_saw(place):
     found = starting(learned_from=["btcv"])
-    assert found.outside.names == ["zoo"] and found.problems() == []
-    assert [found.outside.seen_before(name) for name in ("student", "last", "teacher")] == [["btcv"], ["btcv"], []]
-    assert (found.outside.learned_from("later"), found.outside.learned_from("pseudo")) == (["btcv"], [])
+    assert found.external.names == ["zoo"] and found.problems() == []
+    assert [found.external.seen_before(name) for name in ("student", "last", "teacher")] == [["btcv"], ["btcv"], []]
+    assert (found.external.learned_from("later"), found.external.learned_from("pseudo")) == (["btcv"], [])
     assert found.licenses("last")["models"] == {"zoo": "MIT"} != found.licenses("teacher")["models"]
     assert found.updates()["final"] == 0  # nobody knows how many are behind the first weights
-    assert any("outside.zoo: may have learned from 1 test case" in note for note in found.outside.notes())
+    assert any("external.zoo: may have learned from 1 test case" in note for note in found.external.notes())
 
 
 def test_patients_that_the_first_weights_know_validate_nothing(place):
@@ -194,8 +194,8 @@ def test_patients_that_the_first_weights_know_validate_nothing(place):
 
 def test_the_classes_of_the_first_weights_go_by_the_data_set_file(place):
     found = starting(classes=["liver"])
-    assert found.outside.start_names("student") == {"Leber": "liver"}
-    assert found.outside.start_names("last") is found.outside.start_names("teacher") is None
+    assert found.external.start_names("student") == {"Leber": "liver"}
+    assert found.external.start_names("last") is found.external.start_names("teacher") is None
 
 
 def test_images_that_a_plan_takes_for_another_modality_are_told_before_they_are_prepared(place):
