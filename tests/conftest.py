@@ -22,7 +22,7 @@ PLACES = {
     "benchmarks/test_planning.py": "slow",
     "inference/test_cli_infer.py": "slow",
     "inference/test_dicom_seg.py": "slow",
-    "inference/test_shortage.py": "slow",
+    "inference/test_out_of_memory.py": "slow",
     "labels/test_check.py": "slow",
     "labels/test_circumstances.py": "slow",
     "labels/test_fit.py": "slow",

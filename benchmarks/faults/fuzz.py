@@ -34,7 +34,7 @@ from labelloop.cases.table import load_cases
 from labelloop.images.datasets import load_dataset, read_dataset
 from labelloop.images.scan import read_label
 from labelloop.inference.engine import Predictor
-from labelloop.inference.finding import find_cases
+from labelloop.inference.find_cases import find_cases
 from labelloop.inference.reading import Image
 from labelloop.networks.network import build_network
 from labelloop.networks.plans import Plan

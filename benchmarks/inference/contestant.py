@@ -20,7 +20,7 @@ STOCK = {  # mirroring, resampling as nnU-Net's planner chooses it (else with to
 
 def run_ours(mode: str, model: Path, out: Path, images: list[Path]) -> dict:
     from labelloop.base.shards import Ledger
-    from labelloop.inference.finding import case_name
+    from labelloop.inference.find_cases import case_name
     from labelloop.inference.reading import InputImage
     from labelloop.inference.running import Options, run_cases
     from labelloop.inference.settings import Settings

@@ -10,7 +10,7 @@ import numpy as np
 
 from labelloop.base.files import link
 from labelloop.images.volume import Geometry, Volume, read, write
-from labelloop.inference.finding import case_name
+from labelloop.inference.find_cases import case_name
 
 PLANES = 1000
 LIMITS_MB = (None, 3000, 2500)

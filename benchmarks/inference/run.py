@@ -38,7 +38,7 @@ from scans import BUILD, REAL, RESULTS, ROOT, SIZES, machine, scan, stock_models
 from labelloop.base.files import link, write_text
 from labelloop.base.precision import choose_precision
 from labelloop.images.volume import read, read_geometry
-from labelloop.inference.finding import case_name
+from labelloop.inference.find_cases import case_name
 from labelloop.metrics.efficiency import Meter
 from labelloop.networks.network import build_network, count_macs, count_parameters
 

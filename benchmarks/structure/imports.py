@@ -1,4 +1,4 @@
-"""What a module of labelloop imports from: for the counts of this folder, and for the test of the rooms."""
+"""What a module of labelloop imports from: for the counts of this folder, and for the test of the packages."""
 
 import ast
 from pathlib import Path

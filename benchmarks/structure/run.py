@@ -2,8 +2,8 @@
 
     python benchmarks/structure/run.py [CHECKOUT ...]
 
-A floor is a link of the longest chain of imports between rooms (folders of the package, and modules beside them); what
-imports each other is on one floor. Inputs that are given a name in a rule's `input:` are looked for in its script (or
+A layer is a link of the longest chain of imports between packages (folders of the code, and modules beside them); what
+imports each other is in one layer. Inputs that are given a name in a rule's `input:` are looked for in its script (or
 its step's arguments); those of input functions are not counted. What jobs really open is tested
 (tests/workflow/test_opened.py).
 """
@@ -32,24 +32,24 @@ print("bytes", len(json.dumps(dict(job.params.items()))))
 """
 
 
-def rooms(checkout: Path) -> networkx.DiGraph:
-    """Return which rooms of the package import from which."""
-    package, graph = checkout / "src/labelloop", networkx.DiGraph()
-    for file in package.rglob("*.py"):
-        room = file.relative_to(package).with_suffix("").parts[0]
-        graph.add_edges_from((room, other) for other in imported(file))
-    graph.remove_nodes_from([node for node in graph if not list(package.glob(f"{node}*"))])
+def packages(checkout: Path) -> networkx.DiGraph:
+    """Return which packages of labelloop, and modules beside them, import from which."""
+    source, graph = checkout / "src/labelloop", networkx.DiGraph()
+    for file in source.rglob("*.py"):
+        package = file.relative_to(source).with_suffix("").parts[0]
+        graph.add_edges_from((package, other) for other in imported(file))
+    graph.remove_nodes_from([node for node in graph if not list(source.glob(f"{node}*"))])
     return graph
 
 
 def loose(checkout: Path) -> int:
-    """Count the modules beside the rooms."""
+    """Count the modules beside the packages."""
     return len([file for file in (checkout / "src/labelloop").glob("*.py") if file.stem != "__init__"])
 
 
-def floors(checkout: Path) -> int:
-    """Return the length of the longest chain of imports between rooms."""
-    graph = rooms(checkout)
+def layers(checkout: Path) -> int:
+    """Return the length of the longest chain of imports between packages."""
+    graph = packages(checkout)
     graph.remove_edges_from(networkx.selfloop_edges(graph))
     return 1 + networkx.dag_longest_path_length(networkx.condensation(graph))
 
@@ -105,8 +105,8 @@ def bytes_of_params(checkout: Path) -> int:
 
 
 COUNTS = {
-    "modules beside the rooms": loose,
-    "layers of imports": floors,
+    "modules beside the packages": loose,
+    "layers of imports": layers,
     "named inputs not read": lambda checkout: len(unread(checkout)),
     "paths by `parent` or `parents[n]`": climbs,
     f"params of a training, {CASES} cases, bytes": bytes_of_params,

@@ -17,7 +17,7 @@ from labelloop.cli import main as cli
 from labelloop.images.listing import CAPITALS, EXTENSIONS, image_cases, list_folder, list_labels
 from labelloop.images.scan import read_image, read_label
 from labelloop.images.volume import Geometry, read_geometry, write
-from labelloop.inference.finding import find_cases
+from labelloop.inference.find_cases import find_cases
 from labelloop.labels.folder import check_folder
 from labelloop.metrics.evaluate import evaluate_folders
 

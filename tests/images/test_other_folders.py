@@ -10,7 +10,7 @@ import pytest
 from bad_inputs import AFFINE, SHAPE, ct_values, save
 from labelloop.base.errors import UserError
 from labelloop.base.tables import read_table
-from labelloop.inference.finding import find_cases
+from labelloop.inference.find_cases import find_cases
 from labelloop.labels.folder import check_folder
 from labelloop.metrics.evaluate import evaluate_folders
 

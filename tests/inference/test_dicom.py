@@ -18,7 +18,7 @@ from labelloop.images.volume import read, write
 from labelloop.inference.convert import convert_for_table
 from labelloop.inference.dicom import LEAST_SLICES, REASONS, read_dicom, read_series
 from labelloop.inference.dicom_elements import is_whole
-from labelloop.inference.finding import find_cases
+from labelloop.inference.find_cases import find_cases
 from labelloop.inference.reading import Image
 
 

@@ -24,7 +24,7 @@ from labelloop.inference import infer as infer_module
 from labelloop.inference import running as module
 from labelloop.inference.engine import Predictor
 from labelloop.inference.export import Prediction
-from labelloop.inference.finding import case_name, find_cases
+from labelloop.inference.find_cases import case_name, find_cases
 from labelloop.inference.infer import infer
 from labelloop.inference.reading import InputImage
 from labelloop.inference.running import Options, efficiency, predict_cases, run_cases

@@ -264,7 +264,7 @@ def test_an_image_that_is_away_is_said_and_can_be_judged(results, page, tmp_path
 
 
 def test_a_fault_of_ours_does_not_end_the_server(results, page, monkeypatch, caplog):
-    monkeypatch.setattr(module.Room, "queue", lambda self: 1 / 0)
+    monkeypatch.setattr(module.Session, "queue", lambda self: 1 / 0)
     assert page.ask("queue")[0] == 500 and "ZeroDivisionError" in caplog.text
     monkeypatch.undo()
     assert page.ask("queue")[0] == 200
@@ -335,7 +335,7 @@ def test_the_command_serves_until_it_is_interrupted(results, capsys, monkeypatch
     monkeypatch.setattr(module, "has_screen", lambda: True)
 
     def interrupted(server: PageServer) -> None:
-        server.room.decide("1", "right", 2.0, "")
+        server.session.decide("1", "right", 2.0, "")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PageServer, "serve_forever", interrupted)

@@ -272,8 +272,8 @@ def test_each_network_follows_the_others_prediction(unlabeled):
 @pytest.mark.parametrize("better", [0, 1])
 def test_the_network_that_does_better_in_validation_is_exported(unlabeled, better):
     trainer = trainer_of(unlabeled, "cross_pseudo")
-    for number, contender in enumerate(trainer.contenders):
-        contender.progress.add(0.1, {"loss": 1.0}, {}, {"liver": 0.9 if number == better else 0.3})
+    for number, candidate in enumerate(trainer.candidates):
+        candidate.progress.add(0.1, {"loss": 1.0}, {}, {"liver": 0.9 if number == better else 0.3})
     exported, network = trainer.exported_weights(), trainer.trained[better]
     assert all(torch.equal(value, exported[name]) for name, value in network.state_dict().items())
     description = trainer.description()

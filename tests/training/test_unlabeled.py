@@ -113,7 +113,7 @@ def test_the_network_that_learns_sees_another_view_of_unlabeled_samples(data, ki
     def look(module, inputs):
         seen["learns" if torch.is_grad_enabled() else "tells"].append(inputs[0])
 
-    for network in {trainer.network, *(c.network for c in trainer.contenders)}:
+    for network in {trainer.network, *(c.network for c in trainer.candidates)}:
         network.register_forward_pre_hook(look)
     data_, targets, unknown = trainer.on_device(batch_of(trainer))
     trainer.training_loss(data_, targets, unknown)

@@ -1,1 +1,1 @@
-"""What all rooms stand on: errors, files, tables, locks, manifests and paths."""
+"""What all packages stand on: errors, files, tables, locks, manifests and paths."""

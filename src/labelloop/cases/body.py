@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelloop.base.parts import largest_part
+from labelloop.base.components import largest_component
 from labelloop.images.volume import Volume, canonical
 from labelloop.networks.grey import to_grey
 
@@ -68,7 +68,7 @@ def body_mask(volume: Volume) -> np.ndarray:
     threshold = body_threshold(oriented)
     if threshold is None:
         return np.ones(volume.array.shape, bool)
-    return largest_part(volume.array > threshold, connectivity=6)
+    return largest_component(volume.array > threshold, connectivity=6)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
-from labelloop.base.parts import parts_of
+from labelloop.base.components import connected_components
 from labelloop.base.sequences import flat
 from labelloop.images.boxes import Box
 from labelloop.images.volume import Volume, canonical
@@ -284,7 +284,7 @@ def _panels(
 
 def _second_part(mask: np.ndarray) -> np.ndarray:
     """Return the second largest connected part of a mask; the mask itself when it is in one part."""
-    parts = parts_of(mask)
+    parts = connected_components(mask)
     sizes = np.bincount(parts.ravel())[1:]
     return parts == np.argsort(-sizes, kind="stable")[1] + 1 if len(sizes) > 1 else mask
 

@@ -16,7 +16,7 @@ from labelloop.cases.table import safe_id
 from labelloop.images.listing import CHANNEL, LeftOut
 from labelloop.images.volume import read_geometry, write
 from labelloop.inference.dicom import NO_MODALITY, REASONS, choose, in_order, read_dicom
-from labelloop.inference.finding import find_cases
+from labelloop.inference.find_cases import find_cases
 from labelloop.inference.reading import InputImage
 
 log = logging.getLogger(__name__)

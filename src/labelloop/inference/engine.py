@@ -20,9 +20,9 @@ from labelloop.images.volume import Volume
 from labelloop.inference.budget import Budget, Choice, Sizes, best_batch, choices
 from labelloop.inference.cpu import OneDnnConv, channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
+from labelloop.inference.out_of_memory import first_that_fits, free_mb
 from labelloop.inference.prepare import Frame, Prepared, prepare_image
 from labelloop.inference.settings import ENGINE_VERSION, MirrorAxes, Settings, Skip
-from labelloop.inference.shortage import first_that_fits, free_mb
 from labelloop.inference.skipping import skipping_walk
 from labelloop.inference.stages import Counted, stage, staged
 from labelloop.inference.windows import Window, padding, slide_blocks, step_for

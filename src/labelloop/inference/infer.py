@@ -21,7 +21,7 @@ from labelloop.images.datasets import Dataset, load_dataset
 from labelloop.images.listing import NAME, LeftOut, is_utf8
 from labelloop.images.volume import Volume
 from labelloop.inference.budget import Budget
-from labelloop.inference.finding import find_cases
+from labelloop.inference.find_cases import find_cases
 from labelloop.inference.masks import Masks
 from labelloop.inference.nnunet_files import model_name
 from labelloop.inference.reading import InputImage
@@ -66,7 +66,7 @@ def infer(
     """Segment all images of ``inputs`` into ``out``: ``<case>.nii.gz``, ``summary.csv`` and ``efficiency.csv``.
 
     Args:
-        inputs: see :func:`~labelloop.inference.finding.find_cases`.
+        inputs: see :func:`~labelloop.inference.find_cases.find_cases`.
         model_folders: one, several, or a mapping of names (those in ``steps``) to folders. Unnamed folders go by the
             folder's name. Folders and zips of nnU-Net's are first written to ``out``/models as folders of ours.
         steps: an ``inference`` chain; default: one ``segment`` step with all models.

@@ -37,9 +37,9 @@ from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.labelmaps import compose, merge_union, merge_votes
 from labelloop.inference.locate import Box, box_of_mask, box_of_slices, height_mm, in_whole, part_of
+from labelloop.inference.out_of_memory import first_that_fits
 from labelloop.inference.prepare import Prepared
 from labelloop.inference.settings import Settings
-from labelloop.inference.shortage import first_that_fits
 from labelloop.inference.slices import SliceClassifier, is_slice_classifier
 from labelloop.inference.steps import Clean, Compose, InferenceStep, Locate, Segment, Step, read_step
 from labelloop.labels.clean import clean

@@ -10,7 +10,7 @@ from torch.nn import functional
 from labelloop.base.documents import read_json, validated
 from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
-from labelloop.inference.shortage import first_that_fits
+from labelloop.inference.out_of_memory import first_that_fits
 from labelloop.inference.windows import Window, padding, slide_blocks
 from labelloop.networks.generator import Generator
 from labelloop.networks.network import check_weights, load_network

@@ -9,7 +9,7 @@ import edt
 import numpy as np
 
 from labelloop.base.classes import IGNORED, ClassScheme
-from labelloop.base.parts import Connectivity, parts_of
+from labelloop.base.components import Connectivity, connected_components
 from labelloop.images.boxes import Box
 from labelloop.images.volume import Geometry
 
@@ -136,7 +136,7 @@ class LabelFacts:
 
     def _joint_components(self, names: tuple[str, ...], connectivity: Connectivity = 26) -> Components:
         box = self.box(names)
-        labels = parts_of(self.mask(names, box), connectivity)
+        labels = connected_components(self.mask(names, box), connectivity)
         statistics = cc3d.statistics(labels)
         boxes = tuple(shifted(b, box) for b in statistics["bounding_boxes"][1:])
         centers = tuple(float(center[0]) + box[0].start for center in statistics["centroids"][1:])
@@ -179,7 +179,7 @@ class LabelFacts:
 
 def largest_box(mask: np.ndarray, connectivity: Connectivity = 26) -> Box:
     """Return the box of the largest connected part of a mask [z, y, x] that is not empty."""
-    found = cc3d.statistics(parts_of(mask, connectivity))
+    found = cc3d.statistics(connected_components(mask, connectivity))
     z, y, x = found["bounding_boxes"][1 + int(found["voxel_counts"][1:].argmax())]
     return z, y, x
 

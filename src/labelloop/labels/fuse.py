@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
-from labelloop.base.parts import parts_of
+from labelloop.base.components import connected_components
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, States
 from labelloop.labels.settings import TumorVoxels
 
@@ -215,7 +215,7 @@ def tumor_as_organs(labels: np.ndarray, scheme: ClassScheme, spacing_mm: Sequenc
 def _organ_at_hand(organs: np.ndarray, holes: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return the nearest label of ``organs`` at each voxel of the holes that touch one; 0 elsewhere."""
     nearest, distance = _nearest_label(organs, spacing_mm)
-    parts = parts_of(holes)
+    parts = connected_components(holes)
     closest = ndimage.minimum(distance, parts, np.arange(1, parts.max(initial=0) + 1))
     touching = np.append(False, np.asarray(closest) <= np.linalg.norm(spacing_mm) * ROUNDING)
     return np.where(touching[parts], nearest, BACKGROUND)

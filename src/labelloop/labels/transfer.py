@@ -11,8 +11,8 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes
 
 from labelloop.base.classes import ClassScheme
+from labelloop.base.components import largest_component
 from labelloop.base.errors import CaseError
-from labelloop.base.parts import largest_part
 from labelloop.cases.body import body_mask, otsu
 from labelloop.images.volume import Volume, canonical
 from labelloop.labels.registration import Transform, apply, register
@@ -198,9 +198,9 @@ def coarse_kidney(
     dark = sequence in settings.dark_kidneys
     shown = region & ((image <= threshold) & (image > 0) if dark else image > threshold)
     opened = _grown(_shrunk(shown, settings.open_mm, spacing), settings.open_mm, spacing) & shown
-    core = largest_part(opened if opened.any() else shown, connectivity=6)
+    core = largest_component(opened if opened.any() else shown, connectivity=6)
     closed = _shrunk(_grown(core, settings.close_mm, spacing), settings.close_mm, spacing) | core
-    return largest_part(np.stack([binary_fill_holes(section) for section in closed & region]), connectivity=6)
+    return largest_component(np.stack([binary_fill_holes(section) for section in closed & region]), connectivity=6)
 
 
 def _grown(mask: np.ndarray, by_mm: float, spacing: tuple[float, float, float]) -> np.ndarray:

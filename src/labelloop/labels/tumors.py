@@ -12,8 +12,8 @@ from pathlib import Path
 import cc3d
 import numpy as np
 
+from labelloop.base.components import connected_components
 from labelloop.base.files import atomic
-from labelloop.base.parts import parts_of
 from labelloop.labels.settings import CutSettings
 
 
@@ -39,7 +39,7 @@ def cut_tumors(
     """
     if image.shape != label.shape:
         raise ValueError(f"{case}: image {image.shape} and label {label.shape} differ")
-    parts = parts_of(label == class_id)
+    parts = connected_components(label == class_id)
     found = cc3d.statistics(parts)
     sizes = found["voxel_counts"][1:] * (np.prod(spacing_mm) / 1000)
     random = np.random.default_rng((settings.seed, zlib.crc32(case.encode())))

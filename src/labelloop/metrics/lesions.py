@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from labelloop.base.classes import ClassScheme
-from labelloop.base.parts import parts_of
+from labelloop.base.components import connected_components
 from labelloop.cases.annotation import States
 from labelloop.images.volume import Volume
 from labelloop.metrics.flare import Spacing, annotated_classes, class_masks
@@ -127,7 +127,7 @@ def _overlaps(
 
     Then the numbers, from 0, of predicted lesions that touch ``ignored`` voxels.
     """
-    labels = [parts_of(mask, CONNECTIVITY) for mask in (truth, prediction)]
+    labels = [connected_components(mask, CONNECTIVITY) for mask in (truth, prediction)]
     counts = [int(parts.max(initial=0)) for parts in labels]
     width = counts[1] + 1
     seen = (labels[0] != 0) | (labels[1] != 0)

@@ -79,7 +79,7 @@ class BadRequestError(Exception):
 
 
 @dataclass
-class Room:
+class Session:
     """What the page of one reviewer asks of a :class:`~labelloop.review.desk.Desk`; safe in several threads.
 
     Args:
@@ -212,7 +212,7 @@ class PageServer(ThreadingHTTPServer):
     allow_reuse_address = False  # what else listens there would be shown in our place
 
     def __init__(self, desk: Desk, reviewer: str, port: int = 0):
-        self.room, self.token = Room(desk, reviewer), secrets.token_urlsafe(24)
+        self.session, self.token = Session(desk, reviewer), secrets.token_urlsafe(24)
         try:
             super().__init__((HOST, port), Handler)
         except (OSError, OverflowError) as error:
@@ -229,7 +229,7 @@ class PageServer(ThreadingHTTPServer):
 
     def close(self) -> None:
         """End: the decision in hand is written, and no other one is taken."""
-        self.room.close()
+        self.session.close()
         self.server_close()
 
 
@@ -311,16 +311,16 @@ class Handler(BaseHTTPRequestHandler):
                 file, kind = PAGE[name]
                 self._send(HTTPStatus.OK, (files("labelloop.review") / "page" / file).read_bytes(), kind)
             case ["queue"]:
-                self._send_json(HTTPStatus.OK, self.server.room.queue())
+                self._send_json(HTTPStatus.OK, self.server.session.queue())
             case [number, "picture"]:
-                self._send_picture(self.server.room.question(number))
+                self._send_picture(self.server.session.question(number))
             case [number, place, "about"]:
-                room = self.server.room
-                self._send_json(HTTPStatus.OK, room.cut(number, place).about(room.question(number).box))
+                session = self.server.session
+                self._send_json(HTTPStatus.OK, session.cut(number, place).about(session.question(number).box))
             case [number, place, "image"]:
-                self._send_file(self.server.room.cut(number, place).image_file())
+                self._send_file(self.server.session.cut(number, place).image_file())
             case [number, place, "map", name]:
-                cut = self.server.room.cut(number, place)
+                cut = self.server.session.cut(number, place)
                 if name not in cut.case.maps:
                     raise BadRequestError(HTTPStatus.NOT_FOUND, "There is no such label map.")
                 self._send_file(cut.map_file(name))
@@ -333,22 +333,22 @@ class Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, one.picture.read_bytes(), "image/png")
 
     def _post(self, parts: list[str], parameters: Mapping[str, str]) -> None:
-        room = self.server.room
+        session = self.server.session
         match parts:
             case [number, "decision"]:
-                room.question(number)
+                session.question(number)
                 said = self._json()
                 decision = said.get("decision")
                 if decision not in DECISIONS or decision == EDITED:
                     raise BadRequestError(HTTPStatus.BAD_REQUEST, "That is no decision.")
-                room.decide(number, decision, _seconds(said.get("seconds")), _comment(said.get("comment")))
+                session.decide(number, decision, _seconds(said.get("seconds")), _comment(said.get("comment")))
             case [number, place, "edited"]:
-                content = self._body(math.prod(room.cut(number, place).geometry.size) + SLACK)
+                content = self._body(math.prod(session.cut(number, place).geometry.size) + SLACK)
                 seconds, comment = _seconds(parameters.get("seconds")), _comment(parameters.get("comment"))
-                room.edit(number, place, content, seconds, comment)
+                session.edit(number, place, content, seconds, comment)
             case _:
                 raise BadRequestError(HTTPStatus.NOT_FOUND, "There is nothing under this address.")
-        self._send_json(HTTPStatus.OK, room.queue())
+        self._send_json(HTTPStatus.OK, session.queue())
 
     def _json(self) -> dict[str, Any]:
         try:

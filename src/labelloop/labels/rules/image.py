@@ -5,7 +5,7 @@ import math
 import numpy as np
 from pydantic import field_validator
 
-from labelloop.base.parts import parts_of
+from labelloop.base.components import connected_components
 from labelloop.labels.facts import Box, LabelFacts, largest_box
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Skip, kind
 
@@ -42,7 +42,7 @@ def air_around(facts: LabelFacts, image: np.ndarray) -> np.ndarray | None:
     air = image[_grid(facts)] < AIR_HU
     if not air.any():
         return None
-    parts = parts_of(air, connectivity=6)
+    parts = connected_components(air, connectivity=6)
     border = np.unique(np.concatenate([parts[:, [0, -1], :].ravel(), parts[:, :, [0, -1]].ravel()]))
     around = np.isin(parts, border[border > 0])
     return around if around.mean() > 0.01 else None

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from labelloop.base.parts import parts_of
+from labelloop.base.components import connected_components
 from labelloop.cases.annotation import ABSENT, UNKNOWN
 from labelloop.labels.facts import AXES, largest_box, shifted
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Rule, Skip, kind
@@ -165,7 +165,7 @@ def _holes(rule: Limit, case: Evidence, name: str) -> Finding:
     """Share, in %, of a class and what it encloses that carries no label."""
     facts, box = case.facts, case.facts.box(name)
     mask = np.pad(facts.mask(name, box), 1)
-    parts = parts_of(~mask, connectivity=6)
+    parts = connected_components(~mask, connectivity=6)
     enclosed = (~mask & (parts != parts[0, 0, 0]))[1:-1, 1:-1, 1:-1] & (facts.labels[box] == 0)
     missing = int(np.count_nonzero(enclosed))
     value, limit = 100.0 * missing / (missing + facts.voxels(name)), rule.limit(name)

@@ -54,7 +54,7 @@ MOST_SKIPPED = 50
 
 
 @dataclass
-class Contender:
+class Candidate:
     """A network that may become the model, how it has done so far, and its weights when it did best."""
 
     network: torch.nn.Module
@@ -65,11 +65,11 @@ class Contender:
 class Trainer(Adapter):
     """A training in progress; make one with :meth:`of`. (nnU-Net forbids a constructor of our own.)
 
-    ``trained`` are the networks that the optimizer changes, ``contenders`` are validated and may be exported.
+    ``trained`` are the networks that the optimizer changes, ``candidates`` are validated and may be exported.
     """
 
     trained: list[torch.nn.Module]
-    contenders: list[Contender]
+    candidates: list[Candidate]
     losses: list[dict[str, Tensor]]
     """Of the updates of the epoch under way."""
     _pause: Pause
@@ -103,7 +103,7 @@ class Trainer(Adapter):
 
     def add_networks(self) -> None:
         """Add what a kind of training needs beside ``network``, and say which networks are trained and validated."""
-        self.trained, self.contenders = [self.network], [Contender(self.network)]
+        self.trained, self.candidates = [self.network], [Candidate(self.network)]
 
     def stream_of(self, epoch: int, iteration: int) -> str:
         """Return the stream that a training batch comes from."""
@@ -235,20 +235,20 @@ class Trainer(Adapter):
 
     @property
     def progress(self) -> Progress:
-        """The epochs so far (of the first contender)."""
-        return self.contenders[0].progress
+        """The epochs so far (of the first candidate)."""
+        return self.candidates[0].progress
 
     @property
-    def winner(self) -> Contender:
-        """The contender to export: the better by the moving average of its validation Dice, now or at its best."""
+    def winner(self) -> Candidate:
+        """The candidate to export: the better by the moving average of its validation Dice, now or at its best."""
 
-        def dice(contender: Contender) -> float:
-            progress = contender.progress
+        def dice(candidate: Candidate) -> float:
+            progress = candidate.progress
             last = progress.epochs[-1]["dice_average"] if progress.epochs else None
             value = progress.best_average if self.settings.export == "best" else last
             return -1.0 if value is None else value
 
-        return max(self.contenders, key=dice)
+        return max(self.candidates, key=dice)
 
     def state(self) -> dict[str, Any]:
         """Return all that the rest of the training depends on."""
@@ -257,7 +257,7 @@ class Trainer(Adapter):
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
             "progress": asdict(self.progress),
-            "best_weights": self.contenders[0].best_weights,
+            "best_weights": self.candidates[0].best_weights,
             "losses": self.losses,
             "random": random_state(),
             "deterministic": self.deterministic,
@@ -269,8 +269,8 @@ class Trainer(Adapter):
         self.optimizer.load_state_dict(state["optimizer"])
         if self.grad_scaler and state["scaler"]:
             self.grad_scaler.load_state_dict(state["scaler"])
-        self.contenders[0].progress = Progress(**state["progress"])
-        self.contenders[0].best_weights = state["best_weights"]
+        self.candidates[0].progress = Progress(**state["progress"])
+        self.candidates[0].best_weights = state["best_weights"]
         self.losses = state["losses"]
         self.deterministic &= state.get("deterministic", True)  # the part before may be another machine's
         restore_random_state(state["random"])
@@ -298,13 +298,13 @@ class Trainer(Adapter):
                 "%s: epoch %d: %d of %d updates skipped: their gradients are not finite",
                 self.job.name, epoch + 1, round(train["skipped"] * updates), updates,
             )  # fmt: skip
-        results = self._validate(batches) if validate else [({}, {})] * len(self.contenders)
+        results = self._validate(batches) if validate else [({}, {})] * len(self.candidates)
         rate = self.optimizer.param_groups[0]["lr"]
-        for contender, (losses, scores) in zip(self.contenders, results, strict=True):
-            better = contender.progress.add(rate, train, losses, scores)
+        for candidate, (losses, scores) in zip(self.candidates, results, strict=True):
+            better = candidate.progress.add(rate, train, losses, scores)
             if better and self.settings.export == "best":
-                weights = bare(contender.network).state_dict()
-                contender.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+                weights = bare(candidate.network).state_dict()
+                candidate.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self.losses = []
         self.team.check_weights(self.trained)
 
@@ -323,8 +323,8 @@ class Trainer(Adapter):
         )
 
     def _validate(self, batches: Iterator[dict[str, Any]]) -> list[tuple[dict[str, float], dict[str, float | None]]]:
-        """Return the mean loss terms and the Dice of each class, of every contender on the same batches."""
-        networks = [contender.network.eval() for contender in self.contenders]
+        """Return the mean loss terms and the Dice of each class, of every candidate on the same batches."""
+        networks = [candidate.network.eval() for candidate in self.candidates]
         steps = []
         for _ in range(self._iterations("validation")):
             self._pause()

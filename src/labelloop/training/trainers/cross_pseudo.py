@@ -11,7 +11,7 @@ from labelloop.training.loading import seed_of, set_random_state
 from labelloop.training.progress import Progress
 from labelloop.training.settings import CrossPseudoSettings, settings_of
 from labelloop.training.trainers.adapter import bare
-from labelloop.training.trainers.base import Contender
+from labelloop.training.trainers.base import Candidate
 from labelloop.training.trainers.semi import SemiSupervisedTrainer
 from labelloop.training.unlabeled import unknown_but
 
@@ -34,7 +34,7 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
         set_random_state(seed_of(self.settings.seed, "second network"))
         self.second = self.new_network()
         self.trained = [self.network, self.second]
-        self.contenders = [Contender(network) for network in self.trained]
+        self.candidates = [Candidate(network) for network in self.trained]
 
     def training_loss(
         self, data: Tensor, targets: list[Tensor], unknown: list[Tensor]
@@ -71,24 +71,24 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
 
     def description(self) -> dict[str, Any]:
         names = ("first", "second")
-        averages = [c.progress.epochs[-1]["dice_average"] if c.progress.epochs else None for c in self.contenders]
+        averages = [c.progress.epochs[-1]["dice_average"] if c.progress.epochs else None for c in self.candidates]
         return {
-            "exported_network": names[self.contenders.index(self.winner)],
+            "exported_network": names[self.candidates.index(self.winner)],
             "validation_dice_average": dict(zip(names, averages, strict=True)),
         }
 
     def state(self) -> dict[str, Any]:
-        contender = self.contenders[1]
+        candidate = self.candidates[1]
         return super().state() | {
             "second": {
                 "network": bare(self.second).state_dict(),
-                "progress": asdict(contender.progress),
-                "best_weights": contender.best_weights,
+                "progress": asdict(candidate.progress),
+                "best_weights": candidate.best_weights,
             }
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        second, contender = state["second"], self.contenders[1]
+        second, candidate = state["second"], self.candidates[1]
         bare(self.second).load_state_dict(second["network"])
-        contender.progress, contender.best_weights = Progress(**second["progress"]), second["best_weights"]
+        candidate.progress, candidate.best_weights = Progress(**second["progress"]), second["best_weights"]
         super().load_state(state)

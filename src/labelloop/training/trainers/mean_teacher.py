@@ -9,7 +9,7 @@ from torch import Tensor
 from labelloop.training.loading import seed_of
 from labelloop.training.settings import MeanTeacherSettings, settings_of
 from labelloop.training.trainers.adapter import bare
-from labelloop.training.trainers.base import Contender
+from labelloop.training.trainers.base import Candidate
 from labelloop.training.trainers.semi import SemiSupervisedTrainer
 
 
@@ -23,7 +23,7 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
 
     def add_networks(self) -> None:
         self.teacher = self.compiled(copy.deepcopy(bare(self.network)).requires_grad_(False))
-        self.trained, self.contenders = [self.network], [Contender(self.teacher)]
+        self.trained, self.candidates = [self.network], [Candidate(self.teacher)]
         self.step = 0
 
     def training_loss(

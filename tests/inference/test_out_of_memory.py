@@ -13,7 +13,7 @@ from tiny_models import tiny_plan
 from labelloop.base.errors import UserError
 from labelloop.inference.budget import CUDA_MB, LARGEST_BATCH, Budget, Choice, best_batch, choices, gpu_mb
 from labelloop.inference.engine import Predictor, cast_weights, choose_device
-from labelloop.inference.shortage import first_that_fits, free_mb
+from labelloop.inference.out_of_memory import first_that_fits, free_mb
 from labelloop.inference.windows import _chunks
 from labelloop.networks.network import build_network
 from labelloop.networks.plans import Plan

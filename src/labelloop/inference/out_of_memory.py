@@ -18,7 +18,7 @@ SIGNS = ("out of memory", "ALLOC_FAILED")
 """What errors of CUDA, cuBLAS and cuDNN say that are no ``OutOfMemoryError``."""
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error tells of too little GPU memory."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
@@ -58,7 +58,7 @@ def first_that_fits(settings: Sequence[Setting], work: Callable[[Setting], Resul
         try:
             return work(setting)
         except RuntimeError as error:
-            if not is_shortage(error):
+            if not is_out_of_memory(error):
                 raise
             problem = error.with_traceback(None)  # its frames hold the tensors
         release_memory()

@@ -9,12 +9,12 @@ Connectivity = Literal[6, 18, 26]
 """Neighbors of a voxel: those that share a face, also those that share an edge, and also those that share a corner."""
 
 
-def parts_of(mask: np.ndarray, connectivity: Connectivity = 26) -> np.ndarray:
+def connected_components(mask: np.ndarray, connectivity: Connectivity = 26) -> np.ndarray:
     """Return the connected parts of a mask [z, y, x], numbered from 1; 0 elsewhere."""
     return cc3d.connected_components(_as_numbers(mask), connectivity=connectivity)
 
 
-def largest_part(mask: np.ndarray, connectivity: Connectivity = 26) -> np.ndarray:
+def largest_component(mask: np.ndarray, connectivity: Connectivity = 26) -> np.ndarray:
     """Return the largest connected part of a mask [z, y, x]; nothing of an empty one."""
     if not mask.any():
         return mask
