@@ -11,7 +11,7 @@ from labelloop.base.classes import load_classes
 from labelloop.base.errors import CaseError
 from labelloop.base.tables import read_table, write_table
 from labelloop.images.volume import Volume, canonical
-from labelloop.labels.transfer import judge, kidney_dsc, transfer
+from labelloop.labels.transfer import kidney_dsc, kidney_test, transfer
 from labelloop.networks.settings import TransferSettings
 
 FLARE = load_classes("flare")
@@ -75,12 +75,12 @@ def test_every_decision_is_a_row(carried, tmp_path):
 )
 def test_limits_are_the_published_ones(sequence, right, left, criterion):
     dsc = {"right_kidney": right, "left_kidney": left}
-    assert judge(sequence, dsc, TransferSettings())[0] == criterion
+    assert kidney_test(sequence, dsc, TransferSettings())[0] == criterion
 
 
 def test_a_single_kidney_is_enough_and_none_is_not():
-    assert not judge("t2w", {"left_kidney": 0.9}, TransferSettings())[0]
-    criterion, reason = judge("t2w", {}, TransferSettings())
+    assert not kidney_test("t2w", {"left_kidney": 0.9}, TransferSettings())[0]
+    criterion, reason = kidney_test("t2w", {}, TransferSettings())
     assert criterion == "no_kidney" and "no kidney" in reason
 
 

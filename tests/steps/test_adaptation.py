@@ -20,7 +20,7 @@ from labelloop.networks.generator import Generator
 from labelloop.networks.plans import Plan
 from labelloop.networks.settings import TranslatorSettings
 from labelloop.steps import adapt
-from labelloop.steps.adapt import aligned, judge, structure, upright
+from labelloop.steps.adapt import aligned, detect_upside_down, structure, upright
 from labelloop.steps.arrays import prepare_labels
 from labelloop.steps.cases import prepare
 from labelloop.steps.common import Files
@@ -51,11 +51,11 @@ class Archive:
 
     def upright(self, rows: list[dict], results: Path) -> None:
         """Decide which of ``rows`` are stored upside down."""
-        survey, judged = tables_of(self.results, SHARD), results / "upright" / f"{SHARD}.csv"
+        survey, detected = tables_of(self.results, SHARD), results / "upright" / f"{SHARD}.csv"
         write_table(results / "asked.csv", rows, "cases")
         survey = replace(survey, cases=[results / "asked.csv"], upright=None)
-        judge(survey, judged, Path(manifest_of(results / "upright", SHARD)), 1)
-        upright(results / "asked.csv", self.results / "geometry.csv", [judged], results / "upright.csv")
+        detect_upside_down(survey, detected, Path(manifest_of(results / "upright", SHARD)), 1)
+        upright(results / "asked.csv", self.results / "geometry.csv", [detected], results / "upright.csv")
 
     def prepare(self, plan: str, settings: Plan, translator: Path | None = None) -> Path:
         out = self.results / "prepared" / plan
@@ -107,14 +107,14 @@ def test_every_patient_upside_down_is_found_and_no_other(archive):
     wrong = set(table.index[table["upside_down"] == "True"])
     assert wrong == {case for case in table.index if case in archive.hidden.index and archive.hidden.upside_down[case]}
     assert len(wrong) == 3  # all sequences of one patient
-    assert set(table.loc[sorted(wrong), "judged_by"]) == {"mr_001_in_phase"}
+    assert set(table.loc[sorted(wrong), "decided_by"]) == {"mr_001_in_phase"}
 
 
 def test_a_patient_without_a_witness_is_taken_as_stored_and_the_table_says_why(archive, tmp_path):
     rows = [row for row in archive.rows if row["case"] == "mr_001_arterial"]
     archive.upright(rows, tmp_path)
     [row] = read_table(tmp_path / "upright.csv", "upright").to_dict("records")
-    assert row["upside_down"] == "False" and row["judged_by"] == "" and "in_phase" in row["reason"]
+    assert row["upside_down"] == "False" and row["decided_by"] == "" and "in_phase" in row["reason"]
 
 
 def test_image_and_label_are_put_on_their_feet_together(archive):

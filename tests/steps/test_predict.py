@@ -45,7 +45,7 @@ class Scans:
 
     def _upside_down(self) -> pd.DataFrame:
         unasked = {"dark_low": "", "dark_high": "", "reason": ""}
-        rows = [{"case": c, "upside_down": str(c == "wrong"), "judged_by": c, **unasked} for c in MODALITIES]
+        rows = [{"case": c, "upside_down": str(c == "wrong"), "decided_by": c, **unasked} for c in MODALITIES]
         return pd.DataFrame(rows)
 
     def survey(self, without: str = "") -> SurveyTables:

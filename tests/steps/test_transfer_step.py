@@ -48,7 +48,7 @@ class Archive:
             self._survey(shard, name, sha256(path))
         self.predict(self.truth["t1w"])
         if upside_down:
-            turned = [{"case": name, "upside_down": True, "judged_by": name, "reason": ""} for name in self.truth]
+            turned = [{"case": name, "upside_down": True, "decided_by": name, "reason": ""} for name in self.truth]
             table = pd.DataFrame(turned).reindex(columns=list(TABLES["upright"]))
             write_table(self.results / "upright.csv", table, "upright")
 

@@ -44,7 +44,7 @@ def project(tmp_path_factory) -> Project:
 def test_a_dry_run_shows_the_way_through_the_translator(project):
     text = project.snakemake("--cores", "1", "--dry-run", "--quiet", "host")
     jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE)}
-    assert jobs["prepare"] == 2 and jobs["judge"] == jobs["upright"] == jobs["train_translator"] == 1
+    assert jobs["prepare"] == 2 and jobs["detect_upside_down"] == jobs["upright"] == jobs["train_translator"] == 1
     assert jobs["structure"] == jobs["train"] == 1
     through = re.search(r"for plan fake\nReason: (.*)", text)[1]
     assert "results/models/to_t1w/weights.pt" in through and "results/upright.csv" in through

@@ -9,25 +9,25 @@ from labelloop.training.settings import TRANSLATOR_VERSION
 
 if wiring.upright:
 
-    rule judge:
+    rule detect_upside_down:
         """Look which images of a shard are stored upside down, of those that can tell."""
         input:
             unpack(surveyed_as_stored),
         output:
-            table=shard_table(paths.judged),
-            manifest=manifest_of(paths.judged),
+            table=shard_table(paths.upright),
+            manifest=manifest_of(paths.upright),
         log:
-            paths.log("judge", "{shard}"),
+            paths.log("detect_upside_down", "{shard}"),
         benchmark:
-            paths.benchmark("judge", "{shard}")
+            paths.benchmark("detect_upside_down", "{shard}")
         resources:
             mem_mb=memory(8000),
             runtime=minutes(60),
         params:
             number=lambda w: shards.size(w.shard),
-            version=1,
+            version=2,
         message:
-            "judge: which of {params.number} images of shard {wildcards.shard} are upside down"
+            "detect_upside_down: which of {params.number} images of shard {wildcards.shard} are upside down"
         script:
             "../scripts/step.py"
 
@@ -36,7 +36,7 @@ if wiring.upright:
         input:
             cases=paths.table("cases"),
             geometry=paths.table("geometry"),
-            judged=expand(shard_table(paths.judged), shard=shards.all),
+            detected=expand(shard_table(paths.upright), shard=shards.all),
         output:
             table=paths.table("upright"),
         log:

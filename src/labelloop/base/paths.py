@@ -114,7 +114,7 @@ class Paths:
         return f"{self.results}/survey/tested.csv"
 
     @property
-    def judged(self) -> str:
+    def upright(self) -> str:
         """Folder of what says which images are stored upside down, a table and a manifest for each shard."""
         return f"{self.results}/upright"
 

@@ -67,7 +67,7 @@ TABLES: dict[str, dict[str, str]] = {
     "upright": {
         "case": "case id",
         "upside_down": "True or False: the header takes head for foot; corrected wherever the case is read",
-        "judged_by": "case whose image decided; empty: none could tell, and the case is taken as it is stored",
+        "decided_by": "case whose image decided; empty: none could tell, and the case is taken as it is stored",
         "dark_low": Number("share of the body that is dark in the lowest 30 mm of that image, as stored"),
         "dark_high": Number("the same in the highest 30 mm, where lungs are"),
         "reason": "why nothing could tell",

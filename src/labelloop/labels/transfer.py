@@ -135,13 +135,13 @@ def transfer(
     for name, (transform, array) in carried.items():
         leader = settings.follows.get(name, "")
         dsc = scores[name if name in scores else leader]
-        criterion, reason = judge(name, dsc, settings)
+        criterion, reason = kidney_test(name, dsc, settings)
         reason = reason if name in scores else f"as {leader}: {reason}"
         result.append(Transferred(name, array, transform, dsc, criterion, reason))
     return result
 
 
-def judge(sequence: str, dsc: Mapping[str, float], settings: TransferSettings) -> tuple[str, str]:
+def kidney_test(sequence: str, dsc: Mapping[str, float], settings: TransferSettings) -> tuple[str, str]:
     """Return by which criterion labels do not fit a sequence (empty: they do), and why in words (He, section 2.4 ii).
 
     One kidney must exceed 0.85; in in-phase, out-of-phase, T2W and DWI, both 0.8 besides. A patient with one kidney

@@ -349,7 +349,7 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
     upright = any(plan.upright for plan in plans)
     counted = {
         "survey": train + test, "tested": min(1, test), "collect": 1, "group": 1,
-        "judge": (train + test) * upright, "upright": int(upright),
+        "detect_upside_down": (train + test) * upright, "upright": int(upright),
         "prepare": train * len(images), "prepare_labels": train * len(_prepared_labels(chain, models)),
         "cut_objects": train * len(banks),
         "train": len(kinds) - kinds.count(SLICE_CLASSIFIER) - kinds.count(TRANSLATOR),

@@ -131,15 +131,15 @@ class Expected:
             return Split(frozenset(members), frozenset())
         known, patients = self.known(model), {case: row.patient for case, row in self.cases.items()}
         drawn = {case: self.annotated[case] & outputs for case in known}
-        judged = known if spec.validate_on == "labels" else {case: names for case, names in drawn.items() if names}
+        scorable = known if spec.validate_on == "labels" else {case: names for case, names in drawn.items() if names}
         seen = self.seen_by(lineage(self.chain, model))
-        held_out = held_out_cases(known, judged, patients, seen, spec.validation_fraction, spec.validation_seed)
+        held_out = held_out_cases(known, scorable, patients, seen, spec.validation_fraction, spec.validation_seed)
         away = {patients[case] for case in held_out}
         learning = members if spec.trainer.kind in SEMI_SUPERVISED else known
         train = [case for case in learning if patients[case] not in away]
         if needs_all_classes(spec.trainer):
             train = [case for case in train if known[case] == outputs]
-            held_out = {case for case in held_out if judged[case] == outputs}
+            held_out = {case for case in held_out if scorable[case] == outputs}
         return Split(frozenset(train), frozenset(held_out))
 
     def learned_from(self, models: Iterable[str]) -> set[str]:

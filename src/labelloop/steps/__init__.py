@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "cases": ("survey", "tested", "collect", "group", "prepare"),
-    "adapt": ("judge", "upright", "train_translator", "structure"),
+    "adapt": ("detect_upside_down", "upright", "train_translator", "structure"),
     "models": ("train", "train_slices", "predict"),
     "external": ("import_nnunet", "predict_external"),
     "labels": ("fuse", "agree", "check", "select", "trust"),

@@ -35,7 +35,7 @@ SHOWN = 3
 BLACK, WHITE = -1.0, 1.0
 
 
-def judge(survey: SurveyTables, table: Path, manifest: Path, version: int) -> None:
+def detect_upside_down(survey: SurveyTables, table: Path, manifest: Path, version: int) -> None:
     """Write which images of one shard are stored upside down, of those that can tell: CT, and some MR sequences."""
     from labelloop.cases.body import judge_upright
     from labelloop.networks.grey import to_grey
@@ -51,20 +51,20 @@ def judge(survey: SurveyTables, table: Path, manifest: Path, version: int) -> No
 
         ledger.run(item.id, digest([version, item.image_sha256, item.case.modality]), work)
     ledger.close()
-    found = [{"case": case, "judged_by": case, "reason": "", **extra} for case, extra in ledger.extras().items()]
+    found = [{"case": case, "decided_by": case, "reason": "", **extra} for case, extra in ledger.extras().items()]
     write_table(table, found, "upright")
 
 
-def upright(cases: Path, geometry: Path, judged: Sequence[Path], table: Path) -> None:
+def upright(cases: Path, geometry: Path, detected: Sequence[Path], table: Path) -> None:
     """Decide which cases are stored upside down: each CT by itself, MR by the image of its patient that tells best.
 
     Args:
         cases, geometry: tables of all cases, and of the usable ones.
-        judged: tables of :func:`judge`.
+        detected: tables of :func:`detect_upside_down`.
     """
     usable = set(read_table(geometry, "geometry")["case"])
     asked = [case for case in read_cases([cases]) if case.case in usable]
-    deciding = {row["case"]: row for row in read_many(judged, "upright").to_dict("records")}
+    deciding = {row["case"]: row for row in read_many(detected, "upright").to_dict("records")}
     found = pd.DataFrame([_decided(case, asked, deciding) for case in asked])
     write_table(table, found, "upright")
     log.info("upright: %d of %d cases are stored upside down", (found["upside_down"] == "True").sum(), len(found))
@@ -81,7 +81,7 @@ def _decided(case: Case, cases: Sequence[Case], deciding: Mapping[str, dict]) ->
         reason = "" if by else f"the patient has no image that tells which end is up: {', '.join(UPRIGHT_BY)}"
     if by:
         return deciding[by] | {"case": case.case}
-    nothing = {"judged_by": "", "dark_low": None, "dark_high": None}
+    nothing = {"decided_by": "", "dark_low": None, "dark_high": None}
     return {"case": case.case, "upside_down": "False", "reason": reason, **nothing}
 
 

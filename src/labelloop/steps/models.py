@@ -174,13 +174,13 @@ def _training_cases(
     drawn = {c.id: {o: by_people[c.id].get(o, UNKNOWN) for o in outputs} for c in usable if c.id in known}
     looked = {c.id: annotated(c.states) for c in usable}
     truth = {case: {o: s if o in looked[case] else UNKNOWN for o, s in state.items()} for case, state in drawn.items()}
-    judged = known if model.validate_on == "labels" else {c: state for c, state in truth.items() if annotated(state)}
+    scorable = known if model.validate_on == "labels" else {c: state for c, state in truth.items() if annotated(state)}
     share, seed = model.validation_fraction, model.validation_seed
-    held_out = held_out_cases(known, judged, patients, seen, share, seed)
+    held_out = held_out_cases(known, scorable, patients, seen, share, seed)
     away = {patients[case] for case in held_out}
     more = asked if model.trainer.kind in SEMI_SUPERVISED else known
     learning = {case: state for case, state in more.items() if patients[case] not in away}
-    used = learning | {case: judged[case] for case in held_out}
+    used = learning | {case: scorable[case] for case in held_out}
     if model.validation_fraction and not held_out:
         log.warning("model %s: no patient is left to validate on: the models behind it learned from all", name)
     log.info(

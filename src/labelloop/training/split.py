@@ -11,22 +11,23 @@ from labelloop.base.files import digest
 
 def held_out_cases(
     known: Iterable[str],
-    judged: Collection[str],
+    scorable: Collection[str],
     patients: Mapping[str, str],
     seen: Collection[str],
     fraction: float,
     seed: int,
 ) -> set[str]:
-    """Choose validation cases among those that a model can be ``judged`` by and whose patients it has not seen.
+    """Choose validation cases among the ``scorable`` ones of patients that the model has not seen.
 
     Args:
         known: cases of the training of which a class is known.
+        scorable: of these, cases that the model can be scored on.
         seen: patients that the model's weights know already.
         fraction, seed: see :func:`validation_cases`.
     """
-    fair = [case for case in judged if patients[case] not in seen]
+    fair = [case for case in scorable if patients[case] not in seen]
     others = {patients[case] for case in known} - {patients[case] for case in fair}
-    return validation_cases(fair, patients, fraction, seed, of=len(judged), spare=not others)
+    return validation_cases(fair, patients, fraction, seed, of=len(scorable), spare=not others)
 
 
 def validation_cases(
