@@ -139,7 +139,7 @@ def _bad_rows(writer: _Writer) -> None:
     writer.case("bad_role", "role_unknown", role="validation")
     writer.case("bad_modality", "modality_unknown", modality="PET")
     writer.case("bad_dataset", "dataset_unknown", dataset="flare99")
-    writer.case("leaking_train", "patient_straddles", patient="p1", role="train")
+    writer.case("leaking_train", "patient_in_train_and_test", patient="p1", role="train")
     writer.case("leaking_test", patient="p1", role="test")
     writer.case("bad_annotated", "class_unknown", annotated="liver;lever")
 

@@ -132,7 +132,7 @@ def test_rows_are_held_against_the_channels_of_their_data_set(table):
     assert errors["one"][0] == "channels_differ" and "1 image file" in errors["one"][1]
     assert "2 channels (CT, PET)" in errors["one"][1]
     assert errors["as_mr"][0] == "channel_modality"
-    assert errors["a"][0] == "image_straddles" and "a_0001.nii.gz" in errors["a"][1]  # by its second channel
+    assert errors["a"][0] == "image_in_train_and_test" and "a_0001.nii.gz" in errors["a"][1]  # by its second channel
     assert [case.case for case in cases] == ["b", "shares"]
 
 

@@ -282,7 +282,7 @@ def test_a_train_case_with_the_image_of_a_test_case_is_set_aside_whatever_its_by
     quarantine = read_table(tmp_path / "quarantine.csv", "quarantine")
     errors = quarantine[quarantine["severity"] == "error"]
     assert {(row.case, row.file, row.code) for row in errors.itertuples()} == {
-        (case, str(files[case]), "image_straddles") for case in files if case not in ("tested", "own")
+        (case, str(files[case]), "image_in_train_and_test") for case in files if case not in ("tested", "own")
     }
     assert errors["found"].str.contains("the image of tested").all()
     do_survey([rows["copy"]], tmp_path, "train-000")  # the test case has left
@@ -304,12 +304,12 @@ def test_a_train_case_that_looks_like_a_test_case_is_warned_of(tmp_path):
     assert "tested" in quarantine["found"][0]
 
 
-def test_where_an_image_is_cut_off_stands_in_the_table(tmp_path):
+def test_where_an_image_is_clipped_stands_in_the_table(tmp_path):
     for name, hu, cut in (("plain", body(), ""), ("cut", np.clip(body(), -125, 275), "below -125;above 275")):
         file = save(tmp_path / f"{name}_0000.nii.gz", hu.T.astype(np.int16), np.diag([-4.0, -4.0, 5.0, 1.0]))
         case = Case(case=name, image=str(file), dataset="flare22", modality="CT")
         result = survey_case(case, load_dataset("flare22", SCHEME), SCHEME)
-        assert (result.geometry["cut_off"], result.quarantine) == (cut, ())
+        assert (result.geometry["clipped_hu"], result.quarantine) == (cut, ())
 
 
 def test_none_says_that_nobody_annotated_a_class(tmp_path):

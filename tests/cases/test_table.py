@@ -131,9 +131,9 @@ def test_the_train_cases_of_a_tested_patient_are_set_aside(table):
     cases, rejected = load_cases(path)
     assert [c.case for c in cases] == ["b", "c", "e", "h", "i"]
     assert set(codes(rejected)) == {
-        ("a", "patient_straddles", "error"),
-        ("d", "image_straddles", "error"),
-        ("f", "patient_straddles", "error"),  # also when the test row itself cannot be used
+        ("a", "patient_in_train_and_test", "error"),
+        ("d", "image_in_train_and_test", "error"),
+        ("f", "patient_in_train_and_test", "error"),  # also when the test row itself cannot be used
         ("g", "modality_unknown", "error"),
         ("i", "image_repeated", "warning"),
     }

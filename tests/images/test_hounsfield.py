@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from labelloop.images.hounsfield import cut_off, misplaced_fat, not_hu
+from labelloop.images.hounsfield import clipping_limits, misplaced_fat, not_hu
 from tiny_ct import body
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -89,7 +89,7 @@ def test_real_scans_in_right_and_wrong_units(name):
         assert misplaced_fat(DOUBTFUL[doubtful](hu)), doubtful
     for wrong in ("raw", "raw_padded", "inverted", "times_ten", "times_ten_padded"):
         assert judged(WRONG[wrong](hu)), wrong
-    assert (cut_off(hu, float(hu.min()), float(hu.max())) == (-125.0, 275.0)) is bool(saturated)
+    assert (clipping_limits(hu, float(hu.min()), float(hu.max())) == (-125.0, 275.0)) is bool(saturated)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_real_scans_in_right_and_wrong_units(name):
         (lambda hu: np.full(hu.shape, -100), (None, None)),
     ],
 )
-def test_where_an_image_was_cut_off(made, ends):
+def test_where_an_image_was_clipped(made, ends):
     values = made(body())
-    assert cut_off(values, float(values.min()), float(values.max())) == ends
+    assert clipping_limits(values, float(values.min()), float(values.max())) == ends
 
 
 def test_values_of_eight_bits_are_not_hu():

@@ -90,7 +90,7 @@ def test_images_of_which_none_fits_are_an_error_and_one_that_is_missing_is_told(
         check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images)
 
 
-def test_where_an_image_is_cut_off_its_intensities_do_not_count(folder, tmp_path):
+def test_where_an_image_is_clipped_its_intensities_do_not_count(folder, tmp_path):
     """A stomach full of gas, in an image saturated to [-125, 275] HU: gas reads as fat there."""
     stomach = folder.array == 11
     gas = folder.image.copy()

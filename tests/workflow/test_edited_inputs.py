@@ -107,7 +107,7 @@ def test_a_test_image_under_another_name_does_not_reach_training(project):
         shutil.copy(tested, copy)
     project.run(*ENDS)
     aside = {row["case"]: row["code"] for row in project.table("quarantine.csv") if row["severity"] == "error"}
-    assert aside == {"phantom_001": "image_straddles"}
+    assert aside == {"phantom_001": "image_in_train_and_test"}
     tables = [project.results / f"prepared/fine/shards/train-00{n}.csv" for n in range(2)]
     assert all("phantom_001" not in table.read_text() for table in tables)
 

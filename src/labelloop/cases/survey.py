@@ -29,7 +29,7 @@ from labelloop.cases.table import SURVEY_VERSION, Case, quarantine
 from labelloop.images import scan
 from labelloop.images.datasets import Dataset, label_counts, load_dataset
 from labelloop.images.detached import stamps as stamps_of
-from labelloop.images.hounsfield import cut_off
+from labelloop.images.hounsfield import clipping_limits
 from labelloop.images.scan import Scan, ScanFile, check_same_grid, check_values, content_key, read_scan
 from labelloop.images.volume import Volume
 
@@ -216,9 +216,9 @@ def _geometry_row(case: Case, image: _Surveyed, label: _Surveyed | None, sha256:
     row |= {f"size_{axis}": int(n) for axis, n in zip("xyz", g.size, strict=True)}
     row |= {f"spacing_{axis}_mm": float(s) for axis, s in zip("xyz", g.spacing, strict=True)}
     row["orientation"] = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(g.direction)
-    ends = cut_off(values, low, high) if case.modality == "CT" else (None, None)
+    ends = clipping_limits(values, low, high) if case.modality == "CT" else (None, None)
     row |= {"minimum": low, "maximum": high}
-    row["cut_off"] = ";".join(
+    row["clipped_hu"] = ";".join(
         f"{word} {end:g}" for word, end in zip(("below", "above"), ends, strict=True) if end is not None
     )
     row |= {"image_sha256": sha256, "image_voxels": voxel_fingerprint(values)}
@@ -277,7 +277,7 @@ def _unless_tested(result: SurveyResult, case: Case, tested: Mapping[str, str]) 
     other = tested.get(result.geometry["image_voxels"]) if result.geometry else None
     if other is None:
         return result
-    code, found = "image_straddles", f"voxel by voxel the image of {other}, which is tested on"
+    code, found = "image_in_train_and_test", f"voxel by voxel the image of {other}, which is tested on"
     row = quarantine(case.case, case.images[0], code, found, REASONS[code])
     return SurveyResult(case.case, None, None, (*result.quarantine, row))
 

@@ -48,10 +48,10 @@ REASONS = {
     "role_unknown": "Write train or test, or leave the field empty for train.",
     "modality_unknown": "Write CT or MR, or leave the field empty for the data set's own.",
     "dataset_unknown": "Give the name of a data set (`labelloop dataset list`), or the path of a data set file.",
-    "patient_straddles": "Cases of one patient must not be trained on and tested on; the train cases are set aside. "
-    "Change role or patient.",
-    "image_straddles": "The same image must not be trained on and tested on; the train cases are set aside. Remove one "
-    "of the two rows, or change role.",
+    "patient_in_train_and_test": "Cases of one patient must not be trained on and tested on; the train cases "
+    "are set aside. Change role or patient.",
+    "image_in_train_and_test": "The same image must not be trained on and tested on; the train cases "
+    "are set aside. Remove one of the two rows, or change role.",
     "image_repeated": "Two cases, or two channels, name the same image; remove one unless this is meant.",
 }
 """What to do about each reason code of a case table's rows."""
@@ -147,10 +147,10 @@ def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
     everyone = [case for case, _ in cases]
     aside: set[str] = set()
     for column in ("patient", "image"):
-        leaks = _straddling(usable, everyone, column)
+        leaks = _in_train_and_test(usable, everyone, column)
         rejected += [
-            quarantine(case, path, f"{column}_straddles", f"{column} {value} is also tested on, in {tested}",
-                       REASONS[f"{column}_straddles"])
+            quarantine(case, path, f"{column}_in_train_and_test", f"{column} {value} is also tested on, in {tested}",
+                       REASONS[f"{column}_in_train_and_test"])
             for case, value, tested in leaks if case not in aside
         ]  # fmt: skip
         aside |= {case for case, _, _ in leaks}
@@ -256,7 +256,7 @@ def _values(case: Case, column: str) -> tuple[str, ...]:
     return case.images if column == "image" else tuple(filter(None, [getattr(case, column)]))
 
 
-def _straddling(usable: Sequence[Case], everyone: Sequence[Case], column: str) -> list[tuple[str, str, str]]:
+def _in_train_and_test(usable: Sequence[Case], everyone: Sequence[Case], column: str) -> list[tuple[str, str, str]]:
     """Return train cases that share ``column`` with a test case: case, what they share, and that test case."""
     tested: dict[str, str] = {}
     for case in everyone:

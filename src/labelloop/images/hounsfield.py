@@ -1,4 +1,4 @@
-"""Is a CT in Hounsfield units, and is it cut off? Both are read off the histogram of its intensities.
+"""Is a CT in Hounsfield units, and is it clipped? Both are read off the histogram of its intensities.
 
 Two voxels tell nothing: with padding of -2000 and one voxel of bone, values without the rescale intercept pass for HU.
 What does tell is where the body lies: fat at about -100, organs and muscle from 0 to 200, little bone above 500, and
@@ -24,9 +24,9 @@ HIGHEST_MINIMUM, LOWEST_MAXIMUM = -20.0, 30.0
 stored values without the rescale intercept, z-scores and data scaled to [0, 1] or [-1, 1] hold no value below -20."""
 BINS = 512
 FLOOR_HU, CEILING_HU = (-900.0, -20.0), (100.0, 1000.0)
-"""Where an image can be cut off such that tissues become alike: above air, and below dense bone."""
+"""Where an image can be clipped such that tissues become alike: above air, and below dense bone."""
 FLOOR_SHARE, CEILING_SHARE = 0.005, 0.0002
-"""Shares of voxels at the lowest, or highest, value from which an image counts as cut off there: bone is rare, and
+"""Shares of voxels at the lowest, or highest, value from which an image counts as clipped there: bone is rare, and
 takes less than :data:`MOST_WHITE`."""
 
 FAT_HU, HIGHEST_FAT = (-140.0, -62.0), 35.0
@@ -80,8 +80,8 @@ def _bright(values: np.ndarray) -> np.ndarray:
     return bright if bright.size else values
 
 
-def cut_off(values: np.ndarray, low: float, high: float) -> tuple[float | None, float | None]:
-    """Return the values below and above which a CT was cut off; None at an end where it was not.
+def clipping_limits(values: np.ndarray, low: float, high: float) -> tuple[float | None, float | None]:
+    """Return the values below and above which a CT was clipped; None at an end where it was not.
 
     BTCV's images, for one, are saturated to [-125, 275] HU: gas reads as fat there, and bone as contrast agent.
 
@@ -103,7 +103,7 @@ def misplaced_fat(values: np.ndarray) -> str | None:
     """
     sample = _sample(values)
     low, high = max(float(sample.min()), PEAKS_HU[0]), min(float(sample.max()), PEAKS_HU[1])
-    inner = sample[(sample > low) & (sample < high)]  # without what was cut off
+    inner = sample[(sample > low) & (sample < high)]  # without what was clipped
     if inner.size < FEWEST_VOXELS:
         return None
     counts, edges = np.histogram(inner, np.arange(PEAKS_HU[0], PEAKS_HU[1] + PEAK_BIN_HU, PEAK_BIN_HU))

@@ -157,7 +157,7 @@ def _surface(case: Evidence, name: str) -> Surface | None:
     if surfaces is None or not case.facts.voxels(name) or float(surfaces.spacing[1:].max()) > COARSEST_MM:
         return None
     surface = surfaces.of(name)
-    if surface is None or not len(surface.inner) or surface.middle in case.cut_off:
+    if surface is None or not len(surface.inner) or surface.middle in case.clipped_at:
         return None
     return surface
 

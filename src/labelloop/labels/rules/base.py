@@ -11,7 +11,7 @@ from pydantic import field_validator
 
 from labelloop.base.classes import Strict
 from labelloop.cases.annotation import States
-from labelloop.images.hounsfield import cut_off
+from labelloop.images.hounsfield import clipping_limits
 from labelloop.labels.facts import Box, LabelFacts
 from labelloop.labels.settings import CRITERIA
 from labelloop.labels.surface import Surfaces
@@ -121,11 +121,11 @@ class Evidence:
         return None if self.image is None else Surfaces(self.facts, self.image)
 
     @cached_property
-    def cut_off(self) -> tuple[float, ...]:
-        """Intensities at which the image was cut off: there it does not tell tissues apart."""
+    def clipped_at(self) -> tuple[float, ...]:
+        """Intensities at which the image was clipped: there it does not tell tissues apart."""
         if self.image is None:
             return ()
-        ends = cut_off(self.image, float(self.image.min()), float(self.image.max()))
+        ends = clipping_limits(self.image, float(self.image.min()), float(self.image.max()))
         return tuple(end for end in ends if end is not None)
 
 

@@ -15,7 +15,7 @@ from labelloop.labels.surface import STEP_HU, STEP_SHARE, Surface, Surfaces
 
 COARSEST_MM = 4.0
 SATURATED_HU = 4.0
-"""Voxels of the grid so near to where an image was cut off hold nothing else."""
+"""Voxels of the grid so near to where an image was clipped hold nothing else."""
 LEAST_FREE = 15.0
 """Least share of a surface, in %, by which the whole is judged."""
 
@@ -41,8 +41,8 @@ def _surface(rule: Border, case: Evidence, name: str) -> tuple[Surface, float]:
     surface = surfaces.of(name)
     if surface is None or not len(surface.inner):
         raise Skip("too small to tell its inside from its border")
-    if surface.middle in case.cut_off:
-        raise Skip("the image is cut off throughout: there is no intensity to judge by")
+    if surface.middle in case.clipped_at:
+        raise Skip("the image is clipped throughout: there is no intensity to judge by")
     if case.modality == "CT" and rule.muscle_hu and rule.muscle_hu[0] <= surface.middle <= rule.muscle_hu[1]:
         raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
     step = surface.step(case.modality, rule.step_hu, rule.step_share)
@@ -137,14 +137,14 @@ class Beside(Limit):
 def _beside(rule: Beside, case: Evidence, name: str) -> Finding:
     """Area, in cm2, of the largest patch of surface that unlabeled gas (or another tissue) touches.
 
-    Where an image is cut off above gas, gas is what has the lowest value that there is.
+    Where an image is clipped above gas, gas is what has the lowest value that there is.
     """
     surfaces = _surfaces(case)
     surface = surfaces.of(name)
     if surface is None:
         raise Skip("too small to have a surface")
     low, high = rule.hu
-    high = max([high, *(end + SATURATED_HU for end in case.cut_off if high < end < 0)])
+    high = max([high, *(end + SATURATED_HU for end in case.clipped_at if high < end < 0)])
     touched = surfaces.touched(name, low, high)
     (value, box), limit = surface.largest_patch(touched > 0, areas=touched), rule.limit(name)
     said = f"{value:.1f} cm2 of its surface touch what has {low:.0f} to {high:.0f} HU and no label"

@@ -37,7 +37,7 @@ def air_around(facts: LabelFacts, image: np.ndarray) -> np.ndarray | None:
     """Return the air around the patient on the coarse grid; None when there is none (saturated or cropped images).
 
     It is the air that reaches a lateral border of the volume; lungs and bowel gas do not. A body that fills the field
-    of view, or intensities cut off above air (BTCV: [-125, 275] HU), leave none.
+    of view, or intensities clipped above air (BTCV: [-125, 275] HU), leave none.
     """
     air = image[_grid(facts)] < AIR_HU
     if not air.any():
@@ -94,7 +94,7 @@ def _inclusion(rule: Tissue, case: Evidence, name: str) -> Finding:
     coarse = tuple(slice(-(-b.start // g.step), -(-b.stop // g.step)) for b, g in zip(box, grid, strict=True))
     image, labels = case.image[grid][coarse], case.facts.labels[grid][coarse]
     other = (labels == case.facts.scheme.ids[name]) & (image >= rule.hu[0]) & (image <= rule.hu[1])
-    for end in case.cut_off:
+    for end in case.clipped_at:
         other &= image != end
     voxel_ml = case.facts.voxel_ml * math.prod(g.step for g in grid)
     lumps = _without_rim(other)
@@ -125,7 +125,7 @@ def _without_rim(mask: np.ndarray) -> np.ndarray:
 def _values(case: Evidence, name: str) -> np.ndarray:
     """Return up to ``SAMPLES`` intensities inside a class, evenly spread.
 
-    Voxels at which the image is cut off are left out: where it is saturated to -125 HU, as BTCV, gas reads as fat.
+    Voxels at which the image is clipped are left out: where it is saturated to -125 HU, as BTCV, gas reads as fat.
 
     Raises:
         Skip: without an image, or with one that is saturated throughout the class.
@@ -135,8 +135,8 @@ def _values(case: Evidence, name: str) -> np.ndarray:
     box = case.facts.box(name)
     values = case.image[box][case.facts.mask(name, box)]
     values = values[:: max(1, values.size // SAMPLES)]
-    for end in case.cut_off:
+    for end in case.clipped_at:
         values = values[values != end]
     if not values.size:
-        raise Skip("the image is cut off throughout: there is no intensity to judge by")
+        raise Skip("the image is clipped throughout: there is no intensity to judge by")
     return values
