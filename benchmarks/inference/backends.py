@@ -52,8 +52,8 @@ Outcome = tuple[list[float], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run the network.
+class Backend:
+    """A way to run the network.
 
     Args:
         build: makes the network that runs from nnU-Net's, and windows of the first scan.
@@ -128,25 +128,25 @@ def openvino(network: torch.nn.Module, windows: torch.Tensor, precision: str, qu
     return lambda x: torch.from_numpy(request.infer({0: x.contiguous().numpy()})[0])
 
 
-WAYS = {
-    "exact": Way(engine),
-    "exact, 2 windows a pass": Way(engine, batch=2),
-    "torch, channels first": Way(as_torch),
-    "torch, channels last": Way(partial(as_torch, last=True)),
-    "torch.compile of exact": Way(inductor),
-    "oneDNN graph": Way(onednn_graph),
-    "OpenVINO": Way(partial(openvino, precision="f32")),
-    "bf16": Way(partial(engine, dtype=torch.bfloat16), "bf16"),
-    "bf16 but for the finest resolution": Way(coarse_bf16, "bf16"),
-    "bf16 inside convolutions": Way(rounded_inputs, "bf16"),
-    "OpenVINO bf16": Way(partial(openvino, precision="bf16"), "bf16"),
-    "OpenVINO int8": Way(partial(openvino, precision="f32", quantized=True), quantized=True),
-    "OpenVINO int8, rest bf16": Way(partial(openvino, precision="bf16", quantized=True), "bf16", quantized=True),
-    "exact, windows 0.8 apart": Way(engine, step=0.8),
-    "exact, windows 1 apart": Way(engine, step=1.0),
-    "exact, told where to look": Way(engine, told=True),
-    f"exact, moved by {MOVED} voxels": Way(engine, moved=MOVED),
-    "exact, again": Way(engine),
+BACKENDS = {
+    "exact": Backend(engine),
+    "exact, 2 windows a pass": Backend(engine, batch=2),
+    "torch, channels first": Backend(as_torch),
+    "torch, channels last": Backend(partial(as_torch, last=True)),
+    "torch.compile of exact": Backend(inductor),
+    "oneDNN graph": Backend(onednn_graph),
+    "OpenVINO": Backend(partial(openvino, precision="f32")),
+    "bf16": Backend(partial(engine, dtype=torch.bfloat16), "bf16"),
+    "bf16 but for the finest resolution": Backend(coarse_bf16, "bf16"),
+    "bf16 inside convolutions": Backend(rounded_inputs, "bf16"),
+    "OpenVINO bf16": Backend(partial(openvino, precision="bf16"), "bf16"),
+    "OpenVINO int8": Backend(partial(openvino, precision="f32", quantized=True), quantized=True),
+    "OpenVINO int8, rest bf16": Backend(partial(openvino, precision="bf16", quantized=True), "bf16", quantized=True),
+    "exact, windows 0.8 apart": Backend(engine, step=0.8),
+    "exact, windows 1 apart": Backend(engine, step=1.0),
+    "exact, told where to look": Backend(engine, told=True),
+    f"exact, moved by {MOVED} voxels": Backend(engine, moved=MOVED),
+    "exact, again": Backend(engine),
 }
 """The first is what the others are compared with; the last two show how much time and label map mean."""
 
@@ -155,20 +155,20 @@ def run_one(name: str, model: Path, folder: Path) -> None:
     """Segment the arrays in ``folder`` in one way; write label maps, and the CPU seconds of each window."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    way, about = WAYS[name], read_model(model)
+    backend, about = BACKENDS[name], read_model(model)
     plan, outputs = about.plan, len(about.classes) + 1
     arrays = {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
     first = torch.from_numpy(next(iter(arrays.values())))
     network = load_network(lambda: build_network(plan, outputs), model / "weights.pt").eval()
-    timed = Timed(way.build(network, some_windows(first, plan)))
-    timed(some_windows(first, plan)[: way.batch])  # what is compiled or packed at the first pass
+    timed = Timed(backend.build(network, some_windows(first, plan)))
+    timed(some_windows(first, plan)[: backend.batch])  # what is compiled or packed at the first pass
     timed.seconds.clear()
     labels = {}
     for case, array in arrays.items():
         exact = folder / f"{case}.npz"
-        box = box_to_look_at(np.load(exact)["exact"], plan) if way.told else (slice(None),) * 3
+        box = box_to_look_at(np.load(exact)["exact"], plan) if backend.told else (slice(None),) * 3
         labels[case] = np.zeros(array.shape, np.uint8)
-        labels[case][box] = segmented(timed, array[box], plan, outputs, way)
+        labels[case][box] = segmented(timed, array[box], plan, outputs, backend)
     np.savez(folder / "labels.npz", **labels)
     print(json.dumps(timed.seconds))
 
@@ -188,12 +188,13 @@ class Timed:
         return logits.float()
 
 
-def segmented(network: Network, array: np.ndarray, plan: Plan, outputs: int, way: Way) -> np.ndarray:
+def segmented(network: Network, array: np.ndarray, plan: Plan, outputs: int, backend: Backend) -> np.ndarray:
     """Return the label map of a normalized image [z, y, x]."""
-    moved = np.pad(array, [(way.moved, 0)] * 3, mode="edge")
-    window = Window(plan.patch, outputs, way.step, batch=way.batch)
+    moved = np.pad(array, [(backend.moved, 0)] * 3, mode="edge")
+    window = Window(plan.patch, outputs, backend.step, batch=backend.batch)
     blocks = slide_blocks(network, torch.from_numpy(moved)[None], window)
-    return np.concatenate([block.argmax(0).numpy().astype(np.uint8) for block in blocks])[(slice(way.moved, None),) * 3]
+    labels = np.concatenate([block.argmax(0).numpy().astype(np.uint8) for block in blocks])
+    return labels[(slice(backend.moved, None),) * 3]
 
 
 def box_to_look_at(exact: np.ndarray, plan: Plan) -> tuple[slice, ...]:
@@ -212,8 +213,8 @@ def some_windows(image: torch.Tensor, plan: Plan) -> torch.Tensor:
 
 def measured(name: str, model: Path, folder: Path) -> Outcome | str:
     """Run one way in a process of its own: return seconds and label maps, or why it does not run here."""
-    if not has_units(WAYS[name].precision, torch.device("cpu")):
-        return f"left out: no units for {WAYS[name].precision}"
+    if not has_units(BACKENDS[name].precision, torch.device("cpu")):
+        return f"left out: no units for {BACKENDS[name].precision}"
     command = [sys.executable, __file__, "--one", name, "--model", str(model), "--folder", str(folder)]
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
@@ -243,7 +244,7 @@ def report(model: Path, names: Sequence[str], scans: Sequence[str]) -> str:
             np.savez(folder / f"{case}.npz", exact=labels)
         for name in ["exact", *(n for n in names if n != "exact")]:
             found = first if name == "exact" else measured(name, model, folder)
-            peak = peak_gmacs("int8" if WAYS[name].quantized else WAYS[name].precision)
+            peak = peak_gmacs("int8" if BACKENDS[name].quantized else BACKENDS[name].precision)
             rows.append(row(name, found, first, macs / peak, voxel_ml))
             print(rows[-1], flush=True)
     return TEXT.format(
@@ -298,7 +299,7 @@ under the windows. int8 was calibrated on {calibrated} windows of the first scan
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", nargs="+", choices=[*SIZES, *REAL], default=list(REAL))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--model", type=Path, help="model folder; default: train one, or the one trained before")
     parser.add_argument("--write", action="store_true", help=f"write the table to {RESULTS.name}/")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -32,7 +32,7 @@ from labelloop.images.volume import Volume, read, write
 from labelloop.metrics.surface import dice
 from labelloop.review.decisions import ABSENT, DECISIONS, EDITED, RIGHT, WRONG, Decision
 from labelloop.review.decisions import read as read_decisions
-from labelloop.review.desk import Asked, Desk
+from labelloop.review.desk import Desk, Question
 from labelloop.review.queue import by_doubt, queue
 
 ORDERS = QUEUE, DOUBT, RANDOM = "queue", "doubt", "random"
@@ -147,7 +147,7 @@ class Oracle:
         if said != {(one.case, one.name) for one in asked}:
             raise UserError(f"{desk.folder}: decisions about other labels than arm {arm.name} asks about; remove it")
 
-    def _in_order(self, desk: Desk, order: str, seed: int) -> list[Asked]:
+    def _in_order(self, desk: Desk, order: str, seed: int) -> list[Question]:
         """Return the labels that may be judged: the queue as it is, all doubtful ones, or all that models made."""
         if order == QUEUE:
             return desk.asked()
@@ -169,7 +169,7 @@ class Oracle:
         path = Path(Paths(str(self._results)).labels(desk.labels)) / f"{case}.nii.gz"
         return sha256(path) if path.is_file() else ""
 
-    def _answer(self, desk: Desk, one: Asked, drawn: str) -> None:
+    def _answer(self, desk: Desk, one: Question, drawn: str) -> None:
         """Say what a person would who sees the truth: ``drawn`` is the answer where the label should be drawn."""
         id_ = self._scheme.ids[one.name]
         truth = self._truth(one.case)

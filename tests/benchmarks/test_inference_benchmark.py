@@ -29,7 +29,7 @@ def local(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("changed", [{}, {"batch": 2}, {"step": 1.0}, {"moved": 3}])
 def test_all_ways_see_the_image_in_its_place(backends, image, changed):
     timed = backends.Timed(local)
-    labels = backends.segmented(timed, image, PLAN, 2, backends.Way(backends.engine, **changed))
+    labels = backends.segmented(timed, image, PLAN, 2, backends.Backend(backends.engine, **changed))
     np.testing.assert_array_equal(labels, image > 0.3)
     assert len(timed.seconds) > 1 and min(timed.seconds) >= 0
 

@@ -12,7 +12,7 @@ from labelloop.networks.plans import Plan
 from labelloop.training.losses import PartialLabelLoss, ramp_up
 from labelloop.training.settings import Unlabeled, trainer_settings
 from labelloop.training.trainers import TRAINERS
-from labelloop.training.unlabeled import Trust, strong_augmentation, unknown_but
+from labelloop.training.unlabeled import ConfidenceMask, strong_augmentation, unknown_but
 
 KINDS = ("mean_teacher", "cross_pseudo")
 TERM = {"mean_teacher": "consistency", "cross_pseudo": "cross"}
@@ -66,7 +66,7 @@ def test_before_that_the_unlabeled_change_nothing(data, kind):
 @pytest.mark.parametrize("confidence", [0.5, 0.7, 0.9])
 def test_voxels_teach_where_a_prediction_is_sure(confidence):
     found = probabilities()
-    trusted = Trust(Unlabeled(confidence_threshold=confidence), 4, torch.device("cpu"))(found)
+    trusted = ConfidenceMask(Unlabeled(confidence_threshold=confidence), 4, torch.device("cpu"))(found)
     assert torch.equal(trusted, found.amax(1, keepdim=True) >= confidence)
 
 
@@ -74,7 +74,7 @@ def test_a_class_of_which_a_network_is_never_sure_is_not_left_out():
     """Two classes: of one it is 95 % sure, of the other 60 %."""
     found = torch.tensor([0.95, 0.05, 0.4, 0.6]).view(2, 2).T.reshape(1, 2, 1, 1, 2)
     plain, balanced = (
-        Trust(Unlabeled(confidence_threshold=0.8, balanced=b), 2, torch.device("cpu")) for b in (False, True)
+        ConfidenceMask(Unlabeled(confidence_threshold=0.8, balanced=b), 2, torch.device("cpu")) for b in (False, True)
     )
     for _ in range(1000):
         counted = balanced(found)
@@ -141,9 +141,9 @@ def test_what_is_remembered_of_classes_outlives_a_resume(data, kind):
     options = {"confidence_threshold": 0.3, "balanced": True}
     trainer, resumed = trainer_of(data, kind, **options), trainer_of(data, kind, **options)
     trainer.train_step(batch_of(trainer))
-    assert not torch.equal(trainer.trust.means, resumed.trust.means)
+    assert not torch.equal(trainer.confidence_mask.means, resumed.confidence_mask.means)
     resumed.load_state(trainer.state())
-    assert torch.equal(trainer.trust.means, resumed.trust.means)
+    assert torch.equal(trainer.confidence_mask.means, resumed.confidence_mask.means)
 
 
 def test_contradictions_are_refused(data):

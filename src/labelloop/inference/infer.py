@@ -25,7 +25,7 @@ from labelloop.inference.find_cases import find_cases
 from labelloop.inference.masks import Masks
 from labelloop.inference.nnunet_files import model_name
 from labelloop.inference.reading import InputImage
-from labelloop.inference.running import Beside, Options, Segmenter, efficiency, rows, run_cases
+from labelloop.inference.running import Options, Segmenter, SideOutput, efficiency, rows, run_cases
 from labelloop.inference.settings import Settings
 from labelloop.inference.steps import InferenceStep
 from labelloop.networks.nnunet_plan import NnunetPlan
@@ -112,9 +112,9 @@ def infer(
     return _outcome(len(done), len(cases) - len(done), len(lost), ledger)
 
 
-def _beside(out: Path, scheme: ClassScheme | None, masks: bool, dicom_seg: bool) -> list[Beside]:
+def _beside(out: Path, scheme: ClassScheme | None, masks: bool, dicom_seg: bool) -> list[SideOutput]:
     """Return what writes more files of each case."""
-    writers: list[Beside] = [Masks(out)] if masks else []
+    writers: list[SideOutput] = [Masks(out)] if masks else []
     if dicom_seg and scheme is not None:
         from labelloop.inference.dicom_seg import Segmentations
 
@@ -138,7 +138,7 @@ def _options(
     preview: bool,
     progress: bool,
     meter: bool,
-    beside: Sequence[Beside],
+    beside: Sequence[SideOutput],
 ) -> Options:
     return Options(
         read_ahead=budget.max_ram_mb is None,
@@ -212,7 +212,7 @@ def _claim(inputs: Path, cases: Sequence[InputImage], out: Path) -> None:
 class _Loader:
     """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``beside``."""
 
-    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[InputImage], beside: Sequence[Beside]):
+    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[InputImage], beside: Sequence[SideOutput]):
         self._load, self._cases, self._beside = load, cases, beside
 
     def __call__(self) -> Segmenter:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MEASURED = ("runtime_s", "peak_gpu_mb", "peak_ram_mb", "parameters", "gmacs", "area_gpu_mb_s", "energy_j")
 
 
-class Beside(Protocol):
+class SideOutput(Protocol):
     """What writes more files of a case beside its label map: masks, DICOM segmentations."""
 
     def begin(self, cases: Sequence[InputImage], class_ids: Mapping[str, int]) -> None:
@@ -112,7 +112,7 @@ class Options:
     read_ahead: bool = True
     previews: Path | None = None
     draw: Callable[[InputImage, Volume, Volume], bytes] | None = None
-    beside: Sequence[Beside] = ()
+    beside: Sequence[SideOutput] = ()
     progress: bool = False
     meter: bool = False
 

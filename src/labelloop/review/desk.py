@@ -35,7 +35,7 @@ def write_desk(path: Path, name: str, reviews: str, scheme: ClassScheme, models:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A label to look at: a row of the queue, its files, and what reviewers have said since.
 
     Args:
@@ -113,14 +113,14 @@ class Desk:
     def _rows(self) -> list[dict[Hashable, Any]]:
         return read_table(self._paths.review(self.labels), "review").to_dict("records")
 
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[Question]:
         """Return the queue, with what reviewers have said by now."""
         reviews = self.reviews
         return [self._asked(row, reviews.of(row["case"]).get(row["class"])) for row in self._rows]
 
-    def _asked(self, row: Mapping[Hashable, Any], settled: Settled | None) -> Asked:
+    def _asked(self, row: Mapping[Hashable, Any], settled: Settled | None) -> Question:
         maps = {model: Path(self._paths.predictions(model)) / f"{row['case']}.nii.gz" for model in self.model_names}
-        return Asked(
+        return Question(
             rank=int(row["rank"]),
             case=row["case"],
             name=row["class"],
@@ -138,7 +138,7 @@ class Desk:
             box=row["box"],
         )
 
-    def question(self, case: str, name: str, sha256: str = "", asked: str = "") -> Asked:
+    def question(self, case: str, name: str, sha256: str = "", asked: str = "") -> Question:
         """Return the question about a label, whether or not it is in the queue.
 
         Args:
@@ -182,7 +182,7 @@ class Desk:
 
     def decide(
         self,
-        asked: Asked,
+        asked: Question,
         reviewer: str,
         decision: str,
         *,
@@ -231,14 +231,14 @@ class Desk:
         fields = ("decision", "sha256", "file", "comment", "labels")
         return bool(mine) and all(getattr(mine[-1], f) == one_line(getattr(made, f)) for f in fields)
 
-    def _grid(self, asked: Asked):
+    def _grid(self, asked: Question):
         try:
             return read_geometry(asked.image if asked.image.is_file() else asked.map or asked.image)
         except RuntimeError as error:
             found = "neither its label map nor its image can be read"
             raise CaseError("label_missing", str(asked.map or asked.image), found, "Restore it.") from error
 
-    def _keep(self, asked: Asked, judged: Path | None, decision: str) -> str:
+    def _keep(self, asked: Question, judged: Path | None, decision: str) -> str:
         """Keep the map that was judged; return its name among the decisions, or nothing where there is none.
 
         An edited map holds whatever became of the one that was judged: all its voxels are its own.

@@ -25,7 +25,7 @@ from labelloop.images.listing import extension
 from labelloop.images.scan import read_label, read_surveyed
 from labelloop.images.volume import write
 from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, Decision
-from labelloop.review.desk import Asked, Desk
+from labelloop.review.desk import Desk, Question
 from labelloop.review.maps import ENDING, read_reviewed
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def export_folder(desk: Desk, out: Path) -> list[str]:
     return problems
 
 
-def _copy_case(one: Asked, out: Path, problems: list[str]) -> str:
+def _copy_case(one: Question, out: Path, problems: list[str]) -> str:
     """Copy image and label maps of a case; return the image's name in the folder, or nothing when it cannot be read."""
     try:
         image = _copy_image(one, out)
@@ -106,7 +106,7 @@ def _copy_case(one: Asked, out: Path, problems: list[str]) -> str:
     return image
 
 
-def _copy_image(one: Asked, out: Path) -> str:
+def _copy_image(one: Question, out: Path) -> str:
     """Copy an image that is NIfTI as it is, another one as NIfTI: MONAI Label reads no other format of one file."""
     name = f"{one.case}{ENDING}"
     if one.image.name.endswith(ENDING):
@@ -117,7 +117,7 @@ def _copy_image(one: Asked, out: Path) -> str:
     return name
 
 
-def _row(one: Asked, image: str, out: Path) -> dict[str, str]:
+def _row(one: Question, image: str, out: Path) -> dict[str, str]:
     picture = ""
     if one.picture and one.picture.is_file():
         picture = f"pictures/{one.picture.name}"
@@ -254,7 +254,7 @@ class _Maps:
         """Return where the map is looked for that a person is done with; its format may be another."""
         return self._folder / FINAL / f"{case}{ENDING}"
 
-    def answer(self, one: Asked, judged: Path | None) -> str:
+    def answer(self, one: Question, judged: Path | None) -> str:
         """Return what the map that a person is done with says of a class, whose row says nothing.
 
         Raises:

@@ -32,7 +32,7 @@ from labelloop.base.heartbeat import hushed
 from labelloop.base.wording import plain
 from labelloop.images.volume import write
 from labelloop.review.decisions import DECISIONS, EDITED
-from labelloop.review.desk import Asked, Desk
+from labelloop.review.desk import Desk, Question
 from labelloop.review.maps import ENDING
 from labelloop.review.views import Case, Cut
 
@@ -94,10 +94,10 @@ class Session:
     _deciding: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
-    def _questions(self) -> dict[str, Asked]:
+    def _questions(self) -> dict[str, Question]:
         return {str(one.rank): one for one in self.desk.asked()}
 
-    def question(self, number: str) -> Asked:
+    def question(self, number: str) -> Question:
         """Return a question by its number. Raises BadRequestError when there is none."""
         if number not in self._questions:
             raise BadRequestError(HTTPStatus.NOT_FOUND, f"There is no question {number[:20]!r}.")
@@ -121,7 +121,7 @@ class Session:
         except ValueError:
             raise BadRequestError(HTTPStatus.NOT_FOUND, "The image has no such place.") from None
 
-    def _with_edited(self, case: Case, one: Asked) -> Case:
+    def _with_edited(self, case: Case, one: Question) -> Case:
         """Return a case with the map that somebody edited for the question last, where that is there."""
         reviews = self.desk.reviews
         settled = reviews.of(one.case).get(one.name)
@@ -179,7 +179,7 @@ class Session:
         self._deciding.acquire()
 
 
-def _row(one: Asked) -> dict[str, Any]:
+def _row(one: Question) -> dict[str, Any]:
     lines = [line.partition(": ") for line in one.reasons]
     return {
         "number": str(one.rank),
@@ -327,7 +327,7 @@ class Handler(BaseHTTPRequestHandler):
             case _:
                 raise BadRequestError(HTTPStatus.NOT_FOUND, "There is nothing under this address.")
 
-    def _send_picture(self, one: Asked) -> None:
+    def _send_picture(self, one: Question) -> None:
         if one.picture is None:
             raise BadRequestError(HTTPStatus.NOT_FOUND, "There is no picture of this label.")
         self._send(HTTPStatus.OK, one.picture.read_bytes(), "image/png")

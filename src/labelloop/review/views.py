@@ -23,7 +23,7 @@ from labelloop.images import nifti
 from labelloop.images.boxes import box_or_none
 from labelloop.images.scan import REASONS, ras_affine, read_surveyed
 from labelloop.images.volume import Geometry, Volume, canonical, restore, upright_volume
-from labelloop.review.desk import Asked
+from labelloop.review.desk import Question
 from labelloop.review.maps import ENDING, read_reviewed
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Case:
         stored: grid of the label map's file. upright: the same, or its true one where the file is upside down.
     """
 
-    asked: Asked
+    asked: Question
     image: Volume
     maps: Mapping[str, np.ndarray]
     stored: Geometry
@@ -59,7 +59,7 @@ class Case:
     _boxes: dict[int, Box] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, asked: Asked, ids: Collection[int]) -> "Case":
+    def read(cls, asked: Question, ids: Collection[int]) -> "Case":
         """Read the files of a case. A model's map that cannot be used is left out, with a word in the log.
 
         Raises:

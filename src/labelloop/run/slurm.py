@@ -68,7 +68,7 @@ def be_patient(pause_s: float = PAUSE_S) -> None:
     if plugin is None:
         return
     away = _Away()
-    plugin.query_job_status = Question(plugin, away)  # type: ignore[attr-defined]
+    plugin.query_job_status = StateQuery(plugin, away)  # type: ignore[attr-defined]
     submit = plugin.Executor.run_job
 
     @functools.wraps(submit)
@@ -82,7 +82,7 @@ def be_patient(pause_s: float = PAUSE_S) -> None:
     plugin.create_efficiency_report = _where_accounts_are_kept(plugin.create_efficiency_report)  # type: ignore[attr-defined]
 
 
-class Question:
+class StateQuery:
     """The plugin's question for the states of its jobs, with an answer for every job, in words that the plugin knows.
 
     - Without accounting, sacct fails: squeue is asked.

@@ -32,8 +32,8 @@ from labelloop.steps.labels import empty_table, fused_map, predictions_of, selec
 
 
 @dataclass(frozen=True)
-class Way:
-    """What happens to a pseudo-label on its way: the label set, the class scheme with its rules, the predictions."""
+class Labeling:
+    """How pseudo-labels are made: by which label set, class scheme with its rules, and predictions."""
 
     spec: dict[str, Any]
     known: dict[str, list[str]]
@@ -44,8 +44,8 @@ class Way:
     def classes(self) -> tuple[str, ...]:
         return self.scheme.select(self.spec["classes"])
 
-    def speaks_of(self, case: str) -> bool:
-        """Say whether a case has a label that goes this way. One that failed, rather than was withheld, is told of."""
+    def covers(self, case: str) -> bool:
+        """Say whether a case gets a label. One whose prediction failed counts, so that its failure is told."""
         files = self.predictions.values()
         return any(case in some for some in files) or not any(some.withheld(case) for some in files)
 
@@ -91,7 +91,7 @@ def held_out(
     scheme = ClassScheme.model_validate(rules)
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
-    way = Way(
+    labeling = Labeling(
         spec | {"fuse": "predictions_only"}, known, scheme, predictions_of(spec["predict"], predictions, transferred)
     )
     is_unseen = unseen(relatives, learned, learned_from)
@@ -100,13 +100,14 @@ def held_out(
     overruled = overruled_by(read_table(reviewed, "reviewed"))
     ledger = Ledger.of(manifest)
     for item in survey.usable():
-        if not is_unseen(item) or item.id not in pairs or not way.speaks_of(item.id):
+        if not is_unseen(item) or item.id not in pairs or not labeling.covers(item.id):
             continue
         found = dict(predicted[item.id]) if item.id in predicted else {}
-        keys = [files.key(item.id) for files in way.predictions.values()]
-        content = [version, way.spec, known, scheme.model_dump(mode="json"), keys, item.examination_key, item.truth_key]
+        keys = [files.key(item.id) for files in labeling.predictions.values()]
+        made_by = [version, labeling.spec, known, scheme.model_dump(mode="json"), keys]
+        content = [*made_by, item.examination_key, item.truth_key]
         left_out = sorted(overruled.get(item.id, ()))
-        work = partial(_judge, item, way, found, pairs[item.id], left_out)
+        work = partial(_judge, item, labeling, found, pairs[item.id], left_out)
         ledger.run(item.id, digest([*content, *left_out]), work)
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "held_out")
@@ -134,48 +135,49 @@ def overruled_by(reviewed: pd.DataFrame) -> dict[str, set[str]]:
 
 
 def _judge(
-    item: UsableCase, way: Way, found: dict[str, float], pairs: pd.DataFrame, left_out: Collection[str] = ()
+    item: UsableCase, labeling: Labeling, found: dict[str, float], pairs: pd.DataFrame, left_out: Collection[str] = ()
 ) -> tuple[None, dict]:
     """Return a row for each annotated class: what selection makes of its pseudo-label, and its true DSC.
 
     Args:
         left_out: classes of which the truth is not asked.
     """
-    speaking = speaking_of(item.id, way.predictions)
-    label, _, provenance = fused_map(item, way.spec, way.known, way.scheme, speaking)
-    nobody_looked = dict.fromkeys(way.classes, UNKNOWN)
+    speaking = speaking_of(item.id, labeling.predictions)
+    label, _, provenance = fused_map(item, labeling.spec, labeling.known, labeling.scheme, speaking)
+    nobody_looked = dict.fromkeys(labeling.classes, UNKNOWN)
     made = pd.DataFrame([{"case": item.id, **row} for row in provenance])
-    verdicts = _verdicts(item, way, label, found, provenance) if way.spec["check"] else empty_table("verdicts")
-    settings = selection(way.spec, way.scheme).without_threshold()
+    checked = bool(labeling.spec["check"])
+    verdicts = _verdicts(item, labeling, label, found, provenance) if checked else empty_table("verdicts")
+    settings = selection(labeling.spec, labeling.scheme).without_threshold()
     chosen = select_classes(
-        to_table({item.id: nobody_looked}, way.classes), made, verdicts, pairs, settings, way.classes
+        to_table({item.id: nobody_looked}, labeling.classes), made, verdicts, pairs, settings, labeling.classes
     ).set_index("class")
     agreement = dict(zip(pairs["class"], pairs[SCORE], strict=True))
     rows = [
         {"class": name, SCORE: agreement.get(name), "quality": None, "dsc": dsc}
         | chosen.loc[name, ["decision", "reason"]].to_dict()
-        for name, dsc in dsc_of(item, way, label).items()
+        for name, dsc in dsc_of(item, labeling, label).items()
         if name not in left_out
     ]
     return None, {"rows": rows}
 
 
 def _verdicts(
-    item: UsableCase, way: Way, label: Volume, found: dict[str, float], provenance: Sequence[dict]
+    item: UsableCase, labeling: Labeling, label: Volume, found: dict[str, float], provenance: Sequence[dict]
 ) -> pd.DataFrame:
     image = canonical(item.image()).array
-    asked = [name for name in way.classes if name in found]
+    asked = [name for name in labeling.classes if name in found]
     nowhere = [name for name in asked if not found[name]]
     overlap = {row["class"]: row["voxels_changed"] for row in provenance if row["step"] == "overlap"}
     about = (item.case.modality, item.case.surgery_names, nowhere, asked, overlap)
-    rows = check_labels(label.array, label.geometry, {}, way.scheme, image, *about)
+    rows = check_labels(label.array, label.geometry, {}, labeling.scheme, image, *about)
     return pd.DataFrame([{"case": item.id, **row} for row in rows], columns=list(TABLES["verdicts"]))
 
 
-def dsc_of(item: UsableCase, way: Way, label: Volume) -> dict[str, float]:
+def dsc_of(item: UsableCase, labeling: Labeling, label: Volume) -> dict[str, float]:
     """Return the DSC of each class of the label set that is annotated (``labels.measured.true_dsc``)."""
-    known = [name for name in way.classes if item.states[name] != UNKNOWN]
-    return true_dsc(label.array, truth_of(item, way.scheme), way.scheme, known)
+    known = [name for name in labeling.classes if item.states[name] != UNKNOWN]
+    return true_dsc(label.array, truth_of(item, labeling.scheme), labeling.scheme, known)
 
 
 def truth_of(item: UsableCase, scheme: ClassScheme) -> np.ndarray:

@@ -25,7 +25,7 @@ from labelloop.labels.evidence import of_models
 from labelloop.labels.measured import joined, measured, with_errors
 from labelloop.labels.settings import HELD_OUT, PSEUDO
 from labelloop.steps.common import Files, SurveyTables, read_cases, read_many, table_of
-from labelloop.steps.held_out import Way, dsc_of, overruled_by, truth_of, unseen
+from labelloop.steps.held_out import Labeling, dsc_of, overruled_by, truth_of, unseen
 from labelloop.steps.labels import fused_map, predictions_of, speaking_of, volumes_said
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def measure(
     """
     scheme = ClassScheme.model_validate(rules)
     speaking = predictions_of(spec["predict"], predictions, transferred)
-    way = Way(spec | {"fuse": "predictions_only"}, known, scheme, speaking)
+    labeling = Labeling(spec | {"fuse": "predictions_only"}, known, scheme, speaking)
     files, ledger, held_out = Files([maps], "label_map"), Ledger.of(manifest), unseen(relatives, learned, learned_from)
     pairs = dict(list(read_table(disagreement, "disagreement").groupby("case")))
     sure = dict(list(volumes_said(volumes, carried).groupby("case")))
@@ -110,14 +110,14 @@ def measure(
         if item.id not in sure:
             continue
         models = of_models(_rows(pairs.get(item.id)), _rows(sure[item.id]))
-        asked = [name for name in way.classes if name in set(sure[item.id]["class"])]
+        asked = [name for name in labeling.classes if name in set(sure[item.id]["class"])]
         pseudo = [name for name in asked if (item.id, name) in by_models] if item.id in files else []
         truth = [n for n in asked if item.states[n] != UNKNOWN and n not in overruled.get(item.id, ())]
-        truth = truth if held_out(item) and way.speaks_of(item.id) else []
-        keys = [files.key(item.id), *(model.key(item.id) for model in way.predictions.values())]
+        truth = truth if held_out(item) and labeling.covers(item.id) else []
+        keys = [files.key(item.id), *(model.key(item.id) for model in labeling.predictions.values())]
         content = [
             version,
-            way.spec,
+            labeling.spec,
             known,
             scheme.model_dump(mode="json"),
             keys,
@@ -127,7 +127,7 @@ def measure(
             truth,
             item.truth_key if truth else "",
         ]
-        work = partial(_measure_case, item, files, way, models, pseudo, truth)
+        work = partial(_measure_case, item, files, labeling, models, pseudo, truth)
         ledger.run(item.id, digest(content), work)
     ledger.close()
     write_table(table, table_of(ledger.extras(), "rows"), "evidence")
@@ -148,7 +148,7 @@ def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _measure_case(
     item: UsableCase,
     files: Files,
-    way: Way,
+    labeling: Labeling,
     models: Mapping[str, Mapping[str, float]],
     pseudo: Collection[str],
     truth: Collection[str],
@@ -160,12 +160,13 @@ def _measure_case(
     image = np.array(canonical(item.image()).array)
     if pseudo:
         labels = canonical(item.label(files.path(item.id)))
-        about = (labels.geometry, item.case.modality, way.scheme, [*pseudo], item.case.surgery_names, models)
+        about = (labels.geometry, item.case.modality, labeling.scheme, [*pseudo], item.case.surgery_names, models)
         rows += [{"map": PSEUDO, **row} for row in measured(np.array(labels.array), image, *about)]
     if truth:
-        label, _, _ = fused_map(item, way.spec, way.known, way.scheme, speaking_of(item.id, way.predictions))
-        dsc = {name: value for name, value in dsc_of(item, way, label).items() if name in truth}
-        about = (label.geometry, item.case.modality, way.scheme, [*truth], item.case.surgery_names, models)
+        speaking = speaking_of(item.id, labeling.predictions)
+        label, _, _ = fused_map(item, labeling.spec, labeling.known, labeling.scheme, speaking)
+        dsc = {name: value for name, value in dsc_of(item, labeling, label).items() if name in truth}
+        about = (label.geometry, item.case.modality, labeling.scheme, [*truth], item.case.surgery_names, models)
         rows += [{"map": HELD_OUT, **row} for row in measured(np.array(label.array), image, *about, dsc)]
     return None, {"rows": rows}
 

@@ -12,7 +12,7 @@ CONTRAST, BRIGHTNESS, NOISE, GAMMA = (0.65, 1.5), 0.3, 0.1, (0.7, 1.5)
 nnU-Net's augmentation, but drawn for every patch; not tuned."""
 
 
-class Trust:
+class ConfidenceMask:
     """Says where a prediction is sure enough to teach, by a threshold of each class.
 
     With ``balanced`` the threshold of class c is ``confidence_threshold`` times the mean confidence of voxels that are

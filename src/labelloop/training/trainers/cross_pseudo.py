@@ -64,7 +64,7 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
         told = [output[first:] for output in other]
         unsure = [output.new_zeros(output.shape[:2], dtype=torch.bool) for output in told]
         if self.unlabeled.confidence_threshold:
-            unsure = [unknown_but(self.trust(output.softmax(1)), output.shape[1]) for output in told]
+            unsure = [unknown_but(self.confidence_mask(output.softmax(1)), output.shape[1]) for output in told]
         loss = self.compute_loss([o[first:] for o in own], [o.argmax(1, keepdim=True) for o in told], unsure)
         self._terms.take()
         return loss

@@ -39,7 +39,7 @@ class MeanTeacherTrainer(SemiSupervisedTrainer):
             return loss, terms
         with torch.no_grad():
             wanted = self.logits_of(self.teacher, compared + self._noise(compared))[0].softmax(1)
-        trusted = self.trust(wanted)
+        trusted = self.confidence_mask(wanted)
         difference = (logits[0][first:].softmax(1) - wanted).square().mean(1, keepdim=True)
         consistency = (difference * trusted).sum() / trusted.sum().clamp(min=1)
         terms |= {"consistency": consistency.detach(), "consistency_weight": torch.tensor(weight)}

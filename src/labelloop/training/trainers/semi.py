@@ -13,7 +13,7 @@ from labelloop.training.losses import ramp_up
 from labelloop.training.sampling import Chooser, evenly, streams, two_parts
 from labelloop.training.settings import SemiSupervisedSettings, Unlabeled, settings_of
 from labelloop.training.trainers.partial import PartialTrainer
-from labelloop.training.unlabeled import Trust, strong_augmentation
+from labelloop.training.unlabeled import ConfidenceMask, strong_augmentation
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ class SemiSupervisedTrainer(PartialTrainer):
     """Learns from labels as :class:`PartialTrainer` does, in the labeled part of each batch.
 
     A case of which no class is known is unlabeled and needs no label map. ``labeled`` is the number of labeled samples,
-    which come first in a batch: half of it by default, or all when there are no unlabeled cases. ``trust`` says where
-    the unlabeled ones teach.
+    which come first in a batch: half of it by default, or all when there are no unlabeled cases. ``confidence_mask``
+    says where the unlabeled ones teach.
     """
 
     labeled: int
-    trust: Trust
+    confidence_mask: ConfidenceMask
 
     @classmethod
     def why_not(cls, case: TrainingCase, job: TrainingJob) -> str | None:
@@ -51,7 +51,7 @@ class SemiSupervisedTrainer(PartialTrainer):
             raise UserError(f"model {name}: batch_size 1 has no room for labeled and unlabeled; set 2 or more")
         number = max(1, int(self.unlabeled.share * self.job.plan.batch_size)) if unknown else 0
         self.labeled = self.job.plan.batch_size - number
-        self.trust = Trust(self.unlabeled, len(self.job.classes) + 1, self.device)
+        self.confidence_mask = ConfidenceMask(self.unlabeled, len(self.job.classes) + 1, self.device)
         self.epoch = 0
         super().initialize()
 
@@ -96,10 +96,10 @@ class SemiSupervisedTrainer(PartialTrainer):
         return torch.cat([data[:first], strong_augmentation(data[first:], generator)])
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"confidence": self.trust.means}
+        return super().state() | {"confidence": self.confidence_mask.means}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.trust.means = state["confidence"].to(self.device)
+        self.confidence_mask.means = state["confidence"].to(self.device)
         super().load_state(state)
 
     def _run_epoch(self, epoch: int, batches: Any, validate: bool) -> None:
