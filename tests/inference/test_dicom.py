@@ -66,7 +66,7 @@ def test_pixel_sizes_that_change_half_way_are_refused(tmp_path):
     write_series(tmp_path, body_hu()[:15])
     write_series(tmp_path, body_hu()[15:], start=15, first=-300 + 5.0 * 15, spacing=3.5)
     found = reason(tmp_path)
-    assert found.code == "dicom_pixels" and "3.5 x 3.5 mm" in found.found and "4 x 4 mm" in found.found
+    assert found.code == "dicom_sizes_differ" and "3.5 x 3.5 mm" in found.found and "4 x 4 mm" in found.found
 
 
 @pytest.mark.parametrize("kind", ["ORIGINAL\\PRIMARY\\AXIAL", "ORIGINAL\\PRIMARY\\LOCALIZER"])
@@ -75,7 +75,7 @@ def test_a_scout_in_the_series_is_refused(tmp_path, kind):
     write_series(tmp_path)
     write_slice(tmp_path / "scout.dcm", body_hu()[0], (-90, -60, -305), 0, orientation=(1, 0, 0, 0, 0, -1), kind=kind)
     found = reason(tmp_path)
-    assert found.code == ("dicom_localizer" if "LOCALIZER" in kind else "dicom_orientation")
+    assert found.code == ("dicom_localizer" if "LOCALIZER" in kind else "dicom_orientations_differ")
     assert "1 of 31 slices" in found.found and "scout.dcm" in found.found
 
 
@@ -111,7 +111,7 @@ def test_a_slice_that_is_unlike_all_around_it_is_refused(tmp_path):
 
 def test_missing_slices_are_refused(tmp_path):
     next(iter(sorted(write_series(tmp_path).glob("*_012.dcm")))).unlink()
-    assert reason(tmp_path).code == "dicom_slices"
+    assert reason(tmp_path).code == "dicom_irregular_slices"
 
 
 @pytest.mark.parametrize("slices", [1, LEAST_SLICES - 1])
@@ -343,13 +343,13 @@ def test_pixels_without_a_size_are_refused(tmp_path, value):
     """ITK takes 1 mm. A scanner's own size, ImagerPixelSpacing, is that of its detector."""
     write_series(tmp_path, more={(0x28, 0x30): ("DS", value), (0x18, 0x1164): ("DS", "4\\4")})
     found = reason(tmp_path)
-    assert found.code == "dicom_place" and "30 of 30 slices do not say their PixelSpacing" in found.found
+    assert found.code == "dicom_no_geometry" and "30 of 30 slices do not say their PixelSpacing" in found.found
 
 
 @pytest.mark.parametrize("tag", [0x32, 0x37])
 def test_slices_that_do_not_say_where_they_lie_are_refused(tmp_path, tag):
     write_series(tmp_path, more={(0x20, tag): ("DS", "")})
-    assert reason(tmp_path).code == "dicom_place"
+    assert reason(tmp_path).code == "dicom_no_geometry"
 
 
 MIXED = {

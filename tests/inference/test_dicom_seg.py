@@ -233,9 +233,9 @@ def beyond(places: list[list[float]]) -> list[float]:
 
 FRAMES = {
     "two echoes": (lambda places: places[:7] * 2, "dicom_phases"),
-    "one missing": (lambda places: [*places[:7], *places[8:], beyond(places)], "dicom_slices"),
-    "another order": (lambda places: [*places[::2], *places[1::2]], "dicom_slices"),
-    "no place": (lambda places: None, "dicom_place"),
+    "one missing": (lambda places: [*places[:7], *places[8:], beyond(places)], "dicom_irregular_slices"),
+    "another order": (lambda places: [*places[::2], *places[1::2]], "dicom_irregular_slices"),
+    "no place": (lambda places: None, "dicom_no_geometry"),
 }
 
 

@@ -53,16 +53,16 @@ REASONS = {
     "dicom_projection": "A projection or rendering (MIP, MinIP) is there to be looked at; give the series that it was "
     "made from.",
     "dicom_few_slices": f"Give the whole series: at least {LEAST_SLICES} slices.",
-    "dicom_orientation": "A localizer, or another view? Export the series alone.",
-    "dicom_pixels": "These are several reconstructions; export one of them.",
-    "dicom_place": "An anonymizer or export has dropped it; export the series again.",
+    "dicom_orientations_differ": "A localizer, or another view? Export the series alone.",
+    "dicom_sizes_differ": "These are several reconstructions; export one of them.",
+    "dicom_no_geometry": "An anonymizer or export has dropped it; export the series again.",
     "dicom_mixed": "A series is of one patient, in gray values that are all scaled alike; export it again.",
     "dicom_modality": "Give the modality of the images (--modality), or export them as what they are.",
     "dicom_damaged": "Copy or export the series again.",
     "dicom_phases": "These are several phases, echoes or copies; export one of them.",
     "dicom_gantry_tilt": "A gantry tilt? Resample it to a right-angled grid (dcm2niix does), and give that file.",
     "dicom_converted": "Move it away, or convert to another folder.",
-    "dicom_slices": "Slices are missing or uneven; export the series again.",
+    "dicom_irregular_slices": "Slices are missing or irregularly spaced; export the series again.",
 }
 """What to do about each reason code of this module."""
 SUFFIXES = (".dcm", ".ima", ".dicom")
@@ -262,7 +262,7 @@ def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     nowhere = [s for s in slices if s.lacking]
     if nowhere:
         found = f"{len(nowhere)} of {len(slices)} slices do not say their {nowhere[0].lacking}"
-        raise _error("dicom_place", folder, found)
+        raise _error("dicom_no_geometry", folder, found)
     _check_alike(folder, slices)
     ordered = sorted(slices, key=lambda s: float(np.dot(slices[0].normal, s.position)))
     _check_places(folder, ordered)
@@ -278,7 +278,7 @@ def _check_frames(folder: Path, one: Slice) -> None:
     """
     places = [tuple(map(number_in, text.split("\\"))) for text in values_of(one.file, POSITION)]
     if not places or any(len(place) != 3 or not all(map(math.isfinite, place)) for place in places):
-        raise _error("dicom_place", folder, "a file of many slices that do not say their ImagePositionPatient")
+        raise _error("dicom_no_geometry", folder, "a file of many slices that do not say their ImagePositionPatient")
     if len(places) != one.frames:
         return
     planes = [replace(one, position=place) for place in places]
@@ -289,7 +289,7 @@ def _check_frames(folder: Path, one: Slice) -> None:
     step, read = abs(float(along[1] - along[0])), abs(one.spacing[2])  # ITK counts down by a spacing below 0
     if not _monotone(along) or abs(step - read) > SLICE_TOLERANCE * step:
         found = f"slices in another order than their places, or {step:.3f} mm apart, read as {read:.3f} mm"
-        raise _error("dicom_slices", folder, found)
+        raise _error("dicom_irregular_slices", folder, found)
 
 
 def _check_one_kind(folder: Path, slices: Sequence[Slice]) -> None:
@@ -309,12 +309,12 @@ def _check_alike(folder: Path, slices: Sequence[Slice]) -> None:
     if turned.any():
         names = named([shown(s.file.name) for s, other in zip(slices, turned, strict=True) if other])
         found = f"{turned.sum()} of {len(slices)} slices have another orientation: {names}"
-        raise _error("dicom_orientation", folder, found)
+        raise _error("dicom_orientations_differ", folder, found)
     spacings = np.array([s.spacing[:2] for s in slices])
     other = (np.abs(spacings / np.median(spacings, axis=0) - 1) > PIXEL_TOLERANCE).any()
     if other or len({s.size for s in slices}) > 1:
         sizes = sorted({f"{s.size[0]} x {s.size[1]} pixels of {s.spacing[0]:g} x {s.spacing[1]:g} mm" for s in slices})
-        raise _error("dicom_pixels", folder, f"slices of {' and of '.join(sizes[:3])}")
+        raise _error("dicom_sizes_differ", folder, f"slices of {' and of '.join(sizes[:3])}")
 
 
 def _check_places(folder: Path, ordered: Sequence[Slice]) -> None:
@@ -327,7 +327,7 @@ def _check_places(folder: Path, ordered: Sequence[Slice]) -> None:
 
 
 def _check_steps(folder: Path, ordered: Sequence[Slice]) -> None:
-    """Refuse slices that are not stacked along their normal, or at uneven distances."""
+    """Refuse slices that are not stacked along their normal, or at irregular distances."""
     normal, pixel = ordered[0].normal, min(ordered[0].spacing[:2])
     away = np.array([s.position for s in ordered]) - np.array(ordered[0].position)
     along = away @ normal
@@ -340,7 +340,7 @@ def _check_steps(folder: Path, ordered: Sequence[Slice]) -> None:
     usual = float(np.median(steps))
     if np.abs(steps - usual).max() > SLICE_TOLERANCE * usual:
         found = f"slice distances from {steps.min():.3f} to {steps.max():.3f} mm"
-        raise _error("dicom_slices", folder, found)
+        raise _error("dicom_irregular_slices", folder, found)
 
 
 def _differing(slices: Sequence[Slice]) -> str:
