@@ -30,7 +30,7 @@ def test_files_of_ones_own(tmp_path):
     assert [recipe.models[name].trainer.kind for name in ("teacher", "teacher_b", "student")] == ["partial"] * 3
 
 
-def test_models_from_outside(tmp_path):
+def test_external_models(tmp_path):
     (tmp_path / "mine.yaml").write_text(shown("recipes.md", "External models"), encoding="utf-8")
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert recipe.external.keys() < needed(recipe)

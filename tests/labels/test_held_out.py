@@ -33,7 +33,7 @@ def test_truth_that_reviewers_overruled_is_not_asked_and_what_they_called_right_
     assert set(loop.table({}).index) == {("fair", "liver"), ("fair", "spleen")}
 
 
-def test_data_sets_that_a_model_from_outside_may_have_seen_are_not_asked(loop):
+def test_data_sets_that_an_external_model_may_have_seen_are_not_asked(loop):
     assert set(loop.table({}, learned_from=["amos"]).index.get_level_values("case")) == {"fair"}
     assert not len(loop.table({}, learned_from=["phantom"]))
     assert set(loop.table({}, learned=[]).index.get_level_values("case")) == {"fair", "seen", "seen_by_one"}

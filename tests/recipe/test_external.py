@@ -83,7 +83,7 @@ def test_a_model_knows_the_classes_that_its_data_set_names_and_that_count(tmp_pa
     assert classes_of(partly, recipe.scheme) == ("spleen",)
 
 
-def test_models_from_outside_stand_in_the_chain_and_are_not_trained(tmp_path):
+def test_external_models_stand_in_the_chain_and_are_not_trained(tmp_path):
     chain = unroll(load(tmp_path, {"tool": COMMAND | {"license": "MIT"}, "idle": FILES}, labels=BOTH))
     assert "tool" in needed(chain) and "idle" not in needed(chain)
     assert ordered(chain).index("tool") < ordered(chain).index("pseudo")
@@ -94,7 +94,7 @@ def test_models_from_outside_stand_in_the_chain_and_are_not_trained(tmp_path):
     assert "tool" in boxes["pseudo"]["parents"]
 
 
-def test_a_model_from_outside_is_replaced_by_the_student_from_the_second_round_on(tmp_path):
+def test_an_external_model_is_replaced_by_the_student_from_the_second_round_on(tmp_path):
     labels = {"pseudo": {"predict": ["tool"], "select": {"min_pairwise_dice": None}}}
     chain = unroll(load(tmp_path, {"tool": FILES}, labels=labels, rounds=2, feedback={"tool": "student"}))
     assert chain.labels["pseudo_round1"].predict == ("tool",)
@@ -181,6 +181,6 @@ def test_what_keeps_a_training_from_starting_from_a_model_of_nnunet_is_told(tmp_
         load(tmp_path, {"zoo": zoo(tmp_path, **changes)}, plans=plan, models=STARTING)
 
 
-def test_other_models_from_outside_have_no_plan(tmp_path):
+def test_other_external_models_have_no_plan(tmp_path):
     with pytest.raises(UserError, match=r"plans.fine.like: 'tool' is an external model; of these, nnU-Net's"):
         load(tmp_path, {"tool": FILES}, plans={"fine": {"like": "tool"}})
