@@ -116,8 +116,8 @@ def recipe(
     if QUALITY in arms:
         models = {name: spec | {"validation_fraction": HELD_OUT} for name, spec in models.items()}
     scored = [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds]
-    outside = {"truth_files": dict(truth) | {"classes": list(ORGANS)}}
-    return whole_recipe(size, models, labels, scored) | {"outside": outside}
+    external = {"truth_files": dict(truth) | {"classes": list(ORGANS)}}
+    return whole_recipe(size, models, labels, scored) | {"external": external}
 
 
 def oracle_recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def test_the_student_has_a_control_and_a_ceiling_that_train_as_it_does(loop, loa
     assert ceiling.model_copy(update={"labels": student.labels}) == student
     assert continued.model_copy(update={"labels": student.labels, "cases": student.cases}) == student
     assert continued.labels == "truth" and continued.cases == few.models["labels_only_seed1"].cases
-    assert few.labels[ceiling.labels].predict == ("truth_files",) and few.outside["truth_files"].files == truth["files"]
+    assert few.labels[ceiling.labels].predict == ("truth_files",)
+    assert few.external["truth_files"].files == truth["files"]
 
 
 def test_each_real_scan_is_tested_once_and_most_others_have_no_label(loop, tmp_path):
