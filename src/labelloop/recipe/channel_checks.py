@@ -38,7 +38,7 @@ def channel_errors(chain: Recipe) -> Iterable[str]:
 
 
 def _external_errors(chain: Recipe, asked: tuple[str, ...], trained: bool) -> Iterable[str]:
-    """Yield a line for each model from outside that takes other channels than the models that are trained."""
+    """Yield a line for each external model that takes other channels than the models that are trained."""
     for name, model in chain.external.items():
         if isinstance(model, CommandModel) and asked:
             yield f"external.{name}.command: is given one file an image, and there are {listed(asked)}"
