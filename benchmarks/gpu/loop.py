@@ -30,9 +30,9 @@ LOOP = Path(__file__).resolve().parents[1] / "loop"
 sys.path.append(str(LOOP))
 from folds import resampled  # noqa: E402
 
-ARMS = ("labels_only", "control", "default", "oracle")
+ARMS = ("labels_only", "control", "continued", "default", "oracle")
 SCHEDULE = 0.2
-"""Share of the updates of the GPU size, 1,000 of 5,000: what four folds of four arms can take in ten minutes."""
+"""Share of the updates of the GPU size: 1,000 of 5,000, so that ten minutes hold some folds."""
 SEEDS = 3
 SPACING_MM = 2.5
 STEP_HU = 2

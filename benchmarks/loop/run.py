@@ -7,9 +7,9 @@
 
 Each arm is a model of a recipe (``arms.py``); the arms of a fold and schedule are one run of Snakemake under OUT, which
 goes on where it was stopped. Printed for each schedule: DSC of the organs by size, the difference of their mean to
-the control with a 95 % interval over test cases and trainings (``hierarchical_bootstrap``; a training is a seed with
-all folds), the share of the gap between control and oracle that an arm closes, and the true DSC of the pseudo-labels
-that the loop accepted and refused. Arms that are not finished are named.
+the arm ``continued`` with a 95 % interval over test cases and trainings (``hierarchical_bootstrap``; a training is a
+seed with all folds), the share of the gap between ``continued`` and ``oracle`` that an arm closes, and the true DSC of
+the pseudo-labels that the loop accepted and refused. Arms that are not finished are named.
 """
 
 import argparse
@@ -18,7 +18,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from arms import ARMS, CONTROL, FEW, GROUPS, LEARNED_FROM, ORACLE, ORGANS, QUALITY, SIZES, named, oracle_recipe, recipe
+from arms import (
+    ARMS,
+    CONTINUED,
+    FEW,
+    GROUPS,
+    LEARNED_FROM,
+    ORACLE,
+    ORGANS,
+    QUALITY,
+    SIZES,
+    named,
+    oracle_recipe,
+    recipe,
+)
 from folds import FOLDS, LABELED, Fold, btcv_folds, phantom_fold
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -44,7 +57,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schedules", type=float, nargs="*", default=SCHEDULES, help="shares of the updates")
     parser.add_argument("--arms", choices=ARMS, nargs="+", default=FEW, help="what is trained and scored")
-    parser.add_argument("--against", choices=ARMS, default=CONTROL, help="the arm that the others are compared with")
+    parser.add_argument("--against", choices=ARMS, default=CONTINUED, help="the arm that the others are compared with")
     parser.add_argument("--folds", type=int, nargs="+", default=range(FOLDS), help="of the real scans: 0 to 3")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
@@ -94,7 +107,7 @@ def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.
 
 
 def report(
-    out: Path, folds: Sequence[Fold], seeds: range, arms: Sequence[str] = FEW, reference: str = CONTROL
+    out: Path, folds: Sequence[Fold], seeds: range, arms: Sequence[str] = FEW, reference: str = CONTINUED
 ) -> Iterable[str]:
     """Yield the table of the arms, what is missing, and the quality of the label sets.
 
@@ -107,7 +120,7 @@ def report(
         yield f"Not finished: {', '.join(missing)}."
         yield ""
     columns = [*(f"{group} organs" for group in GROUPS), f"all {len(ORGANS)}"]
-    yield f"| arm | {' | '.join(columns)} | against {_worded(reference)} (95 %) | share of the gap closed (95 %) |"
+    yield f"| arm | {' | '.join(columns)} | against {reference} (95 %) | share of the gap closed (95 %) |"
     yield f"| --- |{' ---: |' * (len(columns) + 2)}"
     for arm, tables in found.items():
         if tables:
@@ -122,11 +135,11 @@ def against(found: dict[str, list[pd.DataFrame]], arm: str, reference: str) -> t
     if arm == reference or not found.get(reference):
         return "–", "–"
     gain = gain_in_percent(organ_mean(found[reference], found[arm]))
-    if arm in (CONTROL, ORACLE) or not found.get(CONTROL) or not found.get(ORACLE):
+    if arm == ORACLE or not found.get(ORACLE):
         return gain, "–"
-    if organ_mean(found[CONTROL], found[ORACLE])["low_95"] <= 0:
+    if organ_mean(found[reference], found[ORACLE])["low_95"] <= 0:
         return gain, "no certain gap"
-    share, low, high = share_of_gap(*(_by_case(found[name]) for name in (CONTROL, arm, ORACLE)))
+    share, low, high = share_of_gap(*(_by_case(found[name]) for name in (reference, arm, ORACLE)))
     return gain, f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
@@ -162,10 +175,6 @@ def _accepted_and_refused(labels: pd.DataFrame) -> Iterable[str]:
         apart = 100 * (by_class[True] - by_class[False]).mean()
         cells.append(f"{apart:+.1f} ({count(len(by_class), 'class')})" if len(by_class) else "–")
         yield f"| {arm} | {' | '.join(cells)} |"
-
-
-def _worded(arm: str) -> str:
-    return f"the {arm}" if arm == CONTROL else f"`{arm}`"
 
 
 def _by_case(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -147,7 +147,7 @@ def test_what_is_remembered_of_classes_outlives_a_resume(data, kind):
 
 
 def test_contradictions_are_refused(data):
-    with pytest.raises(ValueError, match="balanced: without effect where `confidence` is 0"):
+    with pytest.raises(ValueError, match="balanced: without effect where `confidence_threshold` is 0"):
         Unlabeled(balanced=True)
     with pytest.raises(ValueError, match=r"unlabeled\n +Extra inputs"):
         trainer_settings({"kind": "partial", "unlabeled": {"share": 0.5}})
