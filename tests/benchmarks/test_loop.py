@@ -25,7 +25,7 @@ def test_every_arm_takes_as_many_updates_as_the_control(loop, load, size, schedu
     all_known = load(loop.oracle_recipe(loop.SIZES[size], SEEDS, schedule))
     for seed in SEEDS:
         taken = {a: updates(few, loop.named(a, seed)) for a in loop.ARMS if a != loop.ORACLE}
-        assert taken.pop("labels_only") * 2 == updates(few, loop.named(loop.CONTROL, seed))
+        assert taken.pop("labels_only") * 2 == updates(few, loop.named("control", seed))
         assert set(taken.values()) == {updates(all_known, loop.named(loop.ORACLE, seed))}
         assert all(few.models[loop.named(a, seed)].plan == "p" for a in taken)
 
