@@ -58,7 +58,7 @@ def test_a_mistake_in_a_model_is_refused_with_its_place(tmp_path, model, said):
             "labels.pseudo.predict: no such name 'tol'; did you m",
         ),
         (["tool"], {"inference": [{"segment": "tool"}]}, "inference.0.segment: 'tool' is an external model"),
-        (["tool"], {"models": {"student": {"init_from": "tool"}}}, "models.student.init_from: 'tool' is an external model"),
+        (["tool"], {"models": {"student": {"init_from": "tool"}}}, "models.student.init_from: 'tool' is an external "),
     ],
 )
 def test_a_name_in_the_wrong_place_is_refused(tmp_path, names, changes, said):
