@@ -6,10 +6,11 @@
     python benchmarks/loop/run.py OUT --size tiny --seeds 2    # does it run? The numbers mean nothing
 
 Each arm is a model of a recipe (``arms.py``); the arms of a fold and schedule are one run of Snakemake under OUT, which
-goes on where it was stopped. Printed for each schedule: DSC of the organs by size, the difference of their mean to
-the arm ``continued`` with a 95 % interval over test cases and trainings (``hierarchical_bootstrap``; a training is a
-seed with all folds), the share of the gap between ``continued`` and ``oracle`` that an arm closes, and the true DSC of
-the pseudo-labels that the loop accepted and refused. Arms that are not finished are named.
+goes on where it was stopped. Printed for each schedule: DSC of the organs by size; the difference of their mean to the
+two arms that take as many updates on labels alone, ``control`` in one go and ``continued`` in two, as the student; the
+share of the gap between ``control`` and ``oracle`` that an arm closes; the true DSC of the pseudo-labels that the loop
+accepted and refused. Intervals of 95 % are over test cases and trainings (``hierarchical_bootstrap``; a training is a
+seed with all folds). Arms that are not finished are named.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import pandas as pd
 from arms import (
     ARMS,
     CONTINUED,
+    CONTROL,
     FEW,
     GROUPS,
     LEARNED_FROM,
@@ -46,6 +48,7 @@ from labelloop.images.volume import canonical, read
 from labelloop.labels.agree import disagreement
 from labelloop.metrics.compare import share_of_gap
 
+REFERENCES = (CONTROL, CONTINUED)
 SCHEDULES = (0.1, 0.25, 1.0)
 
 
@@ -57,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schedules", type=float, nargs="*", default=SCHEDULES, help="shares of the updates")
     parser.add_argument("--arms", choices=ARMS, nargs="+", default=FEW, help="what is trained and scored")
-    parser.add_argument("--against", choices=ARMS, default=CONTINUED, help="the arm that the others are compared with")
+    parser.add_argument("--against", choices=ARMS, nargs="+", default=REFERENCES, help="what arms are compared with")
     parser.add_argument("--folds", type=int, nargs="+", default=range(FOLDS), help="of the real scans: 0 to 3")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
@@ -107,12 +110,16 @@ def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.
 
 
 def report(
-    out: Path, folds: Sequence[Fold], seeds: range, arms: Sequence[str] = FEW, reference: str = CONTINUED
+    out: Path,
+    folds: Sequence[Fold],
+    seeds: range,
+    arms: Sequence[str] = FEW,
+    references: Sequence[str] = REFERENCES,
 ) -> Iterable[str]:
     """Yield the table of the arms, what is missing, and the quality of the label sets.
 
     Args:
-        reference: the arm that the others are compared with.
+        references: arms that the others are compared with.
     """
     found = {arm: scores(out, folds, arm, seeds) for arm in ARMS if arm in arms}
     missing = [arm for arm, tables in found.items() if not tables]
@@ -120,35 +127,44 @@ def report(
         yield f"Not finished: {', '.join(missing)}."
         yield ""
     columns = [*(f"{group} organs" for group in GROUPS), f"all {len(ORGANS)}"]
-    yield f"| arm | {' | '.join(columns)} | against {reference} (95 %) | share of the gap closed (95 %) |"
-    yield f"| --- |{' ---: |' * (len(columns) + 2)}"
+    columns += [*(f"against {name} (95 %)" for name in references), "share of the gap closed (95 %)"]
+    yield f"| arm | {' | '.join(columns)} |"
+    yield f"| --- |{' ---: |' * len(columns)}"
     for arm, tables in found.items():
         if tables:
-            means = [f"{100 * _mean(tables, organs):.1f}" for organs in (*GROUPS.values(), ORGANS)]
-            yield f"| {arm} | {' | '.join([*means, *against(found, arm, reference)])} |"
+            cells = [f"{100 * _mean(tables, organs):.1f}" for organs in (*GROUPS.values(), ORGANS)]
+            cells += [against(found, arm, name) for name in references]
+            yield f"| {arm} | {' | '.join([*cells, share_closed(found, arm)])} |"
     yield ""
-    yield from label_quality(out, folds)
+    yield from label_quality(out, folds, arms)
 
 
-def against(found: dict[str, list[pd.DataFrame]], arm: str, reference: str) -> tuple[str, str]:
-    """Return an arm's difference to another, and the share of the gap to the oracle that it closes, in words."""
+def against(found: dict[str, list[pd.DataFrame]], arm: str, reference: str) -> str:
+    """Return an arm's difference to another, in words."""
     if arm == reference or not found.get(reference):
-        return "–", "–"
-    gain = gain_in_percent(organ_mean(found[reference], found[arm]))
-    if arm == ORACLE or not found.get(ORACLE):
-        return gain, "–"
-    if organ_mean(found[reference], found[ORACLE])["low_95"] <= 0:
-        return gain, "no certain gap"
-    share, low, high = share_of_gap(*(_by_case(found[name]) for name in (reference, arm, ORACLE)))
-    return gain, f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        return "–"
+    return gain_in_percent(organ_mean(found[reference], found[arm]))
 
 
-def label_quality(out: Path, folds: Sequence[Fold]) -> Iterable[str]:
+def share_closed(found: dict[str, list[pd.DataFrame]], arm: str) -> str:
+    """Return the share of the gap between control and oracle that an arm closes, in words."""
+    if arm in (CONTROL, ORACLE) or not found.get(CONTROL) or not found.get(ORACLE):
+        return "–"
+    if organ_mean(found[CONTROL], found[ORACLE])["low_95"] <= 0:
+        return "no certain gap"
+    share, low, high = share_of_gap(*(_by_case(found[name]) for name in (CONTROL, arm, ORACLE)))
+    return f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def label_quality(out: Path, folds: Sequence[Fold], arms: Sequence[str] = FEW) -> Iterable[str]:
     """Yield the true DSC of what each arm's label sets accepted and refused, of all folds and seeds."""
     scheme, rows = load_classes("flare"), []
     for fold in folds:
         truths = {case.case: case for case in fold.cases}
         for selected in sorted((out / fold.name / "results" / "labels").glob("set_*/selected.csv")):
+            arm = selected.parent.name.removeprefix("set_").rstrip("0123456789")
+            if arm not in arms:
+                continue
             table = read_table(selected, "selected").query("decision in ('accepted', 'demoted', 'dropped')")
             for case, some in table[table["class"].isin(ORGANS)].groupby("case"):
                 truth = read_truth(truths[str(case)], scheme)
@@ -157,7 +173,6 @@ def label_quality(out: Path, folds: Sequence[Fold]) -> Iterable[str]:
                     continue
                 both = [canonical(volume).array for volume in (truth, label)]
                 dice = {row["class"]: row["pairwise_dice"] for row in disagreement(both, scheme, ORGANS)}
-                arm = selected.parent.name.removeprefix("set_").rstrip("0123456789")
                 decided = zip(some["class"], some["decision"] == "accepted", strict=True)
                 rows += [(arm, name, accepted, dice[name]) for name, accepted in decided]
     if rows:

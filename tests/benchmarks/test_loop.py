@@ -76,14 +76,14 @@ def test_the_report_names_what_is_missing_and_says_what_share_of_the_gap_is_clos
     cases = [f"c{n}" for n in range(8)]
     fold = loop.Fold("fold0", [], frozenset())
     for seed in SEEDS:
-        for arm, shift in (("labels_only", -0.1), ("continued", 0.0), ("default", 0.1)):
+        for arm, shift in (("labels_only", -0.1), ("control", 0.0), ("continued", 0.05), ("default", 0.1)):
             fake_scores(tmp_path / "fold0" / "results", loop.named(arm, seed), shift + seed / 1000, cases)
         fake_scores(tmp_path / "fold0_oracle" / "results", loop.named("oracle", seed), 0.2 + seed / 1000, cases)
     fake_scores(tmp_path / "fold0" / "results", loop.named("best", 0), 0, cases)  # its second seed is not finished
     lines = list(loop.report(tmp_path, [fold], SEEDS))
     assert lines[0].startswith("Not finished:") and "best" in lines[0] and "default" not in lines[0].split(",")
     (row,) = (line for line in lines if line.startswith("| default |"))
-    assert "+10.0 (+10.0 to +10.0)" in row and "50 % (50 to 50)" in row
+    assert "+10.0 (+10.0 to +10.0) | +5.0 (+5.0 to +5.0) | 50 % (50 to 50)" in row
 
 
 def test_the_true_dsc_of_accepted_and_refused_labels(loop, tmp_path):
@@ -123,7 +123,7 @@ def test_arms_are_compared_with_the_one_that_was_named(loop, tmp_path):
     for seed in SEEDS:
         for arm, shift in (("control", 0.0), ("default", 0.1), ("quality", 0.05)):
             fake_scores(tmp_path / "phantom" / "results", loop.named(arm, seed), shift, cases)
-    lines = list(loop.report(tmp_path, [fold], SEEDS, ("control", "default", "quality"), "default"))
+    lines = list(loop.report(tmp_path, [fold], SEEDS, ("control", "default", "quality"), ("default",)))
     cells = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
     assert "against default" in cells["arm"]
     assert "-10.0 (-10.0 to -10.0)" in cells["control"] and "-5.0 (-5.0 to -5.0)" in cells["quality"]
