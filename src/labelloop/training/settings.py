@@ -15,7 +15,7 @@ from labelloop.labels.settings import CutSettings
 from labelloop.networks.settings import TranslatorSettings
 
 Wanted = TypeVar("Wanted", bound=Strict)
-TRAINING_VERSION, TRANSLATOR_VERSION = 6, 2
+TRAINING_VERSION, TRANSLATOR_VERSION = 7, 2
 """Raised whenever the same training would lead to other weights: that of a translator, or any other."""
 Determinism = Literal["auto"] | bool
 """Whether equal jobs give equal bytes; ``auto``: on a CPU, where it costs nothing, not on a GPU."""
