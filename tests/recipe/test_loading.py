@@ -159,6 +159,9 @@ def test_every_shipped_recipe_is_valid_and_can_be_shown(path):
         ),
         ({"plans__p__spacing_mm": [5, 5, 500]}, r"plans\.p: .*spacing_mm must be above 0 and at most 100"),
         ({"plans__p__ct": {"mean": 400}}, r"plans\.p\.ct: .*mean: 400 lies outside of clip_hu, -200 to 300"),
+        ({"plans__p__ct": {"men": 40}}, r"plans\.p\.ct\.men: unknown key; did you mean 'mean'\?"),
+        ({"plans__p__ct": [{}, {"men": 40}]}, r"plans\.p\.ct\.1\.men: unknown key; did you mean 'mean'\?$"),
+        ({"plans__p__ct": []}, r"plans\.p: .*ct: 0 normalizations, expected one"),
         ({"plans__p__features": [4]}, r"plans\.p\.features: .*at least 2 items"),
         (
             {

@@ -88,6 +88,14 @@ def test_a_recipe_is_planned_for_several_channels(tmp_path, monkeypatch):
     assert main(["recipe", "check", "planned.yaml", "--cases", "c.csv"]) == 0
 
 
+def test_a_ct_channel_that_is_constant_in_all_cases_has_no_plan():
+    intensities = np.array([range(9), [0] * 9], np.float32)
+    shape = CaseShape("CT", (3.0, 2.0, 2.0), (24, 24, 24), 1.0, intensities)
+    with pytest.raises(UserError, match=r"channel 2 \(CT\): every value inside .* of 1 case is 0, .*leave it out"):
+        plan_for([shape], 1, 2, channels=("CT", "CT"))
+    assert plan_for([shape], 1, 2, channels=("CT", "PET")).channels == ("CT", "PET")
+
+
 def test_a_plan_of_other_channels_than_the_images_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["cases", "--images", str(several_phases(tmp_path / "d")), "--out", "c.csv"]) == 0

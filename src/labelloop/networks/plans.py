@@ -85,8 +85,7 @@ class Plan(Strict):
         "modality of each case",
     )
     ct: Annotated[
-        Annotated[CtNormalization, tag("one")]
-        | Annotated[tuple[CtNormalization, ...], Field(min_length=2), tag("each")],
+        Annotated[CtNormalization, tag("one")] | Annotated[tuple[CtNormalization, ...], tag("each")],
         by_form(_form_of_ct, "expected a normalization, or a list with one for each channel that is CT"),
     ] = Field(
         CtNormalization(),
@@ -139,7 +138,7 @@ class Plan(Strict):
             raise ValueError(f"{', '.join(asked)}: done to images of one channel; leave `channels` or this out")
         self._check_channel_names()
         tomographies = self.modalities("").count("CT")
-        if not isinstance(self.ct, CtNormalization) and len(self.ct) != tomographies:
+        if not isinstance(self.ct, CtNormalization) and len(self.ct) != max(1, tomographies):
             raise ValueError(
                 f"ct: {len(self.ct)} normalizations, expected one, or one for each of {tomographies} channels CT"
             )

@@ -76,9 +76,10 @@ def form_errors(error: ValidationError, model: type[Strict]) -> Iterable[str]:
 def _why_unknown(model: type[Strict], place: tuple[Any, ...]) -> str:
     """Say why there is no such key at a place: it belongs to another kind, or which key may be meant."""
     kind, key = kind_at(place), str(place[-1])
-    if kind is None:
+    family = next((family for family in FAMILIES if kind in family), None)
+    if kind is None or family is None:  # a form has no name that people write (``unions.by_form``)
         return f"unknown key{nearest(key, _keys_at(model, place[:-1]))}"
-    return why_unknown(key, kind, next(family for family in FAMILIES if kind in family))
+    return why_unknown(key, kind, family)
 
 
 def _keys_at(model: type[Strict], place: tuple[Any, ...]) -> list[str]:

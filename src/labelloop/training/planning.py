@@ -18,8 +18,10 @@ import numpy as np
 
 from labelloop.base.channels import modality_of
 from labelloop.base.classes import IGNORED, ClassScheme
+from labelloop.base.documents import validated
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import write_json
+from labelloop.base.wording import count
 from labelloop.cases.survey import read_truth
 from labelloop.cases.table import Case
 from labelloop.images.scan import check_same_grid
@@ -156,7 +158,14 @@ def _of_ct(shapes: Sequence[CaseShape], channels: Sequence[str]) -> Iterator[dic
     """Yield the intensities of each channel that is CT; of images of one channel, those of the cases that are."""
     for number, name in enumerate(channels):
         if modality_of(name) == "CT":
-            yield intensity_properties(shapes, number)
+            found = intensity_properties(shapes, number)
+            if not found["std"]:
+                raise UserError(
+                    f"channel {number + 1} ({name}): every value inside the annotated structures of "
+                    f"{count(len(shapes), 'case')} is {found['mean']:g}, which no plan can normalize. Export the "
+                    "channel again, or leave it out"
+                )
+            yield found
     ct = [shape for shape in shapes if shape.modality == "CT"]
     if ct and not channels:
         yield intensity_properties(ct)
@@ -247,10 +256,7 @@ def _plan(configuration: dict[str, Any], channels: Sequence[str], ct: Sequence[M
     if ct:
         normalizations = [_ct_normalization(found) for found in ct]
         content["ct"] = normalizations if len(normalizations) > 1 else normalizations[0]
-    try:
-        return Plan.model_validate(content)
-    except ValueError as error:
-        raise UserError(f"nnU-Net's plan for these images cannot be used here: {error}") from error
+    return validated(Plan, content, "nnU-Net's plan for these images cannot be used here")
 
 
 def _ct_normalization(properties: Mapping[str, float]) -> dict[str, Any]:
