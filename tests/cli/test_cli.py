@@ -120,9 +120,9 @@ CASES = ["cases", "--images", "scans", "--dataset", "flare22", "--out", "c.csv"]
 INFER = ["infer", "scans", "--out", "o"]
 CALIBRATE = ["calibrate", "--scores", "s", "--disagreement", "d", "--target-dsc", "0.9", "--out", "t"]
 IDLE = [
-    ([*INFER, "--results", "r", "--classes", "flare", "--no-mirror"], "--classes, --mirror", "--results"),
+    ([*INFER, "--results", "r", "--classes", "flare", "--no-mirror"], "--classes, --no-mirror", "--results"),
     ([*INFER, "--model", "m", "--classes", "flare"], "--classes", "--preview, --check, --dataset or --dicom-seg"),
-    ([*INFER, "--model", "m", "--sequence", "t1w"], "--sequence", "--modality CT"),
+    ([*INFER, "--model", "m", "--sequence", "t1w"], "--sequence", "without --modality MR"),
     ([*INFER, "--model", "m", "--device", "cpu", "--meter"], "--meter", "--device cpu"),
     (["infer", __file__, "--out", "o", "--model", "m", "--series", "2"], "--series", "one file"),
     (["export", "m", "--to", "onnx", "--out", "o", "--modality", "CT"], "--modality", "--to onnx"),
@@ -134,7 +134,7 @@ IDLE = [
     ([*CASES, "--role", "test", "--test-fraction", "0.2"], "--test-fraction", "--role test"),
     ([*CASES, "--seed", "1"], "--seed", "--test-fraction"),
     (["review", "r", "--export", "e", "--reviewer", "ann"], "--reviewer", "--export"),
-    (["review", "r", "--import", "e", "--no-browser", "--port", "80"], "--port, --browser", "--import"),
+    (["review", "r", "--import", "e", "--no-browser", "--port", "80"], "--port, --no-browser", "--import"),
 ]
 
 

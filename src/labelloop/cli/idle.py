@@ -1,6 +1,6 @@
 """Options that count for nothing beside others are refused, as settings of recipes are (``base.classes.Idle``)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from typer import Context
@@ -25,13 +25,19 @@ def refuse_idle(context: Context, idle: Sequence[Idle]) -> None:
 
 def _without_effect(context: Context, idle: Sequence[Idle]) -> Iterator[str]:
     options: dict[str, Any] = context.params
-    typed = {option.name: option.opts[0] for option in context.command.params if _is_typed(context, option.name)}
+    typed = {option.name: _as_typed(option, options) for option in context.command.params if _is_typed(context, option)}
     for keys, when, why in idle:
         given = [typed[key] for key in keys if key in typed]
         if given and when(options):
             yield f"{', '.join(given)}: without effect {why}. Leave it out"
 
 
-def _is_typed(context: Context, name: str | None) -> bool:
-    source = context.get_parameter_source(name) if name else None
+def _is_typed(context: Context, option: Any) -> bool:
+    source = context.get_parameter_source(option.name) if option.name else None
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _as_typed(option: Any, options: Mapping[str, Any]) -> str:
+    """Return the name of an option; of a switch that was turned off, ``--no-<name>``."""
+    off = option.secondary_opts if options[str(option.name)] is False else ()
+    return (*off, *option.opts)[0]

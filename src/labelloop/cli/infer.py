@@ -28,7 +28,7 @@ IDLE_INFER = (
     Idle(
         ("sequence",),
         lambda o: o["modality"] == "CT",
-        "with --modality CT, in which all scans can tell which end is up",
+        "without --modality MR: every CT tells which end is up",
     ),
     Idle(("series",), lambda o: Path(o["images"]).is_file(), "for one file; DICOM series lie in folders"),
     Idle(("meter",), lambda o: o["device"] == "cpu", "with --device cpu: it is the GPU that is measured"),
