@@ -17,6 +17,7 @@ from test_prepare import random_volume
 from tiny_models import save_model
 
 from labelloop.base.classes import load_classes
+from labelloop.base.lookup import find
 from labelloop.base.tables import read_table
 from labelloop.cli import main as cli
 from labelloop.images import volume
@@ -94,6 +95,14 @@ def test_a_ct_that_is_not_in_hu_is_refused_and_as_mr_it_is_not(command, images, 
     assert command() == 1
     assert [r.getMessage().split(" ")[0] for r in caplog.records if "image_not_hu" in r.getMessage()] == ["a"]
     assert command("--modality", "MR") == 0
+
+
+def test_a_scheme_with_a_wrong_rule_is_refused_before_a_case_is_computed(command, tmp_path, capsys):
+    scheme = tmp_path / "mine.yaml"
+    scheme.write_text(find("classes", "flare").read_text(encoding="utf-8").replace("muscle_hu", "unlike_hu"))
+    assert command("--check", "--classes", scheme) == 2
+    assert "unlike_hu is now called muscle_hu. Write that" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
 def test_options_reach_the_engine(command, monkeypatch):

@@ -21,6 +21,7 @@ def with_rule(scheme, **change):
         ({"treshold": 3}, "treshold"),
         ({"threshold": None}, "threshold: Field required"),
         ({"kind": "continous"}, "'continous' is none of"),
+        ({"kind": "goes_on", "least": 2}, "goes_on is now called undersegmented, least is now called min_found. Write"),
         ({"classes": ["aorta", "heart"]}, "no class or set named heart"),
         ({"threshold": {"aorta": 5}, "classes": ["aorta", "liver"]}, "threshold: given for"),
         ({"kind": "position", "of": ["liver"], "direction": "left", "point": "top"}, "top cannot be compared by left"),

@@ -240,7 +240,7 @@ def _load_models(
     if dataset is not None and scheme is not None:
         segmenter = Relabeled(alone or chain, dataset, scheme)
     if check and scheme is not None:
-        _check_classes(segmenter.classes, scheme)
+        _check_scheme(segmenter.classes, scheme)
     return segmenter
 
 
@@ -309,7 +309,11 @@ def _check_channels(model: str, plan: Plan, cases: Sequence[InputImage]) -> None
     )
 
 
-def _check_classes(known: Sequence[str], scheme: ClassScheme) -> None:
+def _check_scheme(known: Sequence[str], scheme: ClassScheme) -> None:
+    """Refuse to check label maps, before they are made, by a scheme that lacks classes or whose rules are at fault."""
+    from labelloop.labels.check import load_rules
+
+    load_rules(scheme)
     unknown = [name for name in known if name not in scheme.ids]
     if unknown:
         raise UserError(f"--check: classes {scheme.name} lack {', '.join(unknown)}; name the models' with --classes")

@@ -20,7 +20,7 @@ from labelloop.cases.annotation import ABSENT, UNKNOWN, States
 from labelloop.images.boxes import box_text
 from labelloop.images.volume import Geometry
 from labelloop.labels.facts import LabelFacts
-from labelloop.labels.rules import KINDS, Evidence, Rule, Skip
+from labelloop.labels.rules import KINDS, RENAMED, Evidence, Rule, Skip
 from labelloop.labels.rules.image import HU_KINDS, air_around
 
 PASS, DOUBT, FAIL, NOT_APPLICABLE = "pass", "doubt", "fail", "not_applicable"
@@ -37,6 +37,11 @@ def load_rules(scheme: ClassScheme) -> tuple[Rule, ...]:
     rules, errors, seen = [], [], set()
     for number, raw in enumerate(scheme.rules, start=1):
         label = f"class scheme {scheme.name}: rule {raw.get('name', f'number {number}')!r}"
+        old = [word for word in (raw.get("kind"), *raw) if word in RENAMED]
+        if old:
+            renamed = ", ".join(f"{word} is now called {RENAMED[word]}" for word in old)
+            errors.append(f"{label}: {renamed}. Write that; if the scheme is of a run, finish it with this version")
+            continue
         if raw.get("kind") not in KINDS:
             errors.append(f"{label}: kind: {raw.get('kind')!r} is none of {', '.join(sorted(KINDS))}")
             continue

@@ -190,7 +190,11 @@ def with_fitted(scheme: ClassScheme, fitted: FittedRules) -> ClassScheme:
         left -= {(rule.name, name) for name in used}
         rules.append(_with_thresholds(raw, _with_threshold(rule), found, fitted.source) if used else raw)
     if left:
-        raise UserError(f"fitted thresholds without a rule: {', '.join(f'{r} of {c}' for r, c in sorted(left))}")
+        unused = ", ".join(f"{rule} of {name}" for rule, name in sorted(left))
+        raise UserError(
+            f"fitted thresholds without a rule: {unused}. If another version or scheme named the rules, fit anew "
+            "(labelloop check --fit)"
+        )
     return scheme.model_copy(update={"rules": tuple(rules)})
 
 

@@ -129,6 +129,15 @@ class Evidence:
         return tuple(end for end in ends if end is not None)
 
 
+RENAMED = {
+    "goes_on": "undersegmented",
+    "uneven": "heterogeneous",
+    "foreign": "inclusion_like",
+    "unlike_hu": "muscle_hu",
+    "least": "min_found",
+}
+"""Former names of kinds and of keys of rules, and what they are called."""
+
 KINDS: dict[str, tuple[type[Rule], Callable[[Any, Evidence, str], Finding]]] = {}
 """Rule kinds by name: the model of their parameters and the function (rule, case, class) -> Finding."""
 
