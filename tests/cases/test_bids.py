@@ -91,11 +91,15 @@ def test_a_label_map_is_of_the_image_whose_entities_it_has_or_is_told(tmp_path, 
 
 
 def test_label_maps_that_lie_where_nobody_looks_are_told(tmp_path, caplog):
-    strays = [f"derivatives/{place}_dseg.nii.gz" for place in ("sub-02/anat/sub-02", "m/sub-02/sub-02", "m/sub-09")]
+    strays = [
+        f"derivatives/{place}_dseg.nii.gz"
+        for place in ("sub-02/anat/sub-02", "m/sub-02/sub-02", "m/sub-02/ses-2/anat/sub-02")
+    ]
     folder = collection(tmp_path / "d", [FILES[4], *strays])
     with caplog.at_level(logging.INFO):
         make_table(folder, None, "flare24", tmp_path / "c.csv")
     assert all(stray in caplog.text for stray in strays)
+    assert "name them <image>_dseg, in the folder of the image below derivatives/<any>/" in caplog.text
 
 
 def test_an_image_whose_label_map_cannot_be_read_is_lost(tmp_path, caplog):

@@ -28,7 +28,10 @@ NO_IMAGE = "no image, by its suffix"
 ONE_CASE = "images of one case, by their names and folders: rename all but one, or move them out of the data set"
 SEVERAL = "label maps of one image: move all but one out of derivatives"
 OTHER_SPACE = "a label map in another space than its image"
-NO_LABEL = "label maps that are of no image, or may be of several: name them <image>_dseg, below derivatives/<any>/"
+NO_LABEL = (
+    "label maps that are of no image, or may be of several: name them <image>_dseg, in the folder of the image below "
+    "derivatives/<any>/"
+)
 
 
 def bids_folder(path: Path) -> bool:
