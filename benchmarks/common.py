@@ -16,6 +16,7 @@ import pandas as pd
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
 from labelloop.base.machine import processor
+from labelloop.base.tables import read_table
 from labelloop.cases.table import Case, write_cases
 from labelloop.metrics.compare import compare_scores
 
@@ -75,6 +76,18 @@ def _gpu_name() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def scores_of_folds(files: Mapping[str, Path]) -> pd.DataFrame | None:
+    """Return the scores of a model on all test cases, with the column ``fold``; None while some are missing.
+
+    Args:
+        files: the table of scores of each fold.
+    """
+    if not all(file.is_file() for file in files.values()):
+        return None
+    tables = [read_table(file, "scores").assign(fold=fold) for fold, file in files.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def organ_mean(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame]) -> pd.Series:

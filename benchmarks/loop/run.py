@@ -9,8 +9,8 @@ Each arm is a model of a recipe (``arms.py``); the arms of a fold and schedule a
 goes on where it was stopped. Printed for each schedule: DSC of the organs by size; the difference of their mean to the
 two arms that take as many updates on labels alone, ``control`` in one go and ``continued`` in two, as the student; the
 share of the gap between ``control`` and ``oracle`` that an arm closes; the true DSC of the pseudo-labels that the loop
-accepted and refused. Intervals of 95 % are over test cases and trainings (``hierarchical_bootstrap``; a training is a
-seed with all folds). Arms that are not finished are named.
+accepted and refused. Intervals of 95 % are over test cases and over trainings, one a fold and seed
+(``hierarchical_bootstrap``). Arms that are not finished are named.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from arms import (
 from folds import FOLDS, LABELED, Fold, btcv_folds, phantom_fold
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import RESULTS, gain_in_percent, organ_mean, train, written_by
+from common import RESULTS, gain_in_percent, organ_mean, scores_of_folds, train, written_by
 
 from labelloop.base.classes import load_classes
 from labelloop.base.files import write_text
@@ -99,13 +99,14 @@ def main() -> None:
 
 def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.DataFrame]:
     """Return the scores of an arm on the test cases of all folds, one table a seed; none while some are missing."""
+    places = {fold.name: out / (f"{fold.name}_{ORACLE}" if arm == ORACLE else fold.name) for fold in folds}
     tables = []
     for seed in seeds:
-        names = [f"{fold.name}_{ORACLE}" if arm == ORACLE else fold.name for fold in folds]
-        files = [out / name / "results" / "evaluation" / f"{named(arm, seed)}.csv" for name in names]
-        if not all(file.is_file() for file in files):
+        files = {fold: at / "results" / "evaluation" / f"{named(arm, seed)}.csv" for fold, at in places.items()}
+        table = scores_of_folds(files)
+        if table is None:
             return []
-        tables.append(pd.concat([read_table(file, "scores") for file in files], ignore_index=True))
+        tables.append(table)
     return tables
 
 
@@ -152,7 +153,9 @@ def share_closed(found: dict[str, list[pd.DataFrame]], arm: str) -> str:
         return "–"
     if organ_mean(found[CONTROL], found[ORACLE])["low_95"] <= 0:
         return "no certain gap"
-    share, low, high = share_of_gap(*(_by_case(found[name]) for name in (CONTROL, arm, ORACLE)))
+    by_case = [_by_case(found[name]) for name in (CONTROL, arm, ORACLE)]
+    folds = found[CONTROL][0].groupby("case")["fold"].first()[by_case[0].columns].to_numpy()
+    share, low, high = share_of_gap(*by_case, folds=folds)
     return f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 

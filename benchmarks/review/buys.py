@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from arms import BASE, QUICK, SATURATED, Size, label_set, model, named, student, whole_recipe
-from common import RESULTS, gain_in_percent, organ_mean, train, written_by
+from common import RESULTS, gain_in_percent, organ_mean, scores_of_folds, train, written_by
 from folds import FOLDS, Fold, btcv_folds, phantom_fold, resampled
 
 from labelloop.base.classes import ClassScheme, load_classes
@@ -220,12 +220,13 @@ def buys(folds: Sequence[Fold], out: Path, size: Size, seeds: range, arms: Seque
 
 def scores_of(folds: Sequence[Fold], out: Path, arm: Arm, seeds: range) -> list[pd.DataFrame]:
     """Return the scores of an arm on the test cases of all folds, one table a seed; none while some are missing."""
+    places = {fold.name: Paths(str(out / fold.name / "results")) for fold in folds}
     tables = []
     for seed in seeds:
-        files = [Path(Paths(str(out / f.name / "results")).scores(named(arm.name, seed))) for f in folds]
-        if not all(file.is_file() for file in files):
+        table = scores_of_folds({fold: Path(paths.scores(named(arm.name, seed))) for fold, paths in places.items()})
+        if table is None:
             return []
-        tables.append(pd.concat([read_table(file, "scores") for file in files], ignore_index=True))
+        tables.append(table)
     return tables
 
 

@@ -72,6 +72,37 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(trainings, cases, of_t
     assert np.mean(intervals[:, 2] < 0.05) < 0.08
 
 
+@pytest.mark.parametrize(
+    ("trainings", "of_training", "of_case", "of_both"), [(2, 0.1, 0.03, 0.05), (3, 0.03, 0.1, 0.05), (3, 0, 0, 0.1)]
+)
+def test_folds_are_trainings_of_their_own(trainings, of_training, of_case, of_both):
+    folds = np.arange(16) % 4
+    found = experiments(trainings, 16, 0, of_case, of_both)
+    spread = np.random.default_rng(trainings).normal(0, of_training, (len(found), trainings, 4))
+    found = found + spread[:, :, folds]
+    nested, crossed = (
+        np.array([hierarchical_bootstrap(grid, n, 1000, folds=by) for n, grid in enumerate(found)])
+        for by in (folds, None)
+    )
+    assert np.mean((nested[:, 0] <= 0) & (nested[:, 1] >= 0)) > 0.92
+    assert np.median(nested[:, 1] - nested[:, 0]) < np.median(crossed[:, 1] - crossed[:, 0])
+
+
+def test_the_folds_of_tables_are_those_of_their_column():
+    rng = np.random.default_rng(8)
+    first = [table(rng).assign(fold="a") for _ in range(2)]
+    second = [one.assign(dsc=one["dsc"] + shift) for one, shift in zip(first, (0.1, 0.2), strict=True)]
+    plain, one_fold = (
+        compare_scores([t.drop(columns="fold") for t in first], second, FLARE),
+        compare_scores(first, second, FLARE),
+    )
+    pd.testing.assert_frame_equal(plain, one_fold)
+    by_case = {case: n % 4 for n, case in enumerate(sorted(first[0]["case"].unique()))}
+    more = compare_scores([t.assign(fold=t["case"].map(by_case)) for t in first], second, FLARE)
+    narrower = (more["high_95"] - more["low_95"]) < (one_fold["high_95"] - one_fold["low_95"])
+    assert narrower[more["metric"] == "dsc"].all()
+
+
 def test_an_interval_over_cases_alone_forgets_what_another_training_would_give():
     """As it was: 12 test cases of seed-averaged scores, seeds 12 points apart."""
     found = experiments(3, 12, 0.12, 0.05, 0.05).mean(1, keepdims=True)

@@ -22,7 +22,8 @@ def compare_scores(
     """Compare two ways of training by their tables of kind "scores", one a training, on what all of these have.
 
     Args:
-        first, second: as many tables each; ``difference`` is second minus first, training by training.
+        first, second: as many tables each; ``difference`` is second minus first, training by training. A column
+            ``fold`` says which cases were tested by one training; without it, each training tested all.
         scheme: its set "organs" gives the row "organ mean", the mean over a case's scored organs.
         seed: of the bootstrap.
 
@@ -42,21 +43,23 @@ def compare_scores(
     joined = pd.concat(numbered, axis=1, join="inner").dropna().reset_index()
     if joined.empty:
         raise UserError("the score tables have no case and class in common")
-    groups = [(name, joined[joined["class"] == name]) for name in scheme.names]
+    folds = first[0].groupby("case")["fold"].first() if "fold" in first[0] else None
+    groups = [(name, joined[joined["class"] == name].set_index("case")) for name in scheme.names]
     organs = joined[joined["class"].isin(scheme.sets.get(ORGANS, ()))]
     groups.append(("organ mean", organs.groupby("case").mean(numeric_only=True)))
     found = [(name, group) for name, group in groups if len(group)]
     rows = [
-        {"class": name, "metric": metric, **_paired(group, metric, len(first), seed)}
+        {"class": name, "metric": metric, **_paired(group, metric, len(first), seed, folds)}
         for (name, group), metric in product(found, METRICS)
     ]
     return pd.DataFrame(rows)
 
 
-def _paired(group: pd.DataFrame, metric: str, trainings: int, seed: int) -> dict[str, float]:
+def _paired(group: pd.DataFrame, metric: str, trainings: int, seed: int, folds: pd.Series | None) -> dict[str, float]:
     values = np.array([group[f"{metric}_{n}"].to_numpy(float) for n in range(2 * trainings)])
     first, second = values[:trainings], values[trainings:]
-    low, high, p = hierarchical_bootstrap(second - first, seed)
+    of_cases = None if folds is None else folds[group.index].to_numpy()
+    low, high, p = hierarchical_bootstrap(second - first, seed, folds=of_cases)
     return {
         "cases": values.shape[1],
         "trainings": trainings,
@@ -70,7 +73,11 @@ def _paired(group: pd.DataFrame, metric: str, trainings: int, seed: int) -> dict
 
 
 def hierarchical_bootstrap(
-    differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
+    differences: np.ndarray,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    folds: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     """Return the interval of a mean difference over test cases and over trainings, and the two-sided p of none.
 
@@ -80,17 +87,23 @@ def hierarchical_bootstrap(
     Both parts are those of unbiased variances. One training says nothing of the spread between trainings: its interval
     is over test cases alone.
 
+    In cross-validation every fold trains anew, on other cases. Then one row of ``differences`` holds a training of each
+    fold, and as many times more trainings tell how far they spread: their variance within folds is pooled.
+
     Args:
-        differences: second minus first, [trainings, cases] (seeds, or folds and seeds: whatever is trained anew).
+        differences: second minus first, [trainings, cases].
+        folds: of each case, the fold that tested it; None: all cases were tested by each training.
     """
     trainings, cases = differences.shape
     random, mean = np.random.default_rng(seed), float(differences.mean())
-    of_cases, of_trainings = differences.mean(0) - mean, differences.mean(1)
+    of_cases = differences.mean(0) - mean
     drawn = of_cases[random.integers(cases, size=(resamples, cases))].mean(1)
     draws = drawn * np.sqrt(cases / max(cases - 1, 1))
     if trainings > 1:
-        error = of_trainings.std(ddof=1) / np.sqrt(trainings)
-        draws += error * random.standard_t(trainings - 1, resamples)
+        inside = [np.ones(cases, bool)] if folds is None else [folds == fold for fold in np.unique(folds)]
+        variances = [(mine.mean() ** 2) * differences[:, mine].mean(1).var(ddof=1) for mine in inside]
+        error = np.sqrt(sum(variances) / trainings)
+        draws += error * random.standard_t(len(inside) * (trainings - 1), resamples)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     # how often chance alone is as far off as what was found; never less than a resample can tell
     p = (np.sum(np.abs(draws) >= abs(mean) * (1 - 1e-9)) + 1) / (resamples + 1)
@@ -98,7 +111,12 @@ def hierarchical_bootstrap(
 
 
 def share_of_gap(
-    control: np.ndarray, arm: np.ndarray, oracle: np.ndarray, seed: int = 0, resamples: int = 2000
+    control: np.ndarray,
+    arm: np.ndarray,
+    oracle: np.ndarray,
+    seed: int = 0,
+    resamples: int = 2000,
+    folds: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     """Return the share of the gap between a control and an oracle that an arm closes, with its 95 % interval.
 
@@ -107,12 +125,13 @@ def share_of_gap(
 
     Args:
         control, arm, oracle: scores [trainings, cases] on the same cases.
+        folds: see :func:`hierarchical_bootstrap`.
     """
     gain, gap = np.asarray(arm) - np.asarray(control), np.asarray(oracle) - np.asarray(control)
     share = float(gain.mean() / gap.mean()) if gap.mean() else float("nan")
 
     def possible(value: float) -> bool:
-        low, high, _ = hierarchical_bootstrap(gain - value * gap, seed, resamples)
+        low, high, _ = hierarchical_bootstrap(gain - value * gap, seed, resamples, folds=folds)
         return low <= 0 <= high
 
     def end(direction: int) -> float:
