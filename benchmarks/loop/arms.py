@@ -38,6 +38,7 @@ CONTINUED, TRUE_LABELS = "continued", "true_labels"
 """Arms that train as the default's student does: without pseudo-labels, and with the truth in their place."""
 ARMS = (BASE, CONTROL, CONTINUED, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", TRUE_LABELS, ORACLE)
 UNSEEN = {"files": "{case}.nii.gz", "dataset": "flare22"}
+"""A stand-in for the model of label files, where no arm learns from it."""
 FEW = tuple(arm for arm in ARMS if arm != QUALITY)
 """The arms that four labeled cases are enough for."""
 

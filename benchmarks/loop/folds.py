@@ -61,7 +61,8 @@ def phantom_fold(folder: Path, size: Size, labeled: int = LABELED) -> Fold:
         c.model_copy(update=complete | {"label": str((folder / "truth" / f"{c.case}.nii.gz").resolve())})
         for c in load_cases(table)[0]
     ]
-    return Fold("phantom", cases, frozenset([c.case for c in cases if c.role == "train"][:labeled]))
+    name = "phantom" if labeled == LABELED else f"phantom_{labeled}"  # a run of its own
+    return Fold(name, cases, frozenset([c.case for c in cases if c.role == "train"][:labeled]))
 
 
 def resampled(image: sitk.Image, interpolation: int, spacing: Sequence[float]) -> sitk.Image:

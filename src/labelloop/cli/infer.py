@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from labelloop.inference.settings import Settings
 
 Modality = Literal["CT", "MR"]
+Mode = Literal["exact", "fast"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 USE_CLASSES = ("preview", "check", "dataset", "dicom_seg")
 IDLE_INFER = (
     Idle(
@@ -52,13 +54,9 @@ def infer(
     modality: Annotated[Modality, Option(help="of all images")] = "CT",
     sequence: Annotated[str, Option(help="MR sequence, e.g. t1w; tells some models which end is up")] = "",
     device: Annotated[str, Option(help="auto, cpu, cuda, or cuda:1 for the second GPU")] = "auto",
-    mode: Annotated[
-        Literal["exact", "fast"] | None, Option(help="as nnU-Net decides, or faster; default: exact, or the run's")
-    ] = None,
+    mode: Annotated[Mode | None, Option(help="as nnU-Net decides, or faster; default: exact, or the run's")] = None,
     step: Annotated[float | None, Option(help="window step, a share of the patch; default: 0.5, or the run's")] = None,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"] | None, Option(help="default: auto, or the run's")
-    ] = None,
+    precision: Annotated[Precision | None, Option(help="default: auto, or the run's")] = None,
     max_ram_mb: Annotated[float | None, Option(help="RAM that must be enough")] = None,
     max_gpu_mb: Annotated[float | None, Option(help="GPU memory that must be enough")] = None,
     meter: Annotated[bool, Option("--meter", help="measure the GPU's memory over time, and its energy")] = False,

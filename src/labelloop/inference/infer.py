@@ -88,8 +88,7 @@ def infer(
         images and cannot be read (the log says which), 2 none is done.
 
     Raises:
-        UserError: when the inputs or the models cannot be used at all, or when inputs, or files of others, would be
-            written over.
+        UserError: when inputs or models cannot be used at all, or when inputs or files of others would be written over.
     """
     lost: list[LeftOut] = []
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)

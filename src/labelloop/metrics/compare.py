@@ -87,8 +87,8 @@ def hierarchical_bootstrap(
     Both parts are those of unbiased variances. One training says nothing of the spread between trainings: its interval
     is over test cases alone.
 
-    In cross-validation every fold trains anew, on other cases. Then one row of ``differences`` holds a training of each
-    fold, and as many times more trainings tell how far they spread: their variance within folds is pooled.
+    In cross-validation every fold trains anew, on other cases. Then a row of ``differences`` holds one training of each
+    fold, and the spread between the trainings of a fold is pooled over the folds (nested analysis of variance).
 
     Args:
         differences: second minus first, [trainings, cases].
