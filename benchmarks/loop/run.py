@@ -2,6 +2,7 @@
 
     python benchmarks/loop/run.py OUT --btcv FOLDER        # 16 real scans in 4 folds, each tested once: hours
     python benchmarks/loop/run.py OUT                      # on the phantom, 4 labeled cases
+    python benchmarks/loop/run.py OUT --partly             # 12 labeled cases, each knows a third of the organs
     python benchmarks/loop/run.py OUT --arms default quality --against default    # 12 labeled cases of the phantom
     python benchmarks/loop/run.py OUT --size tiny --seeds 2    # does it run? The numbers mean nothing
 
@@ -34,7 +35,7 @@ from arms import (
     oracle_recipe,
     recipe,
 )
-from folds import FOLDS, LABELED, Fold, btcv_folds, phantom_fold
+from folds import FOLDS, LABELED, PARTLY, Fold, btcv_folds, phantom_fold
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import RESULTS, gain_in_percent, organ_mean, scores_of_folds, train, written_by
@@ -56,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for everything that is trained")
     parser.add_argument("--btcv", type=Path, help="folder of <case>_0000.nii.gz and <case>.nii.gz; else the phantom")
+    parser.add_argument("--partly", action="store_true", help="each labeled case knows one in three of the organs")
     parser.add_argument("--size", choices=SIZES, default="cpu")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schedules", type=float, nargs="*", default=SCHEDULES, help="shares of the updates")
@@ -65,17 +67,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
-    parser.add_argument("--write", action="store_true", help="write loop_{btcv,phantom,quality}.md, too")
+    parser.add_argument("--write", action="store_true", help="write loop_{btcv,phantom}{,_partly}.md or loop_quality.md")
     options = parser.parse_args()
-    if QUALITY in options.arms and (options.btcv or ORACLE in options.arms):
-        parser.error(f"the arm {QUALITY} is for the phantom: {LEARNED_FROM} labeled cases, and no oracle")
+    if QUALITY in options.arms and (options.btcv or options.partly or ORACLE in options.arms):
+        parser.error(f"the arm {QUALITY} is for the phantom: {LEARNED_FROM} labeled cases that know all, and no oracle")
     size, seeds = SIZES[options.size], range(options.seeds)
     if options.btcv:
-        real = btcv_folds(options.btcv)
+        real = btcv_folds(options.btcv, options.partly)
         folds = [real[number] for number in options.folds]
     else:
-        labeled = LEARNED_FROM if QUALITY in options.arms else LABELED
-        folds = [phantom_fold(options.out / "phantom", size, labeled)]
+        folds = [phantom_fold(options.out / "phantom", size, labeled_in(options), options.partly)]
     lines: list[str] = []
     for schedule in options.schedules:
         out = options.out / f"schedule_{schedule:g}"
@@ -93,8 +94,21 @@ def main() -> None:
     print(text)
     if options.write:
         head = f"# Does the loop pay?\n\n{written_by(__file__, 'torch', gpu=True)}\n\n"
-        name = QUALITY if QUALITY in options.arms else "phantom"
-        write_text(RESULTS / f"loop_{'btcv' if options.btcv else name}.md", head + text)
+        write_text(RESULTS / f"loop_{name_of(options)}.md", head + text)
+
+
+def labeled_in(options: argparse.Namespace) -> int:
+    """Return how many cases of the phantom are labeled."""
+    if options.partly:
+        return PARTLY
+    return LEARNED_FROM if QUALITY in options.arms else LABELED
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """Return what the written table is named after."""
+    if QUALITY in options.arms:
+        return QUALITY
+    return f"{'btcv' if options.btcv else 'phantom'}{'_partly' if options.partly else ''}"
 
 
 def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.DataFrame]:

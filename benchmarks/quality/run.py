@@ -1,10 +1,10 @@
 """Does predicted quality tell good labels of real models from bad ones, on patients it did not learn from?
 
-    python benchmarks/quality/run.py OUT --real FOLDER --runs NAME=RESULTS [NAME=RESULTS ...] [--write]
+    python benchmarks/quality/run.py OUT --scans FOLDER --runs NAME=RESULTS [NAME=RESULTS ...] [--write]
 
-FOLDER holds scans with expert labels (<case>_0000.nii.gz, <case>.nii.gz). RESULTS are results of runs on these scans
-(``benchmarks/loop`` makes such). Each prediction of each of their models counts, for cases whose patients the model
-did not learn from. Quality is predicted out of fold: what is said of a patient was learned from others. Beside it stand
+FOLDER holds scans (<case>_0000.nii.gz) and expert labels (<case>.nii.gz; or ``--truth`` has these). RESULTS are results
+of runs on these scans (``benchmarks/loop`` makes such). Each prediction of each of their models counts, for cases whose
+patients the model did not learn from; ``--models`` takes some of the models. Quality is predicted out of fold: what is said of a patient was learned from others. Beside it stand
 what can be known without learning: the agreement of two models, the rules of anatomy, and the model's own confidence.
 
 What is measured of a label map is kept in OUT, and a run that was stopped goes on from there. A map takes seconds.
@@ -41,7 +41,7 @@ from labelloop.labels.settings import CORRUPTED, HELD_OUT, UNALTERED
 LABELS = Path(labels_package.__file__).parent
 SOURCES = (*sorted(LABELS.rglob("*.py")), CONFIG / "classes" / "flare.yaml", Path(__file__))
 """What a table of evidence follows from, beside the files."""
-RESULT = Path(__file__).resolve().parents[1] / "results" / "quality.md"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 SEED = 17
 BAD = 0.7
 """A label with a smaller DSC is bad."""
@@ -71,15 +71,17 @@ class Source:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for what is measured")
-    parser.add_argument("--real", type=Path, required=True, help="scans and expert labels")
-    parser.add_argument("--dataset", default="btcv", help="whose ids the labels carry")
+    parser.add_argument("--scans", type=Path, required=True, help="scans and expert labels")
+    parser.add_argument("--truth", type=Path, help="the expert labels, where they are in a folder of their own")
+    parser.add_argument("--dataset", default="btcv", help="whose ids the labels carry; names the file of the result")
     parser.add_argument("--runs", nargs="+", required=True, metavar="NAME=RESULTS", help="runs on these scans")
+    parser.add_argument("--models", nargs="+", help="of the runs; default: all of them")
     parser.add_argument("--copies", type=int, default=8, help="corrupted copies of each case's expert label")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}, too")
+    parser.add_argument("--write", action="store_true", help="write quality_<dataset>.md, too")
     options = parser.parse_args()
     scheme = load_classes("flare")
     runs = [run.partition("=") for run in options.runs]
-    sources = [source for name, _, run in runs for source in sources_of(name, Path(run))]
+    sources = [source for name, _, run in runs for source in sources_of(name, Path(run), options.models)]
     tables = measure_all(options, scheme, sources)
     rows = joined(tables, {case: case for case in tables["case"].unique()}, scheme)  # each case is a patient
     text = "\n".join(lines(rows, scheme, [source.name for source in sources]))
@@ -87,13 +89,15 @@ def main() -> None:
     if options.write:
         named = ", ".join(name for name, _, _ in runs)
         made = f"Written by `benchmarks/quality/run.py`, {date.today()}, {processor()}. Runs: {named}."
-        write_text(RESULT, f"# Predicted quality of labels\n\n{made}\n\n{text}\n")
+        write_text(RESULTS / f"quality_{options.dataset}.md", f"# Predicted quality of labels\n\n{made}\n\n{text}\n")
 
 
-def sources_of(run_name: str, run: Path) -> list[Source]:
-    """Return the models of a run, each with its predictions for cases that it did not learn from."""
+def sources_of(run_name: str, run: Path, models: Sequence[str] | None) -> list[Source]:
+    """Return some models of a run (None: all), each with its predictions for cases that it did not learn from."""
     found: dict[str, dict[str, Path]] = {}
     for folder in sorted((run / "models").iterdir()):
+        if models and folder.name not in models:
+            continue
         learned = set(read_table(folder / "cases.csv", "training_cases")["case"])
         files = {path.name.removesuffix(".nii.gz"): path for path in (folder / "predictions").glob("*.nii.gz")}
         found[folder.name] = {case: path for case, path in sorted(files.items()) if case not in learned}
@@ -113,16 +117,17 @@ def measure_all(options: argparse.Namespace, scheme: ClassScheme, sources: Seque
     """Return what is known of all label maps, a case at a time; what OUT has is not measured again."""
     own = load_dataset(options.dataset, scheme)
     classes = asked_classes(scheme, None, own)
-    names = sorted(path.name.removesuffix("_0000.nii.gz") for path in options.real.glob("*_0000.nii.gz"))
+    names = sorted(path.name.removesuffix("_0000.nii.gz") for path in options.scans.glob("*_0000.nii.gz"))
+    labels = options.truth or options.scans
     options.out.mkdir(parents=True, exist_ok=True)
 
     def truth_of(name: str) -> Volume:
-        return canonical(read_classes(options.real / f"{name}.nii.gz", scheme, own))
+        return canonical(read_classes(labels / f"{name}.nii.gz", scheme, own))
 
     tables = []
     for name, before in zip(names, names[-1:] + names[:-1], strict=True):
         truth = truth_of(name)
-        image = canonical(read_image(options.real / f"{name}_0000.nii.gz", own.modality)).array
+        image = canonical(read_image(options.scans / f"{name}_0000.nii.gz", own.modality)).array
         about = (np.array(image), truth.geometry, own.modality, scheme, classes)
 
         def corrupt(name=name, before=before, truth=truth, about=about) -> list[dict]:
@@ -130,7 +135,7 @@ def measure_all(options: argparse.Namespace, scheme: ClassScheme, sources: Seque
             other = np.array(truth_of(before).array)
             return with_errors(np.array(truth.array), *about, drawn_by, (), lambda: other)
 
-        files = [sha256(options.real / f"{name}{end}.nii.gz") for end in ("", "_0000")]
+        files = [sha256(labels / f"{name}.nii.gz"), sha256(options.scans / f"{name}_0000.nii.gz")]
         tables.append(kept(options.out, name, [*files, before, options.copies], corrupt))
         for number, source in enumerate(sources):
             if name in source.files:

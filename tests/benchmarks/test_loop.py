@@ -65,6 +65,15 @@ def test_each_real_scan_is_tested_once_and_most_others_have_no_label(loop, tmp_p
     assert [sorted(fold.labeled) for fold in folds] != [sorted(folds[0].labeled)] * 4
 
 
+def test_partly_labeled_cases_know_as_much_together_as_four_whole_ones(loop, tmp_path):
+    fold = loop.phantom_fold(tmp_path, loop.SIZES["tiny"], loop.PARTLY, partly=True)
+    known = [case for case in fold.known() if case.role == "train" and case.label]
+    organs = [organ for case in known for organ in case.annotated.split(";")]
+    assert len(known) == loop.PARTLY and all(organs.count(organ) == loop.LABELED for organ in loop.ORGANS)
+    assert fold.name != loop.phantom_fold(tmp_path, loop.SIZES["tiny"], loop.PARTLY).name
+    assert all(case.annotated.split(";") == list(loop.ORGANS) for case in fold.known() if case.role == "test")
+
+
 def fake_scores(folder, name, shift, cases):
     rows = [(c, organ, 0.5 + n / 100 + shift) for n, c in enumerate(cases) for organ in ("liver", "spleen")]
     table = pd.DataFrame(rows, columns=["case", "class", "dsc"]).assign(nsd=0.5)
@@ -74,7 +83,7 @@ def fake_scores(folder, name, shift, cases):
 
 def test_the_report_names_what_is_missing_and_says_what_share_of_the_gap_is_closed(loop, tmp_path):
     cases = [f"c{n}" for n in range(8)]
-    fold = loop.Fold("fold0", [], frozenset())
+    fold = loop.Fold("fold0", [], {})
     for seed in SEEDS:
         for arm, shift in (("labels_only", -0.1), ("control", 0.0), ("continued", 0.05), ("default", 0.1)):
             fake_scores(tmp_path / "fold0" / "results", loop.named(arm, seed), shift + seed / 1000, cases)
@@ -106,7 +115,7 @@ def test_the_true_dsc_of_accepted_and_refused_labels(loop, tmp_path):
         Case(case=name, image=image, label=image, dataset="phantom", modality="CT", patient=name, role="train")
         for name in "abc"
     ]
-    lines = list(loop.label_quality(tmp_path, [loop.Fold("fold0", cases, frozenset())]))
+    lines = list(loop.label_quality(tmp_path, [loop.Fold("fold0", cases, {})]))
     assert lines[-1] == "| default | 100.0 (2) | 66.7 (2) | +33.3 (1 class) |"
 
 
@@ -119,7 +128,7 @@ def test_with_the_arm_quality_no_model_learns_from_the_held_out(loop, load, load
 
 
 def test_arms_are_compared_with_the_one_that_was_named(loop, tmp_path):
-    cases, fold = [f"c{n}" for n in range(8)], loop.Fold("phantom", [], frozenset())
+    cases, fold = [f"c{n}" for n in range(8)], loop.Fold("phantom", [], {})
     for seed in SEEDS:
         for arm, shift in (("control", 0.0), ("default", 0.1), ("quality", 0.05)):
             fake_scores(tmp_path / "phantom" / "results", loop.named(arm, seed), shift, cases)
