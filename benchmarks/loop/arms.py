@@ -34,9 +34,13 @@ QUALITY, LEARNED_FROM, HELD_OUT = "quality", 12, 0.25
 """The arm whose labels are accepted by a predicted DSC, the labeled cases of the phantom that it takes to learn to
 predict one, and the share of them that no model learns from then."""
 SEMI = ("mean_teacher", "cross_pseudo")
+TAUGHT = LARGE, TAUGHT_BY_LARGE = "large", "taught_by_large"
+"""A larger network on finer voxels, and a student of what it alone says; no other model must agree."""
 CONTINUED, TRUE_LABELS = "continued", "true_labels"
 """Arms that train as the default's student does: without pseudo-labels, and with the truth in their place."""
-ARMS = (BASE, CONTROL, CONTINUED, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", TRUE_LABELS, ORACLE)
+ALONE = (BASE, CONTROL, CONTINUED)
+"""Arms that see labels of people alone."""
+ARMS = (*ALONE, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", *TAUGHT, TRUE_LABELS, ORACLE)
 UNSEEN = {"files": "{case}.nii.gz", "dataset": "flare22"}
 """A stand-in for the model of label files, where no arm learns from it."""
 FEW = tuple(arm for arm in ARMS if arm != QUALITY)
@@ -44,13 +48,17 @@ FEW = tuple(arm for arm in ARMS if arm != QUALITY)
 
 
 class Size(NamedTuple):
-    """How much is trained, on what: plan and trainer of every arm, and what the phantom is."""
+    """How much is trained, on what: plan and trainer of every arm, and what the phantom is.
+
+    ``large``: what the plan of the large teacher has else.
+    """
 
     plan: dict[str, Any]
     trainer: dict[str, Any]
     epochs: int
     phantoms: int
     phantom_mm: float
+    large: Mapping[str, Any] = {}
 
 
 QUICK = {
@@ -59,12 +67,14 @@ QUICK = {
 }  # fmt: skip
 """Of short trainings. AdamW was chosen by the training loss of four labeled scans, no score was looked at."""
 CPU = {"spacing_mm": [6, 6, 6], "patch": [32, 40, 48], "batch_size": 2, "features": [8, 16, 32, 64]}
+LARGE_CPU = {"spacing_mm": [4, 4, 4], "patch": [48, 64, 72], "features": [16, 32, 64, 128]}
 GPU = {"spacing_mm": [3, 2.5, 2.5], "patch": [64, 96, 96], "batch_size": 2, "features": [16, 32, 64, 128, 256]}
+LARGE_GPU = {"spacing_mm": [2.5, 1.5, 1.5], "patch": [80, 160, 160], "features": [32, 64, 128, 256, 320]}
 SATURATED = {"ct": {"clip_hu": [-125, 275], "mean": 60, "std": 100}}
 """Intensities of BTCV as it is passed on."""
 SIZES = {
-    "cpu": Size(CPU | SATURATED, QUICK | {"iterations_per_epoch": 80}, 12, 48, 6.0),
-    "gpu": Size(GPU | SATURATED, QUICK | {"iterations_per_epoch": 250}, 20, 64, 2.5),
+    "cpu": Size(CPU | SATURATED, QUICK | {"iterations_per_epoch": 80}, 12, 48, 6.0, LARGE_CPU),
+    "gpu": Size(GPU | SATURATED, QUICK | {"iterations_per_epoch": 250}, 20, 64, 2.5, LARGE_GPU),
     "tiny": Size(
         {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},
         QUICK | {"iterations_per_epoch": 2},
@@ -114,11 +124,16 @@ def recipe(
         models[named("third", seed)] = model(size, 2 * schedule, seed + 1000)
         labels[f"set_best{seed}"] = label_set([named(CONTROL, seed), named("third", seed), base])
         models[named("best", seed)] = student(size, schedule, seed, f"set_best{seed}")
+        models[named(LARGE, seed)] = model(size, 2 * schedule, seed) | {"plan": LARGE}
+        labels[f"set_{TAUGHT_BY_LARGE}{seed}"] = label_set([named(LARGE, seed)]) | {"select": {}}
+        models[named(TAUGHT_BY_LARGE, seed)] = student(size, schedule, seed, f"set_{TAUGHT_BY_LARGE}{seed}")
     if QUALITY in arms:
         models = {name: spec | {"validation_fraction": HELD_OUT} for name, spec in models.items()}
     scored = [named(arm, seed) for arm in arms if arm != ORACLE for seed in seeds]
     external = {"truth_files": dict(truth) | {"classes": list(ORGANS)}}
-    return whole_recipe(size, models, labels, scored) | {"external": external}
+    whole = whole_recipe(size, models, labels, scored) | {"external": external}
+    whole["plans"][LARGE] = {"like": "p"} | size.large
+    return whole
 
 
 def oracle_recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
-    parser.add_argument("--write", action="store_true", help="write loop_{btcv,phantom}{,_partly}.md or loop_quality.md")
+    parser.add_argument("--write", action="store_true", help="write the table that the arms and scans belong to")
     options = parser.parse_args()
     if QUALITY in options.arms and (options.btcv or options.partly or ORACLE in options.arms):
         parser.error(f"the arm {QUALITY} is for the phantom: {LEARNED_FROM} labeled cases that know all, and no oracle")

@@ -4,8 +4,9 @@
 
 FOLDER holds scans (<case>_0000.nii.gz) and expert labels (<case>.nii.gz; or ``--truth`` has these). RESULTS are results
 of runs on these scans (``benchmarks/loop`` makes such). Each prediction of each of their models counts, for cases whose
-patients the model did not learn from; ``--models`` takes some of the models. Quality is predicted out of fold: what is said of a patient was learned from others. Beside it stand
-what can be known without learning: the agreement of two models, the rules of anatomy, and the model's own confidence.
+patients the model did not learn from; ``--models`` takes some of the models. Quality is predicted out of fold:
+what is said of a patient was learned from others. Beside it stand what can be known without learning: the agreement of
+two models, the rules of anatomy, and the model's own confidence.
 
 What is measured of a label map is kept in OUT, and a run that was stopped goes on from there. A map takes seconds.
 """
