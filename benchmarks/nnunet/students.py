@@ -1,6 +1,6 @@
 """What learns from a model of nnU-Net's: a student of its labels beside one of our labels, and one from its weights.
 
-All models have the network and the plan of nnU-Net's, and are scored on the same scans. An arm that starts from ``own``
+All models have the network, the plan and the optimizer of nnU-Net's, and are scored on the same scans. An arm that starts from ``own``
 takes N updates on top of its N, as ``fine_tuned`` does on top of nnU-Net's N; ``control`` takes 2 N on labels alone.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from arms import ORGANS
+from arms import ORGANS, QUICK
 from common import gain_in_percent, organ_mean, train
 from folds import Fold
 
@@ -38,8 +38,9 @@ def recipe(zoo: Path, organs: Iterable[str], epochs: int, updates: int, seeds: r
     labels: dict[str, Any] = {}
     common = {"classes": list(organs), "select": {"min_pairwise_dice": None}}
     for seed in seeds:
-        trainer = {"kind": "partial", "epochs": epochs, "iterations_per_epoch": updates, "validation_iterations": 0}
-        trainer["seed"] = seed
+        # AdamW, as the short training of nnU-Net's (`trainer`), and its deep supervision.
+        trainer = QUICK | {"kind": "partial", "deep_supervision": True, "seed": seed}
+        trainer |= {"epochs": epochs, "iterations_per_epoch": updates}
         on_labels = {
             "plan": "p",
             "classes": common["classes"],
