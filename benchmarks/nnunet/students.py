@@ -1,7 +1,8 @@
 """What learns from a model of nnU-Net's: a student of its labels beside one of our labels, and one from its weights.
 
-All models have the network, the plan and the optimizer of nnU-Net's, and are scored on the same scans. An arm that starts from ``own``
-takes N updates on top of its N, as ``fine_tuned`` does on top of nnU-Net's N; ``control`` takes 2 N on labels alone.
+All models have the network, the plan and the optimizer of nnU-Net's, and are scored on the same scans. An arm that
+starts from ``own`` takes N updates on top of its N, as ``fine_tuned`` does on top of nnU-Net's N; ``control`` takes 2 N
+on labels alone.
 """
 
 from collections.abc import Iterable

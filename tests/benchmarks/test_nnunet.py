@@ -1,8 +1,10 @@
 """``benchmarks/nnunet``: its small configuration is one that runs here, its arms differ in what they say alone."""
 
+import importlib
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_nnunet import configuration, plans, save_nnunet
 
 from labelloop.inference.nnunet_files import model_plan
@@ -34,3 +36,16 @@ def test_every_arm_takes_as_many_updates_as_the_control_but_its_teachers(benchma
         first, second = (chain.models[f"student_of_{name}_seed{seed}"] for name in ("nnunet", "own"))
         assert first.model_copy(update={"labels": second.labels}) == second
     assert {spec.plan for spec in chain.models.values()} == {"p"}
+
+
+def test_every_arm_takes_the_optimizer_of_the_model_that_nnunet_trained(benchmark, load, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(benchmark.__file__).with_name("trainer")))
+    trainer = importlib.import_module("short").nnUNetTrainerShort
+    stock = trainer.__new__(trainer)
+    stock.network, stock.initial_lr, stock.num_epochs = torch.nn.Linear(1, 1), 0.01, 3
+    optimizer, _ = stock.configure_optimizers()
+    chain = load(benchmark.students.recipe(save_nnunet(tmp_path), ["liver"], 3, 20, range(1)))
+    for spec in chain.models.values():
+        assert spec.trainer.optimizer == type(optimizer).__name__.lower()
+        assert spec.trainer.learning_rate == optimizer.defaults["lr"]
+        assert spec.trainer.weight_decay == optimizer.defaults["weight_decay"]
