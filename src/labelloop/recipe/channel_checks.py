@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from labelloop.base.errors import UserError
 from labelloop.inference.external import CommandModel, NnunetModel
 from labelloop.recipe.spec import Recipe
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, cutmix_of
+from labelloop.training.settings import SegmenterSettings, cutmix_of
 
 ONE = "one channel"
 
@@ -27,7 +27,7 @@ def channel_errors(chain: Recipe) -> Iterable[str]:
     if not asked:
         return
     for name, spec in chain.models.items():
-        if spec.trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR):
+        if not isinstance(spec.trainer, SegmenterSettings):
             kind = spec.trainer.kind.replace("_", " ")
             yield f"models.{name}.trainer: a {kind} sees one channel, and plan {spec.plan} has {listed(asked)}"
         if cutmix_of(spec.trainer):

@@ -6,7 +6,7 @@ from labelloop.base.sequences import flat
 from labelloop.inference.steps import Clean, Compose, InferenceStep, Locate, Segment
 from labelloop.labels.settings import RemoveDistantIslands
 from labelloop.recipe.spec import Recipe
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR
+from labelloop.training.settings import TRANSLATOR, SegmenterSettings
 
 
 def inference_errors(chain: Recipe) -> Iterable[str]:
@@ -36,7 +36,7 @@ def inference_errors(chain: Recipe) -> Iterable[str]:
 def labeled_by(chain: Recipe, model: str) -> set[str]:
     """Return the classes that a model labels; none for one that labels no voxels."""
     spec = chain.models[model]
-    return set() if spec.trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR) else set(chain.scheme.select(spec.classes))
+    return set(chain.scheme.select(spec.classes)) if isinstance(spec.trainer, SegmenterSettings) else set()
 
 
 def _asked(step: InferenceStep) -> dict[str, tuple[str, ...]]:

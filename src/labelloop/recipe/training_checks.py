@@ -10,7 +10,7 @@ from labelloop.networks.plans import Plan
 from labelloop.recipe.external_checks import start_errors
 from labelloop.recipe.rounds import ancestors
 from labelloop.recipe.spec import ModelSpec, Recipe
-from labelloop.training.settings import SEMI_SUPERVISED, SLICE_CLASSIFIER, TRANSLATOR, SegmenterSettings
+from labelloop.training.settings import SEMI_SUPERVISED, TRANSLATOR, SegmenterSettings
 
 NETWORK = {
     "channels": "inputs", "features": "features", "strides": "stage_strides", "kernels": "stage_kernels",
@@ -103,8 +103,8 @@ def _shown(plan: Plan, key: str) -> str:
 def _behind(chain: Recipe, labels: str) -> dict[str, ModelSpec]:
     """Return the models behind a label set that are validated."""
     found = ancestors(chain, labels)
-    unasked = (SLICE_CLASSIFIER, TRANSLATOR)
-    return {name: spec for name, spec in chain.models.items() if name in found and spec.trainer.kind not in unasked}
+    behind = {name: spec for name, spec in chain.models.items() if name in found}
+    return {name: spec for name, spec in behind.items() if isinstance(spec.trainer, SegmenterSettings)}
 
 
 def _promise_errors(key: str, behind: dict[str, ModelSpec]) -> Iterable[str]:

@@ -305,7 +305,7 @@ def disk(chain: Recipe, models: Sequence[str], setting: Setting) -> dict[str, fl
     voxels = sum(math.prod(setting.shape(chain.plans[name])) for name in images)
     maps = set(flat(chain.labels[name].predict for name in needed(chain) & set(chain.labels)))
     maps |= needed(chain) & set(chain.labels)
-    segmenters = [m for m in models if not _other(chain, m)]
+    segmenters = [m for m in models if isinstance(chain.models[m].trainer, SegmenterSettings)]
     numbers = sum(
         (COPIES + optimizer_buffers(chain.models[m].trainer))
         * _macs(chain.plans[chain.models[m].plan], _outputs(chain, m))[1]
@@ -317,10 +317,6 @@ def disk(chain: Recipe, models: Sequence[str], setting: Setting) -> dict[str, fl
         "label maps": (setting.cases * len(maps) + setting.test_cases) * LABEL_MB,
         "models": 4 * numbers / MB,
     }
-
-
-def _other(chain: Recipe, model: str) -> bool:
-    return chain.models[model].trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR)
 
 
 def _prepared_labels(chain: Recipe, models: Sequence[str]) -> set[tuple[str, str, str]]:
@@ -352,7 +348,7 @@ def jobs(chain: Recipe, train: int, test: int) -> dict[str, int]:
         "detect_upside_down": (train + test) * upright, "upright": int(upright),
         "prepare": train * len(images), "prepare_labels": train * len(_prepared_labels(chain, models)),
         "cut_objects": train * len(banks),
-        "train": len(kinds) - kinds.count(SLICE_CLASSIFIER) - kinds.count(TRANSLATOR),
+        "train": sum(isinstance(chain.models[m].trainer, SegmenterSettings) for m in models),
         "train_slices": kinds.count(SLICE_CLASSIFIER), "train_translator": kinds.count(TRANSLATOR),
         "structure": len({name for name in images if chain.plans[name].translate}),
         "import_nnunet": sum(isinstance(chain.external.get(name), NnunetModel) for name in labeling),

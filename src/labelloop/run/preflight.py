@@ -17,7 +17,7 @@ from labelloop.recipe import Recipe
 from labelloop.recipe.inference_checks import labeled_by
 from labelloop.run.chain import needed, ordered
 from labelloop.run.expected import Expected, expected_states
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, PartialSettings, SegmenterSettings, settings_of
+from labelloop.training.settings import PartialSettings, SegmenterSettings
 
 NAMED = 3
 """Cases that a message names."""
@@ -76,16 +76,13 @@ def fit(expected: Expected) -> list[str]:
     without: dict[tuple[str, ...], list[str]] = {}
     for model in (name for name in ordered(recipe) if name in recipe.models):
         spec, outputs = recipe.models[model], scheme.select(recipe.models[model].classes)
-        if spec.trainer.kind in (SLICE_CLASSIFIER, TRANSLATOR):
+        if not isinstance(spec.trainer, SegmenterSettings):
             continue
         known = frozenset().union(*set(expected.known(model).values()))
         kept, lost = [name for name in outputs if name in known], [name for name in outputs if name not in known]
         if kept and lost:
             without.setdefault(tuple(lost), []).append(model)
-            changes = {
-                "classes": tuple(_short(kept, scheme)),
-                "trainer": _without(settings_of(spec.trainer, SegmenterSettings), lost),
-            }
+            changes = {"classes": tuple(_short(kept, scheme)), "trainer": _without(spec.trainer, lost)}
             models = expected.chain.models | {model: spec.model_copy(update=changes)}
             expected.chain = expected.chain.model_copy(update={"models": models})
     notes = [

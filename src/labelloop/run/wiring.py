@@ -7,7 +7,7 @@ from labelloop.base.sequences import flat
 from labelloop.inference.steps import Compose, Segment
 from labelloop.recipe import LabelSetSpec, ModelSpec, Recipe, ancestors, round_before
 from labelloop.run.chain import arrays_of, bank_of, images_of, lineage, needed
-from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, CutMix, cutmix_of
+from labelloop.training.settings import SLICE_CLASSIFIER, TRANSLATOR, CutMix, SegmenterSettings, cutmix_of
 
 
 class Wiring:
@@ -114,7 +114,7 @@ class Wiring:
     @cached_property
     def segmenters(self) -> list[str]:
         """Models that label voxels: all others."""
-        return [name for name in self._chain.models if name not in (*self.slice_classifiers, *self.translators)]
+        return [name for name, spec in self._chain.models.items() if isinstance(spec.trainer, SegmenterSettings)]
 
     @cached_property
     def upright(self) -> bool:
