@@ -15,7 +15,7 @@ from labelloop.base.documents import place_of
 from labelloop.base.errors import UserError
 from labelloop.cases.annotation import UNKNOWN, States
 from labelloop.images.volume import Geometry
-from labelloop.labels.facts import LabelFacts, outside
+from labelloop.labels.facts import LabelFacts, outside, unshifted
 from labelloop.labels.settings import (
     CleanStep,
     InSlices,
@@ -138,11 +138,10 @@ def _remove_distant_islands(step: RemoveDistantIslands, facts: LabelFacts, name:
     if not of:
         return np.zeros_like(mask)
     islands = facts.joint_components(facts.found(step.classes))
-    inner = tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, islands.box, strict=True))
     anchor = facts.joint_components(of)
     center = anchor.centers_z[anchor.by_size[0] - 1]
     far = [abs(island - center) * facts.spacing[0] > step.beyond_z_mm for island in islands.centers_z]
-    return mask & np.array([False, *far])[islands.labels[inner]]
+    return mask & np.array([False, *far])[islands.labels[unshifted(box, islands.box)]]
 
 
 def _remove_outside_abdomen(step: RemoveOutsideAbdomen, facts: LabelFacts, name: str) -> np.ndarray:
@@ -157,8 +156,8 @@ def _remove_far_from_organs(step: RemoveFarFromOrgans, facts: LabelFacts, name: 
     far = np.zeros(len(parts.voxels) + 1, bool)
     for number in range(1, len(far)) if of else ():
         box = parts.boxes[number - 1]
-        inner = tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, parts.box, strict=True))
-        far[number] = np.isinf(facts.distance_mm(parts.labels[inner] == number, box, of, step.beyond_mm))
+        part = parts.labels[unshifted(box, parts.box)] == number
+        far[number] = np.isinf(facts.distance_mm(part, box, of, step.beyond_mm))
     return far[parts.labels]
 
 

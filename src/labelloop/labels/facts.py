@@ -153,9 +153,8 @@ class LabelFacts:
             reference = self.mask(names, wide)
             if not reference.any():
                 continue
-            inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
             distances = edt.edt(~reference, anisotropy=tuple(self.spacing), black_border=False, parallel=1)
-            nearest = float(distances[inner][mask].min())
+            nearest = float(distances[unshifted(box, wide)][mask].min())
             if nearest <= reach:
                 return nearest
         return float("inf")
@@ -187,6 +186,12 @@ def largest_box(mask: np.ndarray, connectivity: Connectivity = 26) -> Box:
 def shifted(box: Box, by: Box) -> Box:
     """Return a box that is counted from the first voxel of the box ``by``, counted as ``by`` is."""
     z, y, x = (slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, by, strict=True))
+    return z, y, x
+
+
+def unshifted(box: Box, by: Box) -> Box:
+    """Return a box, counted as the box ``by`` is, as it is counted from the first voxel of that."""
+    z, y, x = (slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, by, strict=True))
     return z, y, x
 
 

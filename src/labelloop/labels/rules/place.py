@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from labelloop.base.classes import Strict
-from labelloop.labels.facts import Box, LabelFacts, outside
+from labelloop.labels.facts import Box, LabelFacts, outside, unshifted
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Skip, kind
 
 DIRECTIONS = {
@@ -161,8 +161,7 @@ def _near(rule: Near, case: Evidence, name: str) -> Finding:
     value = 0.0
     for i in chosen:
         box = parts.boxes[i - 1]
-        inner = tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, parts.box, strict=True))
-        distance = facts.distance_mm(parts.labels[inner] == i, box, of, limit)
+        distance = facts.distance_mm(parts.labels[unshifted(box, parts.box)] == i, box, of, limit)
         if distance > limit and "cut" in rule.exceptions and _nearer_outside(facts, box, of, limit):
             raise Skip("nearer parts may lie outside of the field of view")
         value = max(value, distance)

@@ -6,7 +6,7 @@ import numpy as np
 
 from labelloop.base.components import connected_components
 from labelloop.cases.annotation import ABSENT, UNKNOWN
-from labelloop.labels.facts import AXES, largest_box, shifted
+from labelloop.labels.facts import AXES, largest_box, shifted, unshifted
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Range, Rule, Skip, kind
 
 
@@ -127,8 +127,7 @@ def _flat_end(rule: Limit, case: Evidence, name: str) -> Finding:
     facts, parts = case.facts, case.facts.components(name)
     main = parts.by_size[0]
     box = parts.boxes[main - 1]
-    inner = tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, parts.box, strict=True))
-    mask = parts.labels[inner] == main
+    mask = parts.labels[unshifted(box, parts.box)] == main
     hidden = {side[0] for side in facts.sides(box)} if "cut" in rule.exceptions else set()
     sheet = mask.sum(axis=2, dtype=np.uint16)
     profiles = {"z": sheet.sum(axis=1), "y": sheet.sum(axis=0), "x": mask.sum(axis=0, dtype=np.uint16).sum(axis=0)}
