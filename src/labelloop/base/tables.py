@@ -9,9 +9,9 @@ one.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from labelloop.base.errors import UserError
 from labelloop.base.files import atomic
@@ -366,6 +366,12 @@ def delimiter_of(handle: TextIO) -> str:
 def numeric(kind: str) -> list[str]:
     """Return the columns of a ``kind`` of :data:`TABLES` that hold numbers."""
     return [name for name, meaning in TABLES[kind].items() if isinstance(meaning, Number)]
+
+
+def by_label(table: "pd.DataFrame | None") -> dict[tuple[str, str], dict[Hashable, Any]]:
+    """Return the rows of a table by case and class; none without a table."""
+    rows = [] if table is None else table.to_dict("records")
+    return {(row["case"], row["class"]): row for row in rows}
 
 
 def upside_down(path: str | Path) -> set[str]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from labelloop.base.errors import UserError
-from labelloop.base.tables import TABLES
+from labelloop.base.tables import TABLES, by_label
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from_table
 from labelloop.labels.agree import ALL
 from labelloop.labels.settings import SelectSettings
@@ -91,15 +91,14 @@ def select(
         UserError: when the calibration table was made for another target or confidence.
     """
     given = from_table(annotation)
-    said = _reviewed(reviewed)
+    said = {} if reviewed is None else by_label(reviewed[reviewed["state"] != ""])
     states = {case: _with_reviewed(case, known, said) for case, known in given.items()}
     sources, volumes = _provenance(provenance)
     unknown = [(case, name) for case, name in product(states, classes) if states[case].get(name, UNKNOWN) == UNKNOWN]
     pseudo = {pair for pair in unknown if sources.get(pair, "none") != "none" and pair not in said}
     cases = {case for case, _ in pseudo if settings.rank == "all" or not annotated(given[case])}
     found = {key for key in pseudo if volumes.get(key, 0.0) > 0}
-    predicted = {} if quality is None else {(row["case"], row["class"]): row for row in quality.to_dict("records")}
-    judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration, predicted)
+    judgment = _judge(pseudo, found, cases, verdicts, disagreement, settings, calibration, by_label(quality))
     rows = []
     for case, known in states.items():
         decided = {
@@ -117,12 +116,6 @@ def reviewed_states(reviewed: pd.DataFrame) -> dict[str, dict[str, str]]:
     return from_table(reviewed[reviewed["state"] != ""])
 
 
-def _reviewed(table: pd.DataFrame | None) -> dict[tuple[str, str], dict[Hashable, Any]]:
-    """Return the rows of what reviewers say that have a state, by case and class."""
-    rows = [] if table is None else table[table["state"] != ""].to_dict("records")
-    return {(row["case"], row["class"]): row for row in rows}
-
-
 def _with_reviewed(case: str, known: Mapping[str, str], said: Mapping[tuple[str, str], Mapping]) -> dict[str, str]:
     return {name: said[case, name]["state"] if (case, name) in said else state for name, state in known.items()}
 
@@ -137,10 +130,12 @@ def _reviewer_decides(row: Mapping[Hashable, Any], demotion: str) -> Decision:
 
 def _provenance(table: pd.DataFrame) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], float]]:
     """Return who labeled each (case, class) when it was fused, and its volume in ml after the last step."""
-    fused = table[table["step"] == "fuse"]
-    sources = dict(zip(zip(fused["case"], fused["class"], strict=True), fused["source"], strict=True))
-    volumes = dict(zip(zip(table["case"], table["class"], strict=True), table["volume_ml"], strict=True))
-    return sources, volumes
+    return _column(table[table["step"] == "fuse"], "source"), _column(table, "volume_ml")
+
+
+def _column(table: pd.DataFrame, name: str) -> dict[tuple[str, str], Any]:
+    """Return the values of a column by case and class, of several the last."""
+    return dict(zip(zip(table["case"], table["class"], strict=True), table[name], strict=True))
 
 
 def _judge(
@@ -155,12 +150,7 @@ def _judge(
 ) -> _Judgment:
     judgment = _Judgment()
     _judge_verdicts(judgment, pseudo, verdicts, settings)
-    scores = {
-        column: dict(
-            zip(zip(disagreement["case"], disagreement["class"], strict=True), disagreement[column], strict=True)
-        )
-        for column in ("pairwise_dice", "uncertainty")
-    }
+    scores = {column: _column(disagreement, column) for column in ("pairwise_dice", "uncertainty")}
     cases = sorted({case for case, _ in pseudo})
     for criterion, column, limits, sign, word in (
         ("agreement", "pairwise_dice", settings.min_pairwise_dice, 1, "below"),

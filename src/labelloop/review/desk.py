@@ -16,7 +16,7 @@ from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError, nearest
 from labelloop.base.files import sha256, stamp, write_json
 from labelloop.base.paths import Paths
-from labelloop.base.tables import read_table, upside_down
+from labelloop.base.tables import by_label, read_table, upside_down
 from labelloop.cases.table import first_image
 from labelloop.images.volume import read_geometry
 from labelloop.review.decisions import EDITED, FILE, RIGHT, Decision, Reviews, Settled, append, check, one_line
@@ -167,8 +167,7 @@ class Desk:
 
     @cached_property
     def _selected(self) -> dict[tuple[str, str], dict[Hashable, Any]]:
-        table = read_table(self._paths.label_table("selected", self.labels), "selected")
-        return {(row["case"], row["class"]): row for row in table.to_dict("records")}
+        return by_label(read_table(self._paths.label_table("selected", self.labels), "selected"))
 
     @cached_property
     def _cases(self) -> dict[str, dict[Hashable, Any]]:

@@ -19,7 +19,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import atomic
 from labelloop.base.seals import put_seal_of_files
-from labelloop.base.tables import TABLES, write_table
+from labelloop.base.tables import TABLES, by_label, write_table
 from labelloop.base.wording import plain
 from labelloop.images.boxes import box_or_none
 from labelloop.images.pictures import CT_WINDOW, case_picture
@@ -68,9 +68,7 @@ def queue(
     """
     fails, doubts = (_by_label(verdicts, verdict) for verdict in ("fail", "doubt"))
     agreement = disagreement.set_index(KEYS)["pairwise_dice"].to_dict()
-    chosen = {(row["case"], row["class"]): row for row in selected.to_dict("records")}
-    said = {} if reviewed is None else {(row["case"], row["class"]): row for row in reviewed.to_dict("records")}
-    predicted = {} if quality is None else {(row["case"], row["class"]): row for row in quality.to_dict("records")}
+    chosen, said, predicted = (by_label(table) for table in (selected, reviewed, quality))
     drawn = _draw(chosen, said, labels, limit // EVERY)
     doubtful: list[dict[str, Any]] = []
     random: dict[tuple[str, str], dict[str, Any]] = {}
