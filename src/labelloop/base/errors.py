@@ -26,6 +26,10 @@ class CaseError(Exception):
 class UserError(Exception):
     """The run as a whole cannot start or go on; the message says what was found, expected and what to do."""
 
+    def lines(self, key: str) -> list[str]:
+        """Return the lines of the message, each after the key that is at fault."""
+        return [f"{key}: {line}" for line in str(self).splitlines()]
+
 
 class NotTriedError(RuntimeError):
     """A case could not even be tried, because of another one."""

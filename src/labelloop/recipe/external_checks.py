@@ -46,14 +46,14 @@ def external_errors(recipe: Recipe) -> Iterable[str]:
         try:
             dataset = load_dataset(model.dataset, recipe.scheme)
         except UserError as error:
-            yield from (f"{place}.dataset: {line}" for line in str(error).splitlines())
+            yield from error.lines(f"{place}.dataset")
         else:
             yield from _class_errors(f"{place}.classes", model, dataset, recipe.scheme)
         for seen in model.learned_from or ():
             try:
                 read_dataset(seen)
             except UserError as error:
-                yield from (f"{place}.learned_from: {line}" for line in str(error).splitlines())
+                yield from error.lines(f"{place}.learned_from")
 
 
 def _class_errors(key: str, model: External, dataset: Dataset, scheme: ClassScheme) -> Iterable[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from labelloop.base.classes import Strict
 from labelloop.base.documents import read_yaml, short
 from labelloop.base.errors import UserError, nearest
-from labelloop.base.lookup import find
+from labelloop.base.lookup import SUFFIXES, find
 from labelloop.base.unions import keys_of
 from labelloop.inference.nnunet import described_nnunet
 from labelloop.inference.settings import SKIPS
@@ -80,7 +80,7 @@ def _get(content: Any, section: str) -> Any:
 def _beside(recipe: Path, named: Any) -> Any:
     """Return the path of a YAML file that a recipe names, if it lies beside the recipe; else what is named."""
     beside = recipe.parent / str(named)
-    return str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else named
+    return str(beside) if beside.suffix in SUFFIXES and beside.is_file() else named
 
 
 def written_out(raw: Raw) -> Raw:
@@ -157,7 +157,7 @@ def _plan_of(place: str, name: str, model: Mapping[str, Any]) -> Raw:
     try:
         plan = described_nnunet(folder).plan
     except UserError as error:
-        raise UserError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from error
+        raise UserError("\n".join(error.lines(place))) from error
     if plan is None:
         raise UserError(
             f"{place}: {folder}: its name does not say which of nnU-Net's configurations it is; expected a folder "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError, nearest
+from labelloop.base.lookup import SUFFIXES
 from labelloop.base.wording import count
 from labelloop.cases.table import Case
 from labelloop.images.datasets import read_dataset
@@ -159,7 +160,7 @@ def of_files(recipe: Recipe) -> Iterator[str]:
     """
     used = needed(recipe)
     checks: dict[str, Callable[[], object]] = {}
-    if recipe.classes.endswith((".yaml", ".yml")):  # our own are tested
+    if recipe.classes.endswith(SUFFIXES):  # our own are tested
         checks["classes"] = partial(_read_rules, recipe.scheme)
     for name, spec in recipe.labels.items():
         if name in used and spec.thresholds and Path(spec.thresholds).is_file():
@@ -170,7 +171,7 @@ def of_files(recipe: Recipe) -> Iterator[str]:
         try:
             check()
         except UserError as error:
-            yield from (f"{key}: {line}" for line in str(error).splitlines())
+            yield from error.lines(key)
 
 
 def _read_rules(scheme: ClassScheme, thresholds: str | None = None) -> None:

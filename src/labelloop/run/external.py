@@ -142,7 +142,7 @@ def _nnunet_problems(key: str, model: NnunetModel, classes: Sequence[str], schem
     try:
         class_ids = model.described.class_ids
     except UserError as error:
-        yield from (f"{key}.nnunet: {line}" for line in str(error).splitlines())
+        yield from error.lines(f"{key}.nnunet")
         return
     dataset = dataset_of(model, scheme)
     said = dataset.labels.keys() - dataset.ignored
