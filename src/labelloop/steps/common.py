@@ -1,6 +1,6 @@
 """What the steps share: cases of a shard as the survey found them, and where their files lie."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +36,15 @@ def read_many(paths: Iterable[str | Path], kind: str) -> pd.DataFrame:
     return pd.concat([read_table(path, kind) for path in paths], ignore_index=True)
 
 
-def learned_cases(tables: Iterable[str | Path]) -> list[str]:
-    """Return the cases that models were trained with, from their tables; none without any."""
-    return flat(read_table(path, "training_cases").query("split == 'train'")["case"] for path in tables)
+def learned_patients(cases: Sequence[Case], learned: Iterable[str | Path], learned_from: Collection[str]) -> set[str]:
+    """Return those of the patients of ``cases`` that models learned from.
+
+    Args:
+        learned: tables of the cases that models were trained with.
+        learned_from: data sets that models trained elsewhere may have learned from.
+    """
+    seen = set(flat(read_table(path, "training_cases").query("split == 'train'")["case"] for path in learned))
+    return {case.patient for case in cases if case.case in seen or case.dataset in learned_from}
 
 
 @dataclass(frozen=True)

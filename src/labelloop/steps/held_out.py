@@ -27,7 +27,7 @@ from labelloop.labels.check import check as check_labels
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.measured import true_dsc
 from labelloop.labels.select import select as select_classes
-from labelloop.steps.common import Files, SurveyTables, learned_cases, read_cases, table_of
+from labelloop.steps.common import Files, SurveyTables, learned_patients, read_cases, table_of
 from labelloop.steps.labels import empty_table, fused_map, predictions_of, selection, speaking_of, volumes_said
 
 
@@ -121,10 +121,7 @@ def unseen(
     Args:
         relatives, learned, learned_from: as :func:`held_out` takes them.
     """
-    related = read_cases(relatives)
-    patients = {case.case: case.patient for case in related}
-    seen = {patients[case] for case in learned_cases(learned) if case in patients}
-    seen |= {case.patient for case in related if case.dataset in learned_from}
+    seen = learned_patients(read_cases(relatives), learned, learned_from)
     return lambda item: item.case.patient not in seen and bool(annotated(item.states))
 
 

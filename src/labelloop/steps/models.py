@@ -22,7 +22,7 @@ from labelloop.steps.common import (
     SurveyTables,
     in_groups,
     input_image,
-    learned_cases,
+    learned_patients,
     read_cases,
     trusted,
 )
@@ -84,7 +84,8 @@ def train(
     usable = in_groups(survey.usable(), asked.cases, scheme, groups)
     full = _full(asked, usable, scheme, groups)
     outputs = scheme.select(asked.classes)
-    patients, seen = _patients(survey.cases, learned, learned_from)
+    rows = read_cases(survey.cases)
+    patients, seen = {case.case: case.patient for case in rows}, learned_patients(rows, learned, learned_from)
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
     cases = _training_cases(usable, patients, seen, full, asked, outputs, name, files, *trusted(selected, usable))
     _trainer(asked)(
@@ -113,16 +114,6 @@ def train(
 
 train_slices = train
 """A slice classifier leaves other files beside its ``model.json``."""
-
-
-def _patients(
-    cases: Sequence[Path], learned: Sequence[Path], learned_from: Collection[str]
-) -> tuple[dict[str, str], set[str]]:
-    """Return the patient of each case, and the patients that earlier trainings learned from, here or elsewhere."""
-    rows = read_cases(cases)
-    patients = {case.case: case.patient for case in rows}
-    seen = {patients[case] for case in learned_cases(learned) if case in patients}
-    return patients, seen | {case.patient for case in rows if case.dataset in learned_from}
 
 
 def _full(model: ModelSpec, cases: Sequence[UsableCase], scheme: ClassScheme, groups: dict[str, dict]) -> set[str]:
