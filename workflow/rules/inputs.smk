@@ -1,4 +1,4 @@
-"""Input functions of the rules: which files a step reads, from the recipe's chain and the shards alone."""
+"""Functions of rules: which files a step reads and what it is told, from the recipe's chain and the shards alone."""
 
 from labelloop.base.paths import WEIGHTS
 
@@ -187,6 +187,18 @@ def predictions_by(models, shard):
 def predictions_of(w):
     """Manifests of the predictions that a label set is made from."""
     return predictions_by(wiring.label_set(w.labels).predict, w.shard)
+
+
+def label_set_spec(*keys, exclude_none=False):
+    """What a label set says under ``keys``, as plain data."""
+    return lambda w: wiring.label_set(w.labels).model_dump(
+        mode="json", include=set(keys), exclude_none=exclude_none
+    )
+
+
+def known_classes(w):
+    """The classes that each model of a label set knows."""
+    return {m: wiring.classes(m) for m in wiring.label_set(w.labels).predict}
 
 
 def transfer_inputs(w):

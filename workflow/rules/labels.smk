@@ -22,10 +22,8 @@ rule transfer:
         runtime=minutes(240),
     params:
         number=lambda w: shards.size(w.shard),
-        spec=lambda w: wiring.label_set(w.labels).model_dump(
-            mode="json",
-            include={"predict", "predict_for", "cases", "clean", "transfer"},
-            exclude_none=True,
+        spec=label_set_spec(
+            "predict", "predict_for", "cases", "clean", "transfer", exclude_none=True
         ),
         known=lambda w: wiring.classes(wiring.label_set(w.labels).predict[0]),
         classes=run.chain.classes,
@@ -57,17 +55,12 @@ rule fuse:
         runtime=minutes(120),
     params:
         number=lambda w: shards.size(w.shard),
-        spec=lambda w: wiring.label_set(w.labels).model_dump(
-            mode="json",
-            include={
-                *("predict", "predict_for", "cases", "classes"),
-                *("fuse", "tumor_voxels", "clean", "transfer"),
-            },
+        spec=label_set_spec(
+            *("predict", "predict_for", "cases", "classes"),
+            *("fuse", "tumor_voxels", "clean", "transfer"),
             exclude_none=True,
         ),
-        known=lambda w: {
-            m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
-        },
+        known=known_classes,
         classes=run.chain.classes,
         groups=wiring.groups(),
         reviews=lambda w: str(run.reviews(w.labels).folder),
@@ -100,13 +93,8 @@ rule agree:
         number=lambda w: shards.size(w.shard),
         models=lambda w: list(wiring.label_set(w.labels).predict),
         before=lambda w: wiring.leading_model_before(w.labels),
-        known=lambda w: {
-            m: wiring.classes(m)
-            for m in (
-                *wiring.label_set(w.labels).predict,
-                *wiring.leading_model_before(w.labels),
-            )
-        },
+        known=lambda w: known_classes(w)
+        | {m: wiring.classes(m) for m in wiring.leading_model_before(w.labels)},
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint()),
         version=3,
@@ -172,13 +160,8 @@ rule held_out:
         runtime=minutes(120),
     params:
         number=lambda w: shards.size(w.shard),
-        spec=lambda w: wiring.label_set(w.labels).model_dump(
-            mode="json",
-            include={"predict", "classes", "clean", "check", "select"},
-        ),
-        known=lambda w: {
-            m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
-        },
+        spec=label_set_spec("predict", "classes", "clean", "check", "select"),
+        known=known_classes,
         learned_from=lambda w: run.external.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
         version=2,
@@ -219,9 +202,7 @@ rule select:
         mem_mb=memory(4000),
         runtime=minutes(30),
     params:
-        spec=lambda w: wiring.label_set(w.labels).model_dump(
-            mode="json", include={"classes", "select"}
-        ),
+        spec=label_set_spec("classes", "select"),
         classes=run.chain.classes,
         trigger=trigger(5, run.scheme.fingerprint()),
     message:
@@ -247,12 +228,8 @@ rule trust:
         runtime=minutes(60),
     params:
         number=lambda w: shards.size(w.shard),
-        spec=lambda w: wiring.label_set(w.labels).model_dump(
-            mode="json", include={"predict"}
-        ),
-        known=lambda w: {
-            m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
-        },
+        spec=label_set_spec("predict"),
+        known=known_classes,
         classes=run.chain.classes,
         trigger=trigger(run.scheme.fingerprint()),
         version=2,

@@ -55,12 +55,8 @@ rule measure:
         runtime=minutes(240),
     params:
         number=lambda w: shards.size(w.shard),
-        spec=lambda w: wiring.label_set(w.labels).model_dump(
-            mode="json", include={"predict", "classes", "clean"}
-        ),
-        known=lambda w: {
-            m: wiring.classes(m) for m in wiring.label_set(w.labels).predict
-        },
+        spec=label_set_spec("predict", "classes", "clean"),
+        known=known_classes,
         learned_from=lambda w: run.external.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
         version=3,
