@@ -27,7 +27,7 @@ from labelloop.inference.export import Prediction
 from labelloop.inference.find_cases import case_name, find_cases
 from labelloop.inference.infer import infer
 from labelloop.inference.reading import InputImage
-from labelloop.inference.running import Options, efficiency, predict_cases, run_cases
+from labelloop.inference.running import Options, efficiency, rows, run_cases
 from labelloop.metrics import efficiency as efficiency_module
 
 
@@ -127,10 +127,10 @@ def cases_of(folder):
 def test_in_the_workflow_a_full_gpu_fails_the_job_after_all_other_cases(folder, tmp_path, counted):
     out, full = tmp_path / "out", Fragile({10: torch.cuda.OutOfMemoryError("CUDA out of memory")})
     with pytest.raises(UserError, match="case_0: OutOfMemoryError: CUDA out of memory"):
-        predict_cases(cases_of(folder), full, Ledger(out, "s"))
+        run_cases(cases_of(folder), full, Ledger(out, "s"))
     assert counted == ["case_0", "case_1", "case_2"] and not (out / "shards" / "s.csv").exists()
     counted.clear()
-    predict_cases(cases_of(folder), Fragile({}), Ledger(out, "s"))
+    run_cases(cases_of(folder), Fragile({}), Ledger(out, "s"))
     assert counted == ["case_0"] and read_table(out / "shards" / "s.csv", "manifest")["status"].eq("done").all()
 
 
@@ -148,9 +148,9 @@ def test_a_case_that_costs_the_process_its_gpu_costs_no_other_case(folder, tmp_p
     out, fragile = tmp_path / "out", Fragile({10: RuntimeError("CUDA error: device-side assert")})
     monkeypatch.setattr(module, "_lost_gpu", lambda device: "".join(fragile.broke))
     with pytest.raises(UserError, match="case_1: NotTriedError: this process lost its GPU"):
-        predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
+        run_cases(cases_of(folder), fragile, Ledger(out, "s"))
     fragile.broke.clear()  # a new process
-    predict_cases(cases_of(folder), fragile, Ledger(out, "s"))
+    run_cases(cases_of(folder), fragile, Ledger(out, "s"))
     manifest = read_table(out / "shards" / "s.csv", "manifest").set_index("case")
     assert dict(manifest["status"]) == {"case_0": "failed", "case_1": "done", "case_2": "done"}
 
@@ -178,7 +178,7 @@ class Noted:
 
 def test_beside_a_gpu_the_next_image_is_prepared_by_the_thread_that_reads_it(folder, tmp_path, monkeypatch):
     segmenter = Noted(monkeypatch)
-    predict_cases(cases_of(folder), segmenter, Ledger(tmp_path / "out", "s"))
+    run_cases(cases_of(folder), segmenter, Ledger(tmp_path / "out", "s"))
     assert [name.split("_")[0] for name in sorted(segmenter.threads)] == ["MainThread"] * 2 + ["read"] * 3
     manifest = read_table(tmp_path / "out" / "shards" / "s.csv", "manifest").set_index("case")
     assert dict(manifest["status"]) == {"case_0": "failed", "case_1": "done", "case_2": "done"}
@@ -227,12 +227,12 @@ def test_a_run_on_the_cpu_touches_no_gpu(folder, model_folder, tmp_path, monkeyp
 
 
 def test_an_interruption_forgets_no_finished_case(folder, tmp_path, counted):
-    predict_cases(cases_of(folder), Fragile({}), Ledger(tmp_path / "out", "s"))
+    run_cases(cases_of(folder), Fragile({}), Ledger(tmp_path / "out", "s"))
     (tmp_path / "out" / "case_0.nii.gz").unlink()
     with pytest.raises(KeyboardInterrupt):
-        predict_cases(cases_of(folder), Fragile({10: KeyboardInterrupt()}), Ledger(tmp_path / "out", "s"))
+        run_cases(cases_of(folder), Fragile({10: KeyboardInterrupt()}), Ledger(tmp_path / "out", "s"))
     counted.clear()
-    predict_cases(cases_of(folder), Fragile({}), Ledger(tmp_path / "out", "s"))
+    run_cases(cases_of(folder), Fragile({}), Ledger(tmp_path / "out", "s"))
     assert counted == ["case_0"]
 
 
@@ -279,8 +279,10 @@ def test_cases_of_a_shard(folder, model_folder, tmp_path, counted):
     predictor = Predictor(model_folder, "cpu")
     cases = [InputImage(f"p{i}", folder / f"case_{i}_0000.nii.gz", "CT", f"hash {i}") for i in range(2)]
     for _ in range(2):
-        rows = predict_cases(cases, predictor, Ledger(tmp_path / "out", "train-000"))
-        assert set(rows[0]) == {"case", "class", "volume_ml", "confidence"} and len(rows) == 6
+        ledger = Ledger(tmp_path / "out", "train-000")
+        run_cases(cases, predictor, ledger)
+        found = rows(ledger)
+        assert set(found[0]) == {"case", "class", "volume_ml", "confidence"} and len(found) == 6
     assert counted == ["p0", "p1"]
     assert read_table(tmp_path / "out" / "shards" / "train-000.csv", "manifest")["status"].eq("done").all()
 
@@ -308,7 +310,7 @@ def test_a_patient_stored_upside_down_is_labeled_upright_in_the_order_of_the_fil
     for name, array in (("good", body), ("wrong", body[::-1])):
         write(tmp_path / f"{name}.nii.gz", array.astype(np.int16), grid)
         case = InputImage(name, tmp_path / f"{name}.nii.gz", "MR", upside_down=told, sequence=sequence)
-        predict_cases([case], Upper(), Ledger(tmp_path / f"{name}_{told}", "s"))
+        run_cases([case], Upper(), Ledger(tmp_path / f"{name}_{told}", "s"))
         labels = read(tmp_path / f"{name}_{told}" / f"{name}.nii.gz")
         assert labels.geometry.difference(grid) is None
         turned = name == "wrong" if found is None else found

@@ -78,12 +78,6 @@ class Segmenter(Protocol):
         """Begin and finish at once."""
 
 
-def predict_cases(cases: Sequence[InputImage], segmenter: Segmenter, ledger: Ledger) -> list[dict]:
-    """Segment cases as :func:`run_cases` does; return ``{case, class, volume_ml, confidence}`` of those done."""
-    run_cases(cases, segmenter, ledger)
-    return rows(ledger)
-
-
 def rows(ledger: Ledger) -> list[dict]:
     """Return ``{case, class, volume_ml, confidence}`` of the cases that are done."""
     found: list[dict] = []

@@ -33,7 +33,7 @@ from labelloop.inference.external import (
     dataset_of,
     read_external,
 )
-from labelloop.steps.common import SurveyTables, input_image
+from labelloop.steps.common import SurveyTables, input_image, table_of
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,6 @@ def predict_external(
         model: its files, where it is one that was imported.
         files: the label maps that are there, where it has made them.
     """
-    from labelloop.inference.running import rows
-
     asked, scheme, ledger = read_external(spec), load_classes(classes), Ledger.of(manifest)
     dataset = dataset_of(asked, scheme)
     if isinstance(asked, NnunetModel):
@@ -97,7 +95,7 @@ def predict_external(
             key = digest([EXTERNAL_VERSION, labeler.key(item), dataset.fingerprint, known, item.image_key])
             ledger.run(item.id, key, partial(_label, item, labeler, dataset, scheme, known, ledger.folder))
         ledger.close()
-    write_table(confidence, rows(ledger), "confidence")
+    write_table(confidence, table_of(ledger.extras(), "rows"), "confidence")
 
 
 def _by_network(

@@ -51,14 +51,13 @@ def infer(
     from labelloop.inference.postprocess import load_chain
     from labelloop.inference.running import Options, run_cases
     from labelloop.inference.running import efficiency as costs
-    from labelloop.inference.running import rows as summary_rows
     from labelloop.inference.settings import Settings
 
     ledger, items = Ledger.of(manifest), survey.usable()
     settings, scheme = Settings.model_validate(dict(engine)), load_classes(classes)
     chain = load_chain(steps, models_of(models[0]), scheme, device, settings, bool(deterministic))
     run_cases([input_image(item) for item in items], chain, ledger, Options(meter=bool(meter)))
-    write_table(summary, summary_rows(ledger), "summary")
+    write_table(summary, table_of(ledger.extras(), "rows"), "summary")
     write_table(efficiency, costs(ledger), "efficiency")
 
 

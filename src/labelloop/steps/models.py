@@ -24,6 +24,7 @@ from labelloop.steps.common import (
     input_image,
     learned_patients,
     read_cases,
+    table_of,
     trusted,
 )
 from labelloop.training.settings import (
@@ -225,12 +226,12 @@ def predict(
             from their files.
     """
     from labelloop.inference.engine import Predictor
-    from labelloop.inference.running import predict_cases
+    from labelloop.inference.running import run_cases
     from labelloop.inference.settings import Settings
 
     ledger, settings = Ledger.of(manifest), Settings.model_validate(engine)
     predictor = Predictor(model_of(model[0]), device, settings, deterministic=bool(deterministic))
     items = [item for item in survey.usable() if item.case.modality in predictor.modalities]
     files = Files([prepared] if prepared else [], "prepared_image")
-    found = predict_cases([input_image(item, files) for item in items], predictor, ledger)
-    write_table(confidence, found, "confidence")
+    run_cases([input_image(item, files) for item in items], predictor, ledger)
+    write_table(confidence, table_of(ledger.extras(), "rows"), "confidence")
