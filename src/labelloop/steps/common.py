@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from labelloop.base.classes import ClassScheme
@@ -113,6 +114,12 @@ def table_of(extras: dict[str, dict], key: str) -> pd.DataFrame:
     for case, extra in extras.items():
         rows += [{"case": case, **row} for row in extra[key]]
     return pd.DataFrame(rows)
+
+
+def volume_rows(labels: np.ndarray, voxel_ml: float, names: Iterable[str], scheme: ClassScheme) -> list[dict]:
+    """Return the volume of each class of a label map in class ids, with no confidence, as rows of that table."""
+    counts = np.bincount(labels.ravel(order="K"), minlength=256) * voxel_ml
+    return [{"class": name, "volume_ml": float(counts[scheme.ids[name]]), "confidence": None} for name in names]
 
 
 class Files:

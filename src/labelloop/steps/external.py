@@ -33,7 +33,7 @@ from labelloop.inference.external import (
     dataset_of,
     read_external,
 )
-from labelloop.steps.common import SurveyTables, input_image, table_of
+from labelloop.steps.common import SurveyTables, input_image, table_of, volume_rows
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +205,4 @@ def _label(
         return None, {"rows": []}
     stored = item.as_stored(image).geometry
     write(path, array, stored)
-    counts = np.bincount(array.ravel(order="K"), minlength=256) * stored.voxel_ml
-    rows = [{"class": name, "volume_ml": float(counts[scheme.ids[name]]), "confidence": None} for name in known]
-    return path, {"rows": rows}
+    return path, {"rows": volume_rows(array, stored.voxel_ml, known, scheme)}

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.files import digest
 from labelloop.base.shards import Ledger
@@ -23,7 +21,7 @@ from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Volume, canonical, restore, write
 from labelloop.labels.clean import clean
 from labelloop.networks.settings import TransferSettings
-from labelloop.steps.common import Files, SurveyTables, in_groups, read_cases, table_of
+from labelloop.steps.common import Files, SurveyTables, in_groups, read_cases, table_of, volume_rows
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +130,8 @@ def _carry(
         return None, {"transfers": [row], "volumes": []}
     stored = item.as_stored(Volume(found.label, image.geometry))
     write(path, stored.array, stored.geometry)
-    counts = np.bincount(found.label.ravel(), minlength=256) * image.geometry.voxel_ml
-    names = scheme.select(list(known))
-    rows = [{"class": n, "volume_ml": float(counts[scheme.ids[n]]), "confidence": None} for n in names]
-    return path, {"transfers": [row], "volumes": rows}
+    volumes_ml = volume_rows(found.label, image.geometry.voxel_ml, scheme.select(list(known)), scheme)
+    return path, {"transfers": [row], "volumes": volumes_ml}
 
 
 def _cleaned(label: Volume, steps: Sequence[Any], scheme: ClassScheme) -> Volume:
