@@ -10,7 +10,8 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -98,17 +99,10 @@ def described_nnunet(path: str | Path, folds: Sequence[str] = ()) -> NnunetFiles
         found = "no model of nnU-Net's in it" if path.exists() else "no such file or folder"
         raise UserError(f"{path}: {found}; expected a folder with plans.json, dataset.json and its folds, or a zip")
     if path.is_dir():
-        model = _only(path, _models_in(path))
-        chosen = _folds(model, path, folds)
-        files = (model / "plans.json", model / "dataset.json", *(model / fold / CHECKPOINT for fold in chosen))
+        model, chosen, files = _in_folder(path, folds)
         return NnunetFiles(*_described(model, path, model.name), tuple(chosen), files)
-    with tempfile.TemporaryDirectory(prefix="labelloop-") as place:
-        try:
-            name = _unzip(path, Path(place), folds, weights=False)
-            chosen = _folds(Path(place), path, folds)
-            return NnunetFiles(*_described(Path(place), path, name), tuple(chosen), (path,))
-        except UserError as error:  # the user knows the zip, not what it was copied to
-            raise UserError(str(error).replace(place, str(path))) from error
+    with _unzipped(path, folds, weights=False) as (model, name, chosen):
+        return NnunetFiles(*_described(model, path, name), tuple(chosen), (path,))
 
 
 def _described(model: Path, path: Path, name: str) -> tuple[dict[str, int], NnunetPlan | None]:
@@ -123,8 +117,6 @@ def _described(model: Path, path: Path, name: str) -> tuple[dict[str, int], Nnun
 
 def _dataset(model: Path) -> DatasetFile:
     file = model / "dataset.json"
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; a model of nnU-Net's has plans.json, dataset.json and its folds")
     return validated(DatasetFile, read_json(file), file)
 
 
@@ -142,11 +134,13 @@ def import_nnunet(path: str | Path, home: Path, folds: Sequence[str] = ()) -> Pa
     """
     path = Path(path)
     if path.is_dir():
-        return _imported(_only(path, _models_in(path)), path, home, folds)
-    key = digest([IMPORT_VERSION, sha256(path), list(folds)])
-    folder = home / f"{model_name(path)}-{key}"
+        path, chosen, files = _in_folder(path, folds)
+        made_from: list[Any] = [chosen, *map(sha256, files)]
+    else:
+        made_from = [sha256(path), list(folds)]
+    folder = home / f"{model_name(path)}-{digest([IMPORT_VERSION, *made_from])}"
     if not (folder / "model.json").is_file():
-        _write_unzipped(path, folder, folds)
+        write_nnunet(path, folder, folds)
     return folder
 
 
@@ -158,33 +152,41 @@ def write_nnunet(path: str | Path, folder: Path, folds: Sequence[str] = ()) -> N
     """
     path = Path(path)
     if path.is_dir():
-        model = _only(path, _models_in(path))
-        _write(model, path, folder, _folds(model, path, folds))
-    else:
-        _write_unzipped(path, folder, folds)
-
-
-def _write_unzipped(path: Path, folder: Path, folds: Sequence[str]) -> None:
+        model, chosen, _ = _in_folder(path, folds)
+        _write(model, path, folder, chosen)
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as place:
-        _unzip(path, Path(place), folds)
-        try:
-            _write(Path(place), path, folder, _folds(Path(place), path, folds))
-        except UserError as error:  # the user knows the zip, not what it was copied to
-            raise UserError(str(error).replace(place, str(path))) from error
+    with _unzipped(path, folds, folder.parent) as (model, _, chosen):
+        _write(model, path, folder, chosen)
 
 
-def _imported(model: Path, named_as: Path, home: Path, folds: Sequence[str]) -> Path:
-    chosen = _folds(model, named_as, folds)
-    files = [model / "plans.json", model / "dataset.json", *(model / fold / CHECKPOINT for fold in chosen)]
+def _in_folder(path: Path, folds: Sequence[str]) -> tuple[Path, list[str], tuple[Path, ...]]:
+    """Return the folder of the model in a folder, its folds, and its files. Raises UserError when one is missing."""
+    model = _only(path, _models_in(path))
+    chosen = _folds(model, path, folds)
+    files = (model / "plans.json", model / "dataset.json", *(model / fold / CHECKPOINT for fold in chosen))
     for file in files:
         if not file.is_file():
             raise UserError(f"{file}: no such file; a model of nnU-Net's has plans.json, dataset.json and its folds")
-    key = digest([IMPORT_VERSION, chosen, *map(sha256, files)])
-    folder = home / f"{model_name(model)}-{key}"
-    if not (folder / "model.json").is_file():
-        _write(model, model, folder, chosen)
-    return folder
+    return model, chosen, files
+
+
+@contextmanager
+def _unzipped(
+    path: Path, folds: Sequence[str], within: Path | None = None, weights: bool = True
+) -> Iterator[tuple[Path, str, list[str]]]:
+    """Yield a folder with the model in a zip, what the folder is called in the zip, and the model's folds.
+
+    Args:
+        within: where to make the folder, which is there for the time of the block.
+        weights: else empty files stand for the checkpoints.
+    """
+    with tempfile.TemporaryDirectory(dir=within, prefix=".tmp-") as place:
+        try:
+            name = _unzip(path, Path(place), folds, weights)
+            yield Path(place), name, _folds(Path(place), path, folds)
+        except UserError as error:  # the user knows the zip, not what it was copied to
+            raise UserError(str(error).replace(place, str(path))) from error
 
 
 def _models_in(folder: Path) -> list[Path]:
@@ -225,12 +227,8 @@ def _folds(model: Path, path: Path, wanted: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _unzip(path: Path, place: Path, folds: Sequence[str], weights: bool = True) -> str:
-    """Copy the model in a zip to ``place``; return the name of its folder. No name in the zip becomes that of a file.
-
-    Args:
-        weights: else empty files stand for the checkpoints.
-    """
+def _unzip(path: Path, place: Path, folds: Sequence[str], weights: bool) -> str:
+    """Copy the model in a zip to ``place``; return the name of its folder. No name in it becomes that of a file."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {PurePosixPath(name): name for name in archive.namelist()}
