@@ -14,10 +14,9 @@ import numpy as np
 from labelloop.base.classes import ClassScheme
 from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, load_rules
 from labelloop.labels.position import MEASURES
-from labelloop.labels.rules import Evidence
+from labelloop.labels.rules import Evidence, Skip
 from labelloop.labels.rules.base import COUNTS
-from labelloop.labels.rules.border import COARSEST_MM
-from labelloop.labels.surface import Surface
+from labelloop.labels.rules.border import surface_of
 
 GROUPS = {
     "rules": "the rules of anatomy",
@@ -134,9 +133,14 @@ def _beyond(row: Mapping[str, Any]) -> float:
 
 def _of_surface(case: Evidence, name: str) -> dict[str, float]:
     """Return what the image shows at the surface of a class; nothing where it cannot be told."""
-    surface = _surface(case, name)
-    step = surface.step(case.modality) if surface else 0.0
-    if surface is None or step <= 0:
+    if not case.facts.voxels(name):
+        return {}
+    try:
+        surface = surface_of(case, name)
+    except Skip:
+        return {}
+    step = surface.step(case.modality)
+    if step <= 0:
         return {}
     area, continuing = float(surface.areas.sum()), surface.continuing(step)
     values = (
@@ -149,17 +153,6 @@ def _of_surface(case: Evidence, name: str) -> dict[str, float]:
         area / float(np.cbrt(36 * math.pi * case.facts.ml(name) ** 2)),
     )
     return dict(zip((f"surface.{name}" for name in SURFACE), values, strict=True))
-
-
-def _surface(case: Evidence, name: str) -> Surface | None:
-    """Return the surface of a class where the image can tell of it, as the rules at the surface ask."""
-    surfaces = case.surfaces
-    if surfaces is None or not case.facts.voxels(name) or float(surfaces.spacing[1:].max()) > COARSEST_MM:
-        return None
-    surface = surfaces.of(name)
-    if surface is None or not len(surface.inner) or surface.middle in case.clipped_at:
-        return None
-    return surface
 
 
 def _of_shape(case: Evidence, name: str) -> dict[str, float]:

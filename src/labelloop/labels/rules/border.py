@@ -35,20 +35,29 @@ def _surface(rule: Border, case: Evidence, name: str) -> tuple[Surface, float]:
     """Return the surface of a class and the least difference in intensity that is a border.
 
     Raises:
-        Skip: where there is no image, no inside to compare with, nothing but saturated voxels, or the same beside it.
+        Skip: as :func:`surface_of`; also where the same lies beside the class.
     """
-    surfaces = _surfaces(case)
-    surface = surfaces.of(name)
-    if surface is None or not len(surface.inner):
-        raise Skip("too small to tell its inside from its border")
-    if surface.middle in case.clipped_at:
-        raise Skip("the image is clipped throughout: there is no intensity to judge by")
+    surface = surface_of(case, name)
     if case.modality == "CT" and rule.muscle_hu and rule.muscle_hu[0] <= surface.middle <= rule.muscle_hu[1]:
         raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
     step = surface.step(case.modality, rule.step_hu, rule.step_share)
     if step <= 0:
         raise Skip("its median intensity is 0: there is no scale to judge by")
     return surface, step
+
+
+def surface_of(case: Evidence, name: str) -> Surface:
+    """Return the surface of a class that has voxels.
+
+    Raises:
+        Skip: where there is no image, no inside to compare with, or nothing but saturated voxels.
+    """
+    surface = _surfaces(case).of(name)
+    if surface is None or not len(surface.inner):
+        raise Skip("too small to tell its inside from its border")
+    if surface.middle in case.clipped_at:
+        raise Skip("the image is clipped throughout: there is no intensity to judge by")
+    return surface
 
 
 def _surfaces(case: Evidence) -> Surfaces:
