@@ -90,9 +90,9 @@ def _upright(array: np.ndarray, patient: MrPatient) -> np.ndarray:
     return array[::-1].copy() if patient.upside_down else array
 
 
-def body_points(image: Volume, step: int = 4) -> np.ndarray:
-    """Return points (x, y, z) in LPS mm that lie in the body."""
-    index = np.argwhere(body_mask(image)[::step, ::step, ::step])[:, ::-1] * step
+def body_points(image: Volume) -> np.ndarray:
+    """Return points (x, y, z) in LPS mm that lie in the body, of every fourth voxel along each axis."""
+    index = np.argwhere(body_mask(image)[::4, ::4, ::4])[:, ::-1] * 4
     geometry = image.geometry
     return (index * geometry.spacing) @ np.reshape(geometry.direction, (3, 3)).T + geometry.origin
 

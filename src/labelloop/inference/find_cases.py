@@ -115,7 +115,7 @@ def _checked(file: Path) -> Path:
             f"{shown(file)}: one of {len(slices)} slices of a DICOM series; give its folder {shown(file.parent)}"
             f" (and --series {alone.series} where it holds several)"
         )
-    if (alone.size[2] if len(alone.size) > 2 else 1) < dicom.LEAST_SLICES:
+    if alone.frames < dicom.LEAST_SLICES:
         raise UserError(f"{shown(file)}: a single DICOM slice; give the folder with the whole series")
     return file
 

@@ -205,12 +205,11 @@ def left_out(name: str) -> Kind:
     return inject
 
 
-def leak(name: str, ml: float | None = None, free_only: bool = True, below: bool = False) -> Kind:
+def leak(name: str, ml: float | None = None, free_only: bool = True) -> Kind:
     """The class pours ``ml`` (default: 0.2 to 1.5 of its own) out at a point of its surface: a ball around it.
 
     Args:
         free_only: of what no class has; else of anything.
-        below: the point is below the middle of the class.
     """
 
     def inject(draft: Draft) -> None:
@@ -219,8 +218,6 @@ def leak(name: str, ml: float | None = None, free_only: bool = True, below: bool
         amount = draft.drawn(0.2, 1.5) * draft.ml(name) if ml is None else ml
         depth = distance(mask, draft.spacing)
         edge = mask & (depth <= draft.spacing.max())
-        if below:
-            edge[int(np.argwhere(mask)[:, 0].mean()) :] = False
         body = draft.image > max(-200, draft.image.min())
         where = body & (draft.labels == 0) if free_only else body & ~mask
         for _ in range(50 if edge.any() else 0):

@@ -12,6 +12,7 @@ from labelloop.base.errors import UserError
 METRICS = ("dsc", "nsd")
 ORGANS = "organs"
 RESAMPLES = 10_000
+CONFIDENCE = 0.95
 FARTHEST = 100.0
 """Shares of a gap that are looked at, from what was found."""
 
@@ -76,10 +77,9 @@ def hierarchical_bootstrap(
     differences: np.ndarray,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    confidence: float = 0.95,
     folds: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
-    """Return the interval of a mean difference over test cases and over trainings, and the two-sided p of none.
+    """Return the 95 % interval of a mean difference over test cases and over trainings, and the two-sided p of none.
 
     Every training is tested on the same cases: two sources of chance that cross. Cases are drawn with replacement. Of
     trainings there are few: resampled, three never reach farther than they lie themselves, and such an interval holds
@@ -104,7 +104,7 @@ def hierarchical_bootstrap(
         variances = [(mine.mean() ** 2) * differences[:, mine].mean(1).var(ddof=1) for mine in inside]
         error = np.sqrt(sum(variances) / trainings)
         draws += error * random.standard_t(len(inside) * (trainings - 1), resamples)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     # how often chance alone is as far off as what was found; never less than a resample can tell
     p = (np.sum(np.abs(draws) >= abs(mean) * (1 - 1e-9)) + 1) / (resamples + 1)
     return mean - float(high), mean - float(low), float(p) if mean else 1.0

@@ -32,7 +32,7 @@ class ErrorRate:
         return self.wrong / self.judged
 
 
-def error_rate(reviewed: pd.DataFrame, confidence: float = CONFIDENCE) -> ErrorRate | None:
+def error_rate(reviewed: pd.DataFrame) -> ErrorRate | None:
     """Return the error rate of the labels that a label set accepted; None when none that was drawn is judged.
 
     Labels that were asked about because they are doubtful do not count: they are wrong more often than others. Nor do
@@ -48,5 +48,5 @@ def error_rate(reviewed: pd.DataFrame, confidence: float = CONFIDENCE) -> ErrorR
         return None
     from scipy import stats  # slow to import, and most runs have no reviewers
 
-    interval = stats.binomtest(wrong, judged).proportion_ci(confidence, method="exact")
+    interval = stats.binomtest(wrong, judged).proportion_ci(CONFIDENCE, method="exact")
     return ErrorRate(judged, wrong, len(drawn) - judged, float(interval.low), float(interval.high))
