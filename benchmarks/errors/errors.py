@@ -6,9 +6,10 @@ stored array turned against its header, so the image is turned with it.
 """
 
 import numpy as np
+from kinds import slices_of_all
 from scipy import ndimage
 
-from labelloop.labels.corrupt import swapped
+from labelloop.labels.corrupt import slices_lost, swapped
 from labelloop.labels.draft import Draft, Kind
 
 SOLID = ("liver", "spleen", "right_kidney", "left_kidney", "stomach", "pancreas")
@@ -23,25 +24,6 @@ def island(of: str, inside: str) -> Kind:
         draft.paint(of, draft.ball(draft.pick(ndimage.binary_erosion(host)), radius) & host)
 
     return inject
-
-
-def missing_slices(draft: Draft) -> None:
-    """Lose 10 to 30 mm of slices of one structure, not at its ends."""
-    name = draft.one_of((*SOLID, *TUBES, "duodenum"))
-    filled = np.flatnonzero(draft.mask(name).any(axis=(1, 2)))
-    thick = max(2, round(draft.random.uniform(10, 30) / draft.spacing[0]))
-    rest = len(filled) - thick
-    start = filled[0] + rest * draft.random.uniform(0.25, 0.75)
-    z = np.arange(draft.labels.shape[0])[:, None, None]
-    draft.erase(name, (z >= start) & (z < start + thick))
-
-
-def missing_slices_of_all(draft: Draft) -> None:
-    """Lose 15 to 30 mm of slices of the whole map, where a window or a block of slices was not done."""
-    filled = np.flatnonzero(draft.mask("liver").any(axis=(1, 2)))
-    thick = max(2, round(draft.random.uniform(15, 30) / draft.spacing[0]))
-    start = round(draft.random.uniform(filled[0] + 0.3 * len(filled), filled[0] + 0.7 * len(filled)))
-    draft.labels[start : start + thick] = 0
 
 
 def half_an_organ(draft: Draft) -> None:
@@ -83,14 +65,14 @@ def duodenum_above_the_liver(draft: Draft) -> None:
     draft.move("duodenum", ((top - middle) * draft.spacing[0] + draft.random.uniform(0, 30), 0, 0))
 
 
-def merged_adrenals(draft: Draft) -> None:
-    first, second = draft.random.permutation(["right_adrenal_gland", "left_adrenal_gland"])
-    draft.paint(first, draft.mask(second))
+def merged(*pair: str) -> Kind:
+    """One of two organs, which is drawn, takes all of the other."""
 
+    def inject(draft: Draft) -> None:
+        first, second = draft.random.permutation(pair)
+        draft.paint(first, draft.mask(second))
 
-def merged_kidneys(draft: Draft) -> None:
-    first, second = draft.random.permutation(["right_kidney", "left_kidney"])
-    draft.paint(first, draft.mask(second))
+    return inject
 
 
 def leaked_stomach(draft: Draft) -> None:
@@ -152,15 +134,15 @@ ERRORS: dict[str, Kind] = {
     "liver and spleen swapped": swapped("liver", "spleen"),
     "liver island in the spleen": island("liver", "spleen"),
     "spleen island in the liver": island("spleen", "liver"),
-    "missing slice range of one organ": missing_slices,
-    "missing slice range of all": missing_slices_of_all,
+    "missing slice range of one organ": slices_lost((*SOLID, *TUBES, "duodenum")),
+    "missing slice range of all": slices_of_all,
     "half an organ": half_an_organ,
     "shifted pancreas": shifted_pancreas,
     "tumor in the lung": tumor_in_the_lung,
     "tumor in the air": tumor_in_the_air,
     "duodenum above the liver": duodenum_above_the_liver,
-    "merged adrenals": merged_adrenals,
-    "merged kidneys": merged_kidneys,
+    "merged adrenals": merged("right_adrenal_gland", "left_adrenal_gland"),
+    "merged kidneys": merged("right_kidney", "left_kidney"),
     "leaked stomach": leaked_stomach,
     "leaked liver": leaked_liver,
     "wrong orientation": wrong_orientation,

@@ -41,7 +41,7 @@ GAS_HU = -120
 
 
 def slices_of_all(draft: Draft) -> None:
-    """The whole map loses 15 to 30 mm of slices within the liver."""
+    """The whole map loses 15 to 30 mm of slices within the liver, where a window or a block of them was not done."""
     filled = np.flatnonzero(draft.mask("liver").any(axis=(1, 2)))
     thick = max(2, round(draft.random.uniform(15, 30) / draft.spacing[0]))
     start = round(draft.random.uniform(filled[0] + 0.3 * len(filled), filled[0] + 0.7 * len(filled)))

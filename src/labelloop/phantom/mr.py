@@ -14,7 +14,16 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from labelloop.base.classes import load_classes
 from labelloop.base.files import atomic
 from labelloop.images.volume import RAS, Geometry, Volume, canonical, restore, write
-from labelloop.phantom.patient import EASY, HARD, ORIENTATIONS, Patient, draw_patient, field_of_view, tissue_map
+from labelloop.phantom.patient import (
+    EASY,
+    HARD,
+    ORIENTATIONS,
+    Patient,
+    draw_patient,
+    field_of_view,
+    grid_axes,
+    tissue_map,
+)
 from labelloop.phantom.shapes import Field, Points, turn
 from labelloop.phantom.tissues import TISSUES, class_ids
 
@@ -179,7 +188,7 @@ class _Anatomy:
         origin = np.asarray(view.origin) - RAS @ np.full(3, extra * spacing_mm)
         x, y, z = (n + 2 * extra for n in view.size)
         grid = Geometry((x, y, z), view.spacing, tuple(origin.tolist()), view.direction)
-        axes = _axes(grid, patient)
+        axes = grid_axes(grid, patient)
         return cls(patient, tissue_map(patient, grid), patient.texture.on_grid(*axes), axes)
 
     def scan(
@@ -187,7 +196,7 @@ class _Anatomy:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return image (int16) and truth (uint8), canonical [z, y, x], of a sequence that is stored on ``geometry``."""
         grid = canonical(Volume(np.empty(geometry.shape, np.uint8), geometry)).geometry
-        axes = _axes(grid, self.patient)
+        axes = grid_axes(grid, self.patient)
         z, y, x = (a.astype(np.float32) for a in axes)
         right, front, up = np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None])
         there = motion.undone((right, front, up), self.patient)
@@ -209,13 +218,6 @@ class _Anatomy:
         table = np.array([SIGNALS[LIKE.get(t.name, t.name)] for t in TISSUES], np.float32)
         parts = [table[:, COLUMNS.index(column)][self.codes] for column in columns]
         return [part * (1 + np.float32(TEXTURE) * self.texture) for part in parts]
-
-
-def _axes(geometry: Geometry, patient: Patient) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the coordinates (mm) z, y, x of a canonical grid around the patient's offset."""
-    corner = RAS @ np.asarray(geometry.origin) - np.asarray(patient.offset)
-    x, y, z = (corner[i] + np.arange(geometry.size[i]) * geometry.spacing[i] for i in range(3))
-    return z, y, x
 
 
 def _received(signal: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:

@@ -246,10 +246,16 @@ def _tissue_map(patient: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray) -
     return codes, texture
 
 
-def _slabs(patient: Patient, geometry: Geometry, voxels: int) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:
-    """Yield (slices of the grid, where they lie in the slab, codes, texture) for a canonical geometry."""
+def grid_axes(geometry: Geometry, patient: Patient) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the coordinates (mm) z, y, x of a canonical grid around the patient's offset."""
     corner = RAS @ np.asarray(geometry.origin) - np.asarray(patient.offset)
     x, y, z = (corner[i] + np.arange(geometry.size[i]) * geometry.spacing[i] for i in range(3))
+    return z, y, x
+
+
+def _slabs(patient: Patient, geometry: Geometry, voxels: int) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:
+    """Yield (slices of the grid, where they lie in the slab, codes, texture) for a canonical geometry."""
+    z, y, x = grid_axes(geometry, patient)
     thick = max(1, voxels // (len(x) * len(y)))
     for start in range(0, len(z), thick):
         stop = min(start + thick, len(z))
