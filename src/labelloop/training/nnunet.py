@@ -10,7 +10,7 @@ import logging
 from importlib.metadata import version
 from typing import Any
 
-from labelloop.base.files import atomic, sha256, write_json
+from labelloop.base.files import write_json
 from labelloop.base.paths import OUTPUTS
 from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
@@ -66,11 +66,7 @@ def work_of(job: TrainingJob) -> Work:
 
 
 def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progress) -> None:
-    import torch
-
-    folder = work.finished
-    with atomic(folder / "weights.pt") as temporary:
-        torch.save({"weights": trainer.exported_weights()}, temporary)
+    folder, weights_sha256 = work.finished, work.write_weights(trainer.exported_weights())
     cases = {split: len(trainer.cases[split]) for split in trainer.SPLITS}
     write_json(folder / "plans.json", plans_json(job.name, job.plan))
     write_json(folder / "dataset.json", dataset_json(job.classes, cases["train"], channels=job.plan.channels))
@@ -83,7 +79,7 @@ def _write_finished(job: TrainingJob, work: Work, trainer: Any, progress: Progre
         _describe(job, work.precision, progress, cases)
         | {"deterministic": trainer.deterministic}
         | trainer.description()
-        | {"weights_sha256": sha256(folder / "weights.pt")}
+        | {"weights_sha256": weights_sha256}
     )
     write_json(folder / "model.json", description)
 

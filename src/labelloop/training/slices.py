@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from torch.nn import functional
 
 from labelloop.base.classes import IGNORED
-from labelloop.base.files import atomic, sha256, write_json
+from labelloop.base.files import write_json
 from labelloop.base.heartbeat import counted
 from labelloop.base.paths import SLICE_OUTPUTS
 from labelloop.base.tables import write_table
@@ -122,8 +122,7 @@ class SliceTraining:
     def write(self, work: Work) -> None:
         """Score the held-out slices and write all finished files."""
         folder, job = work.finished, self.job
-        with atomic(folder / "weights.pt") as temporary:
-            torch.save({"weights": {k: v.cpu() for k, v in self.network.state_dict().items()}}, temporary)
+        weights_sha256 = work.write_weights(self.network.state_dict())
         self.progress.write(folder / "training.jsonl")
         rows = []
         for split, cases in self.cases.items():
@@ -147,7 +146,7 @@ class SliceTraining:
             "cases": {split: len(cases) for split, cases in self.cases.items()},
             "epoch": len(self.progress.epochs),
             "scores": scores,
-            "weights_sha256": sha256(folder / "weights.pt"),
+            "weights_sha256": weights_sha256,
         }
         write_json(folder / "model.json", description)
 

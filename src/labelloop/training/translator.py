@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from labelloop.base.errors import UserError
-from labelloop.base.files import atomic, digest, sha256, write_json, write_text
+from labelloop.base.files import digest, write_json, write_text
 from labelloop.base.heartbeat import counted
 from labelloop.base.paths import TRANSLATOR_OUTPUTS
 from labelloop.base.precision import DTYPES, Precision, has_units
@@ -237,9 +237,7 @@ class TranslatorTraining:
     def write(self, work: Work) -> None:
         """Write all finished files; ``weights.pt`` holds the generator from CT to MR alone."""
         folder, job = work.finished, self.job
-        weights = {k: v.cpu() for k, v in self.networks["to_mr"].state_dict().items()}
-        with atomic(folder / "weights.pt") as temporary:
-            torch.save({"weights": weights}, temporary)
+        weights_sha256 = work.write_weights(self.networks["to_mr"].state_dict())
         write_text(folder / "training.jsonl", "".join(json.dumps(e, sort_keys=True) + "\n" for e in self.epochs))
         cases = flat(job.cases[look] for look in LOOKS)
         rows = [{"case": case.case, "split": "train", "key": case.key} for case in cases]
@@ -256,7 +254,7 @@ class TranslatorTraining:
             "versions": {name: version(name) for name in ("labelloop", "torch")},
             "cases": {look: len(cases) for look, cases in job.cases.items()},
             "epoch": len(self.epochs),
-            "weights_sha256": sha256(folder / "weights.pt"),
+            "weights_sha256": weights_sha256,
         }
         write_json(folder / "model.json", description)
 

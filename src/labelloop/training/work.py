@@ -84,6 +84,15 @@ class Work:
             raise UserError(f"{self.checkpoint} belongs to another training. Delete {self.folder} to start anew.")
         return content
 
+    def write_weights(self, weights: Mapping[str, Any]) -> str:
+        """Write ``weights.pt`` among the finished files, from the CPU; return its content hash."""
+        import torch
+
+        path = self.finished / "weights.pt"
+        with atomic(path) as temporary:
+            torch.save({"weights": {name: value.detach().cpu() for name, value in weights.items()}}, temporary)
+        return sha256(path)
+
     def finish(self, epochs: int) -> None:
         """Note that all files are in ``finished``; the checkpoint is no longer needed."""
         self._note(epochs, finished=True)
