@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
+from labelloop.base.wording import first_of
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_BYTES = 32 * 2**20
@@ -116,8 +117,9 @@ def validated(model: type[Model], content: Any, path: str | Path) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        wrong = [(place_of(e["loc"]) or "file", e) for e in error.errors()[:MOST_LINES]]
-        raise UserError("\n".join(f"{path}: {place}: {e['msg']}{found_in(e)}" for place, e in wrong)) from None
+        wrong = [(place_of(e["loc"]) or "file", e) for e in error.errors()]
+        lines = [f"{path}: {place}: {e['msg']}{found_in(e)}" for place, e in wrong]
+        raise UserError("\n".join(first_of(lines, MOST_LINES))) from None
 
 
 def place_of(place: Sequence[Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from labelloop.base.errors import UserError
 from labelloop.base.files import write_text
 from labelloop.base.tables import TABLES
-from labelloop.base.wording import NAMED, named, shown
+from labelloop.base.wording import first_of, named, shown
 
 CLAIMS, MANIFEST = "shards/.infer.names", "shards/infer.csv"
 """Where the output folder of ``labelloop infer`` says which files labelloop wrote, and what became of the cases."""
@@ -52,8 +52,7 @@ def refuse_overwriting(
             problems.append(f"{shown(path)}: exists, and labelloop did not write it; move it away or write elsewhere")
     problems = list(dict.fromkeys(problems))
     if problems:
-        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
-        raise UserError("\n".join([*problems[:NAMED], *more]))
+        raise UserError("\n".join(first_of(problems)))
 
 
 def alike_but_for_capitals(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -45,6 +45,11 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
+def first_of(lines: Sequence[str], most: int = NAMED) -> list[str]:
+    """Return the first lines, and one more that says how many are left out, if any are."""
+    return [*lines[:most], f"and {len(lines) - most} more"] if len(lines) > most else list(lines)
+
+
 def shown(path: str | Path) -> str:
     """Write a path so that it can be printed and stored, also where it is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

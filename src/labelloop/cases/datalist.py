@@ -9,7 +9,7 @@ from typing import Any
 from labelloop.base.documents import read_json, short
 from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
-from labelloop.base.wording import NAMED, count, shown
+from labelloop.base.wording import count, first_of, shown
 from labelloop.cases.folders import Pair
 from labelloop.images.listing import (
     CAPITALS,
@@ -86,7 +86,7 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
     if not entries and not problems:
         problems.append(f"{path}: no list {', '.join(LISTS)} with an entry")
     if problems:
-        raise UserError("\n".join(problems[:NAMED]))
+        raise UserError("\n".join(first_of(problems)))
     return entries
 
 

@@ -15,7 +15,7 @@ from labelloop.base.errors import CaseError, UserError
 from labelloop.base.lookup import SUFFIXES, find
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
-from labelloop.base.wording import NAMED, count, named, shown
+from labelloop.base.wording import count, first_of, named, shown
 from labelloop.cases.bids import bids_folder, bids_pairs
 from labelloop.cases.datalist import datalist_pairs
 from labelloop.cases.folders import Pair, pair_folders
@@ -408,8 +408,7 @@ def _check_ids(ids: list[str]) -> None:
         for i, n in Counter(ids).items() if n > 1
     ]  # fmt: skip
     if lines:
-        more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
-        raise UserError("\n".join([*lines[:NAMED], *more]))
+        raise UserError("\n".join(first_of(lines)))
 
 
 def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from labelloop.base.errors import CaseError
 from labelloop.base.files import digest, sha256
-from labelloop.base.wording import count, named, shown
+from labelloop.base.wording import count, first_of, named, shown
 from labelloop.images.listing import extension, is_dicom, is_utf8
 from labelloop.images.volume import Volume, geometry_of
 from labelloop.inference.dicom_elements import values_of
@@ -121,8 +121,7 @@ def _error(code: str, folder: Path, found: str) -> CaseError:
 def describe(series: dict[str, list[Slice]]) -> str:
     """Return number, description, slices and UID of each series, in one line; of very many only the first."""
     lines = [f"{number}: {_what(slices)}, {uid}" for number, (uid, slices) in enumerate(series.items(), start=1)]
-    more = [f"and {len(lines) - MOST_LISTED} more"] if len(lines) > MOST_LISTED else []
-    return "; ".join([*lines[:MOST_LISTED], *more])
+    return "; ".join(first_of(lines, MOST_LISTED))
 
 
 def no_volume(slices: Sequence[Slice]) -> str:

@@ -17,7 +17,7 @@ from labelloop.base.errors import CaseError, UserError, nearest
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.tables import read_table, write_table
-from labelloop.base.wording import NAMED, NOTHING, count, named, shown
+from labelloop.base.wording import NOTHING, count, first_of, named, shown
 from labelloop.cases.annotation import PRESENT, STATES, States, from_table
 from labelloop.images.datasets import Dataset, of_scheme
 from labelloop.images.listing import Listing, tell
@@ -128,7 +128,7 @@ def _read_states(path: str | Path, scheme: ClassScheme) -> dict[str, dict[str, s
         wrong = sorted(set(table[column]) - set(known))
         lines += [f"{path}: {column} {name[:40]!r}{nearest(name, known)}" for name in wrong]
     if lines:
-        raise UserError("\n".join(lines[:NAMED]))
+        raise UserError("\n".join(first_of(lines)))
     return from_table(table)
 
 

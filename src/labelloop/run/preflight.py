@@ -7,7 +7,7 @@ from typing import Any
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.sequences import flat
-from labelloop.base.wording import count
+from labelloop.base.wording import count, named
 from labelloop.cases.groups import canonical_name
 from labelloop.cases.table import Case
 from labelloop.inference.steps import Compose, InferenceStep, Locate, Segment
@@ -19,9 +19,6 @@ from labelloop.run.chain import needed, ordered
 from labelloop.run.expected import Expected, expected_states
 from labelloop.training.settings import PartialSettings, SegmenterSettings
 
-NAMED = 3
-"""Cases that a message names."""
-
 
 def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], scheme: ClassScheme) -> Iterable[str]:
     """Yield a line for each kind of rows that are set aside, or will be, and of those that are kept and doubtful."""
@@ -32,8 +29,8 @@ def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], schem
         yield f"{count(number, 'row')} {what}: {code}, as {first['case']}: {first['found']}. {first['action']}"
     images = {case.case: case.images for case in cases}
     labels = {case.case: (case.label,) if case.label else () for case in cases}
-    for what, named in (("image", images), ("label", labels)):
-        missing = {case: [file for file in files if not Path(file).is_file()] for case, files in named.items()}
+    for what, files_of in (("image", images), ("label", labels)):
+        missing = {case: [file for file in files if not Path(file).is_file()] for case, files in files_of.items()}
         without = [case for case in cases if missing[case.case]]
         if without:
             yield _some(f"no such {what}", without) + f"; first: {missing[without[0].case][0]}"
@@ -44,8 +41,7 @@ def warnings(cases: Sequence[Case], rejected: Sequence[Mapping[str, str]], schem
 
 
 def _some(what: str, cases: Sequence[Case]) -> str:
-    names = ", ".join(case.case for case in cases[:NAMED]) + (", ..." if len(cases) > NAMED else "")
-    return f"{count(len(cases), 'case')} will be set aside: {what}: {names}"
+    return f"{count(len(cases), 'case')} will be set aside: {what}: {named([case.case for case in cases])}"
 
 
 def unfit_plans(expected: Expected) -> Iterator[str]:
