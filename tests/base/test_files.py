@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,20 @@ def test_processes_that_write_the_same_file_do_not_meet(tmp_path):
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert len(path.read_text()) == 1000 and len(set(path.read_text())) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    path, make, tried = tmp_path / "table.csv", os.mkdir, []
+
+    def made_and_removed_by_another(folder, *arguments, **options):
+        if Path(folder).name == ".tmp-table.csv" and not tried:
+            tried.append(folder)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+        make(folder, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", made_and_removed_by_another)
+    write_text(path, "whole")
+    assert tried and path.read_text() == "whole" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)

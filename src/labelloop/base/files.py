@@ -101,7 +101,8 @@ def _own_folder(shared: Path) -> Path:
                 _remove(left)
     folder = shared / f"{os.getpid()}-{next(_numbers)}-{platform.node()}"
     for _ in range(100):
-        with suppress(FileNotFoundError):  # another process removed the empty folder above
+        # Another process may remove the empty folder above, before this one is made or while Python looks at it.
+        with suppress(FileNotFoundError, FileExistsError):
             folder.mkdir(parents=True)
             return folder
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
