@@ -12,9 +12,9 @@ What is measured of a label map is kept in OUT, and a run that was stopped goes 
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from labelloop import labels as labels_package
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.files import digest, sha256, write_text
 from labelloop.base.lookup import CONFIG
-from labelloop.base.machine import processor
 from labelloop.base.tables import read_table, write_table
 from labelloop.images.datasets import load_dataset
 from labelloop.images.scan import read_classes, read_image
@@ -39,10 +38,12 @@ from labelloop.labels.measured import joined, measured, true_dsc, with_errors
 from labelloop.labels.quality import FOLDS, fitted, out_of_fold, widening
 from labelloop.labels.settings import CORRUPTED, HELD_OUT, UNALTERED
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import RESULTS, written_by
+
 LABELS = Path(labels_package.__file__).parent
 SOURCES = (*sorted(LABELS.rglob("*.py")), CONFIG / "classes" / "flare.yaml", Path(__file__))
 """What a table of evidence follows from, beside the files."""
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SEED = 17
 BAD = 0.7
 """A label with a smaller DSC is bad."""
@@ -88,8 +89,7 @@ def main() -> None:
     text = "\n".join(lines(rows, scheme, [source.name for source in sources]))
     print(text)
     if options.write:
-        named = ", ".join(name for name, _, _ in runs)
-        made = f"Written by `benchmarks/quality/run.py`, {date.today()}, {processor()}. Runs: {named}."
+        made = written_by(__file__, "scikit-learn")
         write_text(RESULTS / f"quality_{options.dataset}.md", f"# Predicted quality of labels\n\n{made}\n\n{text}\n")
 
 

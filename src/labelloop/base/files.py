@@ -100,12 +100,15 @@ def _own_folder(shared: Path) -> Path:
             if _is_abandoned(left):
                 _remove(left)
     folder = shared / f"{os.getpid()}-{next(_numbers)}-{platform.node()}"
-    for _ in range(100):
-        # Another process may remove the empty folder above, before this one is made or while Python looks at it.
-        with suppress(FileNotFoundError, FileExistsError):
+    for attempts_left in reversed(range(100)):
+        try:
             folder.mkdir(parents=True)
-            return folder
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+            break
+        except (FileNotFoundError, FileExistsError):
+            # Another process may remove the empty folder above, before this one is made or while Python looks at it.
+            if not attempts_left:
+                raise
+    return folder
 
 
 def _is_abandoned(left: Path) -> bool:

@@ -83,8 +83,7 @@ def train(
 
     asked, scheme = ModelSpec.model_validate(spec), load_classes(classes)
     usable = in_groups(survey.usable(), asked.cases, scheme, groups)
-    full = _full(asked, usable, scheme, groups)
-    outputs = scheme.select(asked.classes)
+    full, outputs = _full(asked, usable, scheme, groups), scheme.select(asked.classes)
     rows = read_cases(survey.cases)
     patients, seen = {case.case: case.patient for case in rows}, learned_patients(rows, learned, learned_from)
     files = Files(images, "prepared_image"), Files(labels, "prepared_label")
