@@ -1,3 +1,4 @@
+import blosc2
 import numpy as np
 import pytest
 
@@ -28,6 +29,21 @@ def test_label_round_trip_with_locations(tmp_path, monkeypatch):
     for class_id, where in label.locations.items():
         assert (array[tuple(where[:, 1:].T)] == class_id).all()
         assert (where[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_bytes_do_not_tell_the_cores_of_the_machine(tmp_path, monkeypatch, cores):
+    """Trainings are told apart by the content hash of these files, and another machine may prepare some of them."""
+    here, there = tmp_path / "here.b2nd", tmp_path / "there.b2nd"
+    array = np.arange(2 * 3 * 4).reshape(2, 3, 4) % 5
+    write_label_array(here, array)
+    monkeypatch.setitem(blosc2.dparams_dflts, "nthreads", cores)
+    monkeypatch.setitem(blosc2.cparams_dflts, "nthreads", cores)
+    threads = blosc2.set_nthreads(cores)
+    monkeypatch.setattr(blosc2, "nthreads", cores)
+    write_label_array(there, array)
+    blosc2.set_nthreads(threads)
+    assert here.read_bytes() == there.read_bytes()
 
 
 def test_empty_label_has_no_locations(tmp_path):

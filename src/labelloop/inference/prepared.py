@@ -143,6 +143,7 @@ def _write(path: str | Path, array: np.ndarray, content: dict[str, Any]) -> None
             chunks=sides[0],
             blocks=sides[1],
             cparams=compression,
+            dparams={"nthreads": 1},  # written down in the file, too
         )
         for name, value in content.items():
             stored.schunk.vlmeta[name] = value
