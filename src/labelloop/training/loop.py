@@ -1,13 +1,17 @@
-"""What the loops of all trainings share: updates that are counted, and a stop between two of them."""
+"""The loop of all trainings: epochs and updates that are counted, checkpoints, a stop between two updates."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from labelloop.base import stopping
 from labelloop.base.heartbeat import counted
+
+log = logging.getLogger(__name__)
 
 Losses = dict[str, Tensor]
 """Loss of an update and its terms, by name."""
@@ -31,6 +35,40 @@ def stoppable(save: Callable[[], None], agreed: Callable[[int], int] = int) -> I
                 raise stopping.exit_by(number)
 
         yield pause
+
+
+def run_epochs(
+    numbers: range,
+    save_every: int,
+    stream: Generator[Any, None, None],
+    run: Callable[[int, Iterator[Any], Pause], None],
+    save: Callable[[], None],
+    agreed: Callable[[int], int] = int,
+) -> None:
+    """Run the epochs of ``numbers``; Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
+
+    Args:
+        save_every: epochs between two checkpoints; there is one after the last as well.
+        stream: all batches that are still to come; closed in the end, which ends its workers.
+        run: takes the updates of an epoch, given the stream and what to call between two of them.
+        save: writes a checkpoint.
+        agreed: as in :func:`stoppable`.
+    """
+    with (
+        stoppable(save, agreed) as pause,
+        closing(stream) as batches,
+        counted("epoch", numbers.stop, numbers.start) as count,
+    ):
+        for epoch in numbers:
+            run(epoch, batches, pause)
+            count.advance()
+            if (epoch + 1) % save_every == 0 or epoch + 1 == numbers.stop:
+                save()
+
+
+def tell_resumed(name: str, numbers: range, losses: list[Losses]) -> None:
+    """Say at which update of which epoch a training goes on."""
+    log.info("%s: resuming after epoch %d of %d, update %d", name, numbers.start, numbers.stop, len(losses))
 
 
 def run_updates(losses: list[Losses], total: int, update: Callable[[int], Losses], pause: Pause) -> list[Losses]:

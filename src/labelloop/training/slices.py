@@ -5,11 +5,11 @@ with the weights it would have had, and publishes finished files only. What it s
 :mod:`labelloop.inference.slices`.
 """
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch.nn import functional
 
 from labelloop.base.classes import IGNORED
 from labelloop.base.files import write_json
-from labelloop.base.heartbeat import counted
 from labelloop.base.paths import SLICE_OUTPUTS
 from labelloop.base.tables import write_table
 from labelloop.inference.prepared import SUFFIX, open_image, open_label
@@ -28,7 +27,7 @@ from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
-from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
+from labelloop.training.loop import Losses, Pause, means, run_epochs, run_updates, tell_resumed
 from labelloop.training.progress import Progress
 from labelloop.training.settings import TRAINING_VERSION, SliceClassifierSettings, settings_of
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
@@ -101,23 +100,15 @@ class SliceTraining:
         """
         if work.checkpoint.is_file():
             self._load(work.load(self.device))
-        done, s = len(self.progress.epochs), self.settings
+        s = self.settings
         loaders = {"train": self._loader("train", augment=True)}
         if self.cases["validation"] and s.validation_iterations:
             loaders["validation"] = self._loader("validation", augment=False)
-        epochs = [self._draws(epoch, loaders) for epoch in range(done, s.epochs)]
+        epochs = [self._draws(epoch, loaders) for epoch in self._epochs]
         draws = list(itertools.chain.from_iterable(epochs))[len(self.losses) :]
         batches = iterate(loaders, draws, s.seed, self.job.workers, self.device.type == "cuda")
-
-        def save() -> None:
-            work.save(len(self.progress.epochs), self._state())
-
-        with stoppable(save) as pause, contextlib.closing(batches), counted("epoch", s.epochs, done) as count:
-            for epoch in range(done, s.epochs):
-                self._run_epoch(epoch, batches, pause, "validation" in loaders)
-                count.advance()
-                if (epoch + 1) % s.save_every == 0 or epoch + 1 == s.epochs:
-                    save()
+        run = partial(self._run_epoch, validate="validation" in loaders)
+        run_epochs(self._epochs, s.save_every, batches, run, lambda: self._save(work))
 
     def write(self, work: Work) -> None:
         """Score the held-out slices and write all finished files."""
@@ -219,6 +210,14 @@ class SliceTraining:
     def _image(self, case: TrainingCase):
         return open_image(self.job.images / f"{case.case}{SUFFIX}")
 
+    @property
+    def _epochs(self) -> range:
+        """The epochs to come, from 0."""
+        return range(len(self.progress.epochs), self.settings.epochs)
+
+    def _save(self, work: Work) -> None:
+        work.save(len(self.progress.epochs), self._state())
+
     def _state(self) -> dict[str, Any]:
         networks = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         return networks | {
@@ -232,10 +231,7 @@ class SliceTraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress.epochs, self.losses = state["epochs"], state["losses"]
         self.deterministic &= state.get("deterministic", True)
-        log.info(
-            "%s: resuming after epoch %d of %d, update %d",
-            self.job.name, len(state["epochs"]), self.settings.epochs, len(self.losses),
-        )  # fmt: skip
+        tell_resumed(self.job.name, self._epochs, self.losses)
 
 
 class SliceLoader:

@@ -4,7 +4,6 @@ Every batch, and what the image pools do with it, follows from the seed and its 
 from its last checkpoint, which holds the pools too, and ends with the weights of an uninterrupted one.
 """
 
-import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,6 @@ from torch.nn import functional
 
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest, write_json, write_text
-from labelloop.base.heartbeat import counted
 from labelloop.base.paths import TRANSLATOR_OUTPUTS
 from labelloop.base.precision import DTYPES, Precision, has_units
 from labelloop.base.sequences import flat
@@ -35,7 +33,7 @@ from labelloop.networks.plans import Plan
 from labelloop.networks.settings import TranslatorSettings
 from labelloop.training.cpu import by_onednn
 from labelloop.training.loading import Draw, ahead, isolated_random_state, seed_of
-from labelloop.training.loop import Losses, Pause, means, run_updates, stoppable
+from labelloop.training.loop import Losses, Pause, means, run_epochs, run_updates, tell_resumed
 from labelloop.training.settings import TRANSLATOR_VERSION, Determinism
 from labelloop.training.setup import resolve_device, set_determinism
 from labelloop.training.staging import Place, staged
@@ -215,24 +213,11 @@ class TranslatorTraining:
         """
         if work.checkpoint.is_file():
             self._load(work.load(self.device))
-        s, before = self.settings, len(self.epochs)
-
-        def save() -> None:
-            work.save(len(self.epochs), self._state())
-
-        updates = product(range(before, s.epochs), range(s.iterations_per_epoch))
+        s = self.settings
+        updates = product(self._epochs, range(s.iterations_per_epoch))
         draws = [Draw("translator", epoch, number) for epoch, number in updates]
         stream = ahead(Patches(self.job), draws[len(self.losses) :], self.job.workers, self.device.type == "cuda")
-        with (
-            stoppable(save) as pause,
-            contextlib.closing(stream) as batches,  # ends the workers
-            counted("epoch", s.epochs, before) as count,
-        ):
-            for epoch in range(before, s.epochs):
-                self._run_epoch(epoch, batches, pause)
-                count.advance()
-                if (epoch + 1) % s.save_every == 0 or epoch + 1 == s.epochs:
-                    save()
+        run_epochs(self._epochs, s.save_every, stream, self._run_epoch, lambda: self._save(work))
 
     def write(self, work: Work) -> None:
         """Write all finished files; ``weights.pt`` holds the generator from CT to MR alone."""
@@ -324,6 +309,14 @@ class TranslatorTraining:
         for look in LOOKS:
             self.networks[f"is_{look}"].requires_grad_(learn)
 
+    @property
+    def _epochs(self) -> range:
+        """The epochs to come, from 0."""
+        return range(len(self.epochs), self.settings.epochs)
+
+    def _save(self, work: Work) -> None:
+        work.save(len(self.epochs), self._state())
+
     def _state(self) -> dict[str, Any]:
         return {
             "networks": self.networks.state_dict(),
@@ -342,10 +335,7 @@ class TranslatorTraining:
             pool.fakes = list(state["pools"][look])
         self.epochs, self.losses = state["epochs"], state["losses"]
         self.deterministic &= state.get("deterministic", True)
-        log.info(
-            "%s: resuming after epoch %d of %d, update %d",
-            self.job.name, len(self.epochs), self.settings.epochs, len(self.losses),
-        )  # fmt: skip
+        tell_resumed(self.job.name, self._epochs, self.losses)
 
 
 def rate_factor(epoch: int, settings: TranslatorSettings) -> float:

@@ -12,13 +12,13 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
 from labelloop.base.errors import UserError
-from labelloop.base.heartbeat import counted
 from labelloop.base.sequences import flat
 from labelloop.inference.prepared import SUFFIX, open_label
 from labelloop.training.distributed import ALONE
@@ -31,7 +31,7 @@ from labelloop.training.loading import (
     seed_of,
     set_random_state,
 )
-from labelloop.training.loop import Pause, means, run_updates, stoppable
+from labelloop.training.loop import Pause, means, run_epochs, run_updates, tell_resumed
 from labelloop.training.losses import PartialLabelLoss, drop_unknown
 from labelloop.training.progress import Progress, dice_scores, draw_curve
 from labelloop.training.sampling import Loader
@@ -72,7 +72,8 @@ class Trainer(Adapter):
     candidates: list[Candidate]
     losses: list[dict[str, Tensor]]
     """Of the updates of the epoch under way."""
-    _pause: Pause
+    seconds: float | None = None
+    """Of an epoch of late."""
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "validation")
 
     @classmethod
@@ -208,35 +209,24 @@ class Trainer(Adapter):
         """
         if work.checkpoint.is_file():
             self.load_state(work.load(self.device))
-            log.info(
-                "%s: resuming after epoch %d of %d, update %d",
-                self.job.name, len(self.progress.epochs), self.num_epochs, len(self.losses),
-            )  # fmt: skip
+            tell_resumed(self.job.name, self._epochs, self.losses)
         loaders = self.get_dataloaders()
         draws = list(self._draws(loaders))
         pinned = self.device.type == "cuda"
         stream = iterate(loaders, draws, self.settings.seed, self.job.workers, pinned)
-        seconds, before = None, len(self.progress.epochs)
-        with (
-            stoppable(lambda: self._save(work), self.team.largest) as self._pause,
-            contextlib.closing(stream) as batches,  # ends the workers
-            counted("epoch", self.num_epochs, before) as epochs,
-        ):
-            for epoch in range(before, self.num_epochs):
-                began = time.perf_counter()
-                self._run_epoch(epoch, batches, validate="validation" in loaders)
-                epochs.advance()
-                now = time.perf_counter() - began
-                seconds = now if seconds is None else 0.7 * seconds + 0.3 * now
-                log.info("%s: %s", self.job.name, self.winner.progress.line(self.num_epochs, seconds))
-                if (epoch + 1) % self.settings.save_every == 0 or epoch + 1 == self.num_epochs:
-                    self._save(work)
+        run = partial(self._run_epoch, validate="validation" in loaders)
+        run_epochs(self._epochs, self.settings.save_every, stream, run, lambda: self._save(work), self.team.largest)
         return self.winner.progress
 
     @property
     def progress(self) -> Progress:
         """The epochs so far (of the first candidate)."""
         return self.candidates[0].progress
+
+    @property
+    def _epochs(self) -> range:
+        """The epochs to come, from 0."""
+        return range(len(self.progress.epochs), self.num_epochs)
 
     @property
     def winner(self) -> Candidate:
@@ -285,12 +275,13 @@ class Trainer(Adapter):
         weights = best or bare(self.winner.network).state_dict()
         return {name: value.detach().cpu() for name, value in weights.items()}
 
-    def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], validate: bool) -> None:
+    def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], pause: Pause, validate: bool) -> None:
+        began = time.perf_counter()
         for network in self.trained:
             network.train()
         self.lr_scheduler.step(epoch)
         updates = self._iterations("train")
-        train = means(run_updates(self.losses, updates, lambda _: self._update(next(batches)), self._pause))
+        train = means(run_updates(self.losses, updates, lambda _: self._update(next(batches)), pause))
         if train["loss"] != train["loss"]:
             self._give_up(f"no loss of epoch {epoch + 1} is a number")
         if train["skipped"]:
@@ -298,7 +289,7 @@ class Trainer(Adapter):
                 "%s: epoch %d: %d of %d updates skipped: their gradients are not finite",
                 self.job.name, epoch + 1, round(train["skipped"] * updates), updates,
             )  # fmt: skip
-        results = self._validate(batches) if validate else [({}, {})] * len(self.candidates)
+        results = self._validate(batches, pause) if validate else [({}, {})] * len(self.candidates)
         rate = self.optimizer.param_groups[0]["lr"]
         for candidate, (losses, scores) in zip(self.candidates, results, strict=True):
             better = candidate.progress.add(rate, train, losses, scores)
@@ -307,6 +298,9 @@ class Trainer(Adapter):
                 candidate.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self.losses = []
         self.team.check_weights(self.trained)
+        now = time.perf_counter() - began
+        self.seconds = now if self.seconds is None else 0.7 * self.seconds + 0.3 * now
+        log.info("%s: %s", self.job.name, self.winner.progress.line(self.num_epochs, self.seconds))
 
     def _update(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take a step; stop the training when none has changed the weights for long."""
@@ -322,12 +316,14 @@ class Trainer(Adapter):
             "Lower learning_rate or set precision: fp32, and check the prepared images for extreme values."
         )
 
-    def _validate(self, batches: Iterator[dict[str, Any]]) -> list[tuple[dict[str, float], dict[str, float | None]]]:
+    def _validate(
+        self, batches: Iterator[dict[str, Any]], pause: Pause
+    ) -> list[tuple[dict[str, float], dict[str, float | None]]]:
         """Return the mean loss terms and the Dice of each class, of every candidate on the same batches."""
         networks = [candidate.network.eval() for candidate in self.candidates]
         steps = []
         for _ in range(self._iterations("validation")):
-            self._pause()
+            pause()
             batch = next(batches)
             steps.append([self.validation_step(batch, network) for network in networks])
         results = []
@@ -348,7 +344,7 @@ class Trainer(Adapter):
 
     def _draws(self, loaders: dict[str, Loader]) -> Iterator[Draw]:
         done = len(self.losses)
-        for epoch in range(len(self.progress.epochs), self.num_epochs):
+        for epoch in self._epochs:
             yield from (Draw(self.stream_of(epoch, i), epoch, i) for i in range(done, self._iterations("train")))
             done = 0
             if "validation" in loaders:

@@ -1,6 +1,7 @@
 """What trainings on labeled and unlabeled cases share: which is which, batches of both, what the unlabeled teach."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from labelloop.base.errors import UserError
 from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import seed_of
+from labelloop.training.loop import Pause
 from labelloop.training.losses import ramp_up
 from labelloop.training.sampling import Chooser, evenly, streams, two_parts
 from labelloop.training.settings import SemiSupervisedSettings, Unlabeled, settings_of
@@ -102,9 +104,9 @@ class SemiSupervisedTrainer(PartialTrainer):
         self.confidence_mask.means = state["confidence"].to(self.device)
         super().load_state(state)
 
-    def _run_epoch(self, epoch: int, batches: Any, validate: bool) -> None:
+    def _run_epoch(self, epoch: int, batches: Iterator[dict[str, Any]], pause: Pause, validate: bool) -> None:
         self.epoch = epoch
-        super()._run_epoch(epoch, batches, validate)
+        super()._run_epoch(epoch, batches, pause, validate)
 
     def _cases_of(self, labeled: bool) -> list[str]:
         return [c.case for c in self.cases["train"] if self.is_labeled(c) is labeled]
