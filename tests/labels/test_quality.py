@@ -9,7 +9,8 @@ from labelloop.labels import quality
 from labelloop.labels.quality import (
     LARGEST_WEIGHT,
     fit,
-    masked,
+    judge,
+    kinds,
     out_of_fold,
     usual,
     weights,
@@ -59,7 +60,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def learned(small):
-    return fit(table(40), CLASSES)
+    return fit(table(40), CLASSES)[0]
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +116,23 @@ def test_too_few_patients_are_refused():
         fit(table(LEAST_PATIENTS - 1), CLASSES)
 
 
-def test_held_out_labels_lose_at_random_what_only_models_say_and_nothing_else():
-    rows = table(LEAST_PATIENTS)
-    held_out = rows["source"] == HELD_OUT
-    lost = masked(rows)
-    assert lost[~held_out].equals(rows[~held_out])
-    for column in ("agreement.dice", "confidence.mean"):
-        assert 0.2 < lost.loc[held_out, column].isna().mean() < 0.8
-    assert rows.loc[held_out, "agreement.dice"].notna().all()
-    assert lost[["surface.border", "rules.failed"]].equals(rows[["surface.border", "rules.failed"]])
+def test_labels_are_judged_by_what_was_learned_from_the_evidence_that_they_have(others):
+    rows = table(40)
+    silent = others.assign(**{"agreement.dice": np.nan, "confidence.mean": np.nan})
+    alone = others.assign(**{"agreement.dice": np.nan})
+    asked = pd.concat([others, alone, silent], ignore_index=True).sample(frac=1, random_state=1)
+    assert kinds(asked).value_counts().to_dict() == {
+        kind: len(others) for kind in ("agreement confidence", "confidence", "")
+    }
+    found, left_out = judge(rows, asked, CLASSES)
+    assert list(found.index) == list(asked.index)
+    assert list(left_out.index) == list(rows.index[rows["source"] == HELD_OUT])
+    for kind, mine in asked.groupby(kinds(asked)):
+        assert found.loc[mine.index, "dsc"].corr(mine["dsc"], method="spearman") > 0.7
+        # nothing said by models is no sign of an expert's label
+        assert found.loc[mine.index, "dsc"].mean() == pytest.approx(mine["dsc"].mean(), abs=0.05), kind
+    never_said, mine = rows.drop(columns=["agreement.dice", "confidence.mean"]), asked[kinds(asked) == ""]
+    pd.testing.assert_frame_equal(judge(never_said, mine, CLASSES)[0], found.loc[mine.index])
 
 
 def test_held_out_labels_weigh_as_much_as_all_others():

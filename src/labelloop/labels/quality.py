@@ -3,7 +3,8 @@
 Three gradient boosted regressions (scikit-learn's HistGradientBoostingRegressor, as LightGBM: Ke et al., NeurIPS 2017)
 predict the 10 %, 50 % and 90 % quantile of the DSC from a row of :mod:`labelloop.labels.evidence`. All classes share
 them, and the class is one of the features: what a step at the border means is learned from large organs, too. Missing
-evidence (NaN) goes its own way in each tree, so one model or several, with an image or without, are the same to them.
+evidence (NaN) goes its own way in each tree, but what only models say (:data:`~labelloop.labels.evidence.PREDICTED`)
+would tell which labels are predictions: one that lacks some of it is judged by regressions that never saw that part.
 
 They learn, inside a run, from labeled cases alone: labels as they are (DSC 1), corrupted ones (``labels.corrupt``), and
 predictions for cases that no model behind them learned from. The interval is widened until it holds as many labels as
@@ -14,7 +15,7 @@ like the held-out ones; without held-out ones, of corrupted ones.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -31,9 +32,6 @@ LEAST_RESIDUALS = 30
 """With fewer held-out labels, corrupted ones tell how wide the interval must be, too."""
 LARGEST_WEIGHT = 10.0
 """Held-out labels count as much as all others together, but none more than this."""
-MASKED = 0.5
-"""Share of held-out rows that lose what only models can say, a group at a time: else a row without it would be known
-to be no prediction, and be held for as good as the truth."""
 ITERATIONS = 100
 """Trees of each regression."""
 SEED = 17
@@ -53,7 +51,6 @@ class Quality:
         models: one a quantile.
         widened: by how much the interval is widened at both ends, in DSC.
         usual: medians of good labels [class, columns]; NaN where not known.
-        left_out: what is predicted of each row that was learned from, as :func:`out_of_fold` says.
     """
 
     classes: tuple[str, ...]
@@ -61,7 +58,6 @@ class Quality:
     models: tuple[HistGradientBoostingRegressor, ...]
     widened: float
     usual: pd.DataFrame
-    left_out: pd.DataFrame | None = None
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return ``dsc`` (median), ``low`` and ``high`` of each row, from 0 to 1, in its order and with its index.
@@ -110,6 +106,45 @@ class Quality:
         return [_in_words(found.iloc[at], gains.iloc[at]) + said for at, said in enumerate(from_others)]
 
 
+def judge(rows: pd.DataFrame, asked: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Learn from labels whose DSC is known, and predict that of others.
+
+    Labels of which models say the same kinds of things are judged by what was learned from these kinds alone.
+
+    Args:
+        rows, classes: as :func:`fit` takes them.
+        asked: evidence with ``class``.
+
+    Returns:
+        of each row of ``asked``, ``dsc``, ``low``, ``high`` and ``reason``; of each held-out row of ``rows``, the same,
+        predicted by what was learned from other patients, without a reason.
+    """
+    held_out = rows[rows["source"] == HELD_OUT]
+    asked_of, held_out_of = kinds(asked), kinds(held_out)
+    found, left_out = [], []
+    for kind in sorted({*asked_of, *held_out_of}) or [""]:
+        quality, from_others = fit(reduced(rows, kind), classes)
+        mine = asked[asked_of == kind]
+        found.append(quality.predict(mine).assign(reason=quality.reasons(mine)))
+        left_out.append(from_others.loc[held_out.index[held_out_of == kind]].assign(reason=""))
+    return pd.concat(found).reindex(asked.index), pd.concat(left_out).reindex(held_out.index)
+
+
+def kinds(rows: pd.DataFrame) -> pd.Series:
+    """Return, of each row, the groups of what only models say of which anything is known, as one text."""
+    said = {}
+    for group in PREDICTED:
+        known = rows[[column for column in rows.columns if group_of(column) == group]].notna().any(axis=1)
+        said[group] = known.map({True: f"{group} ", False: ""})
+    return pd.DataFrame(said, index=rows.index).sum(axis=1).str.strip()
+
+
+def reduced(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return rows without what models say of another kind, as :func:`kinds` names it."""
+    lost = [group for group in PREDICTED if group not in kind.split()]
+    return rows[[column for column in rows.columns if group_of(column) not in lost]]
+
+
 def _in_words(found: pd.Series, gains: pd.Series) -> str:
     """Return a sentence on a predicted DSC and its interval."""
     said = f"a DSC of {found['dsc']:.2f} is predicted ({found['low']:.2f} to {found['high']:.2f})"
@@ -118,14 +153,18 @@ def _in_words(found: pd.Series, gains: pd.Series) -> str:
     return f"{said}, lowered by {causes}" if causes else said
 
 
-def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
+def fit(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[Quality, pd.DataFrame]:
     """Learn from labels whose DSC is known.
 
     Args:
         rows: evidence with ``class``, ``patient``, ``source`` (its source in ``labels.settings``) and ``dsc``. All
             are to be measured alike, as if nobody had labeled them: what is measured in one source only tells sources
             apart. A corrupted label's positions leave its own patient out (``Positions.z_scores(without=...)``).
+            What only models say may be known of held-out rows alone: then the result is for rows of which it is known.
         classes: all classes that there are.
+
+    Returns:
+        what predicts the quality, and what :func:`out_of_fold` predicts of the rows that were learned from.
 
     Raises:
         UserError: when there are fewer than :data:`labelloop.labels.settings.LEAST_PATIENTS` patients.
@@ -141,7 +180,7 @@ def fit(rows: pd.DataFrame, classes: Sequence[str]) -> Quality:
     if counted.sum() < LEAST_RESIDUALS:
         counted = rows["source"] != UNALTERED
     widened = widening(left_out[counted], rows.loc[counted, "dsc"].to_numpy(float))
-    return replace(fitted(rows, classes, widened), left_out=left_out)
+    return fitted(rows, classes, widened), left_out
 
 
 def out_of_fold(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -176,10 +215,9 @@ def widening(predicted: pd.DataFrame, dsc: np.ndarray) -> float:
 
 def fitted(rows: pd.DataFrame, classes: Sequence[str], widened: float = 0.0) -> Quality:
     """Fit the three models to all rows, whoever they are of."""
-    table = masked(rows)
     known = [column for column in rows.columns if group_of(column) in GROUPS]
-    columns = tuple(column for column in known if np.isfinite(table[column].to_numpy(float)).any())
-    features = _features(table, classes, columns)
+    columns = tuple(column for column in known if np.isfinite(rows[column].to_numpy(float)).any())
+    features = _features(rows, classes, columns)
     models = tuple(
         _regression(quantile).fit(features, rows["dsc"].to_numpy(float), sample_weight=weights(rows))
         for quantile in QUANTILES
@@ -217,17 +255,6 @@ def weights(rows: pd.DataFrame) -> np.ndarray:
         return np.ones(len(rows))
     weight = np.clip((~held_out).sum() / held_out.sum(), 1.0, LARGEST_WEIGHT)
     return np.where(held_out, weight, 1.0)
-
-
-def masked(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows in which held-out ones have lost, at random, groups of evidence that only predictions have."""
-    random, held_out = np.random.default_rng(SEED), (rows["source"] == HELD_OUT).to_numpy()
-    table = rows.copy()
-    for group in PREDICTED:
-        lost = held_out & (random.random(len(rows)) < MASKED)
-        mine = [column for column in rows.columns if group_of(column) == group]
-        table.loc[lost, mine] = np.nan
-    return table
 
 
 def usual(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -190,20 +190,18 @@ def quality(
     Raises:
         UserError: when there are too few labeled patients.
     """
-    from labelloop.labels.quality import fit
+    from labelloop.labels.quality import judge
 
     scheme = load_classes(classes)
     patients = {case.case: case.patient for case in read_cases(cases)}
     known = _without(read_many(errors, "evidence"), overruled_by(read_many(reviewed, "reviewed")))
     rows = joined(pd.concat([known, read_many(evidence, "evidence")]), patients, scheme)
-    judged = rows["source"] == PSEUDO
-    learned = rows[~judged].reset_index(drop=True)
-    model = fit(learned, scheme.names)
-    asked, ids = rows[judged].reset_index(drop=True), ["case", "map", "class"]
-    found = pd.concat([asked[ids], model.predict(asked)], axis=1).assign(reason=model.reasons(asked))
+    pseudo = rows["source"] == PSEUDO
+    learned, asked = (rows[mine].reset_index(drop=True) for mine in (~pseudo, pseudo))
+    judged = pd.concat(judge(learned, asked, scheme.names), ignore_index=True)
     held_out = learned["source"] == HELD_OUT
-    from_others = pd.concat([learned[ids], model.left_out], axis=1)[held_out].assign(reason="")
-    write_table(table, pd.concat([found, from_others], ignore_index=True), "quality")
+    ids = pd.concat([asked, learned[held_out]], ignore_index=True)[["case", "map", "class"]]
+    write_table(table, pd.concat([ids, judged], axis=1), "quality")
     log.info(
         "quality: of %s, learned from %s of %s, %d of them predictions for labeled patients",
         count(len(asked), "label"),
