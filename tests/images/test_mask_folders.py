@@ -62,7 +62,7 @@ def test_a_class_without_a_mask_is_unknown_and_one_with_an_empty_mask_is_annotat
     assert cases["b"].annotated == "liver;left_kidney;spleen"
 
 
-@pytest.mark.parametrize("fault", ["grid", "values", "dead", "unnamed"])
+@pytest.mark.parametrize("fault", ["grid", "values", "dead", "unnamed", "two", "formats"])
 def test_a_case_whose_masks_cannot_be_used_is_left_out_and_never_unlabeled(tree, fault):
     place = tree / "a" / "segmentations"
     (place / "liver.nii.gz").unlink()
@@ -70,6 +70,11 @@ def test_a_case_whose_masks_cannot_be_used_is_left_out_and_never_unlabeled(tree,
         save(place / "liver.nii.gz", box(2), np.diag([1.0, 1.0, 7.0, 1.0]))
     elif fault == "values":
         save(place / "liver.nii.gz", box(2) + box(3, value=2))
+    elif fault == "two":
+        save(place / "left_kidney.nii.gz", box(6))  # beside kidney_left
+    elif fault == "formats":
+        for ending in ("nii", "nii.gz"):
+            save(place / f"liver.{ending}", box(2))
     elif fault == "dead":
         (place / "liver.nii.gz").symlink_to("nowhere")
     else:
@@ -99,7 +104,11 @@ def test_the_folder_of_label_maps_holds_nobody_elses_files(tree):
         join(tree, merged=None)
 
 
-def test_two_masks_of_one_class_are_refused(tree):
-    save(tree / "a" / "segmentations" / "left_kidney.nii.gz", box(6))
-    with pytest.raises(UserError, match="class left_kidney has a mask already"):
-        join(tree)
+def test_one_mask_a_case_is_enough(tree):
+    """As where somebody drew the liver alone, or kidneys under the names that TotalSegmentator gives them."""
+    save(tree.parent / "drawn" / "a" / "liver.nii.gz", box(2))
+    save(tree.parent / "drawn" / "b" / "kidney_left.nii.gz", box(6))
+    out = tree.parent
+    make_table(tree, out / "drawn", str(out / "mine.yaml"), out / "cases.csv", Options(merged=out / "merged"))
+    found = {case.case: case.annotated for case in load_cases(out / "cases.csv")[0]}
+    assert found == {"a": "liver", "b": "left_kidney"}

@@ -358,10 +358,10 @@ def _volumes_in(place: Path) -> list[Path]:
 
 def _are_masks(place: Path) -> bool:
     """Say whether what a folder holds is a mask an organ of one case: by the folder's name, or by the files' names."""
-    from labelloop.images.datasets import all_class_names  # numpy
+    from labelloop.images.datasets import all_class_names, words_of  # numpy
 
-    names = {stem(path) for path in place.iterdir() if extension(path.name)} if place.is_dir() else set()
-    return bool(names) and (place.name == "segmentations" or len(all_class_names() & names) > 1)
+    names = {words_of(stem(path)) for path in place.iterdir() if extension(path.name)} if place.is_dir() else set()
+    return bool(names) and (place.name == "segmentations" or not names.isdisjoint(map(words_of, all_class_names())))
 
 
 def is_dicom(path: Path) -> bool:

@@ -45,15 +45,17 @@ def find_masks(folder: Path, dataset: Dataset) -> tuple[dict[str, Masks], list[L
     """Return the masks of each case below ``folder`` whose classes the data set names, and say what is left out.
 
     ``<case>/segmentations/<organ>.nii.gz`` or ``<case>/<organ>.nii.gz``. The order of an organ's words is free:
-    ``kidney_left`` is left_kidney. A case with a file that cannot be read, or without a mask of a class, is left out.
+    ``kidney_left`` is left_kidney. A case with a file that cannot be read, without a mask of a class, or with two masks
+    of one is left out.
 
     Raises:
-        UserError: when the folder holds no masks, or two masks of a case are of one class.
+        UserError: when the folder holds no masks.
     """
     places = mask_folders(folder)
     if not places:
         raise UserError(
-            f"{shown(folder)}: no folder <case>/segmentations with a mask an organ, nor <case> with several"
+            f"{shown(folder)}: no folder <case>/segmentations with a mask an organ, nor <case> with a file that is named "
+            "as a class of a class scheme (<case>/liver.nii.gz)"
         )
     classes = _by_words(dataset)
     found: dict[str, Masks] = {}
@@ -63,36 +65,35 @@ def find_masks(folder: Path, dataset: Dataset) -> tuple[dict[str, Masks], list[L
         if entry.path.name not in places
     ]
     for case, place in places.items():
-        listing = list_folder(place)
-        masks = _of_classes(listing, classes)
-        reason = _why_not(listing, masks)
-        left_out += [LeftOut(folder / case, reason, lost=True)] if reason else []
-        left_out += [entry for entry in listing.left_out if not entry.lost]
-        if not reason:
-            found[case] = masks
+        try:
+            listing, found[case] = _masks_in(place, classes)
+        except UserError as error:
+            left_out.append(LeftOut(folder / case, str(error), lost=True))
+        else:
+            left_out += [entry for entry in listing.left_out if not entry.lost]
     _tell_others(folder, flat(masks.others for masks in found.values()), dataset)
     return found, left_out
 
 
-def _why_not(listing: Listing, masks: Masks) -> str:
-    """Say why the masks of a case cannot be used; empty when they can."""
-    lost = [entry.reason for entry in listing.lost]
-    return lost[0] if lost else ("" if masks.files else NO_CLASS)
+def _masks_in(place: Path, classes: Mapping[tuple[str, ...], str]) -> tuple[Listing, Masks]:
+    """Return what lies in the folder of a case, and its masks. Raises UserError when they cannot be used."""
+    listing = list_folder(place)
+    masks = _of_classes(listing, classes)
+    if listing.lost or not masks.files:
+        raise UserError(listing.lost[0].reason if listing.lost else NO_CLASS)
+    return listing, masks
 
 
 def masks_of(place: Path, dataset: Dataset) -> Masks:
     """Return the masks of one case.
 
     Raises:
-        CaseError: ``mask_unusable`` when one cannot be read, or there is none of a class of the data set.
-        UserError: when two are of one class.
+        CaseError: ``mask_unusable`` when one cannot be read, there is none of a class of the data set, or two of one.
     """
-    listing = list_folder(place)
-    masks = _of_classes(listing, _by_words(dataset))
-    reason = _why_not(listing, masks)
-    if reason:
-        raise CaseError("mask_unusable", shown(place), reason, ACTION)
-    return masks
+    try:
+        return _masks_in(place, _by_words(dataset))[1]
+    except UserError as error:
+        raise CaseError("mask_unusable", shown(place), str(error), ACTION) from error
 
 
 def list_label_maps(folder: str | Path, dataset: Dataset) -> Listing:
