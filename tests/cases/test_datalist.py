@@ -33,7 +33,7 @@ def pair(name: str) -> dict[str, str]:
 
 def test_a_datalist_becomes_a_table_and_a_data_set_file(tmp_path):
     lists = {"training": [pair("a"), pair("b") | {"fold": 0}, {"image": "images/u.nii.gz"}], "validation": [pair("c")],
-             "test": ["images/d_0000.nii.gz"]}  # fmt: skip
+             "testing": ["images/d_0000.nii.gz"]}  # fmt: skip
     path = write(tmp_path / "data", lists)
     assert cli.main(["cases", "--images", str(path), "--out", str(tmp_path / "c.csv")]) == 0
     cases, rejected = load_cases(tmp_path / "c.csv")
@@ -71,7 +71,7 @@ REFUSED = {
     "no image": ({"training": [{"img": "a.nii.gz"}]}, "training.0: found"),
     "straddles": ({"training": [pair("a")], "test": [{"image": "images/a.nii.gz"}]}, "stands in it 2 times"),
     "no list": ({"training": {"0": pair("a")}, "test": [pair("b")]}, "training: found"),
-    "nothing": ({"fold0": []}, "no list training, validation, test with an entry"),
+    "nothing": ({"fold0": []}, "no list training, validation, test, testing with an entry"),
 }
 
 

@@ -25,7 +25,8 @@ from labelloop.images.listing import (
 
 log = logging.getLogger(__name__)
 
-LISTS = ("training", "validation", "test")
+LISTS = ("training", "validation", "test", "testing")
+"""Lists that are read; Auto3DSeg calls the last one ``testing``."""
 MISSING = "no such file"
 Entry = tuple[str, tuple[Path, ...], Path | None]
 """Name of the list, image (a file for each channel) and label."""
