@@ -1,6 +1,8 @@
 """Folders in nnU-Net's and FLARE's naming: paired without guessing, written as a case table."""
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -106,11 +108,26 @@ def test_contradicting_options_are_all_named(tmp_path):
     assert len(str(caught.value).splitlines()) == 3
     with pytest.raises(UserError, match="did you mean 'btcv'"):
         make_table(images, None, "btvc", tmp_path / "c.csv")
-    with pytest.raises(UserError, match="case id 'a b'"):
-        make_table(touch(tmp_path / "j", "a b.nii.gz"), None, "btcv", tmp_path / "c.csv")
     with pytest.raises(UserError, match="too few"):
         make_table(images, None, "btcv", tmp_path / "c.csv", Options(test_fraction=0.5))
     assert not (tmp_path / "c.csv").exists()
+
+
+def test_files_of_any_name_become_case_ids(tmp_path, caplog):
+    """As folders of DICOM do: nobody has to rename a collection."""
+    images = touch(tmp_path / "i", "Pat 1_0000.nii.gz", "Müller_0000.nii.gz", "Möller_0000.nii.gz", "b_0000.nii.gz")
+    labels = touch(tmp_path / "l", "Pat 1.nii.gz", "Müller.nii.gz")
+    with caplog.at_level(logging.INFO):
+        made = make_table(images, labels, "btcv", tmp_path / "c.csv", Options(test_fraction=0.5))
+    read, rejected = load_cases(tmp_path / "c.csv")
+    assert rejected == [] and [case.case for case in read] == [case.case for case in made] and len(read) == 4
+    stems = {case.case: (Path(case.image).name, Path(case.label).name) for case in read}
+    assert stems["Pat_1"] == ("Pat 1_0000.nii.gz", "Pat 1.nii.gz") and "Pat 1 is Pat_1" in caplog.text
+    assert sorted(stems)[0].startswith("M_ller_") and sorted(stems)[1].startswith("M_ller_")
+    assert [bool(case.label) for case in read if case.role == "test"] == [True]
+    touch(tmp_path / "i", "Pat_1_0000.nii.gz")
+    with pytest.raises(UserError, match="'Pat_1': 2 images are called so"):
+        make_table(images, labels, "btcv", tmp_path / "d.csv")
 
 
 def test_annotated_classes_can_be_taken_from_the_ids_that_occur(tmp_path):

@@ -20,7 +20,7 @@ from labelloop.cases.bids import bids_folder, bids_pairs
 from labelloop.cases.datalist import datalist_pairs
 from labelloop.cases.folders import Pair, pair_folders
 from labelloop.cases.nnunet_folder import nnunet_folder, nnunet_pairs
-from labelloop.cases.table import MODALITIES, NONE, REASONS, ROLES, SAFE_ID, Case, write_cases
+from labelloop.cases.table import MODALITIES, NONE, ROLES, Case, safe_id, tell_renamed, write_cases
 from labelloop.images.datasets import Dataset, all_class_names, label_counts, read_dataset, write_dataset
 from labelloop.images.listing import LeftOut, Listing, tell_left_out
 from labelloop.images.mask_folders import Masks, find_masks, merge, refuse_merged
@@ -331,7 +331,8 @@ def _rows(found: _Found, drawn: set[str], options: Options) -> list[Case]:
     """Return the rows of the table. All cases of a patient of which one was drawn are for testing."""
     patients = {options.known.get(case, {}).get("patient") for case in drawn} - {None, ""}
     rows = [_row(pair, found, options) for pair in found.pairs]
-    tested = {row.case for row in rows if row.case in drawn or row.patient in patients}
+    chosen = set(map(safe_id, drawn))
+    tested = {row.case for row in rows if row.case in chosen or row.patient in patients}
     trained = {row.case for row in rows if row.role == "train"}
     if drawn and trained and trained <= tested:
         raise UserError(
@@ -346,7 +347,7 @@ def _row(pair: Pair, found: _Found, options: Options) -> Case:
     role, case, images, label = pair
     dataset, known = found.dataset, options.known.get(case, {})
     return Case(
-        case=case,
+        case=safe_id(case),
         image=";".join(str(image.absolute()) for image in images),
         label=str(label.absolute()) if label else "",
         dataset=str(Path(dataset).absolute()) if dataset.endswith(SUFFIXES) else dataset,
@@ -401,14 +402,16 @@ class _MaskLabels:
         return [pair for pair in pairs if pair[1] not in failed]
 
 
-def _check_ids(ids: list[str]) -> None:
-    lines = [f"case id {i!r} from its file name: {REASONS['case_id_unsafe']}" for i in ids if not SAFE_ID.fullmatch(i)]
-    lines += [
+def _check_ids(names: list[str]) -> None:
+    """Refuse cases of one id; say which names, being none, lead to another one (:func:`safe_id`)."""
+    ids = [safe_id(name) for name in names]
+    lines = [
         f"case {i!r}: {n} images are called so, as where it is in the train and in the test folder; rename all but one"
         for i, n in Counter(ids).items() if n > 1
     ]  # fmt: skip
     if lines:
         raise UserError("\n".join(first_of(lines)))
+    tell_renamed(names, ids)
 
 
 def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:

@@ -21,7 +21,7 @@ from labelloop.base.files import atomic, digest
 from labelloop.base.lookup import SUFFIXES, known
 from labelloop.base.outputs import alike_but_for_capitals
 from labelloop.base.tables import delimiter_of
-from labelloop.base.wording import count
+from labelloop.base.wording import count, named
 from labelloop.images.datasets import Dataset, read_dataset
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,13 @@ def safe_id(name: str) -> str:
     words = "_".join(name.split())
     safe = re.sub(r"[^A-Za-z0-9._-]|^[.-]", "_", words)
     return safe if safe == words else f"{safe}_{digest(name)[:6]}"
+
+
+def tell_renamed(names: Sequence[str], ids: Sequence[str]) -> None:
+    """Say in the log which names are no case ids, and what their cases are called."""
+    renamed = [f"{name} is {own}" for name, own in zip(names, ids, strict=True) if name != own]
+    if renamed:
+        log.info("%s that no case id may have: %s", count(len(renamed), "name"), named(renamed))
 
 
 class Case(Strict):

@@ -12,7 +12,7 @@ from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import digest
 from labelloop.base.outputs import refuse_folder_of_inputs, refuse_overwriting
 from labelloop.base.wording import count, named, shown
-from labelloop.cases.table import safe_id
+from labelloop.cases.table import safe_id, tell_renamed
 from labelloop.images.listing import CHANNEL, LeftOut
 from labelloop.images.volume import read_geometry, write
 from labelloop.inference.dicom import NO_MODALITY, REASONS, choose, in_order, read_dicom
@@ -103,9 +103,7 @@ def _with_safe_ids(cases: list[InputImage], inputs: Path) -> list[InputImage]:
         UserError: when two would have one id.
     """
     safe = [replace(case, case=safe_id(case.case)) for case in cases]
-    renamed = [f"{old.case} is {new.case}" for old, new in zip(cases, safe, strict=True) if old.case != new.case]
-    if renamed:
-        log.info("%s: names that are no case ids: %s", shown(inputs), named(renamed))
+    tell_renamed([case.case for case in cases], [case.case for case in safe])
     doubled = [name for name, times in Counter(case.case for case in safe).items() if times > 1]
     if doubled:
         raise UserError(f"{shown(inputs)}: several inputs for {named(doubled)}; rename them or move them apart")
