@@ -80,10 +80,22 @@ def test_label_maps_of_nnunet_are_scored_in_the_ids_of_their_dataset_json(tmp_pa
     assert perfect(named) and set(named["class"]) == set(IDS)
 
 
+def test_predictions_in_other_ids_are_scored_in_the_ids_that_are_named_and_told_where_none_are(tmp_path, caplog):
+    """Id 1 is the spleen of the truth, and the liver of the scheme."""
+    truth, predicted = nnunet(tmp_path / "d"), tmp_path / "predicted"
+    for case in ("a", "b"):
+        save(predicted / f"{case}.nii.gz", label_map({"spleen": 1, "left_kidney": 2}))
+    named = {"prediction_dataset": tmp_path / "d" / "dataset.json"}
+    assert perfect(scored(truth, predicted, tmp_path / "1.csv", **named))
+    assert "no class of the truth overlaps" not in caplog.text
+    assert (scored(truth, predicted, tmp_path / "2.csv")["dsc"] == 0).all()
+    assert "no class of the truth overlaps with its prediction in any case: spleen, left_kidney" in caplog.text
+
+
 def test_a_class_of_a_dataset_json_that_no_scheme_has_is_not_background(tmp_path):
     labels = nnunet(tmp_path / "d")
     (tmp_path / "d" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "spleen": 1, "cyst": 2}}))
-    with pytest.raises(UserError, match="no class 'cyst'"):
+    with pytest.raises(UserError, match=r"no class 'cyst'(.|\n)*data set file, too \(--dataset; --prediction-dataset"):
         evaluate_folders(labels, ours(tmp_path / "ours"), "flare", "official-2024", tmp_path / "s.csv")
 
 

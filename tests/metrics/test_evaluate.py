@@ -190,7 +190,7 @@ def test_each_side_s_ids_are_refused_with_what_to_do_about_that_side(tmp_path, c
             write_map(tmp_path / side, case, values)
     assert evaluate_folders(tmp_path / "truth", tmp_path / "prediction", "flare", "corrected", tmp_path / "s.csv") == 2
     said = {record.getMessage()[0]: record.getMessage() for record in caplog.records}
-    assert "--dataset" in said["b"] and "--dataset" not in said["a"] and "--classes" in said["a"]
+    assert "(--dataset)" in said["b"] and "--dataset" not in said["a"] and "(--prediction-dataset)" in said["a"]
 
 
 def test_classes_that_are_nowhere_do_not_lift_the_mean(tmp_path, capsys):

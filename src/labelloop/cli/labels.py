@@ -28,6 +28,9 @@ def evaluate(
             help="data set, or nnU-Net's dataset.json, whose ids the truth carries and whose annotated classes count"
         ),
     ] = None,
+    prediction_dataset: Annotated[
+        str | None, Option(help="data set, or nnU-Net's dataset.json, whose ids the predictions carry")
+    ] = None,
     annotation: Annotated[Path | None, Option(help="annotation table; unknown classes are not scored")] = None,
     workers: Annotated[int, Option(min=1, help="processes")] = 1,
     lesions: Annotated[Path | None, Option(help="table of tumors found and missed to write")] = None,
@@ -35,7 +38,9 @@ def evaluate(
     """Score label maps: DSC and NSD as FLARE computes them, and how many tumors are found."""
     from labelloop.metrics.evaluate import evaluate_folders
 
-    lost = evaluate_folders(truth, prediction, classes, protocol, out, workers, annotation, lesions, dataset)
+    lost = evaluate_folders(
+        truth, prediction, classes, protocol, out, workers, annotation, lesions, dataset, prediction_dataset
+    )
     return int(bool(lost))
 
 

@@ -226,7 +226,8 @@ def load_dataset(name: str | Path, scheme: ClassScheme) -> Dataset:
 def bound(dataset: Dataset, scheme: ClassScheme, path: Path) -> Dataset:
     """Return a data set for a class scheme; see :func:`load_dataset`. ``path`` is for messages."""
     known = all_class_names() | set(scheme.names)
-    used = {"labels": dataset.named.values(), "annotated": dataset.annotated}
+    listed = set(dataset.named.values())
+    used = {"labels": dataset.named.values(), "annotated": [name for name in dataset.annotated if name not in listed]}
     lines = []
     for key, names in used.items():
         wrong = dict.fromkeys(name for name in names if name not in known)

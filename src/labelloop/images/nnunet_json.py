@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 
 NAME = "dataset.json"
 MOST_DIGITS = len(str(LARGEST_ID))
+MEANING = (
+    "What the ids in {} mean can be said by a data set file, too (--dataset; --prediction-dataset, where these are "
+    "predictions to score), in which null is a structure that is no class"
+)
 OF_LABELS = ("labelsTr", "labelsTs")
 """Folders of nnU-Net's label maps, which lie beside the file."""
 OF_MR = re.compile(r"MRI?|T[12].*|FLAIR|PD|DWI|ADC|.*(IN|OUT)[_ -]?(OF[_ -]?)?PHASE|DIXON.*", re.I)
@@ -72,7 +76,10 @@ def ids_beside(labels: Path, dataset: str | Path | None, scheme: ClassScheme) ->
         return None, []
     if dataset is None:
         log.info("%s: label maps in the ids of %s", shown(labels), shown(files[0]))
-    return bound(dataset_in_json(files[0], "CT", ids_alone=True), scheme, files[0]), files[:1]
+    try:
+        return bound(dataset_in_json(files[0], "CT", ids_alone=True), scheme, files[0]), files[:1]
+    except UserError as error:
+        raise UserError(f"{error}\n{MEANING.format(shown(labels))}") from None
 
 
 def _first_text(content: Mapping[str, Any], *keys: str) -> str:

@@ -28,7 +28,7 @@ from labelloop.metrics.lesions import in_words, lesion_rows
 
 log = logging.getLogger(__name__)
 
-OF_PREDICTIONS = "Predictions carry the ids of the class scheme: name theirs (--classes), or write them in these ids."
+OF_PREDICTIONS = "Name the data set whose ids the predictions carry (--prediction-dataset)."
 SEVERAL = 2
 """So many classes or more that lie nowhere in the same place are rather named wrong than segmented badly."""
 
@@ -43,13 +43,14 @@ def evaluate_folders(
     annotation: str | Path | None = None,
     lesions: str | Path | None = None,
     dataset: str | Path | None = None,
+    prediction_dataset: str | Path | None = None,
 ) -> int:
     """Score the label maps of one folder against those of the same cases in another; write ``scores``, print a summary.
 
     Args:
-        truth_dir, prediction_dir: folders of label maps in the ids of ``classes``, the truth in those of ``dataset``;
-            or of folders with a mask an organ (:mod:`labelloop.images.mask_folders`). Where a ``dataset.json`` of
-            nnU-Net lies beside label maps, it says the ids.
+        truth_dir, prediction_dir: folders of label maps in the ids of ``classes``, of ``dataset`` (the truth) and of
+            ``prediction_dataset``; or of folders with a mask an organ (:mod:`labelloop.images.mask_folders`). Where a
+            ``dataset.json`` of nnU-Net lies beside label maps, it says the ids.
         classes: class scheme, by name or path.
         rules: a name in :data:`labelloop.metrics.flare.RULES`.
         out: the table to write, of kind "scores".
@@ -58,6 +59,7 @@ def evaluate_folders(
         lesions: the table to write of what was found and missed of tumors, of kind "lesions"; None writes none.
         dataset: data set, by name or path, whose ids the truth carries and whose ``annotated`` classes are scored,
             unless ``annotation`` says otherwise. Of masks, the classes that have one are scored.
+        prediction_dataset: data set, by name or path, whose ids the predictions carry.
 
     Returns:
         How many problems there were: cases missing on one side, unreadable, or not comparable. Each is logged as one
@@ -71,7 +73,7 @@ def evaluate_folders(
     scheme = load_classes(classes)
     states = _read_states(annotation, scheme) if annotation else None
     named_ids, said = ids_beside(Path(truth_dir), dataset, scheme)
-    predicted_ids, said_too = ids_beside(Path(prediction_dir), None, scheme)
+    predicted_ids, said_too = ids_beside(Path(prediction_dir), prediction_dataset, scheme)
     sides = ((truth_dir, named_ids), (prediction_dir, predicted_ids))
     listings = [list_label_maps(folder, ids or of_scheme(scheme)) for folder, ids in sides]
     truths, predictions = (listing.volumes for listing in listings)
@@ -214,21 +216,27 @@ def both_empty(table: pd.DataFrame) -> pd.Series:
 
 
 def tell_apart(table: pd.DataFrame) -> None:
-    """Warn of classes in a "scores" table that truth and prediction both hold and that overlap in no case.
+    """Warn where the ids of truth or prediction may well be those of another scheme, as a "scores" table tells.
 
-    Where there are several, the ids of one side may well be those of another scheme: truth in BTCV's ids is valid in
-    FLARE's, and so would be scored without a word.
+    Truth in BTCV's ids is valid in FLARE's, and so would be scored without a word: several classes that both sides hold
+    overlap in no case. Of truth with few classes, none is found in any case.
     """
     if table.empty:
         return
-    held = (table[["volume_truth_ml", "volume_prediction_ml"]].fillna(0) > 0).all(axis=1)
-    best = table[held].groupby("class", sort=False)["dsc"].max()
-    apart = list(best.index[best == 0])
-    if len(apart) >= SEVERAL:
+    volumes = table[["volume_truth_ml", "volume_prediction_ml"]].fillna(0) > 0
+    best = table[volumes["volume_truth_ml"]].groupby("class", sort=False)["dsc"].max()
+    both = table[volumes.all(axis=1)].groupby("class", sort=False)["dsc"].max()
+    apart = list(both.index[both == 0])
+    if len(best) and not best.any():
+        log.warning(
+            "no class of the truth overlaps with its prediction in any case: %s. Do the predictions carry the ids of "
+            "another scheme (--prediction-dataset names theirs, --dataset those of the truth)?", ", ".join(best.index)
+        )  # fmt: skip
+    elif len(apart) >= SEVERAL:
         log.warning(
             "truth and prediction overlap in no case for %d of the %s that both hold: %s. Are the ids of one side "
             "those of another scheme (--dataset names that of the truth), or the sides of the patient swapped?",
-            len(apart), count(len(best), "class"), ", ".join(apart),
+            len(apart), count(len(both), "class"), ", ".join(apart),
         )  # fmt: skip
 
 
