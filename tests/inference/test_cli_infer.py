@@ -64,7 +64,7 @@ def test_every_option_at_once(command, tmp_path):
     assert command(*options, "--preview", "--again") == 0
     out = tmp_path / "out"
     found = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and not p.name.startswith("."))
-    assert found == ["a.nii.gz", "efficiency.csv", "previews/a.png", "shards/infer.csv", "summary.csv"]
+    assert found == ["a.nii.gz", "dataset.json", "efficiency.csv", "previews/a.png", "shards/infer.csv", "summary.csv"]
     assert set(read_table(out / "efficiency.csv", "efficiency")["case"]) == {"a"}
 
 

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelloop.base.classes import ClassScheme
+from labelloop.base.classes import BACKGROUND, ClassScheme
 from labelloop.base.documents import read_json
 from labelloop.base.errors import UserError
+from labelloop.base.files import write_json
 from labelloop.base.heartbeat import counted
 from labelloop.base.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
 from labelloop.base.sequences import flat
@@ -19,6 +20,7 @@ from labelloop.base.tables import write_table
 from labelloop.base.wording import count, named, shown
 from labelloop.images.datasets import Dataset, load_dataset
 from labelloop.images.listing import NAME, LeftOut, is_utf8
+from labelloop.images.nnunet_json import NAME as IDS
 from labelloop.images.volume import Volume
 from labelloop.inference.budget import Budget
 from labelloop.inference.find_cases import find_cases
@@ -99,7 +101,7 @@ def infer(
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
     models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, cases)
-    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, beside)
+    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, beside, out / IDS)
     try:
         with counted("case", len(cases)):
             run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter, beside))
@@ -204,18 +206,25 @@ def _claim(inputs: Path, cases: Sequence[InputImage], out: Path) -> None:
     names = [f"{case.case}.nii.gz" for case in cases]
     pictures = [f"previews/{case.case}.png" for case in cases]
     tables = [f"{kind}.csv" for kind in TABLES_WRITTEN]
-    refuse_overwriting([out / name for name in (*names, *pictures, *tables)], read, claims(out).__contains__)
-    claim(out, (*names, *pictures, *tables))
+    written = (*names, *pictures, *tables, IDS)
+    refuse_overwriting([out / name for name in written], read, claims(out).__contains__)
+    claim(out, written)
 
 
 class _Loader:
-    """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``beside``."""
+    """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``beside``.
 
-    def __init__(self, load: Callable[[], Segmenter], cases: Sequence[InputImage], beside: Sequence[SideOutput]):
-        self._load, self._cases, self._beside = load, cases, beside
+    It writes to ``ids`` what the ids of the label maps mean, as nnU-Net does: whoever scores or checks them reads it.
+    """
+
+    def __init__(
+        self, load: Callable[[], Segmenter], cases: Sequence[InputImage], beside: Sequence[SideOutput], ids: Path
+    ):
+        self._load, self._cases, self._beside, self._ids = load, cases, beside, ids
 
     def __call__(self) -> Segmenter:
         self.segmenter = self._load()
+        write_json(self._ids, {"labels": {"background": BACKGROUND} | dict(self.segmenter.class_ids)})
         for writer in self._beside:
             writer.begin(self._cases, self.segmenter.class_ids)
         return self.segmenter
