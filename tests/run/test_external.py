@@ -136,6 +136,11 @@ def test_cases_without_a_file_and_test_cases_that_a_model_may_know_are_told(plac
     assert list(run({"made": made}).external.notes()) == [
         "external.made: no file for 5 of 9 cases, of which it says nothing; first: a2"
     ]
+    (place / "made" / "a2.nii.gz").symlink_to("nowhere")
+    assert list(run({"made": made}).external.notes()) == [
+        "external.made: dead links or folders in the place of 1 label map, which will be set aside: made/a2.nii.gz",
+        "external.made: no file for 4 of 9 cases, of which it says nothing; first: b1",
+    ]
     [line] = [line for line in run({"made": made | {"learned_from": "btcv"}}).external.notes() if "test case" in line]
     assert line.startswith("external.made: may have learned from 1 test case (btcv)")
 

@@ -37,7 +37,9 @@ if case == "slow":
     time.sleep(60)
 if case == "broken":
     sys.exit("no weights for this one")
-if case != "silent":
+if case == "masks":
+    Path(out).mkdir()
+elif case != "silent":
     shutil.copy(f"{folder}/{case}.nii.gz", out)
 """
 
@@ -78,7 +80,7 @@ class Shard:
 
     def files(self, **spec) -> dict[str, dict]:
         """Run it with the label maps in ``made``."""
-        there = sorted((self.folder / "made").glob("*.nii.gz"))
+        there = sorted(file for file in (self.folder / "made").glob("*.nii.gz") if file.is_file())
         return self.predict({"files": str(self.folder / "made" / "{case}.nii.gz")} | spec, files=there)
 
     def command(self, answer: str = "1.0", **spec) -> dict[str, dict]:
@@ -126,6 +128,16 @@ def test_files_are_taken_refused_or_missing_case_by_case(tmp_path):
     )
 
 
+def test_a_dead_link_or_a_folder_is_not_a_model_that_says_nothing(tmp_path):
+    shard = Shard(tmp_path)
+    shard.make("good", label_map(6))
+    (tmp_path / "made" / "bad.nii.gz").symlink_to("nowhere")
+    (tmp_path / "made" / "worse.nii.gz").mkdir()
+    rows = shard.files()
+    assert {case for case, row in rows.items() if row["status"] == "failed"} == {"bad", "worse"}
+    assert "a dead link" in rows["bad"]["reason"] and "a folder that is named like a file" in rows["worse"]["reason"]
+
+
 def test_only_classes_that_count_are_in_the_label_maps(tmp_path):
     shard = Shard(tmp_path, ("good",))
     shard.make("good", label_map(6))
@@ -158,7 +170,7 @@ def test_a_changed_or_removed_file_changes_its_case_alone(tmp_path):
 
 
 def test_a_command_that_fails_is_the_failure_of_one_case(tmp_path):
-    shard = Shard(tmp_path, ("good", "slow", "broken", "silent", "bad", "worse", "last"))
+    shard = Shard(tmp_path, ("good", "slow", "broken", "silent", "masks", "bad", "worse", "last"))
     wrong_grid_and_ids(shard)
     shard.make("last", label_map(5))
     rows = shard.command(limit_s=5)
@@ -167,6 +179,7 @@ def test_a_command_that_fails_is_the_failure_of_one_case(tmp_path):
         "slow": "command_slow: slow: .* took more than 5 s, and said nothing",
         "broken": "command_failed: broken: .* ended with exit code 1; it said: no weights for this one",
         "silent": "command_no_output: silent: .* wrote no silent.nii.gz",
+        "masks": "command_no_output: masks: .* wrote a folder masks.nii.gz, .*--ml",
         "bad": "label_spacing_differs: .*label against image: spacing",
         "worse": "label_unknown_ids: .*label ids 4, 6",
     }

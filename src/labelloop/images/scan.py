@@ -28,7 +28,7 @@ from labelloop.images.datasets import REASONS as LABEL_REASONS
 from labelloop.images.datasets import Dataset, whole_ids
 from labelloop.images.detached import LARGEST_HEADER, parts
 from labelloop.images.hounsfield import misplaced_fat, not_hu
-from labelloop.images.listing import CAPITALS, DEAD_LINK, EXTENSIONS, extension
+from labelloop.images.listing import CAPITALS, DEAD_LINK, EXTENSIONS, FOLDER, extension
 from labelloop.images.nifti import RefusedError
 from labelloop.images.volume import RAS, Geometry, Volume, blame_machine, geometry_of, itk_name, read_geometry
 
@@ -211,7 +211,8 @@ class ScanFile:
         if self._surveyed:
             return parts(self.path)
         if not self.path.is_file():
-            found = DEAD_LINK if self.path.is_symlink() else "no such file"
+            place = FOLDER if self.path.is_dir() else "no such file"
+            found = DEAD_LINK if self.path.is_symlink() and not self.path.exists() else place
             raise _error(f"{self.kind}_missing", self.path, found)
         files = parts(self.path)
         missing = [part for part in files if not part.is_file()]

@@ -1,5 +1,6 @@
 """What a run knows of models that are not trained here before its first job: their files, programs and versions."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest, stamp
 from labelloop.base.sequences import flat
-from labelloop.base.wording import count
+from labelloop.base.wording import count, named
 from labelloop.cases.table import Case
 from labelloop.images.datasets import read_dataset
 from labelloop.images.detached import known_parts
@@ -117,15 +118,19 @@ class ExternalModels:
             elif isinstance(model, CommandModel):
                 yield from _command_problems(key, model)
             elif isinstance(model, FilesModel) and not files_of(model, cases):
-                first = f", e.g. {model.file(cases[0].case)}" if cases else ""
-                yield f"{key}.files: none of {count(len(cases), 'case')} has such a file{first}"
+                yield f"{key}.files: none of {count(len(cases), 'case')} has such a file{_first_place(model, cases)}"
 
     def notes(self) -> Iterator[str]:
         """Yield what is worth knowing of the models: cases without a file, test cases that they may know."""
         tested = flat(cases for shard, cases in self._shards.items() if shard.startswith("test-"))
         for name in self.names:
             model, cases = self.spec(name), self._asked[name]
-            lacking = [c.case for c in cases if isinstance(model, FilesModel) and not model.file(c.case).is_file()]
+            wanted = {c.case: model.file(c.case) for c in cases if isinstance(model, FilesModel)}
+            broken = [str(file) for file in wanted.values() if os.path.lexists(file) and not file.is_file()]
+            lacking = [case for case, file in wanted.items() if not os.path.lexists(file)]
+            if broken:
+                found = f"dead links or folders in the place of {count(len(broken), 'label map')}"
+                yield f"external.{name}: {found}, which will be set aside: {named(broken)}"
             if lacking:
                 found = f"no file for {len(lacking)} of {count(len(cases), 'case')}"
                 yield f"external.{name}: {found}, of which it says nothing; first: {lacking[0]}"
@@ -136,6 +141,15 @@ class ExternalModels:
                     f"external.{name}: may have learned from {number} ({', '.join(known)}), whose scores then promise "
                     "too much. If it has not, say what it learned from: `learned_from`"
                 )
+
+
+def _first_place(model: FilesModel, cases: Sequence[Case]) -> str:
+    """Say where the label map of the first case was looked for, and what to do where masks are in its place."""
+    if not cases:
+        return ""
+    file = model.file(cases[0].case)
+    masks = "; a folder stands there: join the masks of a case to a label map (labelloop cases --merged)"
+    return f", e.g. {file}{masks if file.is_dir() else ''}"
 
 
 def _nnunet_problems(key: str, model: NnunetModel, classes: Sequence[str], scheme: ClassScheme) -> Iterator[str]:

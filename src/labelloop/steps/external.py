@@ -1,6 +1,7 @@
 """Let models that are not trained here label cases: steps of ``workflow/rules/models.smk``."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,9 @@ def _by_network(
     run_cases(images, Relabeled(predictor, dataset, scheme), ledger)
 
 
+ONE_FILE = "Have it write one label map to {output}; TotalSegmentator does so with --ml."
+
+
 class _Commands:
     """Has a command label each case."""
 
@@ -142,8 +146,9 @@ class _Commands:
             values = self._values | {"case": item.id, "image": str(shown.absolute()), "output": str(out.absolute())}
             run_command(self._model.words(values), place / "printed", self._model.limit_s, item.id)
             if not out.is_file():
-                found = f"{self._model.command} ended well and wrote no {out.name}"
-                raise CaseError("command_no_output", item.id, found, "Have it write the label map to {output}.")
+                wrote = f"a folder {out.name}, where a file is expected" if out.is_dir() else f"no {out.name}"
+                found = f"{self._model.command} ended well and wrote {wrote}"
+                raise CaseError("command_no_output", item.id, found, ONE_FILE)
             return read(out, image.geometry)
 
 
@@ -157,14 +162,18 @@ class _Files:
         """Return a fingerprint of what labels a case."""
         file = self._model.file(item.id)
         try:
-            return ScanFile(file, "label").sha256() if file in self._there else "no file"
+            return ScanFile(file, "label").sha256() if self._is_there(file) else "no file"
         except (CaseError, OSError) as error:  # the case will fail when it is read; the others go on
             return f"unreadable: {error}"
 
     def map_of(self, item: UsableCase, image: Volume, read: Read) -> np.ndarray | None:
         """Return the label map of a case with this image, as ``read`` reads it; None without one."""
         file = self._model.file(item.id)
-        return read(file, item.as_stored(image).geometry) if file in self._there else None
+        return read(file, item.as_stored(image).geometry) if self._is_there(file) else None
+
+    def _is_there(self, file: Path) -> bool:
+        """Say whether a file was meant: a dead link, or a folder of that name, is a fault, and not nothing."""
+        return file in self._there or (os.path.lexists(file) and not file.is_file())
 
 
 @contextmanager
