@@ -73,6 +73,10 @@ def test_into_a_folder_of_results_and_never_over_what_is_there(tmp_path, capsys)
     assert labels == {"background": 0, **CLASSES}
     assert main(command) == 2
     assert "exists; remove it" in capsys.readouterr().err
+    other = ["export", str(save_model(tmp_path / "teacher")), *command[2:]]
+    assert main(other) == 2  # nnU-Net would find two models of this number, and take none
+    assert "Dataset900_student: has this number" in capsys.readouterr().err
+    assert main([*other, "--dataset-id", "901"]) == 0
     file = tmp_path / "mine.zip"
     file.write_bytes(b"mine")
     assert main([*command[:-1], str(file)]) == 2

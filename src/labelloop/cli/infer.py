@@ -151,6 +151,6 @@ def export(
 
     number = dataset_id or 900
     export_tree(model, out, modality, number)
-    if out.suffix == ".zip":
+    if out.suffix.lower() == ".zip":
         print(f"nnUNetv2_install_pretrained_model_from_zip {out}")
     print(f"nnUNetv2_predict -d {number} -c {CONFIGURATION} -p {PLANS} -f 0 -i IMAGES -o LABELS")
