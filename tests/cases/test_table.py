@@ -139,6 +139,19 @@ def test_the_train_cases_of_a_tested_patient_are_set_aside(table):
     }
 
 
+def test_one_label_of_two_images_is_told(table):
+    """As where a cell was dragged down in a spreadsheet."""
+    rows = (
+        "a,a.nii.gz,l.nii.gz,btcv,,,,",
+        "b,b.nii.gz,x/../l.nii.gz,btcv,,,,",
+        "c,c.nii.gz,,btcv,,,,",
+        "d,d.nii.gz,,btcv,,,,",
+    )
+    cases, rejected = load_cases(table(*rows))
+    assert len(cases) == 4 and codes(rejected) == [("b", "label_repeated", "warning")]
+    assert rejected[0]["found"].endswith("l.nii.gz is also that of a")
+
+
 def test_ids_that_differ_in_capitals_alone_are_told(table):
     cases, rejected = load_cases(table("P1,a.nii.gz,,btcv,,,,", "p2,b.nii.gz,,btcv,,,,", "p1,c.nii.gz,,btcv,,,,"))
     assert [c.case for c in cases] == ["P1", "p2", "p1"]

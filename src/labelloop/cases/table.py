@@ -20,7 +20,7 @@ from labelloop.base.errors import UserError, nearest
 from labelloop.base.files import atomic, digest
 from labelloop.base.lookup import SUFFIXES, known
 from labelloop.base.outputs import alike_but_for_capitals
-from labelloop.base.tables import delimiter_of
+from labelloop.base.tables import delimiter_of, no_table
 from labelloop.base.wording import count, named
 from labelloop.images.datasets import Dataset, read_dataset
 
@@ -52,6 +52,7 @@ REASONS = {
     "are set aside. Change role or patient.",
     "image_in_train_and_test": "The same image must not be trained on and tested on; the train cases "
     "are set aside. Remove one of the two rows, or change role.",
+    "label_repeated": "Two cases of other images name the same label, which is that of one of them: correct the other.",
     "image_repeated": "Two cases, or two channels, name the same image; remove one unless this is meant.",
 }
 """What to do about each reason code of a case table's rows."""
@@ -181,7 +182,7 @@ def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
                 header = [name.strip().lower() for name in next(reader, [])]
             rows = [(fields, reader.line_num) for fields in reader if any(f.strip() for f in fields)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV table in UTF-8: {error}") from error
+        raise no_table(path, error) from error
     filled: set[int] = set()
     for fields, _ in rows:
         filled.update(i for i, field in enumerate(fields) if field.strip())
@@ -274,11 +275,16 @@ def _in_train_and_test(usable: Sequence[Case], everyone: Sequence[Case], column:
 
 
 def _repeated(cases: Sequence[Case], path: Path) -> list[dict]:
-    """Return warnings for cases that name the image of an earlier case, and for channels that are the same file."""
+    """Return warnings for cases that name image or label of an earlier case, and for channels that are one file."""
     code = "image_repeated"
     first: dict[str, str] = {}
+    labeled: dict[str, Case] = {}
     rows = []
     for case in cases:
+        earlier = labeled.setdefault(case.label, case) if case.label else case
+        if earlier.image != case.image:
+            found = f"label {case.label} is also that of {earlier.case}"
+            rows.append(quarantine(case.case, path, "label_repeated", found, REASONS["label_repeated"], "warning"))
         for image in case.images:
             other = first.setdefault(image, case.case)
             if other != case.case:
