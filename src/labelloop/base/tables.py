@@ -26,6 +26,9 @@ class Number(str):
     __slots__ = ()
 
 
+WORKBOOK = b"PK\x03\x04"
+"""How a workbook of Excel's (.xlsx) begins: it is a zip."""
+
 CASES = {
     "case": "unique id; letters, digits, '.', '_' and '-' only",
     "image": "image file, absolute or relative to the table; of several channels, a file for each, separated by ';'",
@@ -339,7 +342,7 @@ def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
             raise UserError(f"{path}: line {odd}: more or fewer fields than the header's {width} columns")
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV table in UTF-8: {' '.join(str(error).split())}") from None
+        raise no_table(path, error) from None
     missing = set(TABLES[kind]) - set(table.columns)
     if missing:
         found = ", ".join(map(str, table.columns[:20]))
@@ -350,6 +353,15 @@ def read_table(path: str | Path, kind: str) -> "pd.DataFrame":
     for name in numeric(kind):
         table[name] = _as_numbers(table[name], path)
     return table[list(TABLES[kind])]
+
+
+def no_table(path: Path, error: Exception) -> UserError:
+    """Return the error of a file that cannot be read as a table, with what to do about it."""
+    with path.open("rb") as handle:
+        workbook = handle.read(4) == WORKBOOK
+    found = "an Excel workbook" if workbook else " ".join(str(error).split())
+    what = "; in Excel, save it as CSV UTF-8" if workbook or isinstance(error, UnicodeDecodeError) else ""
+    return UserError(f"{path}: not a CSV table in UTF-8: {found}{what}")
 
 
 def delimiter_of(handle: TextIO) -> str:
