@@ -54,8 +54,8 @@ def find_masks(folder: Path, dataset: Dataset) -> tuple[dict[str, Masks], list[L
     places = mask_folders(folder)
     if not places:
         raise UserError(
-            f"{shown(folder)}: no folder <case>/segmentations with a mask an organ, nor <case> with a file that is named "
-            "as a class of a class scheme (<case>/liver.nii.gz)"
+            f"{shown(folder)}: no folder <case>/segmentations with a mask an organ, nor <case> with a file that is "
+            "named as a class of a class scheme (<case>/liver.nii.gz)"
         )
     classes = _by_words(dataset)
     found: dict[str, Masks] = {}
