@@ -141,13 +141,8 @@ def test_the_train_cases_of_a_tested_patient_are_set_aside(table):
 
 def test_one_label_of_two_images_is_told(table):
     """As where a cell was dragged down in a spreadsheet."""
-    rows = (
-        "a,a.nii.gz,l.nii.gz,btcv,,,,",
-        "b,b.nii.gz,x/../l.nii.gz,btcv,,,,",
-        "c,c.nii.gz,,btcv,,,,",
-        "d,d.nii.gz,,btcv,,,,",
-    )
-    cases, rejected = load_cases(table(*rows))
+    labels = {"a": "l.nii.gz", "b": "x/../l.nii.gz", "c": "", "d": ""}
+    cases, rejected = load_cases(table(*(f"{case},{case}.nii.gz,{label},btcv,,,," for case, label in labels.items())))
     assert len(cases) == 4 and codes(rejected) == [("b", "label_repeated", "warning")]
     assert rejected[0]["found"].endswith("l.nii.gz is also that of a")
 

@@ -352,6 +352,19 @@ def test_a_data_set_file_gives_the_ids_of_a_class_scheme(tmp_path, caplog):
     assert rows["volume_ml"].tolist() == [before.loc["liver", "volume_ml"]]
 
 
+def test_label_maps_in_a_model_s_own_ids_are_scored_in_these(tmp_path, caplog):
+    """Id 1 is the spleen here, and the liver of the scheme by which they are scored."""
+    folder, out = save_nnunet(tmp_path, labels={"background": 0, "spleen": 1, "kidney_left": 2, "tumor": 3}), tmp_path
+    asked = ["infer", scan(tmp_path), "--model", folder, "--no-mirror", "--modality", "MR", "--out"]
+    assert all(main([str(word) for word in (*asked, out / side)]) == 0 for side in ("exact", "again"))
+    sides = ["--truth", out / "exact", "--prediction", out / "again", "--out", out / "scores.csv"]
+    assert main(["evaluate", *map(str, sides)]) == 0
+    scores = read_table(out / "scores.csv", "scores").set_index("class")
+    volumes = read_table(out / "exact" / "summary.csv", "summary").set_index("class")["volume_ml"]
+    assert set(scores.index) == {"spleen", "left_kidney", "tumor"} and (scores["dsc"] == 1).all()
+    assert scores.loc["spleen", "volume_truth_ml"] == pytest.approx(volumes["spleen"], rel=1e-4)
+
+
 def test_a_mask_of_each_class_is_its_part_of_the_label_map(tmp_path, capsys, monkeypatch):
     """Names of classes are a stranger's: they lead to no other folder."""
     labels = {"background": 0, "liver": 1, "../../left kidney": 2, "tumor": 3}
@@ -373,7 +386,7 @@ def test_a_mask_of_each_class_is_its_part_of_the_label_map(tmp_path, capsys, mon
     files["tumor.nii.gz"].unlink()
     assert main(command) == 0
     assert files["tumor.nii.gz"].is_file() and files["liver.nii.gz"].stat().st_mtime_ns == written
-    (out / "shards" / ".infer.names").write_text("a.nii.gz\nsummary.csv\nefficiency.csv\n")
+    (out / "shards" / ".infer.names").write_text("a.nii.gz\ndataset.json\nsummary.csv\nefficiency.csv\n")
     (out / "a.nii.gz").unlink()
     assert main(command) == 2
     assert "liver.nii.gz: exists, and labelloop did not write it" in capsys.readouterr().err

@@ -65,11 +65,9 @@ def export_tree(model: Path, out: Path, modality: str | None = None, number: int
     """
     inside = Path(f"Dataset{number:03d}_{model.resolve().name}", f"{TRAINER}__{PLANS}__{CONFIGURATION}")
     if out.suffix.lower() != ".zip":
-        taken = sorted(place.name for place in out.glob(f"{inside.parts[0][:10]}_*") if place.name != inside.parts[0])
-        if taken:
-            raise UserError(
-                f"{out / taken[0]}: has this number, by which nnU-Net tells models; give another --dataset-id"
-            )
+        others = sorted(set(out.glob(f"Dataset{number:03d}_*")) - {out / inside.parts[0]})
+        if others:
+            raise UserError(f"{others[0]}: has this number, by which nnU-Net tells models; give another --dataset-id")
         if (out / inside).exists():
             raise UserError(f"{out / inside}: exists; remove it, or give another --dataset-id")
         export_nnunet(model, out / inside, modality)
