@@ -343,6 +343,7 @@ def test_a_data_set_file_gives_the_ids_of_a_class_scheme(tmp_path, caplog):
     assert set(np.unique(own)) == set(LABELS.values())
     np.testing.assert_array_equal(mapped, np.array([0, 1, 255, 0], np.uint8)[own])
     assert "lists no left kidney: such voxels are 255, unknown" in caplog.text
+    assert "contradict" not in caplog.text
     unfit = "normalizes every image as CT, and there are images of MR"
     assert sum(unfit in line for line in caplog.messages) == 2  # once for each command
     assert "classes of flare that the model does not know: right_kidney, spleen" in caplog.text
@@ -350,6 +351,9 @@ def test_a_data_set_file_gives_the_ids_of_a_class_scheme(tmp_path, caplog):
     assert rows["class"].tolist() == ["liver"] and "found in no case" not in caplog.text
     before = read_table(tmp_path / "own" / "summary.csv", "summary").set_index("class")
     assert rows["volume_ml"].tolist() == [before.loc["liver", "volume_ml"]]
+    (tmp_path / "wrong.yaml").write_text(DATASET.replace("1: liver", "1: liver, 2: spleen"))
+    assert main([str(o) for o in [*command, "--out", tmp_path / "o", "--dataset", tmp_path / "wrong.yaml"]]) == 0
+    assert "contradict each other: 2 is left kidney, and spleen in data set" in caplog.text
 
 
 def test_label_maps_in_a_model_s_own_ids_are_scored_in_these(tmp_path, caplog):

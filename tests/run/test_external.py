@@ -145,6 +145,17 @@ def test_cases_without_a_file_and_test_cases_that_a_model_may_know_are_told(plac
     assert line.startswith("external.made: may have learned from 1 test case (btcv)")
 
 
+def test_names_of_a_model_that_contradict_its_data_set_are_told(place):
+    """As where somebody names the data set of another model: its ids are all valid."""
+    save_nnunet(place / "named", labels={"background": 0, "liver": 1, "kidney_left": 2, "Rest": 3})
+    [line] = run({"zoo": zoo(nnunet="named", learned_from=[])}).external.notes()
+    assert line == (
+        "external.zoo.dataset: contradicts the names in the model's dataset.json, and counts: 2 is kidney_left, and "
+        "spleen in data set zoo"
+    )
+    assert list(run({"zoo": zoo(learned_from=[])}).external.notes()) == []  # words that no scheme has say nothing
+
+
 def test_a_promise_is_not_made_by_cases_that_a_model_may_have_seen(place):
     """Of each data set some patients are held out by the teacher: those of `learned_from` do not count."""
     promise = {"predict": ["teacher", "zoo"], "select": {"target_dsc": 0.9, "min_pairwise_dice": None}}

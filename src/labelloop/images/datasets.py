@@ -1,6 +1,6 @@
 """Data sets: which label id means which class, and which classes are annotated (``config/datasets/*.yaml``)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -195,6 +195,21 @@ def as_known(name: str) -> str:
     known = all_class_names()
     alike = [other for other in sorted(known) if words_of(other) == words_of(name)]
     return name if name in known or not alike else alike[0]
+
+
+def called_otherwise(own: Mapping[str, int], dataset: Dataset) -> list[str]:
+    """Return a line for each label of a model whose name is a class of the scheme, and whose id means another one.
+
+    Args:
+        own: the ids that the model gives its labels, by their names.
+        dataset: loaded for a class scheme; what it lists as no class is none.
+    """
+    meant = {name: (as_known(name), dataset.class_of(number)) for name, number in own.items()}
+    return [
+        f"{own[name]} is {name}, and {said} in data set {dataset.name}"
+        for name, (known, said) in meant.items()
+        if said is not None and known != said and known in dataset._class_ids
+    ]
 
 
 def write_dataset(path: Path, dataset: Dataset, head: str) -> None:

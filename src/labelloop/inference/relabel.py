@@ -9,7 +9,7 @@ from labelloop.base.classes import BACKGROUND, IGNORED, ClassScheme
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.wording import named
-from labelloop.images.datasets import Dataset
+from labelloop.images.datasets import Dataset, called_otherwise
 from labelloop.images.volume import Volume
 from labelloop.inference.export import Prediction
 from labelloop.inference.postprocess import Chain
@@ -55,6 +55,9 @@ class Relabeled:
     def _tell(self, dataset: Dataset, scheme: ClassScheme) -> None:
         unlisted = [name for name, own in self._own.items() if own not in dataset.labels]
         unknown = [name for name in scheme.names if name not in self.classes]
+        otherwise = called_otherwise(self._own, dataset)
+        if otherwise:
+            log.warning("the model's names and the data set file contradict each other: %s", "; ".join(otherwise))
         if unlisted:
             log.warning("data set %s lists no %s: such voxels are %d, unknown", dataset.name, named(unlisted), IGNORED)
         if unknown:

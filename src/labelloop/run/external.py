@@ -14,7 +14,7 @@ from labelloop.base.files import digest, stamp
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named
 from labelloop.cases.table import Case
-from labelloop.images.datasets import read_dataset
+from labelloop.images.datasets import called_otherwise, read_dataset
 from labelloop.images.detached import known_parts
 from labelloop.inference.external import CommandModel, External, FilesModel, NnunetModel, dataset_of
 from labelloop.recipe import Recipe, ancestors
@@ -134,6 +134,8 @@ class ExternalModels:
             if lacking:
                 found = f"no file for {len(lacking)} of {count(len(cases), 'case')}"
                 yield f"external.{name}: {found}, of which it says nothing; first: {lacking[0]}"
+            if isinstance(model, NnunetModel):
+                yield from self._called_otherwise(name, model)
             known = may_have_seen(self._chain, [name], {case.dataset for case in tested})
             if known:
                 number = count(sum(case.dataset in known for case in tested), "test case")
@@ -141,6 +143,14 @@ class ExternalModels:
                     f"external.{name}: may have learned from {number} ({', '.join(known)}), whose scores then promise "
                     "too much. If it has not, say what it learned from: `learned_from`"
                 )
+
+    def _called_otherwise(self, name: str, model: NnunetModel) -> Iterator[str]:
+        found = called_otherwise(model.described.class_ids, dataset_of(model, self._chain.scheme))
+        if found:
+            yield (
+                f"external.{name}.dataset: contradicts the names in the model's dataset.json, and counts: "
+                f"{'; '.join(found)}"
+            )
 
 
 def _first_place(model: FilesModel, cases: Sequence[Case]) -> str:
