@@ -134,12 +134,18 @@ def test_a_data_set_file_that_was_edited_is_kept(tmp_path, caplog):
     assert any("says other things of label ids" in line for line in caplog.messages)
 
 
-def test_options_that_the_folder_answers_itself_are_refused(tmp_path):
+def test_options_that_the_folder_answers_itself_are_refused(tmp_path, caplog):
     folder = collection(tmp_path / "d")
     with pytest.raises(UserError, match="leave out --labels, --merged"):
         make_table(folder, folder / "labelsTr", None, tmp_path / "c.csv", Options(merged=tmp_path / "m"))
     made = make_table(folder, None, "flare22", tmp_path / "c.csv")  # a data set that is named goes before
     assert {case.dataset for case in made} == {"flare22"} and not (tmp_path / "d.yaml").exists()
+    assert "contradicts" not in caplog.text
+    for images, labels in ((folder, None), (folder / "imagesTr", folder / "labelsTr")):
+        caplog.clear()
+        make_table(images, labels, "msd_spleen", tmp_path / "c.csv", Options(overwrite=True))
+        found = "contradicts data set msd_spleen, which counts: 1 is liver, and spleen in data set msd_spleen"
+        assert found in caplog.text
     with pytest.raises(UserError, match="--dataset: name what the label ids mean"):
         make_table(folder / "imagesTr", None, None, tmp_path / "e.csv")
 

@@ -92,6 +92,18 @@ def test_predictions_in_other_ids_are_scored_in_the_ids_that_are_named_and_told_
     assert "no class of the truth overlaps with its prediction in any case: spleen, left_kidney" in caplog.text
 
 
+def test_a_data_set_that_contradicts_the_file_beside_the_labels_is_told(tmp_path, caplog):
+    """As where somebody names the data set of other labels: its ids are all valid."""
+    labels = nnunet(tmp_path / "d")
+    assert check_folder(labels, "flare", tmp_path / "v.csv", dataset="flare22") == 0
+    found = "contradicts data set flare22, which counts: 1 is spleen, and liver in data set flare22; 2 is left_kidney"
+    assert found in caplog.text
+    caplog.clear()
+    (tmp_path / "mine.yaml").write_text("{name: mine, modality: CT, labels: {1: spleen, 2: null}}")
+    assert check_folder(labels, "flare", tmp_path / "v.csv", dataset=str(tmp_path / "mine.yaml")) == 0
+    assert "contradicts" not in caplog.text
+
+
 def test_a_class_of_a_dataset_json_that_no_scheme_has_is_not_background(tmp_path):
     labels = nnunet(tmp_path / "d")
     (tmp_path / "d" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "spleen": 1, "cyst": 2}}))

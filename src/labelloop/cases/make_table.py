@@ -24,7 +24,7 @@ from labelloop.cases.table import MODALITIES, NONE, ROLES, Case, safe_id, tell_r
 from labelloop.images.datasets import Dataset, all_class_names, label_counts, read_dataset, write_dataset
 from labelloop.images.listing import LeftOut, Listing, tell_left_out
 from labelloop.images.mask_folders import Masks, find_masks, merge, refuse_merged
-from labelloop.images.nnunet_json import NAME, dataset_in_json
+from labelloop.images.nnunet_json import NAME, dataset_in_json, tell_contradictions
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,8 @@ def _of_folders(
     dataset = checked_dataset(dataset)
     described = read_dataset(dataset)
     several = partial(bool, described.channels)
+    for folder in filter(None, (labels, options.test_labels)):
+        tell_contradictions(Path(folder), described)
     masks = _MaskLabels(described, options.merged)
     paired = pair_folders(images, masks.listed(labels), lost, several)
     pairs: list[Pair] = [(options.role, case, *files) for case, files in paired.items()]
@@ -212,6 +214,8 @@ def _of_json(
     _refuse_beside(names, labels, options)
     folder = nnunet_folder(names)
     described = read_dataset(dataset) if dataset else _described(names, options.modality, out.parent)
+    if dataset:
+        tell_contradictions(names.parent, described)
     if folder:
         read = nnunet_pairs(folder, options.role, lost, partial(bool, described.channels))
     else:

@@ -198,17 +198,17 @@ def as_known(name: str) -> str:
 
 
 def called_otherwise(own: Mapping[str, int], dataset: Dataset) -> list[str]:
-    """Return a line for each label of a model whose name is a class of the scheme, and whose id means another one.
+    """Return a line for each label whose name is a class of a class scheme, and whose id a data set gives to another.
 
     Args:
-        own: the ids that the model gives its labels, by their names.
-        dataset: loaded for a class scheme; what it lists as no class is none.
+        own: ids by name, as a model or a ``dataset.json`` says them. What the data set lists as no class is none.
     """
-    meant = {name: (as_known(name), dataset.class_of(number)) for name, number in own.items()}
+    known = {name: as_known(name) for name in own if as_known(name) in all_class_names()}
+    said = {name: dataset.named.get(own[name]) for name in known}
     return [
-        f"{own[name]} is {name}, and {said} in data set {dataset.name}"
-        for name, (known, said) in meant.items()
-        if said is not None and known != said and known in dataset._class_ids
+        f"{own[name]} is {name}, and {other} in data set {dataset.name}"
+        for name, other in said.items()
+        if other is not None and as_known(other) != known[name]
     ]
 
 

@@ -12,7 +12,15 @@ from labelloop.base.documents import read_json, short, validated
 from labelloop.base.errors import UserError
 from labelloop.base.lookup import find
 from labelloop.base.wording import named, shown
-from labelloop.images.datasets import LARGEST_ID, Dataset, all_class_names, as_known, bound, load_dataset
+from labelloop.images.datasets import (
+    LARGEST_ID,
+    Dataset,
+    all_class_names,
+    as_known,
+    bound,
+    called_otherwise,
+    load_dataset,
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +76,10 @@ def ids_beside(labels: Path, dataset: str | Path | None, scheme: ClassScheme) ->
         UserError: see :func:`labelloop.images.datasets.load_dataset` and :func:`dataset_in_json`.
     """
     if dataset is not None and Path(dataset).name != NAME:
-        return load_dataset(dataset, scheme), [find("datasets", dataset)]
-    folder = labels.absolute()  # which has a name, where "." has none
-    places = [labels, folder.parent] if folder.name in OF_LABELS else [labels]
-    files = [place / NAME for place in places if (place / NAME).is_file()] if dataset is None else [Path(dataset)]
+        loaded = load_dataset(dataset, scheme)
+        tell_contradictions(labels, loaded)
+        return loaded, [find("datasets", dataset)]
+    files = _beside(labels) if dataset is None else [Path(dataset)]
     if not files:
         return None, []
     if dataset is None:
@@ -80,6 +88,25 @@ def ids_beside(labels: Path, dataset: str | Path | None, scheme: ClassScheme) ->
         return bound(dataset_in_json(files[0], "CT", ids_alone=True), scheme, files[0]), files[:1]
     except UserError as error:
         raise UserError(f"{error}\n{MEANING.format(shown(labels))}") from None
+
+
+def _beside(labels: Path) -> list[Path]:
+    """Return the ``dataset.json`` that may say the ids of a folder of label maps: in it, or above labelsTr."""
+    folder = labels.absolute()  # which has a name, where "." has none
+    places = [labels, folder.parent] if folder.name in OF_LABELS else [labels]
+    return [place / NAME for place in places if (place / NAME).is_file()]
+
+
+def tell_contradictions(labels: Path, dataset: Dataset) -> None:
+    """Warn where the ids of a named data set are those of other classes in the ``dataset.json`` beside label maps."""
+    for path in _beside(labels)[:1]:
+        try:
+            own = {name: number for number, name in _labels(path, read_json(path))}
+        except UserError:  # the file is not used, so it may be anything
+            return
+        found = called_otherwise(own, dataset)
+        if found:
+            log.warning("%s: contradicts data set %s, which counts: %s", path, dataset.name, "; ".join(found))
 
 
 def _first_text(content: Mapping[str, Any], *keys: str) -> str:
