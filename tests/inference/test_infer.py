@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -109,6 +110,7 @@ class Fragile:
     """Labels nothing. Something goes wrong with volumes of so many rows as ``breaks`` says."""
 
     upright, fingerprint, device = False, "fragile", torch.device("cpu")
+    class_ids = MappingProxyType({"liver": 1})
 
     def __init__(self, breaks):
         self.breaks, self.broke = breaks, []
@@ -388,7 +390,8 @@ def test_own_files_are_written_anew_also_after_other_cases_and_again(folder, tmp
     for number in (0, 1, 0):
         assert infer(folder / f"case_{number}_0000.nii.gz", tmp_path, out) == 0
     assert infer(folder, tmp_path, out, resume=False) == 0
-    (out / "shards" / ".infer.names").unlink()  # as an older version left it
+    for name in ("shards/.infer.names", "dataset.json"):
+        (out / name).unlink()  # as an older version left it
     assert infer(folder, tmp_path, out) == 0
 
 
@@ -399,6 +402,7 @@ class Liver:
     """Finds a liver of some ml; no spleen."""
 
     upright, fingerprint, device = False, "liver", torch.device("cpu")
+    class_ids = MappingProxyType({"liver": 1, "spleen": 3})
 
     def predict(self, volume, modality):
         labels = np.zeros(volume.array.shape, np.uint8)
