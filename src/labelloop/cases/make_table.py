@@ -154,8 +154,9 @@ def _of_folders(
     dataset = checked_dataset(dataset)
     described = read_dataset(dataset)
     several = partial(bool, described.channels)
-    for folder in filter(None, (labels, options.test_labels)):
-        tell_contradictions(Path(folder), described)
+    for folder in (labels, options.test_labels):
+        if folder is not None:
+            tell_contradictions(Path(folder), described)
     masks = _MaskLabels(described, options.merged)
     paired = pair_folders(images, masks.listed(labels), lost, several)
     pairs: list[Pair] = [(options.role, case, *files) for case, files in paired.items()]
