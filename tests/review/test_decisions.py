@@ -122,6 +122,55 @@ def test_a_file_without_its_header_and_one_from_a_spreadsheet(tmp_path):
     assert read(tmp_path / "nowhere") == ([], [])
 
 
+def german(text: str) -> str:
+    return "\ufeff" + text.replace(",", ";").replace("4.5", "4,5").replace("\n", "\r\n")
+
+
+SAVED = {
+    "semicolons": german,
+    "tabs": lambda text: text.replace(",", "\t"),
+    "another column": lambda text: text.replace("\n", ",\n").replace("asked,", "asked,note"),
+    "columns in another order": lambda text: "\n".join(",".join(line.split(",")[::-1]) for line in text.splitlines()),
+    "an empty row": lambda text: text + "," * (len(COLUMNS) - 1) + "\n",
+}
+
+
+@pytest.mark.parametrize("how", SAVED)
+def test_what_is_appended_to_a_table_that_a_spreadsheet_saved_is_read(tmp_path, how):
+    first, second = made(seconds=4.5), made(case="b", comment="a;b, c\td")
+    append(tmp_path, [first])
+    path = tmp_path / FILE
+    path.write_bytes(SAVED[how](path.read_text()).encode())
+    append(tmp_path, [second])
+    found, problems = read(tmp_path)
+    assert not problems and [one.cells() for one in found] == [first.cells(), second.cells()]
+
+
+SPOILED = {
+    "a column is gone": lambda text: text.replace(",asked", "").replace(",\n", "\n").encode(),
+    "no header": lambda text: text.partition("\n")[2].encode(),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "empty lines": lambda text: b"\n\n",
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_nothing_is_appended_where_nobody_could_read_it(tmp_path, how):
+    append(tmp_path, [made()])
+    path = tmp_path / FILE
+    content = SPOILED[how](path.read_text())
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"decisions.csv: the header lacks .*The decision is not taken; mend the file"):
+        append(tmp_path, [made(case="b")])
+    assert path.read_bytes() == content
+
+
+def test_decisions_that_cannot_be_opened_are_named(tmp_path):
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(UserError, match="decisions.csv: cannot be read: Is a directory"):
+        read(tmp_path)
+
+
 def test_what_is_no_decision_is_not_appended(tmp_path):
     with pytest.raises(UserError, match="right without the file"):
         append(tmp_path, [made(), made(decision="right", file="")])

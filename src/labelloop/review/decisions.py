@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.files import digest, explained, stamp
 from labelloop.base.locks import hold
-from labelloop.base.tables import TABLES
+from labelloop.base.tables import TABLES, delimiter_of
 
 FILE, LOCK = "decisions.csv", ".decisions.lock"
 KEPT, EDITED_MAPS = "kept", "edited"
@@ -99,30 +99,67 @@ def append(folder: str | Path, decisions: Iterable[Decision]) -> None:
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = [replace(decision, time=decision.time or now) for decision in decisions]
-    path, text = Path(folder) / FILE, io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    path = Path(folder) / FILE
     for decision in made:
         check(decision, with_file=True)
-        writer.writerow(decision.cells())
     with _WRITING:
         lock = hold(path.with_name(LOCK), str(path), poll_s=0.05)
         try:
-            _append(path, text.getvalue().encode())
+            _append(path, made)
         finally:
             lock.release()
 
 
-def _append(path: Path, lines: bytes) -> None:
-    """Append lines to a table, with a header where it is new."""
+def _append(path: Path, decisions: Iterable[Decision]) -> None:
+    """Append rows to a table under the header that it has, in its order; a new one gets a header."""
     with explained(path), path.open("ab+") as file:
-        if file.tell() == 0:
+        new = file.tell() == 0
+        file.seek(0)
+        header = Header(COLUMNS, ",") if new else Header.of(file.readline())
+        if header.lacks:
+            raise UserError(f"{path}: {header.lacks}. The decision is not taken; mend the file, or move it away.")
+        if new:
             file.write(f"{','.join(COLUMNS)}\n".encode())
         else:
             file.seek(-1, os.SEEK_END)
             file.write(b"" if file.read(1) == b"\n" else b"\n")
-        file.write(lines)
+        file.write(header.lines(decisions))
         file.flush()
         os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Header:
+    """The columns of a table of decisions, and what separates them: a spreadsheet may have saved it since."""
+
+    columns: tuple[str, ...]
+    delimiter: str
+
+    @classmethod
+    def of(cls, line: bytes) -> "Header":
+        """Return the header in the first line of a table."""
+        line = line.removeprefix(b"\xef\xbb\xbf")
+        delimiter = delimiter_of(io.StringIO(line.decode(errors="replace")))
+        return cls(tuple(_fields(line, delimiter) or ()), delimiter)
+
+    @property
+    def lacks(self) -> str:
+        """What keeps the rows below it from being read, in words; empty when nothing does."""
+        lacking = [column for column in COLUMNS if column not in self.columns]
+        return f"the header lacks {', '.join(lacking)}, so that no decision can be read" if lacking else ""
+
+    def lines(self, decisions: Iterable[Decision]) -> bytes:
+        """Return the lines of decisions below this header; columns that are not ours stay empty."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n", delimiter=self.delimiter)
+        for decision in decisions:
+            cells = dict(zip(COLUMNS, decision.cells(), strict=True))
+            writer.writerow([cells.get(column, "") for column in self.columns])
+        return text.getvalue().encode()
+
+    def fields(self, line: bytes) -> list[str] | None:
+        """Return the fields of a line below it; None when it is no line of a CSV table in UTF-8."""
+        return _fields(line, self.delimiter)
 
 
 def check(decision: Decision, with_file: bool = False) -> None:
@@ -150,24 +187,24 @@ def read(
     """
     path = Path(folder) / FILE
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return [], []
-    header = _fields(lines[0]) or []
-    lacking = [column for column in COLUMNS if column not in header]
-    if lacking:
-        return [], [Problem(path, 1, f"the header lacks {', '.join(lacking)}, so that no decision can be read")]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    header = Header.of(lines[0])
+    if header.lacks:
+        return [], [Problem(path, 1, header.lacks)]
     decisions, problems = [], []
     for row, line in enumerate(lines[1:], start=2):
-        if not line.strip():
+        fields = header.fields(line)
+        if fields is not None and not any(map(str.strip, fields)):
             continue
-        fields = _fields(line)
-        if fields is None or len(fields) != len(header):
-            problems.append(
-                Problem(path, row, f"damaged: {len(fields or [])} fields, where the header has {len(header)}")
-            )
+        if fields is None or len(fields) != len(header.columns):
+            found = f"damaged: {len(fields or [])} fields, where the header has {len(header.columns)}"
+            problems.append(Problem(path, row, found))
             continue
-        cells = dict(zip(header, fields, strict=True))
+        cells = dict(zip(header.columns, fields, strict=True))
         found = _wrong_in(cells) or _unknown_in(cells, cases, classes)
         if found:
             problems.append(Problem(path, row, found, cells["case"]))
@@ -176,10 +213,10 @@ def read(
     return decisions, problems
 
 
-def _fields(line: bytes) -> list[str] | None:
+def _fields(line: bytes, delimiter: str) -> list[str] | None:
     """Return the fields of a line; None when it is no line of a CSV table in UTF-8."""
     try:
-        rows = list(csv.reader([line.decode().rstrip("\r")], strict=True))
+        rows = list(csv.reader([line.decode().rstrip("\r")], strict=True, delimiter=delimiter))
     except (csv.Error, UnicodeDecodeError):
         return None
     return rows[0] if len(rows) == 1 else None
@@ -187,8 +224,7 @@ def _fields(line: bytes) -> list[str] | None:
 
 def _of(cells: Mapping[str, str], row: int) -> Decision:
     texts = {column: cells[column] for column in COLUMNS if column not in ("class", "seconds")}
-    seconds = float(cells["seconds"]) if cells["seconds"].strip() else None
-    return Decision(name=cells["class"], seconds=seconds, row=row, **texts)
+    return Decision(name=cells["class"], seconds=seconds_in(cells["seconds"]), row=row, **texts)
 
 
 def _wrong_in(cells: Mapping[str, str]) -> str | None:
@@ -212,12 +248,27 @@ def _within(file: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and "\\" not in file and "\0" not in file
 
 
+def seconds_in(text: str) -> float | None:
+    """Return the seconds of a cell, whichever decimal mark a spreadsheet wrote; None of an empty one.
+
+    Raises:
+        UserError: it is no such number.
+    """
+    try:
+        seconds = float(text.replace(",", ".")) if text.strip() else None
+    except ValueError:
+        seconds = math.nan
+    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+        raise UserError(f"seconds {text[:40]!r}, where a number or nothing is expected")
+    return seconds
+
+
 def _wrong_number(text: str) -> str | None:
     try:
-        right = not text.strip() or (math.isfinite(float(text)) and float(text) >= 0)
-    except ValueError:
-        right = False
-    return None if right else f"seconds {text[:40]!r}, where a number or nothing is expected"
+        seconds_in(text)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _wrong_time(text: str) -> str | None:

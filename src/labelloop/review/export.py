@@ -24,7 +24,7 @@ from labelloop.base.wording import count, named
 from labelloop.images.listing import extension
 from labelloop.images.scan import read_label, read_surveyed
 from labelloop.images.volume import write
-from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, Decision
+from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, Decision, seconds_in
 from labelloop.review.desk import Desk, Question
 from labelloop.review.maps import ENDING, read_reviewed
 
@@ -204,10 +204,7 @@ def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> D
     decision = row["decision"].strip().lower()
     if decision and decision not in DECISIONS:
         raise UserError(f"decision {decision[:40]!r}, where one of {', '.join(DECISIONS)} is expected")
-    try:
-        seconds = float(row["seconds"].replace(",", ".")) if row["seconds"].strip() else None
-    except ValueError:
-        raise UserError(f"seconds {row['seconds'][:40]!r}, where a number or nothing is expected") from None
+    seconds = seconds_in(row["seconds"])
     one = desk.question(row["case"], row["class"], row["sha256"], row["asked"])
     shown = maps.shown(one.case)
     altered = bool(one.sha256) and shown.is_file() and sha256(shown) != one.sha256
