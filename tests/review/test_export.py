@@ -17,7 +17,7 @@ from labelloop.images.volume import Geometry, read, write
 from labelloop.review.decisions import read as read_decisions
 from labelloop.review.desk import Desk
 from labelloop.review.export import export_folder, import_folder
-from tiny_review import GRID, LIVER, SPLEEN, label_map
+from tiny_review import GRID, LIVER, SPLEEN, label_map, write_results
 
 
 @pytest.fixture
@@ -98,6 +98,8 @@ def test_a_map_that_was_edited_in_its_place_is_the_edited_one(results, folder, c
     array = label_map()
     array[6, 6:9, 6:9] = LIVER
     write(folder / "labels/original/a.nii.gz", array, GRID)
+    assert take(results, folder) == 1 and said(results) == []
+    assert "a.nii.gz was altered, but the decision is empty; say edited" in capsys.readouterr().out
     fill(folder, a_liver="edited", a_spleen="right")
     assert take(results, folder) == 1
     assert "a.nii.gz was altered, but the decision is right" in capsys.readouterr().out
@@ -187,10 +189,35 @@ def test_of_two_maps_of_a_case_neither_is_taken(results, folder, capsys):
     assert "a: a.mha, a.nii.gz in labels/final; keep one" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", [
+    "labels/final/a/a.nii.gz", "labels/final/Segmentation.nrrd", "Segmentation.nii.gz", "labels/original/a-l.nii.gz",
+])  # fmt: skip
+def test_a_map_that_was_saved_where_none_is_looked_for_is_named(results, folder, capsys, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    write(folder / name, label_map(), GRID)
+    assert take(results, folder) == 1 and said(results) == []
+    assert f"{name}: not used: " in capsys.readouterr().out
+    (folder / name).unlink()
+    text = (folder / "queue.csv").read_text(encoding="utf-8-sig")
+    (folder / "queue.csv").write_text("".join(line for line in text.splitlines(True) if ",b," not in line))
+    assert take(results, folder) == 0  # who leaves rows out has saved nothing
+
+
+def test_a_case_that_a_spreadsheet_took_for_a_number_is_the_one_of_its_image(tmp_path):
+    image = tmp_path / "0012.nii.gz"
+    write(image, np.arange(960).reshape(GRID.shape).astype(np.int16), GRID)
+    results = write_results(tmp_path, {"0012": image}, {"0012": (label_map(), GRID)}, [("0012", "liver", "doubt")])
+    assert main(["review", str(results), "--export", str(tmp_path / "out")]) == 0
+    fill(tmp_path / "out", **{"0012_liver": "right"})
+    path = tmp_path / "out/queue.csv"
+    path.write_text(path.read_text().replace(";0012;", ";12;"))
+    assert take(results, tmp_path / "out") == 0 and said(results) == [("0012", "liver", "right")]
+
+
 def test_rows_that_are_wrong_are_named_and_the_others_count(results, folder, capsys):
     fill(folder, a_liver="perhaps", a_spleen="wrong", b_liver="unsure")
     text = (folder / "queue.csv").read_text().replace(";spleen;", ";nothing;")
-    (folder / "queue.csv").write_text(text.replace("b;liver", "../../b;liver"))
+    (folder / "queue.csv").write_text(text.replace("b;liver", "../../b;liver").replace(";b.nii.gz", ";"))
     write(folder / "labels/final/b.nii.gz", label_map(), GRID)
     assert take(results, folder) == 1
     out = capsys.readouterr().out

@@ -201,8 +201,8 @@ def read(
         if fields is not None and not any(map(str.strip, fields)):
             continue
         if fields is None or len(fields) != len(header.columns):
-            found = f"damaged: {len(fields or [])} fields, where the header has {len(header.columns)}"
-            problems.append(Problem(path, row, found))
+            damage = f"damaged: {len(fields or [])} fields, where the header has {len(header.columns)}"
+            problems.append(Problem(path, row, damage))
             continue
         cells = dict(zip(header.columns, fields, strict=True))
         found = _wrong_in(cells) or _unknown_in(cells, cases, classes)

@@ -149,8 +149,7 @@ class Desk:
             UserError: the label set has no such case or class.
         """
         if (case, name) not in self._selected:
-            cases = {known for known, _ in self._selected}
-            what = f"class {name[:80]!r}" if case in cases else f"case {case[:80]!r}"
+            what = f"class {name[:80]!r}" if case in self.cases else f"case {case[:80]!r}"
             raise UserError(f"{what} is not in label set {self.labels} of {self.results}")
         reviews, row = self.reviews, self._selected[case, name]
         path = Path(self._paths.labels(self.labels)) / f"{case}.nii.gz"
@@ -164,6 +163,11 @@ class Desk:
         }
         made = self._asked(empty | row | {"asked": asked, "sha256": sha256}, reviews.of(case).get(name))
         return replace(made, map=path if path.is_file() else None)
+
+    @cached_property
+    def cases(self) -> set[str]:
+        """Cases of the label set."""
+        return {case for case, _ in self._selected}
 
     @cached_property
     def _selected(self) -> dict[tuple[str, str], dict[Hashable, Any]]:

@@ -9,7 +9,8 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,21 +173,47 @@ def import_folder(desk: Desk, folder: Path, reviewer: str) -> tuple[list[Decisio
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         maps = _Maps(desk, folder, Path(scratch))
-        for number, row in _read_rows(folder / QUEUE):
-            if row["decision"].strip() or row["case"] in maps.files:
+        rows = list(_read_rows(folder / QUEUE, desk.cases))
+        for number, row in rows:
+            if row["decision"].strip() or row["case"] in maps.files or maps.is_altered(row["case"], row["sha256"]):
                 try:
                     made.append(_take(desk, maps, reviewer, row))
                 except (CaseError, UserError) as error:
                     problems.append(f"{folder / QUEUE}: row {number}: {error}")
-    for file in sorted((folder / FINAL).glob("*")):
+    return made, problems + _unused(folder, maps.used, {row["case"] for _, row in rows})
+
+
+def _unused(folder: Path, used: Collection[str], asked: Collection[str]) -> list[str]:
+    """Return the maps that somebody saved in a folder and that were not used, each with the reason.
+
+    Args:
+        used: cases whose final maps were. asked: cases of the queue.
+    """
+    found = []
+    for file in filter(_is_somebodys, sorted((folder / FINAL).rglob("*"))):
         case = file.name.removesuffix(extension(file.name) or file.suffix)
-        if file.is_file() and case not in maps.used and not file.name.startswith("."):
-            problems.append(f"{file}: not used: no row of case {case!r} says edited, or the row cannot be used")
-    return made, problems
+        if file.parent != folder / FINAL:
+            found.append(f"{file}: not used: maps are read from {FINAL} itself, not from folders in it")
+        elif case not in used:
+            found.append(f"{file}: not used: no row of case {case!r} says edited, or the row cannot be used")
+    images, shown = (set(filter(_is_somebodys, place.glob("*"))) for place in (folder, folder / ORIGINAL))
+    for file in sorted(images | shown):
+        twin = (folder / ORIGINAL if file in images else folder) / file.name
+        if extension(file.name) and not twin.exists() and file.name.removesuffix(ENDING) not in asked:
+            found.append(f"{file}: not used: an edited map is expected in {FINAL}, named as its case")
+    return found
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a queue with their numbers, whichever of comma and semicolon a spreadsheet wrote."""
+def _is_somebodys(file: Path) -> bool:
+    return not (file.is_dir() or file.name.startswith("."))
+
+
+def _read_rows(path: Path, cases: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a queue with their numbers, whichever of comma and semicolon a spreadsheet wrote.
+
+    A spreadsheet takes a case for a number or a date (0012 becomes 12). So one that is not among ``cases`` is the one
+    whose image the row names.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -197,7 +224,9 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     if lacking:
         raise UserError(f"{path}: lacks the columns {', '.join(sorted(lacking))}")
     for number, row in enumerate(reader, start=2):
-        yield number, {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
+        cells = {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
+        shown = cells.get("image", "").removesuffix(ENDING)
+        yield number, cells | ({"case": shown} if cells["case"] not in cases and shown in cases else {})
 
 
 def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> Decision:
@@ -207,12 +236,15 @@ def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> D
     seconds = seconds_in(row["seconds"])
     one = desk.question(row["case"], row["class"], row["sha256"], row["asked"])
     shown = maps.shown(one.case)
-    altered = bool(one.sha256) and shown.is_file() and sha256(shown) != one.sha256
+    altered = maps.is_altered(one.case, one.sha256)
     judged = shown if shown.is_file() and not altered else None
-    decision = decision or maps.answer(one, judged)
+    if not decision and one.case in maps.files:
+        decision = maps.answer(one, judged)
     edited = (maps.final(one.case) or (shown if altered else None)) if decision == EDITED else None
     if altered and decision != EDITED:
-        raise UserError(f"{shown} was altered, but the decision is {decision}; say edited, or put the map back")
+        raise UserError(
+            f"{shown} was altered, but the decision is {decision or 'empty'}; say edited, or put the map back"
+        )
     if decision == EDITED and edited is None:
         raise UserError(f"edited, but there is no edited map; {maps.expected(one.case)} is expected")
     comment = row["comment"]
@@ -235,7 +267,7 @@ class _Maps:
 
     def __init__(self, desk: Desk, folder: Path, scratch: Path):
         self._ids, self._folder, self._scratch = desk.ids, folder, scratch
-        self._submitted = _submitted(folder / DATASTORE)
+        self._submitted, self._sha256 = _submitted(folder / DATASTORE), cache(sha256)
         self.files: dict[str, list[Path]] = {}
         for file in sorted((folder / FINAL).glob("*")):
             ending = extension(file.name)
@@ -246,6 +278,11 @@ class _Maps:
     def shown(self, case: str) -> Path:
         """Return the map that was looked at; it may not be there."""
         return self._folder / ORIGINAL / f"{case}{ENDING}"
+
+    def is_altered(self, case: str, content: str) -> bool:
+        """Say whether somebody saved another map over the one that was looked at, whose sha256 is given."""
+        shown = self.shown(case)
+        return bool(content) and shown.is_file() and self._sha256(shown) != content
 
     def expected(self, case: str) -> Path:
         """Return where the map is looked for that a person is done with; its format may be another."""
