@@ -263,6 +263,16 @@ def test_an_image_that_is_away_is_said_and_can_be_judged(results, page, tmp_path
     assert page.decide(1, "wrong")[0] == 200
 
 
+def test_decisions_that_cannot_be_written_say_so_and_are_taken_later(results, page):
+    content, folder = edited(upright(drawn((6, 6, 6))), page), Desk(results).folder
+    folder.parent.write_text("in the way")
+    for status, answer in (page.decide(1, "right"), page.decide(2, "wrong"), page.ask("1/crop/edited", content)):
+        assert status == 409 and "cannot be written: " in json.loads(answer)["error"]
+    folder.parent.unlink()
+    assert page.decide(2, "wrong")[0] == page.ask("1/crop/edited", content)[0] == 200
+    assert said(results) == [("a", "spleen", "wrong"), ("a", "liver", "edited")]
+
+
 def test_a_fault_of_ours_does_not_end_the_server(results, page, monkeypatch, caplog):
     monkeypatch.setattr(module.Session, "queue", lambda self: 1 / 0)
     assert page.ask("queue")[0] == 500 and "ZeroDivisionError" in caplog.text

@@ -44,7 +44,6 @@ def keep(folder: str | Path, source: str | Path) -> tuple[str, str]:
     name = f"{KEPT}/{content}{ENDING}"
     target = Path(folder) / name
     if not (target.is_file() and sha256(target) == content):
-        target.parent.mkdir(parents=True, exist_ok=True)
         with atomic(target) as temporary:
             temporary.write_bytes(Path(source).read_bytes())
     return content, name
@@ -64,7 +63,6 @@ def keep_edited(folder: str | Path, case: str, source: str | Path, ids: Collecti
         write(plain, volume.array, volume.geometry)
         _, name = keep(folder, plain)
     shown = Path(folder) / EDITED_MAPS / f"{case}{ENDING}"
-    shown.parent.mkdir(parents=True, exist_ok=True)
     with atomic(shown) as temporary:  # no link: whoever edits it again must not alter what is kept
         temporary.write_bytes((Path(folder) / name).read_bytes())
     return name
