@@ -83,6 +83,20 @@ def test_what_is_filled_in_comes_back_once(results, folder, capsys):
     assert "0 of 3 labels to look at" in (main(["review", str(results)]), capsys.readouterr().out)[1]
 
 
+def test_a_folder_that_is_read_again_takes_back_no_later_decision(results, folder, capsys):
+    fill(folder, a_liver="right", b_liver="wrong")
+    assert take(results, folder) == 0
+    desk = Desk(results)
+    for decision in ("right", "wrong"):
+        desk.decide(desk.asked()[0], "ann", decision, comment="on the page")
+    fill(folder, a_liver="right", a_spleen="right", b_liver="wrong")
+    assert take(results, folder) == 1 and len(said(results)) == 5
+    assert "a, liver: ann said right before, and wrong since" in capsys.readouterr().out
+    assert desk.reviews.of("a")["liver"].decision == "wrong"
+    fill(folder, a_liver="right:after all")
+    assert take(results, folder) == 0 and desk.reviews.of("a")["liver"].decision == "right"
+
+
 def test_what_was_judged_counts_when_the_results_have_moved_on(results, folder):
     write(results / "labels/pseudo/a.nii.gz", np.zeros(GRID.shape, np.uint8), GRID)
     fill(folder, a_liver="right")

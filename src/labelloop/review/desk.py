@@ -193,6 +193,7 @@ class Desk:
         edited: Path | None = None,
         comment: str = "",
         seconds: float | None = None,
+        from_files: bool = False,
     ) -> Decision:
         """Append what a reviewer says of a label, and keep the map that was judged; return the decision.
 
@@ -203,9 +204,11 @@ class Desk:
             decision: right, wrong, absent, edited or unsure.
             judged: a copy of the map that was looked at; None: the one in the results.
             edited: for ``edited``, the map that was edited. Only the class asked about counts.
+            from_files: it is read from files, which may be read again after the reviewer changed their mind elsewhere.
 
         Raises:
-            UserError: no reviewer, a decision that is none, or that lacks its map; nothing is written then.
+            UserError: no reviewer, a decision that is none, or that lacks its map, or one from files that the reviewer
+                made before and changed since; nothing is written then.
             CaseError: the edited map cannot be used; nothing is written then.
         """
         made = Decision(
@@ -223,16 +226,18 @@ class Desk:
         if decision == EDITED and edited is not None:
             file = keep_edited(self.folder, asked.case, edited, list(self.ids.values()), self._grid(asked))
         made = replace(made, file=file)
-        if not self._is_said(made):
-            append(self.folder, [made])
+        mine = [d for d in self.reviews.decisions if (d.reviewer, d.case, d.name) == (reviewer, made.case, made.name)]
+        if mine and _is_same(mine[-1], made):
+            return made
+        before = next((d for d in mine if _is_same(d, made)), None)
+        if from_files and before:
+            raise UserError(
+                f"{made.case}, {made.name}: {reviewer} said {made.decision} before, and {mine[-1].decision} since "
+                f"({self.folder / FILE}, rows {before.row} and {mine[-1].row}), which holds. To change it, judge it on "
+                "the page, or write another comment."
+            )
+        append(self.folder, [made])
         return made
-
-    def _is_said(self, made: Decision) -> bool:
-        """Say whether it is what the reviewer said last of the label."""
-        about = (made.reviewer, made.case, made.name)
-        mine = [d for d in self.reviews.decisions if (d.reviewer, d.case, d.name) == about]
-        fields = ("decision", "sha256", "file", "comment", "labels")
-        return bool(mine) and all(getattr(mine[-1], f) == one_line(getattr(made, f)) for f in fields)
 
     def _grid(self, asked: Question):
         try:
@@ -256,6 +261,12 @@ class Desk:
                 "since: start the review again."
             )
         return keep(self.folder, judged)[1]
+
+
+def _is_same(one: Decision, other: Decision) -> bool:
+    """Say whether two decisions of a reviewer about a label say the same."""
+    fields = ("decision", "sha256", "file", "comment", "labels")
+    return all(one_line(getattr(one, f)) == one_line(getattr(other, f)) for f in fields)
 
 
 def _queues(results: Path) -> list[str]:

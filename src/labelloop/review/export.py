@@ -247,8 +247,9 @@ def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> D
         )
     if decision == EDITED and edited is None:
         raise UserError(f"edited, but there is no edited map; {maps.expected(one.case)} is expected")
-    comment = row["comment"]
-    return desk.decide(one, reviewer, decision, judged=judged, edited=edited, comment=comment, seconds=seconds)
+    return desk.decide(
+        one, reviewer, decision, judged=judged, edited=edited, comment=row["comment"], seconds=seconds, from_files=True
+    )
 
 
 class _Submitted(NamedTuple):
