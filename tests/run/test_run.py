@@ -11,6 +11,7 @@ import yaml
 from labelloop.base.errors import UserError
 from labelloop.base.outputs import refuse_inputs_among
 from labelloop.base.paths import WRITTEN
+from labelloop.base.tables import TABLES, write_table
 from labelloop.review.decisions import Decision, append
 from labelloop.run.claim import claim
 from labelloop.run.config import load_config
@@ -61,6 +62,11 @@ def test_decisions_lie_beside_the_results_and_are_those_of_all_rounds(tmp_path):
     assert touched == [shard for shard in rounds.shards.train if "x" in {c.case for c in rounds.shards.cases[shard]}]
     [told] = rounds.unused_decisions()
     assert told.startswith(f"{folder / 'decisions.csv'}: row 3: case 'nobody'")
+    made = [dict.fromkeys(TABLES["reviewed"], "") | {"case": "x", "class": "liver"}]
+    write_table(Path(rounds.paths.label_table("reviewed", "pseudo_round1")), made, "reviewed")
+    folder.rename(tmp_path / "moved")
+    [told] = make(tmp_path, *rows(5), rounds=2).unused_decisions()
+    assert told.startswith(f"{folder / 'decisions.csv'}: not there, though label maps were made from 1 decision of it")
     elsewhere = make(tmp_path, *rows(5), reviews=str(tmp_path / "mine"))
     assert elsewhere.reviews("pseudo").folder == tmp_path / "mine" / "pseudo"
     with pytest.raises(UserError, match="models"):

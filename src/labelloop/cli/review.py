@@ -48,7 +48,7 @@ def review(
         raise UserError("--export and --import: name one of them")
     refuse_idle(context, IDLE)
     desk = Desk(results, labels, reviews)
-    problems = [str(problem) for problem in desk.reviews.problems]
+    problems = desk.problems()
     if export:
         problems += export_folder(desk, export)
         print(f"{export}: read its README.txt")

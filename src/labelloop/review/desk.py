@@ -21,6 +21,7 @@ from labelloop.cases.table import first_image
 from labelloop.images.volume import read_geometry
 from labelloop.review.decisions import EDITED, FILE, RIGHT, Decision, Reviews, Settled, append, check, one_line
 from labelloop.review.maps import keep, keep_edited
+from labelloop.review.waiting import decisions_gone
 
 
 def write_desk(path: Path, name: str, reviews: str, scheme: ClassScheme, models: Sequence[str]) -> None:
@@ -108,6 +109,11 @@ class Desk:
         if kept is None or kept[0] != now:
             kept = self._kept = (now, Reviews(self.folder, classes=self.ids))
         return kept[1]
+
+    def problems(self) -> list[str]:
+        """Return the decisions that are not used or are gone, a line each."""
+        gone = decisions_gone(self.folder, Path(self._paths.label_table("reviewed", self.labels)))
+        return [*gone, *map(str, self.reviews.problems)]
 
     @cached_property
     def _rows(self) -> list[dict[Hashable, Any]]:

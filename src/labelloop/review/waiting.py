@@ -1,10 +1,11 @@
-"""Whether a review is done: what a run that waits for it asks at its start, without pandas."""
+"""Whether a review is done, and still there: what a run asks at its start, without pandas."""
 
 import csv
 from pathlib import Path
 
 from labelloop.base.sequences import flat
-from labelloop.review.decisions import Reviews
+from labelloop.base.wording import count
+from labelloop.review.decisions import FILE, Reviews
 
 
 def left_to_answer(queue: Path, reviews: Reviews, labels: str, limit: int) -> int | None:
@@ -23,3 +24,17 @@ def left_to_answer(queue: Path, reviews: Reviews, labels: str, limit: int) -> in
     with queue.open(newline="", encoding="utf-8") as file:
         rows = [said.get(row.get("case", ""), {}).get(row.get("class", "")) for row in csv.DictReader(file)]
     return min(sum(row is None or not row.is_answer for row in rows), max(0, limit - given))
+
+
+def decisions_gone(folder: Path, reviewed: Path) -> list[str]:
+    """Return, in a line, that the decisions are gone from which label maps were made; nothing while they are there.
+
+    Args:
+        folder: of the decisions about a label set. reviewed: table of what reviewers said when its maps were made.
+    """
+    if (folder / FILE).exists() or not reviewed.is_file():
+        return []
+    with reviewed.open(newline="", encoding="utf-8") as file:
+        lost = sum(1 for _ in csv.DictReader(file))
+    told = f"{folder / FILE}: not there, though label maps were made from {count(lost, 'decision')} of it ({reviewed})"
+    return [f"{told}. Put it back, or name its folder (`reviews`): without it, they are made anew."] if lost else []

@@ -16,7 +16,7 @@ from labelloop.base.wording import count
 from labelloop.cases.table import load_cases
 from labelloop.recipe import Recipe, load_recipe, plain_name, unroll
 from labelloop.review.decisions import Reviews
-from labelloop.review.waiting import left_to_answer
+from labelloop.review.waiting import decisions_gone, left_to_answer
 from labelloop.run import checks, preflight
 from labelloop.run.chain import own_updates, updates
 from labelloop.run.config import load_config
@@ -125,8 +125,12 @@ class Run:
 
     def unused_decisions(self) -> list[str]:
         """Return the decisions of people that are not used, each with its file, row and reason."""
-        problems = flat(self.reviews(labels).problems for labels in self.wiring.used_label_sets)
-        return list(dict.fromkeys(map(str, problems)))
+        problems = map(str, flat(self.reviews(labels).problems for labels in self.wiring.used_label_sets))
+        gone = flat(
+            decisions_gone(self.reviews(labels).folder, Path(self.paths.label_table("reviewed", labels)))
+            for labels in self.wiring.used_label_sets
+        )
+        return list(dict.fromkeys([*gone, *problems]))
 
     def predictions(self) -> list[tuple[str, str]]:
         """Return the (model, shard) of each model's own label maps: those for label sets and those to be scored."""
