@@ -1,7 +1,8 @@
 """The page in a real browser: ten labels judged by keys, one edited with the brush, and exactly that is on disk."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -143,6 +144,45 @@ def test_strokes_are_taken_back_and_a_models_class_is_taken(results, tmp_path):
     before, after = read(results / "labels/pseudo/one.nii.gz").array, read(Desk(results).folder / decision.file).array
     model, liver = read(results / "models/m/predictions/one.nii.gz").array, SCHEME.ids["liver"]
     assert (after == np.where((model == liver) & (before == 0), liver, before)).all() and (after != before).any()
+
+
+def test_an_edit_goes_on_where_a_server_was_killed(results, tmp_path):
+    def third(tab: chromium.Chromium, address: str) -> None:
+        tab.open(address)
+        tab.wait("document.body.dataset.ready")
+        tab.ask("document.querySelectorAll('#progress i')[2].click()")
+        shown(tab, 3)
+
+    with chromium.Chromium(tmp_path / "profile") as tab:
+        with serving(results, "zoe") as address:
+            third(tab, address)
+            tab.press("e")
+            tab.wait("!tools.hidden")
+            brush(tab)
+            tab.wait("strokes.textContent.startsWith('1 ')")
+            folder = Desk(results).folder / "drafts"
+            wait_for(lambda: list(folder.rglob("*.nii.gz")))
+        tab.press("s")
+        tab.wait("note.textContent.startsWith('The review has ended')")
+    with serving(results, "zoe") as address, chromium.Chromium(tmp_path / "other") as tab:
+        third(tab, address)
+        tab.wait("note.textContent.startsWith('An edit of yours was not saved')")
+        tab.press("e")
+        tab.wait("strokes.textContent.startsWith('1 ')")
+        tab.press("s")
+        tab.wait("document.body.dataset.ready && !place.textContent.startsWith('Question 3 ')")
+        assert not tab.said and not list(folder.rglob("*.nii.gz"))
+    [decision] = [one for one in read_decisions(Desk(results).folder)[0] if one.reviewer == "zoe"]
+    before, after = read(results / "labels/pseudo/one.nii.gz").array, read(Desk(results).folder / decision.file).array
+    assert decision.name == "pancreas" and set(after[after != before]) == {SCHEME.ids["pancreas"]}
+
+
+def wait_for(found: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until something is found."""
+    until = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def large_plane(tab: chromium.Chromium, *places: tuple[float, float]) -> list[tuple[float, float]]:

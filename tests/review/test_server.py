@@ -147,6 +147,26 @@ def test_an_edited_map_is_kept_as_it_was_drawn(results, page):
     assert len(json.loads(page.ask("2/crop/about")[1])["maps"]) == 2  # the spleen was not edited
 
 
+def test_what_is_drawn_and_not_saved_outlives_the_server(results):
+    array = drawn((6, 6, 6))
+    with serving(results) as page:
+        assert page.ask("1/crop/draft", other_case(page))[0] == 422
+        assert page.ask("1/crop/draft", edited(upright(array), page))[0] == 200
+    with serving(results, "bob") as page:
+        assert [one["name"] for one in json.loads(page.ask("1/crop/about")[1])["maps"]] == ["", "m"]
+    with serving(results) as page:
+        name = json.loads(page.ask("queue")[1])["draft"]
+        assert [one["name"] for one in json.loads(page.ask("1/crop/about")[1])["maps"]] == ["", "m", name]
+        shown = page.ask(f"1/crop/map/{quote(name)}")[1][352:]
+        assert (np.frombuffer(shown, np.uint8).reshape(array.shape) == upright(array)).all()
+        assert page.ask("1/crop/draft", b"")[0] == 200
+        assert len(json.loads(page.ask("1/crop/about")[1])["maps"]) == 2 and not said(results)
+        for kind in ("draft", "edited"):
+            assert page.ask(f"1/crop/{kind}", edited(upright(array), page))[0] == 200
+        assert name not in [one["name"] for one in json.loads(page.ask("1/crop/about")[1])["maps"]]
+    assert said(results) == [("a", "liver", "edited")]
+
+
 BAD = {
     "a wrong token": {"token": "x" * 32},
     "no token": {"token": "", "path": "/"},

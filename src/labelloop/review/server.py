@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import digest, stamp
 from labelloop.base.heartbeat import hushed
 from labelloop.base.wording import plain
 from labelloop.images.volume import write
@@ -67,6 +68,8 @@ PATIENCE_S = 60.0
 """Seconds after which a connection that says nothing is closed."""
 KEPT_CASES = 2
 """Cases in memory: the one that is looked at, and the next one."""
+DRAFT, DRAFTS = "your unsaved edit", "drafts"
+"""Name of the map with strokes that are not saved yet, and the folder of such maps beside the decisions."""
 MOST_SECONDS = 24 * 3600.0
 
 
@@ -89,7 +92,7 @@ class Session:
     desk: Desk
     reviewer: str
     _cases: OrderedDict[str, Case] = field(default_factory=OrderedDict)
-    _edited: dict[tuple[str, Path], Case] = field(default_factory=dict)
+    _edited: dict[str, Case] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _deciding: threading.Lock = field(default_factory=threading.Lock)
 
@@ -122,17 +125,35 @@ class Session:
             raise BadRequestError(HTTPStatus.NOT_FOUND, "The image has no such place.") from None
 
     def _with_edited(self, case: Case, one: Question) -> Case:
-        """Return a case with the map that somebody edited for the question last, where that is there."""
+        """Return a case with the map that somebody edited for the question last, and the draft, where there are any."""
         reviews = self.desk.reviews
         settled = reviews.of(one.case).get(one.name)
         last = next((d for d in reversed(settled.by if settled else ()) if d.decision == EDITED), None)
-        path = reviews.path(last) if last else None
-        if last is None or path is None or not path.is_file():
+        maps = {DRAFT: self._draft(one)}
+        if last:
+            maps[f"edited by {last.reviewer}"] = self.desk.folder / last.file
+        there = {name: path for name, path in maps.items() if path.is_file()}
+        if not there:
             return case
-        if (one.case, path) not in self._edited:
-            name = f"edited by {last.reviewer}"
-            self._edited = {(one.case, path): case.with_map(name, path, list(self.desk.ids.values()))}
-        return self._edited[one.case, path]
+        key = digest([one.case, [[name, str(path), stamp(path)] for name, path in there.items()]])
+        if key not in self._edited:
+            for name, path in there.items():
+                case = case.with_map(name, path, list(self.desk.ids.values()))
+            self._edited = {key: case}
+        return self._edited[key]
+
+    def _draft(self, one: Question) -> Path:
+        """Return where the reviewer's strokes about a label are kept until they are saved."""
+        return self.desk.folder / DRAFTS / digest(self.reviewer) / one.name / f"{one.case}{ENDING}"
+
+    def draft(self, number: str, place: str, content: bytes) -> None:
+        """Keep an edited cut that is not saved yet, so that no kill loses it; nothing: drop it. Raises as `edit`."""
+        path = self._draft(self.question(number))
+        if content:
+            volume = self.cut(number, place).take_back(content, self.desk.ids)
+            write(path, volume.array, volume.geometry)
+        else:
+            path.unlink(missing_ok=True)
 
     def decide(
         self, number: str, decision: str, seconds: float | None, comment: str, edited: Path | None = None
@@ -150,6 +171,7 @@ class Session:
             path = Path(scratch) / f"edited{ENDING}"
             write(path, volume.array, volume.geometry)
             self.decide(number, EDITED, seconds, comment, path)
+        self.draft(number, place, b"")
 
     def queue(self) -> dict[str, Any]:
         """Return the questions, what was said of them by now, and how long the rest takes, for JSON."""
@@ -165,6 +187,7 @@ class Session:
         return {
             "labels": self.desk.labels,
             "reviewer": self.reviewer,
+            "draft": DRAFT,
             "classes": [
                 {"name": name, "plain": plain(name), "id": number, "color": self.desk.colors[name]}
                 for name, number in self.desk.ids.items()
@@ -342,13 +365,18 @@ class Handler(BaseHTTPRequestHandler):
                 if decision not in DECISIONS or decision == EDITED:
                     raise BadRequestError(HTTPStatus.BAD_REQUEST, "That is no decision.")
                 session.decide(number, decision, _seconds(said.get("seconds")), _comment(said.get("comment")))
+            case [number, place, "draft"]:
+                session.draft(number, place, self._map(number, place))
             case [number, place, "edited"]:
-                content = self._body(math.prod(session.cut(number, place).geometry.size) + SLACK)
+                content = self._map(number, place)
                 seconds, comment = _seconds(parameters.get("seconds")), _comment(parameters.get("comment"))
                 session.edit(number, place, content, seconds, comment)
             case _:
                 raise BadRequestError(HTTPStatus.NOT_FOUND, "There is nothing under this address.")
         self._send_json(HTTPStatus.OK, session.queue())
+
+    def _map(self, number: str, place: str) -> bytes:
+        return self._body(math.prod(self.server.session.cut(number, place).geometry.size) + SLACK)
 
     def _json(self) -> dict[str, Any]:
         try:

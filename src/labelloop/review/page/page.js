@@ -16,6 +16,8 @@ let viewer = null;
 let editing = false;
 let brush = 8; // mm
 let busy = false;
+let drafting = 0; // the timer that keeps what is drawn and not saved
+let kept = Promise.resolve(); // once the last draft is kept
 let sure = 0; // when Esc was pressed with unsaved strokes
 const made = []; // questions decided here, the last one last
 const clock = { seconds: 0, since: null };
@@ -195,6 +197,7 @@ async function draw() {
     numbers();
     start();
     ahead();
+    if (hasDraft()) say("An edit of yours was not saved. Press E to go on with it.");
   } catch (error) {
     if (question !== now()) return;
     say(error.message, true);
@@ -360,7 +363,7 @@ const answer = (send) => alone(async () => {
   const mine = at;
   queue = await send();
   made.push(mine);
-  if (editing) for (const kind of ["crop", "whole"]) loaded.delete(`${queue.questions[mine].number}/${kind}`);
+  if (editing) dropDraft();
   editing = false;
   const next = nextOpen();
   busy = false;
@@ -380,10 +383,33 @@ const takeBack = () => alone(async () => {
 
 // ---- editing ----
 
+const hasDraft = () => shown.about.maps.some(({ name }) => name === queue.draft);
+
+/** Keep what is drawn on the server: whatever ends, server or browser, loses what was drawn within a second. */
+function keepDraft() {
+  clearTimeout(drafting);
+  if (editing) drafting = setTimeout(() => { kept = kept.then(sendDraft); }, 300);
+}
+
+async function sendDraft() {
+  if (!editing) return;
+  const { address } = shown;
+  const content = viewer.strokes.length ? await viewer.file() : "";
+  await ask(`${address}/draft`, { method: "POST", body: content }).catch((error) => say(error.message, true));
+}
+
+/** Forget the draft of what is shown: it is saved by now, or should not be. */
+function dropDraft() {
+  clearTimeout(drafting);
+  for (const kind of ["crop", "whole"]) loaded.delete(`${now().number}/${kind}`);
+  shown.about.maps = shown.about.maps.filter(({ name }) => name !== queue.draft);
+}
+
 async function startEdit() {
   if (!viewer) return say("This browser has no WebGL2, so nothing can be edited here. Type labelloop review RESULTS --export DIR.", true);
   if (!shown) return whisper("Still loading.");
-  const from = map;
+  const from = map === SET && hasDraft() ? queue.draft : map;
+  say("");
   if (map !== SET) await setMap(SET);
   editing = true;
   viewer.visible = true;
@@ -420,6 +446,9 @@ function leave() {
     sure = performance.now();
     return whisper("Not saved. Press Esc again to leave all the same.");
   }
+  const { address } = shown;
+  kept = kept.then(() => ask(`${address}/draft`, { method: "POST", body: "" })).catch(() => {});
+  dropDraft();
   editing = false;
   viewer.edit(null);
   setMap(SET);
@@ -432,7 +461,16 @@ async function save() {
   say("Saving …");
   const query = new URLSearchParams({ seconds: seconds().toFixed(1), comment: $("comment").value });
   const { address } = shown;
-  await answer(async () => post(`${address}/edited?${query}`, await viewer.file(), "application/gzip"));
+  clearTimeout(drafting);
+  await answer(async () => {
+    await kept;
+    return post(`${address}/edited?${query}`, await viewer.file(), "application/gzip");
+  });
+}
+
+function drawn() {
+  tools();
+  keepDraft();
 }
 
 /** Show the decisions or the tools, whichever there is a use for. */
@@ -485,7 +523,7 @@ async function begin() {
     return say(error.message, true);
   }
   if (canShow()) {
-    viewer = new Viewer($("canvas"), $("ring"), (text) => { $("slice").textContent = text; }, tools);
+    viewer = new Viewer($("canvas"), $("ring"), (text) => { $("slice").textContent = text; }, drawn);
     await viewer.open();
   } else {
     $("canvas").hidden = true;
