@@ -1,7 +1,9 @@
 """A review as files: what is written can be judged elsewhere, what comes back is checked, and nothing comes twice."""
 
 import csv
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,18 @@ from tiny_review import GRID, LIVER, SPLEEN, label_map, write_results
 def folder(results, tmp_path) -> Path:
     assert main(["review", str(results), "--export", str(tmp_path / "out")]) == 0
     return tmp_path / "out"
+
+
+def test_a_folder_on_a_full_disk_is_not_left_half_written(results, tmp_path, monkeypatch):
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        export_folder(Desk(results), tmp_path / "out")
+    monkeypatch.undo()
+    assert not export_folder(Desk(results), tmp_path / "out")
 
 
 def fill(folder: Path, **decisions: str) -> None:

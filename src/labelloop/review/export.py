@@ -9,7 +9,7 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError
-from labelloop.base.files import sha256, write_text
+from labelloop.base.files import atomic, sha256, write_text
 from labelloop.base.tables import delimiter_of
 from labelloop.base.wording import count, named
 from labelloop.images.listing import extension
@@ -73,6 +73,14 @@ def export_folder(desk: Desk, out: Path) -> list[str]:
         raise UserError(f"{out}: there already; name a new folder")
     if not asked:
         raise UserError(f"{desk.results}: the review queue of {desk.labels} is empty; there is nothing to look at")
+    try:
+        return _fill(desk, asked, out)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)  # half of a folder could be taken for all of it
+        raise
+
+
+def _fill(desk: Desk, asked: Sequence[Question], out: Path) -> list[str]:
     for folder in (ORIGINAL, FINAL, "models", "pictures"):
         (out / folder).mkdir(parents=True)
     images: dict[str, str] = {}
@@ -101,7 +109,7 @@ def _copy_case(one: Question, out: Path, problems: list[str]) -> str:
     for folder, source in maps.items():
         (out / folder).mkdir(exist_ok=True)
         try:
-            shutil.copyfile(source, out / folder / f"{one.case}{ENDING}")
+            _copy(source, out / folder / f"{one.case}{ENDING}")
         except OSError as error:
             problems.append(f"{one.case}: no label map: {error}")
     return image
@@ -111,18 +119,24 @@ def _copy_image(one: Question, out: Path) -> str:
     """Copy an image that is NIfTI as it is, another one as NIfTI: MONAI Label reads no other format of one file."""
     name = f"{one.case}{ENDING}"
     if one.image.name.endswith(ENDING):
-        shutil.copyfile(one.image, out / name)
+        _copy(one.image, out / name)
     else:
         volume = read_surveyed(one.image)
         write(out / name, volume.array, volume.geometry)
     return name
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with atomic(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def _row(one: Question, image: str, out: Path) -> dict[str, str]:
     picture = ""
     if one.picture and one.picture.is_file():
         picture = f"pictures/{one.picture.name}"
-        shutil.copyfile(one.picture, out / picture)
+        _copy(one.picture, out / picture)
     label = out / ORIGINAL / f"{one.case}{ENDING}"
     given = {
         "rank": str(one.rank),
