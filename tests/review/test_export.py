@@ -84,7 +84,7 @@ def test_what_is_filled_in_comes_back_once(results, folder, capsys):
     array[6, 6:9, 6:9] = SPLEEN
     write(folder / "labels/final/a.nii.gz", array, GRID)
     fill(folder, a_liver="Right : sure", a_spleen="edited:a part was\nmissing", b_liver="wrong")
-    assert take(results, folder) == take(results, folder) == 0
+    assert take(results, folder) == take(results, folder, " ann") == 0
     found, problems = read_decisions(Desk(results).folder)
     assert not problems
     assert said(results) == [("a", "liver", "right"), ("a", "spleen", "edited"), ("b", "liver", "wrong")]
@@ -219,10 +219,14 @@ def test_of_two_maps_of_a_case_neither_is_taken(results, folder, capsys):
 
 @pytest.mark.parametrize("name", [
     "labels/final/a/a.nii.gz", "labels/final/Segmentation.nrrd", "Segmentation.nii.gz", "labels/original/a-l.nii.gz",
+    "queue.xlsx",
 ])  # fmt: skip
 def test_a_map_that_was_saved_where_none_is_looked_for_is_named(results, folder, capsys, name):
     (folder / name).parent.mkdir(exist_ok=True)
-    write(folder / name, label_map(), GRID)
+    if name == "queue.xlsx":
+        (folder / name).write_bytes(b"PK")
+    else:
+        write(folder / name, label_map(), GRID)
     assert take(results, folder) == 1 and said(results) == []
     assert f"{name}: not used: " in capsys.readouterr().out
     (folder / name).unlink()
@@ -240,6 +244,31 @@ def test_a_case_that_a_spreadsheet_took_for_a_number_is_the_one_of_its_image(tmp
     path = tmp_path / "out/queue.csv"
     path.write_text(path.read_text().replace(";0012;", ";12;"))
     assert take(results, tmp_path / "out") == 0 and said(results) == [("0012", "liver", "right")]
+
+
+@pytest.mark.parametrize("saved", ["sep=;\n{header}\n{rows}", "{HEADER}\n{rows}", "{header}\n{rows};;;;;\n"])
+def test_a_queue_that_a_spreadsheet_saved_is_read(results, folder, saved):
+    fill(folder, a_liver="right")
+    header, _, rows = (folder / "queue.csv").read_text().partition("\n")
+    (folder / "queue.csv").write_text(saved.format(header=header, HEADER=header.upper(), rows=rows))
+    assert take(results, folder) == 0 and said(results) == [("a", "liver", "right")]
+
+
+SPOILED = {
+    "another encoding": (lambda text: text.replace("odd", "Gefäß").encode("latin-1"), 2),
+    "a field without end": (lambda text: text.replace("odd", "odd" * 99999).encode(), 2),
+    "half of it": (lambda text: text[:-40].encode(), 0),
+    "a case without end": (lambda text: text.replace(";b;", f";{'b' * 5000};").replace("b.nii.gz", "").encode(), 0),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_queue_that_is_spoiled_is_no_fault_of_ours(results, folder, capsys, how):
+    fill(folder, a_liver="right")
+    change, code = SPOILED[how]
+    (folder / "queue.csv").write_bytes(change((folder / "queue.csv").read_text()))
+    assert take(results, folder) == code and said(results) == ([] if code else [("a", "liver", "right")])
+    assert not code or "queue.csv: not a CSV table in UTF-8" in capsys.readouterr().err
 
 
 def test_rows_that_are_wrong_are_named_and_the_others_count(results, folder, capsys):

@@ -375,6 +375,27 @@ def delimiter_of(handle: TextIO) -> str:
     return next((sign for sign in ",;\t" if sign in header), ",")
 
 
+def of_spreadsheet(path: Path) -> tuple[list[str], list[tuple[list[str], int]]]:
+    """Return the columns of a table that a spreadsheet may have saved, and its filled rows, each with its line.
+
+    What spreadsheets add is passed over: a line ``sep=,``, capitals in column names, empty rows. Where a comma is the
+    decimal mark, Excel separates by ``;`` (or tabs), and puts a field that holds one in quotes.
+
+    Raises:
+        UserError: the file is no table in UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, delimiter=delimiter_of(handle), strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            if header and header[0].startswith("sep="):
+                header = [name.strip().lower() for name in next(reader, [])]
+            return header, [(fields, reader.line_num) for fields in reader if any(f.strip() for f in fields)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise no_table(path, error) from error
+
+
 def numeric(kind: str) -> list[str]:
     """Return the columns of a ``kind`` of :data:`TABLES` that hold numbers."""
     return [name for name, meaning in TABLES[kind].items() if isinstance(meaning, Number)]

@@ -20,7 +20,7 @@ from labelloop.base.errors import UserError, nearest
 from labelloop.base.files import atomic, digest
 from labelloop.base.lookup import SUFFIXES, known
 from labelloop.base.outputs import alike_but_for_capitals
-from labelloop.base.tables import delimiter_of, no_table
+from labelloop.base.tables import of_spreadsheet
 from labelloop.base.wording import count, named
 from labelloop.images.datasets import Dataset, read_dataset
 
@@ -169,20 +169,12 @@ def load_cases(path: str | Path) -> tuple[list[Case], list[dict]]:
 def _read_rows(path: Path) -> list[tuple[dict[str, str], int, str]]:
     """Return (row with all columns, line number, what is wrong with the number of fields) of each row.
 
-    What spreadsheets add is passed over: a line ``sep=,``, capitals in column names, columns without name and entry.
-    Where a comma is the decimal mark, Excel separates by ``;`` (or tabs), and puts a field that holds one in quotes.
+    What spreadsheets add is passed over (:func:`labelloop.base.tables.of_spreadsheet`), as are columns without name and
+    entry.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such case table; `labelloop cases` makes one from folders of images")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle, delimiter=delimiter_of(handle), strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
-            if header and header[0].startswith("sep="):
-                header = [name.strip().lower() for name in next(reader, [])]
-            rows = [(fields, reader.line_num) for fields in reader if any(f.strip() for f in fields)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise no_table(path, error) from error
+    header, rows = of_spreadsheet(path)
     filled: set[int] = set()
     for fields, _ in rows:
         filled.update(i for i, field in enumerate(fields) if field.strip())

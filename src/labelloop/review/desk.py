@@ -217,6 +217,7 @@ class Desk:
                 made before and changed since; nothing is written then.
             CaseError: the edited map cannot be used; nothing is written then.
         """
+        reviewer = one_line(reviewer)
         made = Decision(
             reviewer, asked.case, asked.name, decision, asked.sha256, comment=comment, seconds=seconds,
             labels=self.labels, asked=asked.asked,

@@ -5,7 +5,6 @@ label maps below ``labels/original``, and those that people are done with below 
 """
 
 import csv
-import io
 import logging
 import shutil
 import tempfile
@@ -20,12 +19,12 @@ from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.files import atomic, sha256, write_text
-from labelloop.base.tables import delimiter_of
+from labelloop.base.tables import of_spreadsheet
 from labelloop.base.wording import count, named
 from labelloop.images.listing import extension
 from labelloop.images.scan import read_label, read_surveyed
 from labelloop.images.volume import write
-from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, Decision, seconds_in
+from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, SHA256, Decision, seconds_in
 from labelloop.review.desk import Desk, Question
 from labelloop.review.maps import ENDING, read_reviewed
 
@@ -189,7 +188,8 @@ def import_folder(desk: Desk, folder: Path, reviewer: str) -> tuple[list[Decisio
         maps = _Maps(desk, folder, Path(scratch))
         rows = list(_read_rows(folder / QUEUE, desk.cases))
         for number, row in rows:
-            if row["decision"].strip() or row["case"] in maps.files or maps.is_altered(row["case"], row["sha256"]):
+            is_altered = row["case"] in desk.cases and maps.is_altered(row["case"], row["sha256"])
+            if row["decision"].strip() or row["case"] in maps.files or is_altered:
                 try:
                     made.append(_take(desk, maps, reviewer, row))
                 except (CaseError, UserError) as error:
@@ -198,12 +198,12 @@ def import_folder(desk: Desk, folder: Path, reviewer: str) -> tuple[list[Decisio
 
 
 def _unused(folder: Path, used: Collection[str], asked: Collection[str]) -> list[str]:
-    """Return the maps that somebody saved in a folder and that were not used, each with the reason.
+    """Return what somebody saved in a folder and was not used, each with the reason.
 
     Args:
         used: cases whose final maps were. asked: cases of the queue.
     """
-    found = []
+    found = [f"{file}: not used: save it as {QUEUE}" for file in sorted(folder.glob("queue.*")) if file.name != QUEUE]
     for file in filter(_is_somebodys, sorted((folder / FINAL).rglob("*"))):
         case = file.name.removesuffix(extension(file.name) or file.suffix)
         if file.parent != folder / FINAL:
@@ -223,24 +223,24 @@ def _is_somebodys(file: Path) -> bool:
 
 
 def _read_rows(path: Path, cases: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a queue with their numbers, whichever of comma and semicolon a spreadsheet wrote.
+    """Yield the rows of a queue, each with its line.
 
     A spreadsheet takes a case for a number or a date (0012 becomes 12). So one that is not among ``cases`` is the one
     whose image the row names.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a table in UTF-8: {error}") from error
-    handle = io.StringIO(text, newline="")
-    reader = csv.DictReader(handle, delimiter=delimiter_of(handle))
-    lacking = {"case", "class", "asked", "sha256", *FILLED} - set(reader.fieldnames or ())
+        header, rows = of_spreadsheet(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; name a folder that --export wrote") from error
+    lacking = {"case", "class", "asked", "sha256", *FILLED} - set(header)
     if lacking:
         raise UserError(f"{path}: lacks the columns {', '.join(sorted(lacking))}")
-    for number, row in enumerate(reader, start=2):
-        cells = {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
-        shown = cells.get("image", "").removesuffix(ENDING)
-        yield number, cells | ({"case": shown} if cells["case"] not in cases and shown in cases else {})
+    for fields, line in rows:
+        cells = dict.fromkeys([*GIVEN, *FILLED], "") | dict(zip(header, fields, strict=False))
+        shown = cells["image"].removesuffix(ENDING)
+        if cells["case"] not in cases and shown in cases:
+            cells["case"] = shown
+        yield line, cells
 
 
 def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> Decision:
@@ -297,7 +297,7 @@ class _Maps:
     def is_altered(self, case: str, content: str) -> bool:
         """Say whether somebody saved another map over the one that was looked at, whose sha256 is given."""
         shown = self.shown(case)
-        return bool(content) and shown.is_file() and self._sha256(shown) != content
+        return bool(SHA256.fullmatch(content)) and shown.is_file() and self._sha256(shown) != content
 
     def expected(self, case: str) -> Path:
         """Return where the map is looked for that a person is done with; its format may be another."""
