@@ -193,6 +193,13 @@ def test_strangers_are_refused(results, page, kind, writes):
     assert page.decide(1, "right")[0] == 200
 
 
+def test_a_link_on_another_page_opens_this_one_and_does_no_more(page):
+    link = {"Origin": None, "Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert page.ask("", **link)[0] == 200
+    assert page.ask("", token="x" * 32, **link)[0] == page.ask("", **link | {"Sec_Fetch_Dest": "iframe"})[0] == 403
+    assert page.ask("1/decision", b'{"decision": "wrong"}', **link)[0] == 403
+
+
 @pytest.mark.parametrize("path", [
     "../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "1/crop/map/../../../a.mha", "1/crop/map/..%2fa", "//etc/passwd",
     "1/crop/map/gone", "1/picture", "9/crop/image", "-1/crop/image", "1/other/image", "1/crop/map/%00", "page/page.js",

@@ -313,7 +313,7 @@ class Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":
             raise BadRequestError(HTTPStatus.FORBIDDEN, "Another page may not ask here.")
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not self._is_opened():
             raise BadRequestError(HTTPStatus.FORBIDDEN, "Another page may not ask here.")
         try:
             address = urlsplit(self.path)
@@ -327,6 +327,11 @@ class Handler(BaseHTTPRequestHandler):
                 HTTPStatus.FORBIDDEN, "The secret in the address is wrong: copy it from the terminal."
             )
         return [unquote(part) for part in parts[2:]], {key: values[-1] for key, values in parameters.items()}
+
+    def _is_opened(self) -> bool:
+        """Say whether somebody opens the page, by a link that a terminal in a browser made of its address, perhaps."""
+        asked = self.headers.get("Sec-Fetch-Mode"), self.headers.get("Sec-Fetch-Dest")
+        return self.command == "GET" and asked == ("navigate", "document")
 
     def _get(self, parts: list[str], _: Mapping[str, str]) -> None:
         match parts:
