@@ -131,12 +131,14 @@ class Chromium:
             time.sleep(0.02)
         return time.monotonic() - began
 
-    def press(self, key: str) -> None:
-        """Press a key, as a person does."""
+    def press(self, key: str, repeats: int = 0) -> None:
+        """Press a key, as a person does; who holds it down repeats it."""
         about: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": CODES.get(key, ord(key[0].upper()))}
         if len(key) == 1:
             about["text"] = key
-        self.call("Input.dispatchKeyEvent", type="keyDown", **about)
+        for repeat in range(repeats + 1):
+            self.call("Input.dispatchKeyEvent", type="keyDown", autoRepeat=repeat > 0, **about)
+            time.sleep(0.03 if repeats else 0)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def drag(self, *points: tuple[float, float], button: str = "left") -> None:

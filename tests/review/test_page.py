@@ -244,7 +244,7 @@ def test_a_browser_that_cannot_show_volumes_takes_decisions(results, tmp_path):
         assert "--export" in tab.ask("note.textContent")
         tab.press("e")
         tab.wait("note.className === 'bad'")
-        tab.press("2")
+        tab.press("2", repeats=30)
         tab.wait(
             "left.textContent.includes('answered') && document.querySelectorAll('#progress i.wrong, i.differ').length"
         )

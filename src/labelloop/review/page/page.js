@@ -78,6 +78,7 @@ const KEYS = [
     ["?", "these keys", () => help()],
   ]],
 ];
+const HELD = ["ArrowUp", "ArrowDown", "+", "-", "[", "]"]; // what a key that is held down does again
 const NAMES = { ArrowUp: "↑", ArrowDown: "↓", " ": "Space", Escape: "Esc" };
 
 function press(key) {
@@ -105,6 +106,10 @@ addEventListener("keydown", (event) => {
     return event.stopPropagation();
   }
   const key = event.key === "=" ? "+" : event.key;
+  if (event.repeat && !HELD.includes(key)) {
+    event.preventDefault();
+    return event.stopImmediatePropagation(); // it would judge the next label, which nobody saw
+  }
   if (!busy && queue && press(key.length === 1 ? key.toLowerCase() : key)) {
     event.preventDefault();
     event.stopImmediatePropagation();
