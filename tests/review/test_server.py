@@ -167,6 +167,20 @@ def test_what_is_drawn_and_not_saved_outlives_the_server(results):
     assert said(results) == [("a", "liver", "edited")]
 
 
+def test_what_was_said_before_holds_again_when_a_decision_is_taken_back(results, page):
+    back = ("1/back", b"")
+    assert page.ask(*back)[0] == 409
+    assert page.ask("1/crop/edited", edited(upright(drawn((6, 6, 6))), page))[0] == 200
+    for decision in ("right", "wrong"):
+        assert page.decide(1, decision)[0] == 200
+    desk = Desk(results)
+    for expected in ("right", "edited", "unsure"):
+        assert page.ask(*back)[0] == 200
+        assert desk.reviews.of("a")["liver"].decision == expected
+        write(results / "labels/pseudo/a.nii.gz", np.zeros(GRID.shape, np.uint8), GRID)  # whatever became of the map
+    assert page.ask(*back)[0] == 409 and len(said(results)) == 6
+
+
 BAD = {
     "a wrong token": {"token": "x" * 32},
     "no token": {"token": "", "path": "/"},

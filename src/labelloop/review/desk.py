@@ -19,7 +19,7 @@ from labelloop.base.paths import Paths
 from labelloop.base.tables import by_label, read_table, upside_down
 from labelloop.cases.table import first_image
 from labelloop.images.volume import read_geometry
-from labelloop.review.decisions import EDITED, FILE, RIGHT, Decision, Reviews, Settled, append, check, one_line
+from labelloop.review.decisions import EDITED, FILE, RIGHT, UNSURE, Decision, Reviews, Settled, append, check, one_line
 from labelloop.review.maps import keep, keep_edited
 from labelloop.review.waiting import decisions_gone
 
@@ -233,7 +233,7 @@ class Desk:
         if decision == EDITED and edited is not None:
             file = keep_edited(self.folder, asked.case, edited, list(self.ids.values()), self._grid(asked))
         made = replace(made, file=file)
-        mine = [d for d in self.reviews.decisions if (d.reviewer, d.case, d.name) == (reviewer, made.case, made.name)]
+        mine = self._of(asked, reviewer)
         if mine and _is_same(mine[-1], made):
             return made
         before = next((d for d in mine if _is_same(d, made)), None)
@@ -246,6 +246,14 @@ class Desk:
         append(self.folder, [made])
         return made
 
+    def last(self, asked: Question, reviewer: str) -> Decision | None:
+        """Return what a reviewer said last of a label; None: nothing."""
+        return next(reversed(self._of(asked, one_line(reviewer))), None)
+
+    def _of(self, asked: Question, reviewer: str) -> list[Decision]:
+        about = (reviewer, asked.case, asked.name)
+        return [one for one in self.reviews.decisions if (one.reviewer, one.case, one.name) == about]
+
     def _grid(self, asked: Question):
         try:
             return read_geometry(asked.image if asked.image.is_file() else asked.map or asked.image)
@@ -256,12 +264,13 @@ class Desk:
     def _keep(self, asked: Question, judged: Path | None, decision: str) -> str:
         """Keep the map that was judged; return its name among the decisions, or nothing where there is none.
 
-        An edited map holds whatever became of the one that was judged: all its voxels are its own.
+        An edited map holds whatever became of the one that was judged: all its voxels are its own. And who is unsure
+        may take back what was said of a map that is gone.
         """
         if not asked.sha256 or judged is None:
             return ""
         if not judged.is_file() or sha256(judged) != asked.sha256:
-            if decision == EDITED:
+            if decision in (EDITED, UNSURE):
                 return ""
             raise UserError(
                 f"{asked.case}, {asked.name}: {judged} is not the label map that was judged. It has been made anew "

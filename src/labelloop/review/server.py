@@ -17,7 +17,7 @@ import threading
 import webbrowser
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +32,7 @@ from labelloop.base.files import digest, stamp
 from labelloop.base.heartbeat import hushed
 from labelloop.base.wording import plain
 from labelloop.images.volume import write
-from labelloop.review.decisions import DECISIONS, EDITED
+from labelloop.review.decisions import DECISIONS, EDITED, UNSURE, Decision, append
 from labelloop.review.desk import Desk, Question
 from labelloop.review.maps import ENDING
 from labelloop.review.views import Case, Cut
@@ -92,6 +92,7 @@ class Session:
     desk: Desk
     reviewer: str
     _cases: OrderedDict[str, Case] = field(default_factory=OrderedDict)
+    _before: dict[str, list[Decision | None]] = field(default_factory=dict)
     _edited: dict[str, Case] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _deciding: threading.Lock = field(default_factory=threading.Lock)
@@ -159,10 +160,27 @@ class Session:
         self, number: str, decision: str, seconds: float | None, comment: str, edited: Path | None = None
     ) -> None:
         """Append a decision. Raises as :meth:`labelloop.review.desk.Desk.decide`."""
+        one = self.question(number)
         with self._deciding:  # close() waits for it
-            self.desk.decide(
-                self.question(number), self.reviewer, decision, edited=edited, comment=comment, seconds=seconds
-            )
+            before = self.desk.last(one, self.reviewer)
+            self.desk.decide(one, self.reviewer, decision, edited=edited, comment=comment, seconds=seconds)
+            self._before.setdefault(number, []).append(before)
+
+    def take_back(self, number: str) -> None:
+        """Take back the last decision about a question: what the reviewer said before holds again, if anything.
+
+        Raises BadRequestError when there is none of this session.
+        """
+        one = self.question(number)
+        with self._deciding:
+            if not self._before.get(number):
+                raise BadRequestError(HTTPStatus.CONFLICT, "Nothing to take back.")
+            before = self._before[number][-1]
+            if before is None:
+                self.desk.decide(one, self.reviewer, UNSURE, comment="taken back")
+            else:
+                append(self.desk.folder, [replace(before, time="")])
+            self._before[number].pop()
 
     def edit(self, number: str, place: str, content: bytes, seconds: float | None, comment: str) -> None:
         """Put an edited cut into the whole label map, and append the decision. Raises CaseError, UserError."""
@@ -370,6 +388,8 @@ class Handler(BaseHTTPRequestHandler):
                 if decision not in DECISIONS or decision == EDITED:
                     raise BadRequestError(HTTPStatus.BAD_REQUEST, "That is no decision.")
                 session.decide(number, decision, _seconds(said.get("seconds")), _comment(said.get("comment")))
+            case [number, "back"]:
+                session.take_back(number)
             case [number, place, "draft"]:
                 session.draft(number, place, self._map(number, place))
             case [number, place, "edited"]:

@@ -379,8 +379,7 @@ const answer = (send) => alone(async () => {
 const takeBack = () => alone(async () => {
   const last = made.at(-1);
   if (last === undefined) return whisper("Nothing to take back.");
-  const body = JSON.stringify({ decision: "unsure", comment: "taken back" });
-  queue = await post(`${queue.questions[last].number}/decision`, body, "application/json");
+  queue = await post(`${queue.questions[last].number}/back`, "", "application/json");
   made.pop();
   busy = false;
   await open(last);
