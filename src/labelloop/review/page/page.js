@@ -124,7 +124,8 @@ async function ask(address, options = {}) {
   try {
     answer = await fetch(address, options);
   } catch {
-    throw new Error("The review has ended: type its command again, and open the new address.");
+    const told = editing ? " What was drawn until then is kept." : "";
+    throw new Error(`The review has ended: type its command again, and open the new address.${told}`);
   }
   if (answer.ok) return answer;
   const { error } = await answer.json().catch(() => ({ error: answer.statusText }));
