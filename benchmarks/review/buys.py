@@ -43,14 +43,16 @@ LIMIT_DSC = 0.85
 LOOK_S, DRAW_S = 10, 180
 """Seconds of work that are assumed: to look at a label and press a key; to draw it, besides."""
 REVIEWER = "oracle"
+CPU = Size(
+    {"spacing_mm": [8, 8, 8], "patch": [24, 28, 32], "batch_size": 2, "features": [8, 16, 32]} | SATURATED,
+    QUICK | {"iterations_per_epoch": 100},
+    epochs=3,
+    phantoms=37,
+    phantom_mm=8.0,
+)
 SIZES = {
-    "cpu": Size(
-        {"spacing_mm": [8, 8, 8], "patch": [24, 28, 32], "batch_size": 2, "features": [8, 16, 32]} | SATURATED,
-        QUICK | {"iterations_per_epoch": 100},
-        epochs=3,
-        phantoms=37,
-        phantom_mm=8.0,
-    ),
+    "cpu": CPU,
+    "long": CPU._replace(epochs=16),
     "tiny": Size(
         {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},
         QUICK | {"iterations_per_epoch": 2},
