@@ -12,6 +12,8 @@ ORGANS = (
     "left_adrenal_gland", "gallbladder", "esophagus", "stomach", "left_kidney",
 )  # fmt: skip
 """The 12 organs of BTCV that FLARE knows."""
+WHOLE = tuple(organ for organ in ORGANS if "adrenal" not in organ)
+"""Those of which the largest part is kept, as in the recipe ``btcv``."""
 GROUPS = {
     "large": ("liver", "spleen", "stomach", "right_kidney", "left_kidney"),
     "middle": ("aorta", "inferior_vena_cava", "pancreas"),
@@ -157,7 +159,7 @@ def student(size: Size, schedule: float, seed: int, labels: str, **trainer: Any)
 
 def label_set(predict: list[str]) -> dict[str, Any]:
     """Return the checked label set of some models."""
-    cleaned = {"keep_largest": [organ for organ in ORGANS if "adrenal" not in organ]}  # as the recipe `btcv`
+    cleaned = {"keep_largest": list(WHOLE)}
     return {"predict": predict, "classes": list(ORGANS), "clean": cleaned, "select": {"min_pairwise_dice": 0.7}}
 
 

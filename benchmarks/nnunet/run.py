@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for everything that is made")
     parser.add_argument("--btcv", type=Path, required=True, help="folder of <case>_0000.nii.gz and <case>.nii.gz")
     parser.add_argument("--epochs", type=int, default=50, help=f"of the models, {stock.UPDATES_AN_EPOCH} updates each")
+    parser.add_argument("--teacher-epochs", type=int, default=125, help="of nnU-Net's model that students learn from")
     parser.add_argument("--students", action="store_true", help="also train what learns from the models")
     parser.add_argument("--seeds", type=int, default=3, help="of the students")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}, too")
@@ -72,9 +73,11 @@ def main() -> None:
             lines.append(row(nnunet, plans, mode, options.out / f"updates_{updates}", tested))
             print(lines[-1], flush=True)
     if options.students:
-        place, zoo = options.out / f"students_{updates}", nnunet.folder("plain")
-        amount = (options.epochs, stock.UPDATES_AN_EPOCH, range(options.seeds))
-        lines += ["", *students.report(place, fold, zoo, *amount)]
+        teacher = stock.Stock(options.out / "nnunet", options.teacher_epochs)
+        teacher.train("plain")
+        amount = (options.teacher_epochs * stock.UPDATES_AN_EPOCH, options.epochs, stock.UPDATES_AN_EPOCH)
+        place = options.out / f"students_{updates}"
+        lines += ["", *students.report(place, fold, teacher.folder("plain"), *amount, range(options.seeds))]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.write:

@@ -1,8 +1,8 @@
 """What learns from a model of nnU-Net's: a student of its labels beside one of our labels, and one from its weights.
 
 All models have the network, the plan and the optimizer of nnU-Net's, and are scored on the same scans. An arm that
-starts from ``own`` takes N updates on top of its N, as ``fine_tuned`` does on top of nnU-Net's N; ``control`` takes 2 N
-on labels alone.
+starts from ``own`` takes N updates on top of its N; ``control`` takes 2 N on labels alone; ``fine_tuned`` takes N on
+top of nnU-Net's, which may be more than N: it mirrors its patches, and so needs longer to tell left from right.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from arms import ORGANS, QUICK
+from arms import ORGANS, QUICK, WHOLE
 from common import gain_in_percent, organ_mean, train
 from folds import Fold
 
@@ -18,7 +18,7 @@ from labelloop.base.tables import read_table
 
 ZOO, CONTROL = "nnunet", "control"
 ABOUT = {
-    ZOO: "nnU-Net's own training on the labeled scans, N",
+    ZOO: "nnU-Net's own training on the labeled scans",
     "own": "ours, the same, N",
     CONTROL: "ours, the same, 2 N",
     "student_of_nnunet": "`own`, then N on the labels that `nnunet` makes of all scans",
@@ -37,7 +37,8 @@ def recipe(zoo: Path, organs: Iterable[str], epochs: int, updates: int, seeds: r
     """
     models: dict[str, Any] = {}
     labels: dict[str, Any] = {}
-    common = {"classes": list(organs), "select": {"min_pairwise_dice": None}}
+    cleaned = {"keep_largest": [organ for organ in organs if organ in WHOLE]}
+    common = {"classes": list(organs), "clean": cleaned, "select": {"min_pairwise_dice": None}}
     for seed in seeds:
         # AdamW, as the short training of nnU-Net's (`trainer`), and its deep supervision.
         trainer = QUICK | {"kind": "partial", "deep_supervision": True, "seed": seed}
@@ -67,11 +68,14 @@ def recipe(zoo: Path, organs: Iterable[str], epochs: int, updates: int, seeds: r
     }
 
 
-def report(out: Path, fold: Fold, zoo: Path, epochs: int, updates: int, seeds: range) -> Iterable[str]:
-    """Train and score all arms; yield their table."""
+def report(
+    out: Path, fold: Fold, zoo: Path, zoo_updates: int, epochs: int, updates: int, seeds: range
+) -> Iterable[str]:
+    """Train and score all arms; yield their table. ``zoo_updates`` is what nnU-Net's model took."""
     train(out, fold.known(), recipe(zoo, ORGANS, epochs, updates, seeds), "cpu", "1")
-    amount = f"N is {epochs * updates} updates; {len(seeds)} seeds"
-    yield f"{amount}; DSC of the {len(ORGANS)} organs of the other scans."
+    amount = f"N is {epochs * updates} updates, `{ZOO}` took {zoo_updates}; {len(seeds)} seeds"
+    yield f"{amount}; DSC of the {len(ORGANS)} organs of the other scans. Labels of the unlabeled scans that the checks"
+    yield f"accepted: {_accepted(out, 'nnunet', seeds)} of `{ZOO}`, {_accepted(out, 'own', seeds)} of `own`."
     yield ""
     yield "| arm | what it is | DSC, % | against the control (95 %) |"
     yield "| --- | --- | ---: | ---: |"
@@ -83,6 +87,16 @@ def report(out: Path, fold: Fold, zoo: Path, epochs: int, updates: int, seeds: r
         rows = pd.concat(scored[arm])
         mean = rows[rows["class"].isin(ORGANS)].groupby("class")["dsc"].mean().mean()
         yield f"| {arm} | {about} | {100 * mean:.1f} | {_against(scored, arm)} |"
+
+
+def _accepted(out: Path, name: str, seeds: range) -> str:
+    """Return the share of a model's labels that were accepted, over all seeds."""
+    files = [out / "results" / "labels" / f"by_{name}{seed}" / "selected.csv" for seed in seeds]
+    if not all(file.is_file() for file in files):
+        return "not yet known"
+    rows = pd.concat(read_table(file, "selected") for file in files)
+    judged = rows[rows["decision"] != "truth"]
+    return f"{(judged['decision'] == 'accepted').sum()} of {len(judged)}"
 
 
 def _scores(out: Path, arm: str, seeds: range) -> list[pd.DataFrame]:
