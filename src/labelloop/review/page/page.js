@@ -64,8 +64,8 @@ const KEYS = [
     ["Escape", "leave without saving", () => leave()],
   ]],
   ["Look", "both", [
-    ["ArrowUp", "slice up", () => viewer.step(1)],
-    ["ArrowDown", "slice down", () => viewer.step(-1)],
+    ["ArrowUp", "slice up, in the large plane", () => viewer.step(1)],
+    ["ArrowDown", "slice down, in the large plane", () => viewer.step(-1)],
     ["w", "window", () => setPreset(preset + 1)],
     ["v", "plane that is large", () => setPlane((viewer.plane + 1) % 3)],
     ["m", "map: label, models", () => nextMap()],
@@ -79,6 +79,14 @@ const KEYS = [
   ]],
 ];
 const HELD = ["ArrowUp", "ArrowDown", "+", "-", "[", "]"]; // what a key that is held down does again
+const FATES = { // what became of a label
+  accepted: "accepted: students learn from it",
+  demoted: "refused: students do not learn from it",
+  dropped: "refused, with its whole case",
+  unknown: "students learn nothing of it",
+  truth: "drawn by an annotator",
+  reviewer: "drawn or judged by a reviewer",
+};
 const NAMES = { ArrowUp: "↑", ArrowDown: "↓", " ": "Space", Escape: "Esc" };
 
 function press(key) {
@@ -186,6 +194,7 @@ async function draw() {
   clock.seconds = 0;
   tools();
   $("maps").replaceChildren();
+  $("empty").hidden = true;
   $("slice").textContent = "";
   $("picture").hidden = true;
   if (!viewer) return instead(question);
@@ -247,7 +256,7 @@ function describe() {
   $("place").textContent = `Question ${at + 1} of ${queue.questions.length}`;
   $("class").textContent = mine.plain;
   $("swatch").style.background = `rgb(${onBlack(mine.color)})`;
-  $("case").textContent = [one.case, one.modality, one.selected || "not selected"].filter(Boolean).join("  ·  ");
+  $("case").textContent = [one.case, one.modality, FATES[one.selected] ?? one.selected].filter(Boolean).join("  ·  ");
   $("said").hidden = !one.said;
   $("said").className = one.decision;
   $("said").textContent = one.said;
@@ -284,6 +293,7 @@ function numbers() {
     return row;
   });
   $("maps").replaceChildren(head, ...rows);
+  $("empty").hidden = shown.about.maps[0].ml > 0;
   looks();
 }
 
