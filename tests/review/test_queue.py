@@ -8,6 +8,7 @@ from labelloop.base.classes import load_classes
 from labelloop.base.tables import TABLES, read_table
 from labelloop.images.boxes import box_text
 from labelloop.images.volume import Geometry, write
+from labelloop.review import queue as review_queue
 from labelloop.review.queue import CaseFiles, queue, write_review
 
 SCHEME = load_classes("flare")
@@ -119,3 +120,22 @@ def test_a_place_that_cannot_be_read_costs_no_picture(tmp_path, caplog):
     write_review(table, files, SCHEME, tmp_path / "queue.csv", tmp_path / "pictures", limit=10)
     assert all((tmp_path / name).is_file() for name in read_table(tmp_path / "queue.csv", "review")["picture"])
     assert "a, liver: the place of the doubt is not shown" in caplog.text and "spleen" not in caplog.text
+
+
+def test_models_that_agree_on_nothing_are_said_to_have_found_nothing(tmp_path, monkeypatch):
+    grid, notes = Geometry((24, 20, 8), (3.0, 3.0, 5.0)), []
+    labels = np.full(grid.shape, SCHEME.ids["liver"], np.uint8)
+    write(tmp_path / "image.nii.gz", labels * np.float32(20), grid)
+    write(tmp_path / "a.nii.gz", labels, grid)
+    names = ("liver", "spleen")
+    table = _queue(
+        selected=[("a", name, "unknown", "demoted", "volume", "volume: too large") for name in names],
+        verdicts=[("a", name, "volume", "fail", 3000.0, 2500.0, "ml", "too large", "") for name in names],
+        disagreement=[("a", name, 1.0, 0.0, 2, None) for name in names],
+    )
+    monkeypatch.setattr(review_queue, "case_picture", lambda *_, note, **__: notes.append(note) or b"")
+    files = {"a": CaseFiles(tmp_path / "image.nii.gz", "CT", tmp_path / "a.nii.gz")}
+    write_review(table, files, SCHEME, tmp_path / "queue.csv", tmp_path / "pictures", limit=10)
+    said = {name: line for line, *_ in notes for name in names if f" {name} " in line}
+    assert said["liver"].endswith("agreement of the models 100 %")
+    assert said["spleen"].endswith("no model found it")

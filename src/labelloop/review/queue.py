@@ -239,7 +239,8 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
         grid, pictures = canonical(image).geometry, {}
         for row in rows.to_dict("records"):
             box = box_or_none(row["box"], grid, f"{row['case']}, {row['class']}")
-            told = options | {"focus": [row["class"]], "box": box, "note": _note(row)}
+            found = bool((labels.array == scheme.ids[row["class"]]).any())
+            told = options | {"focus": [row["class"]], "box": box, "note": _note(row, found)}
             pictures[row["rank"]] = case_picture(image, labels, scheme, **told)
         return pictures
     except (CaseError, OSError, RuntimeError, UserError, ValueError) as error:
@@ -247,12 +248,21 @@ def _pictures(rows: pd.DataFrame, files: CaseFiles, scheme: ClassScheme) -> dict
         return {}
 
 
-def _note(row: Mapping[Hashable, Any]) -> list[str]:
-    """Return what is written on a picture: which label, what became of it, why it is doubted."""
-    dice = row["pairwise_dice"]
-    agreement = f" · agreement of the models {100 * dice:.0f} %" if dice == dice else ""
+def _note(row: Mapping[Hashable, Any], found: bool) -> list[str]:
+    """Return what is written on a picture: which label, what became of it, why it is doubted.
+
+    Args:
+        found: whether the label has a voxel; models that agree on an empty one did not find the class.
+    """
     lines = [line.partition(": ") for line in row["reasons"].splitlines()]
+    said = [row["case"], plain(row["class"]), row["decision"], _agreement(row["pairwise_dice"], found)]
     return [
-        f"{row['rank']}.  {row['case']} · {plain(row['class'])} · {row['decision']}{agreement}",
+        f"{row['rank']}.  {' · '.join(filter(None, said))}",
         *(f"{plain(head)}{colon}{rest}" for head, colon, rest in lines),
     ]
+
+
+def _agreement(dice: float, found: bool) -> str:
+    if dice != dice:
+        return ""
+    return f"agreement of the models {100 * dice:.0f} %" if found or dice < 1 else "no model found it"
