@@ -37,6 +37,8 @@ if case == "slow":
     time.sleep(60)
 if case == "broken":
     sys.exit("no weights for this one")
+if case == "overwrites":
+    shutil.copy(f"{folder}/good.nii.gz", image)
 if case == "masks":
     Path(out).mkdir()
 elif case != "silent":
@@ -170,9 +172,10 @@ def test_a_changed_or_removed_file_changes_its_case_alone(tmp_path):
 
 
 def test_a_command_that_fails_is_the_failure_of_one_case(tmp_path):
-    shard = Shard(tmp_path, ("good", "slow", "broken", "silent", "masks", "bad", "worse", "last"))
+    shard = Shard(tmp_path, ("good", "slow", "broken", "silent", "masks", "overwrites", "bad", "worse", "last"))
     wrong_grid_and_ids(shard)
     shard.make("last", label_map(5))
+    shard.make("overwrites", label_map(5))
     rows = shard.command(limit_s=5)
     assert {case for case, row in rows.items() if row["status"] == "done"} == {"good", "last"}
     said = {
@@ -180,6 +183,7 @@ def test_a_command_that_fails_is_the_failure_of_one_case(tmp_path):
         "broken": "command_failed: broken: .* ended with exit code 1; it said: no weights for this one",
         "silent": "command_no_output: silent: .* wrote no silent.nii.gz",
         "masks": "command_no_output: masks: .* wrote a folder masks.nii.gz, .*--ml",
+        "overwrites": "command_altered_image: .*overwrites.*: .* wrote to {image}. .*Restore the image",
         "bad": "label_spacing_differs: .*label against image: spacing",
         "worse": "label_unknown_ids: .*label ids 4, 6",
     }

@@ -13,7 +13,7 @@ import numpy as np
 
 from labelloop.base.classes import IGNORED, ClassScheme, load_classes
 from labelloop.base.errors import CaseError
-from labelloop.base.files import digest
+from labelloop.base.files import digest, stamp
 from labelloop.base.gpu_lease import usable_gpus
 from labelloop.base.paths import WEIGHTS, model_of
 from labelloop.base.seals import put_seal_of_files
@@ -122,6 +122,7 @@ def _by_network(
 
 
 ONE_FILE = "Have it write one label map to {output}; TotalSegmentator does so with --ml."
+RESTORE = "Restore the image, and have the command write to {output} alone."
 
 
 class _Commands:
@@ -144,7 +145,12 @@ class _Commands:
                 shown = place / "image" / f"{item.id}.nii.gz"
                 write(shown, image.array, image.geometry)
             values = self._values | {"case": item.id, "image": str(shown.absolute()), "output": str(out.absolute())}
+            before = stamp(shown)
             run_command(self._model.words(values), place / "printed", self._model.limit_s, item.id)
+            if stamp(shown) != before:
+                raise CaseError(
+                    "command_altered_image", str(shown), f"{self._model.command} wrote to {{image}}", RESTORE
+                )
             if not out.is_file():
                 wrote = f"a folder {out.name}, where a file is expected" if out.is_dir() else f"no {out.name}"
                 found = f"{self._model.command} ended well and wrote {wrote}"
