@@ -52,6 +52,7 @@ CPU = Size(
 )
 SIZES = {
     "cpu": CPU,
+    # On real scans, models of so few updates as above are too weak to tell arms apart.
     "long": CPU._replace(epochs=16),
     "tiny": Size(
         {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},
