@@ -2,7 +2,7 @@
 
 All models have the network, the plan and the optimizer of nnU-Net's, and are scored on the same scans. An arm that
 starts from ``own`` takes N updates on top of its N; ``control`` takes 2 N on labels alone; ``fine_tuned`` takes N on
-top of nnU-Net's, which are more by default (``--teacher-epochs``): after N, the checks refused all of its labels.
+top of nnU-Net's, which are more by default (``--teacher-epochs``): after N it finds few organs.
 """
 
 from collections.abc import Iterable
