@@ -161,6 +161,36 @@ def test_an_edited_map_that_cannot_be_used_is_named_and_leaves_nothing(results, 
     assert said(results) == [("b", "liver", "absent")] and not (Desk(results).folder / "edited/a.nii.gz").exists()
 
 
+@pytest.fixture
+def whole(tmp_path) -> Path:
+    """Results with two patients on one grid; of each, six organs are labeled and the liver is asked about."""
+    maps = {}
+    for case, start in (("a", 0), ("b", 4)):
+        array = np.zeros(GRID.shape, np.uint8)
+        for label in range(1, 7):
+            array[label, start : start + 5, 2:9] = label
+        maps[case] = (array, GRID)
+        write(tmp_path / f"{case}.nii.gz", np.zeros(GRID.shape, np.int16), GRID)
+    images = {case: tmp_path / f"{case}.nii.gz" for case in maps}
+    return write_results(tmp_path, images, maps, [("a", "liver", "doubt"), ("b", "liver", "doubt")])
+
+
+@pytest.mark.parametrize("whose", ["a", "b", "the liver alone"])
+def test_the_map_of_another_patient_on_the_same_grid_is_refused(whole, tmp_path, capsys, whose):
+    folder = tmp_path / "out"
+    assert main(["review", str(whole), "--export", str(folder)]) == 0
+    array = read(folder / "labels/original" / ("a.nii.gz" if whose == "a" else "b.nii.gz")).array.copy()
+    if whose == "the liver alone":
+        array[array != LIVER] = 0
+    array[7, 6:9, 6:9] = LIVER
+    write(folder / "labels/final/a.nii.gz", array, GRID)
+    fill(folder, a_liver="edited")
+    assert take(whole, folder) == (1 if whose == "b" else 0)
+    told = "not the map of a that was shown: of the 5 classes that nobody was asked about, none is as it was"
+    assert (told in capsys.readouterr().out) == (whose == "b")
+    assert said(whole) == ([] if whose == "b" else [("a", "liver", "edited")])
+
+
 def submit(folder: Path, case: str, array: np.ndarray, names: list[str]) -> None:
     """Submit a label as MONAI Label's server does for 3D Slicer: segments count from 1, and have names."""
     final, path = folder / "labels/final" / f"{case}.nii.gz", folder / "datastore_v2.json"

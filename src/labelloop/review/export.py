@@ -24,6 +24,7 @@ from labelloop.base.wording import count, named
 from labelloop.images.listing import extension
 from labelloop.images.scan import read_label, read_surveyed
 from labelloop.images.volume import write
+from labelloop.metrics.surface import dice
 from labelloop.review.decisions import DECISIONS, EDITED, RIGHT, SHA256, Decision, seconds_in
 from labelloop.review.desk import Desk, Question
 from labelloop.review.maps import ENDING, read_reviewed
@@ -35,6 +36,8 @@ ORIGINAL, FINAL, DATASTORE = "labels/original", "labels/final", "datastore_v2.js
 SLICER, SNAP = "labels_slicer.ctbl", "labels_itksnap.txt"
 FILLED = ("decision", "seconds", "comment")
 """Columns that the reviewer fills in."""
+FEWEST_OTHERS, AS_IT_WAS = 3, 0.8
+"""Classes that nobody was asked about: how many say whose map it is, and the DSC of one that was left as it was."""
 GIVEN = ("rank", "case", "class", "asked", "selected", "reasons", "image", "label", "models", "picture", "sha256")
 TOLD = """Labels of the set {labels} to look at
 {line}
@@ -185,8 +188,8 @@ def import_folder(desk: Desk, folder: Path, reviewer: str) -> tuple[list[Decisio
     made: list[Decision] = []
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        maps = _Maps(desk, folder, Path(scratch))
         rows = list(_read_rows(folder / QUEUE, desk.cases))
+        maps = _Maps(desk, folder, Path(scratch), {(row["case"], row["class"]) for _, row in rows})
         for number, row in rows:
             is_altered = row["case"] in desk.cases and maps.is_altered(row["case"], row["sha256"])
             if row["decision"].strip() or row["case"] in maps.files or is_altered:
@@ -255,6 +258,8 @@ def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> D
     if not decision and one.case in maps.files:
         decision = maps.answer(one, judged)
     edited = (maps.final(one.case) or (shown if altered else None)) if decision == EDITED else None
+    if edited is not None:
+        maps.check_same_patient(one, edited)
     if altered and decision != EDITED:
         raise UserError(
             f"{shown} was altered, but the decision is {decision or 'empty'}; say edited, or put the map back"
@@ -278,10 +283,11 @@ class _Maps:
 
     Args:
         scratch: folder for maps that are written anew, in the ids of the class scheme.
+        asked: cases and classes of the queue.
     """
 
-    def __init__(self, desk: Desk, folder: Path, scratch: Path):
-        self._ids, self._folder, self._scratch = desk.ids, folder, scratch
+    def __init__(self, desk: Desk, folder: Path, scratch: Path, asked: Collection[tuple[str, str]]):
+        self._ids, self._folder, self._scratch, self._asked = desk.ids, folder, scratch, asked
         self._submitted, self._sha256 = _submitted(folder / DATASTORE), cache(sha256)
         self.files: dict[str, list[Path]] = {}
         for file in sorted((folder / FINAL).glob("*")):
@@ -322,6 +328,28 @@ class _Maps:
         before, id_ = read_label(judged), self._ids[one.name]
         after = read_reviewed(final, list(self._ids.values()), before.geometry)
         return RIGHT if np.array_equal(before.array == id_, after.array == id_) else EDITED
+
+    def check_same_patient(self, one: Question, edited: Path) -> None:
+        """Hold the classes that nobody was asked about against those of the map that was shown, which they copy.
+
+        Raises:
+            UserError: there are ``FEWEST_OTHERS`` or more, and none is as it was: the map is another patient's, or it
+                was made without the one that was shown.
+            CaseError: a map cannot be read.
+        """
+        if one.map is None:
+            return
+        after = read_reviewed(edited, list(self._ids.values()))
+        before = read_reviewed(one.map, list(self._ids.values()), after.geometry)
+        others = [id_ for name, id_ in self._ids.items() if (one.case, name) not in self._asked]
+        in_both = [id_ for id_ in others if (before.array == id_).any() and (after.array == id_).any()]
+        alike = [dice(before.array == id_, after.array == id_) for id_ in in_both]
+        if len(alike) >= FEWEST_OTHERS and max(alike) < AS_IT_WAS:
+            raise UserError(
+                f"{edited}: not the map of {one.case} that was shown: of the {len(alike)} classes that nobody was "
+                f"asked about, none is as it was (highest DSC {max(alike):.2f}). Is it another patient's? If not, save "
+                "it with the classes alone that are asked about"
+            )
 
     def final(self, case: str) -> Path | None:
         """Return the map that a person is done with, in the ids of the class scheme; None where there is none.
