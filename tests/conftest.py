@@ -58,7 +58,7 @@ OF_CHANGES = (
 )  # fmt: skip
 """The files of the workflow's tests that run in one process; the others run in a second one."""
 
-OF_THE_PHANTOM = ("steps/test_evaluation.py", "steps/test_training_inputs.py", "benchmarks/test_ablation.py")
+OF_THE_PHANTOM = ("steps/test_evaluation.py", "steps/test_training_inputs.py")
 """The quick tests of the `phantom`, which one process makes for them all."""
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from recipes import BTCV_PAIR, PAIRS, SEMI_PAIRS, SIZES, Pair, Size, model_name, partial_recipe, semi_recipe
+from recipes import BTCV_PAIR, PAIRS, SIZES, Pair, Size, model_name, partial_recipe
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import RESULTS, gain_in_percent, train, written_by
@@ -31,16 +31,11 @@ from labelloop.images.datasets import load_dataset
 from labelloop.metrics.compare import compare_scores
 from labelloop.phantom import write_phantom
 
-LABELED = (2, 4, 8)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for everything that is trained")
     parser.add_argument("--btcv", type=Path, help="folder of <case>_0000.nii.gz and <case>.nii.gz; else the phantom")
-    parser.add_argument(
-        "--labeled", type=int, nargs="*", default=LABELED, help="labeled cases of semi-supervised parts"
-    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--size", choices=SIZES, help="default: full, or btcv")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -49,15 +44,12 @@ def main() -> None:
     options = parser.parse_args()
     seeds, size = range(options.seeds), SIZES[options.size or ("btcv" if options.btcv else "full")]
     out, folder = options.out, options.btcv
-    parts = btcv_parts(folder, size, seeds) if folder else phantom_parts(out, size, seeds, options.labeled)
-    lines: list[str] = []
-    for title, cases, recipe, pairs in parts:
-        part = out / title.replace(" ", "_")
-        if not train(part, cases, recipe, options.device, options.cores):
-            raise SystemExit(1)
-        evaluation = part / "results" / "evaluation"
-        lines += [f"## {title}", "", *table(pairs, scores(evaluation, pairs, seeds), recipe), ""]
-    text = "\n".join(lines)
+    title, cases, recipe, pairs = btcv_part(folder, size, seeds) if folder else phantom_part(out, size, seeds)
+    part = out / title.replace(" ", "_")
+    if not train(part, cases, recipe, options.device, options.cores):
+        raise SystemExit(1)
+    found = scores(part / "results" / "evaluation", pairs, seeds)
+    text = "\n".join([f"## {title}", "", *table(pairs, found, recipe), ""])
     print(text)
     if options.write:
         head = f"# Ablation\n\n{written_by(__file__, 'torch', gpu=options.device == 'cuda')}\n\n"
@@ -68,27 +60,16 @@ Part = tuple[str, Sequence[Case], dict, Sequence[Pair]]
 """Title, cases, recipe and pairs of what is trained in one run of Snakemake."""
 
 
-def phantom_parts(out: Path, size: Size, seeds: range, labeled: Sequence[int]) -> Iterable[Part]:
-    """Yield the part on partly labeled cases, and those on a few labeled cases of which the rest is unlabeled."""
+def phantom_part(out: Path, size: Size, seeds: range) -> Part:
+    """Return the part on partly labeled phantoms."""
     table = out / "phantom" / "cases.csv"
     if not table.is_file():
         write_phantom(table.parent, size.phantoms, seed=1, spacing_mm=size.phantom_mm)
-    cases = load_cases(table)[0]
-    yield "partly labeled", cases, partial_recipe(size, seeds), PAIRS
-    for number in labeled:
-        yield f"{number} labeled cases", few_labeled(cases, number), semi_recipe(size, seeds), SEMI_PAIRS
+    return "partly labeled", load_cases(table)[0], partial_recipe(size, seeds), PAIRS
 
 
-def few_labeled(cases: Sequence[Case], number: int) -> list[Case]:
-    """Return the cases, of which only the first ``number`` with all organs keep their labels, beside the test cases."""
-    organs = set(load_classes("flare").select("organs"))
-    full = [c.case for c in cases if c.role == "train" and organs <= set(c.annotated.split(";"))][:number]
-    hidden = {"label": "", "annotated": ""}
-    return [c if c.role == "test" or c.case in full else c.model_copy(update=hidden) for c in cases]
-
-
-def btcv_parts(folder: Path, size: Size, seeds: range) -> Iterable[Part]:
-    """Yield one part: of every four cases one tests, the others keep a third of their organs, in turn."""
+def btcv_part(folder: Path, size: Size, seeds: range) -> Part:
+    """Return the part on real scans: of four cases one tests, the others keep a third of their organs, in turn."""
     scheme = load_classes("flare")
     organs = [n for n in scheme.names if n in load_dataset("btcv", scheme).annotated]
     cases = []
@@ -100,7 +81,7 @@ def btcv_parts(folder: Path, size: Size, seeds: range) -> Iterable[Part]:
         cases.append(Case(case=case, role="test" if test else "train", annotated=";".join(kept), **files))
     recipe = partial_recipe(size, seeds, ("background", "max"), organs)
     pairs = [BTCV_PAIR, *(BTCV_PAIR._replace(what=organ) for organ in organs)]
-    yield "BTCV with a third of the organs", cases, recipe, pairs
+    return "BTCV with a third of the organs", cases, recipe, pairs
 
 
 def scores(evaluation: Path, pairs: Sequence[Pair], seeds: range) -> dict[str, list[pd.DataFrame]]:

@@ -35,7 +35,15 @@ TRAINERS = {"mixed": {"sampling": {"truth_alone": 0}}}
 QUALITY, LEARNED_FROM, HELD_OUT = "quality", 12, 0.25
 """The arm whose labels are accepted by a predicted DSC, the labeled cases of the phantom that it takes to learn to
 predict one, and the share of them that no model learns from then."""
-SEMI = ("mean_teacher", "cross_pseudo")
+SURE = {"confidence_threshold": 0.8, "balanced": True, "strong_augmentation": True}
+SEMI: Mapping[str, Mapping[str, Any]] = {
+    "mean_teacher": {"kind": "mean_teacher"},
+    "cross_pseudo": {"kind": "cross_pseudo"},
+    "mean_teacher_sure": {"kind": "mean_teacher", "unlabeled": SURE, "consistency_weight": 10},
+    "cross_pseudo_sure": {"kind": "cross_pseudo", "unlabeled": SURE},
+}
+"""Arms that see unlabeled cases as they are: trainers as published, and such that only sure voxels teach a network,
+which sees them in a strong view."""
 TAUGHT = LARGE, TAUGHT_BY_LARGE = "large", "taught_by_large"
 """A larger network on finer voxels, and a student of what it alone says; no other model must agree."""
 CONTINUED, TRUE_LABELS = "continued", "true_labels"
@@ -120,8 +128,8 @@ def recipe(
         models[named("from_scratch", seed)] = whole | {"cases": "all", "labels": f"set_default{seed}"}
         labels[f"set_twice{seed}"] = label_set([named(CONTROL, seed), named("default", seed)])
         models[named("twice", seed)] = student(size, schedule, seed, f"set_twice{seed}")
-        for kind in SEMI:
-            models[named(kind, seed)] = model(size, schedule, seed, kind=kind) | {"cases": "all", "init_from": base}
+        for arm, trainer in SEMI.items():
+            models[named(arm, seed)] = model(size, schedule, seed, **trainer) | {"cases": "all", "init_from": base}
         # As the recipe `best`: three teachers vote, and a class on which they disagree is refused.
         models[named("third", seed)] = model(size, 2 * schedule, seed + 1000)
         labels[f"set_best{seed}"] = label_set([named(CONTROL, seed), named("third", seed), base])
