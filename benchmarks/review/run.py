@@ -1,7 +1,7 @@
 """The review page in a real browser without a GPU: its pictures, and how fast it loads; and what review buys.
 
     python benchmarks/review/run.py pictures     # writes docs/images/review*.png
-    python benchmarks/review/run.py load         # prints a table: a scan of 512 x 512 x 400 voxels
+    python benchmarks/review/run.py load         # writes results/review.md: a scan of 512 x 512 x 400 voxels
     python benchmarks/review/run.py buys OUT [--btcv FOLDER]    # the student after K judged labels (buys.py)
 
 The first two draw a synthetic patient, leave out a part of a label as a model would, and make a queue of it.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labelloop.base.files import write_text
 from labelloop.images.volume import write
 from labelloop.phantom import draw_patient, field_of_view, render
 from labelloop.review.desk import Desk
@@ -26,6 +27,7 @@ from labelloop.review.server import PageServer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "loop")]
 import buys  # noqa: E402
+from common import RESULTS, written_by  # noqa: E402
 
 from chromium import Chromium  # noqa: E402
 from tiny_review import SCHEME, write_results  # noqa: E402
@@ -36,6 +38,8 @@ LARGE = (512, 512, 400)
 LAPTOP = (1366, 768)
 LOOKED_AT_S = 15
 """How long a person looks at a question, while the next one is loaded."""
+OF_THE_LABELS = f"""The label set and two models have a label map each. While a person looks at a question, here for
+{LOOKED_AT_S} s, the next one is loaded."""
 
 
 def make(folder: Path, times: int = 1, **grid) -> Path:
@@ -104,9 +108,9 @@ def pictures(folder: Path) -> None:
 
 
 def load(folder: Path) -> None:
-    """Print how long a large scan takes: the organ alone, the next question, and all of the image."""
+    """Write how long a large scan takes: the organ alone, the next question, and all of the image."""
     results = make(folder, 2, size=tuple(side // 2 for side in LARGE))
-    print(f"| {' x '.join(map(str, LARGE))} voxels, no GPU | s |\n| --- | ---: |", flush=True)
+    rows = [f"| {' x '.join(map(str, LARGE))} voxels, no GPU | s |", "| --- | ---: |"]
     with page(results, LAPTOP) as (browser, address):
         for text, act in (
             (f"the first question, {ASKED[0]}: files read, cut to the organ", lambda: browser.open(address)),
@@ -119,7 +123,12 @@ def load(folder: Path) -> None:
             act()
             time.sleep(0.05)
             ready(browser)
-            print(f"| {text} | {time.monotonic() - began:.1f} |", flush=True)
+            rows.append(f"| {text} | {time.monotonic() - began:.1f} |")
+    window = " x ".join(map(str, LAPTOP))
+    head = written_by(__file__, details=f"WebGL2 drawn by software (SwiftShader), window of {window} pixels")
+    text = "\n".join([f"# The review page without a GPU\n\n{head}\n\n{OF_THE_LABELS}\n", *rows, ""])
+    print(text)
+    write_text(RESULTS / "review.md", text)
 
 
 if __name__ == "__main__":
