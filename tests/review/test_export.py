@@ -18,7 +18,8 @@ from labelloop.cli.main import main
 from labelloop.images.volume import Geometry, read, write
 from labelloop.review.decisions import read as read_decisions
 from labelloop.review.desk import Desk
-from labelloop.review.export import export_folder, import_folder
+from labelloop.review.export import export_folder
+from labelloop.review.imports import import_folder
 from tiny_review import GRID, LIVER, SPLEEN, label_map, write_results
 
 

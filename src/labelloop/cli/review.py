@@ -42,7 +42,8 @@ def review(
     and edited, while there is something to ask.
     """
     from labelloop.review.desk import Desk
-    from labelloop.review.export import export_folder, import_folder
+    from labelloop.review.export import export_folder
+    from labelloop.review.imports import import_folder
 
     if export and take:
         raise UserError("--export and --import: name one of them")
