@@ -42,15 +42,17 @@ SEMI: Mapping[str, Mapping[str, Any]] = {
     "mean_teacher_sure": {"kind": "mean_teacher", "unlabeled": SURE, "consistency_weight": 10},
     "cross_pseudo_sure": {"kind": "cross_pseudo", "unlabeled": SURE},
 }
-"""Arms that see unlabeled cases as they are: trainers as published, and such that only sure voxels teach a network,
-which sees them in a strong view."""
+"""Arms that learn from unlabeled scans during training: as published, and so that only sure voxels count, which the
+network that learns sees in a strong view."""
 TAUGHT = LARGE, TAUGHT_BY_LARGE = "large", "taught_by_large"
 """A larger network on finer voxels, and a student of what it alone says; no other model must agree."""
 CONTINUED, TRUE_LABELS = "continued", "true_labels"
 """Arms that train as the default's student does: without pseudo-labels, and with the truth in their place."""
-ALONE = (BASE, CONTROL, CONTINUED)
+LONG, CONTINUED_LONG, DEFAULT_LONG = 4, "continued_long", "default_long"
+"""Students of four times as many updates, without and with pseudo-labels of the same teachers."""
+ALONE = (BASE, CONTROL, CONTINUED, CONTINUED_LONG)
 """Arms that see labels of people alone."""
-ARMS = (*ALONE, *LABELS, *TRAINERS, "from_scratch", "twice", *SEMI, "best", *TAUGHT, TRUE_LABELS, ORACLE)
+ARMS = (*ALONE, *LABELS, DEFAULT_LONG, *TRAINERS, "from_scratch", "twice", *SEMI, "best", *TAUGHT, TRUE_LABELS, ORACLE)
 UNSEEN = {"files": "{case}.nii.gz", "dataset": "flare22"}
 """A stand-in for the model of label files, where no arm learns from it."""
 FEW = tuple(arm for arm in ARMS if arm != QUALITY)
@@ -118,6 +120,8 @@ def recipe(
         models[base] = model(size, schedule, seed)
         models[named(CONTROL, seed)] = model(size, 2 * schedule, seed)
         models[named(CONTINUED, seed)] = model(size, schedule, seed) | {"init_from": base}
+        models[named(CONTINUED_LONG, seed)] = model(size, LONG * schedule, seed) | {"init_from": base}
+        models[named(DEFAULT_LONG, seed)] = student(size, LONG * schedule, seed, f"set_default{seed}")
         models[named(TRUE_LABELS, seed)] = student(size, schedule, seed, "set_truth")
         for arm in (arm for arm in LABELS if arm != QUALITY or QUALITY in arms):
             labels[f"set_{arm}{seed}"] = label_set([named(CONTROL, seed), base]) | LABELS[arm]

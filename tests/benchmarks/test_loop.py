@@ -25,7 +25,9 @@ def test_every_arm_takes_as_many_updates_as_the_control(loop, load, size, schedu
     all_known = load(loop.oracle_recipe(loop.SIZES[size], SEEDS, schedule))
     for seed in SEEDS:
         taken = {a: updates(few, loop.named(a, seed)) for a in loop.ARMS if a != loop.ORACLE}
-        assert taken.pop("labels_only") * 2 == updates(few, loop.named("control", seed))
+        base = taken.pop("labels_only")
+        assert 2 * base == updates(few, loop.named("control", seed))
+        assert taken.pop("continued_long") == taken.pop("default_long") == 5 * base
         assert set(taken.values()) == {updates(all_known, loop.named(loop.ORACLE, seed))}
         assert {a for a in taken if few.models[loop.named(a, seed)].plan != "p"} == {"large"}
 
