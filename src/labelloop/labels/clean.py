@@ -154,10 +154,9 @@ def _remove_outside_abdomen(step: RemoveOutsideAbdomen, facts: LabelFacts, name:
 def _remove_far_from_organs(step: RemoveFarFromOrgans, facts: LabelFacts, name: str) -> np.ndarray:
     of, parts = _others(step.of, facts, name), facts.components(name)
     far = np.zeros(len(parts.voxels) + 1, bool)
-    for number in range(1, len(far)) if of else ():
-        box = parts.boxes[number - 1]
-        part = parts.labels[unshifted(box, parts.box)] == number
-        far[number] = np.isinf(facts.distance_mm(part, box, of, step.beyond_mm))
+    if of:
+        away = facts.distances_mm(parts, range(1, len(far)), of, step.beyond_mm)
+        far[1:] = np.isinf(list(away.values()))
     return far[parts.labels]
 
 

@@ -7,6 +7,7 @@ from functools import cache, cached_property
 import cc3d
 import edt
 import numpy as np
+from scipy.ndimage import minimum
 
 from labelloop.base.classes import IGNORED, ClassScheme
 from labelloop.base.components import Connectivity, connected_components
@@ -79,9 +80,7 @@ class LabelFacts:
     def box(self, names: str | Sequence[str]) -> Box:
         """Bounding box of one or several classes (at least one must have voxels)."""
         names = self.found([names] if isinstance(names, str) else names)
-        boxes = [self._statistics["bounding_boxes"][self.scheme.ids[name]] for name in names]
-        z, y, x = (slice(min(b[a].start for b in boxes), max(b[a].stop for b in boxes)) for a in range(3))
-        return z, y, x
+        return hull([self._statistics["bounding_boxes"][self.scheme.ids[name]] for name in names])
 
     def center_mm(self, names: str | Sequence[str]) -> np.ndarray:
         """Center of mass (z, y, x) in mm from the first voxel's center, of one class or several together."""
@@ -142,22 +141,30 @@ class LabelFacts:
         centers = tuple(float(center[0]) + box[0].start for center in statistics["centroids"][1:])
         return Components(labels, box, np.asarray(statistics["voxel_counts"][1:]).astype(np.int64), boxes, centers)
 
-    def distance_mm(self, mask: np.ndarray, box: Box, names: Sequence[str], reach_mm: float) -> float:
-        """Smallest distance (mm, between voxel centers) of ``mask`` in ``box`` to the classes ``names``.
+    def distances_mm(
+        self, parts: Components, numbers: Sequence[int], names: Sequence[str], reach_mm: float
+    ) -> dict[int, float]:
+        """Smallest distance (mm, between voxel centers) of each of the ``numbers`` of ``parts`` to the classes ``names``.
 
         Distances up to ``reach_mm`` are exact; beyond it the answer is infinity. Only as much of the volume is
-        looked at as it takes: most structures touch their neighbors.
+        looked at as it takes: most structures touch their neighbors. All parts are looked at together, for a bad label
+        may have thousands.
         """
+        found = dict.fromkeys(numbers, float("inf"))
         for reach in sorted({r for r in (6.0, 25.0) if r < reach_mm} | {reach_mm}):
+            left = [number for number in numbers if np.isinf(found[number])]
+            if not left:
+                break
+            box = hull([parts.boxes[number - 1] for number in left])
             wide = self.padded(box, reach)
             reference = self.mask(names, wide)
             if not reference.any():
                 continue
             distances = edt.edt(~reference, anisotropy=tuple(self.spacing), black_border=False, parallel=1)
-            nearest = float(distances[unshifted(box, wide)][mask].min())
-            if nearest <= reach:
-                return nearest
-        return float("inf")
+            near = distances[unshifted(box, wide)]
+            nearest = minimum(near, parts.labels[unshifted(box, parts.box)], left)
+            found |= {n: float(mm) for n, mm in zip(left, nearest, strict=True) if mm <= reach}
+        return found
 
     def padded(self, box: Box, margin_mm: float | Sequence[float]) -> Box:
         """Return ``box`` widened by ``margin_mm`` (one number, or one per axis) inside the volume."""
@@ -174,6 +181,12 @@ class LabelFacts:
         low, high = np.ceil(np.array([below_mm, above_mm]) / self.spacing[0]).astype(int)
         z = slice(max(0, box[0].start - int(low)), min(self.labels.shape[0], box[0].stop + int(high)))
         return (z, box[1], box[2])
+
+
+def hull(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box that holds all of several boxes."""
+    z, y, x = (slice(min(b[a].start for b in boxes), max(b[a].stop for b in boxes)) for a in range(3))
+    return z, y, x
 
 
 def largest_box(mask: np.ndarray, connectivity: Connectivity = 26) -> Box:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from labelloop.base.classes import Strict
-from labelloop.labels.facts import Box, LabelFacts, outside, unshifted
+from labelloop.labels.facts import Box, LabelFacts, outside
 from labelloop.labels.rules.base import Evidence, Finding, Limit, Skip, kind
 
 DIRECTIONS = {
@@ -28,7 +28,8 @@ class Position(Limit):
     A negative threshold allows that much of the opposite. ``oriented_by: [a, b]``: "right" is the direction from b to
     a, so that mirrored patients and headers are judged by their own liver and spleen. ``shared_slices``: centers are
     taken in the slices where both are. ``at_end_mm``: a ``point`` so near to where the volume ends in its
-    direction passes: what lies beyond is not known.
+    direction passes: what lies beyond is not known. An end in the plane (``left_end``, ...) may lie in a part that the
+    field of view cuts off: what reaches far enough passes, what does not is not judged.
     """
 
     direction: Literal["above", "below", "in_front", "behind", "right", "left"]
@@ -63,7 +64,8 @@ def _position(rule: Position, case: Evidence, name: str) -> Finding:
     if not of:
         raise Skip(f"no {' or '.join(rule.of)} to compare with")
     axis, sign = DIRECTIONS[rule.direction]
-    cut = [n for n, point in [(name, rule.point), *((o, rule.of_point) for o in of)] if _censored(facts, n, point)]
+    points = [(name, rule.point), *((o, rule.of_point) for o in of)]
+    cut = [n for n, point in points if _censored(facts, n, point)]
     if axis == 0 and cut and "cut" in rule.exceptions:
         raise Skip(f"{', '.join(cut)} cut by the field of view: its center is not known")
     turned = _orientation(facts, rule.oriented_by) if rule.oriented_by else 1
@@ -73,6 +75,9 @@ def _position(rule: Position, case: Evidence, name: str) -> Finding:
         ends = [_along(facts, *point, axis, turned) for point in (((name,), rule.point), (of, rule.of_point))]
         value = sign * turned * (ends[0] - ends[1])
     limit, names = rule.limit(name), " + ".join(of)
+    ended = [n for n, point in points if axis and point != "center" and facts.cut(n)]
+    if value < limit and ended and "cut" in rule.exceptions:
+        raise Skip(f"{', '.join(ended)} cut by the field of view: where it ends is not known")
     point, of_point = (p.replace("_", " ") for p in (rule.point, rule.of_point))
     place, asked = _in_words(value, rule.direction), _in_words(limit, rule.direction)
     of_it = " of" if place.split()[-1] in ("right", "left", "front") else ""
@@ -159,9 +164,8 @@ def _near(rule: Near, case: Evidence, name: str) -> Finding:
     if not chosen:
         raise Skip(f"no part of {rule.component_ml:g} ml or more")
     value = 0.0
-    for i in chosen:
-        box = parts.boxes[i - 1]
-        distance = facts.distance_mm(parts.labels[unshifted(box, parts.box)] == i, box, of, limit)
+    for number, distance in facts.distances_mm(parts, chosen, of, limit).items():
+        box = parts.boxes[number - 1]
         if distance > limit and "cut" in rule.exceptions and _nearer_outside(facts, box, of, limit):
             raise Skip("nearer parts may lie outside of the field of view")
         value = max(value, distance)
