@@ -71,6 +71,26 @@ def test_organs_cut_by_the_field_of_view(anatomy, scheme):
     assert verdict(rows, "liver", "volume")["value"] < 300
 
 
+@pytest.mark.parametrize("slices", [(30, 45), (44, 56), (45, 75), (75, 90), (77, 100)])
+def test_no_label_is_refused_for_what_lies_outside_of_the_field_of_view(anatomy, scheme, slices):
+    """A liver's left lobe, and a pancreas's head and tail, may lie in slices that were not scanned."""
+    seen = slice(*slices)
+    z, y, x = anatomy.labels[seen].shape
+    geometry = Geometry((x, y, z), anatomy.geometry.spacing)
+    rows = check(anatomy.labels[seen], geometry, {}, scheme, anatomy.image[seen])
+    assert failing(rows) == set()
+
+
+def test_a_cut_organ_that_reaches_far_enough_passes_and_a_whole_one_that_does_not_fails(anatomy, scheme):
+    erase(anatomy, "liver", np.s_[:, :, :80])
+    assert ("liver", "reaches_left") in failing(verdicts(anatomy, scheme))
+    paint(anatomy, "liver", anatomy.tube(70, 100, 60, 95, 4))
+    row = verdict(verdicts(anatomy, scheme), "liver", "reaches_left")
+    assert (row["verdict"], "where it ends is not known" in row["reason"]) == ("not_applicable", True)
+    paint(anatomy, "liver", anatomy.tube(60, 70, 70, 50, 4))
+    assert verdict(verdicts(anatomy, scheme), "liver", "reaches_left")["verdict"] == "pass"
+
+
 def test_parts_that_may_be_joined_outside_are_one_component(anatomy, scheme):
     paint(anatomy, "aorta", anatomy.tube(85, 100, 75, 66, 3))  # ascending aorta, joined above the last slice
     assert verdict(verdicts(anatomy, scheme), "aorta", "one_component")["verdict"] == "pass"

@@ -122,7 +122,7 @@ def _flat_end(rule: Limit, case: Evidence, name: str) -> Finding:
 
     Organs end rounded or tapered; what ends with (nearly) a full section was cut off by a missing block of slices or a
     missing window. Not judged: an axis on which the field of view cuts the structure, or which it crosses in fewer than
-    ``SECTIONS`` voxels. Only the largest component is looked at.
+    ``SECTIONS`` voxels; nor a sliver of which the field of view leaves no more. Only the largest component is looked at.
     """
     facts, parts = case.facts, case.facts.components(name)
     main = parts.by_size[0]
@@ -131,6 +131,8 @@ def _flat_end(rule: Limit, case: Evidence, name: str) -> Finding:
     hidden = {side[0] for side in facts.sides(box)} if "cut" in rule.exceptions else set()
     sheet = mask.sum(axis=2, dtype=np.uint16)
     profiles = {"z": sheet.sum(axis=1), "y": sheet.sum(axis=0), "x": mask.sum(axis=0, dtype=np.uint16).sum(axis=0)}
+    if any(len(profiles[axis]) < SECTIONS for axis in hidden):
+        raise Skip("cut by the field of view, but for a sliver")
     ends: dict[str, float] = {}
     for axis, profile in profiles.items():
         if axis not in hidden and len(profile) >= SECTIONS:
