@@ -73,12 +73,13 @@ def test_on_average_a_score_that_tells_nothing_promises_nothing():
     assert np.mean(losses) <= 0.2
 
 
-def test_on_average_one_more_label_that_is_wrong_must_be_affordable():
-    """Losses of 0: (0 + 1) of n + 1 must be within 15 %, so it takes 6 labels."""
-    for number in (5, 6):
-        found = threshold(np.linspace(0.8, 0.9, number), np.ones(number), 0.85, None)
-        assert found["accepted"] == (number if number == 6 else 0)
-    assert "fewer than 6 none can be" in threshold(np.linspace(0.8, 0.9, 5), np.ones(5), 0.85, None)["reason"]
+@pytest.mark.parametrize(("target", "least"), [(0.5, 1), (0.7, 3), (0.8, 4), (0.85, 6), (0.9, 9), (0.95, 19), (0.99, 99)])
+def test_on_average_one_more_label_that_is_wrong_must_be_affordable(target, least):
+    """Losses of 0: (0 + 1) of n + 1 must be within 1 - target, so of 15 % it takes 6 labels, of 10 % 9."""
+    for number in (least - 1, least):
+        found = threshold(np.linspace(0.8, 0.9, number), np.ones(number), target, None)
+        assert found["accepted"] == (number if number == least else 0)
+        assert number in (0, least) or f"fewer than {least} none can be" in found["reason"]
     assert threshold(np.zeros(0), np.zeros(0), 0.85, None)["reason"] == "no held-out label to judge by"
 
 

@@ -46,6 +46,8 @@ BETS = np.linspace(0.05, 0.95, 19)
 HOPED = 0.5
 """The first set is large enough to be certified if its mean loss is this share of the loss allowed."""
 STEPS = 20
+ROUNDING = 1e-9
+"""1 - 0.9 is a little less than 0.1: what differs by no more is equal."""
 
 
 def calibrate(
@@ -134,11 +136,11 @@ def _with_confidence(ranked: np.ndarray, loss: np.ndarray, allowed: float, confi
 def _on_average(ranked: np.ndarray, loss: np.ndarray, allowed: float) -> tuple[int, str]:
     """Return the most of the ranked cases whose losses, and a 1, have the mean allowed, and how that is said."""
     sizes = _tops(ranked)
-    enough = sizes[np.cumsum(loss)[sizes - 1] + 1 <= allowed * (sizes + 1)]
+    enough = sizes[np.cumsum(loss)[sizes - 1] + 1 <= allowed * (sizes + 1) + ROUNDING]
     accepted = int(enough.max()) if len(enough) else 0
     if accepted or not len(loss):
         return accepted, _accepted(accepted, len(loss))
-    least = math.ceil((1 - allowed) / allowed)
+    least = math.ceil((1 - allowed) / allowed - ROUNDING)
     few = f"; with fewer than {least} none can be" if len(loss) < least else ""
     return (
         0,
