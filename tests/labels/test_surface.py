@@ -76,3 +76,12 @@ def test_mr_is_judged_by_its_own_scale(scheme, modality, scale):
         rows = check(labels, Geometry(labels.shape[::-1], (2.0, 2.0, 2.0)), {}, scheme, image, modality)
         rule = "contrast" if modality == "CT" else "contrast_mr"
         assert next(row["verdict"] for row in rows if (row["rule"], row["class"]) == (rule, "liver")) == verdict
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_label_that_fills_its_image_has_an_inside_and_no_surface(scheme):
+    labels = np.full((SIZE,) * 3, scheme.ids["liver"], np.uint8)
+    image = np.random.default_rng(0).normal(100, 10, labels.shape).astype(np.float32)
+    surface = Surfaces(LabelFacts(labels, Geometry(labels.shape[::-1], (2.0, 2.0, 2.0)), scheme), image).of("liver")
+    assert len(surface.places) == 0
+    assert surface.middle == pytest.approx(100, abs=1)

@@ -236,7 +236,8 @@ class Surfaces:
         return tuple(2 * int(REACH_MM / s) + 1 for s in self.spacing)
 
     def _quantiles(self, image: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        deep = mask & (depth >= min(5.0, float(np.quantile(depth[mask], 0.6))))
+        depths = np.minimum(depth[mask], depth.size)  # mm; a class that fills its crop is endlessly deep
+        deep = mask & (depth >= min(5.0, float(np.quantile(depths, 0.6))))
         means, _ = self._means(image, mask.astype(np.float32), np.nonzero(deep))
         return np.quantile(means, [0.1, 0.5, 0.9])
 
