@@ -142,6 +142,18 @@ def test_a_missing_organ_fails_where_it_was_asked_for(folder, tmp_path):
         failing(asked=["spleeen"])
 
 
+def test_a_map_of_no_class_is_told_and_fails_where_classes_were_asked_for(folder, tmp_path, caplog):
+    add(folder, "bare", array=folder.array * 0)
+    check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images, dataset="phantom")
+    assert [r.message for r in caplog.records if "no voxel of any class" in r.message] == [
+        "bare: no voxel of any class, so that hardly a rule applies; --asked fails what is missing"
+    ]
+    check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images, asked=["organs"])
+    table = read_table(tmp_path / "v.csv", "verdicts")
+    failed = table[(table["case"] == "bare") & (table["verdict"] == "fail")]
+    assert set(failed["class"]) == set(load_classes("flare").select(["organs"]))
+
+
 def test_a_data_set_does_not_ask_for_what_is_removed_often(folder, tmp_path):
     add(folder, "good", array=np.where(folder.array == 9, 0, folder.array))  # no gallbladder
     check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images, dataset="phantom")

@@ -76,6 +76,8 @@ def check_folder(
     rows: list[dict[str, Any]] = []
     problems = list(files.lost)
     for case, volume, image in _maps(files, scheme, own, modality, problems):
+        if not np.isin(volume.array, list(scheme.ids.values())).any():
+            log.warning("%s: no voxel of any class, so that hardly a rule applies; --asked fails what is missing", case)
         found = check(volume.array, volume.geometry, {}, scheme, image, modality, (), doubted, wanted)
         rows += [{"case": case, **row} for row in found]
     table = pd.DataFrame(rows)
