@@ -144,7 +144,7 @@ class LabelFacts:
     def distances_mm(
         self, parts: Components, numbers: Sequence[int], names: Sequence[str], reach_mm: float
     ) -> dict[int, float]:
-        """Smallest distance (mm, between voxel centers) of each of the ``numbers`` of ``parts`` to the classes ``names``.
+        """Smallest distance (mm, between voxel centers) of each of some ``parts``, by number, to the classes ``names``.
 
         Distances up to ``reach_mm`` are exact; beyond it the answer is infinity. Only as much of the volume is
         looked at as it takes: most structures touch their neighbors. All parts are looked at together, for a bad label

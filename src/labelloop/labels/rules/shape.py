@@ -122,7 +122,7 @@ def _flat_end(rule: Limit, case: Evidence, name: str) -> Finding:
 
     Organs end rounded or tapered; what ends with (nearly) a full section was cut off by a missing block of slices or a
     missing window. Not judged: an axis on which the field of view cuts the structure, or which it crosses in fewer than
-    ``SECTIONS`` voxels; nor a sliver of which the field of view leaves no more. Only the largest component is looked at.
+    ``SECTIONS`` voxels; nor a sliver, no thicker than that where it is cut. Only the largest component is looked at.
     """
     facts, parts = case.facts, case.facts.components(name)
     main = parts.by_size[0]
