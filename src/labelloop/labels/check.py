@@ -187,7 +187,7 @@ class _Circumstances:
         if "absent" in rule.exceptions and state == ABSENT:
             raise Skip("annotated absent")
         if empty and "models" in rule.exceptions and name in self.models_absent and state == UNKNOWN:
-            raise Skip("absent in every model")
+            raise Skip("nothing shows it: it may be absent")
         if empty and state == UNKNOWN and name not in self.asked:
             raise Skip("nobody labeled it")
         if empty and rule.kind not in ("volume", "expected"):

@@ -234,5 +234,5 @@ def _expected(rule: Expected, case: Evidence, name: str) -> Finding:
     if value > limit:
         return Finding(value, limit, False, f"{value:.1f} ml; more than {limit:g} ml expected")
     seen = " and ".join(whole[: rule.min_found]).replace("_", " ")
-    said = f"it was not found, though {seen} lie whole in the field of view; was it removed (`surgery`)?"
-    return Finding(value, limit, True, said)
+    said = f"it was not found, though {seen} lie whole in the field of view"
+    return Finding(value, limit, True, f"{said}; was it removed (`surgery` of the case table)?")
