@@ -72,6 +72,11 @@ def written_by(script: str, *packages: str, gpu: bool = False, details: str = ""
     return f"Written by `{command}` on {date.today()}: {'; '.join(told)}."
 
 
+def most_common(counts: Mapping[str, int], most: int | None = None) -> list[tuple[str, int]]:
+    """Return the largest counts, equal ones by name: a table is the same each time it is written."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+
+
 def _gpu_name() -> str:
     import torch
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from common import most_common
 from kinds import NAMED, ORGANS, OWN
 
 from labelloop import labels as labels_package
@@ -269,7 +270,7 @@ def _table(real: Sequence[Outcome], beside: Sequence[Outcome]) -> Iterator[str]:
         for kind in kinds:
             both = [counted(found, kind) for found in (real, beside)]
             numbers = [f"{c.maps} | {c.refused} | {c.noticed} | {c.right}" for c in both]
-            rules = ", ".join(f"{rule} {n}" for rule, n in both[0].rules.most_common(4))
+            rules = ", ".join(f"{rule} {n}" for rule, n in most_common(both[0].rules, 4))
             yield f"| {kind} | {' | '.join(numbers)} | {rules} |"
     yield ""
 
@@ -281,5 +282,5 @@ def _on_mr(found: Sequence[Outcome]) -> Iterator[str]:
     for kind in NAMED | OWN:
         count = counted(found, kind)
         if count.maps:
-            rules = ", ".join(f"{rule} {n}" for rule, n in count.rules.most_common(4))
+            rules = ", ".join(f"{rule} {n}" for rule, n in most_common(count.rules, 4))
             yield f"| {kind} | {count.maps} | {count.refused} | {count.noticed} | {count.right} | {rules} |"

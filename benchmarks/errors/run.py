@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import real
-from common import written_by
+from common import most_common, written_by
 from errors import ERRORS
 
 from labelloop import phantom as phantom_package
@@ -151,14 +151,14 @@ def report(tally: Tally, maps: int) -> Iterator[str]:
     yield "| --- | ---: | ---: | --- |"
     for name in ERRORS:
         if tally.tried[name]:
-            rules = ", ".join(f"{rule} {count}" for rule, count in tally.by_rule[name].most_common(6))
+            rules = ", ".join(f"{rule} {count}" for rule, count in most_common(tally.by_rule[name], 6))
             yield f"| {name} | {tally.tried[name]} | {tally.found[name]} | {rules} |"
     yield ""
     yield from (
         ["Missed:", "", *(f"- {line}" for line in tally.missed), ""] if tally.missed else ["Nothing missed.", ""]
     )
     yield from (["| rule | false alarms (maps) |", "| --- | ---: |"] if tally.alarms else ["No false alarm."])
-    yield from (f"| {rule} | {count} |" for rule, count in tally.alarms.most_common())
+    yield from (f"| {rule} | {count} |" for rule, count in most_common(tally.alarms))
     yield from (["", *(f"- {line}" for line in tally.alarm_reasons)] if tally.alarm_reasons else [])
 
 

@@ -59,7 +59,13 @@ def main() -> None:
     parser.add_argument("--btcv", type=Path, help="folder of <case>_0000.nii.gz and <case>.nii.gz; else the phantom")
     parser.add_argument("--partly", action="store_true", help="each labeled case knows one in three of the organs")
     parser.add_argument("--size", choices=SIZES, default="cpu")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[3],
+        help="a second number: a table of arms with fewer seeds, too",
+    )
     parser.add_argument("--schedules", type=float, nargs="*", default=SCHEDULES, help="shares of the updates")
     parser.add_argument("--arms", choices=ARMS, nargs="+", default=FEW, help="what is trained and scored")
     parser.add_argument("--against", choices=ARMS, nargs="+", default=REFERENCES, help="what arms are compared with")
@@ -71,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     if QUALITY in options.arms and (options.btcv or options.partly or ORACLE in options.arms):
         parser.error(f"the arm {QUALITY} is for the phantom: {LEARNED_FROM} labeled cases that know all, and no oracle")
-    size, seeds = SIZES[options.size], range(options.seeds)
+    size, seeds = SIZES[options.size], range(max(options.seeds))
     if options.btcv:
         real = btcv_folds(options.btcv, options.partly)
         folds = [real[number] for number in options.folds]
@@ -88,8 +94,11 @@ def main() -> None:
                     known = oracle_recipe(size, seeds, schedule)
                     train(out / f"{fold.name}_{ORACLE}", fold.cases, known, options.device, options.cores)
         updates = size.trainer["iterations_per_epoch"] * max(1, round(size.epochs * schedule))
-        table = report(out, folds, seeds, options.arms, options.against)
-        lines += [f"## {updates} updates, and as many again", "", *table, ""]
+        lines += [f"## {updates} updates, and as many again", ""]
+        for number in options.seeds:
+            lines += [*report(out, folds, range(number), options.arms, options.against), ""]
+        finished = [arm for arm in options.arms if scores(out, folds, arm, range(min(options.seeds)))]
+        lines += [*label_quality(out, folds, finished), ""]
     text = "\n".join(lines)
     print(text)
     if options.write:
@@ -131,7 +140,7 @@ def report(
     arms: Sequence[str] = FEW,
     references: Sequence[str] = REFERENCES,
 ) -> Iterable[str]:
-    """Yield the table of the arms, what is missing, and the quality of the label sets.
+    """Yield what is missing, and the table of the arms.
 
     Args:
         references: arms that the others are compared with.
@@ -141,6 +150,8 @@ def report(
     if missing:
         yield f"Not finished: {', '.join(missing)}."
         yield ""
+    yield f"{count(len(seeds), 'seed')}:"
+    yield ""
     columns = [*(f"{group} organs" for group in GROUPS), f"all {len(ORGANS)}"]
     columns += [*(f"against {name} (95 %)" for name in references), "share of the gap closed (95 %)"]
     yield f"| arm | {' | '.join(columns)} |"
@@ -150,8 +161,6 @@ def report(
             cells = [f"{100 * _mean(tables, organs):.1f}" for organs in (*GROUPS.values(), ORGANS)]
             cells += [against(found, arm, name) for name in references]
             yield f"| {arm} | {' | '.join([*cells, share_closed(found, arm)])} |"
-    yield ""
-    yield from label_quality(out, folds, arms)
 
 
 def against(found: dict[str, list[pd.DataFrame]], arm: str, reference: str) -> str:
