@@ -95,10 +95,13 @@ def main() -> None:
                     train(out / f"{fold.name}_{ORACLE}", fold.cases, known, options.device, options.cores)
         updates = size.trainer["iterations_per_epoch"] * max(1, round(size.epochs * schedule))
         lines += [f"## {updates} updates, and as many again", ""]
+        shown: set[str] = set()
         for number in options.seeds:
-            lines += [*report(out, folds, range(number), options.arms, options.against), ""]
-        finished = [arm for arm in options.arms if scores(out, folds, arm, range(min(options.seeds)))]
-        lines += [*label_quality(out, folds, finished), ""]
+            finished = {arm for arm in options.arms if scores(out, folds, arm, range(number))}
+            if finished - shown or not shown:
+                lines += [*report(out, folds, range(number), options.arms, options.against), ""]
+            shown |= finished
+        lines += [*label_quality(out, folds, tuple(shown)), ""]
     text = "\n".join(lines)
     print(text)
     if options.write:
