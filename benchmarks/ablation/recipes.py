@@ -3,7 +3,10 @@
 from typing import Any, NamedTuple
 
 ARMS = ("background", "max", "marginal", "longer", "cutmix", "gated", "ungated", "pseudo_alone")
-QUICK = {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.01, "deep_supervision": False}
+QUICK = {
+    "optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.01, "deep_supervision": False,
+    "validation_iterations": 0,
+}  # fmt: skip
 """Of short trainings, as in ``benchmarks/loop``, where no test score chose them."""
 ORGANS = {"mirror_axes": [], "foreground_fraction": 0.67}
 """For arms of organs alone: mirrored, left and right kidneys look alike to nets that see a few hundred patches."""
@@ -25,20 +28,20 @@ class Size(NamedTuple):
 SIZES = {
     "full": Size(
         {"spacing_mm": [7, 7, 7], "patch": [24, 32, 40], "batch_size": 2, "features": [8, 16, 32, 64]},
-        QUICK | {"epochs": 15, "iterations_per_epoch": 80, "validation_iterations": 0},
+        QUICK | {"epochs": 15, "iterations_per_epoch": 80},
         48,
         5.0,
     ),
     # 12 cases with a third of 12 organs each teach slowly: a larger net, and more than three times the updates.
     "btcv": Size(
         {"spacing_mm": [6, 6, 6], "patch": [32, 40, 48], "batch_size": 2, "features": [12, 24, 48, 96]} | SATURATED,
-        QUICK | ORGANS | {"epochs": 24, "iterations_per_epoch": 80, "validation_iterations": 0},
+        QUICK | ORGANS | {"epochs": 24, "iterations_per_epoch": 80},
         0,
         0.0,
     ),
     "tiny": Size(
         {"spacing_mm": [14, 14, 14], "patch": [16, 16, 16], "batch_size": 2, "features": [4, 8]},
-        QUICK | {"epochs": 1, "iterations_per_epoch": 2, "validation_iterations": 0},
+        QUICK | {"epochs": 1, "iterations_per_epoch": 2},
         12,
         10.0,
     ),

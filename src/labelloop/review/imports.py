@@ -112,7 +112,7 @@ def _take(desk: Desk, maps: "_Maps", reviewer: str, row: Mapping[str, str]) -> D
         decision = maps.answer(one, judged)
     edited = (maps.final(one.case) or (shown if altered else None)) if decision == EDITED else None
     if edited is not None:
-        maps.check_same_patient(one, edited)
+        maps.check_same_patient(one.case, judged or one.map, edited)
     if altered and decision != EDITED:
         raise UserError(
             f"{shown} was altered, but the decision is {decision or 'empty'}; say edited, or put the map back"
@@ -148,6 +148,7 @@ class _Maps:
             if ending and file.is_file() and file.name.endswith(ending):
                 self.files.setdefault(file.name.removesuffix(ending), []).append(file)
         self.used: set[str] = set()
+        self._same: set[str] = set()
 
     def shown(self, case: str) -> Path:
         """Return the map that was looked at; it may not be there."""
@@ -182,27 +183,31 @@ class _Maps:
         after = read_reviewed(final, list(self._ids.values()), before.geometry)
         return RIGHT if np.array_equal(before.array == id_, after.array == id_) else EDITED
 
-    def check_same_patient(self, one: Question, edited: Path) -> None:
+    def check_same_patient(self, case: str, shown: Path | None, edited: Path) -> None:
         """Hold the classes that nobody was asked about against those of the map that was shown, which they copy.
+
+        Args:
+            shown: the map that was shown, or the one in the results; None: there is none to hold against.
 
         Raises:
             UserError: there are ``FEWEST_OTHERS`` or more, and none is as it was: the map is another patient's, or it
                 was made without the one that was shown.
             CaseError: a map cannot be read.
         """
-        if one.map is None:
+        if shown is None or case in self._same:
             return
         after = read_reviewed(edited, list(self._ids.values()))
-        before = read_reviewed(one.map, list(self._ids.values()), after.geometry)
-        others = [id_ for name, id_ in self._ids.items() if (one.case, name) not in self._asked]
+        before = read_reviewed(shown, list(self._ids.values()), after.geometry)
+        others = [id_ for name, id_ in self._ids.items() if (case, name) not in self._asked]
         in_both = [id_ for id_ in others if (before.array == id_).any() and (after.array == id_).any()]
         alike = [dice(before.array == id_, after.array == id_) for id_ in in_both]
         if len(alike) >= FEWEST_OTHERS and max(alike) < AS_IT_WAS:
             raise UserError(
-                f"{edited}: not the map of {one.case} that was shown: of the {len(alike)} classes that nobody was "
+                f"{edited}: not the map of {case} that was shown: of the {len(alike)} classes that nobody was "
                 f"asked about, none is as it was (highest DSC {max(alike):.2f}). Is it another patient's? If not, save "
                 "it with the classes alone that are asked about"
             )
+        self._same.add(case)
 
     def final(self, case: str) -> Path | None:
         """Return the map that a person is done with, in the ids of the class scheme; None where there is none.
