@@ -83,6 +83,15 @@ def test_intervals_are_ordered_and_hold_what_they_promise(learned, others):
     assert (found["high"] - found["low"]).mean() < 0.5
 
 
+def test_where_nothing_tells_good_labels_from_lost_ones_their_mean_is_predicted():
+    rows = table(40)[["case", "patient", "class", "source"]]
+    rows["surface.border"] = 90.0
+    rows["dsc"] = np.where(np.random.default_rng(3).random(len(rows)) < 0.7, 0.95, 0.05)
+    found = out_of_fold(rows, CLASSES)
+    assert found["dsc"].mean() == pytest.approx(rows["dsc"].mean(), abs=0.05)  # 0.68; the median label has 0.95
+    assert ((found["low"] <= found["dsc"]) & (found["dsc"] <= found["high"])).mean() == 1
+
+
 def test_it_works_with_one_model_and_without_any_evidence(learned, others):
     alone = others.assign(**{"agreement.dice": np.nan}).drop(columns="confidence.mean")
     assert learned.predict(alone)["dsc"].corr(others["dsc"], method="spearman") > 0.7

@@ -88,7 +88,7 @@ rule quality:
         runtime=minutes(120),
     params:
         classes=run.chain.classes,
-        trigger=trigger(3, run.scheme.fingerprint()),
+        trigger=trigger(4, run.scheme.fingerprint()),
     message:
         "quality: predicted DSC of the labels of {wildcards.labels}"
     script:

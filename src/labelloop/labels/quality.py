@@ -1,10 +1,11 @@
 """The predicted quality of a label: the DSC that it would have with the truth, an interval, and why it is not higher.
 
-Three gradient boosted regressions (scikit-learn's HistGradientBoostingRegressor, as LightGBM: Ke et al., NeurIPS 2017)
-predict the 10 %, 50 % and 90 % quantile of the DSC from a row of :mod:`labelloop.labels.evidence`. All classes share
-them, and the class is one of the features: what a step at the border means is learned from large organs, too. Missing
-evidence (NaN) goes its own way in each tree, but what only models say (:data:`~labelloop.labels.evidence.PREDICTED`)
-would tell which labels are predictions: one that lacks some of it is judged by regressions that never saw that part.
+Gradient boosted regressions (scikit-learn's HistGradientBoostingRegressor, as LightGBM: Ke et al., NeurIPS 2017)
+predict the DSC, and its 10 % and 90 % quantile, from a row of :mod:`labelloop.labels.evidence`. The DSC is a mean, not
+a median: where a label is either good or lost, it says how likely each is. All classes share the regressions, and the
+class is one of the features: what a step at the border means is learned from large organs, too. Missing evidence (NaN)
+goes its own way in each tree, but what only models say (:data:`~labelloop.labels.evidence.PREDICTED`) would tell which
+labels are predictions: one that lacks some of it is judged by regressions that never saw that part.
 
 They learn, inside a run, from labeled cases alone: labels as they are (DSC 1), corrupted ones (``labels.corrupt``), and
 predictions for cases that no model behind them learned from. The interval is widened until it holds as many labels as
@@ -26,7 +27,10 @@ from labelloop.base.errors import UserError
 from labelloop.labels.evidence import GROUPS, PREDICTED, group_of
 from labelloop.labels.settings import HELD_OUT, LEAST_PATIENTS, UNALTERED
 
-QUANTILES = (0.1, 0.5, 0.9)
+LOW, HIGH = 0.1, 0.9
+"""Quantiles of the DSC that an interval goes between."""
+AVERAGED = 3
+"""Regressions of the DSC, which differ in the evidence that each tree may ask; their mean counts."""
 FOLDS = 5
 LEAST_RESIDUALS = 30
 """With fewer held-out labels, corrupted ones tell how wide the interval must be, too."""
@@ -48,39 +52,40 @@ class Quality:
     Args:
         classes: known classes; a row of another one is judged as one of unknown class.
         columns: evidence that was available, in the order of the features.
-        models: one a quantile.
+        means, low, high: regressions of the DSC, and one of each quantile.
         widened: by how much the interval is widened at both ends, in DSC.
         usual: medians of good labels [class, columns]; NaN where not known.
     """
 
     classes: tuple[str, ...]
     columns: tuple[str, ...]
-    models: tuple[HistGradientBoostingRegressor, ...]
+    means: tuple[HistGradientBoostingRegressor, ...]
+    low: HistGradientBoostingRegressor
+    high: HistGradientBoostingRegressor
     widened: float
     usual: pd.DataFrame
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return ``dsc`` (median), ``low`` and ``high`` of each row, from 0 to 1, in its order and with its index.
+        """Return ``dsc``, ``low`` and ``high`` of each row, from 0 to 1, in its order and with its index.
 
-        Of a class that nobody labeled, other classes tell a median, and no interval is promised: it goes from 0 to 1.
+        Of a class that nobody labeled, other classes tell a DSC, and no interval is promised: it goes from 0 to 1.
 
         Args:
             rows: evidence (``labels.evidence``) with ``class``.
         """
-        low, middle, high = self._quantiles(_features(rows, self.classes, self.columns)).T
+        features = _features(rows, self.classes, self.columns)
+        dsc, low, high = self._mean(features), _asked(self.low, features), _asked(self.high, features)
         widened = np.where(self._labeled(rows), self.widened, 1.0)
-        ends = {"low": np.clip(low - widened, 0, 1), "high": np.clip(high + widened, 0, 1)}
-        return pd.DataFrame({"dsc": middle, **ends}, index=rows.index)
+        ends = {"low": np.minimum(low, dsc) - widened, "high": np.maximum(high, dsc) + widened}
+        return pd.DataFrame({"dsc": dsc, **ends}, index=rows.index).clip(0, 1)
 
     def _labeled(self, rows: pd.DataFrame) -> np.ndarray:
         """Return of which rows [n] there were labels of the class to learn from."""
         return rows["class"].isin(self.usual.index).to_numpy()
 
-    def _quantiles(self, features: np.ndarray) -> np.ndarray:
-        """Return the quantiles of each row [n, 3]; sorted, for three models may cross."""
-        if not len(features):
-            return np.empty((0, len(QUANTILES)))
-        return np.sort(np.clip([model.predict(features) for model in self.models], 0, 1), axis=0).T
+    def _mean(self, features: np.ndarray) -> np.ndarray:
+        """Return the DSC of each row [n]."""
+        return np.mean([_asked(model, features) for model in self.means], axis=0)
 
     def gains(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return by how much DSC each row [n, group] would gain if a group of evidence were as in good labels.
@@ -88,7 +93,7 @@ class Quality:
         What is not available of a label stays so.
         """
         features = _features(rows, self.classes, self.columns)
-        before = self._quantiles(features)[:, 1]
+        before = self._mean(features)
         usual = self.usual.reindex(rows["class"])[list(self.columns)].to_numpy(float)
         gains = {}
         for group in GROUPS:
@@ -96,7 +101,7 @@ class Quality:
             if mine.any():
                 changed, good = features.copy(), usual[:, mine[1:]]
                 changed[:, mine] = np.where(np.isfinite(changed[:, mine]) & np.isfinite(good), good, changed[:, mine])
-                gains[group] = self._quantiles(changed)[:, 1] - before
+                gains[group] = self._mean(changed) - before
         return pd.DataFrame(gains, index=rows.index)
 
     def reasons(self, rows: pd.DataFrame) -> list[str]:
@@ -209,26 +214,29 @@ def widening(predicted: pd.DataFrame, dsc: np.ndarray) -> float:
     """
     low, high = predicted["low"].to_numpy(float), predicted["high"].to_numpy(float)
     residuals = np.sort(np.maximum(low - dsc, dsc - high))
-    wanted = math.ceil((len(residuals) + 1) * round(QUANTILES[-1] - QUANTILES[0], 6))
+    wanted = math.ceil((len(residuals) + 1) * round(HIGH - LOW, 6))
     return max(float(residuals[wanted - 1]), 0.0) if wanted <= len(residuals) else 1.0
 
 
 def fitted(rows: pd.DataFrame, classes: Sequence[str], widened: float = 0.0) -> Quality:
-    """Fit the three models to all rows, whoever they are of."""
+    """Fit the regressions to all rows, whoever they are of."""
     known = [column for column in rows.columns if group_of(column) in GROUPS]
     columns = tuple(column for column in known if np.isfinite(rows[column].to_numpy(float)).any())
-    features = _features(rows, classes, columns)
-    models = tuple(
-        _regression(quantile).fit(features, rows["dsc"].to_numpy(float), sample_weight=weights(rows))
-        for quantile in QUANTILES
-    )
-    return Quality(tuple(classes), columns, models, widened, usual(rows, columns))
+    features, dsc, weight = _features(rows, classes, columns), rows["dsc"].to_numpy(float), weights(rows)
+    means = tuple(_regression(SEED + n).fit(features, dsc, sample_weight=weight) for n in range(AVERAGED))
+    low, high = (_regression(SEED, quantile).fit(features, dsc, sample_weight=weight) for quantile in (LOW, HIGH))
+    return Quality(tuple(classes), columns, means, low, high, widened, usual(rows, columns))
 
 
-def _regression(quantile: float) -> HistGradientBoostingRegressor:
-    """Return a regression of a quantile; few rows are left in a leaf, for good organs are rare among bad ones."""
+def _asked(model: HistGradientBoostingRegressor, features: np.ndarray) -> np.ndarray:
+    """Return what a regression says of each row [n], from 0 to 1; there may be none."""
+    return np.clip(model.predict(features), 0, 1) if len(features) else np.empty(0)
+
+
+def _regression(seed: int, quantile: float | None = None) -> HistGradientBoostingRegressor:
+    """Return a regression of the mean, or of a quantile; leaves hold few rows: good organs are rare among bad ones."""
     return HistGradientBoostingRegressor(
-        loss="quantile",
+        loss="squared_error" if quantile is None else "quantile",
         quantile=quantile,
         learning_rate=0.1,
         max_iter=ITERATIONS,
@@ -237,7 +245,7 @@ def _regression(quantile: float) -> HistGradientBoostingRegressor:
         max_features=0.5,
         categorical_features=[0],
         early_stopping=False,
-        random_state=SEED,
+        random_state=seed,
     )
 
 
