@@ -34,6 +34,16 @@ def test_each_part_is_as_far_as_its_nearest_voxel(scheme, reach):
         assert mm == (pytest.approx(least, rel=1e-5) if least <= reach else np.inf)
 
 
+@pytest.mark.parametrize(
+    ("slice_mm", "left_out", "cut"), [(9, 1, True), (9, 2, False), (6.01, 1, True), (2, 3, True), (2, 4, False)]
+)
+def test_an_outermost_slice_that_annotators_left_out_is_a_cut_however_thick_it_is(scheme, slice_mm, left_out, cut):
+    labels = np.zeros((12, 8, 8), np.uint8)
+    labels[4 : 12 - left_out, 3:5, 3:5] = scheme.ids["aorta"]
+    facts = LabelFacts(labels, Geometry(labels.shape[::-1], (1.0, 1.0, float(slice_mm))), scheme)
+    assert facts.cut("aorta") is cut
+
+
 def test_thousands_of_parts_take_no_longer_than_a_few(scheme, monkeypatch):
     """A label of speckles, as of an early model, once took a map's distances for each of them."""
     facts, transform, asked = speckled(scheme, 1500), measured.edt.edt, []

@@ -15,9 +15,9 @@ from labelloop.images.boxes import Box
 from labelloop.images.volume import Geometry
 
 FOV_MARGIN_MM = 6.0
-"""A structure that ends this close to the first or last slice counts as cut by the field of view: annotators often
-leave out the outermost slice (all 16 BTCV aortas stop one slice, 3 or 5 mm, before the last; without the margin the
-ascending aorta of five of them, joined above the volume, counts as a detached part)."""
+"""A structure that ends this close to the first or last slice, or one slice before it, counts as cut by the field of
+view: annotators often leave out the outermost slice (all 16 BTCV aortas stop one slice, 3 or 5 mm, before the last;
+without the margin the ascending aorta of five of them, joined above the volume, counts as a detached part)."""
 AXES = {"z": 0, "y": 1, "x": 2}
 
 
@@ -103,7 +103,7 @@ class LabelFacts:
         """Sides of the field of view that ``box`` touches ("z-", "z+", "y-", ...); see ``FOV_MARGIN_MM``."""
         touched = set()
         for axis, number in AXES.items():
-            margin = int(FOV_MARGIN_MM // self.spacing[number]) if axis == "z" else 0
+            margin = max(1, int(FOV_MARGIN_MM // self.spacing[number])) if axis == "z" else 0
             if box[number].start <= margin:
                 touched.add(f"{axis}-")
             if box[number].stop >= self.labels.shape[number] - margin:
