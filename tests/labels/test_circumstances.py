@@ -122,7 +122,7 @@ def test_what_lies_outside_of_the_field_of_view_may_be_nearer(anatomy, scheme):
 
 def test_image_rules_step_back(anatomy, scheme):
     saturated = np.clip(anatomy.image, -125, 275)  # like BTCV: no air, no body outline
-    for arguments in ({"image": saturated}, {"image": None}, {"modality": "MR"}):
+    for arguments in ({"image": saturated}, {"image": None}, {"image": np.maximum(anatomy.image, 0), "modality": "MR"}):
         rows = verdicts(anatomy, scheme, **arguments)
         assert {r["verdict"] for r in rows if r["rule"] == "inside_body"} == {"not_applicable"}
         assert failing(rows) == set()
@@ -132,7 +132,7 @@ def test_no_rule_measures_hu_on_mr(anatomy, scheme):
     """Also where a scheme forgets to say that a rule is for CT: the intensities would all fail."""
     rules = tuple(rule | {"modality": ["CT", "MR"]} for rule in scheme.rules)
     everywhere = scheme.model_copy(update={"rules": rules})
-    bright = anatomy.image + 350  # bone, were it HU
+    bright = np.maximum(anatomy.image, 0) + 350  # bone, were it HU
     assert failing(verdicts(anatomy, everywhere, image=bright))
     rows = verdicts(anatomy, everywhere, image=bright, modality="MR")
     reasons = {

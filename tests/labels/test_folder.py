@@ -73,6 +73,32 @@ def test_what_the_survey_refuses_is_not_checked_and_the_others_are(folder, tmp_p
     assert set(read_table(tmp_path / "v.csv", "verdicts")["case"]) == {"good"}
 
 
+def test_a_case_table_says_what_was_removed_and_of_which_modality_a_case_is(folder, tmp_path, caplog):
+    """Where the spleen was removed, no rule misses it; where nobody says so, it fails."""
+    without = np.where(folder.array == 3, 0, folder.array)
+    for case in ("removed", "missing", "other"):
+        add(folder, case, array=without)
+    add(folder, "mr", image=np.maximum(folder.image, 0))
+    table = tmp_path / "cases.csv"
+    rows = ["removed,a.nii.gz,btcv,CT,spleen", "missing,b.nii.gz,btcv,CT,", "mr,c.nii.gz,chaos_mr,MR,"]
+    table.write_text("\n".join(["case,image,dataset,modality,surgery", *rows]) + "\n")
+    verdicts = tmp_path / "v.csv"
+    assert check_folder(folder.labels, "flare", verdicts, folder.images, asked=["spleen"], table=table) == 0
+    found = read_table(verdicts, "verdicts")
+    failed = found[found["verdict"] == "fail"]
+    assert set(failed.loc[failed["class"] == "spleen", "case"]) == {"missing", "other"}
+    hu = found[found["rule"] == "intensity"].groupby("case")["verdict"].agg(set)
+    assert hu["mr"] == {"not_applicable"} and "pass" in hu["removed"]
+    assert "no row of 2 label maps: good, other" in caplog.text
+
+
+def test_a_case_table_of_other_cases_is_an_error(folder, tmp_path):
+    table = tmp_path / "cases.csv"
+    table.write_text("case,image,dataset\nb,b.nii.gz,btcv\n")
+    with pytest.raises(UserError, match="names none of these label maps"):
+        check_folder(folder.labels, "flare", tmp_path / "v.csv", folder.images, table=table)
+
+
 def test_thresholds_are_fitted_to_what_can_be_used_only(folder, tmp_path):
     for number in range(LEAST_CASES):
         add(folder, f"more_{number}")

@@ -66,14 +66,18 @@ def test_what_is_too_small_is_not_judged(scheme):
     assert reasons == {"too small to tell its inside from its border"}
 
 
-@pytest.mark.parametrize(("modality", "scale"), [("MR", 1), ("MR", 40), ("CT", 1)])
-def test_mr_is_judged_by_its_own_scale(scheme, modality, scale):
-    """A step of 30 at a median of 100 is a border, whatever the unit of an MR; one of 10 is none."""
+@pytest.mark.parametrize(
+    ("modality", "scale", "air"),
+    [("MR", 1, 0), ("MR", 40, 0), ("MR", 1, 1024), ("MR", 0.01, -2.5), ("CT", 1, 0)],
+)
+def test_mr_is_judged_by_its_own_scale(scheme, modality, scale, air):
+    """A step of 30 at a median of 100 above air is a border, whatever unit and zero an MR has; one of 10 is none."""
     for outside, verdict in ((70, "pass"), (90, "fail")):
         surfaces = cube(scheme)
         labels = surfaces.labels
-        image = np.where(labels > 0, 100, outside).astype(np.int16) * scale
-        rows = check(labels, Geometry(labels.shape[::-1], (2.0, 2.0, 2.0)), {}, scheme, image, modality)
+        image = np.where(labels > 0, 100, outside)
+        image[:2] = 0
+        rows = check(labels, Geometry(labels.shape[::-1], (2.0, 2.0, 2.0)), {}, scheme, image * scale + air, modality)
         rule = "contrast" if modality == "CT" else "contrast_mr"
         assert next(row["verdict"] for row in rows if (row["rule"], row["class"]) == (rule, "liver")) == verdict
 

@@ -106,7 +106,7 @@ rule check_final:
     params:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
-        version=5,
+        version=6,
     message:
         "check_final: final label maps of {params.number} cases of shard {wildcards.shard}"
     script:

@@ -128,7 +128,7 @@ rule check:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
         classes=lambda w: list(wiring.label_set(w.labels).classes),
-        version=7,
+        version=8,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -164,7 +164,7 @@ rule held_out:
         known=known_classes,
         learned_from=lambda w: run.external.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
-        version=4,
+        version=5,
     message:
         "held_out: label set {wildcards.labels}, labeled cases of shard {wildcards.shard} of patients that no model learned from"
     script:

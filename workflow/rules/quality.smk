@@ -22,7 +22,7 @@ rule corrupt:
     params:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
-        version=5,
+        version=6,
     message:
         "corrupt: known errors in the labeled of {params.number} cases of shard {wildcards.shard}"
     script:
@@ -59,7 +59,7 @@ rule measure:
         known=known_classes,
         learned_from=lambda w: run.external.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
-        version=5,
+        version=6,
     message:
         "measure: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

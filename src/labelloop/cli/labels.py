@@ -54,7 +54,10 @@ def check(
         str | None,
         Option(help="data set (or nnU-Net's dataset.json) whose ids the labels carry; default: those of --classes"),
     ] = None,
-    modality: Annotated[Literal["CT", "MR"], Option(help="of all images")] = "CT",
+    modality: Annotated[Literal["CT", "MR"], Option(help="of all images that --cases does not name")] = "CT",
+    cases: Annotated[
+        Path | None, Option(help="case table that says each case's modality, and what was removed (surgery)")
+    ] = None,
     rules: Annotated[Path | None, Option(help="thresholds that --fit wrote; default: those of --classes")] = None,
     asked: Annotated[
         str | None,
@@ -71,10 +74,10 @@ def check(
 
     refuse_idle(context, IDLE_CHECK)
     if fit and not out:
-        return int(bool(fit_folder(labels, classes, fit, images, dataset, modality)))
+        return int(bool(fit_folder(labels, classes, fit, images, dataset, modality, cases)))
     if out and not fit:
         names = [name.strip() for name in asked.split(",")] if asked else None
-        return int(bool(check_folder(labels, classes, out, images, dataset, modality, rules, names)))
+        return int(bool(check_folder(labels, classes, out, images, dataset, modality, rules, names, cases)))
     raise UserError("--out or --fit: name one of them")
 
 

@@ -1,7 +1,7 @@
 """A folder of label maps: hold it against the anatomy rules, or fit their thresholds to it. ``labelloop check``."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from labelloop.base.errors import CaseError, UserError
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
-from labelloop.base.wording import count, shown
+from labelloop.base.wording import count, named, shown
+from labelloop.cases.table import Case, load_cases
 from labelloop.images.datasets import Dataset, of_scheme
 from labelloop.images.listing import Listing, image_cases, list_images, tell
 from labelloop.images.mask_folders import list_label_maps, read_label_map
@@ -47,6 +48,7 @@ def check_folder(
     modality: str = "CT",
     rules: Path | None = None,
     asked: Sequence[str] | None = None,
+    table: Path | None = None,
 ) -> int:
     """Write the verdicts table of all label maps in a folder, or folders with a mask an organ, and log what fails.
 
@@ -57,6 +59,8 @@ def check_folder(
         rules: thresholds fitted by ``labelloop check --fit``; default: those of ``classes``.
         asked: classes, or sets, that the label maps were to show: one that is missing fails. Default: those that
             ``dataset`` annotates and that are seldom removed; without a data set, none.
+        table: case table that says the modality of each case, and what was removed (``surgery``). A case that it does
+            not name is of ``modality``, and nothing of it was removed.
 
     Returns:
         How many label maps could not be checked, or images not be read; each is named in the log.
@@ -75,14 +79,16 @@ def check_folder(
     refuse_overwriting([out], [*_inputs(files), *said, *([rules] if rules else [])], is_table("verdicts"))
     rows: list[dict[str, Any]] = []
     problems = list(files.lost)
-    for case, volume, image in _maps(files, scheme, own, modality, problems):
+    patients = _patients(table, files, scheme)
+    for case, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
         if not np.isin(volume.array, list(scheme.ids.values())).any():
             log.warning("%s: no voxel of any class, so that hardly a rule applies; --asked fails what is missing", case)
-        found = check(volume.array, volume.geometry, {}, scheme, image, modality, (), doubted, wanted)
+        removed = scheme.select(patients[case].surgery_names) if case in patients else ()
+        found = check(volume.array, volume.geometry, {}, scheme, image, own_modality, removed, doubted, wanted)
         rows += [{"case": case, **row} for row in found]
-    table = pd.DataFrame(rows)
-    write_table(out, table, "verdicts")
-    tell_verdicts(table)
+    verdicts = pd.DataFrame(rows)
+    write_table(out, verdicts, "verdicts")
+    tell_verdicts(verdicts)
     return len(problems)
 
 
@@ -115,6 +121,7 @@ def fit_folder(
     images: Path | None = None,
     dataset: str | None = None,
     modality: str = "CT",
+    table: Path | None = None,
 ) -> int:
     """Fit thresholds to a folder of fully labeled truth and write them; return how many maps could not be read.
 
@@ -122,6 +129,7 @@ def fit_folder(
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
         dataset: data set whose ids the label maps carry; default: what nnU-Net's ``dataset.json`` beside them says, or
             the ids of ``classes``.
+        table: case table that says the modality of each case; one that it does not name is of ``modality``.
 
     Raises:
         UserError: when there is nothing to fit to, or too little, no image is that of a label map, or ``out`` is a file
@@ -132,8 +140,9 @@ def fit_folder(
     files = _files(labels, images, own or of_scheme(scheme))
     refuse_overwriting([out], [*_inputs(files), *said], is_fitted)
     problems = list(files.lost)
-    for _, volume, image in _maps(files, scheme, own, modality, problems):
-        measured.append(measure(volume.array, volume.geometry, scheme, image, modality))
+    patients = _patients(table, files, scheme)
+    for _, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
+        measured.append(measure(volume.array, volume.geometry, scheme, image, own_modality))
     fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
     _say_fitted(fitted, load_rules(scheme))
@@ -199,21 +208,50 @@ def _inputs(files: _Files) -> list[Path]:
     return [*files.labels.values(), *files.images.values()]
 
 
-def _maps(
-    files: _Files, scheme: ClassScheme, dataset: Dataset | None, modality: str, problems: list[str]
-) -> Iterator[tuple[str, Volume, np.ndarray | None]]:
-    """Yield each case, its canonical label map in the scheme's ids, and its image if there is one.
+def _patients(table: Path | None, files: _Files, scheme: ClassScheme) -> dict[str, Case]:
+    """Return the rows of a case table by case; label maps that it does not name are told in the log.
 
-    What cannot be read is said in the log, and the case added to ``problems``.
+    Raises:
+        UserError: when the table is no case table, names none of the label maps, or ``surgery`` names no class.
+    """
+    if table is None:
+        return {}
+    cases, rejected = load_cases(table)
+    for row in rejected:
+        log.warning("%s: %s", row["case"], row["found"])
+    found = {case.case: case for case in cases if case.case in files.labels}
+    if not found:
+        raise UserError(f"{table}: names none of these label maps; its column `case` would name {min(files.labels)}")
+    for case in found.values():
+        scheme.select(case.surgery_names)
+    unnamed = sorted(set(files.labels) - set(found))
+    if unnamed:
+        log.warning("%s: no row of %s: %s", table, count(len(unnamed), "label map"), named(unnamed))
+    return found
+
+
+def _maps(
+    files: _Files,
+    scheme: ClassScheme,
+    dataset: Dataset | None,
+    modality: str,
+    problems: list[str],
+    patients: Mapping[str, Case],
+) -> Iterator[tuple[str, Volume, np.ndarray | None, str]]:
+    """Yield each case, its canonical label map in the scheme's ids, its image if there is one, and its modality.
+
+    The modality is that of ``patients``, where they name the case. What cannot be read is said in the log, and the case
+    added to ``problems``.
     """
     for case, path in files.labels.items():
+        own = (patients[case].modality if case in patients else "") or modality
         try:
-            volume, image = _read(path, scheme, files.images.get(case), dataset, modality)
+            volume, image = _read(path, scheme, files.images.get(case), dataset, own)
         except (CaseError, OSError) as error:
             problems.append(case)
             log.error("%s: %s", case, error)
         else:
-            yield case, volume, image
+            yield case, volume, image, own
 
 
 def _read(

@@ -7,7 +7,7 @@ The voxels that touch the surface hardly count: they hold partial volume, and wh
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import cc3d
@@ -25,6 +25,8 @@ LEAST_VOXELS = 30
 """Fewer voxels of the grid (0.24 ml at 2 mm) have no inside to compare with."""
 STEP_HU, STEP_SHARE = 20.0, 0.2
 """The least difference in intensity that is a border: in HU on CT, as a share of the organ's own median on MR."""
+DARK = 0.01
+"""Quantile of an image that is its zero on MR: air. A few voxels may be darker, where an image was resampled."""
 
 
 class Patch(NamedTuple):
@@ -50,6 +52,7 @@ class Surface:
         beside: mean intensity of the unlabeled voxels just outside, [n]; NaN where there are none.
         free: share of the voxels just outside that are unlabeled, [n].
         middle, low, high: median, 10 % and 90 % quantile of the intensity deep inside.
+        dark: what the darkest of the image measures, air on MR.
         first: index (z, y, x) of the label map's voxel where the grid of ``places`` begins.
         steps: voxels of the label map that one of the grid takes in (z, y, x).
     """
@@ -63,6 +66,7 @@ class Surface:
     middle: float
     low: float
     high: float
+    dark: float
     first: tuple[int, ...]
     steps: tuple[int, ...]
 
@@ -72,8 +76,11 @@ class Surface:
         return (self.high - self.low) / 2.563
 
     def step(self, modality: str, hu: float = STEP_HU, share: float = STEP_SHARE) -> float:
-        """Return the least difference in intensity that is a border of this class; 0 where there is no scale."""
-        return hu if modality == "CT" else share * abs(self.middle)
+        """Return the least difference in intensity that is a border of this class; 0 where there is no scale.
+
+        On MR it neither depends on the unit of the intensities nor on where they begin.
+        """
+        return hu if modality == "CT" else share * (self.middle - self.dark)
 
     def continuing(self, step: float) -> np.ndarray:
         """Return where [n] what lies beyond without a label looks like the inside, with no step in between."""
@@ -140,6 +147,10 @@ class Surfaces:
         self._boxes = {name: self._box(facts, name) for name in facts.found(facts.scheme.names)}
         self.of = cache(self._of)  # bound to this object, so that the measurements go when it goes
 
+    @cached_property
+    def _dark(self) -> float:
+        return float(np.quantile(self.image[:, ::2, ::2], DARK))
+
     def _box(self, facts: LabelFacts, name: str) -> Box:
         pads = np.ceil((2 * REACH_MM + 2) / self.spacing).astype(int)
         z, y, x = (
@@ -188,7 +199,7 @@ class Surfaces:
         low, middle, high = self._quantiles(image, mask, depth)
         return Surface(
             places[seen], areas[at][seen], inner[seen], outer[seen], beside[seen], shares[seen], middle, low, high,
-            self.first_voxel(name), tuple(self.steps),
+            self._dark, self.first_voxel(name), tuple(self.steps),
         )  # fmt: skip
 
     def voxels(self, name: str, box: Box) -> Box:

@@ -2,7 +2,7 @@
 
 A border that is drawn where an organ ends has a step in intensity across it. Where there is none, and both sides look
 like the inside, a part was left out; where both look unlike the inside, the label has leaked. On CT a step is given in
-HU, on MR, which has no scale of its own, as a share of the organ's own median intensity.
+HU, on MR, which has no scale of its own, as a share of the organ's own median intensity above that of air.
 """
 
 import edt
@@ -42,7 +42,7 @@ def _surface(rule: Border, case: Evidence, name: str) -> tuple[Surface, float]:
         raise Skip(f"its median, {surface.middle:.0f} HU, is also that of tissue beside it")
     step = surface.step(case.modality, rule.step_hu, rule.step_share)
     if step <= 0:
-        raise Skip("its median intensity is 0: there is no scale to judge by")
+        raise Skip("its median intensity is that of air: there is no scale to judge by")
     return surface, step
 
 
