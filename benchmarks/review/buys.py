@@ -265,7 +265,7 @@ def _row(arm: Arm, found: Mapping[Arm, list[pd.DataFrame]], answers: Counter[str
     counts = [f"{answers[name]:.1f}" for name in (RIGHT, ABSENT, EDITED, WRONG)]
     cells = [
         arm.name.rpartition("_")[0],
-        f"{sum(answers.values()):.0f}",
+        f"{sum(answers.values()):.0f}{', all' if arm == CEILING else ''}",
         *counts,
         f"{minutes:.0f}",
         f"{100 * dsc:.1f}",
