@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
-    parser.add_argument("--write", action="store_true", help="write the table that the arms and scans belong to")
+    parser.add_argument(
+        "--write", nargs="?", const="", metavar="PART", help="write the table of the arms and scans, or a part of it"
+    )
     options = parser.parse_args()
     if QUALITY in options.arms and (options.btcv or options.partly or ORACLE in options.arms):
         parser.error(f"the arm {QUALITY} is for the phantom: {LEARNED_FROM} labeled cases that know all, and no oracle")
@@ -104,7 +106,7 @@ def main() -> None:
         lines += [*label_quality(out, folds, tuple(shown)), ""]
     text = "\n".join(lines)
     print(text)
-    if options.write:
+    if options.write is not None:
         head = f"# Does the loop pay?\n\n{written_by(__file__, 'torch', gpu=True)}\n\n"
         write_text(RESULTS / f"loop_{name_of(options)}.md", head + text)
 
@@ -120,7 +122,8 @@ def name_of(options: argparse.Namespace) -> str:
     """Return what the written table is named after."""
     if QUALITY in options.arms:
         return QUALITY
-    return f"{'btcv' if options.btcv else 'phantom'}{'_partly' if options.partly else ''}"
+    part = f"_{options.write}" if options.write else ""
+    return f"{'btcv' if options.btcv else 'phantom'}{'_partly' if options.partly else ''}{part}"
 
 
 def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.DataFrame]:
