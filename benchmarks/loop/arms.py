@@ -119,27 +119,27 @@ def recipe(
     for seed in seeds:
         base = named(BASE, seed)
         models[base] = model(size, schedule, seed)
-        models[named(CONTROL, seed)] = model(size, 2 * schedule, seed)
+        models[named(CONTROL, seed)] = model(size, schedule, seed, times=2)
         models[named(CONTINUED, seed)] = model(size, schedule, seed) | {"init_from": base}
-        models[named(CONTINUED_LONG, seed)] = model(size, LONG * schedule, seed) | {"init_from": base}
-        models[named(DEFAULT_LONG, seed)] = student(size, LONG * schedule, seed, f"set_default{seed}")
+        models[named(CONTINUED_LONG, seed)] = model(size, schedule, seed, times=LONG) | {"init_from": base}
+        models[named(DEFAULT_LONG, seed)] = student(size, schedule, seed, f"set_default{seed}", times=LONG)
         models[named(TRUE_LABELS, seed)] = student(size, schedule, seed, "set_truth")
         for arm in (arm for arm in LABELS if arm != QUALITY or QUALITY in arms):
             labels[f"set_{arm}{seed}"] = label_set([named(CONTROL, seed), base]) | LABELS[arm]
             models[named(arm, seed)] = student(size, schedule, seed, f"set_{arm}{seed}")
         for arm, change in TRAINERS.items():
             models[named(arm, seed)] = student(size, schedule, seed, f"set_default{seed}", **change)
-        whole = model(size, 2 * schedule, seed)
+        whole = model(size, schedule, seed, times=2)
         models[named("from_scratch", seed)] = whole | {"cases": "all", "labels": f"set_default{seed}"}
         labels[f"set_twice{seed}"] = label_set([named(CONTROL, seed), named("default", seed)])
         models[named("twice", seed)] = student(size, schedule, seed, f"set_twice{seed}")
         for arm, trainer in SEMI.items():
             models[named(arm, seed)] = model(size, schedule, seed, **trainer) | {"cases": "all", "init_from": base}
         # As the recipe `best`: three teachers vote, and a class on which they disagree is refused.
-        models[named("third", seed)] = model(size, 2 * schedule, seed + 1000)
+        models[named("third", seed)] = model(size, schedule, seed + 1000, times=2)
         labels[f"set_best{seed}"] = label_set([named(CONTROL, seed), named("third", seed), base])
         models[named("best", seed)] = student(size, schedule, seed, f"set_best{seed}")
-        models[named(LARGE, seed)] = model(size, 2 * schedule, seed) | {"plan": LARGE}
+        models[named(LARGE, seed)] = model(size, schedule, seed, times=2) | {"plan": LARGE}
         labels[f"set_{TAUGHT_BY_LARGE}{seed}"] = label_set([named(LARGE, seed)]) | {"select": {}}
         models[named(TAUGHT_BY_LARGE, seed)] = student(size, schedule, seed, f"set_{TAUGHT_BY_LARGE}{seed}")
     if QUALITY in arms:
@@ -153,21 +153,29 @@ def recipe(
 
 def oracle_recipe(size: Size, seeds: range, schedule: float = 1.0) -> dict[str, Any]:
     """Return the recipe of the oracle, which knows the labels of all cases, for as many updates as the control."""
-    models = {named(ORACLE, seed): model(size, 2 * schedule, seed) for seed in seeds}
+    models = {named(ORACLE, seed): model(size, schedule, seed, times=2) for seed in seeds}
     return whole_recipe(size, models, {}, list(models))
 
 
-def model(size: Size, schedule: float, seed: int, **trainer: Any) -> dict[str, Any]:
-    """Return a model that learns from the labeled cases, with these settings of its trainer."""
-    settings = (
-        size.trainer | {"kind": "partial", "seed": seed, "epochs": max(1, round(size.epochs * schedule))} | trainer
-    )
+def epochs_of(size: Size, schedule: float) -> int:
+    """Return the epochs of N updates, whole ones: a share of those of a size."""
+    return max(1, round(size.epochs * schedule))
+
+
+def model(size: Size, schedule: float, seed: int, times: int = 1, **trainer: Any) -> dict[str, Any]:
+    """Return a model that learns from the labeled cases for N updates, or ``times`` as many.
+
+    Args:
+        trainer: other settings of its trainer.
+    """
+    settings = size.trainer | {"kind": "partial", "seed": seed, "epochs": times * epochs_of(size, schedule)} | trainer
     return {"plan": "p", "classes": list(ORGANS), "cases": "labeled", "validation_fraction": 0, "trainer": settings}
 
 
-def student(size: Size, schedule: float, seed: int, labels: str, **trainer: Any) -> dict[str, Any]:
+def student(size: Size, schedule: float, seed: int, labels: str, times: int = 1, **trainer: Any) -> dict[str, Any]:
     """Return a model that goes on from the labeled cases alone with a label set of all cases."""
-    return model(size, schedule, seed, **trainer) | {"cases": "all", "labels": labels, "init_from": named(BASE, seed)}
+    learned = {"cases": "all", "labels": labels, "init_from": named(BASE, seed)}
+    return model(size, schedule, seed, times, **trainer) | learned
 
 
 def label_set(predict: list[str]) -> dict[str, Any]:

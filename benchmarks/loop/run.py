@@ -31,6 +31,7 @@ from arms import (
     ORGANS,
     QUALITY,
     SIZES,
+    epochs_of,
     named,
     oracle_recipe,
     recipe,
@@ -95,7 +96,7 @@ def main() -> None:
                 if ORACLE in options.arms:
                     known = oracle_recipe(size, seeds, schedule)
                     train(out / f"{fold.name}_{ORACLE}", fold.cases, known, options.device, options.cores)
-        updates = size.trainer["iterations_per_epoch"] * max(1, round(size.epochs * schedule))
+        updates = size.trainer["iterations_per_epoch"] * epochs_of(size, schedule)
         lines += [f"## {updates} updates, and as many again", ""]
         shown: set[str] = set()
         for number in options.seeds:

@@ -19,7 +19,7 @@ def loop(load_benchmark):
 
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
-@pytest.mark.parametrize("schedule", [0.25, 1.0])
+@pytest.mark.parametrize("schedule", [0.05, 0.2, 0.25, 1.0])
 def test_every_arm_takes_as_many_updates_as_the_control(loop, load, size, schedule):
     few = load(loop.recipe(loop.SIZES[size], SEEDS, schedule, loop.ARMS))
     all_known = load(loop.oracle_recipe(loop.SIZES[size], SEEDS, schedule))
