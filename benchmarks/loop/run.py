@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--cores", default="all")
     parser.add_argument("--print", action="store_true", help="train nothing, print what is there")
     parser.add_argument(
-        "--write", nargs="?", const="", metavar="PART", help="write the table of the arms and scans, or a part of it"
+        "--write", nargs="?", const="", metavar="PART", help="write the table of the arms and scans; PART ends its name"
     )
     options = parser.parse_args()
     if QUALITY in options.arms and (options.btcv or options.partly or ORACLE in options.arms):
@@ -121,10 +121,9 @@ def labeled_in(options: argparse.Namespace) -> int:
 
 def name_of(options: argparse.Namespace) -> str:
     """Return what the written table is named after."""
-    if QUALITY in options.arms:
-        return QUALITY
-    part = f"_{options.write}" if options.write else ""
-    return f"{'btcv' if options.btcv else 'phantom'}{'_partly' if options.partly else ''}{part}"
+    scans = "btcv" if options.btcv else "phantom"
+    parts = (QUALITY if QUALITY in options.arms else scans, "partly" if options.partly else "", options.write)
+    return "_".join(filter(None, parts))
 
 
 def scores(out: Path, folds: Sequence[Fold], arm: str, seeds: range) -> list[pd.DataFrame]:

@@ -76,7 +76,7 @@ def check_folder(
     wanted = asked_classes(scheme, asked, own if dataset else None)
     doubted = () if asked else wanted  # what a data set annotates may lie outside of a scan, or have been removed
     files = _files(labels, images, own or of_scheme(scheme))
-    refuse_overwriting([out], [*_inputs(files), *said, *([rules] if rules else [])], is_table("verdicts"))
+    refuse_overwriting([out], [*_inputs(files), *said, *filter(None, (rules, table))], is_table("verdicts"))
     rows: list[dict[str, Any]] = []
     problems = list(files.lost)
     patients = _patients(table, files, scheme)
@@ -138,7 +138,7 @@ def fit_folder(
     scheme, measured = load_classes(classes), []
     own, said = ids_beside(labels, dataset, scheme)
     files = _files(labels, images, own or of_scheme(scheme))
-    refuse_overwriting([out], [*_inputs(files), *said], is_fitted)
+    refuse_overwriting([out], [*_inputs(files), *said, *filter(None, (table,))], is_fitted)
     problems = list(files.lost)
     patients = _patients(table, files, scheme)
     for _, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):

@@ -24,7 +24,7 @@ TOUCHING = 0.02
 LEAST_VOXELS = 30
 """Fewer voxels of the grid (0.24 ml at 2 mm) have no inside to compare with."""
 STEP_HU, STEP_SHARE = 20.0, 0.2
-"""The least difference in intensity that is a border: in HU on CT, as a share of the organ's own median on MR."""
+"""The least difference in intensity that is a border: in HU on CT, on MR as a share of the organ's median above air."""
 DARK = 0.01
 """Quantile of an image that is its zero on MR: air. A few voxels may be darker, where an image was resampled."""
 
