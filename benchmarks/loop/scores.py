@@ -27,6 +27,16 @@ FIVE = ("liver", "spleen", "right_kidney", "left_kidney", "aorta")
 PACKAGES = ("nnunetv2", "torch", "snakemake")
 
 
+def scores_of(results: Path) -> dict[str, pd.DataFrame]:
+    """Return the scores of a run's models and, last, of its final label maps, in the cases that all were given."""
+    found = {path.stem: path for path in sorted((results / "evaluation").glob("*.csv"))}
+    ordered = [*(name for name in found if name != FINAL), FINAL]
+    tables = {name: read_table(found[name], "scores") for name in ordered}
+    tables = {name: table.astype({"dsc": float, "nsd": float}) for name, table in tables.items()}
+    shared = set.intersection(*(set(table["case"]) for table in tables.values()))
+    return {name: table[table["case"].isin(shared)] for name, table in tables.items()}
+
+
 def lines(tables: dict[str, pd.DataFrame], organs: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
     """Yield the table of all classes, of means over organs, and of each case's tumor if there are any."""
     names = list(tables)
@@ -56,12 +66,7 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--write", metavar="NAME", help="write benchmarks/results/NAME.md too")
     options = parser.parse_args()
-    found = {path.stem: path for path in sorted((options.results / "evaluation").glob("*.csv"))}
-    ordered = [*(name for name in found if name != FINAL), FINAL]
-    tables = {name: read_table(found[name], "scores") for name in ordered}
-    tables = {name: table.astype({"dsc": float, "nsd": float}) for name, table in tables.items()}
-    shared = set.intersection(*(set(table["case"]) for table in tables.values()))
-    tables = {name: table[table["case"].isin(shared)] for name, table in tables.items()}
+    tables = scores_of(options.results)
     scheme = load_classes("flare")
     text = "\n".join(lines(tables, scheme.sets["organs"], scheme.names)) + "\n"
     print(text)
