@@ -15,12 +15,17 @@ from labelloop.base.tables import read_table
 from labelloop.cases.table import Case
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, read, restore, write
+from labelloop.inference.prepared import open_label
+from labelloop.networks.plans import Plan
+from labelloop.steps.arrays import prepare_labels
+from labelloop.steps.cases import prepare
 from labelloop.steps.common import Files
 from labelloop.steps.inference import evaluate
 from labelloop.steps.labels import fuse, fused_map
 from survey_files import do_survey, tables_of
 
 SHARD = "test-000"
+PLAN = Plan(spacing_mm=(3, 3, 3), patch=(16, 16, 16), features=(4, 8))
 GRID = Geometry((24, 20, 16), (3.0, 3.0, 3.0))
 CLASSES = [
     {"name": "liver", "id": 1, "tolerance_mm": 5.0, "color": "#dd8265"},
@@ -57,8 +62,8 @@ class Edited:
     def write(self, file: str, **content) -> None:
         (self.folder / file).write_text(yaml.safe_dump(content), encoding="utf-8")
 
-    def scheme(self, classes: list[dict], seen: tuple[str, ...] = ("liver", "spleen")) -> None:
-        sets = {"organs": ["liver", "spleen"], "seen": list(seen)}
+    def scheme(self, classes: list[dict], seen: tuple[str, ...] = ("liver", "spleen"), **more: list[str]) -> None:
+        sets = {"organs": ["liver", "spleen"], "seen": list(seen)} | more
         self.write("scheme.yaml", name="own", classes=classes, sets=sets)
 
     def fused(self) -> np.ndarray:
@@ -68,6 +73,14 @@ class Edited:
         files = Path(manifest_of(out, SHARD)), out / "provenance.csv", out / "reviewed.csv"
         fuse(survey, [], SPEC, {}, classes, {}, *files, "nowhere", 1)
         return read(results / "labels" / "a.nii.gz").array
+
+    def organs(self) -> np.ndarray:
+        """Return the case's array for models of organs, after a run of the steps that lead to it."""
+        classes, results = str(self.folder / "scheme.yaml"), self.folder / "results"
+        survey, images = do_survey(self.rows, results, SHARD, classes), Path(manifest_of(results / "prepared", SHARD))
+        prepare(survey, PLAN.model_dump(mode="json"), images, 1)
+        prepare_labels(survey, images, classes, "organs", Path(manifest_of(results / "organs", SHARD)), 1)
+        return open_label(results / "organs" / "a.b2nd").array[0][:]
 
     def nsd(self) -> dict[str, float]:
         """Return the NSD of the prediction, after a run of the steps that lead to it."""
@@ -113,6 +126,16 @@ def test_a_set_of_classes_that_changes_changes_the_label_sets_that_name_it(edite
     assert set(np.unique(edited.fused())) == {0, 1, 2}
     edited.scheme(CLASSES, seen=("liver",))
     assert set(np.unique(edited.fused())) == {0, 1}
+
+
+def test_a_class_that_becomes_a_tumor_becomes_organ_in_arrays_for_models_of_organs(edited):
+    label = np.zeros(GRID.shape, np.uint8)
+    label[2:12, 4:12, 4:12], label[4:8, 6:10, 6:10] = 1, 2  # inside the liver
+    edited.save("a.nii.gz", label)
+    assert set(np.unique(edited.organs())) == {0, 1, 2}
+    edited.scheme(CLASSES, organs=["liver"], tumor=["spleen"])
+    after = edited.organs()
+    assert set(np.unique(after)) == {0, 1} and (after == 1).sum() == (label > 0).sum()
 
 
 def test_tolerances_and_tubes_that_change_change_the_scores(edited):

@@ -41,7 +41,7 @@ def prepare_labels(
 
     scheme, prepared = load_classes(classes), Files([images], "prepared_image")
     files = Files([maps], "label_map") if maps else None
-    ledger, given = Ledger.of(manifest), [] if arrays == "labels" else [arrays]
+    ledger, given = Ledger.of(manifest), [] if arrays == "labels" else [arrays, scheme.fingerprint()]
     for item in survey.usable():
         if item.id not in prepared or not (annotated(item.states) if files is None else item.id in files):
             continue
