@@ -45,6 +45,12 @@ def test_every_kind_of_manifest_is_looked_at(run):
     assert all(manifest.is_file() for manifest in manifests)
 
 
+def test_manifests_of_shards_that_are_no_more_are_not_looked_at(run):
+    manifest = finish(Path(run.results) / "predictions", "train-005")
+    (manifest.parents[1] / "a.nii.gz").write_text("altered")
+    assert Repair(run).broken == {}
+
+
 def test_models_and_review_queues_are_looked_at(run):
     model, queue = Path(run.results, "models/teacher"), Path(run.results, "review/pseudo.csv")
     for file in (model / "model.json", model / "weights.pt", queue, queue.parent / "pseudo" / "1.png"):

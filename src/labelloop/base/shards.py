@@ -15,7 +15,8 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -78,6 +79,7 @@ class Ledger:
         self._lock = hold(self._journal.with_suffix(".lock"), f"{self.folder}, shard {shard}")
         self._known: dict[str, dict] = {}
         self._rows: dict[str, dict] = {}
+        self._resume = resume
         with explained(self._journal):
             if not resume:
                 self._journal.unlink(missing_ok=True)
@@ -94,12 +96,24 @@ class Ledger:
         if not content.endswith(b"\n"):  # else the next line would be lost with the one that a kill cut short
             with self._journal.open("ab") as journal:
                 journal.write(b"\n")
-        lines = [line.strip(b"\0 \r") for line in content.split(b"\n")]  # a disk that lost power leaves zeros
-        rows = [_row_of(line) for line in lines if line]
+        rows = _rows_of(content)
         damaged = rows[:-1].count(None)  # the last line may be one that a kill cut short
         if damaged:
             log.warning("%s: %d damaged lines; their cases are looked at anew", self._journal, damaged)
         self._known = {row["case"]: row for row in rows if row}
+
+    @cached_property
+    def _of_other_shards(self) -> dict[str, dict]:
+        """Rows of the other shards' journals: where the number of shards has changed, cases have moved."""
+        found: dict[str, dict] = {}
+        for journal in sorted(self._journal.parent.glob(".*.jsonl")):
+            if journal != self._journal:
+                found |= {row["case"]: row for row in _rows_of(journal.read_bytes()) if row}
+        return found
+
+    def _known_of(self, case: str) -> dict | None:
+        """Return what an earlier job noted of a case, in this shard or in the one that it was in."""
+        return self._known.get(case) or (self._of_other_shards.get(case) if self._resume else None)
 
     def run(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
         """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
@@ -114,7 +128,7 @@ class Ledger:
         """
         if self.keep(case, key):
             return self._rows[case]
-        known = self._known.get(case)
+        known = self._known_of(case)
         if known and known["key"] == key and known["status"] == "done":
             log.warning("%s: %s was deleted or altered; made anew", case, self.folder / known["file"])
         row: dict[str, Any]
@@ -154,7 +168,7 @@ class Ledger:
 
     def keep(self, case: str, key: str) -> bool:
         """Keep the result of an earlier job if it has the same ``key`` and is intact; say whether that is so."""
-        known = self._known.get(case)
+        known = self._known_of(case)
         if not known or known["key"] != key or known["status"] != "done" or not self._intact(known):
             return False
         self._rows[case] = known
@@ -166,13 +180,14 @@ class Ledger:
         return self._known.get(case, {}).get("failures", 0)
 
     def close(self) -> None:
-        """Write the manifest of all cases run, and forget cases that left the shard.
+        """Write the manifest of all cases run. The journal still knows those that left: another shard takes them over.
 
         Raises:
             UserError: when cases failed for a reason that may pass, and may be tried again, or most of them for one
                 reason. Then there is no manifest.
         """
-        lines = [json.dumps(self._rows[case], sort_keys=True) + "\n" for case in sorted(self._rows)]
+        left = {case: row for case, row in self._known.items() if case not in self._rows and row["status"] == "done"}
+        lines = [json.dumps(row, sort_keys=True) + "\n" for _, row in sorted((left | self._rows).items())]
         write_text(self._journal, "".join(lines))
         self._refuse_what_may_pass()
         self._refuse_what_most_have()
@@ -236,6 +251,12 @@ class Ledger:
         return path.is_file() and sha256(path) == row["sha256"]
 
 
+def _rows_of(journal: bytes) -> list[dict | None]:
+    """Return the rows of a journal; None for a line that is none."""
+    lines = [line.strip(b"\0 \r") for line in journal.split(b"\n")]  # a disk that lost power leaves zeros
+    return [_row_of(line) for line in lines if line]
+
+
 def _row_of(line: bytes) -> dict | None:
     """Return a row of a journal; None for a line that is none: cut short by a kill, or damaged from outside."""
     try:
@@ -268,12 +289,19 @@ def read_manifests(paths: Iterable[str | Path]) -> "pd.DataFrame":
     return merged.set_index("case", drop=False)
 
 
-def look_at_manifests(folders: Iterable[str | Path]) -> Iterator[tuple[Path, Finding]]:
+def look_at_manifests(
+    folders: Iterable[str | Path], shards: Container[str] | None = None
+) -> Iterator[tuple[Path, Finding]]:
     """Yield the manifests of ``folders`` and what is wrong with them and the files that they list.
 
     A manifest without a seal is damaged, or of an older version.
+
+    Args:
+        shards: those there are; manifests of others are left over from a collection of another size. All without.
     """
     for folder in map(Path, folders):
         for manifest in sorted(folder.glob(f"{MANIFESTS}/*.csv")):
+            if shards is not None and shard_of(manifest) not in shards:
+                continue
             found = look(manifest, folder)
             yield manifest, found or Finding(manifest, {str(manifest.relative_to(folder)): "without a seal"})

@@ -40,7 +40,7 @@ class Repair:
             found.renew()
 
     def _findings(self) -> Iterator[tuple[Path, Finding]]:
-        yield from look_at_manifests(self._folders())
+        yield from look_at_manifests(self._folders(), set(self._run.shards.all))
         for model in (*self._run.chain.models, *self._run.external.of_nnunet):
             file = Path(self._run.paths.model("model.json", model))
             folder = model_of(file)
