@@ -1,7 +1,9 @@
 """What a training asks of the machine follows from its plan and its cases."""
 
+import psutil
 import pytest
 
+from labelloop.base.machine import memory_mb
 from labelloop.networks.plans import Plan
 from labelloop.run.resources import CACHE_MB, LEAST_MB, cache_mb, loader_workers, training_mb, training_threads
 from labelloop.run.run import Run
@@ -35,6 +37,16 @@ def test_memory_grows_with_cases_workers_and_networks_up_to_a_bound_for_the_cach
 def test_the_cache_holds_the_prepared_arrays():
     """1,000 scans of 400x400x450 mm at 2.5x1.5x1.5 mm: 12.8 million voxels each, and a label map."""
     assert cache_mb(FINE, 1000) == pytest.approx(1000 * (12.8e6 * 1.5 / 2**20 + 0.25), rel=0.01)
+
+
+def test_page_cache_is_asked_for_only_where_it_counts(run_of):
+    trainings = run_of().trainings
+    cached, own = (trainings.mb("teacher", 8, page_cache) for page_cache in (True, False))
+    assert LEAST_MB <= own <= cached
+
+
+def test_the_memory_of_this_machine_is_known():
+    assert 0 < memory_mb() <= psutil.virtual_memory().total / 2**20
 
 
 def test_each_card_has_its_own_threads_and_program_and_all_share_the_cache():

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from labelloop.run import slurm
-from labelloop.run.slurm import PLUGIN, be_patient, jobs_in_queue, told
+from labelloop.run.slurm import PLUGIN, be_patient, jobs_in_queue, most_of, told
 
 QUEUE = """\
 12|RUNNING|{folder}|rule_train_wildcards_teacher
@@ -37,8 +38,27 @@ def test_jobs_of_this_folder_are_told_with_what_ends_them(squeue, tmp_path):
     assert jobs == {"12": "train teacher, running", "13": "predict teacher_train-000, pending"}
     message = told(jobs)
     assert "2 jobs of a former run" in message and "12 (train teacher, running)" in message
-    assert message.endswith("scancel 12 13")
+    assert message.endswith("If there is none, this ends them: scancel 12 13")
     assert "and 1 more" in told(jobs, most=1)
+
+
+@pytest.mark.parametrize("gpu", [0, 1])
+def test_a_job_that_asks_for_no_more_than_a_partition_has_goes_there(tmp_path, gpu):
+    """By the plugin's own rule."""
+    from snakemake_executor_plugin_slurm.partitions import read_partition_file
+
+    table = tmp_path / "partitions.yaml"
+    cpu, short, large = "{max_runtime: 4h}", "{max_gpu: 8, max_runtime: 1h}", "{max_gpu: 8, max_runtime: 1d}"
+    table.write_text(f"partitions: {{cpu: {cpu}, short: {short}, large: {large}}}")
+    partitions, most = read_partition_file(table), most_of("runtime", table, bool(gpu))
+
+    def fitting(runtime):
+        job = SimpleNamespace(threads=1, resources={"gpu": gpu, "runtime": runtime, "mem_mb": 10**6})
+        return [one.name for one in partitions if one.score_job_fit(job) is not None]
+
+    right = ["cpu", "large"][gpu]
+    assert right in fitting(most) and right not in fitting(most + 1)
+    assert most_of("mem_mb", table, bool(gpu)) == most_of("runtime", None, bool(gpu)) == math.inf
 
 
 def test_no_slurm_or_no_answer_is_no_job(squeue, tmp_path, monkeypatch):

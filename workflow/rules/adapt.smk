@@ -73,7 +73,7 @@ if wiring.translators:
         resources:
             gpu=GPUS,
             mem_mb=training_memory,
-            runtime=minutes(2880),
+            runtime=minutes(2880, GPUS),
             device=run.config.device,
             workers=run.config.workers,
             stage=run.config.stage,

@@ -8,13 +8,14 @@ from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.gpu_lease import usable_gpus
 from labelloop.base.lookup import taken
+from labelloop.base.machine import memory_mb
 from labelloop.base.paths import manifest_of, shard_table
 from labelloop.run.profiles import check_profiles
 from labelloop.run.repair import Repair
 from labelloop.run.round_folders import move_rounds
 from labelloop.run.run import Run
 from labelloop.base.scripting import quote_interpreter
-from labelloop.run.slurm import be_patient, jobs_in_queue, told
+from labelloop.run.slurm import be_patient, jobs_in_queue, most_of, told
 from labelloop.base.stopping import pass_on_to_children
 
 quote_interpreter()
@@ -28,6 +29,7 @@ paths, shards = run.paths, run.shards
 wiring, trainings = run.wiring, run.trainings
 BEGAN = time.monotonic()
 GPUS = 0 if run.config.device == "cpu" else 1  # per job that runs a network
+LOCAL = workflow.nodes is None  # this machine does all jobs
 
 
 wildcard_constraints:
@@ -60,9 +62,9 @@ if workflow.is_main_process:
     repair = Repair(run)
     for file, what in repair.broken.items():
         logger.warning(f"{file}: {what}; made anew")
-    if (
-        workflow.nodes is None and "gpu" not in workflow.global_resources
-    ):  # on this machine, --resources gpu=N wins
+    if LOCAL and "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", memory_mb())
+    if LOCAL and "gpu" not in workflow.global_resources:  # --resources gpu=N wins
         here = max(1, len(usable_gpus()))
         workflow.register_resource("gpu", here)
         if GPUS and run.config.gpus_per_training > here:
@@ -82,19 +84,26 @@ def trigger(*content):
     return digest(content)
 
 
-def memory(megabytes):
+def memory(megabytes, gpu=0):
     """Memory in MB, raised at each retry."""
-    return lambda wildcards, attempt: megabytes * attempt
+    return lambda wildcards, attempt: at_most("mem_mb", megabytes * attempt, gpu)
 
 
 def training_memory(wildcards, threads, attempt):
     """Memory in MB of a training, by the size of its data, raised at each retry."""
-    return attempt * trainings.mb(wildcards.model, threads)
+    asked = trainings.mb(wildcards.model, threads, page_cache=not LOCAL)
+    return at_most("mem_mb", asked * attempt, GPUS)
 
 
-def minutes(first):
+def minutes(first, gpu=0):
     """Wall time in minutes, raised at each retry."""
-    return lambda wildcards, attempt: first * attempt
+    return lambda wildcards, attempt: at_most("runtime", first * attempt, gpu)
+
+
+def at_most(resource, asked, gpu):
+    """What a job asks for, or the most that a partition of the cluster has for it."""
+    partitions = getattr(workflow.executor_settings, "partition_config", None)
+    return int(min(asked, most_of(resource, partitions, gpu > 0)))
 
 
 def work_to_do():

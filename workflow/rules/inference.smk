@@ -31,8 +31,8 @@ rule infer:
     threads: 4
     resources:
         gpu=GPUS,
-        mem_mb=memory(12000),
-        runtime=minutes(240),
+        mem_mb=memory(12000, GPUS),
+        runtime=minutes(240, GPUS),
         device=run.config.device,
         deterministic=int(run.config.deterministic is True),
         meter=int(run.config.meter),

@@ -35,7 +35,7 @@ rule train:
         gpu=lambda w: GPUS * trainings.cards(w.model),
         nodes=1,
         mem_mb=training_memory,
-        runtime=minutes(2880),
+        runtime=minutes(2880, GPUS),
         device=run.config.device,
         workers=run.config.workers,
         stage=run.config.stage,
@@ -89,8 +89,8 @@ rule predict:
     threads: 4
     resources:
         gpu=GPUS,
-        mem_mb=memory(12000),
-        runtime=minutes(240),
+        mem_mb=memory(12000, GPUS),
+        runtime=minutes(240, GPUS),
         device=run.config.device,
         deterministic=int(run.config.deterministic is True),
     params:
@@ -150,8 +150,8 @@ if run.external.names:
         threads: 4
         resources:
             gpu=lambda w: 0 if run.external.spec(w.model).verb == "files" else GPUS,
-            mem_mb=memory(12000),
-            runtime=minutes(1440),
+            mem_mb=memory(12000, GPUS),
+            runtime=minutes(1440, GPUS),
             device=run.config.device,
             deterministic=int(run.config.deterministic is True),
         params:

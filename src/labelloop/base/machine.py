@@ -35,3 +35,13 @@ def processor() -> str:
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def memory_mb() -> int:
+    """Return the memory of this machine in MiB, or of the container that this process is in (cgroup 2)."""
+    import psutil
+
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text(encoding="utf-8").strip() if limit.is_file() else "max"
+    total = psutil.virtual_memory().total
+    return (min(total, int(allowed)) if allowed.isdigit() else total) // 2**20

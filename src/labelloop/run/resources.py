@@ -55,7 +55,7 @@ def training_mb(plan: Plan, settings: TrainerSettings, cases: int, workers: int,
     """Return the memory of a training job in MiB: what it allocates, and page cache for its prepared arrays.
 
     Args:
-        cases: that it learns from, at most.
+        cases: that it learns from, at most; 0: no page cache.
         workers: processes that load, for each card.
         gpu: whether the network is trained on a GPU.
         cards: on how many, each with a process of its own.
@@ -119,12 +119,15 @@ class TrainingResources:
         """Threads of the training of a model, where the machine has so many."""
         return training_threads(self._gpu, self.cards(model))
 
-    def mb(self, model: str, threads: int) -> int:
-        """Memory in MiB of the training of a model on ``threads``."""
+    def mb(self, model: str, threads: int, page_cache: bool = True) -> int:
+        """Memory in MiB of the training of a model on ``threads``, with page cache for its prepared arrays or without.
+
+        Only where the cache counts as memory of the job, as on Slurm, must it be asked for.
+        """
         spec, cards = self._wiring.model(model), self.cards(model)
         labeled_only = spec.labels == TRUTH and spec.trainer.kind not in (*SEMI_SUPERVISED, TRANSLATOR)
         train = flat(self._shards.cases[shard] for shard in self._shards.train)
-        cases = sum(bool(case.label) or not labeled_only for case in train)
+        cases = sum(bool(case.label) or not labeled_only for case in train) if page_cache else 0
         workers = loader_workers(self._config.workers, threads // cards)
         return training_mb(self._plan(model), spec.trainer, cases, workers, self._gpu, cards)
 

@@ -1,7 +1,8 @@
-"""Slurm, as Snakemake's plugin sees it: jobs of a former run, and patience while the controller is away."""
+"""Slurm, as Snakemake's plugin sees it: partitions, jobs of a former run, patience while the controller is away."""
 
 import functools
 import logging
+import math
 import subprocess
 import sys
 import time
@@ -54,8 +55,30 @@ def told(jobs: dict[str, str], most: int = 10) -> str:
     more = f"; and {len(jobs) - most} more" if len(jobs) > most else ""
     return (
         f"{len(jobs)} jobs of a former run of this folder are still in the Slurm queue: {shown}{more}. They go on, and "
-        f"jobs of this run that would do the same wait for them. To end them: scancel {' '.join(jobs)}"
+        "jobs of this run that would do the same wait for them. They may also be of a run that goes on, with other "
+        f"results. If there is none, this ends them: scancel {' '.join(jobs)}"
     )
+
+
+@functools.cache
+def most_of(resource: str, partitions: Path | None, gpu: bool) -> float:
+    """Return the most of a resource that a partition gives to a job; infinite where nobody says.
+
+    A job that asks for more fits into none of the partitions, and the plugin sends it to the cluster's default one,
+    which may have no GPU.
+
+    Args:
+        resource: ``runtime`` (minutes) or ``mem_mb``.
+        partitions: the file that tells the plugin which partitions there are.
+        gpu: whether the job asks for a GPU.
+    """
+    if partitions is None:
+        return math.inf
+    from snakemake_executor_plugin_slurm.partitions import read_partition_file
+
+    limits = [partition.limits for partition in read_partition_file(partitions)]
+    fitting = [limit for limit in limits if (limit.max_gpu > 0) == gpu]
+    return max((getattr(limit, f"max_{resource}") for limit in fitting), default=math.inf)
 
 
 def be_patient(pause_s: float = PAUSE_S) -> None:
