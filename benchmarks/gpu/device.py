@@ -89,17 +89,6 @@ def _meter(device: torch.device, told: dict[str, Any]) -> Any:
         return None
 
 
-@contextmanager
-def exact_fp32() -> Iterator[None]:
-    """Let a GPU compute in true single precision: torch's convolutions take TF32 otherwise."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
 def about(device: torch.device) -> dict[str, Any]:
     """Return device, machine, date and versions."""
     told: dict[str, Any] = {

@@ -1,14 +1,12 @@
 """Part 1: which machine this is, and whether the engine on the device gives the label maps that it gives on the CPU."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
 from context import Context
-from device import exact_fp32, forget
+from device import forget
 from record import Step
 
 from labelloop.images.volume import Volume
@@ -19,12 +17,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
     "fp32, fast": {"precision": "fp32", "mode": "fast"},
     "fp32, 4 windows at once": {"precision": "fp32", "window_batch": 4},
-    "TF32": {"precision": "fp32"},
     "fp16": {"precision": "fp16"},
     "bf16": {"precision": "bf16"},
     "default": {},
 }
-"""Settings on the device; on the CPU it is fp32, exact. Where torch is not told otherwise, fp32 means TF32."""
+"""Settings on the device; on the CPU it is fp32, exact."""
 
 
 def steps(context: Context) -> Iterator[Step]:
@@ -51,16 +48,11 @@ def compare(context: Context, name: str, number: int) -> dict[str, Any]:
     expected = Predictor(folder, "cpu", Settings(precision="fp32")).predict(volume, "CT").labels
     result: dict[str, Any] = {"size": list(volume.geometry.size), "classes": len(np.unique(expected)) - 1}
     for variant, settings in VARIANTS.items():
-        found = _labels(context, folder, volume, variant, settings)
-        result[variant] = agreement(expected, found)
+        predictor = Predictor(folder, str(context.device), Settings.model_validate(settings))
+        result[variant] = agreement(expected, predictor.predict(volume, "CT").labels)
+        del predictor
         forget(context.device)
     return result
-
-
-def _labels(context: Context, folder: Path, volume: Volume, variant: str, settings: dict[str, Any]) -> np.ndarray:
-    with exact_fp32() if variant != "TF32" else nullcontext():
-        predictor = Predictor(folder, str(context.device), Settings.model_validate(settings))
-        return predictor.predict(volume, "CT").labels
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:

@@ -129,6 +129,7 @@ def test_one_of_the_users_gpus_is_chosen_and_the_environment_restored(tmp_path, 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     with lease_gpus("cuda", 1, tmp_path) as (first,):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == first == "2"
+        assert "CUDA_DEVICE_ORDER" not in os.environ, "the user's numbers would mean other GPUs"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert "CUDA_DEVICE_ORDER" not in os.environ
 

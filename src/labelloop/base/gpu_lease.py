@@ -86,7 +86,8 @@ def lease_gpus(
     leased = tuple(held)
     before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased)
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as nvidia-smi does
+    if not _named_by_number(before["CUDA_VISIBLE_DEVICES"]):  # what the user's own numbers mean stays as it is
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as nvidia-smi does
     log.info("GPU %s: reserved for this process", ", ".join(leased))
     try:
         yield leased
@@ -95,6 +96,11 @@ def lease_gpus(
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         for lock in held.values():
             lock.release()
+
+
+def _named_by_number(visible: str | None) -> bool:
+    """Say whether ``CUDA_VISIBLE_DEVICES`` has numbers, which are CUDA's own: without an order, the fastest is first."""
+    return visible is not None and any(name.strip().isdigit() for name in visible.split(","))
 
 
 def usable_gpus() -> list[str]:

@@ -97,6 +97,7 @@ class Predictor:
         self.network = cast_weights(channels_last(network) if self.device.type == "cpu" else network, self._dtype)
         if self.device.type == "cuda":  # all windows have one shape
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
+            torch.backends.cudnn.allow_tf32 = False  # who asks for fp32 means its 24 bits, not 11
         if self.device.type == "cpu" and self.budget.max_ram_mb is None:
             keep_freed_memory()
         log.info("model %s: %d classes on %s", self.model.name, len(self.classes), self.device)
