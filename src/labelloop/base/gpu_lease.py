@@ -99,7 +99,7 @@ def lease_gpus(
 
 
 def _named_by_number(visible: str | None) -> bool:
-    """Say whether ``CUDA_VISIBLE_DEVICES`` has numbers, which are CUDA's own: without an order, the fastest is first."""
+    """Say whether ``CUDA_VISIBLE_DEVICES`` has numbers. They are CUDA's own: without an order, the fastest GPU is 0."""
     return visible is not None and any(name.strip().isdigit() for name in visible.split(","))
 
 
