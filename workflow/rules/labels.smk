@@ -127,8 +127,8 @@ rule check:
     params:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
-        classes=lambda w: list(wiring.label_set(w.labels).classes),
-        version=8,
+        spec=label_set_spec("classes"),
+        version=9,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

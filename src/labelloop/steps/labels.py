@@ -247,21 +247,23 @@ def check(
     reviewed: Path,
     volumes: Sequence[Path],
     rules: dict[str, Any],
-    classes: list[str],
+    spec: dict[str, Any],
     table: Path,
     manifest: Path,
     version: int,
     carried: Path | None = None,
     thresholds: Path | None = None,
 ) -> None:
-    """Hold the label maps of one shard against the anatomy rules of the class scheme.
+    """Hold the classes of a label set, in the maps of one shard, against the anatomy rules of the class scheme.
+
+    Of other classes, which may be annotated, the maps say nothing; they get no verdict.
 
     Args:
         maps: manifest of the label maps.
         provenance: table that fusion wrote: what of a class went to another organ.
         reviewed: table that fusion wrote: what reviewers say is known as what annotators say is.
         volumes: confidence tables of the models: a class that none of them found may really be absent.
-        rules: the class scheme. classes: classes (or class sets) of the label set.
+        rules: the class scheme. spec: ``classes`` of the label set.
         table, manifest: to write.
         carried: volumes of labels that were carried to other sequences, where they took the models' place.
         thresholds: file of fitted thresholds that take the place of the scheme's.
@@ -269,6 +271,7 @@ def check(
     scheme = ClassScheme.model_validate(rules)
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
+    names = scheme.select(spec["classes"])
     made = read_table(provenance, "provenance").set_index(["case", "class"])
     unlooked = set(made.query("step == 'fuse' and source == 'none'").index)
     overlapping = made.query("step == 'overlap'")["voxels_changed"]
@@ -279,8 +282,9 @@ def check(
     for item in survey.usable():
         if item.id in files:
             found = dict(predicted[item.id]) if item.id in predicted else {}
-            states = item.states | known.get(item.id, {})
-            asked = [c for c in scheme.select(classes) if c in found or states[c] != UNKNOWN]
+            said = item.states | known.get(item.id, {})
+            states = {name: said.get(name, UNKNOWN) for name in names}
+            asked = [c for c in names if c in found or states[c] != UNKNOWN]
             asked = [c for c in asked if (item.id, c) not in unlooked]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: n for (case, name), n in lost.items() if case == item.id}
@@ -322,7 +326,7 @@ def _check_case(
         asked,
         overlap,
     )
-    return None, {"rows": found}
+    return None, {"rows": [row for row in found if row["class"] in states]}
 
 
 def select(
