@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from two_models import SCHEME, SHARD, Loop, label_map
+from two_models import CLASSES, SCHEME, SHARD, Loop, label_map
 
 from labelloop.base.paths import manifest_of
 from labelloop.base.tables import read_table
@@ -54,3 +54,16 @@ def test_annotated_classes_outside_a_label_set_are_neither_judged_nor_asked_abou
     assert {name for _, name, _ in made.verdicts.index} == {"spleen"}
     assert made.fails("a") == made.fails("b") != set()  # a spleen that small
     assert set(made.queue.set_index(["case", "class"]).index) <= set(made.selected.index)
+
+
+@pytest.mark.parametrize("fuse", ["truth_first", "predictions_only"])
+def test_annotators_have_a_say_only_where_the_truth_counts(loop, fuse):
+    """Where predictions alone count, what becomes of an annotated case is what becomes of one that nobody annotated."""
+    for settings in ({}, {"min_pairwise_dice": 0.99}, {"absent_if_not_found": ["organs"]}, {"verdicts": []}):
+        made = Made(loop, settings, fuse=fuse)
+        of_a, of_b = (made.selected.loc[case] for case in "ab")
+        same = of_a.equals(of_b) and made.fails("a") == made.fails("b")
+        same = same and made.verdicts.loc["a"].equals(made.verdicts.loc["b"])
+        assert same == (fuse == "predictions_only")
+        assert (of_a["decision"] == "truth").all() == (fuse == "truth_first")
+        assert list(of_a.index) == list(CLASSES)
