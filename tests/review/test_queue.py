@@ -25,6 +25,12 @@ def test_queue_leaves_out_agreeing_labels_and_truth_that_passes():
     assert _queue(selected=selected, disagreement=disagreement).empty
 
 
+def test_queue_asks_of_nothing_that_is_not_in_the_label_set():
+    verdicts = [("a", name, "volume", "fail", 1.0, 2.0, "ml", "odd", "") for name in ("liver", "spleen")]
+    table = _queue(selected=[("a", "liver", "present", "truth", "", "")], verdicts=verdicts)
+    assert list(table["class"]) == ["liver"]
+
+
 def test_queue_puts_more_failed_rules_first_then_less_agreement():
     selected = [(case, "liver", "unknown", "demoted", "agreement", "pairwise_dice low") for case in "abc"]
     selected += [("d", "liver", "present", "truth", "", "annotated")]

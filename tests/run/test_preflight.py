@@ -113,6 +113,14 @@ def test_predictions_alone_know_what_the_predictors_know():
     assert notes == ["nobody annotated or predicts tumor; trained without: student"]
 
 
+def test_where_predictions_alone_count_annotators_gave_nothing_to_validate_on_or_paste(tmp_path):
+    student = {"trainer": {"kind": "partial", "export": "best", "cutmix": {"name": "liver"}}}
+    for fuse, keys in (("truth_first", []), ("predictions_only", ["export", "cutmix"])):
+        models, labels = {"student": student}, {"pseudo": {"fuse": fuse}}
+        found = problems_of(tmp_path, several("organs", "organs"), models=models, labels=labels)
+        assert [line.partition(":")[0].rpartition(".")[2] for line in found] == keys
+
+
 def test_groups_are_counted_over_train_cases():
     cases = [case(0, "organs"), case(1, "tumor"), case(2), case(3, "organs", role="test")]
     assert preflight.group_sizes(Expected(cases, load_recipe("default")))["organs_full"] == 1

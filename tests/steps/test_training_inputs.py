@@ -67,6 +67,18 @@ class Prepared:
         """The table of a label set; none of the truth."""
         return None if labels == "truth" else self.results / "labels" / labels / "selected.csv"
 
+    def select(self, labels: str, states: dict[str, dict], given: dict[str, dict]) -> None:
+        """Write what is known of a label set: what annotators gave is truth, models say the rest. Its maps are true."""
+        columns = ("case", "class", "state", "decision", "criterion", "reason")
+        rows = [
+            (case, name, state, "truth" if name in looked(given[case]) else "accepted", "", "")
+            for case, known in states.items()
+            for name, state in known.items()
+        ]
+        write_table(self.results / "labels" / labels / "selected.csv", pd.DataFrame(rows, columns=columns), "selected")
+        (self.images / "labels" / labels).unlink(missing_ok=True)
+        (self.images / "labels" / labels).symlink_to("truth")
+
     def fuse(self, labels: str, spec: dict) -> Path:
         """Fuse predictions of models that know all classes; return the label set's folder."""
         folders = [self.results / "models" / model / "predictions" for model in spec["predict"]]
@@ -119,6 +131,11 @@ def unlabeled_of(prepared: Prepared) -> set[str]:
     return {case for case, known in prepared.states.items() if set(known.values()) == {"unknown"}}
 
 
+def looked(known: dict[str, str]) -> dict[str, str]:
+    """Return the states of the classes that somebody looked for."""
+    return {name: state for name, state in known.items() if state != "unknown"}
+
+
 def cases(job) -> set[str]:
     return {case.case for case in job.cases}
 
@@ -164,13 +181,8 @@ def test_a_student_is_not_validated_on_patients_that_its_weights_know(prepared, 
 
 def test_a_student_is_validated_on_what_annotators_gave_not_on_pseudo_labels(prepared, monkeypatch):
     """A label set in which everything is known of every case."""
-    rows = [
-        {"case": case, "class": name, "state": "present", "decision": "accepted", "criterion": "", "reason": ""}
-        for case, known in prepared.states.items()
-        for name in known
-    ]
-    write_table(prepared.results / "labels" / "complete" / "selected.csv", pd.DataFrame(rows), "selected")
-    (prepared.images / "labels" / "complete").symlink_to("truth")
+    complete = {case: dict.fromkeys(known, "present") | looked(known) for case, known in prepared.states.items()}
+    prepared.select("complete", complete, prepared.states)
     job = prepared.job(monkeypatch, labels="complete", trainer="partial", validation_fraction=0.5)
     assert validated(job) == {case: prepared.states[case] for case in validated(job)} != {}
     assert unlabeled_of(prepared).isdisjoint(validated(job))
@@ -180,6 +192,17 @@ def test_a_student_is_validated_on_what_annotators_gave_not_on_pseudo_labels(pre
     assert {case.case: set(case.truth) for case in job.cases} == {case: looked_for[case] for case in cases(job)}
     asked = {"labels": "complete", "trainer": "partial", "validation_fraction": 0.5, "validate_on": "labels"}
     assert all("unknown" not in states.values() for states in validated(prepared.job(monkeypatch, **asked)).values())
+
+
+def test_what_models_say_of_annotated_cases_is_no_truth_where_predictions_alone_count(prepared, monkeypatch):
+    nobody = {case: dict.fromkeys(known, "unknown") for case, known in prepared.states.items()}
+    prepared.select("alone", prepared.states, nobody)
+    asked = {"labels": "alone", "trainer": "partial", "validation_fraction": 0.5}
+    job = prepared.job(monkeypatch, **asked)
+    assert validated(job) == {} and not any(case.is_truth(name) for case in job.cases for name in job.classes)
+    assert validated(prepared.job(monkeypatch, **asked, validate_on="labels")) != {}
+    assert read_manifests([manifest(prepared.cut("alone"))]).empty
+    assert not read_manifests([manifest(prepared.cut("alone", source="labels"))]).empty
 
 
 def test_the_partial_trainer_is_told_which_cases_are_full(prepared, monkeypatch):
@@ -248,16 +271,10 @@ def test_tumors_that_models_found_are_cut_only_where_the_recipe_says_so(prepared
     present = sorted(case for case, known in prepared.states.items() if known["tumor"] == "present")
     survey = prepared.results / "survey" / f"{SHARD}.annotation.csv"
     before = read_table(survey, "annotation")
-    rows = [
-        {"case": case, "class": name, "state": state, "decision": "accepted", "criterion": "", "reason": ""}
-        for case, known in prepared.states.items()
-        for name, state in known.items()
-    ]
-    write_table(prepared.results / "labels" / "guessed" / "selected.csv", pd.DataFrame(rows), "selected")
-    (prepared.images / "labels" / "guessed").unlink(missing_ok=True)
-    (prepared.images / "labels" / "guessed").symlink_to("truth")
     guessed = (before["case"] == present[0]) & (before["class"] == "tumor")
-    write_table(survey, before.assign(state=before["state"].mask(guessed, "unknown")), "annotation")
+    given = before.assign(state=before["state"].mask(guessed, "unknown"))
+    prepared.select("guessed", prepared.states, from_table(given))
+    write_table(survey, given, "annotation")
     try:
         bank = prepared.cut("guessed", source=source)
     finally:

@@ -127,8 +127,8 @@ rule check:
     params:
         number=lambda w: shards.size(w.shard),
         rules=run.scheme.model_dump(mode="json"),
-        classes=lambda w: list(wiring.label_set(w.labels).classes),
-        version=8,
+        spec=label_set_spec("classes", "fuse"),
+        version=9,
     message:
         "check: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -202,9 +202,9 @@ rule select:
         mem_mb=memory(4000),
         runtime=minutes(30),
     params:
-        spec=label_set_spec("classes", "select"),
+        spec=label_set_spec("classes", "fuse", "select"),
         classes=run.chain.classes,
-        trigger=trigger(5, run.scheme.fingerprint()),
+        trigger=trigger(6, run.scheme.fingerprint()),
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:

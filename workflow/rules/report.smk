@@ -42,7 +42,7 @@ rule review:
         models=lambda w: list(wiring.label_set(w.labels).predict),
         reviews=lambda w: str(run.reviews(w.labels).folder),
         limit=run.config.review,
-        trigger=trigger(5, run.scheme.fingerprint("color")),
+        trigger=trigger(6, run.scheme.fingerprint("color")),
     message:
         "review: the most suspicious labels of {wildcards.labels}"
     script:

@@ -87,7 +87,8 @@ class LabelSetSpec(Strict):
     cases: Names = Field(("all",), min_length=1, description="groups of cases that the label set holds")
     classes: Names = Field(("all",), min_length=1, description="classes or class sets that the label set holds")
     fuse: Literal["truth_first", "predictions_only"] = Field(
-        "truth_first", description="what annotators gave is kept, class by class, or predictions alone count"
+        "truth_first",
+        description="what annotators gave is kept, class by class; or predictions count as if nobody had annotated",
     )
     predict_for: Names | None = Field(
         None, description="groups of cases that get predictions; the others keep what annotators gave. None: all cases"

@@ -72,8 +72,7 @@ def queue(
     drawn = _draw(chosen, said, labels, limit // EVERY)
     doubtful: list[dict[str, Any]] = []
     random: dict[tuple[str, str], dict[str, Any]] = {}
-    for key in sorted({*fails, *chosen}):
-        row = chosen.get(key, {"decision": "", "criterion": "", "reason": ""})
+    for key, row in sorted(chosen.items()):
         dice = float("nan") if row["decision"] == "truth" else agreement.get(key, float("nan"))
         made = _row(key, row, fails.get(key, []), doubts.get(key, []), dice, said.get(key), predicted.get(key))
         if key in drawn:

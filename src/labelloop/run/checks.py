@@ -88,16 +88,17 @@ def _training_problems(key: str, model: str, expected: Expected) -> Iterator[str
     elif exports_best(spec) and not expected.split(model).validation:
         yield (
             f"{key}.trainer.export: best needs a validation case, and none of {len(known)} can be one: an annotated "
-            "case whose patient neither this model nor one that it starts from learns from. Set export: final, or "
-            "validation_fraction above 0 for all of these models"
+            "case whose patient neither this model nor one that it starts from learns from. Set export: final, with a "
+            "label set validate_on: labels, or validation_fraction above 0 for all of these models"
         )
     if isinstance(trainer, PartialSettings):
-        yield from _partial_problems(f"{key}.trainer", trainer, spec, expected, known)
+        yield from _partial_problems(f"{key}.trainer", trainer, model, expected, known)
 
 
 def _partial_problems(
-    key: str, trainer: PartialSettings, spec: ModelSpec, expected: Expected, known: Known
+    key: str, trainer: PartialSettings, model: str, expected: Expected, known: Known
 ) -> Iterator[str]:
+    spec = expected.chain.models[model]
     if trainer.batches:
         types = Counter(known.values())
         if spec.labels == TRUTH and max(types.values()) < trainer.batches.min_cases:
@@ -110,8 +111,8 @@ def _partial_problems(
             yield f"{key}.batches.full: none of {count(len(known), 'case')} is in {' or '.join(full)}"
     if trainer.cutmix and trainer.cutmix.source == "truth":
         name = trainer.cutmix.name
-        if not any(name in expected.annotated[case] for case in known):
-            cases = count(len(known), "case")
+        if not any(name in names for names in expected.drawn(model).values()):
+            cases = f"{count(len(known), 'case')} with labels {spec.labels}"
             yield f"{key}.cutmix: {name} is annotated in none of its {cases}; write from: labels"
 
 

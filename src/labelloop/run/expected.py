@@ -101,6 +101,12 @@ class Expected:
         mine = {case: given.get(case, frozenset()) & outputs for case in self.members(spec.cases)}
         return {case: names for case, names in mine.items() if names}
 
+    def drawn(self, model: str) -> Known:
+        """Return what of it annotators give: nothing where the label set takes predictions alone."""
+        labels = self.chain.models[model].labels
+        asked = labels == TRUTH or self.chain.labels[labels].fuse == "truth_first"
+        return {c: self.annotated[c] & names if asked else frozenset() for c, names in self.known(model).items()}
+
     def labels(self, name: str) -> Known:
         """Return what may be known in the cases of a label set."""
         if name not in self._labels:
@@ -130,8 +136,8 @@ class Expected:
         if spec.trainer.kind == TRANSLATOR:
             return Split(frozenset(members), frozenset())
         known, patients = self.known(model), {case: row.patient for case, row in self.cases.items()}
-        drawn = {case: self.annotated[case] & outputs for case in known}
-        scorable = known if spec.validate_on == "labels" else {case: names for case, names in drawn.items() if names}
+        drawn = {case: names for case, names in self.drawn(model).items() if names}
+        scorable = known if spec.validate_on == "labels" else drawn
         seen = self.seen_by(lineage(self.chain, model))
         held_out = held_out_cases(known, scorable, patients, seen, spec.validation_fraction, spec.validation_seed)
         away = {patients[case] for case in held_out}

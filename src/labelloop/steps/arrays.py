@@ -83,7 +83,8 @@ def cut_objects(
     scheme, cut = load_classes(classes), CutSettings.model_validate(settings)
     prepared, maps = Files([images], "prepared_image"), Files([labels], "prepared_label")
     items = survey.usable()
-    (states, _), drawn = trusted(selected, items), {item.id for item in items if item.states[cut.name] == PRESENT}
+    states, by_people = trusted(selected, items)
+    drawn = {item.id for item in items if {item.states[cut.name], by_people[item.id][cut.name]} == {PRESENT}}
     wanted = drawn if cut.source == "truth" else states.keys()
     ledger, class_id = Ledger.of(manifest), scheme.ids[cut.name]
     for case, known in states.items():

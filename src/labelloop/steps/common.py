@@ -13,7 +13,7 @@ from labelloop.base.errors import CaseError
 from labelloop.base.sequences import flat
 from labelloop.base.shards import read_manifests
 from labelloop.base.tables import read_table, upside_down
-from labelloop.cases.annotation import from_table
+from labelloop.cases.annotation import UNKNOWN, from_table
 from labelloop.cases.groups import Group, members
 from labelloop.cases.table import Case
 from labelloop.cases.usable import UsableCase
@@ -82,7 +82,7 @@ def trusted(selected: Path | None, cases: Sequence[UsableCase]) -> tuple[CaseSta
     """Return the states that training uses, and what of them people say: annotators and reviewers.
 
     The first are what annotators gave, or what selection trusts of a label set; cases that are not part of the set are
-    left out. In the second, what models say is unknown.
+    left out. In the second, what models say is unknown, and so is what annotators say where the set does not ask them.
 
     Args:
         selected: table of the label set; None for the truth.
@@ -92,9 +92,8 @@ def trusted(selected: Path | None, cases: Sequence[UsableCase]) -> tuple[CaseSta
         return given, given
     table = read_table(selected, "selected")
     chosen = from_table(table)
-    refused = table["criterion"].str.split(";").map(lambda named: bool({"reviewer", "reviewers_differ"} & set(named)))
-    said = from_table(table[(table["decision"] == "reviewer") | refused])
-    by_people = {case: states | said.get(case, {}) for case, states in given.items()}
+    said = from_table(table[table["decision"].isin(["truth", "reviewer"])])
+    by_people = {case: dict.fromkeys(states, UNKNOWN) | said.get(case, {}) for case, states in given.items()}
     return {case: chosen[case] for case in given if case in chosen}, by_people
 
 

@@ -72,7 +72,7 @@ def fuse(
     asked = {item.id for item in in_groups(items, spec.get("predict_for") or ("all",), scheme, groups)}
     silent = {case for case in asked if not any(case in files for files in maps.values())}
     asked -= {case for case in silent if any(files.withheld(case) for files in maps.values())}
-    truth_stands = {item.id for item in items if spec["fuse"] == "truth_first" and annotated(item.states)}
+    truth_stands = {item.id for item in items if truth_counts(spec) and annotated(item.states)}
     for model, files in maps.items():
         alone = [case for case in sorted(asked - silent) if case not in files]
         if alone:
@@ -84,7 +84,7 @@ def fuse(
     for item in items:
         if item.id not in asked | truth_stands:
             continue
-        truth_key = item.truth_key if spec["fuse"] == "truth_first" else ""
+        truth_key = item.truth_key if truth_counts(spec) else ""
         used = speaking_of(item.id, maps) if item.id in asked else {}
         keys = {m: files.key(item.id) for m, files in used.items()}
         made_from = [version, spec, known, scheme.fingerprint(), truth_key, keys, *item.turned, *key_of(said, item.id)]
@@ -97,6 +97,11 @@ def fuse(
     for row in rows.to_dict("records"):
         if row["problem"]:
             log.warning("%s: what is said of %s is not used: %s", row["case"], row["class"], row["problem"])
+
+
+def truth_counts(spec: dict[str, Any]) -> bool:
+    """Say whether annotators have a say in a label set. Where they have none, its cases are as if nobody had looked."""
+    return spec["fuse"] == "truth_first"
 
 
 def predictions_of(
@@ -152,7 +157,7 @@ def fused_map(
         opinion: what reviewers say, on the same grid; it goes before the truth.
     """
     maps = {model: item.label(files.path(item.id)) for model, files in predictions.items()} if asked else {}
-    drawn = item.truth(scheme) if spec["fuse"] == "truth_first" else None
+    drawn = item.truth(scheme) if truth_counts(spec) else None
     some = next(iter(maps.values()), drawn)
     if some is None:
         raise CaseError("label_missing", item.id, "neither a prediction nor a truth", "Give the case one of them.")
@@ -247,21 +252,23 @@ def check(
     reviewed: Path,
     volumes: Sequence[Path],
     rules: dict[str, Any],
-    classes: list[str],
+    spec: dict[str, Any],
     table: Path,
     manifest: Path,
     version: int,
     carried: Path | None = None,
     thresholds: Path | None = None,
 ) -> None:
-    """Hold the label maps of one shard against the anatomy rules of the class scheme.
+    """Hold the classes of a label set, in the maps of one shard, against the anatomy rules of the class scheme.
+
+    Of other classes, which may be annotated, the maps say nothing; they get no verdict.
 
     Args:
         maps: manifest of the label maps.
         provenance: table that fusion wrote: what of a class went to another organ.
         reviewed: table that fusion wrote: what reviewers say is known as what annotators say is.
         volumes: confidence tables of the models: a class that none of them found may really be absent.
-        rules: the class scheme. classes: classes (or class sets) of the label set.
+        rules: the class scheme. spec: ``classes`` and ``fuse`` of the label set.
         table, manifest: to write.
         carried: volumes of labels that were carried to other sequences, where they took the models' place.
         thresholds: file of fitted thresholds that take the place of the scheme's.
@@ -269,6 +276,7 @@ def check(
     scheme = ClassScheme.model_validate(rules)
     if thresholds:
         scheme = with_fitted(scheme, load_fitted(thresholds))
+    names = scheme.select(spec["classes"])
     made = read_table(provenance, "provenance").set_index(["case", "class"])
     unlooked = set(made.query("step == 'fuse' and source == 'none'").index)
     overlapping = made.query("step == 'overlap'")["voxels_changed"]
@@ -279,8 +287,9 @@ def check(
     for item in survey.usable():
         if item.id in files:
             found = dict(predicted[item.id]) if item.id in predicted else {}
-            states = item.states | known.get(item.id, {})
-            asked = [c for c in scheme.select(classes) if c in found or states[c] != UNKNOWN]
+            said = (item.states if truth_counts(spec) else {}) | known.get(item.id, {})
+            states = {name: said.get(name, UNKNOWN) for name in names}
+            asked = [c for c in names if c in found or states[c] != UNKNOWN]
             asked = [c for c in asked if (item.id, c) not in unlooked]
             nowhere = [c for c in asked if c in found and not found[c]]
             overlap = {name: n for (case, name), n in lost.items() if case == item.id}
@@ -322,7 +331,7 @@ def _check_case(
         asked,
         overlap,
     )
-    return None, {"rows": found}
+    return None, {"rows": [row for row in found if row["class"] in states]}
 
 
 def select(
@@ -350,7 +359,7 @@ def select(
 
     Args:
         annotation: the survey's tables of all shards.
-        spec: ``classes`` and ``select`` of a label set.
+        spec: ``classes``, ``fuse`` and ``select`` of a label set.
         selected, provenance, reviewed, verdicts, disagreement, held_out, calibration, transfers: tables to write.
         calibrated: table of thresholds that was made elsewhere, where the label set names one.
         quality: table of predicted quality, where the label set asks for it.
@@ -367,8 +376,9 @@ def select(
     out |= {"reviewed": reviewed, "held_out": held_out, "transfers": transfers, "calibration": calibration}
     for kind, table in tables.items():
         write_table(out[kind], table, kind)
+    given = read_many(annotation, "annotation")
     chosen = select_classes(
-        read_many(annotation, "annotation"),
+        given if truth_counts(spec) else given.assign(state=UNKNOWN),
         tables["provenance"],
         tables["verdicts"],
         tables["disagreement"],
