@@ -10,11 +10,18 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
 
 METRICS = ("dsc", "nsd")
-ORGANS = "organs"
+ORGAN_MEAN = "organ mean"
+"""Mean over organ classes of their means over cases, as FLARE's organ DSC (``evaluate.class_means``)."""
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 FARTHEST = 100.0
 """Shares of a gap that are looked at, from what was found."""
+
+
+def organs_of(scheme: ClassScheme) -> tuple[str, ...]:
+    """Return the classes of the set ``organs``, or all that are not in the set ``tumor``."""
+    tumors = scheme.sets.get("tumor", ())
+    return scheme.sets.get("organs", tuple(n for n in scheme.names if n not in tumors))
 
 
 def compare_scores(
@@ -25,7 +32,7 @@ def compare_scores(
     Args:
         first, second: as many tables each; ``difference`` is second minus first, training by training. A column
             ``fold`` says which cases were tested by one training; without it, each training tested all.
-        scheme: its set "organs" gives the row "organ mean", the mean over a case's scored organs.
+        scheme: its organs give the row :data:`ORGAN_MEAN`.
         seed: of the bootstrap.
 
     Returns:
@@ -45,9 +52,8 @@ def compare_scores(
     if joined.empty:
         raise UserError("the score tables have no case and class in common")
     folds = first[0].groupby("case")["fold"].first() if "fold" in first[0] else None
-    groups = [(name, joined[joined["class"] == name].set_index("case")) for name in scheme.names]
-    organs = joined[joined["class"].isin(scheme.sets.get(ORGANS, ()))]
-    groups.append(("organ mean", organs.groupby("case").mean(numeric_only=True)))
+    members = {name: (name,) for name in scheme.names} | {ORGAN_MEAN: organs_of(scheme)}
+    groups = [(name, joined[joined["class"].isin(classes)]) for name, classes in members.items()]
     found = [(name, group) for name, group in groups if len(group)]
     rows = [
         {"class": name, "metric": metric, **_paired(group, metric, len(first), seed, folds)}
@@ -59,18 +65,51 @@ def compare_scores(
 def _paired(group: pd.DataFrame, metric: str, trainings: int, seed: int, folds: pd.Series | None) -> dict[str, float]:
     values = np.array([group[f"{metric}_{n}"].to_numpy(float) for n in range(2 * trainings)])
     first, second = values[:trainings], values[trainings:]
-    of_cases = None if folds is None else folds[group.index].to_numpy()
-    low, high, p = hierarchical_bootstrap(second - first, seed, folds=of_cases)
+    rows = group["class"].to_numpy(), group["case"].to_numpy()
+    first, second, differences = (contributions(each, *rows) for each in (first, second, second - first))
+    of_cases = None if folds is None else folds[np.unique(group["case"])].to_numpy()
+    low, high, p = hierarchical_bootstrap(differences, seed, folds=of_cases)
     return {
-        "cases": values.shape[1],
+        "cases": differences.shape[1],
         "trainings": trainings,
         "mean_first": first.mean(),
         "mean_second": second.mean(),
-        "difference": (second - first).mean(),
+        "difference": differences.mean(),
         "low_95": low,
         "high_95": high,
         "p": p,
     }
+
+
+def contributions(values: np.ndarray, classes: np.ndarray, cases: np.ndarray) -> np.ndarray:
+    """Return what each case contributes to the mean over classes of the means over cases, [trainings, cases].
+
+    The contributions of a training have this mean, and so they can be resampled. Where all classes are scored in all
+    cases, a case contributes the mean over its classes. Else it contributes the mean of all, and by how much its scores
+    lie above those of their classes, each divided by the number of classes and by the share of cases that have it: to
+    first order, what resampled cases do to the mean (a mean of ratios; Davison and Hinkley, "Bootstrap methods and
+    their application", 1997, section 2.7). Of a class in few cases the variance is made unbiased.
+
+    Args:
+        values: scores or differences, [trainings, rows].
+        classes, cases: class and case of each row.
+
+    Returns:
+        Cases in sorted order.
+    """
+    _, of_class, rows = np.unique(classes, return_inverse=True, return_counts=True)
+    names, of_case = np.unique(cases, return_inverse=True)
+    means = np.bincount(of_class, values.mean(0)) / rows
+    shares = np.zeros((len(cases), len(names)))
+    shares[np.arange(len(cases)), of_case] = len(names) / (len(rows) * rows[of_class])
+    above = values - means[of_class]
+    unbiased = np.sqrt(_unbiased(rows) / _unbiased(len(names)))[of_class]  # 1 where all cases have the class
+    return means.mean() + (above + (unbiased - 1) * above.mean(0)) @ shares
+
+
+def _unbiased(number: np.ndarray | int) -> np.ndarray:
+    """Return by what a variance around the mean of so many values is multiplied to be unbiased; 1 for one value."""
+    return number / np.maximum(number - 1, 1)
 
 
 def hierarchical_bootstrap(
@@ -98,7 +137,7 @@ def hierarchical_bootstrap(
     random, mean = np.random.default_rng(seed), float(differences.mean())
     of_cases = differences.mean(0) - mean
     drawn = of_cases[random.integers(cases, size=(resamples, cases))].mean(1)
-    draws = drawn * np.sqrt(cases / max(cases - 1, 1))
+    draws = drawn * np.sqrt(_unbiased(cases))
     if trainings > 1:
         inside = [np.ones(cases, bool)] if folds is None else [folds == fold for fold in np.unique(folds)]
         variances = [(mine.mean() ** 2) * differences[:, mine].mean(1).var(ddof=1) for mine in inside]
