@@ -119,6 +119,31 @@ def test_a_folder_is_fitted_and_then_passes(anatomy, scheme, tmp_path):
     assert ("liver", "volume") in failed
 
 
+def test_an_organ_that_was_operated_on_enters_no_bound(anatomy, tmp_path):
+    """Of one patient half of the liver was resected; where the case table says so, its bounds are those of the others.
+
+    Twelve patients have equal livers, so that the resected one alone would widen them.
+    """
+    resected = anatomy.labels.copy()
+    liver = resected == anatomy.ids["liver"]
+    liver[:, :, : int(np.median(np.nonzero(liver)[2]))] = False
+    resected[liver] = 0
+    for number in range(13):
+        case = f"case_{number:02d}"
+        write(tmp_path / "labels" / f"{case}.nii.gz", anatomy.labels if number else resected, anatomy.geometry)
+    found = {}
+    for surgery in ("", "liver"):
+        rows = [f"case_{n:02d},a.nii.gz,btcv,CT,{'' if n else surgery}" for n in range(13)]
+        (tmp_path / "cases.csv").write_text("\n".join(["case,image,dataset,modality,surgery", *rows]) + "\n")
+        out = tmp_path / f"fitted{surgery}.yaml"
+        fit_folder(tmp_path / "labels", "flare", out, table=tmp_path / "cases.csv")
+        found[surgery] = load_fitted(out).thresholds
+    assert found[""]["volume"]["liver"].cases == 13 and found["liver"]["volume"]["liver"].cases == 12
+    low, high = found["liver"]["volume"]["liver"].threshold
+    assert low == pytest.approx(high, abs=0.1) and found[""]["volume"]["liver"].threshold[0] < 0.8 * low
+    assert found["liver"]["volume"]["spleen"] == found[""]["volume"]["spleen"]
+
+
 def test_what_fails_is_named_with_class_and_rule(anatomy, tmp_path, caplog):
     write(tmp_path / "labels" / "a.nii.gz", anatomy.labels, type(anatomy.geometry)(anatomy.geometry.size, (9.0,) * 3))
     check_folder(tmp_path / "labels", "flare", tmp_path / "v.csv")

@@ -7,7 +7,7 @@ was observed: the labels it was fitted to pass. Bounds stand in a YAML file besi
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,12 @@ class FittedRules(Strict):
 
 
 def measure(
-    labels: np.ndarray, geometry: Geometry, scheme: ClassScheme, image: np.ndarray | None = None, modality: str = "CT"
+    labels: np.ndarray,
+    geometry: Geometry,
+    scheme: ClassScheme,
+    image: np.ndarray | None = None,
+    modality: str = "CT",
+    surgery: Sequence[str] = (),
 ) -> dict[tuple[str, str], float]:
     """Return what the rules that can be fitted measure on one fully labeled map, by rule and class.
 
@@ -73,12 +78,13 @@ def measure(
     Args:
         labels: canonical uint8 class ids [z, y, x], on the canonical ``geometry`` (mm).
         image: canonical intensities of the same shape.
+        surgery: classes that were operated on or removed: rules that are not applied to them measure nothing.
     """
     kinds = {rule.name: rule.kind for rule in load_rules(scheme) if may_be_fitted(rule)}
     facts = LabelFacts(labels, geometry, scheme)
     return {
         (row["rule"], row["class"]): row["value"]
-        for row in check(labels, geometry, {}, scheme, image, modality)
+        for row in check(labels, geometry, {}, scheme, image, modality, surgery)
         if row["rule"] in kinds
         and row["verdict"] != NOT_APPLICABLE
         and np.isfinite(row["value"])

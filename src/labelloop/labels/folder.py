@@ -83,7 +83,7 @@ def check_folder(
     for case, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
         if not np.isin(volume.array, list(scheme.ids.values())).any():
             log.warning("%s: no voxel of any class, so that hardly a rule applies; --asked fails what is missing", case)
-        removed = scheme.select(patients[case].surgery_names) if case in patients else ()
+        removed = _surgery(case, patients, scheme)
         found = check(volume.array, volume.geometry, {}, scheme, image, own_modality, removed, doubted, wanted)
         rows += [{"case": case, **row} for row in found]
     verdicts = pd.DataFrame(rows)
@@ -129,7 +129,8 @@ def fit_folder(
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
         dataset: data set whose ids the label maps carry; default: what nnU-Net's ``dataset.json`` beside them says, or
             the ids of ``classes``.
-        table: case table that says the modality of each case; one that it does not name is of ``modality``.
+        table: case table that says the modality of each case, and what was removed (``surgery``), of which nothing is
+            measured. A case that it does not name is of ``modality``, and nothing of it was removed.
 
     Raises:
         UserError: when there is nothing to fit to, or too little, no image is that of a label map, or ``out`` is a file
@@ -141,8 +142,9 @@ def fit_folder(
     refuse_overwriting([out], [*_inputs(files), *said, *filter(None, (table,))], is_fitted)
     problems = list(files.lost)
     patients = _patients(table, files, scheme)
-    for _, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
-        measured.append(measure(volume.array, volume.geometry, scheme, image, own_modality))
+    for case, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
+        removed = _surgery(case, patients, scheme)
+        measured.append(measure(volume.array, volume.geometry, scheme, image, own_modality, removed))
     fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
     write_fitted(out, fitted)
     _say_fitted(fitted, load_rules(scheme))
@@ -228,6 +230,10 @@ def _patients(table: Path | None, files: _Files, scheme: ClassScheme) -> dict[st
     if unnamed:
         log.warning("%s: no row of %s: %s", table, count(len(unnamed), "label map"), named(unnamed))
     return found
+
+
+def _surgery(case: str, patients: Mapping[str, Case], scheme: ClassScheme) -> tuple[str, ...]:
+    return scheme.select(patients[case].surgery_names) if case in patients else ()
 
 
 def _maps(
