@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from labelloop.base.classes import load_classes
 from labelloop.base.errors import UserError
 from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.images.volume import Geometry, Volume
 from labelloop.labels.calibrate import (
     aurc,
     calibrate,
@@ -14,6 +16,10 @@ from labelloop.labels.calibrate import (
     risk_coverage,
     threshold,
 )
+from labelloop.labels.measured import true_dsc
+from labelloop.metrics.flare import score_case
+
+FLARE = load_classes("flare")
 
 
 def simulated(number, seed):
@@ -179,6 +185,31 @@ def test_files(tmp_path):
     write_table(paths[1], rows.assign(case="other"), "disagreement")
     with pytest.raises(UserError, match="in common"):
         calibrate_files(*paths, "flare", 0.8, 0.9)
+
+
+def test_scores_on_some_slices_only_certify_nothing(tmp_path):
+    """Labels of the aorta that are twice as long as the truth score 1 by FLARE's rules."""
+    truth = np.zeros((24, 6, 6), np.uint8)
+    truth[:12, 2:4, 2:4] = FLARE.ids["aorta"]
+    truth[:, 4:, 4:] = FLARE.ids["liver"]
+    longer = truth.copy()
+    longer[:, 2:4, 2:4] = FLARE.ids["aorta"]
+    geometry = Geometry((6, 6, 24), (1.0, 1.0, 1.0))
+    for rules in ("official-2024", "corrected"):
+        rows = score_case(Volume(truth, geometry), Volume(longer, geometry), FLARE, rules)
+        own = true_dsc(longer, truth, FLARE, ["aorta", "liver"])
+        assert own["aorta"] < 0.7 < 1 == {row["class"]: row["dsc"] for row in rows}["aorta"]
+        cases = [f"c{n:03d}" for n in range(100)]
+        found = [{"case": case, **row} for case in cases for row in rows if row["class"] in own]
+        write_table(tmp_path / "scores.csv", found, "scores")
+        agreement = [
+            dict.fromkeys(TABLES["disagreement"], 1.0) | {k: row[k] for k in ("case", "class")} for row in found
+        ]
+        write_table(tmp_path / "disagreement.csv", agreement, "disagreement")
+        paths = (tmp_path / f"{name}.csv" for name in ("scores", "disagreement", "calibration"))
+        table = calibrate_files(*paths, "flare", 0.85, 0.9).set_index("class")
+        assert table.loc["liver", "accepted"] == 100 and table.loc["aorta", "accepted"] == 0
+        assert np.isnan(table.loc["aorta", "threshold"]) and "slices of the truth" in table.loc["aorta", "reason"]
 
 
 def test_only_labels_that_pass_the_other_criteria_calibrate():

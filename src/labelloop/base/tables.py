@@ -242,7 +242,7 @@ TABLES: dict[str, dict[str, str]] = {
     "scores": {
         "case": "case id",
         "class": "class name",
-        "dsc": Number("Dice similarity coefficient"),
+        "dsc": Number("Dice similarity coefficient; of tubes, on the slices of the truth alone (FLARE)"),
         "nsd": Number("normalized surface Dice at the class's tolerance"),
         "volume_truth_ml": Number("volume in the truth"),
         "volume_prediction_ml": Number(

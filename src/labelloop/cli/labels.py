@@ -84,7 +84,13 @@ def check(
 @app.command(epilog="Example: labelloop calibrate --scores s.csv --disagreement d.csv --target-dsc 0.9 --out t.csv")
 def calibrate(
     context: Context,
-    scores: Annotated[Path, Option(help="scores of cases that the models did not learn from")],
+    scores: Annotated[
+        Path,
+        Option(
+            help="scores of cases that the models did not learn from; tubes (aorta, vena cava, esophagus) get no "
+            "threshold, because FLARE scores them on some slices only"
+        ),
+    ],
     disagreement: Annotated[Path, Option(help="disagreement of the models on these cases")],
     target_dsc: Annotated[float, Option(help="mean DSC that accepted labels are to reach")],
     out: Annotated[Path, Option(help="table of thresholds to write")],

@@ -46,6 +46,10 @@ BETS = np.linspace(0.05, 0.95, 19)
 HOPED = 0.5
 """The first set is large enough to be certified if its mean loss is this share of the loss allowed."""
 STEPS = 20
+TUBE = (
+    "FLARE scores tubes on the slices of the truth alone, which is no DSC of the whole label; calibrate it in a run "
+    "(select: target_dsc)"
+)
 ROUNDING = 1e-9
 """1 - 0.9 is a little less than 0.1: what differs by no more is equal."""
 
@@ -233,6 +237,8 @@ def calibrate_files(
 ) -> pd.DataFrame:
     """Read the two tables, write the calibration table of the classes that were scored, and return it.
 
+    Tubes get no threshold (:data:`TUBE`): what the table says of them (``metrics.flare``) is no DSC of the whole label.
+
     Raises:
         UserError: when a table is missing, no case and class is in both, the numbers make no sense, or ``out`` is a
             file that is read or no calibration table.
@@ -244,12 +250,16 @@ def calibrate_files(
         raise UserError(f"{scores} and {disagreement} have no case and class in common")
     for path, table, column in zip((scores, disagreement), tables, ("dsc", SCORE), strict=True):
         _check_shares(path, table, column)
-    names = [name for name in load_classes(classes).names if name in {shared_name for _, shared_name in shared}]
+    scheme = load_classes(classes)
+    names = [name for name in scheme.names if name in {shared_name for _, shared_name in shared}]
     if not names:
         raise UserError(f"{scores}: holds {named(sorted({name for _, name in shared}))}, no class of {classes}")
+    tubes = [info.name for info in scheme.classes if info.tube]
+    whole = tables[0][~tables[0]["class"].isin(tubes)]
     try:
-        table = calibrate(*tables, target_dsc, confidence, names)
+        table = calibrate(whole, tables[1], target_dsc, confidence, names)
     except ValueError as error:
         raise UserError(str(error)) from error
+    table.loc[table["class"].isin(tubes), "reason"] = TUBE
     write_table(out, table, "calibration")
     return table
