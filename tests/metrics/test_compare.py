@@ -180,6 +180,41 @@ def test_the_interval_of_the_organ_mean_holds_it_as_often_as_it_says():
     assert np.mean(held) > 0.9
 
 
+def of_patients(rng, patients=16):
+    """Return differences of cases that have the mean 0, and their patients, who have one to nine."""
+    cases = np.repeat(np.arange(patients), np.arange(patients) % 9 + 1)
+    return rng.normal(0, 0.1, patients)[cases] + rng.normal(0, 0.02, len(cases)), cases
+
+
+def test_the_interval_over_patients_holds_the_truth_where_they_have_several_cases():
+    rng, held = np.random.default_rng(9), []
+    for seed in range(400):
+        found, patients = of_patients(rng)
+        for units in (patients, np.arange(len(found))):
+            low, high, _ = hierarchical_bootstrap(
+                contributions(found[None], np.zeros(len(found)), units), seed, resamples=1000
+            )
+            held.append(low <= 0 <= high)
+    by_patient, by_case = np.mean(np.reshape(held, (-1, 2)), axis=0)
+    assert by_patient > 0.88 and by_case < 0.65
+
+
+def test_patients_change_the_interval_and_no_mean():
+    rng = np.random.default_rng(10)
+    found, patients = of_patients(rng)
+    first = pd.DataFrame({"case": [f"c{n:03d}" for n in range(len(found))], "class": "liver", "dsc": 0.5, "nsd": 0.5})
+    second = first.assign(dsc=0.5 + found)
+    of_case = {f"c{n:03d}": f"p{patient}" for n, patient in enumerate(patients)}
+    alone, together = (
+        compare_scores([first], [second], FLARE, patients=given).set_index(["class", "metric"]).loc[("liver", "dsc")]
+        for given in (None, of_case)
+    )
+    assert (together["cases"], together["patients"], together["fewest"]) == (len(found), 16, 16)
+    assert alone["patients"] == len(found)
+    assert together["difference"] == pytest.approx(found.mean()) == alone["difference"]
+    assert together["high_95"] - together["low_95"] > 1.3 * (alone["high_95"] - alone["low_95"])
+
+
 @pytest.mark.parametrize("share", [-0.3, 0.4, 1.0])
 def test_the_share_of_a_gap_is_found_and_its_interval_holds_it(share):
     rng = np.random.default_rng(11)

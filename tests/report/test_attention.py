@@ -81,6 +81,17 @@ def test_means_are_of_what_both_scored():
     assert worse.startswith("student 70.4 % is below teacher 80.4 %")
 
 
+def test_cases_of_few_patients_are_chance():
+    """Nine scans of one patient, or an organ of few patients only, prove nothing of other people."""
+    worse = [_scored("teacher", 0.9, 0.9), _scored("student", 0.8, 0.8)]
+    assert scores(worse, SCHEME)["paired"]["sure"]
+    paired = scores(worse, SCHEME, {f"c{n}": f"p{n % 3}" for n in range(9)})["paired"]
+    assert (paired["n"], paired["patients"]) == (9, 3) and not paired["enough"] and not paired["sure"]
+    few = [Scored(one.title, one.table[(one.table["class"] == "liver") | (one.table["case"] < "c3")], SCHEME)
+           for one in worse]  # fmt: skip
+    assert scores(few, SCHEME)["paired"]["fewest"] == 3 and not scores(few, SCHEME)["paired"]["enough"]
+
+
 def test_each_metric_is_as_sure_as_its_own_interval():
     total = scores([_partly("a", 0.8, 0.8), _partly("b", 0.9, 0.9)], SCHEME)["total"]
     assert total["dsc_sure"] and not total["nsd_sure"]

@@ -1,6 +1,6 @@
 """Is one model better than another: paired differences with an interval over test cases and over trainings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -25,7 +25,11 @@ def organs_of(scheme: ClassScheme) -> tuple[str, ...]:
 
 
 def compare_scores(
-    first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], scheme: ClassScheme, seed: int = 0
+    first: Sequence[pd.DataFrame],
+    second: Sequence[pd.DataFrame],
+    scheme: ClassScheme,
+    seed: int = 0,
+    patients: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Compare two ways of training by their tables of kind "scores", one a training, on what all of these have.
 
@@ -34,9 +38,12 @@ def compare_scores(
             ``fold`` says which cases were tested by one training; without it, each training tested all.
         scheme: its organs give the row :data:`ORGAN_MEAN`.
         seed: of the bootstrap.
+        patients: patient of each case; one that it does not name is a patient of its own. Means are over cases, as
+            FLARE's. Intervals are over patients, of which each brings all its cases.
 
     Returns:
-        One row per class and metric: ``class, metric, cases, trainings, mean_first, mean_second, difference, low_95,
+        One row per class and metric: ``class, metric, cases, patients, fewest`` (patients of the class that fewest
+        have), ``trainings, mean_first, mean_second, difference, low_95,
         high_95, p`` (see :func:`hierarchical_bootstrap`).
 
     Raises:
@@ -51,6 +58,7 @@ def compare_scores(
     joined = pd.concat(numbered, axis=1, join="inner").dropna().reset_index()
     if joined.empty:
         raise UserError("the score tables have no case and class in common")
+    joined["patient"] = [(patients or {}).get(case, case) for case in joined["case"]]
     folds = first[0].groupby("case")["fold"].first() if "fold" in first[0] else None
     members = {name: (name,) for name in scheme.names} | {ORGAN_MEAN: organs_of(scheme)}
     groups = [(name, joined[joined["class"].isin(classes)]) for name, classes in members.items()]
@@ -65,12 +73,14 @@ def compare_scores(
 def _paired(group: pd.DataFrame, metric: str, trainings: int, seed: int, folds: pd.Series | None) -> dict[str, float]:
     values = np.array([group[f"{metric}_{n}"].to_numpy(float) for n in range(2 * trainings)])
     first, second = values[:trainings], values[trainings:]
-    rows = group["class"].to_numpy(), group["case"].to_numpy()
+    rows = group["class"].to_numpy(), group["patient"].to_numpy()
     first, second, differences = (contributions(each, *rows) for each in (first, second, second - first))
-    of_cases = None if folds is None else folds[np.unique(group["case"])].to_numpy()
-    low, high, p = hierarchical_bootstrap(differences, seed, folds=of_cases)
+    tested = None if folds is None else group["case"].map(folds).groupby(group["patient"]).first().to_numpy()
+    low, high, p = hierarchical_bootstrap(differences, seed, folds=tested)
     return {
-        "cases": differences.shape[1],
+        "cases": group["case"].nunique(),
+        "patients": differences.shape[1],
+        "fewest": group.groupby("class")["patient"].nunique().min(),
         "trainings": trainings,
         "mean_first": first.mean(),
         "mean_second": second.mean(),
@@ -81,29 +91,30 @@ def _paired(group: pd.DataFrame, metric: str, trainings: int, seed: int, folds: 
     }
 
 
-def contributions(values: np.ndarray, classes: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """Return what each case contributes to the mean over classes of the means over cases, [trainings, cases].
+def contributions(values: np.ndarray, classes: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return what each patient contributes to the mean over classes of the means over cases, [trainings, patients].
 
-    The contributions of a training have this mean, and so they can be resampled. Where all classes are scored in all
-    cases, a case contributes the mean over its classes. Else it contributes the mean of all, and by how much its scores
-    lie above those of their classes, each divided by the number of classes and by the share of cases that have it: to
-    first order, what resampled cases do to the mean (a mean of ratios; Davison and Hinkley, "Bootstrap methods and
-    their application", 1997, section 2.7). Of a class in few cases the variance is made unbiased.
+    The contributions of a training have this mean, and so they can be resampled. Where each patient has one case and
+    all classes are scored, a patient contributes the mean over its classes. Else it contributes the mean of all, and by
+    how much its scores lie above those of their classes, each with the weight that it has in the mean: to first order,
+    what resampled patients do to the mean (a mean of ratios; Davison and Hinkley, "Bootstrap methods and their
+    application", 1997, section 2.7). Of a class of few patients the variance is made unbiased.
 
     Args:
         values: scores or differences, [trainings, rows].
-        classes, cases: class and case of each row.
+        classes, patients: class and patient of each row.
 
     Returns:
-        Cases in sorted order.
+        Patients in sorted order.
     """
     _, of_class, rows = np.unique(classes, return_inverse=True, return_counts=True)
-    names, of_case = np.unique(cases, return_inverse=True)
+    names, of_patient = np.unique(patients, return_inverse=True)
     means = np.bincount(of_class, values.mean(0)) / rows
-    shares = np.zeros((len(cases), len(names)))
-    shares[np.arange(len(cases)), of_case] = len(names) / (len(rows) * rows[of_class])
+    shares = np.zeros((len(patients), len(names)))
+    shares[np.arange(len(patients)), of_patient] = len(names) / (len(rows) * rows[of_class])
+    have = np.array([len(np.unique(of_patient[of_class == number])) for number in range(len(rows))])
+    unbiased = np.sqrt(_unbiased(have) / _unbiased(len(names)))[of_class]  # 1 where all patients have the class
     above = values - means[of_class]
-    unbiased = np.sqrt(_unbiased(rows) / _unbiased(len(names)))[of_class]  # 1 where all cases have the class
     return means.mean() + (above + (unbiased - 1) * above.mean(0)) @ shares
 
 
@@ -120,6 +131,7 @@ def hierarchical_bootstrap(
 ) -> tuple[float, float, float]:
     """Return the 95 % interval of a mean difference over test cases and over trainings, and the two-sided p of none.
 
+    Cases are to be independent: where patients have several, a column is a patient (:func:`contributions`).
     Every training is tested on the same cases: two sources of chance that cross. Cases are drawn with replacement. Of
     trainings there are few: resampled, three never reach farther than they lie themselves, and such an interval holds
     the truth in three of four experiments. So their part is drawn from Student's t, with their mean's standard error.

@@ -60,7 +60,8 @@ def _below_first(scored: Sequence[Scored], scores: Mapping[str, Any]) -> Iterato
         return
     interval = f", 95 % interval {points(paired['low'])} to {points(paired['high'])}" if paired["enough"] else ""
     last, first = (f"{one.title} {percent(paired[key])} %" for one, key in ((scored[-1], "last"), (scored[0], "first")))
-    what = f"mean organ DSC on {count(paired['n'], 'case')}, {points(paired['difference'])} points{interval}"
+    on = f"{count(paired['n'], 'case')} of {count(paired['patients'], 'patient')}"
+    what = f"mean organ DSC on {on}, {points(paired['difference'])} points{interval}"
     yield f"{last} is below {first} ({what}).{'' if paired['sure'] else ' That may be chance.'}"
 
 

@@ -15,6 +15,7 @@ from labelloop.base import wording
 from labelloop.base.classes import ClassScheme
 from labelloop.base.files import write_text
 from labelloop.base.paths import Paths
+from labelloop.cases.patients import patients_of
 from labelloop.metrics.compare import organs_of
 from labelloop.report.attention import attention
 from labelloop.report.chain import draw_chain
@@ -85,7 +86,7 @@ def write_report(
         "models": [model(source, name) for name in model_names],
         "translations": [translation(source, plan) for plan in translations],
         "label_sets": sets,
-        "scores": scores(scored, scheme),
+        "scores": scores(scored, scheme, patients_of(table)),
         "by_sequence": scores_by_sequence(scored, table, scheme),
         "about": about_cases(table),
         "lesions": lesion_results(source, lesions, scheme),

@@ -3,7 +3,8 @@
 Means are taken over cases first and over classes second (FLARE); classes that nobody annotated in a case have no row
 and are never scored. Cases in which a class is neither there nor found are in the means, with the 100 % that FLARE's
 rules give them, and counted beside. Differences are the last model minus the first, on the cases and classes that both
-scored; difference, interval and p are of one and the same mean (``labelloop.metrics.compare``).
+scored; difference, interval and p are of one and the same mean (``labelloop.metrics.compare``). Chance is that of other
+patients, of whom some have several cases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ from labelloop.report.results import Results
 
 METRICS = ("dsc", "nsd")
 NAN = float("nan")
-FEWEST_CASES = 6
-"""With fewer paired cases, which resemble each other by chance, no interval is shown."""
+FEWEST_PATIENTS = 6
+"""With fewer patients, in all or of an organ, who resemble each other by chance, no interval is shown."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,28 @@ def read_scores(results: Results, evaluated: Sequence[tuple[str, str | Path]], s
     return scored
 
 
-def comparison(scored: Sequence[Scored], scheme: ClassScheme) -> pd.DataFrame | None:
+def comparison(
+    scored: Sequence[Scored], scheme: ClassScheme, patients: Mapping[str, str] | None = None
+) -> pd.DataFrame | None:
     """Compare the last model with the first (``labelloop.metrics.compare``); None when they share no case."""
     if len(scored) < 2:
         return None
     try:
-        table = compare_scores([scored[0].table], [scored[-1].table], scheme)
+        table = compare_scores([scored[0].table], [scored[-1].table], scheme, patients=patients)
     except UserError:
         return None
     return table.set_index(["class", "metric"])
 
 
-def scores(scored: Sequence[Scored], scheme: ClassScheme) -> dict[str, Any]:
-    """Return the tables and charts of the results section."""
+def scores(scored: Sequence[Scored], scheme: ClassScheme, patients: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the tables and charts of the results section.
+
+    Args:
+        patients: patient of each case; one that it does not name is a patient of its own.
+    """
     organs, tumors = organs_of(scheme), scheme.sets.get("tumor", ())
     shown = [n for n in scheme.names if any(n in s.means.index for s in scored)]
-    compared = comparison(scored, scheme)
+    compared = comparison(scored, scheme, patients)
     rows = [_row(scored, scheme, name, compared) for name in shown]
     paired = {metric: _paired(compared, metric) for metric in METRICS}
     return {
@@ -167,7 +174,7 @@ def _case_rows(scored: Sequence[Scored], organs: Sequence[str], tumors: Sequence
 def _paired(compared: pd.DataFrame | None, metric: str) -> dict[str, Any] | None:
     """Return how the mean over organs changes: both means and their difference, and its interval and p.
 
-    All are of the same mean, over what both models scored. Of few cases (not ``enough``) nothing is ``sure``.
+    All are of the same mean, over what both models scored. Of few patients (not ``enough``) nothing is ``sure``.
     """
     if compared is None or (ORGAN_MEAN, metric) not in compared.index:
         return None
@@ -175,9 +182,10 @@ def _paired(compared: pd.DataFrame | None, metric: str) -> dict[str, Any] | None
     keys = {"first": "mean_first", "last": "mean_second", "difference": "difference"}
     keys |= {"low": "low_95", "high": "high_95", "p": "p"}
     found = {key: float(row[column]) for key, column in keys.items()}
-    enough = bool(row["cases"] >= FEWEST_CASES)
+    number = {"n": int(row["cases"]), "patients": int(row["patients"]), "fewest": int(row["fewest"])}
+    enough = number["fewest"] >= FEWEST_PATIENTS
     sure = enough and (found["low"] > 0 or found["high"] < 0)
-    return {"n": int(row["cases"]), "enough": enough, "sure": sure, **found}
+    return {"enough": enough, "sure": sure, **number, **found}
 
 
 @dataclass(frozen=True)
