@@ -18,7 +18,7 @@ from labelloop.base.files import write_text
 from labelloop.base.machine import processor
 from labelloop.base.tables import read_table
 from labelloop.cases.table import Case, write_cases
-from labelloop.metrics.compare import compare_scores
+from labelloop.metrics.compare import ORGAN_MEAN, compare_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -98,7 +98,7 @@ def scores_of_folds(files: Mapping[str, Path]) -> pd.DataFrame | None:
 def organ_mean(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame]) -> pd.Series:
     """Return the row of ``compare_scores`` on the mean DSC of the organs; of each arm, a table of scores a seed."""
     compared = compare_scores(first, second, load_classes("flare")).set_index(["class", "metric"])
-    return compared.loc[("organ mean", "dsc")]
+    return compared.loc[(ORGAN_MEAN, "dsc")]
 
 
 def gain_in_percent(row: Mapping[str, Any]) -> str:

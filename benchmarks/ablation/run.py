@@ -28,7 +28,7 @@ from labelloop.base.tables import read_table
 from labelloop.cases.folders import pair_folders
 from labelloop.cases.table import Case, load_cases
 from labelloop.images.datasets import load_dataset
-from labelloop.metrics.compare import compare_scores
+from labelloop.metrics.compare import ORGAN_MEAN, compare_scores
 from labelloop.phantom import write_phantom
 
 
@@ -124,9 +124,9 @@ def compare(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], what:
 
 
 def _mean(scores_of_seed: pd.DataFrame, what: str) -> float:
-    classes = load_classes("flare").select("organs") if what == "organ mean" else (what,)
+    classes = load_classes("flare").select("organs") if what == ORGAN_MEAN else (what,)
     chosen = scores_of_seed[scores_of_seed["class"].isin(classes)]
-    return float(chosen.groupby("case")["dsc"].mean().mean())
+    return float(chosen.groupby("class")["dsc"].mean().mean())
 
 
 if __name__ == "__main__":

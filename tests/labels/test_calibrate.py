@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from labelloop.base.classes import load_classes
 from labelloop.base.errors import UserError
 from labelloop.base.tables import TABLES, read_table, write_table
+from labelloop.images.volume import Geometry, Volume
 from labelloop.labels.calibrate import (
     aurc,
     calibrate,
@@ -14,6 +16,10 @@ from labelloop.labels.calibrate import (
     risk_coverage,
     threshold,
 )
+from labelloop.labels.measured import true_dsc
+from labelloop.metrics.flare import score_case
+
+FLARE = load_classes("flare")
 
 
 def simulated(number, seed):
@@ -181,11 +187,36 @@ def test_files(tmp_path):
         calibrate_files(*paths, "flare", 0.8, 0.9)
 
 
+def test_scores_on_some_slices_only_certify_nothing(tmp_path):
+    """Labels of the aorta that are twice as long as the truth score 1 by FLARE's rules."""
+    truth = np.zeros((24, 6, 6), np.uint8)
+    truth[:12, 2:4, 2:4] = FLARE.ids["aorta"]
+    truth[:, 4:, 4:] = FLARE.ids["liver"]
+    longer = truth.copy()
+    longer[:, 2:4, 2:4] = FLARE.ids["aorta"]
+    geometry = Geometry((6, 6, 24), (1.0, 1.0, 1.0))
+    for rules in ("official-2024", "corrected"):
+        rows = score_case(Volume(truth, geometry), Volume(longer, geometry), FLARE, rules)
+        own = true_dsc(longer, truth, FLARE, ["aorta", "liver"])
+        assert own["aorta"] < 0.7 < 1 == {row["class"]: row["dsc"] for row in rows}["aorta"]
+        cases = [f"c{n:03d}" for n in range(100)]
+        found = [{"case": case, **row} for case in cases for row in rows if row["class"] in own]
+        write_table(tmp_path / "scores.csv", found, "scores")
+        agreement = [
+            dict.fromkeys(TABLES["disagreement"], 1.0) | {k: row[k] for k in ("case", "class")} for row in found
+        ]
+        write_table(tmp_path / "disagreement.csv", agreement, "disagreement")
+        paths = (tmp_path / f"{name}.csv" for name in ("scores", "disagreement", "calibration"))
+        table = calibrate_files(*paths, "flare", 0.85, 0.9).set_index("class")
+        assert table.loc["liver", "accepted"] == 100 and table.loc["aorta", "accepted"] == 0
+        assert np.isnan(table.loc["aorta", "threshold"]) and "slices of the truth" in table.loc["aorta", "reason"]
+
+
 def test_only_labels_that_pass_the_other_criteria_calibrate():
     agreement, dsc = simulated(80, 5)
     pairs = enumerate(zip(agreement, dsc, strict=True))
-    rows = [(f"c{i}", "liver", score, None, true, "accepted", "") for i, (score, true) in pairs]
-    refused = [(f"r{i}", "liver", 1.0, None, 0.0, "demoted", "side: mirrored") for i in range(80)]
+    rows = [(f"c{i}", f"c{i}", "liver", score, None, true, "accepted", "") for i, (score, true) in pairs]
+    refused = [(f"r{i}", f"r{i}", "liver", 1.0, None, 0.0, "demoted", "side: mirrored") for i in range(80)]
     tables = [pd.DataFrame(part, columns=list(TABLES["held_out"])) for part in (rows, rows + refused)]
     found = [calibrate_held_out(table, 0.8, 0.9, ["liver", "spleen"]) for table in tables]
     pd.testing.assert_frame_equal(*found)
@@ -194,6 +225,53 @@ def test_only_labels_that_pass_the_other_criteria_calibrate():
     predicted = tables[1].assign(pairwise_dice=None, quality=tables[1]["pairwise_dice"])
     by_quality = calibrate_held_out(predicted, 0.8, 0.9, ["liver", "spleen"], "quality")
     pd.testing.assert_frame_equal(found[0], by_quality)
+
+
+def scans(dsc, random, number):
+    """Return a held-out table: a patient for each DSC, with so many scans of it; agreement tells nothing."""
+    rows = [
+        {"case": f"p{p}_{n}", "patient": f"p{p}", "class": "liver", "pairwise_dice": random.random(), "quality": None}
+        | {"dsc": float(np.clip(one + random.normal(0, 0.01), 0, 1)), "decision": "accepted", "reason": ""}
+        for p, one in enumerate(dsc)
+        for n in range(number)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("people", "number"), [(8, 9), (20, 9)])
+def test_scans_of_one_patient_are_no_independent_proofs(people, number):
+    """Labels are on average below the target (0.84); nine sequences of a patient are all good, or all bad."""
+    random, certified = np.random.default_rng(3), 0
+    for _ in range(100):
+        table = scans(np.where(random.random(people) < 0.15, 0.2, 0.95), random, number)
+        (found,) = calibrate_held_out(table, 0.85, 0.9, ["liver"]).to_dict("records")
+        certified += not np.isnan(found["threshold"])
+    assert certified <= 0.1 * 100 and found["cases"] == people
+
+
+def test_many_patients_with_good_labels_are_enough():
+    random = np.random.default_rng(4)
+    table = scans(random.uniform(0.9, 0.97, 60), random, 3)
+    (found,) = calibrate_held_out(table, 0.85, 0.9, ["liver"]).to_dict("records")
+    assert found["accepted"] == found["cases"] == 60
+
+
+def test_patients_of_a_case_table_count_once(tmp_path):
+    random = np.random.default_rng(5)
+    held_out = scans(random.uniform(0.9, 0.97, 60), random, 3)
+    scores = held_out[["case", "class", "dsc"]].assign(nsd=1.0, volume_truth_ml=1.0)
+    write_table(tmp_path / "s.csv", scores.assign(volume_prediction_ml=1.0, volume_error_ml=0.0), "scores")
+    rows = held_out[["case", "class", "pairwise_dice"]].assign(uncertainty=0.0, predictions=2, stability=1.0)
+    write_table(tmp_path / "d.csv", rows, "disagreement")
+    lines = [f"{case},a.nii.gz,btcv,{patient}" for case, patient in held_out[["case", "patient"]].to_numpy()]
+    (tmp_path / "cases.csv").write_text("\n".join(["case,image,dataset,patient", *lines]) + "\n")
+    given = (tmp_path / "s.csv", tmp_path / "d.csv", tmp_path / "out.csv", "flare", 0.85, 0.9)
+    assert calibrate_files(*given)["cases"].tolist() == [180]
+    table = calibrate_files(*given, tmp_path / "cases.csv")
+    pd.testing.assert_frame_equal(table, calibrate_held_out(held_out, 0.85, 0.9, ["liver"]))
+    (tmp_path / "cases.csv").write_text("case,image,dataset\nother,a.nii.gz,btcv\n")
+    with pytest.raises(UserError, match="names none of these scored cases"):
+        calibrate_files(*given, tmp_path / "cases.csv")
 
 
 @pytest.mark.parametrize("allowed", [0.3, 0.05])

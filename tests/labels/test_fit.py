@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,10 +15,13 @@ from labelloop.labels.folder import check_folder, fit_folder
 def simulated(number, seed=0):
     """Volumes of a log-normal liver and normal intensities of the spleen."""
     random = np.random.default_rng(seed)
-    return [
-        {("volume", "liver"): float(np.exp(random.normal(7.3, 0.2))), ("intensity", "spleen"): random.normal(110, 20)}
-        for _ in range(number)
-    ]
+    return {
+        f"c{n:02d}": {
+            ("volume", "liver"): float(np.exp(random.normal(7.3, 0.2))),
+            ("intensity", "spleen"): random.normal(110, 20),
+        }
+        for n in range(number)
+    }
 
 
 def threshold(scheme, rule, name):
@@ -48,10 +53,10 @@ def test_bounds_hold_the_share_they_promise(side):
 
 def test_what_it_was_fitted_to_passes(scheme):
     measured = simulated(16)
-    measured[3]["volume", "liver"] = 9000.0
+    measured["c03"]["volume", "liver"] = 9000.0
     fitted = with_fitted(scheme, fit(measured, scheme, "simulated"))
     low, high = threshold(fitted, "volume", "liver")
-    assert low <= min(m["volume", "liver"] for m in measured)
+    assert low <= min(m["volume", "liver"] for m in measured.values())
     assert high >= 9000
     assert threshold(fitted, "volume", "spleen") == threshold(scheme, "volume", "spleen")  # nobody measured it
     assert "simulated" in next(r for r in load_rules(fitted) if r.name == "volume").source
@@ -65,8 +70,28 @@ def test_rules_that_doubt_keep_their_thresholds(scheme):
 
 
 def test_too_few_cases_fit_nothing(scheme):
-    with pytest.raises(UserError, match="at most 9 cases"):
+    with pytest.raises(UserError, match="at most 9 patients"):
         fit(simulated(9), scheme, "few")
+
+
+def test_more_scans_of_the_same_people_are_no_more_people(scheme):
+    measured = simulated(16)
+    scans = {f"{case}_{n}": values for case, values in measured.items() for n in range(9)}
+    patients = {scan: scan.partition("_")[0] for scan in scans}
+    once, often = fit(measured, scheme, "x"), fit(scans, scheme, "x", patients)
+    assert often == once and often.thresholds["volume"]["liver"].cases == 16
+    assert fit(scans, scheme, "x").thresholds["volume"]["liver"].cases == 16 * 9  # nobody said whose they are
+    with pytest.raises(UserError, match="at most 9 patients"):
+        fit({scan: values for scan, values in scans.items() if scan < "c09"}, scheme, "x", patients)
+
+
+def test_no_scan_of_a_patient_lies_outside(scheme):
+    measured = simulated(16)
+    for extreme in (10.0, 9000.0):
+        scans = measured | {f"more_{n}": {("volume", "liver"): extreme} for n in range(3)}
+        fitted = fit(scans, scheme, "x", {f"more_{n}": "c00" for n in range(3)})
+        low, high = fitted.thresholds["volume"]["liver"].threshold
+        assert low <= extreme <= high and fitted.thresholds["volume"]["liver"].cases == 16
 
 
 def test_files_round_trip_and_are_checked(scheme, tmp_path):
@@ -117,6 +142,53 @@ def test_a_folder_is_fitted_and_then_passes(anatomy, scheme, tmp_path):
         if row["verdict"] == "fail"
     }
     assert ("liver", "volume") in failed
+
+
+def coarse(anatomy):
+    """Return the label map on a grid of 12 mm, and this grid."""
+    size = tuple(n // 4 for n in anatomy.geometry.size)
+    box = tuple(slice(0, 4 * n, 4) for n in size[::-1])
+    return np.ascontiguousarray(anatomy.labels[box]), replace(anatomy.geometry, size=size, spacing=(12.0,) * 3)
+
+
+def test_an_organ_that_was_operated_on_enters_no_bound(anatomy, tmp_path):
+    """Of one patient half of the liver was resected; where the case table says so, its bounds are those of the others.
+
+    Ten patients have equal livers, so that the resected one alone would widen them.
+    """
+    whole, grid = coarse(anatomy)
+    resected = whole.copy()
+    liver = resected == anatomy.ids["liver"]
+    liver[:, :, : int(np.median(np.nonzero(liver)[2]))] = False
+    resected[liver] = 0
+    for number in range(11):
+        write(tmp_path / "labels" / f"case_{number:02d}.nii.gz", whole if number else resected, grid)
+    found = {}
+    for surgery in ("", "liver"):
+        rows = [f"case_{n:02d},a.nii.gz,btcv,CT,{'' if n else surgery}" for n in range(11)]
+        (tmp_path / "cases.csv").write_text("\n".join(["case,image,dataset,modality,surgery", *rows]) + "\n")
+        out = tmp_path / f"fitted{surgery}.yaml"
+        fit_folder(tmp_path / "labels", "flare", out, table=tmp_path / "cases.csv")
+        found[surgery] = load_fitted(out).thresholds
+    assert found[""]["volume"]["liver"].cases == 11 and found["liver"]["volume"]["liver"].cases == 10
+    low, high = found["liver"]["volume"]["liver"].threshold
+    assert low == pytest.approx(high, abs=0.1) and found[""]["volume"]["liver"].threshold[0] < 0.8 * low
+    assert found["liver"]["volume"]["spleen"] == found[""]["volume"]["spleen"]
+
+
+def test_the_case_table_says_whose_scans_they_are(anatomy, tmp_path):
+    for number in range(11):
+        write(tmp_path / "labels" / f"case_{number:02d}.nii.gz", *coarse(anatomy))
+    for people, enough in ((11, True), (9, False)):
+        rows = [f"case_{n:02d},a.nii.gz,btcv,p{n % people}" for n in range(11)]
+        (tmp_path / "cases.csv").write_text("\n".join(["case,image,dataset,patient", *rows]) + "\n")
+        given = (tmp_path / "labels", "flare", tmp_path / f"fitted_{people}.yaml")
+        if enough:
+            fit_folder(*given, table=tmp_path / "cases.csv")
+            assert load_fitted(given[-1]).thresholds["volume"]["liver"].cases == people
+        else:
+            with pytest.raises(UserError, match=f"at most {people} patients"):
+                fit_folder(*given, table=tmp_path / "cases.csv")
 
 
 def test_what_fails_is_named_with_class_and_rule(anatomy, tmp_path, caplog):

@@ -12,7 +12,7 @@ from labelloop.base.classes import load_classes
 from labelloop.base.errors import UserError
 from labelloop.base.tables import read_table
 from labelloop.images.volume import write
-from labelloop.labels.fit import LEAST_CASES
+from labelloop.labels.fit import LEAST_PATIENTS
 from labelloop.labels.folder import check_folder, fit_folder
 
 
@@ -100,7 +100,7 @@ def test_a_case_table_of_other_cases_is_an_error(folder, tmp_path):
 
 
 def test_thresholds_are_fitted_to_what_can_be_used_only(folder, tmp_path):
-    for number in range(LEAST_CASES):
+    for number in range(LEAST_PATIENTS):
         add(folder, f"more_{number}")
     expected = spoil(folder)
     assert fit_folder(folder.labels, "flare", tmp_path / "fitted.yaml", folder.images) == len(expected)

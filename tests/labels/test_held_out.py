@@ -54,6 +54,15 @@ def test_other_scans_of_patients_that_a_model_learned_from_are_not_asked(loop):
     assert set(loop.table({}).index.get_level_values("case")) == {"fair"}
 
 
+def test_whose_scan_it_is_stands_in_the_table_as_the_case_table_says_today(loop):
+    loop.patients = {"second": "fair"}
+    loop.add("second", label_map(10), label_map(10), label_map(10))
+    assert set(loop.table({})["patient"]) == {"fair"}
+    loop.rows[-1]["patient"] = "another"
+    patients = loop.table({}).reset_index().groupby("case")["patient"].agg(set)
+    assert patients.to_dict() == {"fair": {"fair"}, "second": {"another"}}
+
+
 def test_the_pseudo_label_is_held_against_the_truth_not_the_truth_against_itself(loop):
     table = loop.table({})
     assert table.loc[("fair", "liver"), "dsc"] == pytest.approx(2 * 5 / 15)

@@ -5,9 +5,11 @@ from scipy import stats
 
 from labelloop.base.classes import load_classes
 from labelloop.base.errors import UserError
-from labelloop.metrics.compare import compare_scores, hierarchical_bootstrap, share_of_gap
+from labelloop.metrics.compare import compare_scores, contributions, hierarchical_bootstrap, share_of_gap
+from labelloop.metrics.evaluate import class_means
 
 FLARE = load_classes("flare")
+ORGANS = ("liver", "spleen", "pancreas")
 
 
 def table(rng, shift=0.0, cases=20):
@@ -145,6 +147,72 @@ def test_the_organ_mean_of_a_case_leaves_the_tumor_out():
     second.loc[second["class"] == "tumor", "dsc"] += 0.5
     result = compare_scores([first], [second], FLARE).set_index(["class", "metric"])
     assert result.loc[("organ mean", "dsc"), "difference"] == 0
+
+
+def partly(rng, cases=40, of_class=(0.03, -0.05, -0.05)):
+    """Scores of two models: all cases have the liver, one in three the other organs; each class has its difference."""
+    first = pd.DataFrame(
+        [(f"c{i:02d}", name, 0.7, 0.7) for i in range(cases) for name in ORGANS[: 1 if i % 3 else 3]],
+        columns=["case", "class", "dsc", "nsd"],
+    )
+    gain = first["class"].map(dict(zip(ORGANS, of_class, strict=True))) + rng.normal(0, 0.02, len(first))
+    of_case = first["case"].map(dict(zip(first["case"].unique(), rng.normal(0, 0.03, cases), strict=True)))
+    return first, first.assign(dsc=first["dsc"] + gain + of_case)
+
+
+def test_the_organ_mean_is_over_classes_also_where_cases_have_different_ones():
+    first, second = partly(np.random.default_rng(3))
+    row = compare_scores([first], [second], FLARE).set_index(["class", "metric"]).loc[("organ mean", "dsc")]
+    means = [class_means(one, FLARE).loc["mean of organs", "dsc"] for one in (first, second)]
+    assert row[["mean_first", "mean_second"]].tolist() == pytest.approx(means)
+    assert row["difference"] == pytest.approx(means[1] - means[0]) and row["difference"] < 0
+    assert row["low_95"] < row["difference"] < row["high_95"]
+
+
+def test_the_interval_of_the_organ_mean_holds_it_as_often_as_it_says():
+    rng, held = np.random.default_rng(4), []
+    for seed in range(400):
+        first, second = partly(rng)
+        gain = (second["dsc"] - first["dsc"]).to_numpy()
+        added = contributions(gain[None], first["class"].to_numpy(), first["case"].to_numpy())
+        low, high, _ = hierarchical_bootstrap(added, seed, 1000)
+        held.append(low <= -0.07 / 3 <= high)
+    assert np.mean(held) > 0.9
+
+
+def of_patients(rng, patients=16):
+    """Return differences of cases that have the mean 0, and their patients, who have one to nine."""
+    cases = np.repeat(np.arange(patients), np.arange(patients) % 9 + 1)
+    return rng.normal(0, 0.1, patients)[cases] + rng.normal(0, 0.02, len(cases)), cases
+
+
+def test_the_interval_over_patients_holds_the_truth_where_they_have_several_cases():
+    rng, held = np.random.default_rng(9), []
+    for seed in range(400):
+        found, patients = of_patients(rng)
+        for units in (patients, np.arange(len(found))):
+            low, high, _ = hierarchical_bootstrap(
+                contributions(found[None], np.zeros(len(found)), units), seed, resamples=1000
+            )
+            held.append(low <= 0 <= high)
+    by_patient, by_case = np.mean(np.reshape(held, (-1, 2)), axis=0)
+    assert by_patient > 0.88 and by_case < 0.65
+
+
+def test_patients_change_the_interval_and_no_mean():
+    rng = np.random.default_rng(10)
+    found, patients = of_patients(rng)
+    first = pd.DataFrame({"case": [f"c{n:03d}" for n in range(len(found))], "class": "liver", "dsc": 0.5, "nsd": 0.5})
+    second = first.assign(dsc=0.5 + found)
+    of_case = {f"c{n:03d}": f"p{patient}" for n, patient in enumerate(patients)}
+    alone, together = (
+        compare_scores([first], [second], FLARE, patients=given).set_index(["class", "metric"]).loc[("liver", "dsc")]
+        for given in (None, of_case)
+    )
+    assert (together["cases"], together["patients"], together["fewest"]) == (len(found), 16, 16)
+    assert alone["patients"] == len(found)
+    assert together["difference"] == pytest.approx(found.mean()) == alone["difference"]
+    assert together["high_95"] - together["low_95"] > 1.3 * (alone["high_95"] - alone["low_95"])
 
 
 @pytest.mark.parametrize("share", [-0.3, 0.4, 1.0])

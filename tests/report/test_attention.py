@@ -1,6 +1,7 @@
 """What needs attention is said first, in a sentence each, and nothing is said where all is well."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -50,6 +51,50 @@ def test_a_student_below_its_teacher_is_told_and_how_sure_that_is():
     assert worse.startswith("student 80.4 % is below teacher 90.4 %") and "chance" not in worse
     (few,) = _said(_scored("teacher", 0.9, 0.9, cases=3), _scored("student", 0.8, 0.8, cases=3))
     assert few.endswith("That may be chance.")
+
+
+def _partly(title: str, liver: float, others: float, nsd: float = 0.8) -> Scored:
+    """Most cases have the liver annotated alone; a few have other organs, too."""
+    rows = [
+        (f"c{i}", name, (others if name != "liver" else liver) + i / 10_000, nsd, 5.0, 5.0, 0.0)
+        for i in range(40)
+        for name in ("liver", "spleen", "pancreas")[: 1 if i % 5 else 3]
+    ]
+    return Scored(title, pd.DataFrame(rows, columns=list(TABLES["scores"])), SCHEME)
+
+
+def test_means_difference_and_interval_are_of_one_quantity():
+    """The student gains in most cases, all of the liver, and loses in the mean over organs, which is what is shown."""
+    (worse,) = _said(_partly("teacher", 0.8, 0.9), _partly("student", 0.83, 0.85))
+    numbers = re.findall(r"[−+]?\d+\.\d", worse.replace("95 %", ""))
+    last, first, change, low, high = (float(number.replace("−", "-")) for number in numbers)
+    assert last - first == pytest.approx(change, abs=0.11) and low <= change <= high < 0
+    assert _said(_partly("teacher", 0.8, 0.9), _partly("student", 0.93, 0.85)) == []
+
+
+def test_means_are_of_what_both_scored():
+    """The teacher does not know an organ on which the student is bad."""
+    student = _scored("student", 0.85, 0.2)
+    teacher = Scored("teacher", _scored("teacher", 0.8, 0.9).table.query("`class` == 'liver'"), SCHEME)
+    assert _said(teacher, student) == []
+    (worse,) = _said(teacher, _scored("student", 0.7, 0.95))
+    assert worse.startswith("student 70.4 % is below teacher 80.4 %")
+
+
+def test_cases_of_few_patients_are_chance():
+    """Nine scans of one patient, or an organ of few patients only, prove nothing of other people."""
+    worse = [_scored("teacher", 0.9, 0.9), _scored("student", 0.8, 0.8)]
+    assert scores(worse, SCHEME)["paired"]["sure"]
+    paired = scores(worse, SCHEME, {f"c{n}": f"p{n % 3}" for n in range(9)})["paired"]
+    assert (paired["n"], paired["patients"]) == (9, 3) and not paired["enough"] and not paired["sure"]
+    few = [Scored(one.title, one.table[(one.table["class"] == "liver") | (one.table["case"] < "c3")], SCHEME)
+           for one in worse]  # fmt: skip
+    assert scores(few, SCHEME)["paired"]["fewest"] == 3 and not scores(few, SCHEME)["paired"]["enough"]
+
+
+def test_each_metric_is_as_sure_as_its_own_interval():
+    total = scores([_partly("a", 0.8, 0.8), _partly("b", 0.9, 0.9)], SCHEME)["total"]
+    assert total["dsc_sure"] and not total["nsd_sure"]
 
 
 def test_a_score_near_zero_names_its_class():

@@ -116,9 +116,11 @@ def _label_set(folder: Path) -> None:
     )
     _save(folder / "provenance.csv", "provenance", [("case_e", "liver", "teacher", "fuse", 0, 3000.0)])
     write(folder / "case_e.nii.gz", _labels(1), GRID)
-    held_out = [(f"held_{i}", "liver", i / 10, None, 0.5 + i / 20, "accepted", "") for i in range(10)]
+    held_out = [(f"held_{i}", f"held_{i}", "liver", i / 10, None, 0.5 + i / 20, "accepted", "") for i in range(10)]
     _save(
-        folder / "held_out.csv", "held_out", [*held_out, ("held_0", "spleen", 0.1, None, 0.2, "demoted", "too small")]
+        folder / "held_out.csv",
+        "held_out",
+        [*held_out, ("held_0", "held_0", "spleen", 0.1, None, 0.2, "demoted", "too small")],
     )
     calibration = [("liver", 0.85, 0.9, 0.55, 10, 4, 0.4, 0.87, 0.1, "4 of 10 held-out cases are accepted")]
     _save(folder / "calibration.csv", "calibration", calibration)
@@ -262,7 +264,23 @@ def test_scores_are_those_of_the_tables(page):
     assert mean == ["mean of organs", "85.0", "90.0", "+5.0", "75.0", "80.0", "+5.0", "3", "0", ""]
     assert ["case_a", "90.0", "80.0", "40.0", "95.0", "85.0", "45.0"] in _rows(page, "case_a")
     assert "Mean organ DSC on 3 test cases: student 90.0 % (NSD 80.0 %), teacher 85.0 % (NSD 75.0 %)." in _text(page)
-    assert "3 paired cases are too few" in _text(page)
+    assert "3 patients are too few" in _text(page)
+
+
+def test_patients_with_several_cases_count_once(results, tmp_path, without_pictures):
+    """Scores stay; the case table says that two of the three cases, and seven of the ten labels, are of one patient."""
+    root = tmp_path / "results"
+    shutil.copytree(results, root)
+    cases = read_table(root / "cases.csv", "cases")
+    cases.loc[cases["case"] == "case_b", "patient"] = "case_a"
+    write_table(root / "cases.csv", cases, "cases")
+    held_out = read_table(root / "labels" / "round1" / "held_out.csv", "held_out")
+    held_out.loc[held_out["case"] > "held_2", "patient"] = "p"
+    write_table(root / "labels" / "round1" / "held_out.csv", held_out, "held_out")
+    page = _write(root, tmp_path / "page.html")
+    assert "2 patients are too few" in _text(page)
+    (liver,) = [row for row in _rows(page, "liver") if len(row) == 9 and row[1] == "10"]
+    assert liver[1:3] == ["10", "4"]
 
 
 def test_scores_of_what_is_neither_there_nor_found_are_counted_beside_the_mean(results, tmp_path, without_pictures):

@@ -80,6 +80,15 @@ def test_the_page_shows_them(results):
     assert "The sequences of p_t1w" in text
 
 
+def test_the_mean_of_a_sequence_is_over_organs_as_that_of_all_cases():
+    cases = pd.DataFrame({"case": list("abc"), "modality": "MR", "sequence": "t1w", "patient": list("abc")})
+    rows = [("a", "liver", 0.9), ("b", "liver", 0.9), ("c", "liver", 0.9), ("c", "spleen", 0.3)]
+    table = pd.DataFrame(rows, columns=["case", "class", "dsc"]).assign(nsd=0.5)
+    scored = Scored("last", table, SCHEME)
+    found = scores_by_sequence([scored], cases, SCHEME)[0]["dsc"]
+    assert found == pytest.approx([scored.mean(SCHEME.sets["organs"], "dsc")]) == [0.6]
+
+
 def test_scores_by_sequence():
     cases = pd.DataFrame(
         {"case": ["a", "b", "c", "ct"], "modality": ["MR", "MR", "MR", "CT"], "sequence": ["t1w", "t1w", "dwi", "x"],

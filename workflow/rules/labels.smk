@@ -164,7 +164,7 @@ rule held_out:
         known=known_classes,
         learned_from=lambda w: run.external.learned_from(w.labels),
         rules=run.scheme.model_dump(mode="json"),
-        version=5,
+        version=6,
     message:
         "held_out: label set {wildcards.labels}, labeled cases of shard {wildcards.shard} of patients that no model learned from"
     script:

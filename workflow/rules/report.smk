@@ -111,7 +111,7 @@ rule report:
         models=wiring.used_models,
         labels=wiring.used_label_sets,
         translations=list(wiring.translations),
-        trigger=trigger(7, run.scheme.fingerprint("color", "tolerance_mm")),
+        trigger=trigger(8, run.scheme.fingerprint("color", "tolerance_mm")),
     message:
         "report: {output.page}"
     script:

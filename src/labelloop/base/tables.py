@@ -180,6 +180,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "held_out": {
         "case": "case id, labeled, but no model behind the label set learned from its patient",
+        "patient": "patient id; calibration counts each patient once",
         "class": "class name, annotated",
         "pairwise_dice": Number("as in disagreement"),
         "quality": Number("predicted DSC, learned from other patients; empty: none is predicted"),
@@ -192,7 +193,7 @@ TABLES: dict[str, dict[str, str]] = {
         "target_dsc": Number("mean DSC that accepted labels are to reach"),
         "confidence": Number("probability with which they do; empty: on average over such runs"),
         "threshold": Number("labels with a larger score (as `select` says) are accepted; empty: none can be"),
-        "cases": Number("held-out cases with truth"),
+        "cases": Number("held-out cases with truth, of each patient one"),
         "accepted": Number("of these, cases that the threshold accepts"),
         "coverage": Number("accepted by cases"),
         "mean_dsc": Number("mean DSC of the accepted held-out cases"),
@@ -242,7 +243,7 @@ TABLES: dict[str, dict[str, str]] = {
     "scores": {
         "case": "case id",
         "class": "class name",
-        "dsc": Number("Dice similarity coefficient"),
+        "dsc": Number("Dice similarity coefficient; of tubes, on the slices of the truth alone (FLARE)"),
         "nsd": Number("normalized surface Dice at the class's tolerance"),
         "volume_truth_ml": Number("volume in the truth"),
         "volume_prediction_ml": Number(

@@ -56,7 +56,8 @@ def check(
     ] = None,
     modality: Annotated[Literal["CT", "MR"], Option(help="of all images that --cases does not name")] = "CT",
     cases: Annotated[
-        Path | None, Option(help="case table that says each case's modality, and what was removed (surgery)")
+        Path | None,
+        Option(help="case table that says each case's modality and patient, and what was removed (surgery)"),
     ] = None,
     rules: Annotated[Path | None, Option(help="thresholds that --fit wrote; default: those of --classes")] = None,
     asked: Annotated[
@@ -84,7 +85,13 @@ def check(
 @app.command(epilog="Example: labelloop calibrate --scores s.csv --disagreement d.csv --target-dsc 0.9 --out t.csv")
 def calibrate(
     context: Context,
-    scores: Annotated[Path, Option(help="scores of cases that the models did not learn from")],
+    scores: Annotated[
+        Path,
+        Option(
+            help="scores of cases that the models did not learn from; tubes (aorta, vena cava, esophagus) get no "
+            "threshold, because FLARE scores them on some slices only"
+        ),
+    ],
     disagreement: Annotated[Path, Option(help="disagreement of the models on these cases")],
     target_dsc: Annotated[float, Option(help="mean DSC that accepted labels are to reach")],
     out: Annotated[Path, Option(help="table of thresholds to write")],
@@ -93,11 +100,14 @@ def calibrate(
         bool, Option("--on-average", help="they do on average over runs, instead; takes fewer labels")
     ] = False,
     classes: Classes = "flare",
+    cases: Annotated[
+        Path | None, Option(help="case table that says each case's patient, who counts once; default: each case is one")
+    ] = None,
 ) -> None:
     """From which agreement on do labels reach a DSC? Asks held-out truth."""
     from labelloop.labels.calibrate import calibrate_files
 
     refuse_idle(context, IDLE_CALIBRATE)
     promise = None if on_average else confidence
-    table = calibrate_files(scores, disagreement, out, classes, target_dsc, promise)
+    table = calibrate_files(scores, disagreement, out, classes, target_dsc, promise, cases)
     print(table[["class", "threshold", "cases", "coverage", "mean_dsc", "aurc", "reason"]].to_string(index=False))

@@ -13,8 +13,12 @@ the agreement of the next case, those above it are a random sample of all that a
 next case's agreement. Each test is exact; the sequence is so up to the step between one set and the next, because the
 sets follow from the agreements.
 
-The promise is about people and scanners like the held-out ones. With few cases nothing can be certified: the table says
-how many it takes.
+The promise is about people and scanners like the held-out ones. Scans of one person, as phases of a CT or sequences of
+an MR, are no independent cases, so each person counts once: of the labels of a person that could be accepted, one is
+drawn, by a hash of its case id (``cases.patients``). A threshold then speaks of a new person's label that is drawn
+likewise. All labels of a person could count by their mean loss instead. But which of them a set holds depends on its
+agreement, and the next case may be of a person in the set: so sets of persons are no random samples, as sets of the
+drawn labels are. With few persons nothing can be certified: the table says how many it takes.
 
 Without a confidence the promise is one on average: over runs like this one, each with held-out cases of its own, the
 mean loss of the labels accepted (none: no loss) is as allowed. Then the largest set counts whose losses, and one more
@@ -28,7 +32,7 @@ Risk-coverage curves and AURC: Geifman et al., "Bias-reduced uncertainty estimat
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +43,7 @@ from labelloop.base.errors import UserError
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.base.wording import named
+from labelloop.cases.patients import cases_of, one_a_patient, patients_of
 
 SCORE = "pairwise_dice"
 BETS = np.linspace(0.05, 0.95, 19)
@@ -46,6 +51,10 @@ BETS = np.linspace(0.05, 0.95, 19)
 HOPED = 0.5
 """The first set is large enough to be certified if its mean loss is this share of the loss allowed."""
 STEPS = 20
+TUBE = (
+    "FLARE scores tubes on the slices of the truth alone, which is no DSC of the whole label; calibrate it in a run "
+    "(select: target_dsc)"
+)
 ROUNDING = 1e-9
 """1 - 0.9 is a little less than 0.1: what differs by no more is equal."""
 
@@ -56,30 +65,25 @@ def calibrate(
     target_dsc: float,
     confidence: float | None,
     classes: Sequence[str],
+    patients: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Return the "calibration" table: per class the pairwise Dice from which labels may be accepted.
 
-    A threshold means: with probability ``confidence`` over the choice of held-out cases (None: on average), labels of
-    new cases whose pairwise Dice is above it have a mean DSC of at least ``target_dsc``. Each class is a statement of
-    its own. Where no threshold can be certified it is NaN, and ``reason`` says why.
+    A threshold means: with probability ``confidence`` over the choice of held-out patients (None: on average), labels
+    of new patients, one of each, whose pairwise Dice is above it have a mean DSC of at least ``target_dsc``. Each class
+    is a statement of its own. Where no threshold can be certified it is NaN, and ``reason`` says why.
 
     Args:
         scores: table of kind "scores" of labels that the models did not learn from.
         disagreement: table of kind "disagreement" of the same cases and models.
+        patients: patient of each case; one that it does not name is a patient of its own.
 
     Raises:
         ValueError: when target or confidence do not lie between 0 and 1.
     """
-    if not (0 < target_dsc < 1 and (confidence is None or 0 < confidence < 1)):
-        raise ValueError(f"target DSC {target_dsc} and confidence {confidence} must lie between 0 and 1")
-    both = scores.merge(disagreement, on=["case", "class"], validate="one_to_one").dropna(subset=["dsc", SCORE])
-    rows = []
-    for name in classes:
-        mine = both[both["class"] == name]
-        agreement, dsc = mine[SCORE].to_numpy(float), mine["dsc"].to_numpy(float)
-        found = threshold(agreement, dsc, target_dsc, confidence)
-        rows.append({"class": name, "target_dsc": target_dsc, "confidence": confidence, **found})
-    return pd.DataFrame(rows, columns=list(TABLES["calibration"]))
+    both = scores.merge(disagreement, on=["case", "class"], validate="one_to_one")
+    both["patient"] = [(patients or {}).get(case, case) for case in both["case"]]
+    return _thresholds(both, SCORE, target_dsc, confidence, classes)
 
 
 def calibrate_held_out(
@@ -92,9 +96,28 @@ def calibrate_held_out(
             label was learned from other patients, and of a new one from all: so with the latter the promise is nearly
             kept, not proven.
     """
-    passed = held_out[held_out["decision"] == "accepted"]
-    scored = passed[["case", "class", score]].rename(columns={score: SCORE})
-    return calibrate(passed[["case", "class", "dsc"]], scored, target_dsc, confidence, classes)
+    return _thresholds(held_out[held_out["decision"] == "accepted"], score, target_dsc, confidence, classes)
+
+
+def independent(labels: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Return the labels of one class that count: those whose ``score`` and ``dsc`` are known, of each patient one."""
+    known = labels.dropna(subset=["dsc", score])
+    return known[known["case"].isin(one_a_patient(known["case"], patients_of(known)))]
+
+
+def _thresholds(
+    labels: pd.DataFrame, score: str, target_dsc: float, confidence: float | None, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Return the "calibration" table from labels with ``case, patient, class, dsc`` and the column ``score``."""
+    if not (0 < target_dsc < 1 and (confidence is None or 0 < confidence < 1)):
+        raise ValueError(f"target DSC {target_dsc} and confidence {confidence} must lie between 0 and 1")
+    rows = []
+    for name in classes:
+        mine = independent(labels[labels["class"] == name], score)
+        agreement, dsc = mine[score].to_numpy(float), mine["dsc"].to_numpy(float)
+        found = threshold(agreement, dsc, target_dsc, confidence)
+        rows.append({"class": name, "target_dsc": target_dsc, "confidence": confidence, **found})
+    return pd.DataFrame(rows, columns=list(TABLES["calibration"]))
 
 
 def threshold(
@@ -229,27 +252,44 @@ def _check_shares(path: Path, table: pd.DataFrame, column: str) -> None:
 
 
 def calibrate_files(
-    scores: Path, disagreement: Path, out: Path, classes: str, target_dsc: float, confidence: float | None
+    scores: Path,
+    disagreement: Path,
+    out: Path,
+    classes: str,
+    target_dsc: float,
+    confidence: float | None,
+    cases: Path | None = None,
 ) -> pd.DataFrame:
     """Read the two tables, write the calibration table of the classes that were scored, and return it.
 
+    Tubes get no threshold (:data:`TUBE`): what the table says of them (``metrics.flare``) is no DSC of the whole label.
+
+    Args:
+        cases: case table that says the patient of each case; one that it does not name is a patient of its own.
+
     Raises:
-        UserError: when a table is missing, no case and class is in both, the numbers make no sense, or ``out`` is a
-            file that is read or no calibration table.
+        UserError: when a table is missing, no case and class is in both, the numbers make no sense, ``cases`` names
+            none of the cases, or ``out`` is a file that is read or no calibration table.
     """
-    refuse_overwriting([out], [scores, disagreement], is_table("calibration"))
+    refuse_overwriting([out], [scores, disagreement, *filter(None, (cases,))], is_table("calibration"))
     tables = read_table(scores, "scores"), read_table(disagreement, "disagreement")
     shared = set.intersection(*(set(zip(t["case"], t["class"], strict=True)) for t in tables))
     if not shared:
         raise UserError(f"{scores} and {disagreement} have no case and class in common")
     for path, table, column in zip((scores, disagreement), tables, ("dsc", SCORE), strict=True):
         _check_shares(path, table, column)
-    names = [name for name in load_classes(classes).names if name in {shared_name for _, shared_name in shared}]
+    scheme = load_classes(classes)
+    names = [name for name in scheme.names if name in {shared_name for _, shared_name in shared}]
     if not names:
         raise UserError(f"{scores}: holds {named(sorted({name for _, name in shared}))}, no class of {classes}")
+    tubes = [info.name for info in scheme.classes if info.tube]
+    whole = tables[0][~tables[0]["class"].isin(tubes)]
+    rows = cases_of(cases, {case for case, _ in shared}, "scored case") if cases else {}
+    patients = {case: row.patient for case, row in rows.items()}
     try:
-        table = calibrate(*tables, target_dsc, confidence, names)
+        table = calibrate(whole, tables[1], target_dsc, confidence, names, patients)
     except ValueError as error:
         raise UserError(str(error)) from error
+    table.loc[table["class"].isin(tubes), "reason"] = TUBE
     write_table(out, table, "calibration")
     return table

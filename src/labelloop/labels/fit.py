@@ -2,12 +2,13 @@
 
 A fitted threshold is a tolerance bound: with a stated confidence, at least a stated share of people like those measured
 lies inside (NIST/SEMATECH e-Handbook of Statistical Methods, 7.2.6.3: Howe's method for two sides, the noncentral t for
-one). Volumes and lengths are taken to be log-normal, intensities and positions normal. No bound is tighter than what
-was observed: the labels it was fitted to pass. Bounds stand in a YAML file beside the quantiles they come from.
+one). It is about people, so it rests on one scan of each: a second scan of a person is no second person. Volumes and
+lengths are taken to be log-normal, intensities and positions normal. No bound is tighter than what was observed: the
+labels it was fitted to pass, all scans of a person. Bounds stand in a YAML file beside the quantiles they come from.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from labelloop.base.documents import read_yaml, validated
 from labelloop.base.errors import UserError
 from labelloop.base.files import write_text
 from labelloop.base.sequences import flat
+from labelloop.cases.patients import one_a_patient
 from labelloop.images.volume import Geometry
 from labelloop.labels.check import NOT_APPLICABLE, check, load_rules
 from labelloop.labels.facts import LabelFacts
@@ -28,7 +30,7 @@ from labelloop.labels.rules import Limit, Range, Rule
 
 COVERAGE, CONFIDENCE = 0.99, 0.95
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-LEAST_CASES = 10
+LEAST_PATIENTS = 10
 LEAST_NEAR_MM = 10.0
 """No fitted distance is below two slices of 5 mm: a rule may not depend on the voxels of those it was fitted to."""
 SIDES = {"volume": "both", "intensity": "both", "near": "upper", "extent": "upper", "position": "lower"}
@@ -39,7 +41,7 @@ HEAD = "# Thresholds fitted by `labelloop check --fit`; see docs/labels.md. `def
 LOGARITHMIC = ("volume", "extent")
 
 Threshold = float | tuple[float, float]
-Values = dict[tuple[str, str], list[float]]
+Values = dict[tuple[str, str], dict[str, float]]
 
 
 class Fitted(Strict):
@@ -48,8 +50,8 @@ class Fitted(Strict):
     threshold: Threshold
     default: Threshold
     unit: str
-    cases: int
-    quantiles: dict[float, float]
+    cases: int = Field(description="cases that it was fitted to, of each patient one")
+    quantiles: dict[float, float] = Field(description="of these cases")
 
 
 class FittedRules(Strict):
@@ -63,7 +65,12 @@ class FittedRules(Strict):
 
 
 def measure(
-    labels: np.ndarray, geometry: Geometry, scheme: ClassScheme, image: np.ndarray | None = None, modality: str = "CT"
+    labels: np.ndarray,
+    geometry: Geometry,
+    scheme: ClassScheme,
+    image: np.ndarray | None = None,
+    modality: str = "CT",
+    surgery: Sequence[str] = (),
 ) -> dict[tuple[str, str], float]:
     """Return what the rules that can be fitted measure on one fully labeled map, by rule and class.
 
@@ -73,12 +80,13 @@ def measure(
     Args:
         labels: canonical uint8 class ids [z, y, x], on the canonical ``geometry`` (mm).
         image: canonical intensities of the same shape.
+        surgery: classes that were operated on or removed: rules that are not applied to them measure nothing.
     """
     kinds = {rule.name: rule.kind for rule in load_rules(scheme) if may_be_fitted(rule)}
     facts = LabelFacts(labels, geometry, scheme)
     return {
         (row["rule"], row["class"]): row["value"]
-        for row in check(labels, geometry, {}, scheme, image, modality)
+        for row in check(labels, geometry, {}, scheme, image, modality, surgery)
         if row["rule"] in kinds
         and row["verdict"] != NOT_APPLICABLE
         and np.isfinite(row["value"])
@@ -92,34 +100,49 @@ def may_be_fitted(rule: Rule) -> bool:
     return rule.kind in SIDES and rule.verdict == "fail"
 
 
-def fit(measured: Iterable[Mapping[tuple[str, str], float]], scheme: ClassScheme, source: str) -> FittedRules:
-    """Fit the thresholds of a scheme's rules to the measurements of several cases (see :func:`measure`).
+def fit(
+    measured: Mapping[str, Mapping[tuple[str, str], float]],
+    scheme: ClassScheme,
+    source: str,
+    patients: Mapping[str, str] | None = None,
+) -> FittedRules:
+    """Fit the thresholds of a scheme's rules to the measurements of several cases.
 
-    A rule that fewer than :data:`LEAST_CASES` cases speak to keeps its default and is not in the result.
+    A rule that fewer than :data:`LEAST_PATIENTS` patients speak to keeps its default and is not in the result.
+
+    Args:
+        measured: what :func:`measure` returns of each case.
+        patients: patient of each case; one that it does not name is a patient of its own.
 
     Raises:
         UserError: when not a single threshold can be fitted.
     """
-    values: Values = defaultdict(list)
-    for case in measured:
-        for key, value in case.items():
-            values[key].append(value)
+    values: Values = defaultdict(dict)
+    for case, found in measured.items():
+        for key, value in found.items():
+            values[key][case] = value
+    drawn = {key: sorted(one_a_patient(of_case, patients or {})) for key, of_case in values.items()}
     thresholds: dict[str, dict[str, Fitted]] = defaultdict(dict)
     for rule in load_rules(scheme):
         for name in rule.classes if may_be_fitted(rule) else ():
-            found = np.array(values.get((rule.name, name), ()))
-            if len(found) >= LEAST_CASES:
-                thresholds[rule.name][name] = _fitted(_with_threshold(rule), name, found)
+            key = rule.name, name
+            if len(drawn.get(key, ())) >= LEAST_PATIENTS:
+                chosen, every = [values[key][case] for case in drawn[key]], [*values[key].values()]
+                thresholds[rule.name][name] = _fitted(_with_threshold(rule), name, np.array(chosen), every)
     if not thresholds:
-        most = max(map(len, values.values()), default=0)
-        raise UserError(f"{source}: at most {most} cases for a rule and class; {LEAST_CASES} are needed to fit it")
+        most = max(map(len, drawn.values()), default=0)
+        raise UserError(
+            f"{source}: at most {most} patients for a rule and class; {LEAST_PATIENTS} are needed to fit it"
+        )
     return FittedRules(
         classes=scheme.name, source=source, coverage=COVERAGE, confidence=CONFIDENCE, thresholds=dict(thresholds)
     )
 
 
-def _fitted(rule: Limit | Range, name: str, values: np.ndarray) -> Fitted:
+def _fitted(rule: Limit | Range, name: str, values: np.ndarray, every: Sequence[float]) -> Fitted:
+    """Fit a threshold to ``values``, one a patient, and widen it to ``every`` value that was measured."""
     bounds = tolerance_bounds(values, SIDES[rule.kind], COVERAGE, CONFIDENCE, rule.kind in LOGARITHMIC)
+    bounds = min(bounds[0], *every), max(bounds[1], *every)
     if rule.kind == "near":
         bounds = (bounds[0], max(bounds[1], LEAST_NEAR_MM))
     low, high = (round(float(bound), 3) for bound in (np.floor(bounds[0] * 100) / 100, np.ceil(bounds[1] * 100) / 100))

@@ -14,8 +14,9 @@ from labelloop.base.errors import CaseError, UserError
 from labelloop.base.outputs import is_table, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.tables import write_table
-from labelloop.base.wording import count, named, shown
-from labelloop.cases.table import Case, load_cases
+from labelloop.base.wording import count, shown
+from labelloop.cases.patients import cases_of
+from labelloop.cases.table import Case
 from labelloop.images.datasets import Dataset, of_scheme
 from labelloop.images.listing import Listing, image_cases, list_images, tell
 from labelloop.images.mask_folders import list_label_maps, read_label_map
@@ -24,7 +25,7 @@ from labelloop.images.scan import check_same_grid, read_image
 from labelloop.images.volume import Volume, canonical
 from labelloop.labels.check import DOUBT, FAIL, NOT_APPLICABLE, check, load_rules
 from labelloop.labels.fit import (
-    LEAST_CASES,
+    LEAST_PATIENTS,
     FittedRules,
     fit,
     is_fitted,
@@ -83,7 +84,7 @@ def check_folder(
     for case, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
         if not np.isin(volume.array, list(scheme.ids.values())).any():
             log.warning("%s: no voxel of any class, so that hardly a rule applies; --asked fails what is missing", case)
-        removed = scheme.select(patients[case].surgery_names) if case in patients else ()
+        removed = _surgery(case, patients, scheme)
         found = check(volume.array, volume.geometry, {}, scheme, image, own_modality, removed, doubted, wanted)
         rows += [{"case": case, **row} for row in found]
     verdicts = pd.DataFrame(rows)
@@ -129,21 +130,24 @@ def fit_folder(
         images: folder with ``<case>_0000.nii.gz`` or ``<case>.nii.gz``, to fit intensities.
         dataset: data set whose ids the label maps carry; default: what nnU-Net's ``dataset.json`` beside them says, or
             the ids of ``classes``.
-        table: case table that says the modality of each case; one that it does not name is of ``modality``.
+        table: case table that says the modality of each case, its patient, and what was removed (``surgery``), of which
+            nothing is measured. A case that it does not name is of ``modality`` and of a patient of its own.
 
     Raises:
         UserError: when there is nothing to fit to, or too little, no image is that of a label map, or ``out`` is a file
             that is read, or that no fit wrote.
     """
-    scheme, measured = load_classes(classes), []
+    scheme, measured = load_classes(classes), {}
     own, said = ids_beside(labels, dataset, scheme)
     files = _files(labels, images, own or of_scheme(scheme))
     refuse_overwriting([out], [*_inputs(files), *said, *filter(None, (table,))], is_fitted)
     problems = list(files.lost)
     patients = _patients(table, files, scheme)
-    for _, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
-        measured.append(measure(volume.array, volume.geometry, scheme, image, own_modality))
-    fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)")
+    for case, volume, image, own_modality in _maps(files, scheme, own, modality, problems, patients):
+        removed = _surgery(case, patients, scheme)
+        measured[case] = measure(volume.array, volume.geometry, scheme, image, own_modality, removed)
+    of_case = {case: row.patient for case, row in patients.items()}
+    fitted = fit(measured, scheme, f"{labels.name} ({len(measured)} cases)", of_case)
     write_fitted(out, fitted)
     _say_fitted(fitted, load_rules(scheme))
     return len(problems)
@@ -154,7 +158,7 @@ def _say_fitted(fitted: FittedRules, rules: Sequence[Rule]) -> None:
         for name in rule.classes if may_be_fitted(rule) else ():
             found = fitted.thresholds.get(rule.name, {}).get(name)
             if found is None:
-                log.warning("%s of %s: fewer than %d cases, the default stays", rule.name, name, LEAST_CASES)
+                log.warning("%s of %s: fewer than %d patients, the default stays", rule.name, name, LEAST_PATIENTS)
             else:
                 log.info("%s of %s: %s %s (was %s)", rule.name, name, found.threshold, found.unit, found.default)
 
@@ -216,18 +220,14 @@ def _patients(table: Path | None, files: _Files, scheme: ClassScheme) -> dict[st
     """
     if table is None:
         return {}
-    cases, rejected = load_cases(table)
-    for row in rejected:
-        log.warning("%s: %s", row["case"], row["found"])
-    found = {case.case: case for case in cases if case.case in files.labels}
-    if not found:
-        raise UserError(f"{table}: names none of these label maps; its column `case` would name {min(files.labels)}")
+    found = cases_of(table, files.labels, "label map")
     for case in found.values():
         scheme.select(case.surgery_names)
-    unnamed = sorted(set(files.labels) - set(found))
-    if unnamed:
-        log.warning("%s: no row of %s: %s", table, count(len(unnamed), "label map"), named(unnamed))
     return found
+
+
+def _surgery(case: str, patients: Mapping[str, Case], scheme: ClassScheme) -> tuple[str, ...]:
+    return scheme.select(patients[case].surgery_names) if case in patients else ()
 
 
 def _maps(

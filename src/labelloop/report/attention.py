@@ -5,7 +5,7 @@ from typing import Any
 
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named, percent, plain, points
-from labelloop.report.scores import Scored, organs_of
+from labelloop.report.scores import Scored
 
 FEW = 0.1
 """Share of accepted labels, DSC and validation Dice below which they are told."""
@@ -55,16 +55,14 @@ def _of_scores(content: Mapping[str, Any], scored: Sequence[Scored]) -> Iterator
 
 
 def _below_first(scored: Sequence[Scored], scores: Mapping[str, Any]) -> Iterator[str]:
-    change = scores["total"]["dsc_change"] if scores["total"] else float("nan")
-    if not change < 0:
+    paired = scores["paired"]
+    if not paired or not paired["difference"] < 0:
         return
-    paired = scores["paired"] or {"enough": False}
-    sure = paired["enough"] and paired["high"] < 0
     interval = f", 95 % interval {points(paired['low'])} to {points(paired['high'])}" if paired["enough"] else ""
-    organs = organs_of(scored[-1].scheme)
-    means = [f"{one.title} {percent(one.mean(organs, 'dsc'))} %" for one in (scored[-1], scored[0])]
-    chance = "" if sure else " That may be chance."
-    yield f"{means[0]} is below {means[1]} (mean organ DSC, {points(change)} points{interval}).{chance}"
+    last, first = (f"{one.title} {percent(paired[key])} %" for one, key in ((scored[-1], "last"), (scored[0], "first")))
+    on = f"{count(paired['n'], 'case')} of {count(paired['patients'], 'patient')}"
+    what = f"mean organ DSC on {on}, {points(paired['difference'])} points{interval}"
+    yield f"{last} is below {first} ({what}).{'' if paired['sure'] else ' That may be chance.'}"
 
 
 def _of_volumes(volumes: Sequence[Mapping[str, Any]]) -> Iterator[str]:

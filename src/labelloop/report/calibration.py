@@ -11,7 +11,7 @@ import pandas as pd
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.wording import plain
-from labelloop.labels.calibrate import SCORE, aurc, risk_coverage
+from labelloop.labels.calibrate import SCORE, aurc, independent, risk_coverage
 from labelloop.report.charts import AXIS, TEXT, Chart, Line, curves
 
 FEWEST = 10
@@ -29,7 +29,7 @@ def calibration_of(held_out: pd.DataFrame, calibration: pd.DataFrame, scheme: Cl
     rows = []
     for info in scheme.classes:
         mine = held_out[held_out["class"] == info.name]
-        passed = mine[mine["decision"] == "accepted"].dropna(subset=[score, "dsc"])
+        passed = independent(mine[mine["decision"] == "accepted"], score)
         if len(mine):
             ranked, dsc = passed[score].to_numpy(float), passed["dsc"].to_numpy(float)
             limit = asked.get(info.name, {})

@@ -15,6 +15,8 @@ from labelloop.base import wording
 from labelloop.base.classes import ClassScheme
 from labelloop.base.files import write_text
 from labelloop.base.paths import Paths
+from labelloop.cases.patients import patients_of
+from labelloop.metrics.compare import organs_of
 from labelloop.report.attention import attention
 from labelloop.report.chain import draw_chain
 from labelloop.report.facts import run_facts
@@ -24,7 +26,7 @@ from labelloop.report.label_sets import label_set
 from labelloop.report.lesions import lesion_results
 from labelloop.report.models import model, translation
 from labelloop.report.results import Results
-from labelloop.report.scores import Scored, organs_of, read_scores, scores
+from labelloop.report.scores import Scored, read_scores, scores
 from labelloop.report.sequences import about_cases, scores_by_sequence, transfers
 
 log = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ def write_report(
         "models": [model(source, name) for name in model_names],
         "translations": [translation(source, plan) for plan in translations],
         "label_sets": sets,
-        "scores": scores(scored, scheme),
+        "scores": scores(scored, scheme, patients_of(table)),
         "by_sequence": scores_by_sequence(scored, table, scheme),
         "about": about_cases(table),
         "lesions": lesion_results(source, lesions, scheme),

@@ -3,10 +3,11 @@
 Means are taken over cases first and over classes second (FLARE); classes that nobody annotated in a case have no row
 and are never scored. Cases in which a class is neither there nor found are in the means, with the 100 % that FLARE's
 rules give them, and counted beside. Differences are the last model minus the first, on the cases and classes that both
-scored.
+scored; difference, interval and p are of one and the same mean (``labelloop.metrics.compare``). Chance is that of other
+patients, of whom some have several cases.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +20,15 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
 from labelloop.base.wording import plain
-from labelloop.metrics.compare import compare_scores
+from labelloop.metrics.compare import ORGAN_MEAN, compare_scores, organs_of
 from labelloop.metrics.evaluate import both_empty, class_means
 from labelloop.report.charts import Chart, strips
 from labelloop.report.results import Results
 
 METRICS = ("dsc", "nsd")
 NAN = float("nan")
-FEWEST_CASES = 6
-"""With fewer paired cases, which resemble each other by chance, no interval is shown."""
+FEWEST_PATIENTS = 6
+"""With fewer patients, in all or of an organ, who resemble each other by chance, no interval is shown."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Scored:
         rows = self.table[self.table["class"].isin(classes)].dropna(subset=[metric])
         return rows.groupby("case")[metric].mean().astype(float)
 
+    def some(self, cases: Sequence[str]) -> "Scored":
+        """Return the scores of these cases alone."""
+        return Scored(self.title, self.table[self.table["case"].isin(cases)], self.scheme)
+
     @property
     def unpredicted(self) -> list[str]:
         """Cases without a prediction, which are scored as if nothing was found."""
@@ -75,37 +80,38 @@ def read_scores(results: Results, evaluated: Sequence[tuple[str, str | Path]], s
     return scored
 
 
-def organs_of(scheme: ClassScheme) -> tuple[str, ...]:
-    """Return the classes of the set ``organs``, or all that are not in the set ``tumor``."""
-    tumors = scheme.sets.get("tumor", ())
-    return scheme.sets.get("organs", tuple(n for n in scheme.names if n not in tumors))
-
-
-def comparison(scored: Sequence[Scored], scheme: ClassScheme) -> pd.DataFrame | None:
+def comparison(
+    scored: Sequence[Scored], scheme: ClassScheme, patients: Mapping[str, str] | None = None
+) -> pd.DataFrame | None:
     """Compare the last model with the first (``labelloop.metrics.compare``); None when they share no case."""
     if len(scored) < 2:
         return None
     try:
-        table = compare_scores([scored[0].table], [scored[-1].table], scheme)
+        table = compare_scores([scored[0].table], [scored[-1].table], scheme, patients=patients)
     except UserError:
         return None
     return table.set_index(["class", "metric"])
 
 
-def scores(scored: Sequence[Scored], scheme: ClassScheme) -> dict[str, Any]:
-    """Return the tables and charts of the results section."""
+def scores(scored: Sequence[Scored], scheme: ClassScheme, patients: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the tables and charts of the results section.
+
+    Args:
+        patients: patient of each case; one that it does not name is a patient of its own.
+    """
     organs, tumors = organs_of(scheme), scheme.sets.get("tumor", ())
     shown = [n for n in scheme.names if any(n in s.means.index for s in scored)]
-    compared = comparison(scored, scheme)
+    compared = comparison(scored, scheme, patients)
     rows = [_row(scored, scheme, name, compared) for name in shown]
+    paired = {metric: _paired(compared, metric) for metric in METRICS}
     return {
         "titles": [s.title for s in scored],
         "rows": rows,
-        "total": _total(scored, organs, rows),
+        "total": _total(scored, organs, rows, paired),
         "charts": list(filter(None, (_chart(scored, shown, metric, scheme) for metric in METRICS))),
         "unpredicted": {s.title: s.unpredicted for s in scored if s.unpredicted},
         "cases": _case_rows(scored, organs, tumors),
-        "paired": _paired(compared),
+        "paired": paired["dsc"],
     }
 
 
@@ -120,8 +126,13 @@ def _row(scored: Sequence[Scored], scheme: ClassScheme, name: str, compared: pd.
     return row
 
 
-def _total(scored: Sequence[Scored], organs: Sequence[str], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the mean over organ classes of what the rows show."""
+def _total(
+    scored: Sequence[Scored],
+    organs: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    paired: Mapping[str, dict[str, Any] | None],
+) -> dict[str, Any] | None:
+    """Return the mean over organ classes of what the rows show, and by metric whether its change is beyond chance."""
     known = [row for row in rows if row["name"] in organs]
     if not known:
         return None
@@ -130,8 +141,8 @@ def _total(scored: Sequence[Scored], organs: Sequence[str], rows: Sequence[dict[
         total[count] = [sum(row[of_class][i] for row in known) for i in range(len(scored))]
     for metric in METRICS:
         total[metric] = [s.mean(organs, metric) for s in scored]
-        changes = pd.Series([row[f"{metric}_change"] for row in known], dtype=float)
-        total[f"{metric}_change"] = float(changes.mean())
+        change = paired[metric] or {"difference": NAN, "sure": False}
+        total |= {f"{metric}_change": change["difference"], f"{metric}_sure": change["sure"]}
     return total
 
 
@@ -160,16 +171,21 @@ def _case_rows(scored: Sequence[Scored], organs: Sequence[str], tumors: Sequence
     return sorted(rows, key=lambda row: -np.nan_to_num(row["models"][-1][0], nan=-1))
 
 
-def _paired(compared: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Return the paired comparison of the mean organ DSC per case."""
-    if compared is None or ("organ mean", "dsc") not in compared.index:
+def _paired(compared: pd.DataFrame | None, metric: str) -> dict[str, Any] | None:
+    """Return how the mean over organs changes: both means and their difference, and its interval and p.
+
+    All are of the same mean, over what both models scored. Of few patients (not ``enough``) nothing is ``sure``.
+    """
+    if compared is None or (ORGAN_MEAN, metric) not in compared.index:
         return None
-    row = compared.loc[[("organ mean", "dsc")]].iloc[0]
-    if row["cases"] < FEWEST_CASES:
-        return {"n": int(row["cases"]), "enough": False, "sure": False}
-    keys = {"difference": "difference", "low": "low_95", "high": "high_95", "p": "p"}
+    row = compared.loc[[(ORGAN_MEAN, metric)]].iloc[0]
+    keys = {"first": "mean_first", "last": "mean_second", "difference": "difference"}
+    keys |= {"low": "low_95", "high": "high_95", "p": "p"}
     found = {key: float(row[column]) for key, column in keys.items()}
-    return {"n": int(row["cases"]), "enough": True, "sure": found["low"] > 0 or found["high"] < 0, **found}
+    number = {"n": int(row["cases"]), "patients": int(row["patients"]), "fewest": int(row["fewest"])}
+    enough = number["fewest"] >= FEWEST_PATIENTS
+    sure = enough and (found["low"] > 0 or found["high"] < 0)
+    return {"enough": enough, "sure": sure, **number, **found}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.sequences import flat
 from labelloop.images.pictures import contact_sheet
+from labelloop.metrics.compare import organs_of
 from labelloop.report.gallery import Atlas, data_uri
 from labelloop.report.results import Results
-from labelloop.report.scores import Scored, organs_of
+from labelloop.report.scores import Scored
 
 TABLE = "transfers"
 
@@ -26,9 +27,12 @@ def about_cases(cases: pd.DataFrame) -> dict[str, str]:
 
 
 def scores_by_sequence(scored: Sequence[Scored], cases: pd.DataFrame, scheme: ClassScheme) -> list[dict] | None:
-    """Return the mean organ DSC of each evaluated model by modality and sequence; None where no MR was scored."""
-    means = [one.per_case(organs_of(scheme)) for one in scored]
-    tested = set(flat(values.index for values in means))
+    """Return the mean organ DSC of each evaluated model by modality and sequence; None where no MR was scored.
+
+    The mean is over cases first and over classes second, as everywhere on the page.
+    """
+    organs = organs_of(scheme)
+    tested = set(flat(one.per_case(organs).index for one in scored))
     rows = zip(cases["case"], cases["modality"], cases["sequence"], strict=True)
     kinds = {case: _kind(modality, sequence) for case, modality, sequence in rows if case in tested}
     names = sorted({*kinds.values()}, key=lambda kind: (kind == "CT", kind))
@@ -36,15 +40,14 @@ def scores_by_sequence(scored: Sequence[Scored], cases: pd.DataFrame, scheme: Cl
         return None
     whole = [("all MR", [c for c, kind in kinds.items() if kind != "CT"])]
     parts = [(name, [c for c, kind in kinds.items() if kind == name]) for name in names]
-    return [{"name": name, "n": len(part), "dsc": [_mean(m, part) for m in means]} for name, part in [*whole, *parts]]
+    return [
+        {"name": name, "n": len(part), "dsc": [one.some(part).mean(organs, "dsc") for one in scored]}
+        for name, part in [*whole, *parts]
+    ]
 
 
 def _kind(modality: str, sequence: str) -> str:
     return f"MR {sequence.replace('_', ' ')}".strip() if modality == "MR" else modality
-
-
-def _mean(values: pd.Series, cases: Sequence[str]) -> float:
-    return float(values[values.index.isin(cases)].mean())
 
 
 def transfers(results: Results, atlas: Atlas, name: str) -> dict[str, Any] | None:

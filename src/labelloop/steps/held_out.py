@@ -110,7 +110,8 @@ def held_out(
         work = partial(_judge, item, labeling, found, pairs[item.id], left_out)
         ledger.run(item.id, digest([*content, *left_out]), work)
     ledger.close()
-    write_table(table, table_of(ledger.extras(), "rows"), "held_out")
+    rows, patients = table_of(ledger.extras(), "rows"), {item.id: item.case.patient for item in survey.usable()}
+    write_table(table, rows.assign(patient=rows["case"].map(patients)) if len(rows) else rows, "held_out")
 
 
 def unseen(
