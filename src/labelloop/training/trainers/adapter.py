@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -30,6 +32,8 @@ from labelloop.training.sampling import Chooser, Loader, streams
 from labelloop.training.settings import SegmenterSettings
 
 log = logging.getLogger(__name__)
+SPATIAL = (SpatialTransform, Convert2DTo3DTransform)
+"""What nnU-Net's augmentation begins with. It takes flat patches for planes, turns these, and makes them 3-D again."""
 
 
 class Adapter(nnUNetTrainer):
@@ -175,13 +179,13 @@ class Adapter(nnUNetTrainer):
         return loaders
 
     def _with_other_intensities(self, transforms: Any) -> Any:
-        """Add the transform of ``random_intensity``: behind a spatial one, so that it sees the patch alone."""
+        """Add the transform of ``random_intensity``: behind the spatial ones: it sees the patch alone, in 3-D."""
         settings = self.settings.random_intensity
         if not settings:
             return transforms
-        first = transforms.transforms[:1] if self.settings.augmentation == "nnunet" else []
-        rest = transforms.transforms[len(first) :]
-        return ComposeTransforms([*first, RandomIntensityTransform(settings), *rest])
+        listed = transforms.transforms
+        behind = max((i for i, one in enumerate(listed, start=1) if isinstance(one, SPATIAL)), default=0)
+        return ComposeTransforms([*listed[:behind], RandomIntensityTransform(settings), *listed[behind:]])
 
     def loader_options(self) -> dict[str, Any]:
         """Return what the loaders of training batches are told besides."""
