@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -130,6 +131,21 @@ def test_patches_come_from_the_box_of_a_case_and_are_black_beyond_it(tmp_path, l
     for number in range(5):
         patch = patches.patch("ct", np.random.default_rng(number))[0, 0].numpy()
         assert (patch[:6, :, :4] == 0.5).all() and (patch[6:] == -1).all() and (patch[:, :, 4:] == -1).all()
+
+
+def test_a_training_keeps_no_image_open(tmp_path, looks):
+    paths = [tmp_path / f"many_{number}.b2nd" for number in range(30)]
+    for path in paths:
+        path.write_bytes(looks["ct"][0].path.read_bytes())
+    many = tuple(GreyCase(path.stem, path, path.stem) for path in paths)
+    patches, rng = translator.Patches(job(tmp_path, looks, ct=many)), np.random.default_rng(0)
+    patches.patch("ct", rng)
+    process = psutil.Process()
+    before = process.num_fds(), len(process.memory_maps(grouped=False))
+    for _ in range(200):
+        patches.patch("ct", rng)
+    seen = process.num_fds(), len(process.memory_maps(grouped=False))
+    assert all(now < then + 10 for now, then in zip(seen, before, strict=True)), (before, seen)
 
 
 def test_it_learns_and_is_used_with_the_intensities_of_training(tmp_path, looks):

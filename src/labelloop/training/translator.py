@@ -133,12 +133,11 @@ class Patches(torch.utils.data.Dataset):
     """The patches of each update, and the generator that drew them, which its pools draw on next.
 
     Args:
-        job: the training; its images are opened when they are first needed, by the process that reads them.
+        job: the training; an image is open only while a patch is read from it.
     """
 
     def __init__(self, job: TranslatorJob):
         self._cases, self._settings = job.cases, job.settings
-        self._opened: dict[Path, Any] = {}
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         rng = np.random.default_rng(seed_of(self._settings.seed, *draw))
@@ -148,18 +147,13 @@ class Patches(torch.utils.data.Dataset):
         """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
         cases, size = self._cases[look], self._settings.patch
         case = cases[int(rng.integers(len(cases)))]
-        array = self._array(case.path)
+        array = open_image(case.path).array
         box = case.box or tuple((0, n) for n in array.shape[1:])
         starts = [low + int(rng.integers(max(1, high - low - p + 1))) for (low, high), p in zip(box, size, strict=True)]
         stops = [min(start + p, high) for start, p, (_, high) in zip(starts, size, box, strict=True)]
         part = array[0, *(slice(*ends) for ends in zip(starts, stops, strict=True))]
         missing = [(0, p - n) for n, p in zip(part.shape, size, strict=True)]
         return torch.from_numpy(np.pad(part, missing, constant_values=BLACK))[None, None]
-
-    def _array(self, path: Path) -> Any:
-        if path not in self._opened:
-            self._opened[path] = open_image(path).array
-        return self._opened[path]
 
 
 class Pool:
