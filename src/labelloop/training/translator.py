@@ -48,7 +48,8 @@ LOOKS = ("ct", "mr")
 class GreyCase:
     """A volume to learn a look from: an image prepared by a plan with a grey scale (``.b2nd``), and its key.
 
-    ``box``: the part that patches come from, (start, stop) per axis z, y, x; None: all of it.
+    ``box``: the part that patches come from, (start, stop) per axis z, y, x; None: all of it. Patches that are longer
+    than it reach beyond it.
     """
 
     case: str
@@ -144,13 +145,18 @@ class Patches(torch.utils.data.Dataset):
         return {look: self.patch(look, rng) for look in LOOKS} | {"rng": rng}
 
     def patch(self, look: str, rng: np.random.Generator) -> torch.Tensor:
-        """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
+        """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume.
+
+        It lies in the box of the case, or reaches as far beyond it as the patch is longer than the box.
+        """
         cases, size = self._cases[look], self._settings.patch
         case = cases[int(rng.integers(len(cases)))]
         array = open_image(case.path).array
-        box = case.box or tuple((0, n) for n in array.shape[1:])
+        sides = array.shape[1:]
+        box = case.box or tuple((0, n) for n in sides)
         starts = [low + int(rng.integers(max(1, high - low - p + 1))) for (low, high), p in zip(box, size, strict=True)]
-        stops = [min(start + p, high) for start, p, (_, high) in zip(starts, size, box, strict=True)]
+        starts = [max(0, min(start, n - p)) for start, n, p in zip(starts, sides, size, strict=True)]
+        stops = [min(start + p, n) for start, n, p in zip(starts, sides, size, strict=True)]
         part = array[0, *(slice(*ends) for ends in zip(starts, stops, strict=True))]
         missing = [(0, p - n) for n, p in zip(part.shape, size, strict=True)]
         return torch.from_numpy(np.pad(part, missing, constant_values=BLACK))[None, None]
