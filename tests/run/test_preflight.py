@@ -222,6 +222,21 @@ def mr_case(number: int, sequence: str) -> Case:
     return case(number).model_copy(update={"modality": "MR", "sequence": sequence})
 
 
+def test_a_slice_classifier_needs_ct_and_learns_from_nothing_else(tmp_path):
+    recipe = load_recipe("two_stage")
+    mr = [mr_case(n, "t1w").model_copy(update={"label": "/labels/mr.nii.gz", "annotated": "organs"}) for n in range(6)]
+    (problem,) = [line for line in fitted(mr, recipe)[2] if line.startswith("models.abdomen.")]
+    assert (
+        problem
+        == "models.abdomen.cases: a slice classifier learns from CT, and no train case in organs_full_no_tumor is CT"
+    )
+    ct = [case(n, "organs") for n in range(6, 12)]
+    expected = Expected([*mr, *ct], unroll(recipe))
+    assert not [line for line in checks.of_cases(expected) if line.startswith("models.abdomen.")]
+    split = expected.split("abdomen")
+    assert split.train | split.validation == {one.case for one in ct}
+
+
 def test_labels_are_carried_from_a_sequence_that_there_is(tmp_path):
     one = {"pseudo": {"predict": ["teacher"], "select": {"min_pairwise_dice": None}}}
     cases = [*several("organs", "organs"), mr_case(2, "t1w"), mr_case(3, "t2w")]

@@ -33,7 +33,7 @@ def of_cases(expected: Expected) -> Iterator[str]:
         if spec.trainer.kind == TRANSLATOR:
             yield from _translator_problems(key, spec, expected)
         elif not expected.known(model):
-            yield _nothing(key, spec, expected, sorted(expected.outputs(model)))
+            yield _nothing(key, model, expected)
         else:
             yield from _training_problems(key, model, expected)
     for name in (name for name in recipe.labels if name in used):
@@ -56,9 +56,12 @@ def of_channels(cases: Sequence[Case], recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _nothing(key: str, spec: ModelSpec, expected: Expected, outputs: Sequence[str]) -> str:
-    members, total = expected.members(spec.cases), len(expected.cases)
+def _nothing(key: str, model: str, expected: Expected) -> str:
+    spec, outputs = expected.chain.models[model], expected.outputs(model)
+    members, total = expected.fit_for(model), len(expected.cases)
     groups = " or ".join(spec.cases)
+    if not members and expected.members(spec.cases):
+        return f"{key}.cases: a slice classifier learns from CT, and no train case in {groups} is CT"
     found = f"none of {total} train cases is in {groups}"
     if members and spec.labels == TRUTH:
         found = f"in none of the {len(members)} train cases in {groups} is one of its classes annotated"

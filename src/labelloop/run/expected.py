@@ -90,6 +90,14 @@ class Expected:
             self._members[wanted] = [case for case, names in self.groups.items() if names & wanted]
         return self._members[wanted]
 
+    def fit_for(self, model: str) -> list[str]:
+        """Return the cases in the groups of a model that its kind of training can use; a slice classifier: CT alone."""
+        spec = self.chain.models[model]
+        found = self.members(spec.cases)
+        if spec.trainer.kind != SLICE_CLASSIFIER:
+            return found
+        return [case for case in found if self.cases[case].modality == "CT"]
+
     def outputs(self, model: str) -> frozenset[str]:
         """Return the classes of a model."""
         return frozenset(self.scheme.select(self.chain.classes_of(model)))
@@ -98,7 +106,7 @@ class Expected:
         """Return what may be known of the classes of a model in the cases of its groups; not those with nothing."""
         spec, outputs = self.chain.models[model], self.outputs(model)
         given = self.annotated if spec.labels == TRUTH else self.labels(spec.labels)
-        mine = {case: given.get(case, frozenset()) & outputs for case in self.members(spec.cases)}
+        mine = {case: given.get(case, frozenset()) & outputs for case in self.fit_for(model)}
         return {case: names for case, names in mine.items() if names}
 
     def labels(self, name: str) -> Known:

@@ -82,7 +82,7 @@ def train(
     from labelloop.training.nnunet import TrainingJob
 
     asked, scheme = ModelSpec.model_validate(spec), load_classes(classes)
-    usable = in_groups(survey.usable(), asked.cases, scheme, groups)
+    usable = _fit_for(asked, in_groups(survey.usable(), asked.cases, scheme, groups), name)
     full, outputs = _full(asked, usable, scheme, groups), scheme.select(asked.classes)
     rows = read_cases(survey.cases)
     patients, seen = {case.case: case.patient for case in rows}, learned_patients(rows, learned, learned_from)
@@ -114,6 +114,17 @@ def train(
 
 train_slices = train
 """A slice classifier leaves other files beside its ``model.json``."""
+
+
+def _fit_for(model: ModelSpec, cases: Sequence[UsableCase], name: str) -> Sequence[UsableCase]:
+    """Return the cases that a kind of training can use: a slice classifier windows Hounsfield units, which CT has."""
+    if model.trainer.kind != SLICE_CLASSIFIER:
+        return cases
+    kept = [item for item in cases if item.case.modality == "CT"]
+    if len(kept) < len(cases):
+        others = len(cases) - len(kept)
+        log.info("model %s: %d of %d cases left out: a slice classifier learns from CT alone", name, others, len(cases))
+    return kept
 
 
 def _full(model: ModelSpec, cases: Sequence[UsableCase], scheme: ClassScheme, groups: dict[str, dict]) -> set[str]:

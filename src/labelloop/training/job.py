@@ -13,13 +13,13 @@ from labelloop.inference.settings import Device
 from labelloop.networks.plans import Plan
 from labelloop.training.settings import (
     AXES,
-    TRAINING_VERSION,
     Determinism,
     PartialSettings,
     SegmenterSettings,
     TrainingSettings,
     cutmix_of,
     settings_of,
+    version_of,
 )
 
 
@@ -124,7 +124,7 @@ class TrainingJob:
 
     def _content(self) -> dict[str, Any]:
         content = {
-            "version": TRAINING_VERSION,
+            "version": version_of(self.settings),
             "plan": self.plan.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json", exclude_none=True),
             "classes": [(name, self.class_ids[name]) for name in self.classes],

@@ -29,7 +29,7 @@ from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_epochs, run_updates, tell_resumed
 from labelloop.training.progress import Progress
-from labelloop.training.settings import TRAINING_VERSION, SliceClassifierSettings, settings_of
+from labelloop.training.settings import SLICE_VERSION, SliceClassifierSettings, settings_of
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
 from labelloop.training.staging import staged_job
 from labelloop.training.trainers.supervised import SupervisedTrainer
@@ -132,7 +132,7 @@ class SliceTraining:
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
             "fingerprint": job.fingerprint,
             "deterministic": self.deterministic,
-            "training_version": TRAINING_VERSION,
+            "training_version": SLICE_VERSION,
             "versions": {name: version(name) for name in ("labelloop", "torch", "torchvision")},
             "cases": {split: len(cases) for split, cases in self.cases.items()},
             "epoch": len(self.progress.epochs),
