@@ -175,6 +175,18 @@ def test_a_student_is_not_validated_on_patients_that_its_weights_know(prepared, 
     assert validated(prepared.job(monkeypatch, learned=[table], trainer="partial", validation_fraction=0.3)) == {}
 
 
+def test_why_nobody_is_validated_on_is_told_as_it_is(prepared, monkeypatch, tmp_path, caplog):
+    labeled, asked = sorted(prepared.states.keys() - unlabeled_of(prepared)), {"trainer": "partial"}
+    table = tmp_path / "cases.csv"
+    write_table(table, pd.DataFrame([{"case": c, "split": "train", "key": ""} for c in labeled]), "training_cases")
+    prepared.job(monkeypatch, learned=[table], **asked)
+    assert "no patient to validate on: the models that it starts from learned from all of them" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(prepared, "rows", [row | {"patient": "one"} for row in prepared.rows])
+    prepared.job(monkeypatch, **asked)
+    assert "no patient to validate on: there is one alone, and the model learns from that" in caplog.text
+
+
 def test_a_student_is_validated_on_what_annotators_gave_not_on_pseudo_labels(prepared, monkeypatch):
     """A label set in which everything is known of every case."""
     rows = [

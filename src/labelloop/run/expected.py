@@ -21,6 +21,7 @@ from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,
     TRANSLATOR,
+    CrossPseudoSettings,
     SupervisedSettings,
     TrainerSettings,
 )
@@ -32,9 +33,10 @@ Known = dict[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Split:
-    """Cases that a training learns from, and those that it is validated on."""
+    """Cases that a training learns from, those of them whose labels it uses, and those that it is validated on."""
 
     train: frozenset[str]
+    labeled: frozenset[str]
     validation: frozenset[str]
 
 
@@ -59,9 +61,10 @@ def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, Sta
 
 
 def needs_all_classes(trainer: TrainerSettings) -> bool:
-    """Say whether a training leaves out cases in which a class of its model is unknown."""
+    """Say whether a training uses no labels of cases in which a class of its model is unknown."""
     excludes = isinstance(trainer, SupervisedSettings) and trainer.unknown == "exclude"
-    return excludes or trainer.kind == SLICE_CLASSIFIER
+    ignores = isinstance(trainer, CrossPseudoSettings) and trainer.partly_labeled == "unlabeled"
+    return excludes or ignores or trainer.kind == SLICE_CLASSIFIER
 
 
 class Expected:
@@ -136,19 +139,21 @@ class Expected:
         spec, outputs = self.chain.models[model], self.outputs(model)
         members = self.members(spec.cases)
         if spec.trainer.kind == TRANSLATOR:
-            return Split(frozenset(members), frozenset())
+            return Split(frozenset(members), frozenset(), frozenset())
         known, patients = self.known(model), {case: row.patient for case, row in self.cases.items()}
         drawn = {case: self.annotated[case] & outputs for case in known}
         scorable = known if spec.validate_on == "labels" else {case: names for case, names in drawn.items() if names}
         seen = self.seen_by(lineage(self.chain, model))
         held_out = held_out_cases(known, scorable, patients, seen, spec.validation_fraction, spec.validation_seed)
         away = {patients[case] for case in held_out}
-        learning = members if spec.trainer.kind in SEMI_SUPERVISED else known
-        train = [case for case in learning if patients[case] not in away]
-        if needs_all_classes(spec.trainer):
-            train = [case for case in train if known[case] == outputs]
+        whole = needs_all_classes(spec.trainer)
+        labeled = [c for c, names in known.items() if patients[c] not in away and (names == outputs or not whole)]
+        if spec.trainer.kind in SEMI_SUPERVISED:
+            train = [case for case in members if patients[case] not in away]
+            return Split(frozenset(train), frozenset(labeled), frozenset(held_out))
+        if whole:
             held_out = {case for case in held_out if scorable[case] == outputs}
-        return Split(frozenset(train), frozenset(held_out))
+        return Split(frozenset(labeled), frozenset(labeled), frozenset(held_out))
 
     def learned_from(self, models: Iterable[str]) -> set[str]:
         """Return the patients that any of ``models`` is expected to learn from."""

@@ -184,7 +184,7 @@ def _training_cases(
     learning = {case: state for case, state in more.items() if patients[case] not in away}
     used = learning | {case: scorable[case] for case in held_out}
     if model.validation_fraction and not held_out:
-        log.warning("model %s: no patient is left to validate on: the models behind it learned from all", name)
+        log.warning("model %s: no patient to validate on: %s", name, _why_none(scorable, patients, seen))
     log.info(
         "model %s: %d cases to learn from, %d of them for validation, %d unlabeled",
         name, len(used), len(held_out), len(learning.keys() - known.keys()),
@@ -205,6 +205,15 @@ def _training_cases(
         )
         for case in sorted(used)
     )
+
+
+def _why_none(scorable: Collection[str], patients: Mapping[str, str], seen: Collection[str]) -> str:
+    """Say why none of the cases that a model could be scored on is kept for that."""
+    if not scorable:
+        return "annotators looked for its classes in none of its cases"
+    if all(patients[case] in seen for case in scorable):
+        return "the models that it starts from learned from all of them, or may have"
+    return "there is one alone, and the model learns from that"
 
 
 def _tumor_bank(manifests: Sequence[Path], cases: Collection[str]):
