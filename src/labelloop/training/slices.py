@@ -99,7 +99,7 @@ class SliceTraining:
         Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
         """
         if work.checkpoint.is_file():
-            self._load(work.load(self.device))
+            self._load(work.load())
         s = self.settings
         loaders = {"train": self._loader("train", augment=True)}
         if self.cases["validation"] and s.validation_iterations:

@@ -212,7 +212,7 @@ class TranslatorTraining:
         Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
         """
         if work.checkpoint.is_file():
-            self._load(work.load(self.device))
+            self._load(work.load())
         s = self.settings
         updates = product(self._epochs, range(s.iterations_per_epoch))
         draws = [Draw("translator", epoch, number) for epoch, number in updates]
@@ -332,7 +332,7 @@ class TranslatorTraining:
         for kind, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][kind])
         for look, pool in self.pools.items():
-            pool.fakes = list(state["pools"][look])
+            pool.fakes = [fake.to(self.device) for fake in state["pools"][look]]
         self.epochs, self.losses = state["epochs"], state["losses"]
         self.deterministic &= state.get("deterministic", True)
         tell_resumed(self.job.name, self._epochs, self.losses)
