@@ -22,6 +22,7 @@ from labelloop.base.classes import IGNORED
 from labelloop.base.files import write_json
 from labelloop.base.paths import SLICE_OUTPUTS
 from labelloop.base.tables import write_table
+from labelloop.cases.annotation import PRESENT
 from labelloop.inference.prepared import SUFFIX, open_image, open_label
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
@@ -64,7 +65,8 @@ def train(job: TrainingJob) -> None:
 class SlicedCase:
     """A case and, for each of its planes, whether it shows a class of the model, and whether that is known.
 
-    What shows none beside ignored voxels may show one.
+    Voxels of a class that is absent from the case show none: their label was refused. What shows none beside ignored
+    voxels may show one.
     """
 
     case: TrainingCase
@@ -204,7 +206,8 @@ class SliceTraining:
 
     def _sliced(self, case: TrainingCase) -> SlicedCase:
         label = open_label(self.job.labels / f"{case.case}{SUFFIX}").array[0]
-        positive = np.any(np.isin(label, [self.job.class_ids[name] for name in self.job.classes]), (1, 2))
+        present = [self.job.class_ids[name] for name in self.job.classes if case.states.get(name) == PRESENT]
+        positive = np.any(np.isin(label, present), (1, 2))
         return SlicedCase(case, positive, positive | ~np.any(label == IGNORED, (1, 2)))
 
     def _image(self, case: TrainingCase):
