@@ -27,7 +27,7 @@ from labelloop.training.initial import start_from
 from labelloop.training.intensity import RandomIntensityTransform
 from labelloop.training.job import TrainingCase, TrainingJob, mirror_axes_of
 from labelloop.training.loading import Channels, PreparedDataset
-from labelloop.training.losses import LossTerms
+from labelloop.training.losses import LossTerms, ReproducibleCrossEntropy
 from labelloop.training.sampling import Chooser, Loader, streams
 from labelloop.training.settings import SegmenterSettings
 
@@ -135,6 +135,8 @@ class Adapter(nnUNetTrainer):
             weights = [0.5**level for level in range(len(loss.weight_factors))]
             loss.weight_factors = tuple(weight / sum(weights) for weight in weights)
         loss.loss.ce.weight = self._class_weights()
+        if self.deterministic and self.device.type == "cuda":
+            loss.loss.ce = ReproducibleCrossEntropy(loss.loss.ce.weight)
         loss.loss = self.loss_of(loss.loss)
         self._terms = LossTerms(loss.loss, tuple(weight for weight in loss.weight_factors if weight))
         return loss
