@@ -146,7 +146,10 @@ class TrainingJob:
 
 
 def mirror_axes_of(job: TrainingJob) -> tuple[int, ...]:
-    """Return the axes of the network's grid along which patches are mirrored."""
+    """Return the axes of the network's grid along which patches are mirrored.
+
+    Of a plan that takes images as they are stored they mean something together only: a recipe names all, or none.
+    """
     return tuple(job.plan.axis(AXES.index(axis)) for axis in job.segmenter.mirror_axes)
 
 
