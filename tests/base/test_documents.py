@@ -162,6 +162,17 @@ def test_what_the_machine_does_is_not_said_of_a_file(tmp_path, monkeypatch, erro
     assert raised.value is error and may_pass(error)
 
 
+@pytest.mark.parametrize("error", [MACHINE[2], *MACHINE[4:]], ids=str)
+def test_a_lack_of_memory_is_not_said_of_a_model(tmp_path, error):
+    def build():
+        raise error
+
+    torch.save({"weights": {}}, tmp_path / "weights.pt")
+    with pytest.raises(type(error)) as raised:
+        load_network(build, tmp_path / "weights.pt")
+    assert raised.value is error
+
+
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), NotADirectoryError(20, "Not a directory")])
 def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch, error):
     def fail(*_, **__):
