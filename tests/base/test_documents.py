@@ -1,5 +1,6 @@
 """Files that somebody else wrote: within limits, in one line, and nothing in them is executed."""
 
+import errno
 import json
 import pickle
 import resource
@@ -11,7 +12,7 @@ import torch
 
 from labelloop.base.classes import ClassScheme, load_classes
 from labelloop.base.documents import MOST_VALUES, load_tensors, read_json, read_yaml, validated
-from labelloop.base.errors import UserError
+from labelloop.base.errors import UserError, may_pass
 from labelloop.cli.main import main
 from labelloop.images.datasets import read_dataset
 from labelloop.networks.network import build_network, load_network
@@ -138,6 +139,48 @@ def test_odd_tensors_are_refused_and_not_executed(tmp_path, monkeypatch, name):
         load_tensors(path, "Delete it.")
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
     assert not (tmp_path / "executed").exists()
+
+
+MACHINE = (
+    OSError(errno.ESTALE, "Stale file handle"),
+    OSError(errno.EIO, "Input/output error"),
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"),
+)
+
+
+@pytest.mark.parametrize("error", MACHINE, ids=str)
+def test_what_the_machine_does_is_not_said_of_a_file(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)) as raised:
+        load_tensors(tmp_path / "checkpoint.pth", "Delete it.")
+    assert raised.value is error and may_pass(error)
+
+
+@pytest.mark.parametrize("error", [MACHINE[2], *MACHINE[4:]], ids=str)
+def test_a_lack_of_memory_is_not_said_of_a_model(tmp_path, error):
+    def build():
+        raise error
+
+    torch.save({"weights": {}}, tmp_path / "weights.pt")
+    with pytest.raises(type(error)) as raised:
+        load_network(build, tmp_path / "weights.pt")
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), NotADirectoryError(20, "Not a directory")])
+def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match=r"weights.pt cannot be read .* Copy it"):
+        load_tensors(tmp_path / "weights.pt", "Copy it again.")
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])

@@ -181,6 +181,21 @@ def test_what_keeps_a_training_from_starting_from_a_model_of_nnunet_is_told(tmp_
         load(tmp_path, {"zoo": zoo(tmp_path, **changes)}, plans=plan, models=STARTING)
 
 
+@pytest.mark.parametrize("orientation", ["stored", "canonical"])
+@pytest.mark.parametrize("axes", [[], ["z"], ["x", "y"], ["x", "y", "z"]])
+def test_axes_of_the_patient_are_no_axes_of_images_as_they_are_stored(tmp_path, orientation, axes):
+    changes = {
+        "plans": {"fine": {"like": "zoo", "orientation": orientation}},
+        "models": {"student": {"init_from": "zoo", "trainer": {"mirror_axes": axes}}},
+    }
+    if orientation == "canonical" or len(axes) in (0, 3):
+        assert load(tmp_path, {"zoo": zoo(tmp_path)}, **changes).models["student"].trainer.mirror_axes == tuple(axes)
+        return
+    said = f"models.student.trainer.mirror_axes: {', '.join(axes)} are axes of the patient, and plans.fine "
+    with pytest.raises(UserError, match=re.escape(said)):
+        load(tmp_path, {"zoo": zoo(tmp_path)}, **changes)
+
+
 def test_other_external_models_have_no_plan(tmp_path):
     with pytest.raises(UserError, match=r"plans.fine.like: 'tool' is an external model; of these, nnU-Net's"):
         load(tmp_path, {"tool": FILES}, plans={"fine": {"like": "tool"}})

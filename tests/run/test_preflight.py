@@ -148,8 +148,43 @@ def test_a_supervised_model_needs_a_case_in_which_all_its_classes_are_known(tmp_
         "models.student.trainer.kind: supervised learns from cases in which all classes of the model are known, and of "
         "4 cases with labels truth in each, one is unknown. Take kind: partial, or fewer classes"
     ]
-    assert problems_of(tmp_path, several("organs", "all", "tumor"), **on_truth) == []
+    assert problems_of(tmp_path, several("organs", "all", "all", "tumor"), **on_truth) == []
     assert problems_of(tmp_path, cases, **supervised()) == []  # teachers may add the organs to the cases of tumors
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "instead"),
+    [("default", "student", "kind: partial"), ("two_stage", "abdomen", "other cases")],
+)
+def test_a_case_with_all_classes_must_be_left_beside_those_kept_for_validation(tmp_path, recipe, model, instead):
+    cases, told, path = [*several(*["liver;tumor"] * 4), case(4, "all")], set(), tmp_path / "mine.yaml"
+    for seed in range(20):
+        spec = {"labels": "truth", "cases": "all", "init_from": None, "validation_seed": seed}
+        spec |= {"trainer": "supervised"} if recipe == "default" else {}
+        path.write_text(json.dumps({"extends": recipe, "models": {model: spec}}))
+        expected = Expected(cases, unroll(load_recipe(path)))
+        found = [line for line in checks.of_cases(expected) if line.startswith(f"models.{model}.")]
+        assert bool(found) is ("c4" in expected.split(model).validation)
+        told |= set(found or [""])
+    refused, taken = sorted(told, reverse=True)
+    assert taken == "" and refused.endswith(
+        " learns from cases in which all classes of the model are known, and all of these, 1 case, are of patients "
+        f"that are kept for validation. Set validation_fraction: 0, label more, or take {instead}"
+    )
+
+
+def test_cross_supervision_with_partly_labeled_cases_as_unlabeled_needs_a_labeled_one(tmp_path):
+    trainer = {"kind": "cross_pseudo", "partly_labeled": "unlabeled"}
+    student = {"models": {"student": {"labels": "truth", "init_from": None, "trainer": trainer}}}
+    (problem,) = problems_of(tmp_path, several("organs", "organs", "tumor", "tumor", ""), **student)
+    assert problem == (
+        "models.student.trainer.partly_labeled: cross_pseudo learns from cases in which all classes of the model are "
+        "known, and of 4 cases with labels truth in each, one is unknown. Take partly_labeled: labeled, or fewer "
+        "classes"
+    )
+    assert problems_of(tmp_path, several("organs", "all", "all", "tumor", ""), **student) == []
+    trainer["partly_labeled"] = "labeled"
+    assert problems_of(tmp_path, several("organs", "organs", "tumor", "tumor", ""), **student) == []
 
 
 def test_what_a_label_set_leaves_out_cannot_be_learned_from_it(tmp_path):
@@ -228,6 +263,21 @@ def test_a_translator_needs_both_looks_and_its_reference(tmp_path):
 
 def mr_case(number: int, sequence: str) -> Case:
     return case(number).model_copy(update={"modality": "MR", "sequence": sequence})
+
+
+def test_a_slice_classifier_needs_ct_and_learns_from_nothing_else(tmp_path):
+    recipe = load_recipe("two_stage")
+    mr = [mr_case(n, "t1w").model_copy(update={"label": "/labels/mr.nii.gz", "annotated": "organs"}) for n in range(6)]
+    (problem,) = [line for line in fitted(mr, recipe)[2] if line.startswith("models.abdomen.")]
+    assert (
+        problem
+        == "models.abdomen.cases: a slice classifier learns from CT, and no train case in organs_full_no_tumor is CT"
+    )
+    ct = [case(n, "organs") for n in range(6, 12)]
+    expected = Expected([*mr, *ct], unroll(recipe))
+    assert not [line for line in checks.of_cases(expected) if line.startswith("models.abdomen.")]
+    split = expected.split("abdomen")
+    assert split.train | split.validation == {one.case for one in ct}
 
 
 def test_labels_are_carried_from_a_sequence_that_there_is(tmp_path):

@@ -1,6 +1,7 @@
 """From the survey to a training: which cases it gets, what is known of them, what it pastes."""
 
 import csv
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from labelloop.steps.cases import prepare
 from labelloop.steps.common import SurveyTables
 from labelloop.steps.labels import fuse, selection
 from labelloop.steps.models import train
-from labelloop.training import nnunet
+from labelloop.training import nnunet, slices
 from labelloop.training.settings import CutMix
 from labelloop.training.trainers import TRAINERS
 from survey_files import do_survey, tables_of
@@ -106,7 +107,8 @@ class Prepared:
     def job(self, monkeypatch, bank: Path | None = None, learned: Sequence[Path] = (), **spec):
         """Return the job that the step hands to the training."""
         jobs = []
-        monkeypatch.setattr(nnunet, "train", jobs.append)
+        for module in (nnunet, slices):
+            monkeypatch.setattr(module, "train", jobs.append)
         model = ModelSpec.model_validate({"plan": "fine"} | spec)
         dumped = model.model_dump(mode="json", exclude_none=True)
         arrays = [manifest(self.images)], [manifest(self.images / "labels" / model.labels)]
@@ -150,6 +152,17 @@ def test_unlabeled_cases_reach_the_trainers_that_use_them(prepared, monkeypatch,
     assert cases(prepared.job(monkeypatch, trainer="partial")) == set(prepared.states) - unlabeled
 
 
+def test_slice_classifiers_leave_out_what_has_no_hounsfield_units(prepared, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    labeled = cases(prepared.job(monkeypatch, trainer="slice_classifier"))
+    mr = min(labeled)
+    rows = [row | ({"modality": "MR", "sequence": "t1w"} if row["case"] == mr else {}) for row in prepared.rows]
+    monkeypatch.setattr(prepared, "rows", rows)
+    assert cases(prepared.job(monkeypatch, trainer="slice_classifier")) == labeled - {mr}
+    assert f"1 of {len(rows)} cases left out: a slice classifier learns from CT alone" in caplog.text
+    assert mr in cases(prepared.job(monkeypatch, trainer="partial"))
+
+
 def test_unlabeled_scans_of_patients_that_are_validated_on_are_left_out(prepared, monkeypatch):
     def splits() -> dict[str, set[str]]:
         job = prepared.job(monkeypatch, trainer="mean_teacher", validation_fraction=0.2)
@@ -177,6 +190,18 @@ def test_a_student_is_not_validated_on_patients_that_its_weights_know(prepared, 
     assert cases(job) == set(labeled)
     write_table(table, pd.DataFrame(rows).assign(split="train"), "training_cases")
     assert validated(prepared.job(monkeypatch, learned=[table], trainer="partial", validation_fraction=0.3)) == {}
+
+
+def test_why_nobody_is_validated_on_is_told_as_it_is(prepared, monkeypatch, tmp_path, caplog):
+    labeled, asked = sorted(prepared.states.keys() - unlabeled_of(prepared)), {"trainer": "partial"}
+    table = tmp_path / "cases.csv"
+    write_table(table, pd.DataFrame([{"case": c, "split": "train", "key": ""} for c in labeled]), "training_cases")
+    prepared.job(monkeypatch, learned=[table], **asked)
+    assert "no patient to validate on: the models that it starts from learned from all of them" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(prepared, "rows", [row | {"patient": "one"} for row in prepared.rows])
+    prepared.job(monkeypatch, **asked)
+    assert "no patient to validate on: there is one alone, and the model learns from that" in caplog.text
 
 
 def test_a_student_is_validated_on_what_annotators_gave_not_on_pseudo_labels(prepared, monkeypatch):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_job
+from tiny_training import PLAN, make_job
 
 from labelloop.training import intensity
 from labelloop.training.intensity import RandomIntensityTransform, random_look
@@ -59,15 +59,18 @@ def test_so_many_patches_are_altered(probability, expected):
     assert all(torch.equal(one["segmentation"], image) for one in seen)
 
 
-@pytest.mark.parametrize("augmentation", ["nnunet", "none"])
-def test_training_sees_other_intensities_and_the_same_labels(data, tmp_path, augmentation):
-    batches = []
+@pytest.mark.parametrize(
+    ("augmentation", "patch"),  # nnU-Net turns patches as flat as the last one plane by plane
+    [("nnunet", PLAN.patch), ("none", PLAN.patch), ("nnunet", (8, 32, 32))],
+)
+def test_training_sees_other_intensities_and_the_same_labels(data, tmp_path, augmentation, patch):
+    batches, plan = [], PLAN.model_copy(update={"patch": patch})
     for own in ({}, {"random_intensity": {}}):
-        job = make_job(data, tmp_path, settings={"augmentation": augmentation, **own})
+        job = make_job(data, tmp_path, plan=plan, settings={"augmentation": augmentation, **own})
         loaders = TRAINERS["supervised"].of(job).get_dataloaders()
         batches.append(list(iterate(loaders, [Draw("train", 0, 0), Draw("validation", 0, 0)], seed=1, workers=0)))
     (plain, validated), (altered, validated_too) = batches
-    assert plain["data"].shape == altered["data"].shape
+    assert plain["data"].shape == altered["data"].shape == (2, 1, *patch)
     assert not torch.allclose(plain["data"], altered["data"])
     if augmentation == "none":
         assert torch.equal(plain["target"][0], altered["target"][0])

@@ -5,7 +5,15 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.nn.functional import cross_entropy
 
-from labelloop.training.losses import KnownDice, LossTerms, PartialLabelLoss, drop_unknown, merge_unknown
+from labelloop.training.losses import (
+    LEFT_OUT,
+    KnownDice,
+    LossTerms,
+    PartialLabelLoss,
+    ReproducibleCrossEntropy,
+    drop_unknown,
+    merge_unknown,
+)
 
 MODES = ("logsumexp", "max")
 UNKNOWN = torch.tensor([[False, True, False, True, False], [False] * 5])  # nothing unknown in the second sample
@@ -154,6 +162,21 @@ def test_drop_unknown_keeps_type_and_shape(sample):
     assert dropped.dtype == torch.int16
     assert set(dropped[0].unique().tolist()) == {0, 2, 4}
     assert torch.equal(dropped[1], labels[1])
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 0.3, 2.7, 1.0, 0.1)])
+@pytest.mark.parametrize("left_out", [0, 40])
+def test_the_reproducible_cross_entropy_is_torchs(sample, weights, left_out):
+    logits, target = sample[0].float(), sample[1][:, 0].clone()
+    target.view(-1)[:left_out] = LEFT_OUT
+    weight = torch.tensor(weights) if weights else None
+    values, gradients = [], []
+    for loss in (torch.nn.CrossEntropyLoss(weight), ReproducibleCrossEntropy(weight)):
+        x = logits.clone().requires_grad_()
+        values.append(loss(x, target))
+        gradients.append(torch.autograd.grad(values[-1], x)[0])
+    assert torch.allclose(*values, rtol=1e-6, atol=0)
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
 
 
 def test_terms_add_up_to_the_loss(sample):

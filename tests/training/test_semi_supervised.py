@@ -66,6 +66,15 @@ def test_partly_labeled_cases_count_as_unlabeled_if_so_asked(data):
         assert {batch[1] for batch in batches} == ({"case2"} if cross else labeled)
 
 
+@pytest.mark.parametrize(
+    ("partly", "states", "needed"),
+    [("unlabeled", {"liver": "present"}, "every class"), ("labeled", {}, "any class")],
+)
+def test_why_no_case_is_labeled_is_told_as_it_is(data, partly, states, needed):
+    with pytest.raises(UserError, match=f"in none of 3 to learn from is {needed} of the model known"):
+        trainer_of(data, "cross_pseudo", dict.fromkeys(range(4), states), partly_labeled=partly)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_unlabeled_half_has_no_part_in_the_supervised_terms(unlabeled, kind):
     trainer = trainer_of(unlabeled, kind)

@@ -103,6 +103,14 @@ def test_a_finished_training_is_not_done_again(trained, data, monkeypatch):
     assert {name: (trained / name).read_bytes() for name in SLICE_OUTPUTS} == before
 
 
+def test_refused_labels_are_no_finds(data, tmp_path):
+    """The label map keeps the voxels of a class that the selection, or a reviewer, called absent."""
+    refused = {"liver": "absent", "spleen": "present"}
+    asked = make_job(data, tmp_path, states=STATES | {2: refused}, classes=CLASSES, settings=SETTINGS)
+    positive = {c.case.case: int(c.positive.sum()) for c in SliceTraining(asked).cases["train"]}
+    assert positive == {"case1": 10, "case2": 0, "case3": 10}
+
+
 def test_scores_against_counting_by_hand():
     positive = np.array([True, True, True, False, False])
     row = slice_scores(positive, np.array([0.9, 0.5, 0.2, 0.3, 0.6]))

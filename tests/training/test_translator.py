@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -121,15 +122,40 @@ def test_another_seed_or_case_is_another_training(tmp_path, looks):
     assert first.fingerprint != job(tmp_path, looks, ct=boxed).fingerprint
 
 
-def test_patches_come_from_the_box_of_a_case_and_are_black_beyond_it(tmp_path, looks):
-    array = np.zeros((12, 20, 24), np.float32)
-    array[3:9, 2:20, 5:9] = 0.5
+@pytest.mark.parametrize(
+    ("sides", "box", "shown", "black"),  # a patch is 8 x 16 x 16; what it shows of the box, and beyond the volume
+    [
+        ((12, 40, 40), ((2, 11), (3, 39), (4, 38)), 8 * 16 * 16, 0),
+        ((12, 20, 24), ((3, 9), (2, 20), (5, 9)), 6 * 16 * 4, 0),  # the scan goes on above and on both sides
+        ((12, 20, 24), ((10, 12), (0, 20), (22, 24)), 2 * 16 * 2, 0),  # it ends with the box
+        ((6, 20, 24), ((1, 5), (0, 20), (0, 24)), 4 * 16 * 16, 2 * 16 * 16),
+    ],
+)
+def test_patches_come_from_the_box_of_a_case_and_are_black_beyond_the_volume(tmp_path, looks, sides, box, shown, black):
+    array = np.full(sides, 0.25, np.float32)
+    array[tuple(slice(*ends) for ends in box)] = 0.5
     write_image_array(tmp_path / "marked.b2nd", array)
-    marked = GreyCase("marked", tmp_path / "marked.b2nd", "key", ((3, 9), (2, 20), (5, 9)))
+    marked = GreyCase("marked", tmp_path / "marked.b2nd", "key", box)
     patches = translator.Patches(job(tmp_path, looks, ct=(marked,)))
     for number in range(5):
         patch = patches.patch("ct", np.random.default_rng(number))[0, 0].numpy()
-        assert (patch[:6, :, :4] == 0.5).all() and (patch[6:] == -1).all() and (patch[:, :, 4:] == -1).all()
+        assert patch.shape == TINY.patch
+        assert ((patch == 0.5).sum(), (patch == -1).sum()) == (shown, black)
+
+
+def test_a_training_keeps_no_image_open(tmp_path, looks):
+    paths = [tmp_path / f"many_{number}.b2nd" for number in range(30)]
+    for path in paths:
+        path.write_bytes(looks["ct"][0].path.read_bytes())
+    many = tuple(GreyCase(path.stem, path, path.stem) for path in paths)
+    patches, rng = translator.Patches(job(tmp_path, looks, ct=many)), np.random.default_rng(0)
+    patches.patch("ct", rng)
+    process = psutil.Process()
+    before = process.num_fds(), len(process.memory_maps(grouped=False))
+    for _ in range(200):
+        patches.patch("ct", rng)
+    seen = process.num_fds(), len(process.memory_maps(grouped=False))
+    assert all(now < then + 10 for now, then in zip(seen, before, strict=True)), (before, seen)
 
 
 def test_it_learns_and_is_used_with_the_intensities_of_training(tmp_path, looks):

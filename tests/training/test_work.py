@@ -5,9 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny_training
 import torch
@@ -27,16 +29,61 @@ def copied(model, tmp_path):
     return Path(shutil.copytree(model, tmp_path / "copy"))
 
 
-def test_killed_and_resumed_equals_uninterrupted(data, tmp_path, caplog):
-    # killed in the middle of epoch 4; the last checkpoint is of epoch 2
-    script = [sys.executable, tiny_training.__file__, str(data), str(tmp_path / "killed"), "11"]
-    assert subprocess.run(script, capture_output=True, timeout=120).returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "weights.pt").exists()
+@pytest.mark.parametrize(
+    ("end", "code", "resumed"),  # in the middle of epoch 4
+    [("kill", -signal.SIGKILL, "resuming after epoch 2 of 4, update 0"),  # where the last checkpoint is of
+     ("stop", 128 + signal.SIGTERM, "resuming after epoch 3 of 4, update 2")],
+)  # fmt: skip
+def test_ended_and_resumed_equals_uninterrupted(data, tmp_path, caplog, end, code, resumed):
+    script = [sys.executable, tiny_training.__file__, str(data), str(tmp_path / "ended"), "11", end]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120, start_new_session=True)
+    assert done.returncode == code, done.stderr
+    assert not (tmp_path / "ended" / "weights.pt").exists()
     caplog.set_level(logging.INFO)
-    train(make_job(data, tmp_path / "killed", settings=LONG))
-    assert "resuming after epoch 2 of 4" in caplog.text
+    train(make_job(data, tmp_path / "ended", settings=LONG))
+    assert resumed in caplog.text
     train(make_job(data, tmp_path / "whole", settings=LONG))
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "ended") == contents(tmp_path / "whole")
+
+
+LOADING = """
+import os
+import signal
+import sys
+import torch
+from labelloop.training.loading import ahead
+
+class Processes(torch.utils.data.Dataset):
+    def __getitem__(self, draw):
+        return os.getpid()
+
+stream = ahead(Processes(), range(1000), workers=1)
+print(next(stream), flush=True)
+for number in (signal.SIGINT, signal.SIGTERM):
+    os.kill(next(stream), number)
+for _ in range(100):
+    next(stream)
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+stream.close()
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("close", 0), ("kill", -signal.SIGKILL)])
+def test_loaders_outlive_a_stop_of_the_job_but_not_its_process(end, code):
+    done = subprocess.run([sys.executable, "-c", LOADING, end], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    deadline = time.monotonic() + 30
+    while _runs(int(done.stdout)):
+        assert time.monotonic() < deadline, "the loader still runs"
+        time.sleep(0.2)
+
+
+def _runs(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("kind", ["supervised", "partial", "mean_teacher", "cross_pseudo"])
@@ -243,5 +290,5 @@ def test_a_checkpoint_executes_nothing(tmp_path, monkeypatch):
     work.begin()
     torch.save({"fingerprint": "fingerprint", "precision": "fp32", "network": Payload()}, work.checkpoint)
     with pytest.raises(UserError, match=r"checkpoint.pth cannot be read .* Delete .* to train from the start"):
-        work.load("cpu")
+        work.load()
     assert not (tmp_path / "executed").exists()

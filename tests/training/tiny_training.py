@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,22 +73,36 @@ def contents(folder: Path) -> dict[str, bytes]:
 LONG = {"epochs": 4, "save_every": 2}
 
 
-def train_until_killed(root: Path, folder: Path, step: int) -> None:
-    """Train with the settings LONG and kill this process, as kill -9 would, in training step number ``step``."""
+def kill_me() -> None:
+    """End this process as kill -9 does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_the_job() -> None:
+    """Send SIGTERM to all processes of this group from another process, as Slurm does at the time limit."""
+    subprocess.run(["kill", "-s", "TERM", "--", f"-{os.getpgrp()}"])
+    time.sleep(1)  # by now a loader that the signal ended is missed
+
+
+ENDS = {"kill": kill_me, "stop": stop_the_job}
+
+
+def train_until(root: Path, folder: Path, step: int, end: str) -> None:
+    """Train with the settings LONG and one loader; call one of ENDS in training step number ``step``."""
     from labelloop.training.nnunet import train
     from labelloop.training.trainers.base import Trainer
 
     original, count = Trainer.train_step, [0]
 
-    def step_or_die(self, batch):
+    def step_and_end(self, batch):
         count[0] += 1
         if count[0] == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            ENDS[end]()
         return original(self, batch)
 
-    Trainer.train_step = step_or_die
+    Trainer.train_step = step_and_end
     train(make_job(root, folder, settings=LONG, workers=1))
 
 
 if __name__ == "__main__":
-    train_until_killed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    train_until(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -8,7 +8,7 @@ from labelloop.inference.nnunet import IMPORT_VERSION
 from labelloop.inference.external import EXTERNAL_VERSION
 from labelloop.inference.settings import ENGINE_VERSION
 from labelloop.base.paths import OUTPUTS, SLICE_OUTPUTS, WEIGHTS
-from labelloop.training.settings import TRAINING_VERSION
+from labelloop.training.settings import version_of
 
 
 rule train:
@@ -51,7 +51,9 @@ rule train:
         start_names=lambda w: run.external.start_names(w.model),
         learned_from=lambda w: run.external.seen_before(w.model),
         deterministic=run.config.deterministic,
-        trigger=trigger(TRAINING_VERSION, run.scheme.fingerprint()),
+        trigger=lambda w: trigger(
+            version_of(wiring.model(w.model).trainer), run.scheme.fingerprint()
+        ),
     message:
         "train: model {wildcards.model}"
     script:

@@ -1,5 +1,6 @@
 """Read YAML, JSON and tensors that somebody else may have written: within limits, and nothing in them is executed."""
 
+import errno
 import json
 import pickle
 import re
@@ -11,7 +12,7 @@ from typing import Any, TypeGuard, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from labelloop.base.errors import UserError
+from labelloop.base.errors import UserError, may_pass
 from labelloop.base.sequences import flat
 from labelloop.base.wording import first_of
 
@@ -32,6 +33,8 @@ MOST_VALUES = 200_000
 """In a YAML file, with what its aliases repeat."""
 MARK = "is:"
 """Begins the parts of an error's place that tell the kind of what stands there; no key of a file begins so."""
+OF_FILES = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EINVAL, None)
+"""What the system says of a file that is not there to be read, or is cut. Its other errors are the disk's."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -138,24 +141,28 @@ def found_in(error: Mapping[str, Any]) -> str:
     return "" if isinstance(value, dict) else f" (found {short(repr(value), 80)})"
 
 
-def load_tensors(path: str | Path, otherwise: str, device: Any = "cpu", also: Sequence[Any] = ()) -> dict[str, Any]:
-    """Return the dictionary of tensors, numbers and texts in a file that ``torch.save`` wrote.
+def load_tensors(path: str | Path, otherwise: str, also: Sequence[Any] = ()) -> dict[str, Any]:
+    """Return the dictionary of tensors, numbers and texts in a file that ``torch.save`` wrote, on the CPU.
+
+    Errors that tell of the machine, not of the file (see ``errors.may_pass``), are left as they are.
 
     Args:
         otherwise: what to do about a file that cannot be read.
         also: what else the file may hold (see ``torch.serialization.safe_globals``).
 
     Raises:
-        UserError: when the file is missing, damaged, or holds anything else, e.g. code.
+        UserError: when the file is missing or may not be read, is damaged, or holds anything else, e.g. code.
     """
     import torch
 
     try:
         with torch.serialization.safe_globals(list(also)):
-            content = torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. {otherwise}") from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        if may_pass(error) and not (isinstance(error, OSError) and error.errno in OF_FILES):
+            raise
         raise UserError(f"{path} cannot be read ({short(error)}). {otherwise}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} cannot be read (it holds a {type(content).__name__}). {otherwise}")

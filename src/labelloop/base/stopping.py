@@ -1,7 +1,6 @@
 """Ctrl-C and SIGTERM (a time limit, scancel, a kill): work that asked for it may first come to a good end."""
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -57,24 +56,30 @@ def exit_by(number: int) -> SystemExit:
 def deferred() -> Iterator[StopRequest]:
     """Let the block end itself: it looks at the request yielded, and raises what :func:`exit_by` returns.
 
-    Processes forked inside go on ignoring Ctrl-C, which a terminal sends to them, too, and end at SIGTERM. Outside of
-    the main thread, which alone gets signals, nothing is deferred.
+    Outside of the main thread, which alone gets signals, nothing is deferred. Processes that the block forks would get
+    them, too: start them in :func:`spared`.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    owner = os.getpid()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            request.note(number, frame)
-        elif number == signal.SIGTERM:
-            os._exit(128 + number)
-
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    before = {number: signal.signal(number, request.note) for number in SIGNALS}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """Let processes that the block starts never see Ctrl-C and SIGTERM: who started them says when they end.
+
+    A terminal, Slurm and :func:`pass_on_to_children` signal all processes of a job. What those processes still compute
+    is needed for the good end of the work.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

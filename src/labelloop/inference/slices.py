@@ -80,7 +80,7 @@ class SliceClassifier:
         """Bring a volume to the network grid. Raises CaseError for MR, which has no Hounsfield units to window."""
         if modality != "CT":
             found = f"slice classifier {self.model.name} windows Hounsfield units; {modality} has none"
-            raise CaseError("modality", "", found, "Take a model that learned from MR.", common=True)
+            raise CaseError("modality", "", found, "Locate by a model that segments.", common=True)
         with stage("prepare"):
             return prepare_image(volume, self.plan, modality)
 

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, TypeVar
 
 from labelloop.base.documents import load_tensors, short
-from labelloop.base.errors import UserError
+from labelloop.base.errors import UserError, may_pass
 from labelloop.base.files import sha256
 from labelloop.networks.nnunet_plan import NnunetPlan
 from labelloop.networks.plans import Plan
@@ -84,7 +84,9 @@ def load_network(build: "Callable[[], Network]", path: Path) -> "Network":
             raise ValueError("weights that are not finite numbers")
         network = build()
         network.load_state_dict(state)
-    except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        if may_pass(error):
+            raise
         raise UserError(f"{path} does not fit the plan in model.json: {short(error)}") from error
     return network
 

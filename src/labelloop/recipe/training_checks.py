@@ -10,7 +10,7 @@ from labelloop.networks.plans import Plan
 from labelloop.recipe.external_checks import start_errors
 from labelloop.recipe.rounds import ancestors
 from labelloop.recipe.spec import ModelSpec, Recipe
-from labelloop.training.settings import SEMI_SUPERVISED, TRANSLATOR, SegmenterSettings
+from labelloop.training.settings import AXES, SEMI_SUPERVISED, TRANSLATOR, SegmenterSettings
 
 NETWORK = {
     "channels": "inputs", "features": "features", "strides": "stage_strides", "kernels": "stage_kernels",
@@ -33,6 +33,13 @@ def training_errors(chain: Recipe) -> Iterable[str]:
             yield from _network_errors(f"{place}.init_from", spec, chain)
         if isinstance(plan, NnunetPlan) and plan.folds > 1:
             yield f"plans.{spec.plan}.folds: {plan.folds}, and a training is of one network. Leave it out"
+        axes = spec.trainer.mirror_axes if isinstance(spec.trainer, SegmenterSettings) else ()
+        if isinstance(plan, NnunetPlan) and plan.orientation == "stored" and 0 < len(axes) < len(AXES):
+            yield (
+                f"{place}.trainer.mirror_axes: {', '.join(axes)} are axes of the patient, and plans.{spec.plan} "
+                "(orientation: stored) takes those of each file, in which they may be others. "
+                f"Write all, [{', '.join(AXES)}], or none"
+            )
         if getattr(spec.trainer, "new_class_bias", None) is not None and not spec.init_from:
             yield f"{place}.trainer.new_class_bias: without effect without init_from. Leave it out"
         if spec.trainer.kind in SEMI_SUPERVISED and plan.batch_size < 2:

@@ -22,7 +22,13 @@ from labelloop.recipe.training_checks import exports_best
 from labelloop.run import external
 from labelloop.run.chain import needed, ordered
 from labelloop.run.expected import Expected, Known, needs_all_classes
-from labelloop.training.settings import TRANSLATOR, PartialSettings, settings_of
+from labelloop.training.settings import (
+    SLICE_CLASSIFIER,
+    TRANSLATOR,
+    CrossPseudoSettings,
+    PartialSettings,
+    settings_of,
+)
 
 
 def of_cases(expected: Expected) -> Iterator[str]:
@@ -33,7 +39,7 @@ def of_cases(expected: Expected) -> Iterator[str]:
         if spec.trainer.kind == TRANSLATOR:
             yield from _translator_problems(key, spec, expected)
         elif not expected.known(model):
-            yield _nothing(key, spec, expected, sorted(expected.outputs(model)))
+            yield _nothing(key, model, expected)
         else:
             yield from _training_problems(key, model, expected)
     for name in (name for name in recipe.labels if name in used):
@@ -56,9 +62,12 @@ def of_channels(cases: Sequence[Case], recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _nothing(key: str, spec: ModelSpec, expected: Expected, outputs: Sequence[str]) -> str:
-    members, total = expected.members(spec.cases), len(expected.cases)
+def _nothing(key: str, model: str, expected: Expected) -> str:
+    spec, outputs = expected.chain.models[model], expected.outputs(model)
+    members, total = expected.fit_for(model), len(expected.cases)
     groups = " or ".join(spec.cases)
+    if not members and expected.members(spec.cases):
+        return f"{key}.cases: a slice classifier learns from CT, and no train case in {groups} is CT"
     found = f"none of {total} train cases is in {groups}"
     if members and spec.labels == TRUTH:
         found = f"in none of the {len(members)} train cases in {groups} is one of its classes annotated"
@@ -76,15 +85,9 @@ def _nothing(key: str, spec: ModelSpec, expected: Expected, outputs: Sequence[st
 def _training_problems(key: str, model: str, expected: Expected) -> Iterator[str]:
     """Yield a line for what a trainer asks of its cases and none of them has."""
     spec, known = expected.chain.models[model], expected.known(model)
-    trainer, outputs = spec.trainer, expected.outputs(model)
-    whole = [case for case, names in known.items() if names == outputs]
-    if needs_all_classes(trainer) and not whole:
-        nowhere = sorted(name for name in outputs if not any(name in names for names in known.values()))
-        unknown = f"{', '.join(nowhere)} is unknown in all" if nowhere else "in each, one is unknown"
-        yield (
-            f"{key}.trainer.kind: {trainer.kind} learns from cases in which all classes of the model are known, and "
-            f"of {count(len(known), 'case')} with labels {spec.labels} {unknown}. Take kind: partial, or fewer classes"
-        )
+    trainer = spec.trainer
+    if needs_all_classes(trainer) and not expected.split(model).labeled:
+        yield _no_whole_case(f"{key}.trainer", model, expected)
     elif exports_best(spec) and not expected.split(model).validation:
         yield (
             f"{key}.trainer.export: best needs a validation case, and none of {len(known)} can be one: an annotated "
@@ -93,6 +96,29 @@ def _training_problems(key: str, model: str, expected: Expected) -> Iterator[str
         )
     if isinstance(trainer, PartialSettings):
         yield from _partial_problems(f"{key}.trainer", trainer, model, expected, known)
+
+
+def _no_whole_case(key: str, model: str, expected: Expected) -> str:
+    """Say why a training that learns from cases of which all is known has none."""
+    spec, known, outputs = expected.chain.models[model], expected.known(model), expected.outputs(model)
+    place, instead = "kind", "kind: partial"
+    if isinstance(spec.trainer, CrossPseudoSettings):
+        place, instead = "partly_labeled", "partly_labeled: labeled"
+    elif spec.trainer.kind == SLICE_CLASSIFIER:
+        instead = "other cases"
+    whole = sum(names == outputs for names in known.values())
+    if whole:
+        found = f"all of these, {count(whole, 'case')}, are of patients that are kept for validation"
+        advice = f"Set validation_fraction: 0, label more, or take {instead}"
+    else:
+        nowhere = sorted(name for name in outputs if not any(name in names for names in known.values()))
+        unknown = f"{', '.join(nowhere)} is unknown in all" if nowhere else "in each, one is unknown"
+        found = f"of {count(len(known), 'case')} with labels {spec.labels} {unknown}"
+        advice = f"Take {instead}, or fewer classes"
+    return (
+        f"{key}.{place}: {spec.trainer.kind} learns from cases in which all classes of the model are known, and "
+        f"{found}. {advice}"
+    )
 
 
 def _partial_problems(

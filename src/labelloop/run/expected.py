@@ -21,6 +21,7 @@ from labelloop.training.settings import (
     SEMI_SUPERVISED,
     SLICE_CLASSIFIER,
     TRANSLATOR,
+    CrossPseudoSettings,
     SupervisedSettings,
     TrainerSettings,
 )
@@ -32,9 +33,10 @@ Known = dict[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Split:
-    """Cases that a training learns from, and those that it is validated on."""
+    """Cases that a training learns from, those of them whose labels it uses, and those that it is validated on."""
 
     train: frozenset[str]
+    labeled: frozenset[str]
     validation: frozenset[str]
 
 
@@ -59,9 +61,10 @@ def expected_states(cases: Sequence[Case], scheme: ClassScheme) -> dict[str, Sta
 
 
 def needs_all_classes(trainer: TrainerSettings) -> bool:
-    """Say whether a training leaves out cases in which a class of its model is unknown."""
+    """Say whether a training uses no labels of cases in which a class of its model is unknown."""
     excludes = isinstance(trainer, SupervisedSettings) and trainer.unknown == "exclude"
-    return excludes or trainer.kind == SLICE_CLASSIFIER
+    ignores = isinstance(trainer, CrossPseudoSettings) and trainer.partly_labeled == "unlabeled"
+    return excludes or ignores or trainer.kind == SLICE_CLASSIFIER
 
 
 class Expected:
@@ -90,6 +93,14 @@ class Expected:
             self._members[wanted] = [case for case, names in self.groups.items() if names & wanted]
         return self._members[wanted]
 
+    def fit_for(self, model: str) -> list[str]:
+        """Return the cases in the groups of a model that its kind of training can use; a slice classifier: CT alone."""
+        spec = self.chain.models[model]
+        found = self.members(spec.cases)
+        if spec.trainer.kind != SLICE_CLASSIFIER:
+            return found
+        return [case for case in found if self.cases[case].modality == "CT"]
+
     def outputs(self, model: str) -> frozenset[str]:
         """Return the classes of a model."""
         return frozenset(self.scheme.select(self.chain.classes_of(model)))
@@ -98,7 +109,7 @@ class Expected:
         """Return what may be known of the classes of a model in the cases of its groups; not those with nothing."""
         spec, outputs = self.chain.models[model], self.outputs(model)
         given = self.annotated if spec.labels == TRUTH else self.labels(spec.labels)
-        mine = {case: given.get(case, frozenset()) & outputs for case in self.members(spec.cases)}
+        mine = {case: given.get(case, frozenset()) & outputs for case in self.fit_for(model)}
         return {case: names for case, names in mine.items() if names}
 
     def drawn(self, model: str) -> Known:
@@ -134,19 +145,21 @@ class Expected:
         spec, outputs = self.chain.models[model], self.outputs(model)
         members = self.members(spec.cases)
         if spec.trainer.kind == TRANSLATOR:
-            return Split(frozenset(members), frozenset())
+            return Split(frozenset(members), frozenset(), frozenset())
         known, patients = self.known(model), {case: row.patient for case, row in self.cases.items()}
         drawn = {case: names for case, names in self.drawn(model).items() if names}
         scorable = known if spec.validate_on == "labels" else drawn
         seen = self.seen_by(lineage(self.chain, model))
         held_out = held_out_cases(known, scorable, patients, seen, spec.validation_fraction, spec.validation_seed)
         away = {patients[case] for case in held_out}
-        learning = members if spec.trainer.kind in SEMI_SUPERVISED else known
-        train = [case for case in learning if patients[case] not in away]
-        if needs_all_classes(spec.trainer):
-            train = [case for case in train if known[case] == outputs]
+        whole = needs_all_classes(spec.trainer)
+        labeled = [c for c, names in known.items() if patients[c] not in away and (names == outputs or not whole)]
+        if spec.trainer.kind in SEMI_SUPERVISED:
+            train = [case for case in members if patients[case] not in away]
+            return Split(frozenset(train), frozenset(labeled), frozenset(held_out))
+        if whole:
             held_out = {case for case in held_out if scorable[case] == outputs}
-        return Split(frozenset(train), frozenset(held_out))
+        return Split(frozenset(labeled), frozenset(labeled), frozenset(held_out))
 
     def learned_from(self, models: Iterable[str]) -> set[str]:
         """Return the patients that any of ``models`` is expected to learn from."""

@@ -82,7 +82,7 @@ def train(
     from labelloop.training.nnunet import TrainingJob
 
     asked, scheme = ModelSpec.model_validate(spec), load_classes(classes)
-    usable = in_groups(survey.usable(), asked.cases, scheme, groups)
+    usable = _fit_for(asked, in_groups(survey.usable(), asked.cases, scheme, groups), name)
     full, outputs = _full(asked, usable, scheme, groups), scheme.select(asked.classes)
     rows = read_cases(survey.cases)
     patients, seen = {case.case: case.patient for case in rows}, learned_patients(rows, learned, learned_from)
@@ -114,6 +114,17 @@ def train(
 
 train_slices = train
 """A slice classifier leaves other files beside its ``model.json``."""
+
+
+def _fit_for(model: ModelSpec, cases: Sequence[UsableCase], name: str) -> Sequence[UsableCase]:
+    """Return the cases that a kind of training can use: a slice classifier windows Hounsfield units, which CT has."""
+    if model.trainer.kind != SLICE_CLASSIFIER:
+        return cases
+    kept = [item for item in cases if item.case.modality == "CT"]
+    if len(kept) < len(cases):
+        others = len(cases) - len(kept)
+        log.info("model %s: %d of %d cases left out: a slice classifier learns from CT alone", name, others, len(cases))
+    return kept
 
 
 def _full(model: ModelSpec, cases: Sequence[UsableCase], scheme: ClassScheme, groups: dict[str, dict]) -> set[str]:
@@ -173,7 +184,7 @@ def _training_cases(
     learning = {case: state for case, state in more.items() if patients[case] not in away}
     used = learning | {case: scorable[case] for case in held_out}
     if model.validation_fraction and not held_out:
-        log.warning("model %s: no patient is left to validate on: the models behind it learned from all", name)
+        log.warning("model %s: no patient to validate on: %s", name, _why_none(scorable, patients, seen))
     log.info(
         "model %s: %d cases to learn from, %d of them for validation, %d unlabeled",
         name, len(used), len(held_out), len(learning.keys() - known.keys()),
@@ -194,6 +205,15 @@ def _training_cases(
         )
         for case in sorted(used)
     )
+
+
+def _why_none(scorable: Collection[str], patients: Mapping[str, str], seen: Collection[str]) -> str:
+    """Say why none of the cases that a model could be scored on is kept for that."""
+    if not scorable:
+        return "annotators looked for its classes in none of its cases"
+    if all(patients[case] in seen for case in scorable):
+        return "the models that it starts from learned from all of them, or may have"
+    return "there is one alone, and the model learns from that"
 
 
 def _tumor_bank(manifests: Sequence[Path], cases: Collection[str]):

@@ -13,13 +13,13 @@ from labelloop.inference.settings import Device
 from labelloop.networks.plans import Plan
 from labelloop.training.settings import (
     AXES,
-    TRAINING_VERSION,
     Determinism,
     PartialSettings,
     SegmenterSettings,
     TrainingSettings,
     cutmix_of,
     settings_of,
+    version_of,
 )
 
 
@@ -124,7 +124,7 @@ class TrainingJob:
 
     def _content(self) -> dict[str, Any]:
         content = {
-            "version": TRAINING_VERSION,
+            "version": version_of(self.settings),
             "plan": self.plan.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json", exclude_none=True),
             "classes": [(name, self.class_ids[name]) for name in self.classes],
@@ -146,7 +146,10 @@ class TrainingJob:
 
 
 def mirror_axes_of(job: TrainingJob) -> tuple[int, ...]:
-    """Return the axes of the network's grid along which patches are mirrored."""
+    """Return the axes of the network's grid along which patches are mirrored.
+
+    Of a plan that takes images as they are stored they mean something together only: a recipe names all, or none.
+    """
     return tuple(job.plan.axis(AXES.index(axis)) for axis in job.segmenter.mirror_axes)
 
 

@@ -18,6 +18,7 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
+from labelloop.base import stopping
 from labelloop.base.classes import IGNORED
 from labelloop.inference.prepare import Frame
 from labelloop.inference.prepared import SUFFIX, PreparedImage, open_image, open_label
@@ -157,7 +158,10 @@ def iterate(
 def ahead(
     numbered: torch.utils.data.Dataset, draws: Sequence[Draw], workers: int, pin_memory: bool = False
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield what a data set makes of ``draws``, in order; workers make it ahead."""
+    """Yield what a data set makes of ``draws``, in order; workers make it ahead.
+
+    Workers end when the generator is closed or this process is gone; no signal that asks a job to stop ends them.
+    """
     loader = torch.utils.data.DataLoader(
         numbered,
         batch_size=None,
@@ -167,7 +171,9 @@ def ahead(
         multiprocessing_context="fork" if workers else None,
         prefetch_factor=3 if workers else None,
     )
-    yield from loader
+    with stopping.spared():
+        batches = iter(loader)  # starts the workers
+    yield from batches
 
 
 def seed_of(seed: int, *parts: str | int) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Merge = Literal["logsumexp", "max"]
 MERGED_LOGIT = -1e4
@@ -87,6 +88,34 @@ class KnownDice(nn.Module):
             overlap, size, known = overlap.sum(0, True), size.sum(0, True), known.any(0, True)
         dice = (2 * overlap + self.smooth) / (size + self.smooth).clamp_min(1e-8)
         return -((dice * known).sum(1) / known.sum(1).clamp_min(1)).mean()
+
+
+class ReproducibleCrossEntropy(nn.Module):
+    """torch's mean cross-entropy from sums that have the same bits each time on a GPU, too.
+
+    torch adds up losses and weights in the order in which a GPU's threads come. Each gradient is divided by the sum of
+    the weights, whose last bits therefore differ from run to run.
+
+    Args:
+        weight: of each channel [channels]; None: all are 1.
+    """
+
+    def __init__(self, weight: Tensor | None = None):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean over voxels, by the weights of their channels; those that are :data:`LEFT_OUT` do not count.
+
+        Args:
+            logits: [batch, channels, ...].
+            target: channel numbers [batch, ...], any type.
+        """
+        target = target.long()
+        losses = functional.cross_entropy(logits, target, self.weight, ignore_index=LEFT_OUT, reduction="none")
+        counts = target != LEFT_OUT
+        weights = counts if self.weight is None else self.weight[target.where(counts, 0)] * counts
+        return losses.sum() / weights.sum()
 
 
 class PartialLabelLoss(nn.Module):

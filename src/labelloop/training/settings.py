@@ -15,8 +15,8 @@ from labelloop.labels.settings import CutSettings
 from labelloop.networks.settings import TranslatorSettings
 
 Wanted = TypeVar("Wanted", bound=Strict)
-TRAINING_VERSION, TRANSLATOR_VERSION = 7, 2
-"""Raised whenever the same training would lead to other weights: that of a translator, or any other."""
+TRAINING_VERSION, SLICE_VERSION, TRANSLATOR_VERSION = 7, 8, 2
+"""Raised whenever the same training would lead to other weights: of a segmenter, a slice classifier, a translator."""
 Determinism = Literal["auto"] | bool
 """Whether equal jobs give equal bytes; ``auto``: on a CPU, where it costs nothing, not on a GPU."""
 Axis = Literal["z", "y", "x"]
@@ -325,6 +325,11 @@ def settings_of(settings: Strict, kind: type[Wanted]) -> Wanted:
     if not isinstance(settings, kind):
         raise TypeError(f"found {type(settings).__name__}, expected {kind.__name__}")
     return settings
+
+
+def version_of(settings: Strict) -> int:
+    """Return the version of a training that learns from labels."""
+    return SLICE_VERSION if isinstance(settings, SliceClassifierSettings) else TRAINING_VERSION
 
 
 def optimizer_buffers(settings: Strict) -> int:

@@ -72,7 +72,7 @@ def set_determinism(wanted: Determinism, device: torch.device) -> bool:
     if cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to be reproducible
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
-    # Only a warning on a GPU: the sum inside its cross-entropy has no reproducible form, but the gradients do.
+    # Only a warning on a GPU: it names what has no reproducible form there. Losses do (see ReproducibleCrossEntropy).
     torch.use_deterministic_algorithms(deterministic, warn_only=cuda)
     torch.utils.deterministic.fill_uninitialized_memory = wanted is True  # type: ignore[attr-defined]
     return deterministic

@@ -22,6 +22,7 @@ from labelloop.base.classes import IGNORED
 from labelloop.base.files import write_json
 from labelloop.base.paths import SLICE_OUTPUTS
 from labelloop.base.tables import write_table
+from labelloop.cases.annotation import PRESENT
 from labelloop.inference.prepared import SUFFIX, open_image, open_label
 from labelloop.inference.settings import SliceInput
 from labelloop.inference.slices import KIND, THRESHOLD, build_classifier, classify, slice_inputs
@@ -29,7 +30,7 @@ from labelloop.training.job import TrainingCase, TrainingJob
 from labelloop.training.loading import Draw, isolated_random_state, iterate, seed_of
 from labelloop.training.loop import Losses, Pause, means, run_epochs, run_updates, tell_resumed
 from labelloop.training.progress import Progress
-from labelloop.training.settings import TRAINING_VERSION, SliceClassifierSettings, settings_of
+from labelloop.training.settings import SLICE_VERSION, SliceClassifierSettings, settings_of
 from labelloop.training.setup import resolve_device, set_determinism, usable_cases
 from labelloop.training.staging import staged_job
 from labelloop.training.trainers.supervised import SupervisedTrainer
@@ -64,7 +65,8 @@ def train(job: TrainingJob) -> None:
 class SlicedCase:
     """A case and, for each of its planes, whether it shows a class of the model, and whether that is known.
 
-    What shows none beside ignored voxels may show one.
+    Voxels of a class that is absent from the case show none: their label was refused. What shows none beside ignored
+    voxels may show one.
     """
 
     case: TrainingCase
@@ -99,7 +101,7 @@ class SliceTraining:
         Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
         """
         if work.checkpoint.is_file():
-            self._load(work.load(self.device))
+            self._load(work.load())
         s = self.settings
         loaders = {"train": self._loader("train", augment=True)}
         if self.cases["validation"] and s.validation_iterations:
@@ -132,7 +134,7 @@ class SliceTraining:
             "settings": job.settings.model_dump(mode="json", exclude_none=True),
             "fingerprint": job.fingerprint,
             "deterministic": self.deterministic,
-            "training_version": TRAINING_VERSION,
+            "training_version": SLICE_VERSION,
             "versions": {name: version(name) for name in ("labelloop", "torch", "torchvision")},
             "cases": {split: len(cases) for split, cases in self.cases.items()},
             "epoch": len(self.progress.epochs),
@@ -204,7 +206,8 @@ class SliceTraining:
 
     def _sliced(self, case: TrainingCase) -> SlicedCase:
         label = open_label(self.job.labels / f"{case.case}{SUFFIX}").array[0]
-        positive = np.any(np.isin(label, [self.job.class_ids[name] for name in self.job.classes]), (1, 2))
+        present = [self.job.class_ids[name] for name in self.job.classes if case.states.get(name) == PRESENT]
+        positive = np.any(np.isin(label, present), (1, 2))
         return SlicedCase(case, positive, positive | ~np.any(label == IGNORED, (1, 2)))
 
     def _image(self, case: TrainingCase):

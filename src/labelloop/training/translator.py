@@ -48,7 +48,8 @@ LOOKS = ("ct", "mr")
 class GreyCase:
     """A volume to learn a look from: an image prepared by a plan with a grey scale (``.b2nd``), and its key.
 
-    ``box``: the part that patches come from, (start, stop) per axis z, y, x; None: all of it.
+    ``box``: the part that patches come from, (start, stop) per axis z, y, x; None: all of it. Patches that are longer
+    than it reach beyond it.
     """
 
     case: str
@@ -133,33 +134,32 @@ class Patches(torch.utils.data.Dataset):
     """The patches of each update, and the generator that drew them, which its pools draw on next.
 
     Args:
-        job: the training; its images are opened when they are first needed, by the process that reads them.
+        job: the training; an image is open only while a patch is read from it.
     """
 
     def __init__(self, job: TranslatorJob):
         self._cases, self._settings = job.cases, job.settings
-        self._opened: dict[Path, Any] = {}
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         rng = np.random.default_rng(seed_of(self._settings.seed, *draw))
         return {look: self.patch(look, rng) for look in LOOKS} | {"rng": rng}
 
     def patch(self, look: str, rng: np.random.Generator) -> torch.Tensor:
-        """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume."""
+        """Return a random patch [1, 1, z, y, x] of a random case, as the network sees it; black beyond the volume.
+
+        It lies in the box of the case, or reaches as far beyond it as the patch is longer than the box.
+        """
         cases, size = self._cases[look], self._settings.patch
         case = cases[int(rng.integers(len(cases)))]
-        array = self._array(case.path)
-        box = case.box or tuple((0, n) for n in array.shape[1:])
+        array = open_image(case.path).array
+        sides = array.shape[1:]
+        box = case.box or tuple((0, n) for n in sides)
         starts = [low + int(rng.integers(max(1, high - low - p + 1))) for (low, high), p in zip(box, size, strict=True)]
-        stops = [min(start + p, high) for start, p, (_, high) in zip(starts, size, box, strict=True)]
+        starts = [max(0, min(start, n - p)) for start, n, p in zip(starts, sides, size, strict=True)]
+        stops = [min(start + p, n) for start, n, p in zip(starts, sides, size, strict=True)]
         part = array[0, *(slice(*ends) for ends in zip(starts, stops, strict=True))]
         missing = [(0, p - n) for n, p in zip(part.shape, size, strict=True)]
         return torch.from_numpy(np.pad(part, missing, constant_values=BLACK))[None, None]
-
-    def _array(self, path: Path) -> Any:
-        if path not in self._opened:
-            self._opened[path] = open_image(path).array
-        return self._opened[path]
 
 
 class Pool:
@@ -212,7 +212,7 @@ class TranslatorTraining:
         Ctrl-C and SIGTERM end the process after the update at hand, at a checkpoint.
         """
         if work.checkpoint.is_file():
-            self._load(work.load(self.device))
+            self._load(work.load())
         s = self.settings
         updates = product(self._epochs, range(s.iterations_per_epoch))
         draws = [Draw("translator", epoch, number) for epoch, number in updates]
@@ -332,7 +332,7 @@ class TranslatorTraining:
         for kind, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][kind])
         for look, pool in self.pools.items():
-            pool.fakes = list(state["pools"][look])
+            pool.fakes = [fake.to(self.device) for fake in state["pools"][look]]
         self.epochs, self.losses = state["epochs"], state["losses"]
         self.deterministic &= state.get("deterministic", True)
         tell_resumed(self.job.name, self._epochs, self.losses)

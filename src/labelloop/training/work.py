@@ -73,13 +73,13 @@ class Work:
             torch.save(content | {"fingerprint": self.fingerprint, "precision": self.precision}, temporary)
         self._note(epochs, finished=False)
 
-    def load(self, device: Any) -> dict[str, Any]:
-        """Return the last checkpoint; nothing in it is executed.
+    def load(self) -> dict[str, Any]:
+        """Return the last checkpoint, on the CPU; nothing in it is executed.
 
         Raises:
             UserError: when it is damaged or belongs to another training.
         """
-        content = load_tensors(self.checkpoint, f"Delete {self.folder} to train from the start.", device)
+        content = load_tensors(self.checkpoint, f"Delete {self.folder} to train from the start.")
         if (content.get("fingerprint"), content.get("precision")) != (self.fingerprint, self.precision):
             raise UserError(f"{self.checkpoint} belongs to another training. Delete {self.folder} to start anew.")
         return content

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -25,11 +27,13 @@ from labelloop.training.initial import start_from
 from labelloop.training.intensity import RandomIntensityTransform
 from labelloop.training.job import TrainingCase, TrainingJob, mirror_axes_of
 from labelloop.training.loading import Channels, PreparedDataset
-from labelloop.training.losses import LossTerms
+from labelloop.training.losses import LossTerms, ReproducibleCrossEntropy
 from labelloop.training.sampling import Chooser, Loader, streams
 from labelloop.training.settings import SegmenterSettings
 
 log = logging.getLogger(__name__)
+SPATIAL = (SpatialTransform, Convert2DTo3DTransform)
+"""What nnU-Net's augmentation begins with. It takes flat patches for planes, turns these, and makes them 3-D again."""
 
 
 class Adapter(nnUNetTrainer):
@@ -131,6 +135,8 @@ class Adapter(nnUNetTrainer):
             weights = [0.5**level for level in range(len(loss.weight_factors))]
             loss.weight_factors = tuple(weight / sum(weights) for weight in weights)
         loss.loss.ce.weight = self._class_weights()
+        if self.deterministic and self.device.type == "cuda":
+            loss.loss.ce = ReproducibleCrossEntropy(loss.loss.ce.weight)
         loss.loss = self.loss_of(loss.loss)
         self._terms = LossTerms(loss.loss, tuple(weight for weight in loss.weight_factors if weight))
         return loss
@@ -175,13 +181,13 @@ class Adapter(nnUNetTrainer):
         return loaders
 
     def _with_other_intensities(self, transforms: Any) -> Any:
-        """Add the transform of ``random_intensity``: behind a spatial one, so that it sees the patch alone."""
+        """Add the transform of ``random_intensity``: behind the spatial ones: it sees the patch alone, in 3-D."""
         settings = self.settings.random_intensity
         if not settings:
             return transforms
-        first = transforms.transforms[:1] if self.settings.augmentation == "nnunet" else []
-        rest = transforms.transforms[len(first) :]
-        return ComposeTransforms([*first, RandomIntensityTransform(settings), *rest])
+        listed = transforms.transforms
+        behind = max((i for i, one in enumerate(listed, start=1) if isinstance(one, SPATIAL)), default=0)
+        return ComposeTransforms([*listed[:behind], RandomIntensityTransform(settings), *listed[behind:]])
 
     def loader_options(self) -> dict[str, Any]:
         """Return what the loaders of training batches are told besides."""

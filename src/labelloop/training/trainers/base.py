@@ -208,7 +208,7 @@ class Trainer(Adapter):
         all this together, and the first of them alone writes.
         """
         if work.checkpoint.is_file():
-            self.load_state(work.load(self.device))
+            self.load_state(work.load())
             tell_resumed(self.job.name, self._epochs, self.losses)
         loaders = self.get_dataloaders()
         draws = list(self._draws(loaders))

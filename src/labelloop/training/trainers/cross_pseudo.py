@@ -26,9 +26,15 @@ class CrossPseudoTrainer(SemiSupervisedTrainer):
     """
 
     def is_labeled(self, case: TrainingCase) -> bool:
-        if settings_of(self.job.settings, CrossPseudoSettings).partly_labeled == "unlabeled":
-            return not case.unknown(self.job.classes)
-        return super().is_labeled(case)
+        return not case.unknown(self.job.classes) if self._whole_only else super().is_labeled(case)
+
+    @property
+    def must_be_known(self) -> str:
+        return "every class of the model" if self._whole_only else super().must_be_known
+
+    @property
+    def _whole_only(self) -> bool:
+        return settings_of(self.job.settings, CrossPseudoSettings).partly_labeled == "unlabeled"
 
     def add_networks(self) -> None:
         set_random_state(seed_of(self.settings.seed, "second network"))

@@ -46,7 +46,8 @@ class SemiSupervisedTrainer(PartialTrainer):
         unknown = self._cases_of(labeled=False)
         log.info("%s: %d labeled and %d unlabeled cases", name, len(known), len(unknown))
         if not known:
-            raise UserError(f"model {name}: {self.settings.kind} needs cases with at least one known class")
+            found = f"in none of {len(unknown)} to learn from is {self.must_be_known} known"
+            raise UserError(f"model {name}: {self.settings.kind} needs labeled cases, and {found}")
         if not unknown:
             log.warning("%s: no unlabeled case, so %s learns from labeled ones only", name, self.settings.kind)
         elif self.job.plan.batch_size < 2:
@@ -110,6 +111,11 @@ class SemiSupervisedTrainer(PartialTrainer):
 
     def _cases_of(self, labeled: bool) -> list[str]:
         return [c.case for c in self.cases["train"] if self.is_labeled(c) is labeled]
+
+    @property
+    def must_be_known(self) -> str:
+        """What must be known of a case of the labeled half, in words."""
+        return "any class of the model"
 
     def is_labeled(self, case: TrainingCase) -> bool:
         """Say whether ``case`` belongs to the labeled half."""
