@@ -70,7 +70,7 @@ class Question:
     @property
     def is_open(self) -> bool:
         """Whether it still waits for an answer that settles it."""
-        return self.settled is None or not self.settled.is_answer
+        return self.settled is None or not self.settled.answers(self.sha256)
 
 
 class Desk:
