@@ -67,7 +67,7 @@ rule fuse:
         trigger=lambda w: trigger(
             run.scheme.fingerprint(), *run.reviewed(w.labels, w.shard)
         ),
-        version=4,
+        version=5,
     message:
         "fuse: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:
@@ -204,7 +204,7 @@ rule select:
     params:
         spec=label_set_spec("classes", "select"),
         classes=run.chain.classes,
-        trigger=trigger(5, run.scheme.fingerprint()),
+        trigger=trigger(6, run.scheme.fingerprint()),
     message:
         "select: trusted cases and classes of label set {wildcards.labels}"
     script:

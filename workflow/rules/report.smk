@@ -42,7 +42,7 @@ rule review:
         models=lambda w: list(wiring.label_set(w.labels).predict),
         reviews=lambda w: str(run.reviews(w.labels).folder),
         limit=run.config.review,
-        trigger=trigger(5, run.scheme.fingerprint("color")),
+        trigger=trigger(6, run.scheme.fingerprint("color")),
     message:
         "review: the most suspicious labels of {wildcards.labels}"
     script:
@@ -111,7 +111,7 @@ rule report:
         models=wiring.used_models,
         labels=wiring.used_label_sets,
         translations=list(wiring.translations),
-        trigger=trigger(7, run.scheme.fingerprint("color", "tolerance_mm")),
+        trigger=trigger(8, run.scheme.fingerprint("color", "tolerance_mm")),
     message:
         "report: {output.page}"
     script:

@@ -57,6 +57,8 @@ class Opinion:
     def rows(self, without: np.ndarray, final: np.ndarray, labels: str, scheme: ClassScheme) -> list[dict[str, Any]]:
         """Return a row of the table "reviewed" (without ``case``) for each class that was decided.
 
+        What selection would accept is not known here (``accepted``).
+
         Args:
             without, final: the label map (canonical) as it would be without reviewers, and as it is.
             labels: name of the label set; a question that was asked in another one is not one of this.
@@ -76,6 +78,7 @@ class Opinion:
                     "reviewer": ";".join(one.replace(";", ",") for one in settled.reviewers),
                     "same_label": same,
                     "asked": next((why for why in ("random", "doubt") if why in asked), ""),
+                    "accepted": "",
                     "reason": settled.said().replace(";", ","),
                     "problem": self.problems.get(name, ""),
                 }
