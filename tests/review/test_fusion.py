@@ -150,6 +150,33 @@ def test_edited_voxels_of_the_class_asked_about_count_and_no_others(world):
     assert sources(world)["spleen"] == "reviewer"
 
 
+def test_of_two_who_draw_the_same_voxels_the_later_one_has_them_and_the_other_is_told(world):
+    world.say("right", "spleen")
+    more_liver, more_spleen = world.truth.copy(), world.made.copy()
+    more_liver[12:14, 4:12, 4:12] = LIVER
+    more_spleen[12:14, 4:8, 4:8] = SPLEEN
+    both = (more_liver == LIVER) & (more_spleen == SPLEEN)
+    world.say("edited", "liver", more_liver)
+    world.say("edited", "spleen", more_spleen)
+    after, reviewed = world.fused(), world.table("reviewed")
+    assert both.sum() == 32 and (after[both] == SPLEEN).all()
+    assert ((after == LIVER) == ((more_liver == LIVER) & ~both)).all()
+    assert reviewed.loc["liver", "reason"] == "ann said edited, 32 voxels of it went to spleen, drawn later"
+    assert reviewed.loc["spleen", "reason"] == "ann said edited" and set(reviewed["problem"]) == {""}
+    world.say("edited", "liver", more_liver)  # the same again, and so the later one
+    assert ((world.fused() == LIVER) == (more_liver == LIVER)).all()
+    assert "went to liver" in world.table("reviewed").loc["spleen", "reason"]
+
+
+def test_a_class_of_which_a_later_edit_left_nothing_is_not_used(world):
+    world.say("right", "spleen")
+    world.say("edited", "pancreas", np.full_like(world.made, PANCREAS))
+    after = world.fused()
+    assert (after == PANCREAS).all()
+    row = world.table("reviewed").loc["spleen"]
+    assert row["state"] == "" and row["problem"] == "all of it went to pancreas, drawn later. Judge it anew."
+
+
 def test_a_reviewer_goes_before_truth(world):
     drawn = world.truth.copy()
     drawn[2:4] = 0
@@ -224,7 +251,8 @@ def test_unsure_leaves_the_label_as_it_was(world):
 
 @pytest.mark.parametrize("decision", ["right", "edited", "absent", "wrong", "unsure"])
 def test_whether_a_judged_label_would_be_accepted_follows_what_selection_asks_now(world, decision):
-    drawn = (world.truth > 0).astype(np.uint8) * SPLEEN
+    drawn = np.where(world.made == SPLEEN, SPLEEN, 0).astype(np.uint8)
+    drawn[4:8, 8:10, 16:20] = SPLEEN
     world.say(decision, "spleen", drawn if decision == "edited" else None, asked="random")
     world.say("wrong", "pancreas")
     world.say("right", "liver", asked="random")

@@ -333,7 +333,7 @@ class Settled:
 
 
 def settle(decisions: Sequence[Decision]) -> dict[str, dict[str, Settled]]:
-    """Return what holds, by case and class.
+    """Return what holds, by case and class, the classes of a case in the order of the decisions that count.
 
     The last decision of a reviewer wins. Who is unsure has no opinion, and so takes back an earlier one. Two
     who differ settle nothing (:data:`DIFFER`) until one of them says what the other does, or is unsure. Who called a
@@ -347,7 +347,7 @@ def settle(decisions: Sequence[Decision]) -> dict[str, dict[str, Settled]]:
     found: dict[str, dict[str, Settled]] = {}
     for (case, name), mine in last.items():
         found.setdefault(case, {})[name] = _settle(tuple(mine.values()))
-    return found
+    return {case: dict(sorted(said.items(), key=lambda one: one[1].last.row)) for case, said in found.items()}
 
 
 def _settle(mine: tuple[Decision, ...]) -> Settled:
@@ -407,7 +407,7 @@ class Reviews:
 
     def _about(self, cases: Iterable[str]) -> Iterator[tuple[str, str, Settled]]:
         for case in sorted(set(cases) & self.settled.keys()):
-            for name, one in sorted(self.settled[case].items()):
+            for name, one in self.settled[case].items():
                 yield case, name, one
 
     def _stamps(self, settled: Settled) -> list:
