@@ -383,6 +383,11 @@ class Reviews:
         return self._read[0]
 
     @property
+    def last_row(self) -> int:
+        """Row of the last decision; 0: there is none."""
+        return max((decision.row for decision in self.decisions), default=0)
+
+    @property
     def problems(self) -> list[Problem]:
         """Rows that are not used."""
         return self._read[1]
