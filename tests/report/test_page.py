@@ -100,9 +100,12 @@ def _label_set(folder: Path) -> None:
         ("case_e", "liver", "present", "accepted", "", "all rules passed"),
     ]
     _save(folder / "selected.csv", "selected", selected)
-    said = [("case_d", "liver", "right"), ("case_d", "spleen", "right"), ("case_e", "spleen", "wrong")]
-    reviewed = [(*one, "present", "ann", True, "random", f"ann said {one[2]}", "") for one in said]
-    reviewed += [("case_e", "pancreas", "right", "", "bob", False, "", "bob said right", "label_grid: another grid")]
+    # Drawn before the liver of case_e, at which nobody looked.
+    said = [("case_d", "aorta", "right"), ("case_d", "spleen", "right"), ("case_e", "aorta", "wrong")]
+    reviewed = [(*one, "present", "ann", True, "random", True, f"ann said {one[2]}", "") for one in said]
+    reviewed += [
+        ("case_e", "pancreas", "right", "", "bob", False, "", False, "bob said right", "label_grid: another grid")
+    ]
     _save(folder / "reviewed.csv", "reviewed", reviewed)
     verdicts = [
         ("case_e", "liver", "volume", "fail", 3000.0, 2500.0, "ml", "too large", ""),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from labelloop.base.tables import TABLES
-from labelloop.review.audit import error_rate
+from labelloop.review.audit import ErrorRate, error_rate
 from labelloop.review.queue import queue
 
 LIMIT = 60
@@ -36,17 +36,36 @@ class Labels:
     def rate(self) -> float:
         return sum(self.wrong.values()) / len(self.wrong)
 
-    def asked(self) -> pd.DataFrame:
+    def accept(self, *cases: str) -> None:
+        """Loosen or tighten selection: labels of these cases are accepted, those of all others are not."""
+        wanted = self.selected["case"].isin(cases)
+        self.selected["decision"] = wanted.map({True: "accepted", False: "demoted"})
+        self.selected["criterion"] = self.selected["reason"] = wanted.map({True: "", False: "agreement"})
+        self.reviewed = [row | {"accepted": str(row["case"] in cases)} for row in self.reviewed]
+
+    @property
+    def left(self) -> pd.DataFrame:
+        """What selection says of labels that reviewers did not settle."""
         decided = {(row["case"], row["class"]) for row in self.reviewed}
-        left = [key not in decided for key in self.selected[["case", "class"]].itertuples(index=False, name=None)]
+        keys = self.selected[["case", "class"]].itertuples(index=False, name=None)
+        return self.selected[[key not in decided for key in keys]]
+
+    def asked(self) -> pd.DataFrame:
         empty, said = table("verdicts", []), table("reviewed", self.reviewed)
-        return queue(self.selected[left], empty, self.pairs, said, self.name, LIMIT).head(LIMIT)
+        return queue(self.left, empty, self.pairs, said, self.name, LIMIT).head(LIMIT)
+
+    def found(self) -> ErrorRate | None:
+        return error_rate(self.left, table("reviewed", self.reviewed), self.name)
+
+    def answer_drawn(self) -> None:
+        self.answer(self.asked().query("asked == 'random'"))
 
     def answer(self, rows: pd.DataFrame) -> None:
         for row in rows.to_dict("records"):
             decision = "edited" if self.wrong[row["case"], row["class"]] else "right"
             said = {"case": row["case"], "class": row["class"], "decision": decision, "state": "present"}
-            self.reviewed.append(said | {"same_label": "True", "asked": row["asked"]})
+            accepted = str(row["decision"] == "accepted")
+            self.reviewed.append(said | {"same_label": "True", "asked": row["asked"], "accepted": accepted})
 
 
 def test_the_interval_holds_the_true_rate_in_at_least_nine_of_ten_runs():
@@ -54,7 +73,7 @@ def test_the_interval_holds_the_true_rate_in_at_least_nine_of_ten_runs():
     for seed in range(50):
         labels = Labels(seed)
         labels.answer(labels.asked())
-        found = error_rate(table("reviewed", labels.reviewed))
+        found = labels.found()
         assert found.judged == LIMIT // 3 and found.low <= found.rate <= found.high
         held += found.low <= labels.rate <= found.high
         share.append(found.rate - labels.rate)
@@ -75,6 +94,50 @@ def test_a_queue_that_is_answered_in_parts_is_one_draw():
     assert drawn[0] == drawn[1] and len(drawn[0]) == LIMIT // 3
 
 
+def test_a_selection_that_accepts_more_is_asked_about_as_if_nothing_had_been_judged():
+    """Labels that were refused at first are wrong more often than those that were accepted."""
+    share, counted = [], []
+    for seed in range(40):
+        labels = Labels(seed)
+        cases = sorted(set(labels.selected["case"]))
+        chance = np.random.default_rng(1000 + seed)
+        labels.wrong = {key: key[0] not in cases[:30] and chance.random() < 0.6 for key in labels.wrong}
+        labels.accept(*cases[:30])
+        labels.answer_drawn()
+        assert labels.found().wrong == 0
+        labels.accept(*cases)
+        assert labels.found() is None or labels.found().judged < LIMIT // 3
+        before = len(labels.reviewed)
+        labels.answer_drawn()
+        assert 0 < len(labels.reviewed) - before < LIMIT // 3
+        found = labels.found()
+        assert found.judged >= LIMIT // 3 and labels.asked().query("asked == 'random'").empty
+        share.append(found.rate - labels.rate)
+        counted.append(found.judged)
+    assert abs(np.mean(share)) < 0.04
+    assert np.mean(counted) < LIMIT // 3 + 2  # not all that was ever judged
+
+
+def test_a_selection_that_accepts_less_is_not_judged_by_what_it_refuses():
+    labels = Labels(2)
+    cases = sorted(set(labels.selected["case"]))
+    labels.wrong = {key: key[0] in cases[:50] for key in labels.wrong}
+    labels.answer(labels.asked())
+    assert labels.found().wrong > 0
+    labels.accept(*cases[50:])
+    labels.answer_drawn()
+    assert labels.found().judged >= LIMIT // 3 and labels.found().wrong == 0
+
+
+def test_an_answer_behind_a_label_that_nobody_looked_at_does_not_count_yet():
+    labels = Labels(3)
+    first, *others = labels.asked().query("asked == 'random'").to_dict("records")
+    labels.answer(pd.DataFrame(others))
+    assert labels.found() is None
+    labels.answer(pd.DataFrame([first]))
+    assert labels.found().judged == LIMIT // 3
+
+
 def test_every_third_question_is_drawn_at_random_and_other_label_sets_draw_others():
     labels = Labels(1)
     table = labels.asked()
@@ -85,12 +148,21 @@ def test_every_third_question_is_drawn_at_random_and_other_label_sets_draw_other
 
 
 @pytest.mark.parametrize(
-    "change", [{"same_label": "False"}, {"asked": "doubt"}, {"problem": "lost"}, {"decision": "unsure"}]
+    "change",
+    [
+        {"same_label": "False"},
+        {"asked": "doubt"},
+        {"problem": "lost"},
+        {"decision": "unsure"},
+        {"accepted": "False"},
+    ],
 )
 def test_answers_that_say_nothing_of_accepted_labels_do_not_count(change):
     said = {"case": "a", "class": "liver", "decision": "right", "same_label": "True", "asked": "random"}
-    assert error_rate(table("reviewed", [said | change])) is None
-    found = error_rate(table("reviewed", [said | change, said | {"class": "spleen", "decision": "wrong"}]))
+    said["accepted"] = "True"
+    nothing, other = table("selected", []), said | {"class": "pancreas", "decision": "wrong"}  # drawn before "liver"
+    assert error_rate(nothing, table("reviewed", [said | change]), "pseudo") is None
+    found = error_rate(nothing, table("reviewed", [said | change, other]), "pseudo")
     assert (found.judged, found.wrong, found.open, found.high) == (1, 1, change.get("decision") == "unsure", 1.0)
 
 

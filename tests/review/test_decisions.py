@@ -74,6 +74,31 @@ def test_two_who_edited_two_maps_differ():
     assert settle([*edited, made("bob", decision="unsure")])["a"]["liver"].last == edited[0]
 
 
+OLD, NEW = "a1" * 32, "b2" * 32
+
+
+@pytest.mark.parametrize("later", ["right", "edited", "absent", "wrong"])
+def test_who_called_an_old_map_wrong_does_not_differ_from_who_judges_a_new_one(later):
+    wrong = made("ann", decision="wrong", sha256=OLD)
+    new, same, unknown = (made("bob", decision=later, sha256=sha) for sha in (NEW, OLD, ""))
+    assert settle([wrong, new])["a"]["liver"].decision == later
+    differ = "wrong" if later == "wrong" else "differ"
+    assert settle([wrong, same])["a"]["liver"].decision == settle([wrong, unknown])["a"]["liver"].decision == differ
+    assert settle([wrong, new, made("cay", decision="wrong", sha256=NEW)])["a"]["liver"].decision == differ
+    earlier = made("bob", decision=later, sha256=OLD), made("ann", decision="wrong", sha256=NEW)
+    assert settle(earlier)["a"]["liver"].decision == differ  # what else is said holds for later maps, too
+    assert settle([wrong, made("bob", decision="unsure", sha256=NEW)])["a"]["liver"].decision == "wrong"
+
+
+def test_what_was_said_of_an_old_map_is_no_answer_about_a_new_one(results):
+    desk, queue = Desk(results), Path(Paths(str(results)).review("pseudo"))
+    one, *_ = desk.asked()
+    append(desk.folder, [made(case=one.case, name=one.name, sha256=OLD, labels="round1")])
+    assert left_to_answer(queue, desk.reviews, "pseudo", 30) == 3 and desk.asked()[0].is_open
+    desk.decide(one, "bob", "right")
+    assert left_to_answer(queue, desk.reviews, "pseudo", 30) == 2 and not desk.asked()[0].is_open
+
+
 def test_a_row_that_a_kill_cut_short_costs_itself_alone(tmp_path):
     append(tmp_path, [made(case="a"), made(case="b", comment='"so"')])
     path = tmp_path / FILE

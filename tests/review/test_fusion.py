@@ -13,7 +13,7 @@ from labelloop.base.shards import Ledger
 from labelloop.base.tables import TABLES, read_table, write_table
 from labelloop.cases.table import Case
 from labelloop.images.volume import Geometry, read, write
-from labelloop.labels.select import select
+from labelloop.labels.select import select, with_acceptance
 from labelloop.labels.settings import SelectSettings
 from labelloop.review.decisions import Decision, append
 from labelloop.review.maps import keep
@@ -96,6 +96,18 @@ class World:
         table = select(survey, provenance, *empty, SelectSettings(**settings), NAMES, None, reviewed)
         return table.query("case == 'a'").set_index("class")
 
+    def accepted(self, failed=(), **settings) -> dict[str, str]:
+        """Return what would be accepted of case "a" without reviewers, of what they judged; the models agree by 0.9."""
+        survey = read_table(self.survey.annotation[0], "annotation")
+        tables = [read_table(self.table_file(kind), kind) for kind in ("provenance", "reviewed")]
+        rules = [("a", name, "volume", "fail", 1.0, 2.0, "ml", "odd", "") for name in failed]
+        pairs = [("a", name, 0.9, 0.1, 2, None) for name in NAMES]
+        verdicts = pd.DataFrame(rules, columns=list(TABLES["verdicts"]))
+        disagreement = pd.DataFrame(pairs, columns=list(TABLES["disagreement"]))
+        quality = pd.DataFrame(columns=list(TABLES["quality"]))
+        made = survey, tables[0], verdicts, disagreement, SelectSettings(**settings), NAMES, None, tables[1], quality
+        return with_acceptance(*made).query("case == 'a'").set_index("class")["accepted"].to_dict()
+
 
 @pytest.fixture
 def world(tmp_path) -> World:
@@ -136,6 +148,33 @@ def test_edited_voxels_of_the_class_asked_about_count_and_no_others(world):
     assert ((after == SPLEEN) == (drawn == SPLEEN)).all()
     assert ((after == PANCREAS) == (before == PANCREAS)).all() and ((after == LIVER) == (before == LIVER)).all()
     assert sources(world)["spleen"] == "reviewer"
+
+
+def test_of_two_who_draw_the_same_voxels_the_later_one_has_them_and_the_other_is_told(world):
+    world.say("right", "spleen")
+    more_liver, more_spleen = world.truth.copy(), world.made.copy()
+    more_liver[12:14, 4:12, 4:12] = LIVER
+    more_spleen[12:14, 4:8, 4:8] = SPLEEN
+    both = (more_liver == LIVER) & (more_spleen == SPLEEN)
+    world.say("edited", "liver", more_liver)
+    world.say("edited", "spleen", more_spleen)
+    after, reviewed = world.fused(), world.table("reviewed")
+    assert both.sum() == 32 and (after[both] == SPLEEN).all()
+    assert ((after == LIVER) == ((more_liver == LIVER) & ~both)).all()
+    assert reviewed.loc["liver", "reason"] == "ann said edited, 32 voxels of it went to spleen, drawn later"
+    assert reviewed.loc["spleen", "reason"] == "ann said edited" and set(reviewed["problem"]) == {""}
+    world.say("edited", "liver", more_liver)  # the same again, and so the later one
+    assert ((world.fused() == LIVER) == (more_liver == LIVER)).all()
+    assert "went to liver" in world.table("reviewed").loc["spleen", "reason"]
+
+
+def test_a_class_of_which_a_later_edit_left_nothing_is_not_used(world):
+    world.say("right", "spleen")
+    world.say("edited", "pancreas", np.full_like(world.made, PANCREAS))
+    after = world.fused()
+    assert (after == PANCREAS).all()
+    row = world.table("reviewed").loc["spleen"]
+    assert row["state"] == "" and row["problem"] == "all of it went to pancreas, drawn later. Judge it anew."
 
 
 def test_a_reviewer_goes_before_truth(world):
@@ -208,6 +247,30 @@ def test_unsure_leaves_the_label_as_it_was(world):
     world.say("unsure", "spleen")
     world.fused()
     pd.testing.assert_frame_equal(world.selected(), before)
+
+
+@pytest.mark.parametrize("decision", ["right", "edited", "absent", "wrong", "unsure"])
+def test_whether_a_judged_label_would_be_accepted_follows_what_selection_asks_now(world, decision):
+    drawn = np.where(world.made == SPLEEN, SPLEEN, 0).astype(np.uint8)
+    drawn[4:8, 8:10, 16:20] = SPLEEN
+    world.say(decision, "spleen", drawn if decision == "edited" else None, asked="random")
+    world.say("wrong", "pancreas")
+    world.say("right", "liver", asked="random")
+    world.fused()
+    assert world.accepted() == {"spleen": "True", "pancreas": "True", "liver": "False"}  # truth is not accepted
+    assert world.accepted(min_pairwise_dice=0.95) == {"spleen": "False", "pancreas": "False", "liver": "False"}
+    failed = world.accepted(["pancreas", *(["spleen"] if decision in ("edited", "absent") else [])])
+    assert failed == {"spleen": "True", "pancreas": "False", "liver": "False"}
+
+
+def test_what_was_not_drawn_would_be_accepted_as_selection_says_of_the_map_that_there_is(world):
+    world.say("wrong", "spleen", asked="doubt")
+    world.fused()
+    assert world.accepted() == {"spleen": "True"}
+    assert world.accepted(min_quality=0.5) == world.accepted(["spleen"]) == {"spleen": "False"}
+    world.say("wrong", "spleen", asked="random")
+    world.fused()
+    assert world.accepted(min_quality=0.5) == world.accepted(["spleen"]) == {"spleen": "True"}
 
 
 def test_reviewers_count_where_predictions_alone_do(world):

@@ -147,6 +147,52 @@ def test_an_edited_map_is_kept_as_it_was_drawn(results, page):
     assert len(json.loads(page.ask("2/crop/about")[1])["maps"]) == 2  # the spleen was not edited
 
 
+def map_shown(client: Client, number: int, place: str = "crop") -> np.ndarray:
+    """Return the label map that a page shows of a question, on the tiny grid."""
+    status, content = client.ask(f"{number}/{place}/map/")
+    assert status == 200
+    return upright(np.frombuffer(content[352:], np.uint8).reshape(GRID.shape))
+
+
+def test_what_was_erased_from_one_class_may_be_given_to_another(results, page):
+    before, leak = json.loads(page.ask("2/crop/about")[1])["place"], (slice(2, 5), slice(2, 6), 5)
+    liver, spleen, more = label_map(), label_map(), label_map()
+    liver[leak], spleen[leak], more[6, 6, 6] = 0, SPLEEN, SPLEEN
+    assert page.ask("1/crop/edited", edited(upright(liver), page))[0] == 200
+    assert (map_shown(page, 2) == liver).all() and (map_shown(page, 2, before) == label_map()).all()
+    content = edited(upright(spleen), page, 2)
+    assert page.ask(f"2/{before}/edited", content)[0] == 422
+    assert page.ask("2/crop/draft", content)[0] == page.ask("2/crop/edited", content)[0] == 200
+    found = opinion_of(Desk(results).reviews, USABLE, SCHEME, GRID)
+    assert not found.problems and not found.taken
+    for name, array, number in (("liver", liver, LIVER), ("spleen", spleen, SPLEEN)):
+        assert (found.masks[name] == (upright(array) == number)).all()
+    assert (map_shown(page, 1) == label_map()).all()  # what is asked about is shown as it is judged
+    assert page.ask(f"2/{before}/edited", edited(upright(more), page, 2))[0] == 200  # was loaded before all that
+
+
+def test_what_one_class_was_given_is_locked_for_others_also_where_a_server_starts_anew(results):
+    both = label_map()
+    both[6, 6, 6] = SPLEEN
+    with serving(results) as page:
+        assert page.ask("1/crop/edited", edited(upright(drawn((6, 6, 6))), page))[0] == 200
+    with serving(results) as page:
+        status, content = page.ask("2/crop/edited", edited(upright(both), page, 2))
+        assert status == 422 and "other classes (liver)" in json.loads(content)["error"]
+        assert page.decide(1, "absent")[0] == 200
+        assert (map_shown(page, 2) == np.where(label_map() == LIVER, 0, label_map())).all()
+
+
+def test_where_reviewers_differ_each_sees_the_own_edit_of_other_classes(results):
+    mine = {"ann": drawn((6, 6, 6)), "bob": drawn((6, 6, 7)), "cay": label_map()}
+    for reviewer in ("ann", "bob"):
+        with serving(results, reviewer) as page:
+            assert page.ask("1/crop/edited", edited(upright(mine[reviewer]), page))[0] == 200
+    for reviewer, array in mine.items():
+        with serving(results, reviewer) as page:
+            assert (map_shown(page, 2) == array).all()
+
+
 def test_what_is_drawn_and_not_saved_outlives_the_server(results):
     array = drawn((6, 6, 6))
     with serving(results) as page:

@@ -67,7 +67,7 @@ rule fuse:
         trigger=lambda w: trigger(
             run.scheme.fingerprint(), *run.reviewed(w.labels, w.shard)
         ),
-        version=4,
+        version=5,
     message:
         "fuse: label set {wildcards.labels}, {params.number} cases of shard {wildcards.shard}"
     script:

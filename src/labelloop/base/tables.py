@@ -165,6 +165,8 @@ TABLES: dict[str, dict[str, str]] = {
         "reviewer": "who decided, separated by ';'",
         "same_label": "True or False: what models or annotators say here is what was judged, voxel by voxel",
         "asked": "doubt or random: why it was asked for in this label set; empty: it was not",
+        "accepted": "True or False: selection would accept the label if reviewers had said nothing; empty in tables of "
+        "shards",
         "reason": "who said what, in words",
         "problem": "why the decision is not used; empty: it is",
     },

@@ -22,6 +22,8 @@ from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, annotated, from
 from labelloop.labels.agree import ALL
 from labelloop.labels.settings import SelectSettings
 
+KEYS = ["case", "class"]
+
 
 class Reason(NamedTuple):
     """Why a label is as it is: the criterion as data (column ``criterion`` of the table), and in words."""
@@ -109,6 +111,47 @@ def select(
         }
         rows += [(case, name, *decision.row()) for name, decision in _whole_case(decided).items()]
     return pd.DataFrame(rows, columns=list(TABLES["selected"]))
+
+
+def with_acceptance(
+    annotation: pd.DataFrame,
+    provenance: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    disagreement: pd.DataFrame,
+    settings: SelectSettings,
+    classes: Sequence[str],
+    calibration: pd.DataFrame | None,
+    reviewed: pd.DataFrame,
+    quality: pd.DataFrame,
+) -> pd.DataFrame:
+    """Return ``reviewed`` with its column ``accepted``: what selection would do if reviewers had said nothing.
+
+    A label that was drawn at random and judged passed what is asked of voxels when it was drawn, and now the map may
+    have the reviewer's: rules of anatomy and predicted DSC are not held against it again. All else is.
+
+    Args and errors: as of :func:`select`.
+    """
+    if reviewed.empty:
+        return reviewed
+    drawn = (reviewed["asked"] == "random") & (reviewed["same_label"] == "True") & (reviewed["problem"] == "")
+    judged = pd.MultiIndex.from_frame(reviewed.loc[drawn, KEYS])
+    redrawn = pd.MultiIndex.from_frame(reviewed.loc[drawn & reviewed["decision"].isin(["edited", "absent"]), KEYS])
+    here = pd.MultiIndex.from_frame(provenance[KEYS]).isin(redrawn)
+    good = reviewed.loc[drawn, KEYS].assign(dsc=float("inf"), reason="")
+    table = select(
+        annotation,
+        provenance.assign(volume_ml=provenance["volume_ml"].mask(here, float("inf"))),
+        verdicts[~pd.MultiIndex.from_frame(verdicts[KEYS]).isin(judged)],
+        disagreement,
+        settings,
+        classes,
+        calibration,
+        None,
+        pd.concat([quality, good]),
+    )
+    accepted = pd.MultiIndex.from_frame(table.loc[table["decision"] == "accepted", KEYS])
+    found = pd.MultiIndex.from_frame(reviewed[KEYS]).isin(accepted)
+    return reviewed.assign(accepted=found.astype(str))
 
 
 def reviewed_states(reviewed: pd.DataFrame) -> dict[str, dict[str, str]]:

@@ -41,7 +41,7 @@ def label_set(results: Results, name: str, scheme: ClassScheme) -> dict[str, Any
         "calibration": calibration_of(held_out, calibration, scheme),
         "queue": results.table(results.paths.review(name), "review").to_dict("records"),
         "reviewed": _reviewed(reviewed),
-        "error_rate": error_rate(reviewed),
+        "error_rate": error_rate(selected, reviewed, name),
     }
 
 

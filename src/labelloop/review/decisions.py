@@ -57,6 +57,10 @@ class Decision:
         """What is said: of two maps that somebody edited, two things."""
         return self.decision, self.file if self.decision == EDITED else ""
 
+    def holds_for(self, sha256: str) -> bool:
+        """Say whether it is said of a label map, too: ``wrong`` is said of its own map alone; of no map, all hold."""
+        return self.decision != WRONG or sha256 in ("", self.sha256)
+
     def cells(self) -> list[str]:
         """Return the cells of the row, without anything that would end its line."""
         values = asdict(self) | {"class": self.name, "seconds": "" if self.seconds is None else f"{self.seconds:g}"}
@@ -304,10 +308,9 @@ class Settled:
         """The decision that counts: the last one."""
         return self.by[-1]
 
-    @property
-    def is_answer(self) -> bool:
-        """Whether it settles what was asked."""
-        return self.decision not in AGAIN
+    def answers(self, sha256: str = "") -> bool:
+        """Say whether it settles what was asked of a label map; empty: of whatever map."""
+        return self.decision not in AGAIN and self.last.holds_for(sha256)
 
     @property
     def reviewers(self) -> list[str]:
@@ -330,10 +333,11 @@ class Settled:
 
 
 def settle(decisions: Sequence[Decision]) -> dict[str, dict[str, Settled]]:
-    """Return what holds, by case and class.
+    """Return what holds, by case and class, the classes of a case in the order of the decisions that count.
 
     The last decision of a reviewer wins. Who is unsure has no opinion, and so takes back an earlier one. Two
-    who differ settle nothing (:data:`DIFFER`) until one of them says what the other does, or is unsure.
+    who differ settle nothing (:data:`DIFFER`) until one of them says what the other does, or is unsure. Who called a
+    map wrong does not differ from those who judge another one later.
     """
     last: dict[tuple[str, str], dict[str, Decision]] = {}
     for decision in decisions:
@@ -343,13 +347,14 @@ def settle(decisions: Sequence[Decision]) -> dict[str, dict[str, Settled]]:
     found: dict[str, dict[str, Settled]] = {}
     for (case, name), mine in last.items():
         found.setdefault(case, {})[name] = _settle(tuple(mine.values()))
-    return found
+    return {case: dict(sorted(said.items(), key=lambda one: one[1].last.row)) for case, said in found.items()}
 
 
 def _settle(mine: tuple[Decision, ...]) -> Settled:
     sure = tuple(decision for decision in mine if decision.decision != UNSURE)
     if not sure:
         return Settled(UNSURE, mine)
+    sure = tuple(one for at, one in enumerate(sure, 1) if all(one.holds_for(later.sha256) for later in sure[at:]))
     agree = len({decision.opinion for decision in sure}) == 1
     return Settled(sure[-1].decision if agree else DIFFER, sure)
 
@@ -378,6 +383,11 @@ class Reviews:
         return self._read[0]
 
     @property
+    def last_row(self) -> int:
+        """Row of the last decision; 0: there is none."""
+        return max((decision.row for decision in self.decisions), default=0)
+
+    @property
     def problems(self) -> list[Problem]:
         """Rows that are not used."""
         return self._read[1]
@@ -402,7 +412,7 @@ class Reviews:
 
     def _about(self, cases: Iterable[str]) -> Iterator[tuple[str, str, Settled]]:
         for case in sorted(set(cases) & self.settled.keys()):
-            for name, one in sorted(self.settled[case].items()):
+            for name, one in self.settled[case].items():
                 yield case, name, one
 
     def _stamps(self, settled: Settled) -> list:

@@ -19,7 +19,21 @@ from labelloop.base.paths import Paths
 from labelloop.base.tables import by_label, read_table, upside_down
 from labelloop.cases.table import first_image
 from labelloop.images.volume import read_geometry
-from labelloop.review.decisions import EDITED, FILE, RIGHT, UNSURE, Decision, Reviews, Settled, append, check, one_line
+from labelloop.review.decisions import (
+    ABSENT,
+    DIFFER,
+    EDITED,
+    FILE,
+    RIGHT,
+    UNSURE,
+    Decision,
+    Reviews,
+    Settled,
+    append,
+    check,
+    one_line,
+    settle,
+)
 from labelloop.review.maps import keep, keep_edited
 from labelloop.review.waiting import decisions_gone
 
@@ -70,7 +84,7 @@ class Question:
     @property
     def is_open(self) -> bool:
         """Whether it still waits for an answer that settles it."""
-        return self.settled is None or not self.settled.is_answer
+        return self.settled is None or not self.settled.answers(self.sha256)
 
 
 class Desk:
@@ -188,6 +202,23 @@ class Desk:
     def _upside_down(self) -> set[str]:
         path = Path(self._paths.table("upright"))
         return upside_down(path) if path.is_file() else set()
+
+    def drawn_beside(self, asked: Question, reviewer: str, until: int) -> dict[str, Path | None]:
+        """Return the maps of the other classes of a case that were edited, in the order drawn; None: a class is absent.
+
+        Where reviewers differ, what ``reviewer`` says counts.
+
+        Args:
+            until: the last row of the decisions that is asked.
+        """
+        said = [one for one in self.reviews.decisions if one.case == asked.case and one.row <= until]
+        found = []
+        for settled in settle(said).get(asked.case, {}).values():
+            own = [one for one in settled.by if one.reviewer == one_line(reviewer)]
+            found += own if settled.decision == DIFFER else [settled.last]
+        drawn = sorted((one for one in found if one.decision in (EDITED, ABSENT)), key=lambda one: one.row)
+        paths = {one.name: self.folder / one.file if one.decision == EDITED else None for one in drawn}
+        return {name: path for name, path in paths.items() if name != asked.name}
 
     def decide(
         self,

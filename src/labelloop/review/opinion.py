@@ -9,6 +9,7 @@ import numpy as np
 from labelloop.base.classes import BACKGROUND, ClassScheme
 from labelloop.base.errors import CaseError
 from labelloop.base.files import sha256
+from labelloop.base.wording import count
 from labelloop.cases.annotation import ABSENT, PRESENT, UNKNOWN, States
 from labelloop.cases.usable import UsableCase
 from labelloop.images.volume import Geometry, canonical
@@ -24,12 +25,15 @@ STANDS = RIGHT, EDITED, SAID_ABSENT
 class Opinion:
     """What reviewers say of a case. Classes of which they say nothing that can be used are in no mapping.
 
+    No voxel is in two masks: of two that were drawn, the later one has it.
+
     Args:
         settled: what they say, by class.
         states: annotation state of the classes that they know.
         masks: voxels of these classes, canonical [z, y, x]; none where a class is absent.
         judged: voxels that were judged, of each class whose map is kept.
         problems: why what they say of a class is not used.
+        taken: which voxels of a class are another one's, because that was drawn later; in words.
     """
 
     settled: dict[str, Settled] = field(default_factory=dict)
@@ -37,6 +41,7 @@ class Opinion:
     masks: dict[str, np.ndarray] = field(default_factory=dict)
     judged: dict[str, np.ndarray] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, list[str]] = field(default_factory=dict)
 
     def over(self, truth: np.ndarray | None, states: States, scheme: ClassScheme) -> tuple[np.ndarray | None, States]:
         """Return truth and states of a case with what reviewers say in their place; what was given is not changed."""
@@ -54,8 +59,22 @@ class Opinion:
             labels[mask] = scheme.ids[name]
         return labels
 
+    def draw(self, name: str, mask: np.ndarray) -> None:
+        """Add the voxels of a class, and take them from the classes that were drawn before."""
+        for other, drawn in list(self.masks.items()):
+            lost = int((drawn & mask).sum())
+            if lost:
+                self.masks[other] = drawn & ~mask
+                self.taken.setdefault(other, []).append(f"{count(lost, 'voxel')} of it went to {name}, drawn later")
+            if lost and not self.masks[other].any():
+                del self.masks[other], self.states[other]
+                self.problems[other] = f"all of it went to {name}, drawn later. Judge it anew."
+        self.masks[name] = mask
+
     def rows(self, without: np.ndarray, final: np.ndarray, labels: str, scheme: ClassScheme) -> list[dict[str, Any]]:
         """Return a row of the table "reviewed" (without ``case``) for each class that was decided.
+
+        What selection would accept is not known here (``accepted``).
 
         Args:
             without, final: the label map (canonical) as it would be without reviewers, and as it is.
@@ -76,7 +95,8 @@ class Opinion:
                     "reviewer": ";".join(one.replace(";", ",") for one in settled.reviewers),
                     "same_label": same,
                     "asked": next((why for why in ("random", "doubt") if why in asked), ""),
-                    "reason": settled.said().replace(";", ","),
+                    "accepted": "",
+                    "reason": ", ".join([settled.said(), *self.taken.get(name, [])]).replace(";", ","),
                     "problem": self.problems.get(name, ""),
                 }
             )
@@ -96,10 +116,10 @@ class Opinion:
 def key_of(reviews: Reviews, case: str) -> list:
     """Return what of the decisions a case's label map is made from; empty without any.
 
-    Decisions are told by their content and files by theirs, so that a copied file is no other one.
+    Decisions are told by their content and order, and files by their content, so that a copied file is no other one.
     """
     found = []
-    for name, settled in sorted(reviews.of(case).items()):
+    for name, settled in reviews.of(case).items():
         files = [_content(reviews.path(decision)) for decision in settled.by]
         found.append([name, settled.content(), files])
     return found
@@ -128,7 +148,7 @@ def opinion_of(reviews: Reviews, item: UsableCase, scheme: ClassScheme, grid: Ge
                 mask = None if settled.decision == SAID_ABSENT else read.mask(settled.last, name)
                 found.states[name] = PRESENT if mask is not None and mask.any() else ABSENT
                 if mask is not None:
-                    found.masks[name] = mask
+                    found.draw(name, mask)
         except CaseError as error:
             found.problems[name] = f"{reviews.folder / 'decisions.csv'}: row {settled.last.row}: {error}"
     return found

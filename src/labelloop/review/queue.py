@@ -4,7 +4,6 @@ Two thirds are asked because they are doubtful, the most suspicious first. One t
 accepted labels: how many of those are wrong says how many the loop lets through (:mod:`labelloop.review.audit`).
 """
 
-import hashlib
 import itertools
 import logging
 import os
@@ -25,6 +24,7 @@ from labelloop.images.boxes import box_or_none
 from labelloop.images.pictures import CT_WINDOW, case_picture
 from labelloop.images.scan import read_surveyed
 from labelloop.images.volume import canonical, read, upright_volume
+from labelloop.review.audit import RANDOM, in_order_of_draw, was_drawn
 from labelloop.review.decisions import AGAIN
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ DISAGREE = 0.8
 ALIKE = 2
 PANEL_PIXELS = 560
 KEYS = ["case", "class"]
-DOUBT, RANDOM = "doubt", "random"
+DOUBT = "doubt"
 EVERY = 3
 """One of so many labels of the queue is drawn at random."""
 BY_REVIEWERS = {"reviewer", "reviewers_differ"}
@@ -52,8 +52,8 @@ def queue(
     """Return the labels of a set to ask about, as a "review" table that names no files yet.
 
     Each third one of the first ``limit`` is drawn at random from the accepted labels: those with the smallest hash of
-    label set, case and class. So a queue that is made again asks for the same ones, and how many were answered by then
-    is taken off: together they are one draw. The others are doubtful: those about which reviewers are asked again, then
+    label set, case and class. So a queue that is made again asks for the same ones, less those that were answered by
+    then: together they are one draw. The others are doubtful: those about which reviewers are asked again, then
     those with the lowest predicted DSC, where one is predicted, then most failed rules, then most rules that doubt it,
     then the lowest mean pairwise Dice of the predictions. Classes take turns, ``ALIKE`` labels each: what a model does
     wrong in every case shall not hide the rest. Agreement says nothing about a label that an annotator drew; such a
@@ -87,19 +87,9 @@ def queue(
 def _draw(
     chosen: Mapping[Any, Mapping], said: Mapping[Any, Mapping], labels: str, number: int
 ) -> list[tuple[str, str]]:
-    """Return the accepted labels that are asked about whatever is known of them, in the order of their hashes."""
-    answered = sum(_was_drawn(row) and row["decision"] != "unsure" for row in said.values())
-    accepted = [key for key, row in chosen.items() if row["decision"] == "accepted"]
-    return sorted(accepted, key=lambda key: _lot(labels, *key))[: max(0, number - answered)]
-
-
-def _was_drawn(reviewed: Mapping[Hashable, Any] | None) -> bool:
-    """Say whether reviewers judged a label because it was drawn at random, and it is still the same."""
-    return reviewed is not None and reviewed["asked"] == RANDOM and reviewed["same_label"] == "True"
-
-
-def _lot(*label: str) -> str:
-    return hashlib.sha256("\0".join(label).encode()).hexdigest()
+    """Return the accepted labels that are asked about whatever is known of them: of the first, those still unseen."""
+    first = itertools.islice(in_order_of_draw(chosen, said, labels).items(), number)
+    return [key for key, row in first if row is None]
 
 
 def _least(*values: float) -> float:
@@ -181,7 +171,7 @@ def _row(
         "doubted": ";".join(doubt["rule"] for doubt in doubts),
         "reasons": "\n".join(lines),
         "box": next((broken["box"] for broken in (*fails, *doubts) if broken["box"]), ""),
-        "asked": RANDOM if _was_drawn(reviewed) else DOUBT,
+        "asked": RANDOM if was_drawn(reviewed) else DOUBT,
     }
 
 

@@ -15,7 +15,6 @@ import statistics
 import sys
 import threading
 import webbrowser
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,14 +27,14 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from labelloop.base.errors import CaseError, UserError
-from labelloop.base.files import digest, stamp
 from labelloop.base.heartbeat import hushed
 from labelloop.base.wording import plain
 from labelloop.images.volume import write
 from labelloop.review.decisions import DECISIONS, EDITED, UNSURE, Decision, append
 from labelloop.review.desk import Desk, Question
 from labelloop.review.maps import ENDING
-from labelloop.review.views import Case, Cut
+from labelloop.review.shown import DRAFT, Shown
+from labelloop.review.views import Cut
 
 log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
@@ -66,10 +65,6 @@ MOST_IGNORED = 1 << 26
 """Bytes of a refused request that are read and dropped, so that its sender reads the answer."""
 PATIENCE_S = 60.0
 """Seconds after which a connection that says nothing is closed."""
-KEPT_CASES = 2
-"""Cases in memory: the one that is looked at, and the next one."""
-DRAFT, DRAFTS = "your unsaved edit", "drafts"
-"""Name of the map with strokes that are not saved yet, and the folder of such maps beside the decisions."""
 MOST_SECONDS = 24 * 3600.0
 
 
@@ -91,11 +86,13 @@ class Session:
 
     desk: Desk
     reviewer: str
-    _cases: OrderedDict[str, Case] = field(default_factory=OrderedDict)
     _before: dict[str, list[Decision | None]] = field(default_factory=dict)
-    _edited: dict[str, Case] = field(default_factory=dict)
-    _reading: threading.Lock = field(default_factory=threading.Lock)
     _deciding: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def shown(self) -> Shown:
+        """The cases of the questions, as they are looked at."""
+        return Shown(self.desk, self.reviewer)
 
     @cached_property
     def _questions(self) -> dict[str, Question]:
@@ -108,48 +105,19 @@ class Session:
         return self._questions[number]
 
     def cut(self, number: str, place: str) -> Cut:
-        """Return what is shown of a question (:meth:`labelloop.review.views.Case.cut`), the last edited map with it.
+        """Return what is shown of a question (:meth:`labelloop.review.shown.Shown.cut`).
 
         Raises BadRequestError when the image has no such place.
         """
         one = self.question(number)
-        with self._reading:  # one at a time: a case is large, and the next request may ask for the same
-            if one.case not in self._cases:
-                self._cases[one.case] = Case.read(one, list(self.desk.ids.values()))
-            self._cases.move_to_end(one.case)
-            while len(self._cases) > KEPT_CASES:
-                self._cases.popitem(last=False)
-            case = self._with_edited(self._cases[one.case], one)
         try:
-            return case.cut(self.desk.ids[one.name], place)
+            return self.shown.cut(one, place)
         except ValueError:
             raise BadRequestError(HTTPStatus.NOT_FOUND, "The image has no such place.") from None
 
-    def _with_edited(self, case: Case, one: Question) -> Case:
-        """Return a case with the map that somebody edited for the question last, and the draft, where there are any."""
-        reviews = self.desk.reviews
-        settled = reviews.of(one.case).get(one.name)
-        last = next((d for d in reversed(settled.by if settled else ()) if d.decision == EDITED), None)
-        maps = {DRAFT: self._draft(one)}
-        if last:
-            maps[f"edited by {last.reviewer}"] = self.desk.folder / last.file
-        there = {name: path for name, path in maps.items() if path.is_file()}
-        if not there:
-            return case
-        key = digest([one.case, [[name, str(path), stamp(path)] for name, path in there.items()]])
-        if key not in self._edited:
-            for name, path in there.items():
-                case = case.with_map(name, path, list(self.desk.ids.values()))
-            self._edited = {key: case}
-        return self._edited[key]
-
-    def _draft(self, one: Question) -> Path:
-        """Return where the reviewer's strokes about a label are kept until they are saved."""
-        return self.desk.folder / DRAFTS / digest(self.reviewer) / one.name / f"{one.case}{ENDING}"
-
     def draft(self, number: str, place: str, content: bytes) -> None:
         """Keep an edited cut that is not saved yet, so that no kill loses it; nothing: drop it. Raises as `edit`."""
-        path = self._draft(self.question(number))
+        path = self.shown.draft(self.question(number))
         if content:
             volume = self.cut(number, place).take_back(content, self.desk.ids)
             write(path, volume.array, volume.geometry)

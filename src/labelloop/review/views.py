@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.base.classes import BACKGROUND
+from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.base.errors import CaseError
 from labelloop.base.files import sha256
 from labelloop.base.wording import count, plain
@@ -38,6 +38,8 @@ MAP_OF_SET = ""
 """Name of the label map that is asked about; the others have those of their models, which are never empty."""
 BOX = re.compile(",".join([r"(\d{1,5})-(\d{1,5})"] * 3), re.ASCII)
 """Name of a box: from where to where it goes along each axis [z, y, x]."""
+SINCE = "@"
+"""What parts the name of a box from the row of the decisions up to which other classes are shown as they were drawn."""
 Box = tuple[slice, slice, slice]
 
 
@@ -49,6 +51,8 @@ class Case:
         asked: a label that is asked of the case; all have the same files.
         image: as it is stored. maps: label maps in class ids, uint8, by :data:`MAP_OF_SET`, model, and who edited.
         stored: grid of the label map's file. upright: the same, or its true one where the file is upside down.
+        others: what the map of the set has of other classes, beside what was judged; empty: nothing.
+        since: row of the decisions up to which these are shown; None: they are as judged.
     """
 
     asked: Question
@@ -56,6 +60,8 @@ class Case:
     maps: Mapping[str, np.ndarray]
     stored: Geometry
     upright: Geometry
+    others: str = ""
+    since: int | None = None
     _boxes: dict[int, Box] = field(default_factory=dict)
 
     @classmethod
@@ -83,13 +89,35 @@ class Case:
 
     def with_map(self, name: str, path: Path, ids: Collection[int]) -> "Case":
         """Return the case with one more label map; as it is, with a word in the log, where that cannot be used."""
+        array = self._array(name, path, ids)
+        return self if array is None else replace(self, maps={**self.maps, name: array}, _boxes={})
+
+    def _array(self, name: str, path: Path, ids: Collection[int]) -> np.ndarray | None:
         try:
             volume = read_reviewed(path, ids, self.stored)
         except (CaseError, OSError) as error:
             log.warning("review: the map %r of %s is not shown: %s", name, self.asked.case, error)
-            return self
-        turned = upright_volume(volume) if self.asked.upside_down else volume
-        return replace(self, maps={**self.maps, name: canonical(turned).array}, _boxes={})
+            return None
+        return canonical(upright_volume(volume) if self.asked.upside_down else volume).array
+
+    def with_others(self, drawn: Mapping[int, Path | None], number: int, ids: Collection[int], key: str) -> "Case":
+        """Return the case with other classes of the label map as reviewers drew them, the last one on top.
+
+        Voxels of the class that is asked about stay as they are judged, and so do those that nobody knows.
+
+        Args:
+            drawn: maps by class; None: the class is absent. One that cannot be used is left out; the log says so.
+            number: the class that is asked about. key: tells what was drawn.
+        """
+        judged = self.maps[MAP_OF_SET]
+        labels, free = judged.copy(), ~np.isin(judged, (number, IGNORED))
+        for other, path in drawn.items():
+            array = None if path is None else self._array(path.name, path, ids)
+            if path is None or array is not None:
+                labels[labels == other] = BACKGROUND
+            if array is not None:
+                labels[free & (array == other)] = other
+        return replace(self, maps={**self.maps, MAP_OF_SET: labels}, others=key, _boxes={})
 
     def cut(self, number: int, place: str) -> "Cut":
         """Return what is shown of a class: all of the case, the organ with a margin (:data:`CROP`), or a box.
@@ -145,9 +173,10 @@ class Cut:
 
     @property
     def place(self) -> str:
-        """Name of the box, by which :meth:`Case.cut` finds it again."""
+        """Name of the box, and of what other classes were drawn by then: it finds what is shown again."""
         sizes = self.case.image.array.shape
-        return ",".join("{}-{}".format(*part.indices(size)) for part, size in zip(self.box, sizes, strict=True))
+        box = ",".join("{}-{}".format(*part.indices(size)) for part, size in zip(self.box, sizes, strict=True))
+        return box if self.case.since is None else f"{box}{SINCE}{self.case.since}"
 
     @property
     def _organ(self) -> "Cut":
@@ -246,7 +275,7 @@ class Cut:
             ids: of all classes.
 
         Raises:
-            CaseError: it is no such file, has ids that the scheme lacks, or differs from the label map that was judged
+            CaseError: it is no such file, has ids that the scheme lacks, or differs from the label map that was shown
                 in another class than the one asked about.
         """
         edited = self._read(content, list(ids.values()))

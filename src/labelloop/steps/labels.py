@@ -26,7 +26,7 @@ from labelloop.labels.clean import clean
 from labelloop.labels.fit import load_fitted, with_fitted
 from labelloop.labels.fuse import fuse as fuse_labels
 from labelloop.labels.fuse import give_tumor_to_organs, leave_ignored
-from labelloop.labels.select import reviewed_states
+from labelloop.labels.select import reviewed_states, with_acceptance
 from labelloop.labels.select import select as select_classes
 from labelloop.labels.settings import HELD_OUT, PSEUDO, SelectSettings, TumorVoxels
 from labelloop.review.decisions import Reviews
@@ -374,20 +374,14 @@ def select(
     tables["calibration"] = _calibration(settings, tables["held_out"], names, calibrated)
     out = {"provenance": provenance, "verdicts": verdicts, "disagreement": disagreement}
     out |= {"reviewed": reviewed, "held_out": held_out, "transfers": transfers, "calibration": calibration}
+    given = read_many(annotation, "annotation")
+    given = given if truth_counts(spec) else given.assign(state=UNKNOWN)
+    made = given, tables["provenance"], tables["verdicts"], tables["disagreement"]
+    known = tables["calibration"], tables["reviewed"], predicted[predicted["map"] == PSEUDO]
+    tables["reviewed"] = with_acceptance(*made, settings, names, *known)
     for kind, table in tables.items():
         write_table(out[kind], table, kind)
-    given = read_many(annotation, "annotation")
-    chosen = select_classes(
-        given if truth_counts(spec) else given.assign(state=UNKNOWN),
-        tables["provenance"],
-        tables["verdicts"],
-        tables["disagreement"],
-        settings,
-        names,
-        tables["calibration"],
-        tables["reviewed"],
-        predicted[predicted["map"] == PSEUDO],
-    )
+    chosen = select_classes(*made, settings, names, *known)
     write_table(selected, chosen, "selected")
     counts = chosen["decision"].value_counts()
     log.info("select: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))

@@ -416,7 +416,9 @@ async function sendDraft() {
 /** Forget the draft of what is shown: it is saved by now, or should not be. */
 function dropDraft() {
   clearTimeout(drafting);
-  for (const kind of ["crop", "whole"]) loaded.delete(`${now().number}/${kind}`);
+  for (const one of queue.questions.filter((one) => one.case === now().case)) { // they show what was drawn
+    for (const kind of ["crop", "whole"]) loaded.delete(`${one.number}/${kind}`);
+  }
   shown.about.maps = shown.about.maps.filter(({ name }) => name !== queue.draft);
 }
 
