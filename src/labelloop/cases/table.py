@@ -200,9 +200,10 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _complete(row: dict[str, str], folder: Path, datasets: dict[str, Dataset | None]) -> Case:
     """Fill in the defaults of a row and make its paths absolute; ``datasets`` remembers what was read."""
-    name = str(folder / row["dataset"]) if row["dataset"].endswith(SUFFIXES) else row["dataset"]
+    is_file = row["dataset"].endswith(SUFFIXES)
+    name = os.path.abspath(folder / row["dataset"]) if is_file else row["dataset"]  # noqa: PTH100
     if name not in datasets:
-        exists = Path(name).is_file() if name.endswith(SUFFIXES) else name in known("datasets")
+        exists = Path(name).is_file() if is_file else name in known("datasets")
         datasets[name] = read_dataset(name) if exists else None
     dataset = datasets[name]
     images, label = names(row["image"]), row["label"]
