@@ -300,11 +300,16 @@ def _in_capitals(cases: Sequence[Case], path: Path) -> list[dict]:
 
 def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
     """Write a case table atomically; paths below its folder become relative, so that the folder can be moved."""
-    folder = f"{Path(path).absolute().parent}{os.sep}"
     with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for case in cases:
-            paths = {c: getattr(case, c).removeprefix(folder) for c in ("label", "dataset")}
-            paths["image"] = ";".join(image.removeprefix(folder) for image in case.images)
-            writer.writerow(case.model_dump() | paths)
+            writer.writerow(as_written(case, path))
+
+
+def as_written(case: Case, path: str | Path) -> dict[str, str]:
+    """Return the row of a case in the table ``path``."""
+    folder = f"{Path(path).absolute().parent}{os.sep}"
+    paths = {column: getattr(case, column).removeprefix(folder) for column in ("label", "dataset")}
+    paths["image"] = ";".join(image.removeprefix(folder) for image in case.images)
+    return case.model_dump() | paths
