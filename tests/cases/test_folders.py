@@ -9,7 +9,7 @@ import pytest
 from labelloop.base.errors import UserError
 from labelloop.cases.folders import pair_folders
 from labelloop.cases.make_table import Options, make_table
-from labelloop.cases.table import load_cases
+from labelloop.cases.table import load_cases, write_cases
 
 
 def touch(folder, *names: str):
@@ -84,8 +84,100 @@ def test_a_table_is_made_from_folders(tmp_path):
         make_table(images, labels, "btcv", out)
     again = make_table(images, labels, "btcv", out, Options(test_fraction=0.25, seed=3, overwrite=True))
     assert [c.role for c in again] == [c.role for c in made]
-    other = make_table(images, labels, "btcv", out, Options(test_fraction=0.25, seed=4, overwrite=True))
+    out.unlink()
+    other = make_table(images, labels, "btcv", out, Options(test_fraction=0.25, seed=4))
     assert [c.role for c in other] != [c.role for c in made]
+
+
+def of_role(cases, role: str = "test") -> set[str]:
+    return {case.case for case in cases if case.role == role}
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Return what adds labeled scans to folders, and the arguments of `make_table` for these."""
+
+    def add(*names: str):
+        images = touch(tmp_path / "i", *(f"{name}_0000.nii.gz" for name in names))
+        return images, touch(tmp_path / "l", *(f"{name}.nii.gz" for name in names)), "btcv"
+
+    return add
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scans_that_are_added_take_one_test_case_away_at_most(scans, tmp_path, seed):
+    drawn = Options(test_fraction=0.2, seed=seed)
+    before = of_role(make_table(*scans(*(f"c{i:02d}" for i in range(50))), tmp_path / "before.csv", drawn))
+    for number, name in enumerate(("a", "c07b", "z")):
+        after = of_role(make_table(*scans(name), tmp_path / f"after{number}.csv", drawn))
+        assert len(before & after) >= len(before) - 1 >= 9
+        before = after
+
+
+def test_test_cases_stay_test_cases_where_a_table_is_written_over(scans, tmp_path):
+    out, again = tmp_path / "c.csv", Options(test_fraction=0.5, seed=1, overwrite=True)
+    before = of_role(make_table(*scans(*"abcdef"), out, again))
+    after = of_role(make_table(*scans(*"ghijkl"), out, replace(again, seed=2)))
+    assert len(before) == 3 and len(after) == 6 and before < after
+    assert of_role(make_table(*scans("m"), out, Options(overwrite=True))) == after  # none are drawn
+
+
+def test_patients_that_were_written_into_a_table_are_drawn_as_a_whole(scans, tmp_path):
+    out = tmp_path / "c.csv"
+    names = [f"{patient}{scan}" for patient in "pqrstuvw" for scan in "123"]
+    made = make_table(*scans(*names), out)
+    write_cases(out, [case.model_copy(update={"patient": case.case[0]}) for case in made])
+    for seed in range(5):
+        drawn = make_table(*scans(), out, Options(test_fraction=0.25, seed=seed, overwrite=True))
+        tested, trained = of_role(drawn), of_role(drawn, "train")
+        assert len(tested) == 6 and {name[0] for name in tested}.isdisjoint(name[0] for name in trained)
+
+
+def test_a_table_that_a_spreadsheet_saved_is_written_over_and_others_are_not(scans, tmp_path):
+    out = tmp_path / "c.csv"
+    make_table(*scans("a", "b"), out)
+    saved = "\ufeffcase;image;dataset;patient\r\na;i/a_0000.nii.gz;btcv;p1\r\nb;i/b_0000.nii.gz;btcv;\r\n"
+    out.write_text(saved, encoding="utf-8")
+    assert [case.patient for case in make_table(*scans(), out, Options(overwrite=True))] == ["p1", ""]
+    for other in (saved.replace("patient", "notes"), saved.replace("dataset", "label"), "no table"):
+        out.write_text(other, encoding="utf-8")
+        with pytest.raises(UserError, match="labelloop did not write it"):
+            make_table(*scans(), out, Options(overwrite=True))
+        assert out.read_text(encoding="utf-8") == other.replace("\r\n", "\n")
+
+
+EDITS = {
+    "a": {"patient": "p1", "annotated": "liver;spleen", "surgery": "spleen"},
+    "b": {"role": "test", "modality": "MR", "sequence": "t1w"},
+}
+
+
+def test_what_people_wrote_into_a_table_stays_and_what_changes_is_told(scans, tmp_path, caplog):
+    out = tmp_path / "c.csv"
+    made = make_table(*scans("a", "b", "c"), out)
+    write_cases(out, [case.model_copy(update=EDITS.get(case.case, {})) for case in made])
+    with caplog.at_level(logging.INFO):
+        cases = {case.case: case for case in make_table(*scans("d"), out, Options(overwrite=True))}
+    plain = {case.case: case for case in make_table(*scans(), tmp_path / "plain.csv")}
+    assert cases == {name: case.model_copy(update=EDITS.get(name, {})) for name, case in plain.items()}
+    for column in ("patient", "annotated", "surgery", "role", "modality", "sequence"):
+        assert any(f"`{column}` stays as this table had it for 1 case" in line for line in caplog.messages)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+    for folder in ("i", "l"):
+        for file in (tmp_path / folder).glob("c*"):
+            file.unlink()
+    images, labels, _ = scans()
+    with caplog.at_level(logging.INFO):
+        cases = {case.case: case for case in make_table(images, labels, "flare22", out,
+                                                        Options(modality="CT", overwrite=True))}  # fmt: skip
+    assert (cases["b"].modality, cases["b"].sequence) == ("CT", "t1w")  # what is asked for goes before the table
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line.partition(": ")[2] for line in told] == [
+        "`dataset` changes for 3 cases: a (was btcv), b (was btcv), d (was btcv)",
+        "`modality` changes for 1 case: b (was MR)",
+        "without 1 case that this table had, 0 of them for testing: c",
+    ]
 
 
 def test_test_cases_can_come_from_folders_of_their_own(tmp_path):

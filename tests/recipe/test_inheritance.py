@@ -80,6 +80,9 @@ def test_inference_takes_the_cleaning_of_a_label_set(load):
 def test_null_removes_what_the_other_recipe_has(load):
     base = BASE | {"models": BASE["models"] | {"unused": {"plan": "p"}}}
     assert set(load({"models": {"unused": None}}, base).models) == {"teacher", "student"}
+    base = BASE | {"groups": {"a": {"labeled": True}, "b": {"dataset": "btcv"}}, "feedback": {"teacher": "student"}}
+    recipe = load({"groups": {"b": None}, "feedback": {"teacher": None}}, base)
+    assert (set(recipe.groups), recipe.feedback) == ({"a"}, {})
 
 
 def test_cleaning_steps_are_replaced_as_a_whole(load):

@@ -1,5 +1,6 @@
 """A run: what its configuration may say, its shards, its lock, and files that are no longer what was made."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from labelloop.base.errors import UserError
 from labelloop.base.outputs import refuse_inputs_among
 from labelloop.base.paths import WRITTEN
 from labelloop.base.tables import TABLES, write_table
+from labelloop.cases.groups import Group, memberships
 from labelloop.review.decisions import Decision, append
 from labelloop.run.claim import claim
 from labelloop.run.config import load_config
@@ -44,6 +46,52 @@ def test_all_errors_of_a_configuration_are_told_at_once():
     assert "config: recipee: unknown key; did you mean 'recipe'?" in lines
     assert any("shard_size" in line and "found 0" in line for line in lines)
     assert any("device" in line and "'gpu'" in line for line in lines)
+
+
+OF_DATA_SETS = ["a,a.nii.gz,,own.yaml,train,", "b,b.nii.gz,,own.yaml,test,", "c,c.nii.gz,,flare22,train,"]
+ALSO_OTHERS = [*OF_DATA_SETS, "d,d.nii.gz,,deeper/other.yaml,train,"]
+
+
+def of_groups(tmp_path: Path, groups: dict, table: str | Path = "cases.csv") -> tuple[Run, dict[str, set[str]]]:
+    """Return the run of a table with data set files of one's own, and the cases of each group of its recipe."""
+    (tmp_path / "deeper").mkdir(exist_ok=True)
+    for name, file in (("ours", "own.yaml"), ("theirs", "deeper/other.yaml")):
+        (tmp_path / file).write_text(f"{{name: {name}, modality: CT, labels: {{1: liver}}}}")
+    (tmp_path / "cases.csv").write_text("\n".join([HEADER, *ALSO_OTHERS]) + "\n")
+    (tmp_path / "mine.yaml").write_text(json.dumps({"extends": "default", "groups": groups}))
+    run = Run({"cases": str(table), "recipe": str(tmp_path / "mine.yaml"), "results": str(tmp_path / "results")})
+    own = {name: Group.model_validate(group) for name, group in run.wiring.groups().items()}
+    cases = {case.case: case for case in run.cases}
+    found = memberships({case: {} for case in cases}, cases, run.scheme, own)
+    return run, {name: {case for case, names in found.items() if name in names} for name in groups}
+
+
+@pytest.mark.parametrize("table", ["cases.csv", "./cases.csv", "deeper/../cases.csv", "whole"])
+def test_data_sets_of_groups_are_meant_by_name_or_file_however_the_table_is_named(tmp_path, monkeypatch, table):
+    monkeypatch.chdir(tmp_path)
+    asked = {
+        "by_name": {"dataset": "ours"},
+        "by_file": {"dataset": "./own.yaml"},
+        "several": {"dataset": ["flare22", "ours", str(tmp_path / "deeper" / "other.yaml")]},
+        "others": {"not_in": "by_name"},
+    }
+    run, found = of_groups(tmp_path, asked, tmp_path / "cases.csv" if table == "whole" else table)
+    assert found == {"by_name": {"a", "b"}, "by_file": {"a", "b"}, "several": set("abcd"), "others": {"c", "d"}}
+    assert not [line for line in run.problems() if "no case is of data set" in line]
+    whole, _ = of_groups(tmp_path, asked, tmp_path / "cases.csv")
+    assert whole.shards.rows("train-000") == run.shards.rows("train-000")  # no job runs again
+    assert whole.wiring.groups() == run.wiring.groups()
+
+
+def test_data_sets_of_groups_that_no_case_is_of_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, found = of_groups(tmp_path, {"mine": {"dataset": ["our", "flare22"]}, "none": {"dataset": "btcv"}})
+    assert found == {"mine": {"c"}, "none": set()}
+    told = [line for line in run.problems() if "no case is of data set" in line]
+    assert [line.partition("groups.")[2] for line in told] == [
+        "mine.dataset: no case is of data set 'our'; did you mean 'ours'?",
+        "none.dataset: no case is of data set 'btcv'; known: flare22, ours, theirs",
+    ]
 
 
 def test_a_run_without_usable_case_says_why(tmp_path):

@@ -7,15 +7,18 @@ a group takes its train cases, who evaluates its test cases.
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
 from labelloop.base.classes import ClassScheme, Names, Strict
 from labelloop.base.errors import UserError, nearest
+from labelloop.base.lookup import SUFFIXES
 from labelloop.base.sequences import flat
 from labelloop.cases.annotation import States, annotated, from_table
 from labelloop.cases.table import Case
+from labelloop.images.datasets import read_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +39,7 @@ class Group(Strict):
     any_of: Names = Field((), alias="any", description="at least one of these classes is annotated")
     none_of: Names = Field((), alias="none", description="none of these classes is annotated")
     labeled: bool | None = Field(None, description="whether any class at all is annotated")
-    dataset: Names = Field((), description="the case is of one of these data sets")
+    dataset: Names = Field((), description="the case is of one of these data sets: a `name` in its file, or the file")
     modality: Literal["", "CT", "MR"] = Field("", description="the case is of this modality")
     sequence: Names = Field((), description="the case is of one of these MR sequences (or CT phases)")
     in_groups: Names = Field((), alias="in", description="the case is in every one of these groups")
@@ -134,6 +137,44 @@ def check_groups(extra: Mapping[str, Group], scheme: ClassScheme) -> list[str]:
         list(_order(groups))
     except CycleError as error:
         lines.append(f"groups {' -> '.join(error.args[1])}: each is defined by the next, in a circle")
+    return lines
+
+
+def with_data_sets(groups: Mapping[str, Group], data_sets: Iterable[str]) -> dict[str, Group]:
+    """Return groups that name data sets as the case table does: by a name that can be looked up, or a whole path.
+
+    A recipe names a data set by the ``name`` in its file, by the name under which it is found, or by the path of the
+    file from the working folder. What means none of them stays as it is (:func:`data_set_problems`).
+
+    Args:
+        data_sets: those of the cases (``Case.dataset``).
+
+    Raises:
+        UserError: when the file of a data set cannot be read.
+    """
+    own = {spelled: read_dataset(spelled).name for spelled in sorted(set(data_sets))}
+
+    def spelled_as(asked: str) -> list[str]:
+        found = [spelled for spelled, name in own.items() if asked in (spelled, name) or _same(asked, spelled)]
+        return found or [asked]
+
+    named = {name: tuple(dict.fromkeys(flat(map(spelled_as, group.dataset)))) for name, group in groups.items()}
+    return {name: group.model_copy(update={"dataset": named[name]}) for name, group in groups.items()}
+
+
+def _same(asked: str, spelled: str) -> bool:
+    """Say whether two names of data sets are paths of one file."""
+    return asked.endswith(SUFFIXES) and spelled.endswith(SUFFIXES) and Path(asked).resolve() == Path(spelled).resolve()
+
+
+def data_set_problems(groups: Mapping[str, Group], data_sets: Iterable[str]) -> list[str]:
+    """Return a line for each data set that groups name (:func:`with_data_sets`) and no case is of."""
+    there = set(data_sets)
+    known = {read_dataset(spelled).name for spelled in there}
+    lines: list[str] = []
+    for name, group in groups.items():
+        wrong = [asked for asked in group.dataset if asked not in there]
+        lines += [f"groups.{name}.dataset: no case is of data set {asked!r}{nearest(asked, known)}" for asked in wrong]
     return lines
 
 

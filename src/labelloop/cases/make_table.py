@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import random
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -12,13 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from labelloop.base.errors import CaseError, UserError
+from labelloop.base.files import digest
 from labelloop.base.lookup import SUFFIXES, find
-from labelloop.base.outputs import is_table, refuse_overwriting
+from labelloop.base.outputs import refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, first_of, named, shown
 from labelloop.cases.bids import bids_folder, bids_pairs
 from labelloop.cases.datalist import datalist_pairs
 from labelloop.cases.folders import Pair, pair_folders
+from labelloop.cases.former import former_rows, is_case_table, tell_changes, with_former
 from labelloop.cases.nnunet_folder import nnunet_folder, nnunet_pairs
 from labelloop.cases.table import MODALITIES, NONE, ROLES, Case, safe_id, tell_renamed, write_cases
 from labelloop.images.datasets import Dataset, all_class_names, label_counts, read_dataset, write_dataset
@@ -43,11 +44,12 @@ class Options:
         modality: CT or MR; empty: the data set's.
         sequence: MR sequence or CT phase of all cases.
         test_images: folder of test cases, or what is known to lie in it; ``test_labels`` is their labels' folder.
-        test_fraction: share of the labeled cases (0 to 1) to draw for testing, with ``seed``; at least one. The
-            other cases of their patients come along.
+        test_fraction: share of the labeled cases (0 to 1) to draw for testing, with ``seed``; one patient at least. All
+            cases of a patient are drawn, or none.
         annotated_from_ids: note as annotated, case by case, the classes that occur in the label. It is how the
             FLARE23 papers read their data, and it cannot know that an organ was looked for and is absent.
-        overwrite: write over an existing table.
+        overwrite: write over an existing table. What it says of a case stays, and so do its test cases
+            (:mod:`labelloop.cases.former`).
         merged: folder to write label maps to, where the labels are masks (:mod:`labelloop.images.mask_folders`). The
             column ``annotated`` then names the classes that have a mask.
         known: columns of single cases, by case.
@@ -126,9 +128,9 @@ def make_table(
         found = _of_folders(images, labels, dataset, out, options, lost)
     else:
         found = _of_json(names, labels, dataset, out, options, lost)
-    labeled = [case for _, case, _, label in found.pairs if label and found.annotated.get(case) != NONE]
-    drawn = _draw(labeled, options.test_fraction, options.seed)
-    cases = _rows(found, drawn, options)
+    former, rows = former_rows(out), [_row(pair, found, options) for pair in found.pairs]
+    cases = _with_tested(with_former(rows, former, _asked(options)), options)
+    tell_changes(out, former, rows, cases)
     write_cases(out, cases)
     return cases
 
@@ -293,7 +295,7 @@ def _check_files(pairs: list[Pair], inputs: list[Path], out: Path) -> None:
         raise UserError(
             f"{wrong[0]}: a name with ';', which separates the files of channels in a case table: rename it"
         )
-    refuse_overwriting([out], [*inputs, *read], is_table("cases"))
+    refuse_overwriting([out], [*inputs, *read], is_case_table)
 
 
 def _of_all_channels(pairs: list[Pair], dataset: Dataset, place: Path, lost: list[LeftOut]) -> list[Pair]:
@@ -332,20 +334,28 @@ def _annotated(pairs: list[Pair], dataset: str, options: Options) -> dict[str, s
     return {case: _occurring(label, dataset) for case, label in labels.items()} if options.annotated_from_ids else {}
 
 
-def _rows(found: _Found, drawn: set[str], options: Options) -> list[Case]:
-    """Return the rows of the table. All cases of a patient of which one was drawn are for testing."""
-    patients = {options.known.get(case, {}).get("patient") for case in drawn} - {None, ""}
-    rows = [_row(pair, found, options) for pair in found.pairs]
-    chosen = set(map(safe_id, drawn))
-    tested = {row.case for row in rows if row.case in chosen or row.patient in patients}
-    trained = {row.case for row in rows if row.role == "train"}
-    if drawn and trained and trained <= tested:
-        raise UserError(
-            f"the test cases that were drawn are of all patients ({len(patients)} in {count(len(rows), 'case')}): none "
-            "is left to train on. Anonymizers often write one PatientID for all: then leave out --test-fraction, and "
-            "fill in the columns patient and role of the table"
-        )
-    return [row.model_copy(update={"role": "test"}) if row.case in tested else row for row in rows]
+def _asked(options: Options) -> set[str]:
+    """Return the columns that options fill in."""
+    given = {
+        "modality": bool(options.modality),
+        "sequence": bool(options.sequence),
+        "annotated": options.annotated_from_ids or options.merged is not None,
+    }
+    return {column for column, asked in given.items() if asked}
+
+
+def _person(case: Case) -> str:
+    return case.patient or case.case
+
+
+def _with_tested(cases: list[Case], options: Options) -> list[Case]:
+    """Return cases of which all of a patient are for testing, or none, if patients are drawn to test on."""
+    if not options.test_fraction:
+        return cases
+    labeled = Counter(_person(case) for case in cases if case.label and case.annotated.lower() != NONE)
+    before = {_person(case) for case in cases if case.role == "test"}
+    tested = _drawn(labeled, before, options.test_fraction, options.seed)
+    return [case.model_copy(update={"role": "test"}) if _person(case) in tested else case for case in cases]
 
 
 def _row(pair: Pair, found: _Found, options: Options) -> Case:
@@ -419,13 +429,35 @@ def _check_ids(names: list[str]) -> None:
     tell_renamed(names, ids)
 
 
-def _draw(labeled: list[str], fraction: float, seed: int) -> set[str]:
-    if not fraction:
-        return set()
-    if len(labeled) < 2:
-        raise UserError(f"{count(len(labeled), 'labeled case')}: too few to set some of them aside for testing")
-    drawn = min(max(1, round(fraction * len(labeled))), len(labeled) - 1)
-    return set(random.Random(seed).sample(sorted(labeled), drawn))
+def _drawn(labeled: Mapping[str, int], before: set[str], fraction: float, seed: int) -> set[str]:
+    """Return the patients to test on: those of ``before``, and as many others as make up a fraction of labeled cases.
+
+    Which patient is drawn before another follows from their names and the seed alone, so that those who are there later
+    change little. One patient with labels at least is left to train on.
+
+    Args:
+        labeled: number of labeled cases by patient.
+
+    Raises:
+        UserError: there are too few to draw from.
+    """
+    total = sum(labeled.values())
+    if total < 2:
+        raise UserError(f"{count(total, 'labeled case')}: too few to set some of them aside for testing")
+    if len(labeled) == 1:
+        raise UserError(
+            f"all {count(total, 'labeled case')} are of one patient: none would be left to train on. Anonymizers often "
+            "write one PatientID for all: then leave out --test-fraction, and fill in the columns patient and role of "
+            "the table"
+        )
+    tested, left = set(before), sorted(labeled.keys() - before, key=lambda name: digest([seed, name]))
+    missing = max(1, round(fraction * total)) - (total - sum(labeled[patient] for patient in left))
+    for patient in left[:-1]:
+        if missing <= 0:
+            break
+        tested.add(patient)
+        missing -= labeled[patient]
+    return tested
 
 
 def _occurring(label: Path, dataset: str) -> str:

@@ -200,9 +200,10 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _complete(row: dict[str, str], folder: Path, datasets: dict[str, Dataset | None]) -> Case:
     """Fill in the defaults of a row and make its paths absolute; ``datasets`` remembers what was read."""
-    name = str(folder / row["dataset"]) if row["dataset"].endswith(SUFFIXES) else row["dataset"]
+    is_file = row["dataset"].endswith(SUFFIXES)
+    name = os.path.abspath(folder / row["dataset"]) if is_file else row["dataset"]  # noqa: PTH100
     if name not in datasets:
-        exists = Path(name).is_file() if name.endswith(SUFFIXES) else name in known("datasets")
+        exists = Path(name).is_file() if is_file else name in known("datasets")
         datasets[name] = read_dataset(name) if exists else None
     dataset = datasets[name]
     images, label = names(row["image"]), row["label"]
@@ -299,11 +300,16 @@ def _in_capitals(cases: Sequence[Case], path: Path) -> list[dict]:
 
 def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
     """Write a case table atomically; paths below its folder become relative, so that the folder can be moved."""
-    folder = f"{Path(path).absolute().parent}{os.sep}"
     with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for case in cases:
-            paths = {c: getattr(case, c).removeprefix(folder) for c in ("label", "dataset")}
-            paths["image"] = ";".join(image.removeprefix(folder) for image in case.images)
-            writer.writerow(case.model_dump() | paths)
+            writer.writerow(as_written(case, path))
+
+
+def as_written(case: Case, path: str | Path) -> dict[str, str]:
+    """Return the row of a case in the table ``path``."""
+    folder = f"{Path(path).absolute().parent}{os.sep}"
+    paths = {column: getattr(case, column).removeprefix(folder) for column in ("label", "dataset")}
+    paths["image"] = ";".join(image.removeprefix(folder) for image in case.images)
+    return case.model_dump() | paths

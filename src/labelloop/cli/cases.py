@@ -80,7 +80,10 @@ def cases(
     merged: Annotated[
         Path | None, Option(help="labels are a folder a case with a mask an organ: write label maps here")
     ] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="replace the table")] = False,
+    overwrite: Annotated[
+        bool,
+        Option("--overwrite", help="write the table anew; what stands in it of a case stays, and its test cases do"),
+    ] = False,
 ) -> int:
     """Write a case table of folders of scans, or of a data set as nnU-Net, TotalSegmentator or MONAI have it."""
     from labelloop.cases.make_table import Options, checked_dataset, make_table

@@ -13,7 +13,7 @@ from labelloop.images.datasets import Dataset
 from labelloop.inference.external import EXTERNAL_KINDS
 from labelloop.networks.nnunet_plan import PLANS
 from labelloop.recipe import Recipe
-from labelloop.recipe.inheritance import NAMED
+from labelloop.recipe.inheritance import REMOVABLE
 from labelloop.run.config import RunConfig
 from labelloop.training.settings import TRAINER_SETTINGS
 
@@ -49,7 +49,7 @@ def _add_inheritance(schema: dict[str, Any]) -> None:
     """Add what is resolved before a recipe is validated (``labelloop.recipe.inheritance``)."""
     keys, parts = schema["properties"], schema["$defs"]
     keys["extends"] = {"type": "string", "description": "recipe to take and override key by key"}
-    for section in NAMED:
+    for section in REMOVABLE:
         entries = keys[section]
         entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
     what = {"ModelSpec": "model", "LabelSetSpec": "label set"}

@@ -15,6 +15,8 @@ from labelloop.training.settings import TRAINER_SETTINGS
 
 NAMED = ("plans", "trainers", "models", "external", "labels")
 """Sections whose entries may be ``like`` one another."""
+REMOVABLE = (*NAMED, "groups", "feedback")
+"""Sections of which null removes an entry of the recipe that is extended."""
 KINDS: dict[str, type[Strict]] = {**TRAINER_SETTINGS, **SKIPS}
 """All that is told by its ``kind``."""
 LIST = "clean"
@@ -57,7 +59,7 @@ def with_extended(path: Path, seen: tuple[Path, ...] = ()) -> Raw:
     if path in seen:
         raise UserError(f"{path}: extends: a circle of recipes that extend each other")
     content = read_yaml(path) or {}
-    for key, found in {"recipe": content, **{s: _get(content, s) for s in NAMED}}.items():
+    for key, found in {"recipe": content, **{s: _get(content, s) for s in REMOVABLE}}.items():
         if found and not isinstance(found, dict):
             raise UserError(f"{path}: {key}: found a {type(found).__name__}, expected names with a value each")
     for key in ("extends", "classes"):
@@ -92,7 +94,7 @@ def written_out(raw: Raw) -> Raw:
         UserError: when what is named does not exist, or leads back to where it came from.
     """
     result = dict(raw)
-    for section in NAMED:
+    for section in REMOVABLE:
         if section in raw:
             result[section] = {name: value for name, value in (raw[section] or {}).items() if value is not None}
     result["trainers"] = trainers = _section("trainers", result.get("trainers") or {}, _as_it_is)

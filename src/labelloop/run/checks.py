@@ -12,6 +12,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError, nearest
 from labelloop.base.lookup import SUFFIXES
 from labelloop.base.wording import count
+from labelloop.cases.groups import data_set_problems
 from labelloop.cases.table import Case
 from labelloop.images.datasets import read_dataset
 from labelloop.labels.settings import LEAST_PATIENTS, SelectSettings
@@ -44,6 +45,11 @@ def of_cases(expected: Expected) -> Iterator[str]:
             yield from _training_problems(key, model, expected)
     for name in (name for name in recipe.labels if name in used):
         yield from _label_set_problems(f"labels.{name}", name, expected)
+
+
+def of_groups(cases: Sequence[Case], recipe: Recipe) -> list[str]:
+    """Return a line for each data set that a group of a chain names and no case is of, whatever its role."""
+    return data_set_problems(recipe.groups, {case.dataset for case in cases})
 
 
 def of_channels(cases: Sequence[Case], recipe: Recipe) -> Iterator[str]:

@@ -11,7 +11,7 @@ from labelloop.base.classes import ClassScheme
 from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
 from labelloop.cases.annotation import PRESENT, States
-from labelloop.cases.groups import canonical_name, memberships
+from labelloop.cases.groups import canonical_name, memberships, with_data_sets
 from labelloop.cases.table import Case
 from labelloop.images.datasets import load_dataset
 from labelloop.recipe import TRUTH, Recipe, ancestors
@@ -77,10 +77,11 @@ class Expected:
     """
 
     def __init__(self, cases: Sequence[Case], chain: Recipe):
-        self.chain, self.scheme = chain, chain.scheme
+        groups = with_data_sets(chain.groups, (case.dataset for case in cases))
+        self.chain, self.scheme = chain.model_copy(update={"groups": groups}), chain.scheme
         self.cases = {case.case: case for case in cases if case.role == "train"}
         states = expected_states([*self.cases.values()], self.scheme)
-        self.groups = memberships(states, self.cases, self.scheme, chain.groups)
+        self.groups = memberships(states, self.cases, self.scheme, groups)
         self.annotated: Known = {case: frozenset(known) for case, known in states.items()}
         self._members: dict[frozenset[str], list[str]] = {}
         self._labels: dict[str, Known] = {}

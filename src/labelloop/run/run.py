@@ -75,8 +75,8 @@ class Run:
 
     def problems(self) -> list[str]:
         """Return what of the recipe cannot be done with these cases, or with the files that it names, a line each."""
-        found = [*checks.of_cases(self._expected), *checks.of_channels(self.cases, self.chain)]
-        found += [*checks.of_files(self.chain), *self.external.problems()]
+        found = [*checks.of_groups(self.cases, self.chain), *checks.of_cases(self._expected)]
+        found += [*checks.of_channels(self.cases, self.chain), *checks.of_files(self.chain), *self.external.problems()]
         with _collected(found):
             refuse_inputs_among(Path(self.results), WRITTEN, self.external.places())
         return [f"recipe {self.recipe.name}: {problem}" for problem in found]
