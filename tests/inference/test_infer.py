@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from test_prepare import random_volume
 from tiny_dicom import body_hu, write_series
 from tiny_models import IDS, save_model, tiny_plan
@@ -20,6 +21,7 @@ from labelloop.base.classes import load_classes
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import read_table
+from labelloop.images.pictures import CLASSES
 from labelloop.images.volume import Geometry, canonical, read, read_geometry, restore, write
 from labelloop.inference import infer as infer_module
 from labelloop.inference import running as module
@@ -406,7 +408,7 @@ class Liver:
 
     def predict(self, volume, modality):
         labels = np.zeros(volume.array.shape, np.uint8)
-        labels[2:6, 2:6, 2:6] = 1
+        labels[2:6, 2:6, 2:6] = self.class_ids["liver"]
         rows = [{"class": name, "volume_ml": ml, "confidence": 1.0} for name, ml in (("liver", 1.0), ("spleen", 0.0))]
         return Prediction(labels, rows)
 
@@ -431,6 +433,33 @@ def test_label_maps_are_held_against_the_rules_of_anatomy(folder, tmp_path, monk
     assert sum("case_1: spleen, volume: 0.0 ml" in line for line in caplog.messages) == 1
     with pytest.raises(UserError, match="class scheme"):
         infer(folder, tmp_path, out, check=True)
+
+
+class Swapped(Liver):
+    """Finds the same, in ids that mean other organs in the class scheme."""
+
+    fingerprint, class_ids = "swapped", MappingProxyType({"spleen": 1, "liver": 3})
+
+
+def test_verdicts_and_previews_go_by_the_names_of_classes_whatever_their_ids(folder, tmp_path, monkeypatch):
+    found = {}
+    for segmenter in (Liver(), Swapped()):
+        monkeypatch.setattr(infer_module, "_load_models", lambda *_, made=segmenter: made)
+        out, scheme = tmp_path / segmenter.fingerprint, load_classes("flare")
+        assert infer(folder / "case_0_0000.nii.gz", tmp_path, out, check=True, preview=True, scheme=scheme) == 0
+        files = ("verdicts.csv", "previews/case_0.png")
+        found[segmenter.fingerprint] = [(out / file).read_bytes() for file in files]
+    assert found["swapped"] == found["liver"]
+    assert set(np.unique(read(tmp_path / "swapped" / "case_0.nii.gz").array)) == {0, 3}  # label maps keep theirs
+
+
+def test_classes_that_the_scheme_lacks_are_not_drawn_as_others(folder, tmp_path, caplog):
+    stranger = save_model(tmp_path / "stranger", classes=("mesh", "liver"), ids={"mesh": 3, "liver": 1})
+    own = {"scheme": load_classes("flare"), "device": "cpu", "preview": True}
+    assert infer(folder / "case_0_0000.nii.gz", stranger, tmp_path / "out", **own) == 0
+    assert "--preview: classes flare lack mesh, so these are not drawn" in caplog.messages
+    with Image.open(tmp_path / "out" / "previews" / "case_0.png") as picture:
+        assert "spleen" not in picture.text[CLASSES].split(";")
 
 
 def test_rules_of_other_classes_are_refused_before_anything_is_computed(folder, tmp_path, model_folder, counted):

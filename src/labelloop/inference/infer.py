@@ -96,15 +96,15 @@ def infer(
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
     found = find_cases(inputs, modality, series, lost, partial(_take_several, folders))
     cases = [replace(case, sequence=sequence) for case in found]
-    named_by = _named_by(dataset, scheme, preview or check or dicom_seg)
+    named_by, drawn = _named_by(dataset, scheme, preview or check or dicom_seg), scheme if preview else None
     beside = _beside(out, scheme, masks, dicom_seg)
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
     models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, cases)
-    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, beside, out / IDS)
+    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check, preview), cases, beside, out / IDS)
     try:
         with counted("case", len(cases)):
-            run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter, beside))
+            run_cases(cases, load, ledger, _options(out, budget, drawn, load, progress, meter, beside))
     finally:
         release(out)
     done = _tell_done(ledger, cases)
@@ -135,16 +135,16 @@ def _named_by(dataset: str | Path | None, scheme: ClassScheme | None, needed: bo
 def _options(
     out: Path,
     budget: Budget,
-    scheme: ClassScheme | None,
-    preview: bool,
+    drawn: ClassScheme | None,
+    load: "_Loader",
     progress: bool,
     meter: bool,
     beside: Sequence[SideOutput],
 ) -> Options:
     return Options(
         read_ahead=budget.max_ram_mb is None,
-        previews=out / "previews" if preview else None,
-        draw=partial(_picture, scheme) if scheme else None,
+        previews=out / "previews" if drawn else None,
+        draw=partial(_picture, drawn, load) if drawn else None,
         beside=beside,
         progress=progress and sys.stderr.isatty(),
         meter=meter,
@@ -236,6 +236,7 @@ def _load_models(
     scheme: ClassScheme | None,
     dataset: Dataset | None,
     check: bool,
+    preview: bool,
 ) -> Segmenter:
     from labelloop.inference.engine import Predictor  # torch: imported while the first image is read
     from labelloop.inference.postprocess import Chain
@@ -249,6 +250,8 @@ def _load_models(
         segmenter = Relabeled(alone or chain, dataset, scheme)
     if check and scheme is not None:
         _check_scheme(segmenter.classes, scheme)
+    if preview and scheme is not None:
+        _tell_not_drawn(segmenter.classes, scheme)
     return segmenter
 
 
@@ -327,9 +330,18 @@ def _check_scheme(known: Sequence[str], scheme: ClassScheme) -> None:
         raise UserError(f"--check: classes {scheme.name} lack {', '.join(unknown)}; name the models' with --classes")
 
 
-def _picture(scheme: ClassScheme, case: InputImage, image: Volume, labels: Volume) -> bytes:
-    from labelloop.images.pictures import CT_WINDOW, case_picture
+def _tell_not_drawn(known: Sequence[str], scheme: ClassScheme) -> None:
+    """Warn of classes for which a scheme has no color."""
+    unknown = [name for name in known if name not in scheme.ids]
+    if unknown:
+        log.warning("--preview: classes %s lack %s, so these are not drawn", scheme.name, named(unknown))
 
+
+def _picture(scheme: ClassScheme, load: _Loader, case: InputImage, image: Volume, labels: Volume) -> bytes:
+    from labelloop.images.pictures import CT_WINDOW, case_picture
+    from labelloop.inference.labelmaps import in_ids_of
+
+    labels = Volume(in_ids_of(labels.array, load.segmenter.class_ids, scheme.ids), labels.geometry)
     return case_picture(image, labels, scheme, window=CT_WINDOW if case.modality == "CT" else None, legend=True)
 
 

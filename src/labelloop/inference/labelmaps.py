@@ -3,11 +3,28 @@
 cc3d is imported where components are searched: a single model needs none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from labelloop.base.classes import BACKGROUND, IGNORED
 from labelloop.base.sequences import flat
+
+
+def in_ids_of(labels: np.ndarray, own: Mapping[str, int], ids: Mapping[str, int]) -> np.ndarray:
+    """Return a label map (uint8, any shape) in other ids: a class keeps its name.
+
+    Ignored voxels stay so. A class that ``ids`` lack becomes background.
+
+    Args:
+        own: id of each class in ``labels``.
+        ids: id of each class in the result.
+    """
+    table = np.full(IGNORED + 1, BACKGROUND, np.uint8)
+    table[IGNORED] = IGNORED
+    for name in own.keys() & ids.keys():
+        table[own[name]] = ids[name]
+    return table[labels]
 
 
 def class_boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:

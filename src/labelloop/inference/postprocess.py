@@ -31,6 +31,7 @@ from labelloop.base.documents import place_of
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.sequences import flat
+from labelloop.base.wording import named
 from labelloop.images.volume import Volume, axes_to_ras, canonical, inverse, restore, turned
 from labelloop.inference.budget import Budget
 from labelloop.inference.engine import Predictor, softmax_
@@ -179,6 +180,7 @@ class Chain:
             if isinstance(step, Compose | Clean) and not filed:
                 raise UserError(f"inference step {number} ({step.verb}): nothing has been segmented before")
             self._check_classes(number, step)
+            self._check_ids(number, step)
             self._check_results(number, step, filed)
             filed |= {n for n in step.models if isinstance(self.models[n], Predictor)}
             filed |= {step.result} if isinstance(step, Segment) and step.result else set()
@@ -189,6 +191,16 @@ class Chain:
         for names in _classes_of(step):
             if names and not self.ids(names):
                 raise UserError(f"inference step {number}: no model knows anything of {', '.join(names)}")
+
+    def _check_ids(self, number: int, step: InferenceStep) -> None:
+        """Refuse to clean by the ids of a scheme where label maps carry others."""
+        ids, own = self.scheme.ids, self.class_ids
+        other = [f"{name} is {own[name]}, not {ids[name]}" for name in own if ids.get(name, own[name]) != own[name]]
+        if other and isinstance(step, Clean):
+            raise UserError(
+                f"inference step {number} (clean): the models' ids differ from those of classes {self.scheme.name}: "
+                f"{named(other)}. Take a class scheme with the models' ids, or leave the step out"
+            )
 
     def _check_results(self, number: int, step: InferenceStep, filed: set[str]) -> None:
         parts = step.compose if isinstance(step, Compose) else {}
@@ -322,13 +334,13 @@ def _box_by_labels(chain: Chain, state: State, step: Locate) -> Box | None:
 
 
 def _compose_step(chain: Chain, state: State, step: Compose) -> None:
-    named = [(state.results[result], chain.ids(classes)) for classes, result in step.compose.items()]
-    labels = compose([(prediction.labels, ids) for prediction, ids in named])
+    parts = [(state.results[result], chain.ids(classes)) for classes, result in step.compose.items()]
+    labels = compose([(prediction.labels, ids) for prediction, ids in parts])
     by_class: list[Prediction] = []  # per part, only the rows of the classes it contributes
-    for prediction, ids in named:
+    for prediction, ids in parts:
         rows = [r for r in prediction.rows if chain.class_ids[r["class"]] in ids]
         by_class.append(Prediction(prediction.labels, rows))
-    used = {name: i for name, i in chain.class_ids.items() if any(i in ids for _, ids in named)}
+    used = {name: i for name, i in chain.class_ids.items() if any(i in ids for _, ids in parts)}
     state.last = recount(labels, used, state.whole, by_class)
 
 
