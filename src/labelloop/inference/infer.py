@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TABLES_WRITTEN = ("summary", "efficiency", "verdicts")
+VERDICTS = "verdicts.csv"
 ALL_FINE, SOME_FAILED, NOTHING_USABLE = 0, 1, 2
 
 
@@ -146,6 +147,7 @@ def _options(
         previews=out / "previews" if drawn else None,
         draw=partial(_picture, drawn, load) if drawn else None,
         beside=beside,
+        discard=_Beside(out).remove,
         progress=progress and sys.stderr.isatty(),
         meter=meter,
     )
@@ -211,6 +213,32 @@ def _claim(inputs: Path, cases: Sequence[InputImage], out: Path) -> None:
     claim(out, written)
 
 
+class _Beside:
+    """Files that this folder's calls made, or are to make, of label maps: what is to go with an earlier label map."""
+
+    def __init__(self, out: Path):
+        self._out = out
+
+    @cached_property
+    def _by_case(self) -> dict[str, list[Path]]:
+        """``masks/<case>/...``, ``previews/<case>.png`` and the like."""
+        found: dict[str, list[Path]] = {}
+        for path in claims(self._out):
+            below = path.relative_to(self._out).parts[1:]
+            if below:
+                case = below[0] if len(below) > 1 else path.stem
+                found.setdefault(case, []).append(path)
+        return found
+
+    def remove(self, case: str) -> None:
+        """Remove what there is of a case, and the verdicts, which judge its label map, too."""
+        there = [path for path in (*self._by_case.get(case, ()), self._out / VERDICTS) if path.is_file()]
+        for path in there:
+            path.unlink()
+        if there:
+            log.info("%s: removed with its label map: %s", case, named([shown(path) for path in there]))
+
+
 class _Loader:
     """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``beside``.
 
@@ -224,10 +252,26 @@ class _Loader:
 
     def __call__(self) -> Segmenter:
         self.segmenter = self._load()
-        write_json(self._ids, {"labels": {"background": BACKGROUND} | dict(self.segmenter.class_ids)})
+        labels = {"background": BACKGROUND} | dict(self.segmenter.class_ids)
+        self._refuse_other_ids(labels)
+        write_json(self._ids, {"labels": labels})
         for writer in self._beside:
             writer.begin(self._cases, self.segmenter.class_ids)
         return self.segmenter
+
+    def _refuse_other_ids(self, labels: Mapping[str, int]) -> None:
+        """Refuse to say something else of the ids than what holds for label maps of other cases in the folder."""
+        out, own = self._ids.parent, {f"{case.case}.nii.gz" for case in self._cases}
+        label_maps = [path for path in claims(out) if path.parent == out and path.name.endswith(".nii.gz")]
+        others = sorted(path.name for path in label_maps if path.name not in own and path.is_file())
+        before = read_json(self._ids).get("labels") if others and self._ids.is_file() else None
+        if before is not None and before != labels:
+            there, here = (named([f"{value} {name}" for name, value in ids.items()]) for ids in (before, labels))
+            raise UserError(
+                f"{shown(self._ids)}: says what the ids mean in {count(len(others), 'label map')} of other images "
+                f"({named(others)}): {there}. Those of this call are: {here}. Write to another folder (--out), or "
+                "segment these images in this call, too, so that all are made anew"
+            )
 
 
 def _load_models(
