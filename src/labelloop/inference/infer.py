@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelloop.base.classes import BACKGROUND, ClassScheme
+from labelloop.base.classes import BACKGROUND, IGNORE, IGNORED, ClassScheme
 from labelloop.base.documents import read_json
 from labelloop.base.errors import UserError
 from labelloop.base.files import write_json
@@ -252,19 +252,26 @@ class _Loader:
 
     def __call__(self) -> Segmenter:
         self.segmenter = self._load()
-        labels = {"background": BACKGROUND} | dict(self.segmenter.class_ids)
-        self._refuse_other_ids(labels)
-        write_json(self._ids, {"labels": labels})
+        self._say_ids()
         for writer in self._beside:
             writer.begin(self._cases, self.segmenter.class_ids)
         return self.segmenter
 
-    def _refuse_other_ids(self, labels: Mapping[str, int]) -> None:
-        """Refuse to say something else of the ids than what holds for label maps of other cases in the folder."""
+    def _say_ids(self) -> None:
+        """Write what the ids mean. Refuse to say something else than what holds for label maps of other cases there.
+
+        A label map without ignored voxels is read alike, whether or not it is said that there may be some.
+        """
+        from labelloop.inference.relabel import Relabeled
+
+        labels = {"background": BACKGROUND} | dict(self.segmenter.class_ids)
+        ignored = {IGNORE: IGNORED} if isinstance(self.segmenter, Relabeled) and self.segmenter.ignores else {}
         out, own = self._ids.parent, {f"{case.case}.nii.gz" for case in self._cases}
         label_maps = [path for path in claims(out) if path.parent == out and path.name.endswith(".nii.gz")]
         others = sorted(path.name for path in label_maps if path.name not in own and path.is_file())
         before = read_json(self._ids).get("labels") if others and self._ids.is_file() else None
+        if before is not None:
+            ignored |= {IGNORE: before.pop(IGNORE)} if IGNORE in before else {}
         if before is not None and before != labels:
             there, here = (named([f"{value} {name}" for name, value in ids.items()]) for ids in (before, labels))
             raise UserError(
@@ -272,6 +279,7 @@ class _Loader:
                 f"({named(others)}): {there}. Those of this call are: {here}. Write to another folder (--out), or "
                 "segment these images in this call, too, so that all are made anew"
             )
+        write_json(self._ids, {"labels": labels | ignored})
 
 
 def _load_models(
