@@ -32,8 +32,9 @@ from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.sequences import flat
 from labelloop.base.wording import named
+from labelloop.images.datasets import label_counts
 from labelloop.images.volume import Volume, axes_to_ras, canonical, inverse, restore, turned
-from labelloop.inference.budget import Budget
+from labelloop.inference.budget import Budget, Choice, Held
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.labelmaps import compose, merge_union, merge_votes
@@ -74,6 +75,13 @@ class State:
         if self.last is None:
             raise UserError("inference: nothing has been segmented")
         return self.last
+
+    def bytes_beside(self, prepared: Prepared) -> int:
+        """Return what is held in RAM besides an image that is prepared for a model, and the volume it is of."""
+        results = {id(one.labels): one.labels for one in (self.last, *self.results.values()) if one is not None}
+        others = [one.array for one in self.prepared.values() if one is not prepared]
+        whole = self.whole.channels if self.box is not None else ()
+        return sum(array.nbytes for array in (*results.values(), *others, *whole))
 
     def narrow(self, box: Box) -> None:
         """Let later steps see only what lies in ``box`` of the whole image's canonical grid."""
@@ -251,18 +259,24 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
     """
     first = predictors[0]
     if len(predictors) == 1:
-        return first.finish(_prepared(state, first))
+        prepared = _prepared(state, first)
+        return first.finish(prepared, Held(ram_bytes=state.bytes_beside(prepared)))
     alike = all(p.plan == first.plan and p.class_ids == first.class_ids for p in predictors)
     singles: list[Prediction] = []
     total: torch.Tensor | None = None
     for predictor in predictors:
-        scores = predictor.logits(_prepared(state, predictor))
+        prepared = _prepared(state, predictor)
+        ram = state.bytes_beside(prepared) + sum(single.labels.nbytes for single in singles)
+        there = total.nbytes if total is not None and total.device.type != "cpu" else 0
+        scores, choice = predictor.logits(prepared, Held(2 if alike else 1, ram, there))
         if union_ids or not alike:  # what this model says alone
-            singles.append(_finish(scores, state, predictor))
+            singles.append(_finish(scores, state, predictor, choice))
         if alike:
             total = _sum(total, softmax_(scores))
+        del scores  # before those of the next model
     if total is not None:
-        result = _finish(total.div_(len(predictors)), state, first, probabilities=True)
+        result = _finish(total.div_(len(predictors)), state, first, choice, probabilities=True)
+        del total
     else:
         known = [list(p.class_ids.values()) for p in predictors]
         result = Prediction(merge_votes([s.labels for s in singles], known), [])
@@ -275,13 +289,13 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
 
 def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources: Sequence[Prediction]) -> Prediction:
     """Return a prediction of ``labels``: volumes counted anew, confidence the mean over ``sources`` that have one."""
-    counts = np.bincount(labels.ravel(), minlength=256) * volume.geometry.voxel_ml
+    counts, voxel_ml = label_counts(labels), volume.geometry.voxel_ml
     rows, told = [], flat(source.rows for source in sources)
     for name, value in ids.items():
         said = [row["confidence"] for row in told if row["class"] == name]
         sure = [confidence for confidence in said if confidence is not None]
-        confidence = float(np.mean(sure)) if sure and counts[value] else None
-        rows.append({"class": name, "volume_ml": float(counts[value]), "confidence": confidence})
+        confidence = float(np.mean(sure)) if sure and value in counts else None
+        rows.append({"class": name, "volume_ml": float(counts.get(value, 0) * voxel_ml), "confidence": confidence})
     return Prediction(labels, rows)
 
 
@@ -419,12 +433,14 @@ def _sum(total: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
     return total.to(scores.device).add_(scores) if scores.device.type == "cpu" else total.add_(scores.to(total.device))
 
 
-def _finish(scores: torch.Tensor, state: State, predictor: Predictor, probabilities: bool = False) -> Prediction:
+def _finish(
+    scores: torch.Tensor, state: State, predictor: Predictor, choice: Choice, probabilities: bool = False
+) -> Prediction:
     """Return the prediction of scores that are all there; in RAM, where the GPU has no room for it."""
     frame, mode = _prepared(state, predictor).frame, predictor.settings.mode
     classes, ids = predictor.classes, predictor.class_ids
 
     def export(device: torch.device) -> Prediction:
-        return to_prediction(scores.to(device), frame, classes, ids, mode, probabilities)
+        return to_prediction(scores.to(device), frame, classes, ids, mode, probabilities, choice.slab_voxels)
 
     return first_that_fits(list(dict.fromkeys([scores.device, torch.device("cpu")])), export)
