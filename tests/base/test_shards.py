@@ -110,6 +110,30 @@ def test_a_case_that_fails_leaves_no_file_of_what_it_was_before(tmp_path, shard)
     assert not (tmp_path / "a.txt").exists()
 
 
+def test_what_is_done_anew_is_known_all_the_same(tmp_path, caplog):
+    """So that a case that fails now leaves no file, and a job that stops at once has forgotten nothing."""
+    for case in "ab":
+        Ledger(tmp_path, "train-000").run(case, "key", writer(tmp_path, case))
+    again = Ledger(tmp_path, "train-000", resume=False)
+    assert (
+        again.run("a", "key", writer(tmp_path, "a", "anew"))["extra"] == {"length": 4} and "altered" not in caplog.text
+    )
+    again.run("a", "key", failing(CaseError("odd", "a.nii", "odd", "Do something.")))
+    assert not (tmp_path / "a.txt").exists()
+    assert Ledger(tmp_path, "train-000").run("b", "key", refuse)["status"] == "done"
+
+
+def test_more_work_for_a_finished_case_is_part_of_it(tmp_path):
+    for case in "ab":
+        Ledger(tmp_path, "train-000").run(case, "key", writer(tmp_path, case))
+    ledger = Ledger(tmp_path, "train-000")
+    assert ledger.keep("a", "key") and ledger.keep("b", "key")
+    assert ledger.add("a", (tmp_path / "a.png").touch)["extra"] == {"length": 7} and (tmp_path / "a.png").exists()
+    ledger.add("b", failing(CaseError("odd", "b.nii", "odd", "Do something.")))
+    ledger.close()
+    assert statuses(tmp_path) == {"a": "done", "b": "failed"} and not (tmp_path / "b.txt").exists()
+
+
 def test_one_bad_case_does_not_stop_the_others(tmp_path):
     def bad():
         raise CaseError("image_truncated", "b.nii.gz", "half a file", "Copy it again.")

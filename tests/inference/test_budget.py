@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from tiny_models import save_model, tiny_plan
 from labelloop.base.errors import CaseError, UserError
 from labelloop.base.tables import read_table
 from labelloop.images.volume import Geometry, write
-from labelloop.inference.budget import PROGRAM_MB, SMALLEST_SLAB, Budget, Choice, Sizes, choices, gpu_mb, ram_mb
+from labelloop.inference import engine
+from labelloop.inference.budget import PROGRAM_MB, SMALLEST_SLAB, Budget, Choice, Held, Sizes, choices, gpu_mb, ram_mb
 from labelloop.inference.engine import Predictor
 from labelloop.inference.infer import infer
 from labelloop.inference.settings import Settings
@@ -53,9 +55,20 @@ def test_sums_leave_the_gpu_before_the_window_batch_is_given_up_altogether():
 
 
 def test_ensembles_need_all_logits():
-    whole = Sizes(LARGE.stored, 2, LARGE.network, 15, PLAN, full_logits=True)
-    choice = choices(LARGE, Budget(), gpu=False, batch=1)[0]
-    assert ram_mb(whole, choice, False) - ram_mb(LARGE, choice, False) >= 15 * 400 * 273 * 273 * 4 / 2**20
+    choice, all_mb = choices(LARGE, Budget(), gpu=False, batch=1)[0], 15 * 400 * 273 * 273 * 4 / 2**20
+    needs = [ram_mb(replace(LARGE, held=Held(held)), choice, False) for held in range(3)]
+    assert needs[1] - needs[0] >= all_mb and needs[2] - needs[1] >= all_mb  # the sum, and those of a model
+
+
+def test_of_what_is_free_on_the_gpu_the_sum_of_logits_is_not_asked_for_twice(model_folder, rng, monkeypatch):
+    predictor = Predictor(model_folder, "cpu")
+    frame = predictor.prepare(random_volume(rng), "CT").frame
+    asked = []
+    monkeypatch.setattr(engine, "free_mb", lambda device: 1000.0)
+    monkeypatch.setattr(engine, "choices", lambda *arguments: asked.append(arguments[-1]))
+    for there in (0, 4 << 20):
+        predictor.choices(frame, held=Held(2, gpu_bytes=there))
+    assert asked == [1000.0, 1004.0]
 
 
 @pytest.mark.parametrize("limit", [0, -3])
@@ -104,23 +117,25 @@ from labelloop.inference.infer import infer
 from labelloop.inference.settings import Settings
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 before = peak()
-image, model, out = map(Path, sys.argv[1:4])
-assert infer(image, model, out, device="cpu", settings=Settings(step=1), budget=Budget(float(sys.argv[4]))) == 0
+image, out, *models = map(Path, sys.argv[2:])
+assert infer(image, models, out, device="cpu", settings=Settings(step=1), budget=Budget(float(sys.argv[1]))) == 0
 print(before, peak())
 """
 
 
 @pytest.mark.slow
-def test_a_process_keeps_its_budget(tmp_path):
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_process_keeps_its_budget(tmp_path, number):
     """128 x 128 x 1000 voxels at the smallest setting: the peak of a process of its own against the estimate."""
     plan = tiny_plan(patch=(32, 64, 64))
-    model = save_model(tmp_path / "model", plan)
+    models = [save_model(tmp_path / f"model_{seed}", plan, seed=seed) for seed in range(number)]
     shape, spacing = (1000, 128, 128), (1.5, 1.5, 1.0)
     array = (np.arange(np.prod(shape), dtype=np.int64) % 977 - 500).astype(np.int16).reshape(shape)
     image = tmp_path / "long_0000.nii.gz"
     write(image, array, Geometry(shape[::-1], spacing))
-    limit = ram_mb(Sizes(array.size, 2, (400, 128, 128), 4, plan), Choice(1, False, SMALLEST_SLAB), gpu=False) + 0.1
-    command = [sys.executable, "-c", MEASURE, image, model, tmp_path / "out", str(limit)]
+    sizes = Sizes(array.size, 2, (400, 128, 128), 4, plan, Held(0 if number == 1 else 2))
+    limit = ram_mb(sizes, Choice(1, False, SMALLEST_SLAB), gpu=False) + 0.1
+    command = [sys.executable, "-c", MEASURE, str(limit), image, tmp_path / "out", *models]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     before, peak = map(float, done.stdout.split())
     larger = max(0, before - 680)  # of a torch that is larger than the one that was measured

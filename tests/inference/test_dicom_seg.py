@@ -370,6 +370,24 @@ def test_infer_writes_segmentations_beside_label_maps(tmp_path, caplog):
         infer(tmp_path / "in", model_folder, tmp_path / "out", **options)
 
 
+def test_a_series_without_a_segmentation_does_not_stop_those_after_it(tmp_path):
+    """Also where the label maps were finished before."""
+    model_folder = save_model(tmp_path / "tiny", tiny_plan(spacing_mm=(5.0, 4.0, 4.0)))
+    for number, name in enumerate(("P1", "P2"), start=7):
+        write_bytes(tmp_path / "in" / name, body_hu(), series=f"1.2.3.{number}")
+    for file in (tmp_path / "in" / "P1").iterdir():
+        slice_ = pydicom.dcmread(file, force=True)
+        slice_.StudyInstanceUID = ""
+        slice_.save_as(file)
+    options, out = {"device": "cpu", "scheme": FLARE}, tmp_path / "out"
+    assert infer(tmp_path / "in", model_folder, out, **options) == 0
+    for _ in range(2):
+        assert infer(tmp_path / "in", model_folder, out, dicom_seg=True, **options) == 1
+        assert {file.name for file in out.rglob("P?.*")} == {"P2.nii.gz", "P2.dcm"}
+        assert "dicom_seg_headers" in (out / "shards" / "infer.csv").read_text()
+    assert infer(tmp_path / "in", model_folder, out, **options) == 0 and (out / "P1.nii.gz").is_file()
+
+
 def test_what_is_lacking_is_said_before_anything_is_computed(tmp_path, model_folder, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     write(tmp_path / "in" / "a.nii.gz", body_hu().astype(np.int16), Geometry((20, 16, 30), (4.0, 4.0, 5.0)))

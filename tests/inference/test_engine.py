@@ -73,7 +73,7 @@ def test_fast_is_close_to_exact(model_folder, rng, precision):
 
 def test_logits_and_their_softmax(predictor, rng):
     prepared = predictor.prepare(random_volume(rng), "CT")
-    logits = predictor.logits(prepared)
+    logits, _ = predictor.logits(prepared)
     assert logits.shape == (4, *prepared.array.shape[1:]) and logits.dtype == torch.float32
     torch.testing.assert_close(softmax_(logits.clone()), logits.softmax(0))
 

@@ -12,14 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from test_prepare import random_volume
 from tiny_dicom import body_hu, write_series
 from tiny_models import IDS, save_model, tiny_plan
 
 from labelloop.base.classes import load_classes
+from labelloop.base.documents import read_json
 from labelloop.base.errors import CaseError, UserError
+from labelloop.base.outputs import claim
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import read_table
+from labelloop.images.pictures import CLASSES
 from labelloop.images.volume import Geometry, canonical, read, read_geometry, restore, write
 from labelloop.inference import infer as infer_module
 from labelloop.inference import running as module
@@ -395,7 +399,7 @@ def test_own_files_are_written_anew_also_after_other_cases_and_again(folder, tmp
     assert infer(folder, tmp_path, out) == 0
 
 
-# ------------------------------------------------------------------------------------------------- what was found
+# --------------------------------------------------------------------------------- what is there is of one label map
 
 
 class Liver:
@@ -406,9 +410,132 @@ class Liver:
 
     def predict(self, volume, modality):
         labels = np.zeros(volume.array.shape, np.uint8)
-        labels[2:6, 2:6, 2:6] = 1
+        labels[2:6, 2:6, 2:6] = self.class_ids["liver"]
         rows = [{"class": name, "volume_ml": ml, "confidence": 1.0} for name, ml in (("liver", 1.0), ("spleen", 0.0))]
         return Prediction(labels, rows)
+
+
+class Swapped(Liver):
+    """Finds the same, in ids that mean other organs in the class scheme."""
+
+    fingerprint, class_ids = "swapped", MappingProxyType({"spleen": 1, "liver": 3})
+
+
+class Failing(Liver):
+    """Finds the same, but cannot use the first case."""
+
+    def __init__(self, fingerprint):
+        self.fingerprint = fingerprint
+
+    def predict(self, volume, modality):
+        if volume.array.shape[1] == 10:
+            raise CaseError("odd", "case_0", "odd", "Do something.")
+        return super().predict(volume, modality)
+
+
+@pytest.fixture
+def segmented(folder, tmp_path, monkeypatch):
+    """Segment by a segmenter, into one output folder; return the exit code."""
+
+    def run(segmenter, images=folder, **options):
+        monkeypatch.setattr(infer_module, "_load_models", lambda *_: segmenter)
+        return infer(images, tmp_path, tmp_path / "out", scheme=load_classes("flare"), **options)
+
+    return run
+
+
+def files_of(case, out):
+    """Return what lies in an output folder of a case, and the verdicts, which judge all cases."""
+    found = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
+    return {str(path) for path in found if case in str(path) or path.name == "verdicts.csv"}
+
+
+ALL_FILES = {
+    "case_0.nii.gz", "dicom_seg/case_0.dcm", "masks/case_0/segmentations/liver.nii.gz",
+    "masks/case_0/segmentations/spleen.nii.gz", "previews/case_0.png", "verdicts.csv",
+}  # fmt: skip
+
+
+@pytest.fixture
+def everything(segmented, folder, tmp_path):
+    """The output folder of a first model, with all that can be made of a label map."""
+    out = tmp_path / "out"
+    assert segmented(Liver(), folder / "case_0_0000.nii.gz", masks=True, preview=True, check=True) == 0
+    claim(out, ["dicom_seg/case_0.dcm"])
+    (out / "dicom_seg").mkdir()
+    (out / "dicom_seg" / "case_0.dcm").touch()
+    (out / "masks" / "case_0" / "notes.txt").touch()
+    assert files_of("case_0", out) == ALL_FILES | {"masks/case_0/notes.txt"}
+    return out
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["at once", "after other images"])
+@pytest.mark.parametrize(("model", "resume"), [("another", True), ("another", False), ("liver", False)])
+def test_a_case_that_fails_leaves_nothing_of_an_earlier_model(everything, segmented, folder, model, resume, between):
+    if between:
+        assert segmented(Liver(), folder / "case_1_0000.nii.gz") == 0
+    assert segmented(Failing(model), resume=resume) == 1
+    assert files_of("case_0", everything) == {"masks/case_0/notes.txt"}
+    assert (everything / "case_1.nii.gz").is_file()
+
+
+def test_a_case_that_is_made_anew_keeps_nothing_of_an_earlier_model(everything, segmented):
+    assert segmented(Liver(), preview=True) == 0
+    assert files_of("case_0", everything) >= ALL_FILES - {"verdicts.csv"}  # the same label map
+    assert segmented(Swapped()) == 0
+    assert files_of("case_0", everything) == {"case_0.nii.gz", "masks/case_0/notes.txt"}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_label_maps_of_other_images_keep_the_meaning_of_their_ids(segmented, folder, tmp_path, resume, counted):
+    first, second, out = folder / "case_0_0000.nii.gz", folder / "case_1_0000.nii.gz", tmp_path / "out"
+    assert segmented(Liver(), first) == segmented(Liver(), second) == 0
+    before = contents(out)
+    with pytest.raises(
+        UserError, match=r"dataset.json.*1 label map of other images \(case_0.nii.gz\).*1 liver, 3 spleen"
+    ):
+        segmented(Swapped(), second, resume=resume)
+    assert contents(out) == before
+    counted.clear()
+    assert segmented(Liver(), second) == 0 and counted == []  # what was refused has cost nothing
+    assert segmented(Swapped(), folder) == 0
+    assert read_json(out / "dataset.json")["labels"] == {"background": 0, "spleen": 1, "liver": 3}
+
+
+class Beside:
+    """Writes a file beside each label map, but for one case."""
+
+    def __init__(self, out):
+        self.out = out
+
+    def lacks(self, case):
+        return not (self.out / f"{case.case}.txt").is_file()
+
+    def write(self, case, labels):
+        if case.case == "case_0":
+            raise CaseError("odd", case.case, "odd", "Do something.")
+        (self.out / f"{case.case}.txt").write_text(str(labels.array.max()))
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_cannot_be_made_of_a_label_map_fails_its_case_alone(folder, tmp_path, finished, caplog):
+    caplog.set_level("INFO")
+    out = tmp_path / "out"
+    if finished:
+        run_cases(cases_of(folder), Liver(), Ledger(out, "s"))
+    run_cases(cases_of(folder), Liver(), Ledger(out, "s"), Options(beside=[Beside(out)]))
+    manifest = read_table(out / "shards" / "s.csv", "manifest").set_index("case")
+    assert dict(manifest["status"]) == {"case_0": "failed", "case_1": "done", "case_2": "done"}
+    assert "odd. Do something." in manifest.loc["case_0", "reason"] and "odd. Do something." in caplog.text
+    told = "0 computed, 1 set aside, 2 finished before" if finished else "2 computed, 1 set aside, 0 finished before"
+    assert any(told in line for line in caplog.messages)
+    assert {path.name for path in out.iterdir() if path.is_file()} == {f"case_{i}{end}" for i in (1, 2) for end in
+                                                                       (".nii.gz", ".txt")}  # fmt: skip
+    run_cases(cases_of(folder), Liver(), Ledger(out, "s"))  # the label map alone
+    assert read_table(out / "shards" / "s.csv", "manifest")["status"].eq("done").all()
+
+
+# ------------------------------------------------------------------------------------------------- what was found
 
 
 def test_classes_that_were_found_nowhere_are_named(folder, tmp_path, monkeypatch, caplog):
@@ -431,6 +558,27 @@ def test_label_maps_are_held_against_the_rules_of_anatomy(folder, tmp_path, monk
     assert sum("case_1: spleen, volume: 0.0 ml" in line for line in caplog.messages) == 1
     with pytest.raises(UserError, match="class scheme"):
         infer(folder, tmp_path, out, check=True)
+
+
+def test_verdicts_and_previews_go_by_the_names_of_classes_whatever_their_ids(folder, tmp_path, monkeypatch):
+    found = {}
+    for segmenter in (Liver(), Swapped()):
+        monkeypatch.setattr(infer_module, "_load_models", lambda *_, made=segmenter: made)
+        out, scheme = tmp_path / segmenter.fingerprint, load_classes("flare")
+        assert infer(folder / "case_0_0000.nii.gz", tmp_path, out, check=True, preview=True, scheme=scheme) == 0
+        files = ("verdicts.csv", "previews/case_0.png")
+        found[segmenter.fingerprint] = [(out / file).read_bytes() for file in files]
+    assert found["swapped"] == found["liver"]
+    assert set(np.unique(read(tmp_path / "swapped" / "case_0.nii.gz").array)) == {0, 3}  # label maps keep theirs
+
+
+def test_classes_that_the_scheme_lacks_are_not_drawn_as_others(folder, tmp_path, caplog):
+    stranger = save_model(tmp_path / "stranger", classes=("mesh", "liver"), ids={"mesh": 3, "liver": 1})
+    own = {"scheme": load_classes("flare"), "device": "cpu", "preview": True}
+    assert infer(folder / "case_0_0000.nii.gz", stranger, tmp_path / "out", **own) == 0
+    assert "--preview: classes flare lack mesh, so these are not drawn" in caplog.messages
+    with Image.open(tmp_path / "out" / "previews" / "case_0.png") as picture:
+        assert "spleen" not in picture.text[CLASSES].split(";")
 
 
 def test_rules_of_other_classes_are_refused_before_anything_is_computed(folder, tmp_path, model_folder, counted):

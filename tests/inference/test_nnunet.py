@@ -356,6 +356,23 @@ def test_a_data_set_file_gives_the_ids_of_a_class_scheme(tmp_path, caplog):
     assert "contradict each other: 2 is left kidney, and spleen in data set" in caplog.text
 
 
+@pytest.mark.parametrize(("known", "unknown"), [("1: liver, 3: null", True), ("1: liver, 2: null, 3: null", False)])
+def test_label_maps_with_unknown_voxels_are_read_by_the_ids_beside_them(tmp_path, known, unknown):
+    """Whether or not a data set file lists all that the model knows."""
+    (tmp_path / "tiny.yaml").write_text(DATASET.replace("1: liver, 3: null", known))
+    asked = ["infer", scan(tmp_path), "--model", save_nnunet(tmp_path), "--no-mirror", "--modality", "MR"]
+    out = tmp_path / "out"
+    assert main([str(word) for word in (*asked, "--dataset", tmp_path / "tiny.yaml", "--out", out)]) == 0
+    assert (read(out / "a.nii.gz").array == 255).any() == unknown
+    ids = {"background": 0, "liver": 1} | ({"ignore": 255} if unknown else {})
+    assert json.loads((out / "dataset.json").read_text())["labels"] == ids
+    sides = ["--truth", out, "--prediction", out, "--out", tmp_path / "scores.csv"]
+    assert main(["evaluate", *map(str, sides)]) == 0
+    scores = read_table(tmp_path / "scores.csv", "scores")
+    assert scores["class"].tolist() == ["liver"] and (scores["dsc"] == 1).all()
+    assert main(["check", "--labels", str(out), "--out", str(tmp_path / "verdicts.csv"), "--modality", "MR"]) == 0
+
+
 def test_label_maps_in_a_model_s_own_ids_are_scored_in_these(tmp_path, caplog):
     """Id 1 is the spleen here, and the liver of the scheme by which they are scored."""
     folder, out = save_nnunet(tmp_path, labels={"background": 0, "spleen": 1, "kidney_left": 2, "tumor": 3}), tmp_path

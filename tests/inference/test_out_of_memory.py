@@ -89,7 +89,7 @@ def test_a_case_is_done_with_less_and_gets_the_same_labels(model_folder, rng, mo
     predictor, network = Predictor(model_folder, "cpu"), Predictor(model_folder, "cpu").network
     prepared = predictor.prepare(volume, "CT")
     expected = predictor.finish(prepared)
-    logits = predictor.logits(prepared)
+    logits, _ = predictor.logits(prepared)
     used = []
 
     def crowded(windows):
@@ -109,7 +109,9 @@ def test_a_case_is_done_with_less_and_gets_the_same_labels(model_folder, rng, mo
     monkeypatch.setattr(predictor.network, "forward", crowded)
     monkeypatch.setattr(predictor, "_home", home)
     if breaks == "ensemble":
-        torch.testing.assert_close(predictor.logits(prepared), logits)
+        again, choice = predictor.logits(prepared)
+        torch.testing.assert_close(again, logits)
+        assert choice == settings[-1]
     else:
         np.testing.assert_array_equal(predictor.finish(prepared).labels, expected.labels)
     assert set(used) == set(settings[: 2 if breaks == "batch" else 3])

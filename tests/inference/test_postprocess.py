@@ -1,5 +1,7 @@
 """Operations on label maps, and chains of models."""
 
+import tracemalloc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +13,13 @@ from tiny_models import IDS, save_model, tiny_plan
 
 from labelloop.base.classes import load_classes
 from labelloop.base.errors import UserError
-from labelloop.images.volume import Volume, canonical
+from labelloop.images.volume import Geometry, Volume, canonical
+from labelloop.inference import labelmaps, postprocess
+from labelloop.inference.budget import ALONE, SMALLEST_SLAB, Choice, Held
 from labelloop.inference.engine import Predictor, softmax_
+from labelloop.inference.export import to_prediction
 from labelloop.inference.labelmaps import compose, merge_union, merge_votes
-from labelloop.inference.postprocess import Chain, State, load_chain, segment
+from labelloop.inference.postprocess import Chain, State, load_chain, recount, segment
 from labelloop.labels.clean import clean
 from strategies import seeds
 
@@ -27,13 +32,15 @@ def random_maps(seed, count):
     return list(np.random.default_rng(seed).integers(0, 5, (count, 3, 4, 5), dtype=np.uint8))
 
 
-@given(data=st.data(), seed=seeds, count=st.integers(1, 4))
-def test_merging_is_what_voxels_say_one_by_one(data, seed, count):
+@given(data=st.data(), seed=seeds, count=st.integers(1, 4), block=st.sampled_from([1, 40, 1 << 22]))
+def test_merging_is_what_voxels_say_one_by_one(data, seed, count, block):
     maps = random_maps(seed, count)
     known = [sorted(data.draw(st.sets(st.integers(1, 4)))) for _ in maps]
     maps = [np.where(np.isin(labels, ids), labels, 0).astype(np.uint8) for labels, ids in zip(maps, known, strict=True)]
     order = list(dict.fromkeys(value for ids in known for value in ids))
-    voted, painted = merge_votes(maps, known), compose(list(zip(maps, known, strict=True)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labelmaps, "BLOCK", block)
+        voted, painted = merge_votes(maps, known), compose(list(zip(maps, known, strict=True)))
     union = merge_union(maps[0], maps[1:], 3)
     for place in np.ndindex(voted.shape):
         said = [int(labels[place]) for labels in maps]
@@ -42,6 +49,28 @@ def test_merging_is_what_voxels_say_one_by_one(data, seed, count):
         assert voted[place] == (best if best and shares[best] >= 0.5 else 0)
         assert painted[place] == next((value for value in reversed(said) if value), 0)
         assert union[place] == (3 if 3 in said[1:] else said[0])
+
+
+GRID = Geometry((256, 256, 256), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda a, b: merge_votes([a, b], [[1], [1]]),
+        lambda a, b: compose([(a, [1]), (b, [1])]),
+        lambda a, b: recount(a, {"liver": 1}, Volume(b, GRID), []).labels,
+    ],
+    ids=["votes", "compose", "count"],
+)
+def test_merging_and_counting_take_little_more_memory_than_label_maps(work):
+    maps = [np.full(GRID.shape, value, np.uint8) for value in (1, 1)]
+    tracemalloc.start()
+    try:
+        assert work(*maps).all()
+        assert tracemalloc.get_traced_memory()[1] < 5 * maps[0].nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_union():
@@ -93,15 +122,69 @@ def test_models_alike_are_averaged(models, rng):
     volume = random_volume(rng)
     a, b = models["a"], models["b"]
     prepared = a.prepare(volume, "CT")
-    mean = (softmax_(a.logits(prepared)) + softmax_(b.logits(prepared))) / 2
-    from labelloop.inference.export import to_prediction
-
+    mean = (softmax_(a.logits(prepared)[0]) + softmax_(b.logits(prepared)[0])) / 2
     expected = to_prediction(mean, prepared.frame, a.classes, a.class_ids, probabilities=True)
     state = State(volume, "CT")
     result = segment([a, b], state)
     np.testing.assert_array_equal(result.labels, expected.labels)
     assert result.rows == expected.rows
     assert len(state.prepared) == 1  # two models, one preparation
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["organs", "coarse"]], ids=["alike", "others"])
+def test_several_models_keep_the_budget_of_slabs_and_hold_two_sets_of_logits_at_most(models, rng, monkeypatch, names):
+    volume, slabs, alive, most = random_volume(rng), [], [], []
+    least, engine = Choice(1, False, SMALLEST_SLAB), Predictor._logits
+
+    def logits(*arguments):
+        made = engine(*arguments)
+        alive.append(weakref.ref(made))
+        most.append(sum(one() is not None for one in alive))
+        return made
+
+    def exported(*arguments):
+        slabs.append(arguments[-1])
+        return to_prediction(*arguments)
+
+    def counted(*arguments):
+        assert not any(one() is not None for one in alive)
+        return recount(*arguments)
+
+    monkeypatch.setattr(Predictor, "choices", lambda *_, **__: [least])
+    monkeypatch.setattr(Predictor, "_logits", logits)
+    monkeypatch.setattr(postprocess, "to_prediction", exported)
+    monkeypatch.setattr(postprocess, "recount", counted)
+    segment([models[name] for name in (*names, names[0])], State(volume, "CT"))
+    assert set(slabs) == {SMALLEST_SLAB} and max(most) == (2 if names == ["a", "b"] else 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        ("steps", [{"segment": "organs"}, {"segment": "coarse"}]),
+        ("union", [{"segment": "organs"}, {"segment": ["a", "b"], "merge": {"tumor": "union"}}]),
+        ("locate", [{"locate": "organs", "margin_mm": 1}, {"segment": "coarse"}]),
+    ],
+)
+def test_what_a_chain_holds_beside_a_model_counts_in_the_budget(models, rng, monkeypatch, kind, steps):
+    volume, told, original = random_volume(rng), [], Predictor.choices
+
+    def choices(self, frame, stored_bytes=2, held=ALONE):
+        told.append((self.model.name, held))
+        return original(self, frame, stored_bytes, held)
+
+    monkeypatch.setattr(Predictor, "choices", choices)
+    Chain(steps, models).predict(volume, "CT")
+    label_map, prepared = volume.array.size, models["organs"].prepare(volume, "CT").array.nbytes
+    assert told[0][1] == ALONE
+    assert (
+        told[-1]
+        == {
+            "steps": ("coarse", Held(0, label_map + prepared)),
+            "union": ("b", Held(2, 2 * label_map)),  # that of organs, and of a; all see the same prepared image
+            "locate": ("coarse", Held(0, label_map + volume.array.nbytes)),  # the whole, of which it sees a part
+        }[kind]
+    )
 
 
 def test_union_of_a_class_over_models(models, rng):
@@ -152,6 +235,17 @@ def test_chain_from_folders_with_class_sets(tmp_path, rng):
     result = chain.predict(random_volume(rng), "CT")
     assert [r["class"] for r in result.rows] == ["liver", "spleen"]
     assert set(np.unique(result.labels)) <= {0, ids["liver"], ids["spleen"]}
+
+
+def test_cleaning_goes_by_one_set_of_ids(tmp_path):
+    """A step that cleans the liver by the scheme's id would clean the models' spleen."""
+    folder = save_model(tmp_path / "a", classes=("spleen", "liver"), ids={"spleen": 1, "liver": 3})
+    models = {"a": Predictor(folder, "cpu")}
+    steps = [{"segment": "a"}, {"clean": {"keep_largest": ["liver"]}}]
+    assert Chain(steps, models).scheme.ids == {"spleen": 1, "liver": 3}
+    Chain(steps[:1], models, load_classes("flare"))
+    with pytest.raises(UserError, match=r"step 2 \(clean\).*spleen is 1, not 3, liver is 3, not 1"):
+        Chain(steps, models, load_classes("flare"))
 
 
 @pytest.mark.parametrize(

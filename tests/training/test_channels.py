@@ -43,9 +43,9 @@ def test_the_model_takes_its_channels_and_looks_at_each(model):
     assert predictor.plan.channels == ("T1", "T2")
     assert next(iter(predictor.network.parameters())).shape[1] == 2
     image = Volume(noise(0), GRID, (noise(1),))
-    first = predictor.logits(predictor.prepare(image, "MR"))
+    first, _ = predictor.logits(predictor.prepare(image, "MR"))
     for other in (replace(image, more=(noise(2),)), replace(image, array=noise(2))):
-        assert not torch.allclose(predictor.logits(predictor.prepare(other, "MR")), first)
+        assert not torch.allclose(predictor.logits(predictor.prepare(other, "MR"))[0], first)
     for wrong in (Volume(noise(0), GRID), replace(image, more=(noise(1), noise(2)))):
         with pytest.raises(CaseError, match=r"channels_differ.*the model takes 2 channels \(T1, T2\)"):
             predictor.predict(wrong, "MR")

@@ -69,7 +69,7 @@ class Ledger:
         folder: where the case files go; ``<folder>/shards/<shard>.csv`` is the manifest, written by :meth:`close`.
         shard: shard name.
         tries: see :data:`TRIES`; 0: whatever failed is set aside at once.
-        resume: keep what an earlier job finished.
+        resume: keep what an earlier job finished. Else every case is done anew.
     """
 
     def __init__(self, folder: str | Path, shard: str, tries: int = TRIES, resume: bool = True):
@@ -81,8 +81,6 @@ class Ledger:
         self._rows: dict[str, dict] = {}
         self._resume = resume
         with explained(self._journal):
-            if not resume:
-                self._journal.unlink(missing_ok=True)
             if self._journal.is_file():
                 self._read_journal()
 
@@ -129,8 +127,28 @@ class Ledger:
         if self.keep(case, key):
             return self._rows[case]
         known = self._known_of(case)
-        if known and known["key"] == key and known["status"] == "done":
+        if self._resume and known and known["key"] == key and known["status"] == "done":
             log.warning("%s: %s was deleted or altered; made anew", case, self.folder / known["file"])
+        row = self._try(case, key, work)
+        finished("case")
+        return row
+
+    def add(self, case: str, work: Callable[[], object]) -> dict:
+        """Do more ``work`` for a case that :meth:`keep` kept: files beside its own. Return the case's row.
+
+        When the work fails, so does the case, and its file is removed, as if :meth:`run` had done all of it.
+        """
+        row = self._rows[case]
+
+        def more() -> tuple[Path, dict]:
+            work()
+            return self.folder / row["file"], row["extra"]
+
+        return self._try(case, row["key"], more)
+
+    def _try(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
+        """Do ``work``, and note in the journal what became of it."""
+        known = self._known_of(case)
         row: dict[str, Any]
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
         try:
@@ -156,7 +174,6 @@ class Ledger:
         with explained(self._journal), self._journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(row, sort_keys=True) + "\n")
         self._rows[case] = row
-        finished("case")
         return row
 
     def _told(self, case: str) -> str:
@@ -169,7 +186,8 @@ class Ledger:
     def keep(self, case: str, key: str) -> bool:
         """Keep the result of an earlier job if it has the same ``key`` and is intact; say whether that is so."""
         known = self._known_of(case)
-        if not known or known["key"] != key or known["status"] != "done" or not self._intact(known):
+        same = known and known["key"] == key and known["status"] == "done"
+        if not self._resume or not known or not same or not self._intact(known):
             return False
         self._rows[case] = known
         finished("case")

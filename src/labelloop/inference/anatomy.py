@@ -11,6 +11,7 @@ from labelloop.base.errors import CaseError
 from labelloop.base.shards import Ledger
 from labelloop.base.tables import write_table
 from labelloop.images.volume import Volume, canonical, read
+from labelloop.inference.labelmaps import in_ids_of
 from labelloop.inference.reading import Image, InputImage
 from labelloop.inference.running import Segmenter, standing
 from labelloop.labels.check import check
@@ -25,7 +26,7 @@ def check_label_maps(cases: Sequence[InputImage], ledger: Ledger, segmenter: Seg
     A class that the models know and that has no voxel fails its rule on volume.
 
     Args:
-        segmenter: what made them; its classes must be those of ``scheme``.
+        segmenter: what made them. ``scheme`` must have its classes, by their names; the ids may be others.
     """
     known, rows = ledger.extras(), []
     for case in cases:
@@ -35,7 +36,8 @@ def check_label_maps(cases: Sequence[InputImage], ledger: Ledger, segmenter: Seg
         except (CaseError, OSError) as error:
             log.error("%s: not checked: %s", case.case, error)
             continue
-        labels = Volume(read(ledger.folder / f"{case.case}.nii.gz").array, image.geometry)
+        own = read(ledger.folder / f"{case.case}.nii.gz").array
+        labels = Volume(in_ids_of(own, segmenter.class_ids, scheme.ids), image.geometry)
         rows += [{"case": case.case, **row} for row in verdicts(labels, image, case.modality, scheme, classes)]
     write_table(ledger.folder / "verdicts.csv", rows, "verdicts")
     tell_verdicts(pd.DataFrame(rows))
@@ -53,6 +55,7 @@ def verdicts(
 
     Args:
         labels, image: on one grid, in any orientation, upright.
+            Labels are in the ids of ``scheme``.
         surgery: classes that were operated on or removed.
     """
     turned = canonical(labels)

@@ -59,6 +59,25 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What is held while a model works on an image, besides that image.
+
+    Args:
+        logits: tensors of all its logits at once, its own included: in ensembles there is the sum, too. 0: no more
+            than one patch's height of them is held.
+        ram_bytes: RAM of everything else: label maps of steps before, images that other models look at.
+        gpu_bytes: what of these ``logits`` lies on the GPU already.
+    """
+
+    logits: int = 0
+    ram_bytes: int = 0
+    gpu_bytes: int = 0
+
+
+ALONE = Held()
+
+
+@dataclass(frozen=True)
 class Sizes:
     """What decides the memory of a case.
 
@@ -66,7 +85,6 @@ class Sizes:
         stored: voxels of the image as stored, and ``stored_bytes`` of one of them, all channels together.
         network: shape (z, y, x) on the network grid.
         outputs: channels of the network.
-        full_logits: all logits are held at once (ensembles), instead of one patch's height of them.
     """
 
     stored: int
@@ -74,7 +92,7 @@ class Sizes:
     network: tuple[int, int, int]
     outputs: int
     plan: Plan
-    full_logits: bool = False
+    held: Held = ALONE
 
 
 def ram_mb(sizes: Sizes, choice: Choice, gpu: bool) -> float:
@@ -82,7 +100,7 @@ def ram_mb(sizes: Sizes, choice: Choice, gpu: bool) -> float:
     image = sizes.stored * sizes.stored_bytes
     prepared = sizes.plan.inputs * _voxels(sizes.network) * FLOAT
     labels = 3 * sizes.stored  # the one in work, its turned copy, the one being written
-    total = image + image // 2 + 2 * prepared + labels + 8 * choice.slab_voxels * FLOAT
+    total = sizes.held.ram_bytes + image + image // 2 + 2 * prepared + labels + 8 * choice.slab_voxels * FLOAT
     if not choice.on_gpu:
         total += _accumulated(sizes)
     if not gpu:
@@ -168,10 +186,12 @@ def _refusal(sizes: Sizes, smallest: Choice, budget: Budget, gpu: bool) -> str:
 
 
 def _accumulated(sizes: Sizes) -> int:
-    """Bytes of the sums of logits: those of one patch's height, a finished block, and the planes export still holds."""
+    """Bytes of the sums of logits: those of one patch's height, a finished block, and the planes export still holds.
+
+    Where all logits are held, these come on top.
+    """
     depth, height, width = (max(n, p) for n, p in zip(sizes.network, sizes.plan.patch, strict=True))
-    held = depth if sizes.full_logits else min(depth, sizes.plan.patch[0])
-    planes = 3 * sizes.plan.patch[0] + (held if sizes.full_logits else 0)
+    planes = 3 * sizes.plan.patch[0] + sizes.held.logits * depth
     return (sizes.outputs + 1) * planes * height * width * FLOAT
 
 

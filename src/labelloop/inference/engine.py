@@ -17,7 +17,7 @@ from labelloop.base.files import digest
 from labelloop.base.heartbeat import counted
 from labelloop.base.precision import DTYPES, choose_precision
 from labelloop.images.volume import Volume
-from labelloop.inference.budget import Budget, Choice, Sizes, best_batch, choices
+from labelloop.inference.budget import ALONE, MIB, Budget, Choice, Held, Sizes, best_batch, choices
 from labelloop.inference.cpu import OneDnnConv, channels_last, keep_freed_memory
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.out_of_memory import first_that_fits, free_mb
@@ -32,6 +32,7 @@ from labelloop.networks.plans import Plan
 
 log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=torch.nn.Module)
+ALL_LOGITS = Held(logits=1)
 
 
 class ModelFile(BaseModel):
@@ -162,13 +163,14 @@ class Predictor:
         with stage("prepare"):
             return prepare_image(volume, self.plan, modality)
 
-    def logits(self, prepared: Prepared) -> torch.Tensor:
-        """Return all logits [1 + classes, z, y, x] on the network grid, float32.
+    def logits(self, prepared: Prepared, held: Held = ALL_LOGITS) -> tuple[torch.Tensor, Choice]:
+        """Return all logits [1 + classes, z, y, x] on the network grid, float32, and how they were computed.
 
         Raises:
-            ValueError: when the memory budget does not allow it.
+            CaseError: when the memory budget does not allow it.
         """
-        return first_that_fits(self.choices(prepared.frame, full_logits=True), partial(self._logits, prepared))
+        tried = self.choices(prepared.frame, prepared.stored_bytes, held)
+        return first_that_fits(tried, lambda choice: (self._logits(prepared, choice), choice))
 
     def _logits(self, prepared: Prepared, choice: Choice) -> torch.Tensor:
         logits = torch.empty((len(self.classes) + 1, *prepared.array.shape[1:]), device=self._home(choice))
@@ -213,30 +215,31 @@ class Predictor:
         """Return the prepared image; needs the CPU alone."""
         return self.prepare(volume, modality)
 
-    def finish(self, begun: Prepared) -> Prediction:
+    def finish(self, begun: Prepared, held: Held = ALONE) -> Prediction:
         """Return what :meth:`predict` does, of an image that is prepared already; all logits are never held at once.
 
         Raises:
             ValueError: when the memory budget does not allow it.
         """
-        return first_that_fits(self.choices(begun.frame, begun.stored_bytes), partial(self._predict, begun))
+        return first_that_fits(self.choices(begun.frame, begun.stored_bytes, held), partial(self._predict, begun))
 
     def _predict(self, prepared: Prepared, choice: Choice) -> Prediction:
         blocks = self.logit_blocks(prepared, choice)
         mode, slab = self.settings.mode, choice.slab_voxels
         return to_prediction(blocks, prepared.frame, self.classes, self.class_ids, mode, slab_voxels=slab)
 
-    def choices(self, frame: Frame, stored_bytes: int = 2, full_logits: bool = False) -> list[Choice]:
+    def choices(self, frame: Frame, stored_bytes: int = 2, held: Held = ALONE) -> list[Choice]:
         """Return how a case is run within the memory budget, and what to fall back to.
 
         Raises:
             CaseError: when nothing fits.
         """
         stored = frame.stored.size[0] * frame.stored.size[1] * frame.stored.size[2]
-        sizes = Sizes(stored, stored_bytes, frame.shape, len(self.classes) + 1, self.plan, full_logits)
+        sizes = Sizes(stored, stored_bytes, frame.shape, len(self.classes) + 1, self.plan, held)
         gpu = self.device.type != "cpu"
         batch = self.settings.window_batch or best_batch(self.plan, gpu and not self._deterministic)
-        return choices(sizes, self.budget, gpu, batch, free_mb(self.device))
+        free = free_mb(self.device)
+        return choices(sizes, self.budget, gpu, batch, free if free is None else free + held.gpu_bytes / MIB)
 
     def _home(self, choice: Choice) -> torch.device:
         return self.device if choice.on_gpu else torch.device("cpu")

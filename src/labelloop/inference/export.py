@@ -28,6 +28,8 @@ CLOSE = 0.1
 """Share of the best class's probability with which a class may win between the voxels of the network grid."""
 MARGIN = 1
 """Network voxels around the place where a class comes close that ``fast`` searches."""
+PLANES_AT_ONCE = 16
+"""Planes of which ``exact`` looks for the largest and smallest scores at a time: it copies them."""
 TILE = 4
 """Side (network voxels) of the squares for which ``exact`` decides which classes can win; larger ones save less."""
 SLACK = 1e-4
@@ -333,9 +335,12 @@ def _tiles(scores: torch.Tensor) -> np.ndarray:
 
     Each square is seen with a rim of one voxel.
     """
-    planes = scores.float().movedim(1, 0)
-    both = [s * functional.max_pool2d(s * planes, TILE + 2, TILE, 1, ceil_mode=True) for s in (1, -1)]
-    return torch.stack(both, 1).cpu().numpy()
+    parts = []
+    for some in scores.split(PLANES_AT_ONCE, 1):
+        planes = some.float().movedim(1, 0)
+        both = [s * functional.max_pool2d(s * planes, TILE + 2, TILE, 1, ceil_mode=True) for s in (1, -1)]
+        parts.append(torch.stack(both, 1))
+    return torch.cat(parts).cpu().numpy()
 
 
 def _starting_in(low: np.ndarray, start: int, stop: int) -> Range:

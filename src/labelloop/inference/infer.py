@@ -4,11 +4,11 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelloop.base.classes import BACKGROUND, ClassScheme
+from labelloop.base.classes import BACKGROUND, IGNORE, IGNORED, ClassScheme
 from labelloop.base.documents import read_json
 from labelloop.base.errors import UserError
 from labelloop.base.files import write_json
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TABLES_WRITTEN = ("summary", "efficiency", "verdicts")
+VERDICTS = "verdicts.csv"
 ALL_FINE, SOME_FAILED, NOTHING_USABLE = 0, 1, 2
 
 
@@ -96,15 +97,15 @@ def infer(
     folders, budget, out = _named(model_folders), budget or Budget(), Path(out)
     found = find_cases(inputs, modality, series, lost, partial(_take_several, folders))
     cases = [replace(case, sequence=sequence) for case in found]
-    named_by = _named_by(dataset, scheme, preview or check or dicom_seg)
+    named_by, drawn = _named_by(dataset, scheme, preview or check or dicom_seg), scheme if preview else None
     beside = _beside(out, scheme, masks, dicom_seg)
     _claim(inputs, cases, out)
     ledger = Ledger(out, "infer", tries=0, resume=resume)
     models = partial(_loaded_models, folders, out / "models", settings, device, budget, folds, mirror, cases)
-    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check), cases, beside, out / IDS)
+    load = _Loader(partial(_load_models, models, steps, scheme, named_by, check, preview), cases, beside, out / IDS)
     try:
         with counted("case", len(cases)):
-            run_cases(cases, load, ledger, _options(out, budget, scheme, preview, progress, meter, beside))
+            run_cases(cases, load, ledger, _options(out, budget, drawn, load, progress, meter, beside))
     finally:
         release(out)
     done = _tell_done(ledger, cases)
@@ -135,17 +136,18 @@ def _named_by(dataset: str | Path | None, scheme: ClassScheme | None, needed: bo
 def _options(
     out: Path,
     budget: Budget,
-    scheme: ClassScheme | None,
-    preview: bool,
+    drawn: ClassScheme | None,
+    load: "_Loader",
     progress: bool,
     meter: bool,
     beside: Sequence[SideOutput],
 ) -> Options:
     return Options(
         read_ahead=budget.max_ram_mb is None,
-        previews=out / "previews" if preview else None,
-        draw=partial(_picture, scheme) if scheme else None,
+        previews=out / "previews" if drawn else None,
+        draw=partial(_picture, drawn, load) if drawn else None,
         beside=beside,
+        discard=_Beside(out).remove,
         progress=progress and sys.stderr.isatty(),
         meter=meter,
     )
@@ -211,6 +213,32 @@ def _claim(inputs: Path, cases: Sequence[InputImage], out: Path) -> None:
     claim(out, written)
 
 
+class _Beside:
+    """Files that this folder's calls made, or are to make, of label maps: what is to go with an earlier label map."""
+
+    def __init__(self, out: Path):
+        self._out = out
+
+    @cached_property
+    def _by_case(self) -> dict[str, list[Path]]:
+        """``masks/<case>/...``, ``previews/<case>.png`` and the like."""
+        found: dict[str, list[Path]] = {}
+        for path in claims(self._out):
+            below = path.relative_to(self._out).parts[1:]
+            if below:
+                case = below[0] if len(below) > 1 else path.stem
+                found.setdefault(case, []).append(path)
+        return found
+
+    def remove(self, case: str) -> None:
+        """Remove what there is of a case, and the verdicts, which judge its label map, too."""
+        there = [path for path in (*self._by_case.get(case, ()), self._out / VERDICTS) if path.is_file()]
+        for path in there:
+            path.unlink()
+        if there:
+            log.info("%s: removed with its label map: %s", case, named([shown(path) for path in there]))
+
+
 class _Loader:
     """Loads what segments when it is called, and keeps it as ``segmenter``; tells its classes to ``beside``.
 
@@ -224,10 +252,34 @@ class _Loader:
 
     def __call__(self) -> Segmenter:
         self.segmenter = self._load()
-        write_json(self._ids, {"labels": {"background": BACKGROUND} | dict(self.segmenter.class_ids)})
+        self._say_ids()
         for writer in self._beside:
             writer.begin(self._cases, self.segmenter.class_ids)
         return self.segmenter
+
+    def _say_ids(self) -> None:
+        """Write what the ids mean. Refuse to say something else than what holds for label maps of other cases there.
+
+        A label map without ignored voxels is read alike, whether or not it is said that there may be some.
+        """
+        from labelloop.inference.relabel import Relabeled
+
+        labels = {"background": BACKGROUND} | dict(self.segmenter.class_ids)
+        ignored = {IGNORE: IGNORED} if isinstance(self.segmenter, Relabeled) and self.segmenter.ignores else {}
+        out, own = self._ids.parent, {f"{case.case}.nii.gz" for case in self._cases}
+        label_maps = [path for path in claims(out) if path.parent == out and path.name.endswith(".nii.gz")]
+        others = sorted(path.name for path in label_maps if path.name not in own and path.is_file())
+        before = read_json(self._ids).get("labels") if others and self._ids.is_file() else None
+        if before is not None:
+            ignored |= {IGNORE: before.pop(IGNORE)} if IGNORE in before else {}
+        if before is not None and before != labels:
+            there, here = (named([f"{value} {name}" for name, value in ids.items()]) for ids in (before, labels))
+            raise UserError(
+                f"{shown(self._ids)}: says what the ids mean in {count(len(others), 'label map')} of other images "
+                f"({named(others)}): {there}. Those of this call are: {here}. Write to another folder (--out), or "
+                "segment these images in this call, too, so that all are made anew"
+            )
+        write_json(self._ids, {"labels": labels | ignored})
 
 
 def _load_models(
@@ -236,6 +288,7 @@ def _load_models(
     scheme: ClassScheme | None,
     dataset: Dataset | None,
     check: bool,
+    preview: bool,
 ) -> Segmenter:
     from labelloop.inference.engine import Predictor  # torch: imported while the first image is read
     from labelloop.inference.postprocess import Chain
@@ -249,6 +302,8 @@ def _load_models(
         segmenter = Relabeled(alone or chain, dataset, scheme)
     if check and scheme is not None:
         _check_scheme(segmenter.classes, scheme)
+    if preview and scheme is not None:
+        _tell_not_drawn(segmenter.classes, scheme)
     return segmenter
 
 
@@ -327,9 +382,18 @@ def _check_scheme(known: Sequence[str], scheme: ClassScheme) -> None:
         raise UserError(f"--check: classes {scheme.name} lack {', '.join(unknown)}; name the models' with --classes")
 
 
-def _picture(scheme: ClassScheme, case: InputImage, image: Volume, labels: Volume) -> bytes:
-    from labelloop.images.pictures import CT_WINDOW, case_picture
+def _tell_not_drawn(known: Sequence[str], scheme: ClassScheme) -> None:
+    """Warn of classes for which a scheme has no color."""
+    unknown = [name for name in known if name not in scheme.ids]
+    if unknown:
+        log.warning("--preview: classes %s lack %s, so these are not drawn", scheme.name, named(unknown))
 
+
+def _picture(scheme: ClassScheme, load: _Loader, case: InputImage, image: Volume, labels: Volume) -> bytes:
+    from labelloop.images.pictures import CT_WINDOW, case_picture
+    from labelloop.inference.labelmaps import in_ids_of
+
+    labels = Volume(in_ids_of(labels.array, load.segmenter.class_ids, scheme.ids), labels.geometry)
     return case_picture(image, labels, scheme, window=CT_WINDOW if case.modality == "CT" else None, legend=True)
 
 

@@ -45,11 +45,7 @@ class Masks:
         return bool(self._missing(case.case))
 
     def write(self, case: InputImage, labels: Volume) -> None:
-        """Write the masks of a case that are missing, from its label map; remove those of classes of other models."""
-        place = self._out / FOLDER / case.case / OF_A_CASE
-        for path in claims(self._out):
-            if path.parent == place and path.name not in self._files:
-                path.unlink(missing_ok=True)
+        """Write the masks of a case that are missing, from its label map."""
         for path, value in self._missing(case.case).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, (labels.array == value).astype(np.uint8), labels.geometry)

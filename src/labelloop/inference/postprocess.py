@@ -31,8 +31,10 @@ from labelloop.base.documents import place_of
 from labelloop.base.errors import UserError
 from labelloop.base.files import digest
 from labelloop.base.sequences import flat
+from labelloop.base.wording import named
+from labelloop.images.datasets import label_counts
 from labelloop.images.volume import Volume, axes_to_ras, canonical, inverse, restore, turned
-from labelloop.inference.budget import Budget
+from labelloop.inference.budget import Budget, Choice, Held
 from labelloop.inference.engine import Predictor, softmax_
 from labelloop.inference.export import Prediction, to_prediction
 from labelloop.inference.labelmaps import compose, merge_union, merge_votes
@@ -73,6 +75,13 @@ class State:
         if self.last is None:
             raise UserError("inference: nothing has been segmented")
         return self.last
+
+    def bytes_beside(self, prepared: Prepared) -> int:
+        """Return what is held in RAM besides an image that is prepared for a model, and the volume it is of."""
+        results = {id(one.labels): one.labels for one in (self.last, *self.results.values()) if one is not None}
+        others = [one.array for one in self.prepared.values() if one is not prepared]
+        whole = self.whole.channels if self.box is not None else ()
+        return sum(array.nbytes for array in (*results.values(), *others, *whole))
 
     def narrow(self, box: Box) -> None:
         """Let later steps see only what lies in ``box`` of the whole image's canonical grid."""
@@ -179,6 +188,7 @@ class Chain:
             if isinstance(step, Compose | Clean) and not filed:
                 raise UserError(f"inference step {number} ({step.verb}): nothing has been segmented before")
             self._check_classes(number, step)
+            self._check_ids(number, step)
             self._check_results(number, step, filed)
             filed |= {n for n in step.models if isinstance(self.models[n], Predictor)}
             filed |= {step.result} if isinstance(step, Segment) and step.result else set()
@@ -189,6 +199,16 @@ class Chain:
         for names in _classes_of(step):
             if names and not self.ids(names):
                 raise UserError(f"inference step {number}: no model knows anything of {', '.join(names)}")
+
+    def _check_ids(self, number: int, step: InferenceStep) -> None:
+        """Refuse to clean by the ids of a scheme where label maps carry others."""
+        ids, own = self.scheme.ids, self.class_ids
+        other = [f"{name} is {own[name]}, not {ids[name]}" for name in own if ids.get(name, own[name]) != own[name]]
+        if other and isinstance(step, Clean):
+            raise UserError(
+                f"inference step {number} (clean): the models' ids differ from those of classes {self.scheme.name}: "
+                f"{named(other)}. Take a class scheme with the models' ids, or leave the step out"
+            )
 
     def _check_results(self, number: int, step: InferenceStep, filed: set[str]) -> None:
         parts = step.compose if isinstance(step, Compose) else {}
@@ -239,18 +259,24 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
     """
     first = predictors[0]
     if len(predictors) == 1:
-        return first.finish(_prepared(state, first))
+        prepared = _prepared(state, first)
+        return first.finish(prepared, Held(ram_bytes=state.bytes_beside(prepared)))
     alike = all(p.plan == first.plan and p.class_ids == first.class_ids for p in predictors)
     singles: list[Prediction] = []
     total: torch.Tensor | None = None
     for predictor in predictors:
-        scores = predictor.logits(_prepared(state, predictor))
+        prepared = _prepared(state, predictor)
+        ram = state.bytes_beside(prepared) + sum(single.labels.nbytes for single in singles)
+        there = total.nbytes if total is not None and total.device.type != "cpu" else 0
+        scores, choice = predictor.logits(prepared, Held(2 if alike else 1, ram, there))
         if union_ids or not alike:  # what this model says alone
-            singles.append(_finish(scores, state, predictor))
+            singles.append(_finish(scores, state, predictor, choice))
         if alike:
             total = _sum(total, softmax_(scores))
+        del scores  # before those of the next model
     if total is not None:
-        result = _finish(total.div_(len(predictors)), state, first, probabilities=True)
+        result = _finish(total.div_(len(predictors)), state, first, choice, probabilities=True)
+        del total
     else:
         known = [list(p.class_ids.values()) for p in predictors]
         result = Prediction(merge_votes([s.labels for s in singles], known), [])
@@ -263,13 +289,13 @@ def segment(predictors: Sequence[Predictor], state: State, union_ids: Sequence[i
 
 def recount(labels: np.ndarray, ids: Mapping[str, int], volume: Volume, sources: Sequence[Prediction]) -> Prediction:
     """Return a prediction of ``labels``: volumes counted anew, confidence the mean over ``sources`` that have one."""
-    counts = np.bincount(labels.ravel(), minlength=256) * volume.geometry.voxel_ml
+    counts, voxel_ml = label_counts(labels), volume.geometry.voxel_ml
     rows, told = [], flat(source.rows for source in sources)
     for name, value in ids.items():
         said = [row["confidence"] for row in told if row["class"] == name]
         sure = [confidence for confidence in said if confidence is not None]
-        confidence = float(np.mean(sure)) if sure and counts[value] else None
-        rows.append({"class": name, "volume_ml": float(counts[value]), "confidence": confidence})
+        confidence = float(np.mean(sure)) if sure and value in counts else None
+        rows.append({"class": name, "volume_ml": float(counts.get(value, 0) * voxel_ml), "confidence": confidence})
     return Prediction(labels, rows)
 
 
@@ -322,13 +348,13 @@ def _box_by_labels(chain: Chain, state: State, step: Locate) -> Box | None:
 
 
 def _compose_step(chain: Chain, state: State, step: Compose) -> None:
-    named = [(state.results[result], chain.ids(classes)) for classes, result in step.compose.items()]
-    labels = compose([(prediction.labels, ids) for prediction, ids in named])
+    parts = [(state.results[result], chain.ids(classes)) for classes, result in step.compose.items()]
+    labels = compose([(prediction.labels, ids) for prediction, ids in parts])
     by_class: list[Prediction] = []  # per part, only the rows of the classes it contributes
-    for prediction, ids in named:
+    for prediction, ids in parts:
         rows = [r for r in prediction.rows if chain.class_ids[r["class"]] in ids]
         by_class.append(Prediction(prediction.labels, rows))
-    used = {name: i for name, i in chain.class_ids.items() if any(i in ids for _, ids in named)}
+    used = {name: i for name, i in chain.class_ids.items() if any(i in ids for _, ids in parts)}
     state.last = recount(labels, used, state.whole, by_class)
 
 
@@ -407,12 +433,14 @@ def _sum(total: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
     return total.to(scores.device).add_(scores) if scores.device.type == "cpu" else total.add_(scores.to(total.device))
 
 
-def _finish(scores: torch.Tensor, state: State, predictor: Predictor, probabilities: bool = False) -> Prediction:
+def _finish(
+    scores: torch.Tensor, state: State, predictor: Predictor, choice: Choice, probabilities: bool = False
+) -> Prediction:
     """Return the prediction of scores that are all there; in RAM, where the GPU has no room for it."""
     frame, mode = _prepared(state, predictor).frame, predictor.settings.mode
     classes, ids = predictor.classes, predictor.class_ids
 
     def export(device: torch.device) -> Prediction:
-        return to_prediction(scores.to(device), frame, classes, ids, mode, probabilities)
+        return to_prediction(scores.to(device), frame, classes, ids, mode, probabilities, choice.slab_voxels)
 
     return first_that_fits(list(dict.fromkeys([scores.device, torch.device("cpu")])), export)

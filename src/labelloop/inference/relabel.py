@@ -29,6 +29,8 @@ class Relabeled:
     not list at all becomes :data:`~labelloop.base.classes.IGNORED`: nobody said what it is, and background would be a
     claim. Classes of the scheme that the models do not know have no row: they were not looked for.
 
+    ``ignores`` says whether label maps may hold that.
+
     Args:
         segmenter: whose ids are those of ``dataset``.
         dataset: loaded for ``scheme``.
@@ -50,6 +52,7 @@ class Relabeled:
         self._table[BACKGROUND] = BACKGROUND
         for own in set(self._own.values()) & (set(dataset.labels) - dataset.ignored):
             self._table[own] = self.class_ids.get(known[own] or "", BACKGROUND)
+        self.ignores = bool((self._table[list(self._own.values())] == IGNORED).any())
         self._tell(dataset, scheme)
 
     def _tell(self, dataset: Dataset, scheme: ClassScheme) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from labelloop.base.errors import CaseError, NotTriedError, may_pass
+from labelloop.base.errors import CaseError, NotTriedError, UserError, may_pass
 from labelloop.base.files import atomic, digest
 from labelloop.base.shards import Ledger
 from labelloop.base.wording import count
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from labelloop.inference.export import Prediction
 
 log = logging.getLogger(__name__)
+Written = TypeVar("Written")
 MEASURED = ("runtime_s", "peak_gpu_mb", "peak_ram_mb", "parameters", "gmacs", "area_gpu_mb_s", "energy_j")
 
 
@@ -99,6 +101,7 @@ class Options:
         read_ahead: read the next image while one is computed; costs the memory of an image.
         previews: folder for a PNG of each case, drawn by ``draw``; or None.
         beside: write more files of each case.
+        discard: remove what else was made of the label map of a case, before it is made anew and when the case fails.
         progress: show a bar on the terminal.
         meter: measure the GPU's memory over time and its energy while a case is computed.
     """
@@ -107,6 +110,7 @@ class Options:
     previews: Path | None = None
     draw: Callable[[InputImage, Volume, Volume], bytes] | None = None
     beside: Sequence[SideOutput] = ()
+    discard: Callable[[str], None] | None = None
     progress: bool = False
     meter: bool = False
 
@@ -132,30 +136,33 @@ def run_cases(
     cases = sorted(cases, key=lambda case: ledger.failures(case.case))
     options = options or Options()
     written: list[Future] = []
-    computed = 0
+    before: set[str] = set()
     with ThreadPoolExecutor(1, "write") as writer, _Reader(cases, ledger, options.read_ahead) as reader:
-        reader.segmenter.set_result(_loaded(segmenter) if callable(segmenter) else segmenter)
+        loaded = _loaded(segmenter) if callable(segmenter) else segmenter
+        reader.segmenter.set_result(loaded)
         with _progress_bar(len(cases), options.progress) as advance:
             for item in reader:
                 if item.finished:
-                    _add_missing(ledger, item.case, reader.segmenter.result(), options)
+                    before.add(item.case.case)
+                    write_more = partial(_add_missing, ledger, item.case, loaded, options)
                 else:
-                    result = _compute(item, reader.segmenter.result(), options.meter)
-                    while written:  # at most one label map waits to be written; a bug in writing surfaces here
-                        written.pop().result()
-                    written.append(writer.submit(_record, ledger, item.case, item.key, result, options))
-                    computed += 1
+                    result = _compute(item, loaded, options.meter)
+                    write_more = partial(_record, ledger, item.case, item.key, result, options)
                     del result
+                while written:  # at most one label map waits to be written; a bug in writing surfaces here
+                    written.pop().result()
+                written.append(writer.submit(write_more))
+                del write_more
                 del item  # one volume less while the next is computed
                 advance()
         while written:
             written.pop().result()
     ledger.close()
-    done = len(ledger.extras())
-    before = len(cases) - computed
+    done = ledger.extras().keys()
+    kept = len(before & done)
     log.info(
         "%s: %d computed, %d set aside, %d finished before",
-        count(len(cases), "case"), done - before, len(cases) - done, before,
+        count(len(cases), "case"), len(done) - kept, len(cases) - len(done), kept,
     )  # fmt: skip
 
 
@@ -387,6 +394,8 @@ def standing(case: InputImage, volume: Volume, segmenter: Segmenter) -> Volume:
 
 def _record(ledger: Ledger, case: InputImage, key: str, result: _Result, options: Options) -> None:
     def work() -> tuple[Path, dict]:
+        if options.discard:
+            options.discard(case.case)
         if result.error is not None:
             raise result.error
         prediction, stored = result.prediction, result.stored
@@ -409,7 +418,20 @@ def _record(ledger: Ledger, case: InputImage, key: str, result: _Result, options
             "peak_ram_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux
         }
 
-    ledger.run(case.case, key, work)
+    ledger.run(case.case, key, partial(_whole, ledger, case, options, work))
+
+
+def _whole(ledger: Ledger, case: InputImage, options: Options, work: Callable[[], Written]) -> Written:
+    """Return what ``work`` does; when it fails, nothing is left of the case: neither its label map nor files beside."""
+    try:
+        return work()
+    except UserError:  # the command stops
+        raise
+    except Exception:
+        (ledger.folder / f"{case.case}.nii.gz").unlink(missing_ok=True)
+        if options.discard:
+            options.discard(case.case)
+        raise
 
 
 def _draw(case: InputImage, volume: Volume, labels: "np.ndarray", options: Options) -> None:
@@ -422,13 +444,16 @@ def _add_missing(ledger: Ledger, case: InputImage, segmenter: Segmenter, options
     """Draw a case that was finished without a picture, and write the files beside it that it was finished without."""
     undrawn = options.previews and not (options.previews / f"{case.case}.png").is_file()
     lacking = [writer for writer in options.beside if writer.lacks(case)]
-    if not undrawn and not lacking:
-        return
-    labels = read(ledger.folder / f"{case.case}.nii.gz")
-    for writer in lacking:
-        writer.write(case, labels)
-    if undrawn:
-        _draw(case, standing(case, Image.of(case).volume(case.modality), segmenter), labels.array, options)
+
+    def work() -> None:
+        labels = read(ledger.folder / f"{case.case}.nii.gz")
+        for writer in lacking:
+            writer.write(case, labels)
+        if undrawn:
+            _draw(case, standing(case, Image.of(case).volume(case.modality), segmenter), labels.array, options)
+
+    if undrawn or lacking:
+        ledger.add(case.case, partial(_whole, ledger, case, options, work))
 
 
 @contextmanager
