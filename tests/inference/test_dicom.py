@@ -2,10 +2,8 @@
 
 import logging
 import os
-import struct
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from tiny_dicom import SHAPE, body_hu, write_series, write_slice
@@ -17,7 +15,6 @@ from labelloop.cli import main as cli
 from labelloop.images.volume import read, write
 from labelloop.inference.convert import convert_for_table
 from labelloop.inference.dicom import LEAST_SLICES, REASONS, read_dicom, read_series
-from labelloop.inference.dicom_elements import is_whole
 from labelloop.inference.find_cases import find_cases
 from labelloop.inference.reading import Image
 
@@ -410,40 +407,6 @@ def test_a_volume_among_slices_and_a_link_in_a_circle_are_told(tmp_path, caplog)
 def test_every_reason_is_explained():
     page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
     assert [code for code in REASONS if f"`{code}`" not in page] == []
-
-
-def test_an_element_cannot_claim_more_memory_than_the_file_has_bytes(tmp_path):
-    """GDCM takes as much memory as a header says, up to 4 GiB, before it finds that there is less."""
-    file = sorted(write_series(tmp_path).glob("*.dcm"))[3]
-    whole, private = file.read_bytes(), struct.pack("<HH2sHI", 9, 0x1001, b"UN", 0, 0xF0000000)
-    nested = struct.pack("<HH2sHIHHI", 9, 0x1001, b"SQ", 0, 8 + 12, 0xFFFE, 0xE000, 12) + private
-    at = whole.index(struct.pack("<HH", 0x10, 0x10))
-    for claim in (private, nested):
-        file.write_bytes(whole[:at] + claim + whole[at:])
-        assert not is_whole(file)
-        with pytest.raises(CaseError, match="dicom_damaged"):
-            Image(tmp_path).volume("CT")
-    file.write_bytes(whole[:-9])  # the file itself is cut
-    assert not is_whole(file)
-
-
-@pytest.mark.parametrize("length", [20, 0xFFFFFFFF])
-def test_sequences_are_gone_through(tmp_path, length):
-    file = sorted(write_series(tmp_path).glob("*.dcm"))[3]
-    whole, at = file.read_bytes(), file.read_bytes().index(struct.pack("<HH", 0x10, 0x10))
-    inside = struct.pack("<HH2sHI", 9, 0x1001, b"UN", 0, 0)
-    ends = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0) if length == 0xFFFFFFFF else b""
-    head = struct.pack("<HH2sHI", 9, 0x1000, b"SQ", 0, length) + struct.pack("<HHI", 0xFFFE, 0xE000, min(12, length))
-    head = head if length == 20 else head[:-4] + struct.pack("<I", length)
-    file.write_bytes(whole[:at] + head + inside + ends + whole[at:])
-    assert is_whole(file)
-    assert Image(tmp_path).volume("CT").array.shape == SHAPE
-
-
-def test_files_of_other_programs_are_whole():
-    data = Path(nib.__file__).parent
-    files = sorted(data.rglob("*.dcm"))
-    assert len(files) > 3 and all(map(is_whole, files))
 
 
 def test_folders_of_any_name_become_case_ids(tmp_path, caplog):
