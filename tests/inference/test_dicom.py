@@ -2,6 +2,7 @@
 
 import logging
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -373,6 +374,34 @@ def test_a_last_slice_that_cannot_be_read_is_not_left_out(tmp_path, content):
     last = sorted(write_series(tmp_path).iterdir())[-1]
     last.write_bytes(last.read_bytes()[:500] if content is None else content)
     assert reason(tmp_path).code == "dicom_damaged"
+
+
+@pytest.mark.parametrize("scout", [False, True])
+@pytest.mark.parametrize("left", [0, 700])
+def test_a_series_without_a_slice_that_can_be_read_is_lost(tmp_path, scout, left, caplog):
+    write_series(tmp_path / "P1" / "good", body_hu()[:6])
+    cut = sorted(write_series(tmp_path / "P1" / "cut", body_hu()[:6]).iterdir())
+    for file in cut:
+        file.write_bytes(file.read_bytes()[:left])
+    if scout:
+        write_series(tmp_path / "P1" / "cut", body_hu()[:1], series="1.2.3.9", kind="ORIGINAL\\PRIMARY\\LOCALIZER")
+    lost: list = []
+    assert names(tmp_path, lost=lost) == ["P1_good"]
+    assert [entry.path for entry in lost] == cut
+    assert any("6 left out, a DICOM file that is cut or damaged" in line for line in caplog.messages)
+    assert cli.main(["convert", str(tmp_path), "--out", str(tmp_path / "images")]) == 1
+
+
+def test_a_report_alone_in_its_folder_is_told_and_not_lost(tmp_path, caplog):
+    write_series(tmp_path / "s", body_hu()[:6])
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "structured.dcm").write_bytes(
+        b"\0" * 128 + b"DICM" + struct.pack("<HH2sH", 2, 0x10, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
+    )
+    lost: list = []
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path, lost=lost) == ["s"]
+    assert lost == [] and any("without an image" in line and "structured.dcm" in line for line in caplog.messages)
 
 
 def test_a_modality_that_the_headers_contradict_is_refused(tmp_path):
