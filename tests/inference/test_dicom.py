@@ -37,6 +37,32 @@ def test_a_series_is_read_with_its_place_and_its_values(tmp_path):
     assert volume.geometry.origin == pytest.approx((-90, -60, -300))
 
 
+UNSIGNED, TWELVE_BITS = {(0x28, 0x103): ("US", b"\0\0")}, {(0x28, 0x101): ("US", b"\x0c\0")}
+SCALED = {
+    "intercept of unsigned values": (("1", "0"), ("1", "-1024"), UNSIGNED),
+    "slope": (("1", "0"), ("0.37", "0"), {}),
+    "both": (("1", "-1024"), ("2.5", "-3000.5"), {}),
+    "large slope": (("1", "0"), ("100", "7"), {}),
+    "bits": (("1", "0"), ("-20", "0"), TWELVE_BITS),
+    "alike": (("0.37", "-1024"), ("0.37", "-1024"), UNSIGNED),
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+@pytest.mark.parametrize("other", [0, 3, 5])
+def test_each_slice_is_scaled_as_its_own_header_says(tmp_path, kind, other):
+    """ITK writes the values of all slices as the type of those of the first."""
+    *scales, more = SCALED[kind]
+    stored = body_hu(60)[:6] // 10 + 100
+    expected = np.empty(stored.shape)
+    for k, plane in enumerate(stored):
+        slope, intercept = scales[0] if k == other else scales[1]
+        told = {(0x28, 0x1053): ("DS", slope), (0x28, 0x1052): ("DS", intercept), **(more if k == other else {})}
+        write_slice(tmp_path / f"{k}.dcm", plane - 1024, (-90, -60, 5 * k), k + 1, modality="MR", more=told)
+        expected[k] = plane * float(slope) + float(intercept)
+    np.testing.assert_allclose(read_dicom(tmp_path).array, expected, rtol=0, atol=1e-3)
+
+
 def test_reversed_numbers_and_slices_stored_from_head_to_foot_are_read(tmp_path):
     volume = read_dicom(write_series(tmp_path / "s", step=-5.0))
     np.testing.assert_array_equal(volume.array, body_hu()[::-1])
