@@ -244,6 +244,19 @@ def test_numbered_scans_keep_their_names(tmp_path):
     assert list(image_cases(list_folder(tmp_path / "one"), {"a_0000"})) == ["a_0000"]
 
 
+@pytest.mark.parametrize("bad", [b"NDims = 2000", b"NDims = 8472e48 3", b"NDims = 2"])
+def test_grids_are_asked_of_headers_that_do_not_end_the_process(tmp_path, bad):
+    """ITK asked for the grid of numbered files, and NDims = 2000 ended every command."""
+    for place, good in (("one", [1]), ("two", [1, 2])):
+        for number in (0, *good):
+            volumes(tmp_path / place, f"scan_{number:04d}.mha", grid=Geometry((8, 8, 6 + number), GRID.spacing))
+        first = tmp_path / place / "scan_0000.mha"
+        first.write_bytes(first.read_bytes().replace(b"NDims = 3", bad, 1))
+    assert list(pair_folders(tmp_path / "one")) == ["scan"]
+    assert [(case.case, len(case.files)) for case in find_cases(tmp_path / "one")] == [("scan", 2)]
+    assert list(pair_folders(tmp_path / "two")) == ["scan_0000", "scan_0001", "scan_0002"]
+
+
 def test_images_of_other_cases_are_no_images(tmp_path, caplog):
     labels = volumes(tmp_path / "l", "a.nii.gz", "b.nii.gz")
     with caplog.at_level(logging.INFO):

@@ -12,11 +12,15 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from labelloop.base.errors import UserError
+from labelloop.base.errors import CaseError, UserError
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named, shown
 from labelloop.images.detached import HEADERS, known_parts
+
+if TYPE_CHECKING:
+    from labelloop.images.volume import Geometry
 
 log = logging.getLogger(__name__)
 
@@ -270,13 +274,18 @@ def _are_numbered(
         return len(names) > 1
     if not alone or len(names) > MOST_CHANNELS:
         return alone
-    from labelloop.images.volume import read_geometry  # numpy is slow to import
+    grids = [grid for grid in (_grid(volumes[name]) for name in names) if grid is not None]
+    return any(grids[0].difference(other) for other in grids[1:]) and not several()
+
+
+def _grid(path: Path) -> "Geometry | None":
+    """Return the grid of a volume; None where it cannot be read: whoever wants its voxels says why."""
+    from labelloop.images.scan import ScanFile  # numpy is slow to import
 
     try:
-        first, *others = (read_geometry(volumes[name]) for name in names)
-    except RuntimeError:  # no image: whoever reads it says so
-        return False
-    return any(first.difference(other) for other in others) and not several()
+        return ScanFile(path, "image").geometry()
+    except (CaseError, OSError):
+        return None
 
 
 def tell(listing: Listing, used: int, what: str) -> None:
