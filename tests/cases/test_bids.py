@@ -112,6 +112,15 @@ def test_an_image_whose_label_map_cannot_be_read_is_lost(tmp_path, caplog):
     assert "a dead link" in caplog.text and FILES[7] in caplog.text
 
 
+@pytest.mark.parametrize(("place", "left"), [("sub-02", 4), ("ses-2", 4), ("ct", 4)])
+def test_a_folder_that_cannot_be_looked_into_is_lost(tmp_path, caplog, close, place, left):
+    folder, lost = collection(tmp_path / "d"), []
+    close(place)
+    make_table(folder, None, "flare24", tmp_path / "c.csv", Options(), lost)
+    assert len(load_cases(tmp_path / "c.csv")[0]) == left
+    assert [entry.path.name for entry in lost] == [place] and "Permission denied" in caplog.text
+
+
 def test_a_ct_among_mr_is_ct_and_who_says_the_modality_is_heard(tmp_path):
     folder = collection(tmp_path / "d", ["sub-01/anat/sub-01_CT.nii.gz", "sub-02/anat/T1w.nii.gz"])
     cases = make_table(folder, None, "flare24", tmp_path / "c.csv")

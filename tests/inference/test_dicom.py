@@ -512,17 +512,19 @@ def test_one_patient_for_all_leaves_none_to_train_on(tmp_path, capsys):
     assert "one PatientID for all" in capsys.readouterr().err and not (tmp_path / "c.csv").exists()
 
 
-def test_a_folder_that_cannot_be_looked_into_is_lost(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_looked_into_is_lost(tmp_path, close):
     for place in ("a", "b"):
         write_series(tmp_path / place)
-    scan = os.scandir
-
-    def closed(place="."):
-        if Path(place).name == "b":
-            raise PermissionError(13, "Permission denied", str(place))
-        return scan(place)
-
-    monkeypatch.setattr(os, "scandir", closed)
+    close("b")
     lost: list = []
     assert names(tmp_path, lost=lost) == ["a"]
     assert [(entry.path.name, entry.reason.endswith("Permission denied")) for entry in lost] == [("b", True)]
+
+
+def test_what_systems_leave_at_the_root_of_a_disk_is_passed_over(tmp_path, close):
+    write_series(tmp_path / "a")
+    (tmp_path / "lost+found").mkdir()
+    write_series(tmp_path / "$RECYCLE.BIN")
+    close("lost+found")
+    lost: list = []
+    assert names(tmp_path, lost=lost) == ["a"] and lost == []

@@ -32,7 +32,11 @@ MOST_CHANNELS = 8
 """Examinations do not have more channels; more files that are alike but for a number are numbered scans."""
 MOST_FOLDERS = 300
 """Folders that are looked into for DICOM files, to say what a folder without volumes holds."""
-OF_THE_SYSTEM = re.compile(r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX", re.I)
+OF_THE_SYSTEM = re.compile(
+    r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX|lost\+found|\$RECYCLE\.BIN|"
+    "System Volume Information",
+    re.I,
+)
 """What operating systems and version control leave behind; the one thing that is passed over in silence."""
 
 DEAD_LINK = "a dead link: fetch its file (datalad get, git annex get) or mount its disk"
@@ -42,6 +46,7 @@ SPECIAL = "no regular file"
 CAPITALS = "an extension in capital letters, which ITK does not read: write it in small ones"
 HIDDEN = "a hidden file: rename it if it is meant"
 FORMAT = f"no format that is read ({', '.join(EXTENSIONS)})"
+CLOSED = "a folder that cannot be looked into"
 SUBFOLDER = "a folder in the folder: give it alone, or move its files up"
 SEVERAL = "several volumes in the folder of a case: leave its image alone there"
 LABEL = f"taken for the label of the image {CHANNEL} that stands beside it"
@@ -168,17 +173,32 @@ def list_images(folder: str | Path) -> Listing:
     listing = list_folder(folder)
     if listing.volumes or listing.lost:
         return listing
-    inside = {entry.path: list_folder(entry.path) for entry in listing.left_out if entry.reason == SUBFOLDER}
+    inside = {entry.path: _look_into(entry.path) for entry in listing.left_out if entry.reason == SUBFOLDER}
     volumes = {p.name: next(iter(i.volumes.values())) for p, i in inside.items() if len(i.volumes) == 1 and not i.lost}
-    if not volumes:
-        return listing
-    several = [LeftOut(place, SEVERAL, lost=True) for place, found in inside.items() if len(found.volumes) > 1]
+    several = [LeftOut(p, SEVERAL, lost=True) for p, found in inside.items() if volumes and len(found.volumes) > 1]
     unread = [
         LeftOut(place, i.lost[0].reason, lost=True) for place, i in inside.items() if len(i.volumes) < 2 and i.lost
     ]
     told = {*volumes, *(entry.path.name for entry in (*several, *unread))}
     others = [entry for entry in listing.left_out if entry.path.name not in told]
     return Listing(listing.folder, volumes, (*others, *several, *unread))
+
+
+def _look_into(folder: Path) -> Listing:
+    """List a folder in a folder; one that is closed is lost, and nothing else is known of it."""
+    shut = closed(folder)
+    return Listing(folder, {}, (shut,)) if shut else list_folder(folder)
+
+
+def closed(folder: Path) -> LeftOut | None:
+    """Return a folder that cannot be looked into, as lost; None for one that can, and where there is none."""
+    try:
+        with os.scandir(folder):
+            return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return LeftOut(folder, f"{CLOSED}: {error.strerror}", lost=True)
 
 
 def mask_folders(folder: Path) -> dict[str, Path]:
@@ -361,15 +381,23 @@ def _first_dicom(folder: Path) -> Path | None:
 
 
 def _volumes_in(place: Path) -> list[Path]:
-    files = sorted(place.iterdir()) if place.is_dir() else []
-    return [path for path in files if path.is_file() and extension(path.name)]
+    return [Path(entry.path) for entry in _named_as_volumes(place) if entry.is_file()]
+
+
+def _named_as_volumes(place: Path) -> list[os.DirEntry]:
+    """Return what is named as a volume in a folder; nothing where there is no folder, or it is closed."""
+    try:
+        with os.scandir(place) as entries:
+            return sorted((entry for entry in entries if extension(entry.name)), key=lambda entry: entry.name)
+    except OSError:
+        return []
 
 
 def _are_masks(place: Path) -> bool:
     """Say whether what a folder holds is a mask an organ of one case: by the folder's name, or by the files' names."""
     from labelloop.images.datasets import all_class_names, words_of  # numpy
 
-    names = {words_of(stem(path)) for path in place.iterdir() if extension(path.name)} if place.is_dir() else set()
+    names = {words_of(stem(Path(entry.path))) for entry in _named_as_volumes(place)}
     return bool(names) and (place.name == "segmentations" or not names.isdisjoint(map(words_of, all_class_names())))
 
 

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from labelloop.images.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
+from labelloop.images.listing import (
+    CLOSED,
+    DEAD_LINK,
+    FORMAT,
+    NAME,
+    OF_THE_SYSTEM,
+    LeftOut,
+    extension,
+    is_dicom,
+    is_utf8,
+)
 from labelloop.inference.dicom import (
     SUFFIXES,
     candidates,
@@ -20,7 +30,6 @@ from labelloop.inference.dicom_elements import is_whole
 from labelloop.inference.dicom_headers import Slice
 
 SPLIT = "a part of a DICOM series whose other slices lie in another folder: put them into one"
-CLOSED = "a folder that cannot be looked into"
 NO_VOLUME = "DICOM series that are no volume"
 DAMAGED = "a DICOM file that is cut or damaged: copy or export the series again"
 NO_IMAGE = "a DICOM file without an image that can be read"
@@ -45,12 +54,12 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> list[SeriesFolde
     seen: set[str] = set()
     found: list[SeriesFolder] = []
 
-    def closed(error: OSError) -> None:
+    def shut(error: OSError) -> None:
         left_out.append(LeftOut(Path(error.filename), f"{CLOSED}: {error.strerror}", lost=True))
 
-    for place, folders, files in os.walk(root, onerror=closed, followlinks=True):
+    for place, folders, files in os.walk(root, onerror=shut, followlinks=True):
         folder, real = Path(place), os.path.realpath(place)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not OF_THE_SYSTEM.fullmatch(f))
         if real in seen:  # links that lead back
             folders.clear()
             continue
