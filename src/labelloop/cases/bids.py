@@ -117,21 +117,32 @@ def _said_by(name: str, place: Path) -> dict[str, str]:
 
 
 def _places(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:
-    """Yield the folders with images, of one subject and session each; those that are closed are left out."""
+    """Yield the folders with images, of one subject and session each.
+
+    Args:
+        left_out: gets folders that cannot be looked into. Images whose label maps may lie in one are not yielded.
+    """
     for subject in sorted(folder.glob("sub-*/")):
         for session in [subject, *sorted(subject.glob("ses-*/"))]:
             shut = closed(session)
-            places = [] if shut else [session / name for name in MODALITIES if (session / name).is_dir()]
-            left_out += [entry for entry in (shut, *map(closed, places)) if entry is not None]
-            yield from (place for place in places if closed(place) is None)
+            left_out += [shut] if shut else []
+            for place in [] if shut else [session / name for name in MODALITIES if (session / name).is_dir()]:
+                found = [entry for entry in map(closed, [place, *_beside(folder, place)]) if entry is not None]
+                left_out += found
+                if not found:
+                    yield place
+
+
+def _beside(folder: Path, place: Path) -> list[Path]:
+    """Return where label maps of a folder of images may lie, below ``derivatives``."""
+    return [pipeline / place.relative_to(folder) for pipeline in sorted((folder / "derivatives").glob("*/"))]
 
 
 def _label_maps(folder: Path, place: Path) -> tuple[list[Path], list[LeftOut]]:
     """Return the label maps below ``derivatives`` of a folder of images, and what cannot be read there."""
     found: list[Path] = []
     unread: list[LeftOut] = []
-    for pipeline in sorted((folder / "derivatives").glob("*/")):
-        below = pipeline / place.relative_to(folder)
+    for below in _beside(folder, place):
         listing = list_folder(below) if below.is_dir() else Listing(below, {})
         unread += [entry for entry in listing.lost if _suffix(entry.case) in OF_LABELS]
         found += [path for name, path in listing.volumes.items() if _suffix(name) in OF_LABELS]
