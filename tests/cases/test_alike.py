@@ -65,6 +65,23 @@ def test_near_copies_are_found_and_other_people_are_not(kind):
     assert find_alike({}, learned) == find_alike({"tested": looked(scan(0))}, {}) == {}
 
 
+@pytest.mark.parametrize("kind", ["CT", "MR"])
+@pytest.mark.parametrize("slices", [6, 11])
+def test_a_short_part_is_found_whichever_side_it_is_on(kind, slices):
+    def looked(volume: Volume) -> str:
+        return profile(Volume(volume.array + 1100, volume.geometry) if kind == "MR" else volume, kind)
+
+    shorts = {f"from {start}": looked(part(scan(0), (slice(start, start + slices), slice(None), slice(3, -3))))
+              for start in (0, 13, 29)}  # fmt: skip
+    others = {f"other {seed}": looked(scan(seed)) for seed in range(1, 5)}
+    short_others = {f"short {seed}": looked(part(scan(seed), (slice(5, 5 + slices), slice(None), slice(None))))
+                    for seed in range(1, 5)}  # fmt: skip
+    whole = looked(scan(0))
+    assert find_alike({"tested": whole} | others, shorts) == dict.fromkeys(shorts, "tested")
+    assert find_alike(shorts, {"learned": whole} | others | short_others) == {"learned": "from 0"}
+    assert find_alike({"tested": whole}, short_others) == {}
+
+
 def test_scans_of_a_few_slices_and_without_a_body_have_a_profile_too():
     few = {n: profile(part(scan(0), (slice(n), slice(None), slice(None))), "CT") for n in (2, 3, 12)}
     empty = profile(Volume(np.zeros((4, 5, 6), np.int16), replace(GRID, size=(6, 5, 4))), "MR")

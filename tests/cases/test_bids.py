@@ -112,6 +112,16 @@ def test_an_image_whose_label_map_cannot_be_read_is_lost(tmp_path, caplog):
     assert "a dead link" in caplog.text and FILES[7] in caplog.text
 
 
+@pytest.mark.parametrize("place", ["d/sub-02", "d/sub-01/ses-2", "d/sub-03/ct", "derivatives/other/sub-03/ct"])
+def test_a_folder_that_cannot_be_looked_into_is_lost_with_its_case(tmp_path, caplog, close, place):
+    """Without its label map, a case would pass for an unlabeled one."""
+    folder, lost = collection(tmp_path / "d"), []
+    close(place)
+    make_table(folder, None, "flare24", tmp_path / "c.csv", Options(), lost)
+    assert len(load_cases(tmp_path / "c.csv")[0]) == 4
+    assert [entry.path.match(place) for entry in lost] == [True] and "Permission denied" in caplog.text
+
+
 def test_a_ct_among_mr_is_ct_and_who_says_the_modality_is_heard(tmp_path):
     folder = collection(tmp_path / "d", ["sub-01/anat/sub-01_CT.nii.gz", "sub-02/anat/T1w.nii.gz"])
     cases = make_table(folder, None, "flare24", tmp_path / "c.csv")

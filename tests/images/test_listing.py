@@ -134,6 +134,30 @@ def test_folders_of_which_nothing_can_be_used_fail_with_what_lies_there(tmp_path
                 call(folder)
 
 
+def test_a_folder_of_a_case_that_cannot_be_looked_into_is_lost(tmp_path, close):
+    for case in "abc":
+        touch(tmp_path / "i" / case, "ct.nii.gz")
+    close("b")
+    for call in (find_cases, pair_folders):
+        lost: list = []
+        found = call(tmp_path / "i", lost=lost)
+        assert [getattr(case, "case", case) for case in found] == ["a", "c"]
+        assert [(entry.path.name, entry.reason.endswith("Permission denied")) for entry in lost] == [("b", True)]
+    for call in (find_cases, pair_folders):
+        with pytest.raises(UserError, match=r"cannot be looked into: Permission denied: b"):
+            call(touch(tmp_path / "only" / "b").parent)
+
+
+def test_a_closed_folder_at_the_root_of_a_disk_is_no_case(tmp_path, close):
+    folder = volumes(tmp_path / "i" / "a", "a.nii.gz", ids=(1, 2)).parent
+    (folder / "lost+found").mkdir()
+    close("lost+found")
+    out = tmp_path / "c.csv"
+    assert cli.main(["cases", "--images", str(folder), "--dataset", "btcv", "--out", str(out)]) == 0
+    lost: list = []
+    assert [case.case for case in find_cases(folder, lost=lost)] == ["a"] and lost == []
+
+
 def test_images_whose_names_differ_in_capitals_alone_are_told(tmp_path, caplog):
     assert len(find_cases(touch(tmp_path, "P1_0000.nii.gz", "p1.nii.gz", "p2.nii.gz"))) == 3
     assert "P1 and p1: names that differ in capitals alone" in caplog.text and "p2" not in caplog.text
@@ -242,6 +266,19 @@ def test_numbered_scans_keep_their_names(tmp_path):
     assert len(find_cases(many)) == 12 and find_cases(many)[0].case == "scan_0000"
     assert list(image_cases(list_folder(touch(tmp_path / "one", "a_0000.nii.gz")))) == ["a"]
     assert list(image_cases(list_folder(tmp_path / "one"), {"a_0000"})) == ["a_0000"]
+
+
+@pytest.mark.parametrize("bad", [b"NDims = 2000", b"NDims = 8472e48 3", b"NDims = 2"])
+def test_grids_are_asked_of_headers_that_do_not_end_the_process(tmp_path, bad):
+    """ITK asked for the grid of numbered files, and NDims = 2000 ended every command."""
+    for place, good in (("one", [1]), ("two", [1, 2])):
+        for number in (0, *good):
+            volumes(tmp_path / place, f"scan_{number:04d}.mha", grid=Geometry((8, 8, 6 + number), GRID.spacing))
+        first = tmp_path / place / "scan_0000.mha"
+        first.write_bytes(first.read_bytes().replace(b"NDims = 3", bad, 1))
+    assert list(pair_folders(tmp_path / "one")) == ["scan"]
+    assert [(case.case, len(case.files)) for case in find_cases(tmp_path / "one")] == [("scan", 2)]
+    assert list(pair_folders(tmp_path / "two")) == ["scan_0000", "scan_0001", "scan_0002"]
 
 
 def test_images_of_other_cases_are_no_images(tmp_path, caplog):

@@ -84,6 +84,14 @@ def test_a_case_whose_masks_cannot_be_used_is_left_out_and_never_unlabeled(tree,
     assert list(cases) == ["b"] and len(lost) == 1 and "a" in str(lost[0].path)
 
 
+@pytest.mark.parametrize("place", ["a", "a/segmentations"])
+def test_a_case_that_cannot_be_looked_into_is_lost_and_never_unlabeled(tree, close, place):
+    close(place)
+    cases, lost = join(tree)
+    assert list(cases) == ["b"]
+    assert {(entry.path.name, entry.reason.endswith("denied")) for entry in lost} == {("a", True)}
+
+
 def test_an_image_that_cannot_be_read_or_chosen_takes_its_case_along(tree):
     (tree / "a" / "ct.nii.gz").unlink()
     (tree / "a" / "ct.nii.gz").symlink_to("nowhere")

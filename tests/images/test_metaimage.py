@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from bad_inputs import ct_values
 from labelloop.base.errors import CaseError
-from labelloop.images.scan import read_scan
+from labelloop.images.scan import ScanFile, read_scan
 
 CHANGES = {
     b"NDims = 3": (b"NDims = 8472e48 3", b"NDims = 2000", b"NDims = 2", b"NDims = ", b"NDims = nan"),
@@ -25,8 +25,9 @@ def test_headers_that_itk_would_trust_are_refused(tmp_path, field, instead):
     whole = path.read_bytes()
     assert field in whole
     path.write_bytes(whole.replace(field, instead, 1))
-    with pytest.raises(CaseError):
-        read_scan(path, "image")
+    for asked in (ScanFile(path, "image").scan, ScanFile(path, "image").geometry):
+        with pytest.raises(CaseError):
+            asked()
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -53,3 +54,4 @@ def test_what_itk_writes_is_read(tmp_path, suffix, packed):
     path = tmp_path / f"a.{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(ct_values().T), str(path), useCompression=packed)
     np.testing.assert_array_equal(read_scan(path, "image").stored, ct_values().T)
+    assert ScanFile(path, "image").geometry() == read_scan(path, "image").geometry

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from bad_inputs import ct_values
 from labelloop.base.errors import CaseError
-from labelloop.images.scan import read_scan
+from labelloop.images.scan import ScanFile, read_scan
 
 CHANGES = {
     b"kinds: domain domain domain": (b"kinds: dom" + b"x" * 3000, b"kinds: domain\0 domain domain"),
@@ -26,8 +26,9 @@ def test_headers_that_itk_would_trust_are_refused(tmp_path, field, instead):
     whole = path.read_bytes()
     assert field in whole
     path.write_bytes(whole.replace(field, instead, 1))
-    with pytest.raises(CaseError):
-        read_scan(path, "image")
+    for asked in (ScanFile(path, "image").scan, ScanFile(path, "image").geometry):
+        with pytest.raises(CaseError):
+            asked()
 
 
 KEYS = b"Segment0_Name:=liver: left\nSegmentation_ConversionParameters:=" + b"a|b&" * 800 + b"\n# a comment\nspace:"

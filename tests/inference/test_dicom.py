@@ -5,7 +5,6 @@ import os
 import struct
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from tiny_dicom import SHAPE, body_hu, write_series, write_slice
@@ -17,7 +16,6 @@ from labelloop.cli import main as cli
 from labelloop.images.volume import read, write
 from labelloop.inference.convert import convert_for_table
 from labelloop.inference.dicom import LEAST_SLICES, REASONS, read_dicom, read_series
-from labelloop.inference.dicom_elements import is_whole
 from labelloop.inference.find_cases import find_cases
 from labelloop.inference.reading import Image
 
@@ -37,6 +35,32 @@ def test_a_series_is_read_with_its_place_and_its_values(tmp_path):
     np.testing.assert_array_equal(volume.array, body_hu())
     assert volume.geometry.spacing == pytest.approx((4, 4, 5))
     assert volume.geometry.origin == pytest.approx((-90, -60, -300))
+
+
+UNSIGNED, TWELVE_BITS = {(0x28, 0x103): ("US", b"\0\0")}, {(0x28, 0x101): ("US", b"\x0c\0")}
+SCALED = {
+    "intercept of unsigned values": (("1", "0"), ("1", "-1024"), UNSIGNED),
+    "slope": (("1", "0"), ("0.37", "0"), {}),
+    "both": (("1", "-1024"), ("2.5", "-3000.5"), {}),
+    "large slope": (("1", "0"), ("100", "7"), {}),
+    "bits": (("1", "0"), ("-20", "0"), TWELVE_BITS),
+    "alike": (("0.37", "-1024"), ("0.37", "-1024"), UNSIGNED),
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+@pytest.mark.parametrize("other", [0, 3, 5])
+def test_each_slice_is_scaled_as_its_own_header_says(tmp_path, kind, other):
+    """ITK writes the values of all slices as the type of those of the first."""
+    *scales, more = SCALED[kind]
+    stored = body_hu(60)[:6] // 10 + 100
+    expected = np.empty(stored.shape)
+    for k, plane in enumerate(stored):
+        slope, intercept = scales[0] if k == other else scales[1]
+        told = {(0x28, 0x1053): ("DS", slope), (0x28, 0x1052): ("DS", intercept), **(more if k == other else {})}
+        write_slice(tmp_path / f"{k}.dcm", plane - 1024, (-90, -60, 5 * k), k + 1, modality="MR", more=told)
+        expected[k] = plane * float(slope) + float(intercept)
+    np.testing.assert_allclose(read_dicom(tmp_path).array, expected, rtol=0, atol=1e-3)
 
 
 def test_reversed_numbers_and_slices_stored_from_head_to_foot_are_read(tmp_path):
@@ -378,6 +402,34 @@ def test_a_last_slice_that_cannot_be_read_is_not_left_out(tmp_path, content):
     assert reason(tmp_path).code == "dicom_damaged"
 
 
+@pytest.mark.parametrize("scout", [False, True])
+@pytest.mark.parametrize("left", [0, 700])
+def test_a_series_without_a_slice_that_can_be_read_is_lost(tmp_path, scout, left, caplog):
+    write_series(tmp_path / "P1" / "good", body_hu()[:6])
+    cut = sorted(write_series(tmp_path / "P1" / "cut", body_hu()[:6]).iterdir())
+    for file in cut:
+        file.write_bytes(file.read_bytes()[:left])
+    if scout:
+        write_series(tmp_path / "P1" / "cut", body_hu()[:1], series="1.2.3.9", kind="ORIGINAL\\PRIMARY\\LOCALIZER")
+    lost: list = []
+    assert names(tmp_path, lost=lost) == ["P1_good"]
+    assert [entry.path for entry in lost] == cut
+    assert any("6 left out, a DICOM file that is cut or damaged" in line for line in caplog.messages)
+    assert cli.main(["convert", str(tmp_path), "--out", str(tmp_path / "images")]) == 1
+
+
+def test_a_report_alone_in_its_folder_is_told_and_not_lost(tmp_path, caplog):
+    write_series(tmp_path / "s", body_hu()[:6])
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "structured.dcm").write_bytes(
+        b"\0" * 128 + b"DICM" + struct.pack("<HH2sH", 2, 0x10, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
+    )
+    lost: list = []
+    with caplog.at_level(logging.INFO):
+        assert names(tmp_path, lost=lost) == ["s"]
+    assert lost == [] and any("without an image" in line and "structured.dcm" in line for line in caplog.messages)
+
+
 def test_a_modality_that_the_headers_contradict_is_refused(tmp_path):
     write_series(tmp_path, modality="MR")
     with pytest.raises(CaseError, match=r"dicom_modality: .*MR, not CT"):
@@ -410,40 +462,6 @@ def test_a_volume_among_slices_and_a_link_in_a_circle_are_told(tmp_path, caplog)
 def test_every_reason_is_explained():
     page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
     assert [code for code in REASONS if f"`{code}`" not in page] == []
-
-
-def test_an_element_cannot_claim_more_memory_than_the_file_has_bytes(tmp_path):
-    """GDCM takes as much memory as a header says, up to 4 GiB, before it finds that there is less."""
-    file = sorted(write_series(tmp_path).glob("*.dcm"))[3]
-    whole, private = file.read_bytes(), struct.pack("<HH2sHI", 9, 0x1001, b"UN", 0, 0xF0000000)
-    nested = struct.pack("<HH2sHIHHI", 9, 0x1001, b"SQ", 0, 8 + 12, 0xFFFE, 0xE000, 12) + private
-    at = whole.index(struct.pack("<HH", 0x10, 0x10))
-    for claim in (private, nested):
-        file.write_bytes(whole[:at] + claim + whole[at:])
-        assert not is_whole(file)
-        with pytest.raises(CaseError, match="dicom_damaged"):
-            Image(tmp_path).volume("CT")
-    file.write_bytes(whole[:-9])  # the file itself is cut
-    assert not is_whole(file)
-
-
-@pytest.mark.parametrize("length", [20, 0xFFFFFFFF])
-def test_sequences_are_gone_through(tmp_path, length):
-    file = sorted(write_series(tmp_path).glob("*.dcm"))[3]
-    whole, at = file.read_bytes(), file.read_bytes().index(struct.pack("<HH", 0x10, 0x10))
-    inside = struct.pack("<HH2sHI", 9, 0x1001, b"UN", 0, 0)
-    ends = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0) if length == 0xFFFFFFFF else b""
-    head = struct.pack("<HH2sHI", 9, 0x1000, b"SQ", 0, length) + struct.pack("<HHI", 0xFFFE, 0xE000, min(12, length))
-    head = head if length == 20 else head[:-4] + struct.pack("<I", length)
-    file.write_bytes(whole[:at] + head + inside + ends + whole[at:])
-    assert is_whole(file)
-    assert Image(tmp_path).volume("CT").array.shape == SHAPE
-
-
-def test_files_of_other_programs_are_whole():
-    data = Path(nib.__file__).parent
-    files = sorted(data.rglob("*.dcm"))
-    assert len(files) > 3 and all(map(is_whole, files))
 
 
 def test_folders_of_any_name_become_case_ids(tmp_path, caplog):
@@ -494,17 +512,19 @@ def test_one_patient_for_all_leaves_none_to_train_on(tmp_path, capsys):
     assert "one PatientID for all" in capsys.readouterr().err and not (tmp_path / "c.csv").exists()
 
 
-def test_a_folder_that_cannot_be_looked_into_is_lost(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_looked_into_is_lost(tmp_path, close):
     for place in ("a", "b"):
         write_series(tmp_path / place)
-    scan = os.scandir
-
-    def closed(place="."):
-        if Path(place).name == "b":
-            raise PermissionError(13, "Permission denied", str(place))
-        return scan(place)
-
-    monkeypatch.setattr(os, "scandir", closed)
+    close("b")
     lost: list = []
     assert names(tmp_path, lost=lost) == ["a"]
     assert [(entry.path.name, entry.reason.endswith("Permission denied")) for entry in lost] == [("b", True)]
+
+
+def test_what_systems_leave_at_the_root_of_a_disk_is_passed_over(tmp_path, close):
+    write_series(tmp_path / "a")
+    (tmp_path / "lost+found").mkdir()
+    write_series(tmp_path / "$RECYCLE.BIN")
+    close("lost+found")
+    lost: list = []
+    assert names(tmp_path, lost=lost) == ["a"] and lost == []

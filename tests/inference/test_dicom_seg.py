@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -254,6 +255,21 @@ def test_slices_of_one_file_that_are_no_volume_are_refused(tmp_path, kind):
             frame.PlanePositionSequence[0].ImagePositionPatient = made[number % len(made)]
     one.save_as(file)
     with pytest.raises(CaseError, match=code):
+        read_dicom(file.parent)
+
+
+@pytest.mark.parametrize("key", ["RescaleSlope", "RescaleIntercept"])
+def test_slices_of_one_file_that_are_scaled_differently_are_refused(tmp_path, key):
+    """ITK scales all of them as the first."""
+    file = write_many(tmp_path, SERIES["axial"])
+    one = pydicom.dcmread(file)
+    shared = one.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    del one.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    for number, frame in enumerate(one.PerFrameFunctionalGroupsSequence):
+        frame.PixelValueTransformationSequence = deepcopy(shared)
+        setattr(frame.PixelValueTransformationSequence[0], key, f"{1 + number / 10:g}")
+    one.save_as(file)
+    with pytest.raises(CaseError, match=f"dicom_mixed: .*{key} is 1, 1.1"):
         read_dicom(file.parent)
 
 

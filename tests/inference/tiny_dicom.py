@@ -10,10 +10,12 @@ SHAPE = (30, 16, 20)
 """Shape (z, y, x) of every volume."""
 
 
-def _element(group: int, element: int, kind: str, value: str | bytes) -> bytes:
+def _element(group: int, element: int, kind: str, value: str | bytes, implicit: bool = False) -> bytes:
     raw = value.encode() if isinstance(value, str) else value
     raw += (b"\0" if kind in ("UI", "OB", "OW") else b" ") * (len(raw) % 2)
-    long = kind in ("OB", "OW")
+    if implicit:
+        return struct.pack("<HHI", group, element, len(raw)) + raw
+    long = kind in ("OB", "OW", "UN")
     length = b"\0\0" + struct.pack("<I", len(raw)) if long else struct.pack("<H", len(raw))
     return struct.pack("<HH", group, element) + kind.encode() + length + raw
 
@@ -23,9 +25,11 @@ def _short(number: int) -> bytes:
 
 
 def write_slice(path: Path, hu: np.ndarray, position, number: int, **other) -> Path:
-    """Write one slice [y, x] of HU. ``other``: orientation, spacing, thickness, series, description, kind, more."""
+    """Write one slice [y, x] of HU. ``other``: orientation, spacing, thickness, series, description, kind,
+    implicit (no value representations), meta (whether the file begins as PS3.10 asks), more."""
     given = {"orientation": (1, 0, 0, 0, 1, 0), "spacing": 4.0, "thickness": 5.0, "series": "1.2.3.5",
-             "description": "", "kind": "ORIGINAL\\PRIMARY\\AXIAL", "modality": "CT", "more": {}} | other  # fmt: skip
+             "description": "", "kind": "ORIGINAL\\PRIMARY\\AXIAL", "modality": "CT",
+             "implicit": False, "meta": True, "more": {}} | other  # fmt: skip
     instance = f"{given['series']}.{number}"
     tags = {
         (8, 8): ("CS", given["kind"]), (8, 0x16): ("UI", CT_STORAGE), (8, 0x18): ("UI", instance),
@@ -40,14 +44,16 @@ def write_slice(path: Path, hu: np.ndarray, position, number: int, **other) -> P
         (0x28, 0x103): ("US", _short(1)), (0x28, 0x1052): ("DS", "-1024"), (0x28, 0x1053): ("DS", "1"),
         (0x7FE0, 0x10): ("OW", (hu + 1024).astype("<i2").tobytes()), **given["more"],
     }  # fmt: skip
-    body = b"".join(_element(*tag, *value) for tag, value in sorted(tags.items()))
+    body = b"".join(_element(*tag, *value, given["implicit"]) for tag, value in sorted(tags.items()))
+    syntax = "1.2.840.10008.1.2" if given["implicit"] else "1.2.840.10008.1.2.1"
     meta = b"".join(
         _element(2, tag, kind, value)
         for tag, kind, value in ((1, "OB", b"\0\1"), (2, "UI", CT_STORAGE), (3, "UI", instance),
-                                 (16, "UI", "1.2.840.10008.1.2.1"), (18, "UI", "1.2.9.9"))
+                                 (16, "UI", syntax), (18, "UI", "1.2.9.9"))
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\0" * 128 + b"DICM" + _element(2, 0, "UL", struct.pack("<I", len(meta))) + meta + body)
+    begin = b"\0" * 128 + b"DICM" + _element(2, 0, "UL", struct.pack("<I", len(meta))) + meta
+    path.write_bytes(begin + body if given["meta"] else body)
     return path
 
 

@@ -90,6 +90,7 @@ rule collect:
         runtime=minutes(10),
     params:
         rejected=run.rejected,
+        trigger=trigger(1),
     message:
         "collect: survey tables of all shards"
     script:

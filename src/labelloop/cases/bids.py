@@ -9,7 +9,7 @@ from labelloop.base.errors import UserError
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, shown
 from labelloop.cases.folders import Pair
-from labelloop.images.listing import LeftOut, Listing, extension, list_folder, stem, tell_left_out
+from labelloop.images.listing import CLOSED, LeftOut, Listing, closed, extension, list_folder, stem, tell_left_out
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair]
     known: dict[str, dict[str, str]] = {}
     told: set[Path] = set()
     left_out: list[LeftOut] = []
-    for place in _places(folder):
+    for place in _places(folder, left_out):
         listing = list_folder(place)
         images = {name: path for name, path in listing.volumes.items() if _suffix(name) not in NO_IMAGES}
         listing = listing.without(listing.volumes.keys() - images.keys(), NO_IMAGE)
@@ -78,6 +78,7 @@ def bids_pairs(folder: Path, role: str, lost: list[LeftOut]) -> tuple[list[Pair]
             for name, path in used.items()
         ]
         known |= {_whole_name(name, below): _said_by(name, below) for name in used}
+    lost += [entry for entry in left_out if entry.reason.startswith(CLOSED)]
     pairs, alike = _without_alike(pairs)
     lost += alike
     left_out += alike
@@ -115,19 +116,33 @@ def _said_by(name: str, place: Path) -> dict[str, str]:
     return {"modality": modality, "sequence": sequence, "patient": place.parts[0].removeprefix("sub-")}
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    """Yield the folders with images, of one subject and session each."""
+def _places(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+    """Yield the folders with images, of one subject and session each.
+
+    Args:
+        left_out: gets folders that cannot be looked into. Images whose label maps may lie in one are not yielded.
+    """
     for subject in sorted(folder.glob("sub-*/")):
         for session in [subject, *sorted(subject.glob("ses-*/"))]:
-            yield from (session / name for name in MODALITIES if (session / name).is_dir())
+            shut = closed(session)
+            left_out += [shut] if shut else []
+            for place in [] if shut else [session / name for name in MODALITIES if (session / name).is_dir()]:
+                found = [entry for entry in map(closed, [place, *_beside(folder, place)]) if entry is not None]
+                left_out += found
+                if not found:
+                    yield place
+
+
+def _beside(folder: Path, place: Path) -> list[Path]:
+    """Return where label maps of a folder of images may lie, below ``derivatives``."""
+    return [pipeline / place.relative_to(folder) for pipeline in sorted((folder / "derivatives").glob("*/"))]
 
 
 def _label_maps(folder: Path, place: Path) -> tuple[list[Path], list[LeftOut]]:
     """Return the label maps below ``derivatives`` of a folder of images, and what cannot be read there."""
     found: list[Path] = []
     unread: list[LeftOut] = []
-    for pipeline in sorted((folder / "derivatives").glob("*/")):
-        below = pipeline / place.relative_to(folder)
+    for below in _beside(folder, place):
         listing = list_folder(below) if below.is_dir() else Listing(below, {})
         unread += [entry for entry in listing.lost if _suffix(entry.case) in OF_LABELS]
         found += [path for name, path in listing.volumes.items() if _suffix(name) in OF_LABELS]

@@ -12,11 +12,15 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from labelloop.base.errors import UserError
+from labelloop.base.errors import CaseError, UserError
 from labelloop.base.sequences import flat
 from labelloop.base.wording import count, named, shown
 from labelloop.images.detached import HEADERS, known_parts
+
+if TYPE_CHECKING:
+    from labelloop.images.volume import Geometry
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,11 @@ MOST_CHANNELS = 8
 """Examinations do not have more channels; more files that are alike but for a number are numbered scans."""
 MOST_FOLDERS = 300
 """Folders that are looked into for DICOM files, to say what a folder without volumes holds."""
-OF_THE_SYSTEM = re.compile(r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX", re.I)
+OF_THE_SYSTEM = re.compile(
+    r"\._.*|\.DS_Store|\.directory|\.git.*|\.datalad|Thumbs\.db|desktop\.ini|__MACOSX|lost\+found|\$RECYCLE\.BIN|"
+    "System Volume Information",
+    re.I,
+)
 """What operating systems and version control leave behind; the one thing that is passed over in silence."""
 
 DEAD_LINK = "a dead link: fetch its file (datalad get, git annex get) or mount its disk"
@@ -38,6 +46,7 @@ SPECIAL = "no regular file"
 CAPITALS = "an extension in capital letters, which ITK does not read: write it in small ones"
 HIDDEN = "a hidden file: rename it if it is meant"
 FORMAT = f"no format that is read ({', '.join(EXTENSIONS)})"
+CLOSED = "a folder that cannot be looked into"
 SUBFOLDER = "a folder in the folder: give it alone, or move its files up"
 SEVERAL = "several volumes in the folder of a case: leave its image alone there"
 LABEL = f"taken for the label of the image {CHANNEL} that stands beside it"
@@ -164,17 +173,32 @@ def list_images(folder: str | Path) -> Listing:
     listing = list_folder(folder)
     if listing.volumes or listing.lost:
         return listing
-    inside = {entry.path: list_folder(entry.path) for entry in listing.left_out if entry.reason == SUBFOLDER}
+    inside = {entry.path: _look_into(entry.path) for entry in listing.left_out if entry.reason == SUBFOLDER}
     volumes = {p.name: next(iter(i.volumes.values())) for p, i in inside.items() if len(i.volumes) == 1 and not i.lost}
-    if not volumes:
-        return listing
-    several = [LeftOut(place, SEVERAL, lost=True) for place, found in inside.items() if len(found.volumes) > 1]
+    several = [LeftOut(p, SEVERAL, lost=True) for p, found in inside.items() if volumes and len(found.volumes) > 1]
     unread = [
         LeftOut(place, i.lost[0].reason, lost=True) for place, i in inside.items() if len(i.volumes) < 2 and i.lost
     ]
     told = {*volumes, *(entry.path.name for entry in (*several, *unread))}
     others = [entry for entry in listing.left_out if entry.path.name not in told]
     return Listing(listing.folder, volumes, (*others, *several, *unread))
+
+
+def _look_into(folder: Path) -> Listing:
+    """List a folder in a folder; one that is closed is lost, and nothing else is known of it."""
+    shut = closed(folder)
+    return Listing(folder, {}, (shut,)) if shut else list_folder(folder)
+
+
+def closed(folder: Path) -> LeftOut | None:
+    """Return a folder that cannot be looked into, as lost; None for one that can, and where there is none."""
+    try:
+        with os.scandir(folder):
+            return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return LeftOut(folder, f"{CLOSED}: {error.strerror}", lost=True)
 
 
 def mask_folders(folder: Path) -> dict[str, Path]:
@@ -270,13 +294,18 @@ def _are_numbered(
         return len(names) > 1
     if not alone or len(names) > MOST_CHANNELS:
         return alone
-    from labelloop.images.volume import read_geometry  # numpy is slow to import
+    grids = [grid for grid in (_grid(volumes[name]) for name in names) if grid is not None]
+    return any(grids[0].difference(other) for other in grids[1:]) and not several()
+
+
+def _grid(path: Path) -> "Geometry | None":
+    """Return the grid of a volume; None where it cannot be read: whoever wants its voxels says why."""
+    from labelloop.images.scan import ScanFile  # numpy is slow to import
 
     try:
-        first, *others = (read_geometry(volumes[name]) for name in names)
-    except RuntimeError:  # no image: whoever reads it says so
-        return False
-    return any(first.difference(other) for other in others) and not several()
+        return ScanFile(path, "image").geometry()
+    except (CaseError, OSError):
+        return None
 
 
 def tell(listing: Listing, used: int, what: str) -> None:
@@ -352,15 +381,23 @@ def _first_dicom(folder: Path) -> Path | None:
 
 
 def _volumes_in(place: Path) -> list[Path]:
-    files = sorted(place.iterdir()) if place.is_dir() else []
-    return [path for path in files if path.is_file() and extension(path.name)]
+    return [Path(entry.path) for entry in _named_as_volumes(place) if entry.is_file()]
+
+
+def _named_as_volumes(place: Path) -> list[os.DirEntry]:
+    """Return what is named as a volume in a folder; nothing where there is no folder, or it is closed."""
+    try:
+        with os.scandir(place) as entries:
+            return sorted((entry for entry in entries if extension(entry.name)), key=lambda entry: entry.name)
+    except OSError:
+        return []
 
 
 def _are_masks(place: Path) -> bool:
     """Say whether what a folder holds is a mask an organ of one case: by the folder's name, or by the files' names."""
     from labelloop.images.datasets import all_class_names, words_of  # numpy
 
-    names = {words_of(stem(path)) for path in place.iterdir() if extension(path.name)} if place.is_dir() else set()
+    names = {words_of(stem(Path(entry.path))) for entry in _named_as_volumes(place)}
     return bool(names) and (place.name == "segmentations" or not names.isdisjoint(map(words_of, all_class_names())))
 
 

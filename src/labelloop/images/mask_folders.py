@@ -16,7 +16,7 @@ from labelloop.base.outputs import claim, claims, refuse_overwriting
 from labelloop.base.sequences import flat
 from labelloop.base.wording import named, shown
 from labelloop.images.datasets import Dataset, of_scheme, words_of
-from labelloop.images.listing import SUBFOLDER, LeftOut, Listing, list_folder, list_labels, mask_folders, stem
+from labelloop.images.listing import SUBFOLDER, LeftOut, Listing, closed, list_folder, list_labels, mask_folders, stem
 
 if TYPE_CHECKING:
     from labelloop.images.volume import Volume
@@ -59,11 +59,7 @@ def find_masks(folder: Path, dataset: Dataset) -> tuple[dict[str, Masks], list[L
         )
     classes = _by_words(dataset)
     found: dict[str, Masks] = {}
-    left_out = [
-        LeftOut(entry.path, NO_MASKS if entry.reason == SUBFOLDER else entry.reason, entry.lost)
-        for entry in list_folder(folder).left_out
-        if entry.path.name not in places
-    ]
+    left_out = [_without_masks(entry) for entry in list_folder(folder).left_out if entry.path.name not in places]
     for case, place in places.items():
         try:
             listing, found[case] = _masks_in(place, classes)
@@ -73,6 +69,14 @@ def find_masks(folder: Path, dataset: Dataset) -> tuple[dict[str, Masks], list[L
             left_out += [entry for entry in listing.left_out if not entry.lost]
     _tell_others(folder, flat(masks.others for masks in found.values()), dataset)
     return found, left_out
+
+
+def _without_masks(entry: LeftOut) -> LeftOut:
+    """Return what to say of an entry of a folder of cases that holds no masks."""
+    if entry.reason != SUBFOLDER:
+        return entry
+    shut = closed(entry.path) or closed(entry.path / "segmentations")
+    return LeftOut(entry.path, shut.reason if shut else NO_MASKS, lost=shut is not None)
 
 
 def _masks_in(place: Path, classes: Mapping[tuple[str, ...], str]) -> tuple[Listing, Masks]:

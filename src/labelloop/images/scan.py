@@ -28,6 +28,7 @@ from labelloop.images.datasets import REASONS as LABEL_REASONS
 from labelloop.images.datasets import Dataset, whole_ids
 from labelloop.images.detached import LARGEST_HEADER, parts
 from labelloop.images.hounsfield import misplaced_fat, not_hu
+from labelloop.images.layout import Layout
 from labelloop.images.listing import CAPITALS, DEAD_LINK, EXTENSIONS, FOLDER, extension
 from labelloop.images.nifti import RefusedError
 from labelloop.images.volume import RAS, Geometry, Volume, blame_machine, geometry_of, itk_name, read_geometry
@@ -171,51 +172,70 @@ class ScanFile:
         content, self._content = self._parts(), None
         if not all(content):
             raise _error(f"{self.kind}_file_empty", self.path, "0 bytes")
-        try:
+        with self._reasons():
             if name.endswith((".nii", ".nii.gz")):
-                scan = _read_nifti(self.path, content[0], self.kind)
-            else:
-                scan = _read_text(self.path, content, self.kind)
+                return _read_nifti(self.path, content[0], self.kind)
+            return _read_text(self.path, content, self.kind)
+
+    def geometry(self) -> Geometry:
+        """Return the grid that the header tells; the voxels are not looked at.
+
+        Raises:
+            CaseError: as :meth:`scan`, for what is wrong with the header.
+            OSError, MemoryError: when the disk or memory is at fault.
+        """
+        with self._reasons():
+            self._promised(self._files())
+            geometry = in_itk(self.path, self.kind, lambda: read_geometry(self.path))
+            nifti.check_shape(geometry.size)
+        return geometry
+
+    @contextmanager
+    def _reasons(self) -> Iterator[None]:
+        """Turn what is wrong with the file into reason codes."""
+        try:
+            yield
         except RefusedError as error:
             raise _error(f"{self.kind}_{error.code}", self.path, error.found) from error
-        return scan
+        except PermissionError as error:
+            raise _error(f"{self.kind}_unreadable", self.path, str(error)) from error
 
     def _parts(self) -> list[bytes]:
         if self._content is None:
-            try:
+            with self._reasons():
                 files = self._files()
                 self._check_length(files)
                 self._content = [part.read_bytes() for part in files]
-            except ValueError as error:
-                raise _error(f"{self.kind}_parts", self.path, str(error)) from error
-            except PermissionError as error:
-                raise _error(f"{self.kind}_unreadable", self.path, str(error)) from error
         return self._content
 
     def _check_length(self, files: list[Path]) -> None:
         """Refuse files far longer than their header says, before they are read; most are too short to ask."""
         size = sum(file.stat().st_size for file in files)
-        if size <= LARGE:
-            return
+        expected = self._promised(files) if size > LARGE else size
+        if size > MOST_LONGER * expected + LARGE:
+            raise RefusedError("corrupt", f"{size} bytes, where the header says {expected}")
+
+    def _promised(self, files: list[Path]) -> int:
+        """Return how many bytes, unpacked, the header says that there are. Raises RefusedError for a wrong header."""
         with files[0].open("rb") as handle:
             start = handle.read(LARGEST_HEADER)
-        try:
-            expected = _promised(self.path, start, size)
-        except RefusedError as error:
-            raise _error(f"{self.kind}_{error.code}", self.path, error.found) from error
-        if size > MOST_LONGER * expected + LARGE:
-            raise _error(f"{self.kind}_corrupt", self.path, f"{size} bytes, where the header says {expected}")
+        if self.path.name.endswith((".nii", ".nii.gz")):
+            header = nifti.read_header(nifti.begin(start))
+            return header.start + math.prod(header.shape) * header.dtype.itemsize
+        layout = _layout(self.path, start, sum(file.stat().st_size for file in files))
+        return layout.length + (layout.start or 0) + layout.size
 
     def _files(self) -> list[Path]:
         """Return header and voxels, or the one file that holds both, once they are there."""
-        if self._surveyed:
-            return parts(self.path)
-        if not self.path.is_file():
+        if not self._surveyed and not self.path.is_file():
             place = FOLDER if self.path.is_dir() else "no such file"
             found = DEAD_LINK if self.path.is_symlink() and not self.path.exists() else place
             raise _error(f"{self.kind}_missing", self.path, found)
-        files = parts(self.path)
-        missing = [part for part in files if not part.is_file()]
+        try:
+            files = parts(self.path)
+        except ValueError as error:
+            raise RefusedError("parts", str(error)) from error
+        missing = [] if self._surveyed else [part for part in files if not part.is_file()]
         if missing:
             raise _error(f"{self.kind}_missing", self.path, f"a header without its voxels, {missing[0]}")
         return files
@@ -387,14 +407,10 @@ def _read_nifti(path: Path, content: bytes, kind: str) -> Scan:
     return Scan(str(path), geometry, stored, *header.scaling, (*named, *_plausible(geometry, kind)))
 
 
-def _promised(path: Path, start: bytes, size: int) -> int:
-    """Return how many bytes, unpacked, the beginning of a file of ``size`` bytes says that there are."""
-    if path.name.endswith((".nii", ".nii.gz")):
-        header = nifti.read_header(nifti.begin(start))
-        return header.start + math.prod(header.shape) * header.dtype.itemsize
+def _layout(path: Path, start: bytes, size: int) -> Layout:
+    """Return how the voxels lie in a NRRD or MetaImage file of ``size`` bytes, by its beginning."""
     meta = path.name.endswith((".mha", ".mhd"))
-    layout = metaimage.read_layout(start, size) if meta else nrrd.read_layout(start)
-    return layout.length + (layout.start or 0) + layout.size
+    return metaimage.read_layout(start, size) if meta else nrrd.read_layout(start)
 
 
 def ras_affine(geometry: Geometry) -> np.ndarray:
@@ -407,10 +423,7 @@ def ras_affine(geometry: Geometry) -> np.ndarray:
 
 def _read_text(path: Path, content: list[bytes], kind: str) -> Scan:
     """Read an NRRD or MetaImage file: voxels from its checked bytes, where the grid lies from ITK."""
-    if path.name.endswith((".mha", ".mhd")):
-        layout = metaimage.read_layout(content[0], sum(map(len, content)))
-    else:
-        layout = nrrd.read_layout(content[0])
+    layout = _layout(path, content[0], sum(map(len, content)))
     geometry, channels, pixel = in_itk(path, kind, lambda: _information(path))
     nifti.check_shape(geometry.size)
     warnings = _plausible(geometry, kind)

@@ -128,7 +128,13 @@ def itk_name(path: str | Path) -> str:
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Read only the header of a 3-D volume. Raises RuntimeError (SimpleITK) when the file is not an image."""
+    """Read only the header of a 3-D volume that labelloop wrote, or whose header was checked.
+
+    Others are asked for :meth:`labelloop.images.scan.ScanFile.geometry`: ITK ends the process over some headers.
+
+    Raises:
+        RuntimeError: when the file is not an image (SimpleITK).
+    """
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()

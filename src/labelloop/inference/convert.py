@@ -14,7 +14,8 @@ from labelloop.base.outputs import refuse_folder_of_inputs, refuse_overwriting
 from labelloop.base.wording import count, named, shown
 from labelloop.cases.table import safe_id, tell_renamed
 from labelloop.images.listing import CHANNEL, LeftOut
-from labelloop.images.volume import read_geometry, write
+from labelloop.images.scan import ScanFile
+from labelloop.images.volume import write
 from labelloop.inference.dicom import NO_MODALITY, REASONS, choose, in_order, read_dicom
 from labelloop.inference.find_cases import find_cases
 from labelloop.inference.reading import InputImage
@@ -148,7 +149,7 @@ def _check_kept(case: InputImage, file: Path) -> None:
         CaseError: ``dicom_converted``.
     """
     slices = in_order(case.image, choose(case.image, case.series))
-    first, found = slices[0], read_geometry(file)
+    first, found = slices[0], ScanFile(file, "image").geometry()
     size = (*first.size[:2], sum(slice_.frames for slice_ in slices))
     sides = np.subtract(first.spacing[:2], found.spacing[:2])
     if found.size != size or np.abs([*sides, *np.subtract(first.position, found.origin)]).max() > SAME_GRID_MM:

@@ -3,7 +3,8 @@
 SimpleITK stacks the slices of a series along their normal, at one distance, with the orientation and pixel size of the
 first, whatever the other headers say. So all slices are looked at before: one orientation, one pixel size, one
 acquisition, even steps along the normal (a tilted gantry moves the patient along the table instead), no localizer or
-projection, and at least a few slices.
+projection, and at least a few slices. It also writes all values as the type of the first slice; where slices differ in
+their rescaling or bits, another type is asked for, which holds the values of all.
 """
 
 import logging
@@ -29,6 +30,8 @@ from labelloop.inference.dicom_pixels import unlike_neighbors
 
 log = logging.getLogger(__name__)
 
+READING_VERSION = 2
+"""Raised when equal files are read as other voxels, so that label maps of series are computed again."""
 LEAST_SLICES = 5
 """Fewer slices are no volume: nothing can be measured across them."""
 SLICE_TOLERANCE = 0.05
@@ -46,6 +49,7 @@ OVERLAP = 1.5
 GRAY = "MONOCHROME2"
 """The only kind of pixels that is read; ITK inverts the values of MONOCHROME1, and makes gray of colors."""
 POSITION = (0x0020, 0x0032)
+RESCALING = {"RescaleSlope": (0x0028, 0x1053), "RescaleIntercept": (0x0028, 0x1052)}
 NO_MODALITY = ("", "OT")
 REASONS = {
     "dicom_series": "Say which with --series and its number or UID.",
@@ -174,7 +178,7 @@ def fingerprint(folder: Path, wanted: str = "") -> str:
         files = [slice_.file for slice_ in choose(folder, wanted)]
     except CaseError:
         files = candidates(folder)
-    return digest([(shown(file.name), sha256(file)) for file in sorted(files)])
+    return digest([READING_VERSION, *((shown(file.name), sha256(file)) for file in sorted(files))])
 
 
 def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
@@ -204,6 +208,8 @@ def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
         else:
             reader = sitk.ImageSeriesReader()
             reader.SetFileNames([str(s.file) for s in slices])
+            if len({s.pixel_type for s in slices}) > 1:
+                reader.SetOutputPixelType(sitk.sitkFloat32)
             image = reader.Execute()
     volume = Volume(sitk.GetArrayFromImage(image), geometry_of(image))
     if slices[0].modality in ("", "CT"):
@@ -271,10 +277,15 @@ def in_order(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
 
 
 def _check_frames(folder: Path, one: Slice) -> None:
-    """Refuse a file of many slices, whose own places ITK does not look at, if they are no volume.
+    """Refuse a file of many slices, whose own places and scales ITK does not look at, if they are no volume.
 
     A file that gives one place for all says how far its slices are apart, and ITK believes it.
     """
+    for name, tag in RESCALING.items():
+        scales = {number_in(text) for text in values_of(one.file, tag)}
+        if len(scales) > 1:
+            found = f"a file of many slices of which {name} is {named([f'{scale:g}' for scale in sorted(scales)])}"
+            raise _error("dicom_mixed", folder, found)
     places = [tuple(map(number_in, text.split("\\"))) for text in values_of(one.file, POSITION)]
     if not places or any(len(place) != 3 or not all(map(math.isfinite, place)) for place in places):
         raise _error("dicom_no_geometry", folder, "a file of many slices that do not say their ImagePositionPatient")

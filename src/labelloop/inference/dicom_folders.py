@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from labelloop.images.listing import DEAD_LINK, FORMAT, NAME, OF_THE_SYSTEM, LeftOut, extension, is_dicom, is_utf8
+from labelloop.images.listing import (
+    CLOSED,
+    DEAD_LINK,
+    FORMAT,
+    NAME,
+    OF_THE_SYSTEM,
+    LeftOut,
+    extension,
+    is_dicom,
+    is_utf8,
+)
 from labelloop.inference.dicom import (
     SUFFIXES,
     candidates,
@@ -16,11 +26,13 @@ from labelloop.inference.dicom import (
     read_series,
     volumes_among,
 )
+from labelloop.inference.dicom_elements import is_whole
 from labelloop.inference.dicom_headers import Slice
 
 SPLIT = "a part of a DICOM series whose other slices lie in another folder: put them into one"
-CLOSED = "a folder that cannot be looked into"
 NO_VOLUME = "DICOM series that are no volume"
+DAMAGED = "a DICOM file that is cut or damaged: copy or export the series again"
+NO_IMAGE = "a DICOM file without an image that can be read"
 AMONG_SLICES = "a volume among the slices of a DICOM series: give it alone"
 
 
@@ -42,12 +54,12 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> list[SeriesFolde
     seen: set[str] = set()
     found: list[SeriesFolder] = []
 
-    def closed(error: OSError) -> None:
+    def shut(error: OSError) -> None:
         left_out.append(LeftOut(Path(error.filename), f"{CLOSED}: {error.strerror}", lost=True))
 
-    for place, folders, files in os.walk(root, onerror=closed, followlinks=True):
+    for place, folders, files in os.walk(root, onerror=shut, followlinks=True):
         folder, real = Path(place), os.path.realpath(place)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not OF_THE_SYSTEM.fullmatch(f))
         if real in seen:  # links that lead back
             folders.clear()
             continue
@@ -55,19 +67,28 @@ def folders_with_images(root: Path, left_out: list[LeftOut]) -> list[SeriesFolde
         if not is_utf8(place):
             left_out.append(LeftOut(folder, NAME, lost=any(is_dicom(folder / file) for file in files)))
             continue
-        series = read_series(folder)
+        unread: list[Path] = []
+        series = read_series(folder, unread)
         left_out += _strangers(folder, files, bool(series), folder == root)
         volumes = volumes_among(series)
         if volumes:
             found.append(SeriesFolder(folder, tuple(series), tuple(volumes)))
             left_out += _no_volumes(folder, {uid: some for uid, some in series.items() if uid not in volumes})
-        elif series:
+            continue  # whoever reads the volume looks at what lies beside its slices
+        left_out += [_unread(file) for file in unread]
+        if series:
             what = no_volume(next(iter(series.values())))
             left_out.append(LeftOut(folder, f"a {what} of DICOM, which is no volume"))
     split = _split(found)
     left_out += [LeftOut(f.path, SPLIT, lost=True) for f in found if split.intersection(f.volumes)]
     whole = [replace(f, volumes=tuple(uid for uid in f.volumes if uid not in split)) for f in found]
     return [folder for folder in whole if folder.volumes]
+
+
+def _unread(file: Path) -> LeftOut:
+    """Return what to say of a DICOM file, by its content or its suffix, whose header tells of no image."""
+    damaged = not is_dicom(file) or not is_whole(file)
+    return LeftOut(file, DAMAGED if damaged else NO_IMAGE, lost=damaged)
 
 
 def _no_volumes(folder: Path, others: Mapping[str, list[Slice]]) -> list[LeftOut]:

@@ -43,7 +43,7 @@ RESCALE = "0028|1052"
 
 @dataclass(frozen=True)
 class Slice:
-    """The header of one image file. Positions and directions are ITK's, in LPS mm."""
+    """The header of one image file. Positions, directions (LPS, mm) and ``pixel_type`` are ITK's."""
 
     file: Path
     series: str
@@ -57,6 +57,7 @@ class Slice:
     number: str
     thickness: float
     storage: str = ""
+    pixel_type: int = 0
     series_number: float = math.nan
     series_time: str = ""
     lacking: str = ""
@@ -114,7 +115,7 @@ def read_header(file: Path) -> Slice | None:
     return Slice(
         file, tag("0020|000e"), tag("0008|103e"), "\\".join(map(tag, KIND)), tag("0008|0060"), reader.GetSize(),
         reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin(), tag("0020|0013"),
-        number_in(tag("0018|0050")), tag("0008|0016"),
+        number_in(tag("0018|0050")), tag("0008|0016"), reader.GetPixelIDValue(),
         number_in(tag(SERIES_NUMBER)), "".join(map(tag, SERIES_TIME)), _lacking(tag),
         {name: tag(key) for key, name in PARTS.items() if tag(key)},
         {name: tag(key) for key, name in ALIKE.items()} | {"rescaling": "with" if tag(RESCALE) else "without"},

@@ -18,7 +18,7 @@ from labelloop.base.files import sha256, stamp, write_json
 from labelloop.base.paths import Paths
 from labelloop.base.tables import by_label, read_table, upside_down
 from labelloop.cases.table import first_image
-from labelloop.images.volume import read_geometry
+from labelloop.images.scan import ScanFile
 from labelloop.review.decisions import (
     ABSENT,
     DIFFER,
@@ -287,8 +287,8 @@ class Desk:
 
     def _grid(self, asked: Question):
         try:
-            return read_geometry(asked.image if asked.image.is_file() else asked.map or asked.image)
-        except RuntimeError as error:
+            return ScanFile(asked.image if asked.image.is_file() else asked.map or asked.image, "image").geometry()
+        except CaseError as error:
             found = "neither its label map nor its image can be read"
             raise CaseError("label_missing", str(asked.map or asked.image), found, "Restore it.") from error
 
