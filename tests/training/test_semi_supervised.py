@@ -98,7 +98,7 @@ def test_without_unlabeled_cases_all_are_labeled(data, kind, caplog):
 @pytest.mark.parametrize("kind", KINDS)
 def test_impossible_batches_are_refused(data, tmp_path, kind):
     states = {number: {} for number in range(1, 4)}
-    with pytest.raises(UserError, match="at least one known class"):
+    with pytest.raises(UserError, match="in none of 3 to learn from is any class of the model known"):
         TRAINERS[kind].of(make_job(data, tmp_path, states=states, settings={"kind": kind}))
     single = Plan(spacing_mm=(3, 3, 3), patch=(16, 24, 24), features=(4, 8, 8, 8), batch_size=1)
     with pytest.raises(UserError, match="no room for labeled and unlabeled"):
