@@ -273,7 +273,7 @@ def make_work(folder: Path) -> Path:
 def read_work(path: Path) -> None:
     work = Work(path.parent, "fingerprint", "fp32")
     if not work.begin() and work.checkpoint.is_file():
-        work.load("cpu")
+        work.load()
 
 
 def make_shard(folder: Path) -> Path:

@@ -110,28 +110,32 @@ def test_a_case_that_fails_leaves_no_file_of_what_it_was_before(tmp_path, shard)
     assert not (tmp_path / "a.txt").exists()
 
 
-def test_what_is_done_anew_is_known_all_the_same(tmp_path, caplog):
-    """So that a case that fails now leaves no file, and a job that stops at once has forgotten nothing."""
-    for case in "ab":
+def test_what_is_to_be_done_anew_in_vain_stays(tmp_path, caplog):
+    """Of the same origin, it is as good as before, and a job that stops at once has forgotten nothing."""
+    for case in "abc":
         Ledger(tmp_path, "train-000").run(case, "key", writer(tmp_path, case))
     again = Ledger(tmp_path, "train-000", resume=False)
-    assert (
-        again.run("a", "key", writer(tmp_path, "a", "anew"))["extra"] == {"length": 4} and "altered" not in caplog.text
-    )
-    again.run("a", "key", failing(CaseError("odd", "a.nii", "odd", "Do something.")))
-    assert not (tmp_path / "a.txt").exists()
+    assert again.run("a", "key", writer(tmp_path, "a", "anew"))["extra"] == {"length": 4}
+    assert "altered" not in caplog.text
+    again.run("b", "key", failing(NotTriedError("the GPU is lost")))
+    again.run("c", "of another origin", failing(NotTriedError("the GPU is lost")))
+    assert "the GPU is lost" in again.lacking["b"]
+    assert [(tmp_path / f"{case}.txt").exists() for case in "abc"] == [True, True, False]
     assert Ledger(tmp_path, "train-000").run("b", "key", refuse)["status"] == "done"
 
 
-def test_more_work_for_a_finished_case_is_part_of_it(tmp_path):
+def test_more_work_for_a_finished_case_that_fails_is_told_and_costs_nothing(tmp_path):
     for case in "ab":
         Ledger(tmp_path, "train-000").run(case, "key", writer(tmp_path, case))
     ledger = Ledger(tmp_path, "train-000")
     assert ledger.keep("a", "key") and ledger.keep("b", "key")
-    assert ledger.add("a", (tmp_path / "a.png").touch)["extra"] == {"length": 7} and (tmp_path / "a.png").exists()
+    ledger.add("a", (tmp_path / "a.png").touch)
     ledger.add("b", failing(CaseError("odd", "b.nii", "odd", "Do something.")))
     ledger.close()
-    assert statuses(tmp_path) == {"a": "done", "b": "failed"} and not (tmp_path / "b.txt").exists()
+    assert statuses(tmp_path) == {"a": "done", "b": "done"} and (tmp_path / "b.txt").exists()
+    reasons = read_manifests([ledger.manifest])["reason"]
+    assert reasons["a"] == "" and "Do something." in reasons["b"]
+    assert Ledger(tmp_path, "train-000").keep("b", "key")
 
 
 def test_one_bad_case_does_not_stop_the_others(tmp_path):

@@ -122,6 +122,14 @@ def test_test_cases_stay_test_cases_where_a_table_is_written_over(scans, tmp_pat
     assert of_role(make_table(*scans("m"), out, Options(overwrite=True))) == after  # none are drawn
 
 
+def test_who_was_taken_out_of_the_test_cases_is_not_drawn_again_while_others_are_new(scans, tmp_path):
+    out, again = tmp_path / "c.csv", Options(test_fraction=0.5, seed=1, overwrite=True)
+    made = make_table(*scans(*"abcdef"), out, again)
+    freed = min(of_role(made))
+    write_cases(out, [case.model_copy(update={"role": "train"}) if case.case == freed else case for case in made])
+    assert of_role(make_table(*scans(*"ghijkl"), out, again)).isdisjoint(of_role(made, "train") | {freed})
+
+
 def test_patients_that_were_written_into_a_table_are_drawn_as_a_whole(scans, tmp_path):
     out = tmp_path / "c.csv"
     names = [f"{patient}{scan}" for patient in "pqrstuvw" for scan in "123"]

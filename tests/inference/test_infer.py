@@ -470,13 +470,28 @@ def everything(segmented, folder, tmp_path):
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["at once", "after other images"])
-@pytest.mark.parametrize(("model", "resume"), [("another", True), ("another", False), ("liver", False)])
-def test_a_case_that_fails_leaves_nothing_of_an_earlier_model(everything, segmented, folder, model, resume, between):
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_case_that_fails_leaves_nothing_of_an_earlier_model(everything, segmented, folder, resume, between):
     if between:
         assert segmented(Liver(), folder / "case_1_0000.nii.gz") == 0
-    assert segmented(Failing(model), resume=resume) == 1
+    assert segmented(Failing("another"), resume=resume) == 1
     assert files_of("case_0", everything) == {"masks/case_0/notes.txt"}
     assert (everything / "case_1.nii.gz").is_file()
+
+
+def test_a_case_that_is_to_be_made_anew_in_vain_keeps_all_it_has(everything, segmented):
+    before = {path: path.read_bytes() for path in everything.rglob("*case_0*") if path.is_file()}
+    assert segmented(Failing(Liver.fingerprint), resume=False) == 1
+    assert {path: path.read_bytes() for path in before} == before and "odd" in (
+        everything / "shards/infer.csv"
+    ).read_text()
+    assert files_of("case_0", everything) == ALL_FILES | {"masks/case_0/notes.txt"}
+
+
+def test_verdicts_on_other_images_stay(segmented, folder, tmp_path):
+    assert segmented(Liver(), folder / "case_0_0000.nii.gz", check=True) == 0
+    assert segmented(Liver(), folder / "case_1_0000.nii.gz") == 0
+    assert set(read_table(tmp_path / "out" / "verdicts.csv", "verdicts")["case"]) == {"case_0"}
 
 
 def test_a_case_that_is_made_anew_keeps_nothing_of_an_earlier_model(everything, segmented):
@@ -518,21 +533,21 @@ class Beside:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_what_cannot_be_made_of_a_label_map_fails_its_case_alone(folder, tmp_path, finished, caplog):
+def test_what_cannot_be_made_of_a_label_map_is_told_and_the_label_map_stays(folder, tmp_path, finished, caplog):
     caplog.set_level("INFO")
     out = tmp_path / "out"
     if finished:
         run_cases(cases_of(folder), Liver(), Ledger(out, "s"))
     run_cases(cases_of(folder), Liver(), Ledger(out, "s"), Options(beside=[Beside(out)]))
     manifest = read_table(out / "shards" / "s.csv", "manifest").set_index("case")
-    assert dict(manifest["status"]) == {"case_0": "failed", "case_1": "done", "case_2": "done"}
+    assert set(manifest["status"]) == {"done"}
     assert "odd. Do something." in manifest.loc["case_0", "reason"] and "odd. Do something." in caplog.text
-    told = "0 computed, 1 set aside, 2 finished before" if finished else "2 computed, 1 set aside, 0 finished before"
+    told = "0 computed, 0 set aside, 3 finished before" if finished else "3 computed, 0 set aside, 0 finished before"
     assert any(told in line for line in caplog.messages)
-    assert {path.name for path in out.iterdir() if path.is_file()} == {f"case_{i}{end}" for i in (1, 2) for end in
-                                                                       (".nii.gz", ".txt")}  # fmt: skip
+    maps, beside = {f"case_{i}.nii.gz" for i in range(3)}, {"case_1.txt", "case_2.txt"}
+    assert {path.name for path in out.iterdir() if path.is_file()} == maps | beside
     run_cases(cases_of(folder), Liver(), Ledger(out, "s"))  # the label map alone
-    assert read_table(out / "shards" / "s.csv", "manifest")["status"].eq("done").all()
+    assert read_table(out / "shards" / "s.csv", "manifest")["reason"].eq("").all()
 
 
 # ------------------------------------------------------------------------------------------------- what was found

@@ -237,14 +237,16 @@ def test_chain_from_folders_with_class_sets(tmp_path, rng):
     assert set(np.unique(result.labels)) <= {0, ids["liver"], ids["spleen"]}
 
 
-def test_cleaning_goes_by_one_set_of_ids(tmp_path):
+@pytest.mark.parametrize(
+    ("ids", "told"), [({"spleen": 1, "liver": 3}, "spleen is 1, liver is 3"), ({"mesh": 3, "liver": 1}, "mesh is 3")]
+)
+def test_cleaning_goes_by_one_set_of_ids(tmp_path, ids, told):
     """A step that cleans the liver by the scheme's id would clean the models' spleen."""
-    folder = save_model(tmp_path / "a", classes=("spleen", "liver"), ids={"spleen": 1, "liver": 3})
-    models = {"a": Predictor(folder, "cpu")}
+    models = {"a": Predictor(save_model(tmp_path / "a", classes=tuple(ids), ids=ids), "cpu")}
     steps = [{"segment": "a"}, {"clean": {"keep_largest": ["liver"]}}]
-    assert Chain(steps, models).scheme.ids == {"spleen": 1, "liver": 3}
+    assert Chain(steps, models).scheme.ids == ids
     Chain(steps[:1], models, load_classes("flare"))
-    with pytest.raises(UserError, match=r"step 2 \(clean\).*spleen is 1, not 3, liver is 3, not 1"):
+    with pytest.raises(UserError, match=rf"step 2 \(clean\).*mean something else in flare: {told}\."):
         Chain(steps, models, load_classes("flare"))
 
 

@@ -13,6 +13,7 @@ aside. Nor are most cases of a job at once: whatever makes them fail, it is hard
 
 import json
 import logging
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -44,6 +45,8 @@ MANY = 4
 """Of so many cases or more, most do not fail by themselves: they are not set aside."""
 MOST_SHARDS = 256
 """Of a role. Each is a job of every step, and Snakemake takes some milliseconds for each job before the first one."""
+CASE_OF_ROW = re.compile(rb'{"case": ("(?:[^"\\\\]|\\\\.)*")')
+"""Begins a row of a journal, whose keys are sorted."""
 OURS = "a fault of labelloop, not of the case"
 
 
@@ -69,7 +72,9 @@ class Ledger:
         folder: where the case files go; ``<folder>/shards/<shard>.csv`` is the manifest, written by :meth:`close`.
         shard: shard name.
         tries: see :data:`TRIES`; 0: whatever failed is set aside at once.
-        resume: keep what an earlier job finished. Else every case is done anew.
+        resume: keep what an earlier job finished. Else every case is done anew; what there is stays where that fails.
+
+    ``lacking`` says of cases that are done what else was to be made of them, and failed.
     """
 
     def __init__(self, folder: str | Path, shard: str, tries: int = TRIES, resume: bool = True):
@@ -80,6 +85,7 @@ class Ledger:
         self._known: dict[str, dict] = {}
         self._rows: dict[str, dict] = {}
         self._resume = resume
+        self.lacking: dict[str, str] = {}
         with explained(self._journal):
             if self._journal.is_file():
                 self._read_journal()
@@ -101,17 +107,32 @@ class Ledger:
         self._known = {row["case"]: row for row in rows if row}
 
     @cached_property
-    def _of_other_shards(self) -> dict[str, dict]:
-        """Rows of the other shards' journals: where the number of shards has changed, cases have moved."""
-        found: dict[str, dict] = {}
-        for journal in sorted(self._journal.parent.glob(".*.jsonl")):
-            if journal != self._journal:
-                found |= {row["case"]: row for row in _rows_of(journal.read_bytes()) if row}
+    def _elsewhere(self) -> dict[str, tuple[Path, int]]:
+        """Where the journals of other shards of the role last tell of a case: where shards get more, cases move.
+
+        The rows are not kept: all shards' together may be large.
+        """
+        found: dict[str, tuple[Path, int]] = {}
+        role = self.shard.rpartition("-")[0]
+        others = sorted(self._journal.parent.glob(f".{role}-*.jsonl")) if role else ()
+        for journal in (other for other in others if other != self._journal):
+            place = 0
+            for line in journal.read_bytes().splitlines(keepends=True):
+                name = CASE_OF_ROW.match(line)
+                if name:
+                    found[json.loads(name[1])] = journal, place
+                place += len(line)
         return found
 
     def _known_of(self, case: str) -> dict | None:
         """Return what an earlier job noted of a case, in this shard or in the one that it was in."""
-        return self._known.get(case) or (self._of_other_shards.get(case) if self._resume else None)
+        if case in self._known or case not in self._elsewhere:
+            return self._known.get(case)
+        journal, place = self._elsewhere[case]
+        with journal.open("rb") as handle:
+            handle.seek(place)
+            row = _row_of(handle.readline().strip())
+        return row if row and row["case"] == case else None  # its job may have written the journal anew meanwhile
 
     def run(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
         """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
@@ -130,24 +151,37 @@ class Ledger:
         if self._resume and known and known["key"] == key and known["status"] == "done":
             log.warning("%s: %s was deleted or altered; made anew", case, self.folder / known["file"])
         row = self._try(case, key, work)
+        if row["status"] == "failed" and known and self._is_result(known, key):  # to be done anew, in vain
+            self.lacking[case], row = row["reason"], known
+        elif row["status"] == "failed" and known and known["file"]:  # made of what the case was before
+            (self.folder / known["file"]).unlink(missing_ok=True)
+        with explained(self._journal), self._journal.open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(row, sort_keys=True) + "\n")
+        self._rows[case] = row
         finished("case")
         return row
 
-    def add(self, case: str, work: Callable[[], object]) -> dict:
-        """Do more ``work`` for a case that :meth:`keep` kept: files beside its own. Return the case's row.
+    def add(self, case: str, work: Callable[[], object]) -> None:
+        """Do more ``work`` for a case that is done: files beside its own.
 
-        When the work fails, so does the case, and its file is removed, as if :meth:`run` had done all of it.
+        When that fails, it is told (``lacking``). The case stays done: its own file is as good as before.
+
+        Raises:
+            UserError: nothing more can be done, e.g. because the disk is full.
         """
-        row = self._rows[case]
-
-        def more() -> tuple[Path, dict]:
+        try:
             work()
-            return self.folder / row["file"], row["extra"]
-
-        return self._try(case, row["key"], more)
+        except CaseError as error:
+            log.warning("%s lacks something: %s", case, error)
+            self.lacking[case] = str(error)
+        except UserError:
+            raise
+        except Exception as error:
+            log.exception("%s lacks something", case)
+            self.lacking[case] = f"{type(error).__name__}: {error}"
 
     def _try(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
-        """Do ``work``, and note in the journal what became of it."""
+        """Do ``work``, and return the row that says what became of it."""
         known = self._known_of(case)
         row: dict[str, Any]
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
@@ -169,11 +203,6 @@ class Ledger:
             log.exception("%s failed", case)
             before = self.failures(case) if known and known["key"] == key else 0
             row["failures"] = before + (not isinstance(error, NotTriedError))
-        if row["status"] == "failed" and known and known["file"]:  # made of what the case was before
-            (self.folder / known["file"]).unlink(missing_ok=True)
-        with explained(self._journal), self._journal.open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(row, sort_keys=True) + "\n")
-        self._rows[case] = row
         return row
 
     def _told(self, case: str) -> str:
@@ -186,12 +215,14 @@ class Ledger:
     def keep(self, case: str, key: str) -> bool:
         """Keep the result of an earlier job if it has the same ``key`` and is intact; say whether that is so."""
         known = self._known_of(case)
-        same = known and known["key"] == key and known["status"] == "done"
-        if not self._resume or not known or not same or not self._intact(known):
+        if not self._resume or not known or not self._is_result(known, key):
             return False
         self._rows[case] = known
         finished("case")
         return True
+
+    def _is_result(self, row: dict, key: str) -> bool:
+        return row["key"] == key and row["status"] == "done" and self._intact(row)
 
     def failures(self, case: str) -> int:
         """Return how often a case has failed, up to now, for a reason that may pass."""
@@ -209,7 +240,8 @@ class Ledger:
         write_text(self._journal, "".join(lines))
         self._refuse_what_may_pass()
         self._refuse_what_most_have()
-        write_table(self.manifest, [{k: row[k] for k in TABLES["manifest"]} for row in self._rows.values()], "manifest")
+        rows = [row | {"reason": self.lacking.get(case, row["reason"])} for case, row in self._rows.items()]
+        write_table(self.manifest, [{k: row[k] for k in TABLES["manifest"]} for row in rows], "manifest")
         self._seal()
         self._lock.release()
         done = sum(row["status"] == "done" for row in self._rows.values())

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ def make_table(
     else:
         found = _of_json(names, labels, dataset, out, options, lost)
     former, rows = former_rows(out), [_row(pair, found, options) for pair in found.pairs]
-    cases = _with_tested(with_former(rows, former, _asked(options)), options)
+    cases = _with_tested(with_former(rows, former, _asked(options)), former.keys(), options)
     tell_changes(out, former, rows, cases)
     write_cases(out, cases)
     return cases
@@ -348,13 +348,18 @@ def _person(case: Case) -> str:
     return case.patient or case.case
 
 
-def _with_tested(cases: list[Case], options: Options) -> list[Case]:
-    """Return cases of which all of a patient are for testing, or none, if patients are drawn to test on."""
+def _with_tested(cases: list[Case], former: Collection[str], options: Options) -> list[Case]:
+    """Return cases of which all of a patient are for testing, or none, if patients are drawn to test on.
+
+    Args:
+        former: cases of the table that is written over.
+    """
     if not options.test_fraction:
         return cases
     labeled = Counter(_person(case) for case in cases if case.label and case.annotated.lower() != NONE)
     before = {_person(case) for case in cases if case.role == "test"}
-    tested = _drawn(labeled, before, options.test_fraction, options.seed)
+    learned = {_person(case) for case in cases if case.case in former} - before
+    tested = _drawn(labeled, before, learned, options.test_fraction, options.seed)
     return [case.model_copy(update={"role": "test"}) if _person(case) in tested else case for case in cases]
 
 
@@ -429,7 +434,9 @@ def _check_ids(names: list[str]) -> None:
     tell_renamed(names, ids)
 
 
-def _drawn(labeled: Mapping[str, int], before: set[str], fraction: float, seed: int) -> set[str]:
+def _drawn(
+    labeled: Mapping[str, int], before: set[str], learned: Collection[str], fraction: float, seed: int
+) -> set[str]:
     """Return the patients to test on: those of ``before``, and as many others as make up a fraction of labeled cases.
 
     Which patient is drawn before another follows from their names and the seed alone, so that those who are there later
@@ -437,6 +444,7 @@ def _drawn(labeled: Mapping[str, int], before: set[str], fraction: float, seed: 
 
     Args:
         labeled: number of labeled cases by patient.
+        learned: patients to draw last: those that were there to learn from.
 
     Raises:
         UserError: there are too few to draw from.
@@ -450,7 +458,8 @@ def _drawn(labeled: Mapping[str, int], before: set[str], fraction: float, seed: 
             "write one PatientID for all: then leave out --test-fraction, and fill in the columns patient and role of "
             "the table"
         )
-    tested, left = set(before), sorted(labeled.keys() - before, key=lambda name: digest([seed, name]))
+    tested = set(before)
+    left = sorted(labeled.keys() - before, key=lambda name: (name in learned, digest([seed, name])))
     missing = max(1, round(fraction * total)) - (total - sum(labeled[patient] for patient in left))
     for patient in left[:-1]:
         if missing <= 0:

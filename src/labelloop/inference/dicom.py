@@ -30,8 +30,8 @@ from labelloop.inference.dicom_pixels import unlike_neighbors
 
 log = logging.getLogger(__name__)
 
-READING_VERSION = 2
-"""Raised when equal files are read as other voxels, so that label maps of series are computed again."""
+MIXED_VERSION = 2
+"""Raised when equal files of several rescalings are read as other voxels: their label maps are computed again."""
 LEAST_SLICES = 5
 """Fewer slices are no volume: nothing can be measured across them."""
 SLICE_TOLERANCE = 0.05
@@ -174,11 +174,19 @@ def choose(folder: Path, wanted: str = "", strange: list[Path] | None = None) ->
 
 def fingerprint(folder: Path, wanted: str = "") -> str:
     """Return a fingerprint of names and hashes of the files of a series, or of the folder where none can be meant."""
+    slices: Sequence[Slice] = ()
     try:
-        files = [slice_.file for slice_ in choose(folder, wanted)]
+        slices = choose(folder, wanted)
+        files = [slice_.file for slice_ in slices]
     except CaseError:
         files = candidates(folder)
-    return digest([READING_VERSION, *((shown(file.name), sha256(file)) for file in sorted(files))])
+    version = [MIXED_VERSION] if _are_mixed(slices) else []
+    return digest([*version, *((shown(file.name), sha256(file)) for file in sorted(files))])
+
+
+def _are_mixed(slices: Sequence[Slice]) -> bool:
+    """Say whether ITK would cut off values of some slices, which it reads as the type of the first one."""
+    return len({slice_.pixel_type for slice_ in slices}) > 1
 
 
 def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
@@ -208,7 +216,7 @@ def read_dicom(folder: Path, wanted: str = "", modality: str = "") -> Volume:
         else:
             reader = sitk.ImageSeriesReader()
             reader.SetFileNames([str(s.file) for s in slices])
-            if len({s.pixel_type for s in slices}) > 1:
+            if _are_mixed(slices):
                 reader.SetOutputPixelType(sitk.sitkFloat32)
             image = reader.Execute()
     volume = Volume(sitk.GetArrayFromImage(image), geometry_of(image))

@@ -134,7 +134,8 @@ class Predictor:
         settings = self.settings.model_dump(mode="json")
         plan = self.plan.model_dump(mode="json")
         about = [ENGINE_VERSION, self.model.weights_sha256, plan, list(self.class_ids.items()), settings]
-        return digest([*about, str(self._dtype)])
+        exact = ["no TF32"] if self.device.type == "cuda" and self._dtype == torch.float32 else []
+        return digest([*about, str(self._dtype), *exact])
 
     def with_settings(self, **changes) -> "Predictor":
         """Return a predictor with some settings changed; it shares the network.

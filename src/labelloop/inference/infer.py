@@ -16,7 +16,7 @@ from labelloop.base.heartbeat import counted
 from labelloop.base.outputs import claim, claims, refuse_folder_of_inputs, refuse_overwriting, release
 from labelloop.base.sequences import flat
 from labelloop.base.shards import Ledger
-from labelloop.base.tables import write_table
+from labelloop.base.tables import read_table, write_table
 from labelloop.base.wording import count, named, shown
 from labelloop.images.datasets import Dataset, load_dataset
 from labelloop.images.listing import NAME, LeftOut, is_utf8
@@ -173,11 +173,15 @@ def _outcome(done: int, failed: int, lost: int, ledger: Ledger) -> int:
     """Tell what failed and what was left out; return the exit code."""
     if failed:
         log.warning("%s failed, see %s", count(failed, "case"), ledger.manifest)
+    if ledger.lacking:
+        log.warning(
+            "%s: not all could be made that was asked for, see %s", named(sorted(ledger.lacking)), ledger.manifest
+        )
     if lost:
         log.warning("%s left out that cannot be read, see above", count(lost, "input"))
     if not done:
         return NOTHING_USABLE
-    return SOME_FAILED if failed or lost else ALL_FINE
+    return SOME_FAILED if failed or lost or ledger.lacking else ALL_FINE
 
 
 def tell_found_nowhere(summary: Sequence[Mapping]) -> None:
@@ -230,9 +234,16 @@ class _Beside:
                 found.setdefault(case, []).append(path)
         return found
 
+    @cached_property
+    def _judged(self) -> set[str]:
+        """Cases whose label maps the table of verdicts judges."""
+        table = self._out / VERDICTS
+        return set(read_table(table, "verdicts")["case"]) if table.is_file() else set()
+
     def remove(self, case: str) -> None:
-        """Remove what there is of a case, and the verdicts, which judge its label map, too."""
-        there = [path for path in (*self._by_case.get(case, ()), self._out / VERDICTS) if path.is_file()]
+        """Remove what there is of a case, and the table of verdicts if it judges its label map."""
+        verdicts = [self._out / VERDICTS] if case in self._judged else []
+        there = [path for path in (*self._by_case.get(case, ()), *verdicts) if path.is_file()]
         for path in there:
             path.unlink()
         if there:

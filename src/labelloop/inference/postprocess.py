@@ -203,10 +203,11 @@ class Chain:
     def _check_ids(self, number: int, step: InferenceStep) -> None:
         """Refuse to clean by the ids of a scheme where label maps carry others."""
         ids, own = self.scheme.ids, self.class_ids
-        other = [f"{name} is {own[name]}, not {ids[name]}" for name in own if ids.get(name, own[name]) != own[name]]
+        meant = {value: name for name, value in ids.items()}
+        other = [f"{n} is {own[n]}" for n in own if ids.get(n, own[n]) != own[n] or meant.get(own[n], n) != n]
         if other and isinstance(step, Clean):
             raise UserError(
-                f"inference step {number} (clean): the models' ids differ from those of classes {self.scheme.name}: "
+                f"inference step {number} (clean): these ids of the models mean something else in {self.scheme.name}: "
                 f"{named(other)}. Take a class scheme with the models' ids, or leave the step out"
             )
 

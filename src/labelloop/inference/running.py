@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from labelloop.base.errors import CaseError, NotTriedError, UserError, may_pass
+from labelloop.base.errors import CaseError, NotTriedError, may_pass
 from labelloop.base.files import atomic, digest
 from labelloop.base.shards import Ledger
 from labelloop.base.wording import count
@@ -101,7 +101,8 @@ class Options:
         read_ahead: read the next image while one is computed; costs the memory of an image.
         previews: folder for a PNG of each case, drawn by ``draw``; or None.
         beside: write more files of each case.
-        discard: remove what else was made of the label map of a case, before it is made anew and when the case fails.
+        discard: remove what else was made of the label map of a case, before another one takes its place and when the
+            case fails.
         progress: show a bar on the terminal.
         meter: measure the GPU's memory over time and its energy while a case is computed.
     """
@@ -393,22 +394,23 @@ def standing(case: InputImage, volume: Volume, segmenter: Segmenter) -> Volume:
 
 
 def _record(ledger: Ledger, case: InputImage, key: str, result: _Result, options: Options) -> None:
+    """Write the label map of a case, and what else is to be made of it; nothing stays of a label map that it replaces.
+
+    What fails beside a label map fails alone.
+    """
+
     def work() -> tuple[Path, dict]:
-        if options.discard:
-            options.discard(case.case)
         if result.error is not None:
             raise result.error
         prediction, stored = result.prediction, result.stored
         if prediction is None or stored is None:
             raise RuntimeError(f"{case.case}: neither a label map nor an error")
+        if options.discard:
+            options.discard(case.case)
         start = time.perf_counter()
         path = ledger.folder / f"{case.case}.nii.gz"
         write(path, prediction.labels, stored)
         seconds = result.seconds | {"write": time.perf_counter() - start}
-        if result.volume is not None:
-            _draw(case, result.volume, prediction.labels, options)
-        for writer in options.beside:
-            writer.write(case, Volume(prediction.labels, stored))
         log.info("%s: %s", case.case, ", ".join(f"{s} {seconds[s]:.1f} s" for s in STAGES if s in seconds))
         return path, {
             "rows": prediction.rows,
@@ -418,20 +420,19 @@ def _record(ledger: Ledger, case: InputImage, key: str, result: _Result, options
             "peak_ram_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux
         }
 
-    ledger.run(case.case, key, partial(_whole, ledger, case, options, work))
+    def more() -> None:
+        if result.prediction is None or result.stored is None:
+            return
+        for writer in options.beside:
+            writer.write(case, Volume(result.prediction.labels, result.stored))
+        if result.volume is not None:
+            _draw(case, result.volume, result.prediction.labels, options)
 
-
-def _whole(ledger: Ledger, case: InputImage, options: Options, work: Callable[[], Written]) -> Written:
-    """Return what ``work`` does; when it fails, nothing is left of the case: neither its label map nor files beside."""
-    try:
-        return work()
-    except UserError:  # the command stops
-        raise
-    except Exception:
-        (ledger.folder / f"{case.case}.nii.gz").unlink(missing_ok=True)
-        if options.discard:
-            options.discard(case.case)
-        raise
+    row = ledger.run(case.case, key, work)
+    if row["status"] == "done":
+        ledger.add(case.case, more)
+    elif options.discard:
+        options.discard(case.case)
 
 
 def _draw(case: InputImage, volume: Volume, labels: "np.ndarray", options: Options) -> None:
@@ -453,7 +454,7 @@ def _add_missing(ledger: Ledger, case: InputImage, segmenter: Segmenter, options
             _draw(case, standing(case, Image.of(case).volume(case.modality), segmenter), labels.array, options)
 
     if undrawn or lacking:
-        ledger.add(case.case, partial(_whole, ledger, case, options, work))
+        ledger.add(case.case, work)
 
 
 @contextmanager

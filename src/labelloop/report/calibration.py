@@ -11,6 +11,7 @@ import pandas as pd
 
 from labelloop.base.classes import ClassScheme
 from labelloop.base.wording import plain
+from labelloop.cases.patients import patients_of
 from labelloop.labels.calibrate import SCORE, aurc, independent, risk_coverage
 from labelloop.report.charts import AXIS, TEXT, Chart, Line, curves
 
@@ -35,7 +36,8 @@ def calibration_of(held_out: pd.DataFrame, calibration: pd.DataFrame, scheme: Cl
             limit = asked.get(info.name, {})
             chart = _curve(info.name, info.color, ranked, dsc, limit) if len(passed) >= FEWEST else None
             rows.append(
-                {"name": info.name, "color": info.color, "cases": len(mine), "passed": len(passed), "chart": chart}
+                {"name": info.name, "color": info.color, "patients": len(set(patients_of(mine).values()))}
+                | {"passed": len(passed), "chart": chart}
                 | {"mean_dsc": float(dsc.mean()) if len(dsc) else np.nan, "aurc": aurc(ranked, dsc), **_limit(limit)}
             )
     if not rows:

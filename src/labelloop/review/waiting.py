@@ -19,12 +19,12 @@ def left_to_answer(queue: Path, reviews: Reviews, labels: str, limit: int) -> in
     if not queue.is_file():
         return None
     said = reviews.settled
-    answers = [one for one in flat(case.values() for case in said.values()) if one.answers()]
-    given = sum(any(one.labels == labels for one in settled.by) for settled in answers)
     with queue.open(newline="", encoding="utf-8") as file:
-        asked = [[row.get(column, "") for column in ("case", "class", "sha256")] for row in csv.DictReader(file)]
-    rows = [(said.get(case, {}).get(name), sha256) for case, name, sha256 in asked]
-    return min(sum(one is None or not one.answers(sha256) for one, sha256 in rows), max(0, limit - given))
+        asked = {(row.get("case", ""), row.get("class", "")): row.get("sha256", "") for row in csv.DictReader(file)}
+    settled = dict(flat([((case, name), one) for name, one in found.items()] for case, found in said.items()))
+    answered = {label: one for label, one in settled.items() if one.answers(asked.get(label, ""))}
+    given = sum(any(by.labels == labels for by in one.by) for one in answered.values())
+    return min(len(asked.keys() - answered.keys()), max(0, limit - given))
 
 
 def decisions_gone(folder: Path, reviewed: Path) -> list[str]:

@@ -65,7 +65,7 @@ def most_of(resource: str, partitions: Path | None, gpu: bool) -> float:
     """Return the most of a resource that a partition gives to a job; infinite where nobody says.
 
     A job that asks for more fits into none of the partitions, and the plugin sends it to the cluster's default one,
-    which may have no GPU.
+    which may have no GPU. A job without a GPU fits into partitions that have some, too.
 
     Args:
         resource: ``runtime`` (minutes) or ``mem_mb``.
@@ -77,7 +77,7 @@ def most_of(resource: str, partitions: Path | None, gpu: bool) -> float:
     from snakemake_executor_plugin_slurm.partitions import read_partition_file
 
     limits = [partition.limits for partition in read_partition_file(partitions)]
-    fitting = [limit for limit in limits if (limit.max_gpu > 0) == gpu]
+    fitting = [limit for limit in limits if limit.max_gpu > 0 or not gpu]
     return max((getattr(limit, f"max_{resource}") for limit in fitting), default=math.inf)
 
 

@@ -15,7 +15,7 @@ from labelloop.labels.settings import CutSettings
 from labelloop.networks.settings import TranslatorSettings
 
 Wanted = TypeVar("Wanted", bound=Strict)
-TRAINING_VERSION, SLICE_VERSION, TRANSLATOR_VERSION = 7, 8, 2
+TRAINING_VERSION, SLICE_VERSION, TRANSLATOR_VERSION = 7, 8, 3
 """Raised whenever the same training would lead to other weights: of a segmenter, a slice classifier, a translator."""
 Determinism = Literal["auto"] | bool
 """Whether equal jobs give equal bytes; ``auto``: on a CPU, where it costs nothing, not on a GPU."""
