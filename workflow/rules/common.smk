@@ -10,6 +10,7 @@ from labelloop.base.gpu_lease import usable_gpus
 from labelloop.base.lookup import taken
 from labelloop.base.machine import memory_mb
 from labelloop.base.paths import manifest_of, shard_table
+from labelloop.run.moved_cases import move_cases
 from labelloop.run.profiles import check_profiles
 from labelloop.run.repair import Repair
 from labelloop.run.round_folders import move_rounds
@@ -117,7 +118,7 @@ onstart:
     try:
         claim(run)
         repair.begin()
-        for moved in move_rounds(run):
+        for moved in [*move_rounds(run), *move_cases(run)]:
             logger.info(f"labelloop: {moved}")
     except UserError as error:
         raise WorkflowError(str(error)) from None

@@ -17,7 +17,6 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -106,34 +105,6 @@ class Ledger:
             log.warning("%s: %d damaged lines; their cases are looked at anew", self._journal, damaged)
         self._known = {row["case"]: row for row in rows if row}
 
-    @cached_property
-    def _elsewhere(self) -> dict[str, tuple[Path, int]]:
-        """Where the journals of other shards of the role last tell of a case: where shards get more, cases move.
-
-        The rows are not kept: all shards' together may be large.
-        """
-        found: dict[str, tuple[Path, int]] = {}
-        role = self.shard.rpartition("-")[0]
-        others = sorted(self._journal.parent.glob(f".{role}-*.jsonl")) if role else ()
-        for journal in (other for other in others if other != self._journal):
-            place = 0
-            for line in journal.read_bytes().splitlines(keepends=True):
-                name = CASE_OF_ROW.match(line)
-                if name:
-                    found[json.loads(name[1])] = journal, place
-                place += len(line)
-        return found
-
-    def _known_of(self, case: str) -> dict | None:
-        """Return what an earlier job noted of a case, in this shard or in the one that it was in."""
-        if case in self._known or case not in self._elsewhere:
-            return self._known.get(case)
-        journal, place = self._elsewhere[case]
-        with journal.open("rb") as handle:
-            handle.seek(place)
-            row = _row_of(handle.readline().strip())
-        return row if row and row["case"] == case else None  # its job may have written the journal anew meanwhile
-
     def run(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
         """Do ``work`` for ``case`` unless its result with the same ``key`` is intact; return the case's row.
 
@@ -147,7 +118,7 @@ class Ledger:
         """
         if self.keep(case, key):
             return self._rows[case]
-        known = self._known_of(case)
+        known = self._known.get(case)
         if self._resume and known and known["key"] == key and known["status"] == "done":
             log.warning("%s: %s was deleted or altered; made anew", case, self.folder / known["file"])
         row = self._try(case, key, work)
@@ -182,7 +153,7 @@ class Ledger:
 
     def _try(self, case: str, key: str, work: Callable[[], tuple[Path | None, dict]]) -> dict:
         """Do ``work``, and return the row that says what became of it."""
-        known = self._known_of(case)
+        known = self._known.get(case)
         row: dict[str, Any]
         row = {"case": case, "key": key, "status": "done", "file": "", "sha256": "", "reason": "", "extra": {}}
         try:
@@ -214,7 +185,7 @@ class Ledger:
 
     def keep(self, case: str, key: str) -> bool:
         """Keep the result of an earlier job if it has the same ``key`` and is intact; say whether that is so."""
-        known = self._known_of(case)
+        known = self._known.get(case)
         if not self._resume or not known or not self._is_result(known, key):
             return False
         self._rows[case] = known
@@ -229,7 +200,7 @@ class Ledger:
         return self._known.get(case, {}).get("failures", 0)
 
     def close(self) -> None:
-        """Write the manifest of all cases run. The journal still knows those that left: another shard takes them over.
+        """Write the manifest of all cases run. The journal still knows those that left, as they may come back.
 
         Raises:
             UserError: when cases failed for a reason that may pass, and may be tried again, or most of them for one
