@@ -31,9 +31,8 @@ AREA_TOLERANCE = 0.12
 """Largest difference of the logarithms of two slabs' areas of body."""
 MOST_BITS = 0.1
 """Largest share of bits in which runs of slabs differ. Met: at most 0.07 between a scan and what was resampled or
-cropped of it, at least 0.15 between scans of different people (28 scans, CT and MR). In runs of six slabs, different
-people differ in at least 0.12; a part of 35 to 55 mm of a scan in at most 0.1, but for 2 % of the parts, all of MR with
-thick slices."""
+cropped of it, at least 0.15 between scans of different people (28 scans, CT and MR). Runs of six slabs are told apart
+less widely; a part of an MR scan with thick slices may be missed."""
 SCALE = 2000.0
 """Logarithms of areas are stored as whole numbers of 1/2000."""
 _SLAB = np.dtype([("area", "<i2"), ("bits", "<u8")])
