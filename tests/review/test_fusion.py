@@ -105,8 +105,12 @@ class World:
         verdicts = pd.DataFrame(rules, columns=list(TABLES["verdicts"]))
         disagreement = pd.DataFrame(pairs, columns=list(TABLES["disagreement"]))
         quality = pd.DataFrame(columns=list(TABLES["quality"]))
-        made = survey, tables[0], verdicts, disagreement, SelectSettings(**settings), NAMES, None, tables[1], quality
-        return with_acceptance(*made).query("case == 'a'").set_index("class")["accepted"].to_dict()
+
+        def decide(made, judged, foreseen):
+            return select(survey, made, judged, disagreement, SelectSettings(**settings), NAMES, None, None, foreseen)
+
+        table = with_acceptance(tables[1], tables[0], verdicts, quality, decide)
+        return table.query("case == 'a'").set_index("class")["accepted"].to_dict()
 
 
 @pytest.fixture

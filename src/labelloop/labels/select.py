@@ -9,7 +9,7 @@ Truth is never judged here, nor what reviewers say. The published schemes are se
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
@@ -114,22 +114,19 @@ def select(
 
 
 def with_acceptance(
-    annotation: pd.DataFrame,
+    reviewed: pd.DataFrame,
     provenance: pd.DataFrame,
     verdicts: pd.DataFrame,
-    disagreement: pd.DataFrame,
-    settings: SelectSettings,
-    classes: Sequence[str],
-    calibration: pd.DataFrame | None,
-    reviewed: pd.DataFrame,
     quality: pd.DataFrame,
+    decide: Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame], pd.DataFrame],
 ) -> pd.DataFrame:
     """Return ``reviewed`` with its column ``accepted``: what selection would do if reviewers had said nothing.
 
     A label that was drawn at random and judged passed what is asked of voxels when it was drawn, and now the map may
     have the reviewer's: rules of anatomy and predicted DSC are not held against it again. All else is.
 
-    Args and errors: as of :func:`select`.
+    Args:
+        decide: returns the "selected" table without reviewers (:func:`select`), given the three tables before it.
     """
     if reviewed.empty:
         return reviewed
@@ -138,15 +135,9 @@ def with_acceptance(
     redrawn = pd.MultiIndex.from_frame(reviewed.loc[drawn & reviewed["decision"].isin(["edited", "absent"]), KEYS])
     here = pd.MultiIndex.from_frame(provenance[KEYS]).isin(redrawn)
     good = reviewed.loc[drawn, KEYS].assign(dsc=float("inf"), reason="")
-    table = select(
-        annotation,
+    table = decide(
         provenance.assign(volume_ml=provenance["volume_ml"].mask(here, float("inf"))),
         verdicts[~pd.MultiIndex.from_frame(verdicts[KEYS]).isin(judged)],
-        disagreement,
-        settings,
-        classes,
-        calibration,
-        None,
         pd.concat([quality, good]),
     )
     accepted = pd.MultiIndex.from_frame(table.loc[table["decision"] == "accepted", KEYS])

@@ -376,12 +376,19 @@ def select(
     out |= {"reviewed": reviewed, "held_out": held_out, "transfers": transfers, "calibration": calibration}
     given = read_many(annotation, "annotation")
     given = given if truth_counts(spec) else given.assign(state=UNKNOWN)
-    made = given, tables["provenance"], tables["verdicts"], tables["disagreement"]
-    known = tables["calibration"], tables["reviewed"], predicted[predicted["map"] == PSEUDO]
-    tables["reviewed"] = with_acceptance(*made, settings, names, *known)
+    pseudo = predicted[predicted["map"] == PSEUDO]
+
+    def decide(
+        made: pd.DataFrame, judged: pd.DataFrame, foreseen: pd.DataFrame, said: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        agreement, limits = tables["disagreement"], tables["calibration"]
+        return select_classes(given, made, judged, agreement, settings, names, limits, said, foreseen)
+
+    evidence = tables["provenance"], tables["verdicts"], pseudo
+    tables["reviewed"] = with_acceptance(tables["reviewed"], *evidence, decide)
     for kind, table in tables.items():
         write_table(out[kind], table, kind)
-    chosen = select_classes(*made, settings, names, *known)
+    chosen = decide(*evidence, tables["reviewed"])
     write_table(selected, chosen, "selected")
     counts = chosen["decision"].value_counts()
     log.info("select: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts.index)))
